@@ -1,0 +1,185 @@
+//! What a validated configuration says: types that cannot be wrong, read by every part of a node.
+//!
+//! `config` builds it from text and lists all mistakes; nothing else does, and nothing here reads a file,
+//! an environment variable or a clock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use secrecy::SecretString;
+use tollgate_gate::LimitSet;
+use url::Url;
+
+use crate::ids::Slug;
+use crate::recipe::Template;
+
+/// A whole node.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name of this node in logs.
+    pub node_name: String,
+    /// The data folder; `state/` below it holds queue, ledger and spool.
+    pub data: PathBuf,
+    /// Where objects go.
+    pub store: StorePlan,
+    /// How calls are made.
+    pub collect: CollectPlan,
+    /// The providers, by name.
+    pub platforms: BTreeMap<Slug, Arc<Platform>>,
+    /// First 16 hex digits of the SHA-256 of the limits in force.
+    pub hash: String,
+}
+
+impl Plan {
+    /// The state folder: embedded queue and ledger, lock, control socket.
+    pub fn state(&self) -> PathBuf {
+        self.data.join("state")
+    }
+}
+
+/// Where objects go.
+#[derive(Debug, Clone)]
+pub struct StorePlan {
+    /// Which store.
+    pub target: StoreTarget,
+    /// Where in it; variables platform, api, account, date, id, page, ext, params.
+    pub key: Template,
+    /// How bodies are stored.
+    pub compression: Compression,
+    /// Whether a file is fsynced before it counts as stored. Default false: kill -9 loses nothing, a
+    /// power cut may.
+    pub fsync: bool,
+}
+
+/// A store by URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreTarget {
+    /// `file:PATH`.
+    File(PathBuf),
+    /// `memory:`; gone when the process ends.
+    Memory,
+}
+
+/// How bodies are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// `.gz`.
+    Gzip,
+    /// `.zst`.
+    Zstd,
+}
+
+impl Compression {
+    /// What a key's extension ends in: `""`, `".gz"`, `".zst"`.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+}
+
+/// How calls are made.
+#[derive(Debug, Clone)]
+pub struct CollectPlan {
+    /// Attempts in flight on this node, over all shards; 1 to 65,536.
+    pub concurrency: usize,
+    /// Shards (threads with their own actors); default: cores.
+    pub shards: usize,
+    /// Bodies on their way over the whole node, in bytes.
+    pub buffer_bytes_max: u64,
+    /// Largest body after decompression, in bytes.
+    pub body_bytes_max: u64,
+    /// Most calls for one fetch before it is dead; 1 to 100.
+    pub attempts_max: u32,
+    /// How long a drain lets running calls go on.
+    pub drain: Duration,
+}
+
+/// How long a call may take to get on; each at most 1 h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// DNS, TCP and TLS together.
+    pub connect: Duration,
+    /// From the request until the answer's head.
+    pub first_byte: Duration,
+    /// Between two pieces of the body.
+    pub stall: Duration,
+}
+
+/// A provider.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    /// Its name.
+    pub name: Slug,
+    /// What paths are joined to; http or https, ends in `/`.
+    pub base_url: Url,
+    /// Hosts that may be called beside the base URL's, lower case, without port.
+    pub allowed_hosts: Vec<String>,
+    /// Sent with every call.
+    pub headers: Vec<(HeaderName, Template)>,
+    /// How calls are authorised.
+    pub auth: Option<Auth>,
+    /// Every limit of the platform and its apis; an api's number in it is its place in `apis`.
+    pub limits: Arc<LimitSet>,
+    /// The endpoints.
+    pub apis: Vec<Api>,
+    /// How long the slot of a call lost in a crash stays taken. Default 1 min.
+    pub lost_call: Duration,
+}
+
+impl Platform {
+    /// The endpoint of that name, and its number.
+    pub fn api(&self, name: &str) -> Option<(u16, &Api)> {
+        self.apis.iter().position(|api| api.name.as_str() == name).map(|i| (i as u16, &self.apis[i]))
+    }
+}
+
+/// An endpoint.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Its name.
+    pub name: Slug,
+    /// Joined to the base URL.
+    pub path: Template,
+    /// The query, in the order of the file.
+    pub query: Vec<(String, Template)>,
+    /// Sent with this api's calls; replaces the platform's of the same name.
+    pub headers: Vec<(HeaderName, Template)>,
+    /// How long a call may take.
+    pub timeouts: Timeouts,
+    /// What a good answer is.
+    pub format: Format,
+}
+
+/// What a good answer is, and what its key ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Anything but HTML; the extension follows the answer's content type.
+    Auto,
+    /// `json`; an answer that says it is HTML is refused.
+    Json,
+    /// `csv`.
+    Csv,
+    /// `txt`.
+    Text,
+    /// `html`.
+    Html,
+    /// `bin`; anything, HTML too.
+    Binary,
+}
+
+/// How a call is authorised.
+#[derive(Debug, Clone)]
+pub enum Auth {
+    /// `Authorization: Bearer …`.
+    Bearer(SecretString),
+    /// A header with a secret value.
+    Header(HeaderName, SecretString),
+}

@@ -1,0 +1,156 @@
+//! Where fetches wait: a seam with one conformance suite and several backs.
+//!
+//! A queue keeps every fetch that was stored until it is finished. Nothing is handed out, so nothing
+//! comes back by a timer: `first` only reads, and the fetch stays where it is until `finish` removes it
+//! in the same step that records how it ended. Reading twice is harmless; the owner of an account knows
+//! which of its fetches are running.
+//!
+//! A queue knows nothing of actors, limits or HTTP. Its promises, each checked by `conformance`:
+//! - a fetch whose `append` was confirmed is returned by `first` until it is finished, postponed or dropped;
+//! - within a lane, `first` goes in the order of `seq`;
+//! - an id that is known (waiting or done) is not stored a second time by `append` with `Repeat::Skip`;
+//! - `finish` of an absent fetch is not an error: it was finished before;
+//! - after a wake was lost, `lanes` still tells of the work.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tollgate_protos::{Dead, Done};
+
+use crate::ids::{AccountKey, LaneKey, Seq};
+
+pub mod embedded;
+pub mod memory;
+
+#[cfg(any(test, feature = "testkit"))]
+pub mod conformance;
+
+/// Most fetches that one `first` returns.
+pub const FIRST_MAX: usize = 64;
+/// Most lanes that one `lanes` returns.
+pub const LANES_MAX: usize = 4096;
+
+/// A fetch to be stored.
+#[derive(Debug, Clone)]
+pub struct NewFetch {
+    /// Where it belongs.
+    pub lane: LaneKey,
+    /// Its id within platform, account and api.
+    pub id: String,
+    /// The fetch as JSON, id included; at most 256 KiB.
+    pub payload: Bytes,
+    /// Not returned by `first` before this moment.
+    pub not_before: Option<Timestamp>,
+}
+
+/// What `append` did with a fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Stored under this number.
+    New(Seq),
+    /// Its id waits already, under this number.
+    Waiting(Seq),
+    /// Its id was finished before: stored objects.
+    Done(Seq),
+    /// Its id was given up before.
+    Dead(Seq),
+}
+
+/// A waiting fetch.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    /// Its place.
+    pub seq: Seq,
+    /// When it was first stored.
+    pub queued_at: Timestamp,
+    /// The fetch as JSON.
+    pub payload: Bytes,
+}
+
+/// How many fetches wait in a lane.
+#[derive(Debug, Clone)]
+pub struct LaneCount {
+    /// Which lane.
+    pub lane: LaneKey,
+    /// How many wait; postponed ones do not count.
+    pub waiting: u64,
+}
+
+/// Work has come into a lane. May be lost, may come twice.
+#[derive(Debug, Clone)]
+pub struct Wake {
+    /// Which lane.
+    pub lane: LaneKey,
+    /// How many fetches came.
+    pub count: u64,
+}
+
+/// How a fetch ends.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// Its objects are durable.
+    Done(Box<Done>),
+    /// Given up.
+    Dead(Box<Dead>),
+}
+
+/// What went wrong in a queue.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    /// The store behind it does not answer or is full; nothing was changed, try again.
+    #[error("the queue does not answer: {0}")]
+    Unavailable(Arc<str>),
+    /// What it holds cannot be read.
+    #[error("the queue holds what cannot be read: {0}")]
+    Corrupt(Arc<str>),
+}
+
+/// The result of a queue's calls: owned, so that an actor can wait for it.
+pub type QueueFuture<T> = BoxFuture<'static, Result<T, QueueError>>;
+
+/// A place where fetches wait. See the module for what it promises.
+pub trait Queue: Send + Sync + fmt::Debug + 'static {
+    /// A name for this queue that a second one does not have: `seq` counts within it.
+    fn name(&self) -> Arc<str>;
+
+    /// Stores fetches, durable before it answers. At most 4,096 at a time. The answers are in the
+    /// order of the fetches. Wakes follow for what is new and due.
+    fn append(&self, fetches: Vec<NewFetch>) -> QueueFuture<Vec<Appended>>;
+
+    /// The first fetches of a lane behind `after`, in order, at most `max` (and [`FIRST_MAX`]).
+    fn first(&self, lane: LaneKey, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Queued>>;
+
+    /// Lanes that have waiting fetches, in the order of their keys, behind `after`; at most
+    /// [`LANES_MAX`]. Fewer than that means that these were the last.
+    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>>;
+
+    /// The lanes of one account that have waiting fetches.
+    fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>>;
+
+    /// Records how a fetch ended and removes it, in one step. Finishing what is not there is no error.
+    fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()>;
+
+    /// Puts a waiting fetch aside until `until`; then it is back in its lane, under its number, and a
+    /// wake follows. Postponing what is not there is no error.
+    fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()>;
+
+    /// How many fetches are put aside.
+    fn postponed(&self) -> QueueFuture<u64>;
+
+    /// Records a dead letter for something that never was a fetch. `key` tells repeats of the same
+    /// input apart from new ones: a known key is not recorded again and answers false.
+    fn bury(&self, key: [u8; 16], dead: Dead) -> QueueFuture<bool>;
+
+    /// Dead letters behind `after` in order of their numbers, at most `max`.
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>>;
+
+    /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else
+    /// it is forgotten. False where there is none of that number, or nothing that could be replayed.
+    fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool>;
+
+    /// Wakes from now on. At most one receiver; a later call ends the earlier one's.
+    fn wakes(&self) -> tokio::sync::mpsc::Receiver<Wake>;
+}
