@@ -20,6 +20,7 @@ use crate::ids::AccountKey;
 
 pub mod embedded;
 pub mod memory;
+pub mod record;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;

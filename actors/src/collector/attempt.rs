@@ -1,0 +1,345 @@
+//! One attempt from permit to outcome: call, judge, store, manifest, out of the queue.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+use tokio::time::{Instant, timeout_at};
+use tollgate_gate::{Sent, Span};
+use tollgate_protos::{Done, Manifest, Object};
+
+use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome};
+use crate::codes::Code;
+use crate::http::classify::{self, Head};
+use crate::http::{Answer, CallBounds, CallError};
+use crate::plan::{Api, Format};
+use crate::queue::Ending;
+use crate::recipe::{self, FetchContext};
+use crate::shard::context::Context;
+use crate::shard::permit::Permit;
+use crate::store::{Decode, SinkError, SinkErrorKind, SinkOptions, StoreFault};
+
+/// A permit is used within this time of its decision, or not at all.
+pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
+/// How much of a bad answer is read so that its connection can be used again, and for how long.
+const REST_BYTES_MAX: usize = 64 * 1024;
+const REST_WITHIN: Duration = Duration::from_secs(2);
+/// Between two tries to take a stored fetch out of a queue that does not answer.
+const FINISH_AGAIN: Duration = Duration::from_millis(500);
+
+/// Makes the attempt and tells the permit what became of it. Dropping the future ends the call; the
+/// permit then says that it crashed.
+pub(super) async fn make(shard: Rc<Context>, order: Order) {
+    let Order { permit, slot, platform, api, item, calls } = order;
+    let api = &platform.apis[usize::from(api)];
+    let attempt = Attempt { shard: &shard, api, item: &item, permit: &permit, calls };
+    let outcome = attempt.run(&platform).await;
+    drop(slot);
+    permit.finish(outcome);
+}
+
+struct Attempt<'a> {
+    shard: &'a Rc<Context>,
+    api: &'a Api,
+    item: &'a Item,
+    permit: &'a Permit,
+    calls: u32,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, platform: &crate::plan::Platform) -> Outcome {
+        self.shard.faults.collector(self.item);
+        let clock = &self.shard.clock;
+        let decided = self.permit.decided_at();
+        if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
+            return self.late();
+        }
+        let context = FetchContext {
+            account: self.item.lane.account.account.as_str(),
+            id: &self.item.id,
+            params: &self.item.fetch.params,
+        };
+        let request = match recipe::build(platform, self.api, &context) {
+            Ok(request) => request,
+            Err(refusal) => {
+                self.permit.call_ended(Sent::Never);
+                return Outcome::Dead {
+                    code: refusal.code,
+                    reason: refusal.reason,
+                    last: LastAnswer::default(),
+                };
+            }
+        };
+        let timeouts = self.api.timeouts;
+        let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
+        let bounds = CallBounds { timeouts, write_by };
+        self.shard.totals.calls.add(1);
+        let answer = self.shard.transport.send(request, bounds, self.permit.on_written()).await;
+        match answer {
+            Ok(answer) => {
+                self.permit.answered();
+                self.judge(answer).await
+            }
+            Err(error) => {
+                self.permit.call_ended(sent(&error));
+                self.failed(&error, LastAnswer::default())
+            }
+        }
+    }
+
+    fn late(&self) -> Outcome {
+        self.permit.call_ended(Sent::Never);
+        Outcome::Again {
+            kind: Again::Late,
+            after: None,
+            reason: "the permit lapsed before its use".into(),
+            last: LastAnswer::default(),
+        }
+    }
+
+    fn failed(&self, error: &CallError, last: LastAnswer) -> Outcome {
+        let kind = match error {
+            CallError::Connect(_) => Again::Unreachable,
+            CallError::Late => Again::Late,
+            _ => Again::Transient,
+        };
+        Outcome::Again { kind, after: None, reason: error.to_string(), last }
+    }
+
+    async fn judge(&self, answer: Answer) -> Outcome {
+        let status = answer.status;
+        let wall = self.shard.clock.wall();
+        let head = classify::head(status, &answer.headers, self.api.format, wall);
+        if head == Head::Good {
+            return self.store(answer).await;
+        }
+        self.shard.totals.bad_answer(status);
+        let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
+        let last = LastAnswer {
+            status: Some(status),
+            body_start: Some(body_start(answer).await),
+        };
+        self.permit.call_ended(Sent::Maybe);
+        let reason = if html {
+            format!("the answer is an HTML page where {} is expected", self.api.format.what())
+        } else {
+            format!("the provider answered {status}")
+        };
+        match head {
+            Head::Good => unreachable!("handled above"),
+            Head::Transient { after } => {
+                Outcome::Again { kind: Again::Transient, after, reason, last }
+            }
+            Head::Throttled { after } => {
+                Outcome::Again { kind: Again::Throttled, after, reason, last }
+            }
+            Head::Permanent(code) => Outcome::Dead { code, reason, last },
+        }
+    }
+
+    async fn store(&self, answer: Answer) -> Outcome {
+        let Answer { status, headers, mut body } = answer;
+        let last = LastAnswer { status: Some(status), body_start: None };
+        let decode = match decode_of(&headers) {
+            Ok(decode) => decode,
+            Err(encoding) => {
+                self.permit.call_ended(Sent::Maybe);
+                return Outcome::Dead {
+                    code: Code::BadEncoding,
+                    reason: format!("the answer is encoded as `{encoding}`, which was not asked for"),
+                    last,
+                };
+            }
+        };
+        let plan = &self.shard.plan;
+        let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
+        let key = match recipe::object_key(&plan.store, self.item, 1, &extension) {
+            Ok(key) => key,
+            Err(reason) => {
+                self.permit.call_ended(Sent::Maybe);
+                return Outcome::Dead { code: Code::KeyRefused, reason, last };
+            }
+        };
+        let options = SinkOptions {
+            codec: plan.store.compression.into(),
+            decode,
+            body_bytes_max: plan.collect.body_bytes_max,
+            ..SinkOptions::default()
+        };
+        let mut sink = self.shard.store.sink(key, options);
+        while let Some(piece) = body.next().await {
+            let written = match piece {
+                Ok(piece) => sink.write(piece).await,
+                Err(error) => {
+                    self.permit.call_ended(Sent::Maybe);
+                    sink.abort().await;
+                    return self.failed(&error, last);
+                }
+            };
+            if let Err(error) = written {
+                self.permit.call_ended(Sent::Maybe);
+                sink.abort().await;
+                return self.unstored(&error, last);
+            }
+        }
+        drop(body);
+        self.permit.call_ended(Sent::Maybe);
+        let stored = match sink.finish().await {
+            Ok(stored) => stored,
+            Err(error) => return self.unstored(&error, last),
+        };
+        let object = Object {
+            key: stored.key.to_string(),
+            bytes: stored.bytes,
+            sha256: stored.sha256,
+            stored_bytes: stored.stored_bytes,
+        };
+        self.finish(status, object).await
+    }
+
+    /// Writes the manifest and takes the fetch out of the queue: from here on it is done.
+    async fn finish(&self, status: u16, object: Object) -> Outcome {
+        let now = self.shard.clock.wall();
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let bytes = object.bytes;
+        let done = Done {
+            id: self.item.id.clone(),
+            seq: self.item.seq.0,
+            objects: vec![object],
+            http_status: status,
+            attempts: self.calls,
+            pages: 1,
+            waited_ms: u64::try_from(waited.duration_since(self.item.queued_at).as_millis())
+                .unwrap_or(0),
+            fetched_at: now,
+            labels: self.item.fetch.labels.clone(),
+        };
+        if let Err(error) = self.write_manifest(&done).await {
+            return self.unstored(&error, LastAnswer { status: Some(status), body_start: None });
+        }
+        finish_until_confirmed(self.shard, self.item, Ending::Done(Box::new(done))).await;
+        Outcome::Done { bytes, objects: 1 }
+    }
+
+    async fn write_manifest(&self, done: &Done) -> Result<(), SinkError> {
+        let lane = &self.item.lane;
+        let manifest = Manifest {
+            version: 1,
+            queue: self.shard.queue.name().to_string(),
+            platform: lane.account.platform.to_string(),
+            account: lane.account.account.to_string(),
+            api: lane.api.to_string(),
+            params: self.item.fetch.params.clone(),
+            done: done.clone(),
+        };
+        let key = recipe::manifest_key(&self.shard.plan.store, self.item)
+            .expect("the object's key was made from the same parts");
+        let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
+        text.push(b'\n');
+        self.shard.store.put_small(key, Bytes::from(text)).await
+    }
+
+    fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
+        let reason = error.to_string();
+        let code = match error.kind() {
+            SinkErrorKind::TooLarge => Code::BodyTooLarge,
+            SinkErrorKind::Bomb => Code::BodyExpandsTooMuch,
+            SinkErrorKind::Encoding => {
+                return Outcome::Again { kind: Again::Transient, after: None, reason, last };
+            }
+            SinkErrorKind::Store(StoreFault::Key) => Code::KeyRefused,
+            SinkErrorKind::Store(_) => {
+                self.shard.store_failed(&reason);
+                return Outcome::Again { kind: Again::StoreAway, after: None, reason, last };
+            }
+        };
+        Outcome::Dead { code, reason, last }
+    }
+}
+
+/// Records an ending, as often as it takes. The slot stays taken meanwhile, which is what keeps a queue
+/// that is away from being asked for more.
+pub(crate) async fn finish_until_confirmed(shard: &Context, item: &Item, ending: Ending) {
+    let mut told = false;
+    loop {
+        match shard.queue.finish(item.lane.clone(), item.seq, ending.clone()).await {
+            Ok(()) => return,
+            Err(error) => {
+                if !told {
+                    told = true;
+                    crate::telemetry::queue_away(&item.lane.account, &error);
+                }
+                tokio::time::sleep(FINISH_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Whether the provider may count a call that ended so.
+fn sent(error: &CallError) -> Sent {
+    if error.may_have_been_sent() { Sent::Maybe } else { Sent::Never }
+}
+
+/// What has to be undone before the body is what it says it is.
+fn decode_of(headers: &HeaderMap) -> Result<Decode, String> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let (Some(coding), None) = (codings.next(), codings.next()) else {
+        return if headers.contains_key(CONTENT_ENCODING) {
+            Err("several codings".into())
+        } else {
+            Ok(Decode::Identity)
+        };
+    };
+    let coding = coding.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    match coding.as_str() {
+        "" | "identity" => Ok(Decode::Identity),
+        "gzip" | "x-gzip" => Ok(Decode::Gzip),
+        "deflate" => Ok(Decode::Deflate),
+        _ => Err(crate::ids::preview(&coding)),
+    }
+}
+
+/// What an object's key ends in.
+fn extension(format: Format, headers: &HeaderMap, suffix: &str) -> String {
+    let base = match format {
+        Format::Json => "json",
+        Format::Csv => "csv",
+        Format::Text => "txt",
+        Format::Html => "html",
+        Format::Binary => "bin",
+        Format::Auto => match classify::content_type(headers).as_deref() {
+            Some("application/json" | "text/json") => "json",
+            Some(kind) if kind.ends_with("+json") => "json",
+            Some("application/x-ndjson" | "application/jsonl") => "jsonl",
+            Some("text/csv" | "application/csv") => "csv",
+            Some("text/tab-separated-values") => "tsv",
+            Some("text/xml" | "application/xml") => "xml",
+            Some(kind) if kind.starts_with("text/") => "txt",
+            _ => "bin",
+        },
+    };
+    format!("{base}{suffix}")
+}
+
+/// The first 2 KiB of an answer as text; reads on for a little while so that the connection can be used
+/// again.
+async fn body_start(answer: Answer) -> String {
+    let encoded = answer.headers.contains_key(CONTENT_ENCODING);
+    let mut body = answer.body;
+    let deadline = Instant::now() + REST_WITHIN;
+    let mut start: Vec<u8> = Vec::new();
+    let mut read = 0;
+    while read < REST_BYTES_MAX {
+        let Ok(Some(Ok(piece))) = timeout_at(deadline, body.next()).await else { break };
+        read += piece.len();
+        let room = BODY_START_BYTES.saturating_sub(start.len());
+        start.extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+    if encoded {
+        return format!("({read} bytes, compressed)");
+    }
+    String::from_utf8_lossy(&start).into_owned()
+}

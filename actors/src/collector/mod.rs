@@ -1,0 +1,139 @@
+//! Makes attempts and writes objects: one attempt per permit, whatever comes of it.
+//!
+//! A collector knows nothing of limits. It gets an [`Order`] with a permit and a slot, makes the call,
+//! streams the answer into the store and says through the permit what it saw. What the outcome means for
+//! the fetch (again, dead) is the throttle actor's to decide.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+use tollgate_protos::Fetch;
+
+use crate::codes::Code;
+use crate::ids::{LaneKey, Seq};
+use crate::plan::Platform;
+use crate::shard::permit::Permit;
+
+pub mod actor;
+mod attempt;
+
+/// Bytes of a bad answer that are kept for the dead letter.
+pub const BODY_START_BYTES: usize = 2048;
+
+/// A place among the node's attempts in flight; dropping it lets the next one in.
+#[derive(Debug)]
+pub struct Slot {
+    _place: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    pub(crate) fn new(place: OwnedSemaphorePermit) -> Self {
+        Self { _place: place }
+    }
+}
+
+/// A fetch as the actors carry it.
+#[derive(Debug)]
+pub struct Item {
+    /// Its lane.
+    pub lane: LaneKey,
+    /// Its place in the queue.
+    pub seq: Seq,
+    /// When it was first stored.
+    pub queued_at: Timestamp,
+    /// Its id within platform, account and api.
+    pub id: String,
+    /// What was ordered.
+    pub fetch: Fetch,
+}
+
+/// One attempt to make.
+#[derive(Debug)]
+pub struct Order {
+    /// Leave to make one call; hears what becomes of it.
+    pub permit: Permit,
+    /// The place among the attempts in flight.
+    pub slot: Slot,
+    /// The provider.
+    pub platform: Arc<Platform>,
+    /// Which of its apis.
+    pub api: u16,
+    /// What to collect.
+    pub item: Rc<Item>,
+    /// Calls for this fetch, this one included.
+    pub calls: u32,
+}
+
+/// What the provider last said, for the dead letter.
+#[derive(Debug, Clone, Default)]
+pub struct LastAnswer {
+    /// Its status.
+    pub status: Option<u16>,
+    /// Its first 2 KiB, as text.
+    pub body_start: Option<String>,
+}
+
+/// Why a fetch wants another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// The answer was bad or broke off: counts against `attempts_max`.
+    Transient,
+    /// "Too many calls": the account is held.
+    Throttled,
+    /// No connection: the call never reached the provider.
+    Unreachable,
+    /// The object store does not take bodies: not the fetch's fault.
+    StoreAway,
+    /// The permit lapsed before its use: not the fetch's fault.
+    Late,
+    /// The collector died with it.
+    Crashed,
+}
+
+impl Again {
+    /// The class as logs and metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled => "throttled",
+            Self::Unreachable => "unreachable",
+            Self::StoreAway => "store_away",
+            Self::Late => "late",
+            Self::Crashed => "crashed",
+        }
+    }
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Stored, and out of the queue.
+    Done {
+        /// Bytes of the body after decompression.
+        bytes: u64,
+        /// Objects stored (the manifest is not counted).
+        objects: u32,
+    },
+    /// Worth another try.
+    Again {
+        /// What kind of failure it was.
+        kind: Again,
+        /// Not before this has passed, if the provider said so.
+        after: Option<std::time::Duration>,
+        /// One sentence for logs and the dead letter.
+        reason: String,
+        /// What the provider said.
+        last: LastAnswer,
+    },
+    /// Another try would bring the same.
+    Dead {
+        /// Why, as a code.
+        code: Code,
+        /// Why, as a sentence.
+        reason: String,
+        /// What the provider said.
+        last: LastAnswer,
+    },
+}

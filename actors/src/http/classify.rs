@@ -1,0 +1,97 @@
+//! What an answer, or the lack of one, means for the fetch: the one place that tells transient from
+//! permanent.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use jiff::Timestamp;
+
+use super::CallError;
+use crate::codes::Code;
+use crate::plan::Format;
+
+/// Longest Retry-After that is believed; beyond it a provider's number is a mistake or a ban, and the
+/// fetch is tried again after this time.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// What the head of an answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    /// Its body is what was asked for.
+    Good,
+    /// Worth another attempt, not before `after` if the provider said so.
+    Transient {
+        /// What the provider asked for.
+        after: Option<Duration>,
+    },
+    /// The provider refuses for being called too much: the account is held.
+    Throttled {
+        /// What the provider asked for.
+        after: Option<Duration>,
+    },
+    /// Another attempt would bring the same.
+    Permanent(Code),
+}
+
+/// Judges status and headers.
+///
+/// 2xx is good, but for HTML where data is expected: gateways and log-in pages answer so, and storing
+/// them as data would be a hole that looks like an answer. 429, and 403 or 503 with Retry-After, are
+/// throttling (GitHub's secondary limits come as 403, RFC 9110 §15.6.4 gives 503 its Retry-After). 408, 425
+/// and other 5xx are transient; redirects and the rest of 4xx are permanent.
+pub fn head(status: u16, headers: &HeaderMap, format: Format, wall: Timestamp) -> Head {
+    let after = retry_after(headers, wall);
+    match status {
+        200..=299 if is_html(headers) && !matches!(format, Format::Html | Format::Binary) => {
+            Head::Transient { after }
+        }
+        200..=299 => Head::Good,
+        429 => Head::Throttled { after },
+        403 | 503 if after.is_some() => Head::Throttled { after },
+        408 | 425 => Head::Transient { after },
+        501 | 505 => Head::Permanent(Code::PermanentStatus),
+        500..=599 => Head::Transient { after },
+        300..=399 => Head::Permanent(Code::RedirectRefused),
+        _ => Head::Permanent(Code::PermanentStatus),
+    }
+}
+
+/// The wait a provider asked for, counted from the receipt of its answer; capped, and nothing if it
+/// cannot be read. A date is compared with the answer's own `Date` where there is one, so that the two
+/// clocks need not agree (RFC 9110 §10.2.3).
+pub fn retry_after(headers: &HeaderMap, wall: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let seconds = text.parse().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let said = headers.get(DATE).and_then(|date| date.to_str().ok());
+    let sent = said
+        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .unwrap_or_else(|| SystemTime::from(wall));
+    Some(until.duration_since(sent).unwrap_or(Duration::ZERO).min(RETRY_AFTER_MAX))
+}
+
+/// Whether an answer says that it is a page for people.
+pub fn is_html(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|kind| kind == "text/html" || kind == "application/xhtml+xml")
+}
+
+/// The content type without its parameters, lower case.
+pub fn content_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+/// The class of a call without a whole answer, for logs and metrics.
+pub fn class(error: &CallError) -> &'static str {
+    match error {
+        CallError::Connect(_) => "connect",
+        CallError::Late => "late",
+        CallError::FirstByte(_) => "first_byte_timeout",
+        CallError::Stall(_) => "stall",
+        CallError::Broken(_) => "broken",
+    }
+}

@@ -1,0 +1,132 @@
+//! The record of one account as a ledger keeps it: a version, the gate's own form, and how far its
+//! fetches have come.
+//!
+//! Form: one byte of version, then [postcard](https://postcard.jamesmunns.com/wire-format) of
+//! [`Record`]. All times are ages relative to the moment of writing, since no two processes share a
+//! timeline. A record that cannot be read is not guessed at: the caller waits one window.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::RECORD_BYTES_MAX;
+use crate::ids::Seq;
+
+/// The form written now.
+const VERSION: u8 = 1;
+
+/// How often a fetch was tried, by what became of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tries {
+    /// Calls that count against `attempts_max`.
+    pub attempts: u8,
+    /// Answers that said "too many calls".
+    pub throttled: u8,
+    /// Calls that never reached the provider.
+    pub unreachable: u8,
+    /// Times that a collector or the whole process died with it in flight.
+    pub crashes: u8,
+}
+
+impl Tries {
+    /// All calls made, or begun.
+    pub fn calls(self) -> u32 {
+        u32::from(self.attempts)
+            + u32::from(self.throttled)
+            + u32::from(self.unreachable)
+            + u32::from(self.crashes)
+    }
+}
+
+/// A fetch in flight when the record was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flying {
+    /// Which fetch.
+    pub seq: Seq,
+    /// Under which permit.
+    pub permit: u64,
+    /// Tries before this one.
+    pub tries: Tries,
+}
+
+/// A fetch that waits for its next try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Which fetch.
+    pub seq: Seq,
+    /// Tries so far.
+    pub tries: Tries,
+    /// Not tried again within this time of the writing, in milliseconds.
+    pub not_within_ms: u64,
+}
+
+/// What a ledger keeps of an account.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// `Plan::hash` of the writer.
+    pub config: String,
+    /// The gate's ledger and holds, in the gate's own form.
+    pub gate: Vec<u8>,
+    /// Fetches in flight.
+    pub flying: Vec<Flying>,
+    /// Fetches parked between two tries.
+    pub parked: Vec<Waiting>,
+    /// How many 429s came in a row.
+    pub throttled_in_a_row: u8,
+}
+
+/// A record that cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the ledger's record cannot be read: {0}")]
+pub struct RecordError(String);
+
+impl Record {
+    /// The record as bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = vec![VERSION];
+        bytes = postcard::to_extend(self, bytes).expect("a Vec takes whatever is written");
+        debug_assert!(bytes.len() <= RECORD_BYTES_MAX, "a record of {} bytes", bytes.len());
+        bytes.into()
+    }
+
+    /// Reads what [`Record::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are of another version, torn, or no record at all.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            Some((&VERSION, rest)) => {
+                postcard::from_bytes(rest).map_err(|error| RecordError(error.to_string()))
+            }
+            Some((version, _)) => {
+                Err(RecordError(format!("it has version {version}, this program reads {VERSION}")))
+            }
+            None => Err(RecordError("it is empty".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_written_and_a_torn_one_is_an_error() {
+        let record = Record {
+            config: "abc".into(),
+            gate: vec![1, 2, 3],
+            flying: vec![Flying { seq: Seq(7), permit: 1 << 50, tries: Tries::default() }],
+            parked: vec![Waiting {
+                seq: Seq(9),
+                tries: Tries { attempts: 3, throttled: 1, unreachable: 0, crashes: 2 },
+                not_within_ms: 1500,
+            }],
+            throttled_in_a_row: 2,
+        };
+        let bytes = record.encode();
+        assert_eq!(Record::decode(&bytes).unwrap(), record);
+        for end in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        assert!(Record::decode(&[9, 1, 2]).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! The accounts a shard knows: who has an actor, who rests, and until when.
+//!
+//! An account without work that its limits still remember, or whose next call is far off, is a compact
+//! record and a deadline of 16 bytes; an account with neither is not here at all.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::hash::BuildHasher;
+
+use actix::Addr;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use slab::Slab;
+use tollgate_gate::At;
+
+use super::Found;
+use crate::ids::{AccountKey, Priority};
+use crate::supervise::Restarts;
+use crate::throttle::Throttle;
+
+/// An account's place in its shard's table.
+pub(crate) type Ix = u32;
+
+/// What an account looks like from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Glance {
+    /// Fetches that wait, parked ones included.
+    pub(crate) waiting: u64,
+    /// Attempts in flight.
+    pub(crate) in_flight: u32,
+    /// When the next call may go; nothing if that depends on a call in flight or on a free collector.
+    pub(crate) until: Option<At>,
+    /// What it waits for.
+    pub(crate) because: Option<Box<str>>,
+}
+
+/// An account without an actor.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    /// The version of its ledger's record.
+    pub(crate) version: u64,
+    /// Its record as of `since`; empty if it remembers nothing.
+    pub(crate) record: Box<[u8]>,
+    /// When it was written.
+    pub(crate) since: At,
+    /// Its lanes, and how many fetches wait in each.
+    pub(crate) lanes: Box<[RestLane]>,
+    /// When it is due again: to call, or to be forgotten.
+    pub(crate) due: At,
+    /// What it waits for.
+    pub(crate) because: Option<Box<str>>,
+}
+
+/// A lane of a resting account.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RestLane {
+    pub(crate) api: u16,
+    pub(crate) priority: Priority,
+    pub(crate) waiting: u64,
+}
+
+impl Rest {
+    fn waiting(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.waiting).sum()
+    }
+}
+
+/// How an account is kept.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// New: work has been found, an actor will be started when there is room.
+    Ready(Vec<Found>),
+    /// It has an actor.
+    Live {
+        addr: Addr<Throttle>,
+        incarnation: u64,
+        /// Messages sent to the actor that it must have handled before it may rest.
+        sent: u64,
+        glance: Glance,
+    },
+    /// Its actor died and will be started again.
+    Restarting(Glance),
+    /// It has none and needs none now.
+    Resting(Box<Rest>),
+}
+
+/// One account.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: AccountKey,
+    pub(crate) state: State,
+    pub(crate) restarts: Option<Box<Restarts>>,
+}
+
+impl Entry {
+    /// What this account looks like from outside.
+    pub(crate) fn glance(&self) -> Glance {
+        match &self.state {
+            State::Ready(found) => Glance {
+                waiting: found.iter().map(|found| found.count).sum(),
+                because: Some("its turn".into()),
+                ..Glance::default()
+            },
+            State::Live { glance, .. } => glance.clone(),
+            State::Restarting(glance) => {
+                Glance { because: Some("its actor restarts".into()), ..glance.clone() }
+            }
+            State::Resting(rest) => Glance {
+                waiting: rest.waiting(),
+                in_flight: 0,
+                until: (rest.waiting() > 0).then_some(rest.due),
+                because: rest.because.clone(),
+            },
+        }
+    }
+}
+
+/// All accounts of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Accounts {
+    hasher: DefaultHashBuilder,
+    index: HashTable<Ix>,
+    entries: Slab<Entry>,
+    deadlines: BinaryHeap<Reverse<(At, Ix)>>,
+    /// Accounts in `State::Ready`, first come first served.
+    pub(crate) ready: VecDeque<Ix>,
+    /// Accounts in `State::Live`.
+    pub(crate) live: usize,
+}
+
+impl Accounts {
+    /// The place of an account; it gets one if it has none.
+    pub(crate) fn place(&mut self, key: &AccountKey) -> Ix {
+        let hash = self.hasher.hash_one(key);
+        let entries = &self.entries;
+        if let Some(ix) = self.index.find(hash, |ix| entries[*ix as usize].key == *key) {
+            return *ix;
+        }
+        let entry =
+            Entry { key: key.clone(), state: State::Ready(Vec::new()), restarts: None };
+        let ix = Ix::try_from(self.entries.insert(entry)).expect("fewer than 2^32 accounts");
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.index.insert_unique(hash, ix, |ix| hasher.hash_one(&entries[*ix as usize].key));
+        self.ready.push_back(ix);
+        ix
+    }
+
+    /// The place of an account that is known.
+    pub(crate) fn find(&self, key: &AccountKey) -> Option<Ix> {
+        let hash = self.hasher.hash_one(key);
+        self.index.find(hash, |ix| self.entries[*ix as usize].key == *key).copied()
+    }
+
+    pub(crate) fn get(&self, ix: Ix) -> Option<&Entry> {
+        self.entries.get(ix as usize)
+    }
+
+    pub(crate) fn get_mut(&mut self, ix: Ix) -> Option<&mut Entry> {
+        self.entries.get_mut(ix as usize)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Ix, &Entry)> {
+        self.entries.iter().map(|(ix, entry)| (Ix::try_from(ix).expect("placed before"), entry))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Puts a live account to rest, until its deadline.
+    pub(crate) fn rest(&mut self, ix: Ix, rest: Rest) {
+        let due = rest.due;
+        if let Some(entry) = self.entries.get_mut(ix as usize) {
+            if matches!(entry.state, State::Live { .. }) {
+                self.live -= 1;
+            }
+            entry.state = State::Resting(Box::new(rest));
+            self.deadlines.push(Reverse((due, ix)));
+        }
+    }
+
+    /// Forgets an account: nothing of it is worth keeping.
+    pub(crate) fn forget(&mut self, ix: Ix) {
+        let Some(entry) = self.entries.try_remove(ix as usize) else { return };
+        if matches!(entry.state, State::Live { .. }) {
+            self.live -= 1;
+        }
+        let hash = self.hasher.hash_one(&entry.key);
+        if let Ok(found) = self.index.find_entry(hash, |at| *at == ix) {
+            found.remove();
+        }
+    }
+
+    /// The next resting account whose deadline has come, taken off the list.
+    pub(crate) fn due(&mut self, now: At) -> Option<Ix> {
+        while let Some(Reverse((at, ix))) = self.deadlines.peek().copied() {
+            if at > now {
+                return None;
+            }
+            self.deadlines.pop();
+            // A place may have been woken, or given to somebody else, since.
+            if let Some(Entry { state: State::Resting(rest), .. }) = self.get(ix)
+                && rest.due == at
+            {
+                return Some(ix);
+            }
+        }
+        None
+    }
+
+    /// When the next deadline comes.
+    pub(crate) fn next_due(&self) -> Option<At> {
+        self.deadlines.peek().map(|Reverse((at, _))| *at)
+    }
+}

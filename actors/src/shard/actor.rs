@@ -1,0 +1,346 @@
+//! The shard actor: starts, restarts and wakes throttle actors.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tollgate_gate::At;
+use tokio::time::Instant;
+
+use super::accounts::{Ix, State};
+use super::context::{Context as Ctx, Shared};
+use super::{
+    AccountDied, AccountLook, CollectorDied, Drain, Drained, Found, Look, LookAgain, Looks, Room,
+    Work,
+};
+use crate::http::Transport;
+use crate::ids::AccountKey;
+use crate::supervise::Restarts;
+use crate::telemetry;
+use crate::throttle::messages::{LookAgain as ThrottleLookAgain, MoreWork};
+use crate::throttle::{Start, Throttle};
+
+/// Throttle actors alive at once per shard; further accounts wait their turn, first come first served.
+pub(crate) const LIVE_MAX: usize = 8192;
+/// A resting account is woken this much before its gate opens, to read its next fetch.
+const WAKE_EARLY: Duration = Duration::from_millis(20);
+/// Work messages a shard takes before the node has to wait: each carries up to a few thousand lanes.
+const MAILBOX: usize = 64;
+/// How often a drain looks whether all is quiet.
+const DRAIN_LOOK: Duration = Duration::from_millis(5);
+
+/// The supervisor of one thread's actors.
+#[derive(Debug)]
+pub struct Shard {
+    ctx: Rc<Ctx>,
+    timer: Option<(At, SpawnHandle)>,
+    collector_deaths: Restarts,
+}
+
+impl Shard {
+    /// Starts a shard on this thread.
+    pub fn start_here(number: u16, shared: Shared, transport: Rc<dyn Transport>) -> Addr<Self> {
+        let ctx = Ctx::new(number, shared, transport);
+        let shard = Self { ctx, timer: None, collector_deaths: Restarts::default() };
+        shard.start()
+    }
+
+    fn note(&mut self, found: Found) {
+        let ctx = &self.ctx;
+        let mut accounts = ctx.accounts.borrow_mut();
+        let ix = accounts.place(&found.lane.account);
+        let entry = accounts.get_mut(ix).expect("placed just now");
+        match &mut entry.state {
+            State::Ready(waiting) => {
+                merge(waiting, found);
+                return;
+            }
+            // It reads its lanes anew when it starts.
+            State::Restarting(_) => return,
+            State::Live { .. } | State::Resting(_) => {}
+        }
+        if let State::Live { .. } = entry.state {
+            drop(accounts);
+            ctx.tell(ix, MoreWork(found));
+            return;
+        }
+        drop(accounts);
+        self.wake(ix, Some(found));
+    }
+
+    /// Starts the actor of a resting account.
+    fn wake(&mut self, ix: Ix, found: Option<Found>) {
+        let start = {
+            let mut accounts = self.ctx.accounts.borrow_mut();
+            let Some(entry) = accounts.get_mut(ix) else { return };
+            let State::Resting(rest) = &mut entry.state else { return };
+            if rest.lanes.is_empty() && found.is_none() {
+                // Nothing waits and nothing is remembered any longer.
+                accounts.forget(ix);
+                return;
+            }
+            let rest = std::mem::replace(
+                &mut **rest,
+                super::accounts::Rest {
+                    version: 0,
+                    record: Box::default(),
+                    since: At(0),
+                    lanes: Box::default(),
+                    due: At(0),
+                    because: None,
+                },
+            );
+            Start::Rested(Box::new(rest))
+        };
+        self.start_throttle(ix, start);
+        if let Some(found) = found {
+            self.ctx.tell(ix, MoreWork(found));
+        }
+    }
+
+    fn start_throttle(&mut self, ix: Ix, start: Start) {
+        let incarnation = self.ctx.incarnation();
+        let mut accounts = self.ctx.accounts.borrow_mut();
+        let Some(entry) = accounts.get_mut(ix) else { return };
+        let key = entry.key.clone();
+        let Some(platform) = self.ctx.plan.platforms.get(&key.platform) else {
+            // The node only sends work of platforms it knows.
+            accounts.forget(ix);
+            return;
+        };
+        let glance = entry.glance();
+        let throttle =
+            Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform.clone(), start);
+        let addr = throttle.start();
+        entry.state = State::Live { addr, incarnation, sent: 0, glance };
+        accounts.live += 1;
+    }
+
+    /// Starts accounts that wait for their turn, as far as there is room.
+    fn fill(&mut self) {
+        if self.ctx.draining.get() {
+            return;
+        }
+        loop {
+            let (ix, found) = {
+                let mut accounts = self.ctx.accounts.borrow_mut();
+                if accounts.live >= LIVE_MAX {
+                    return;
+                }
+                let Some(ix) = accounts.ready.pop_front() else { return };
+                let Some(entry) = accounts.get_mut(ix) else { continue };
+                let State::Ready(found) = &mut entry.state else { continue };
+                (ix, std::mem::take(found))
+            };
+            self.start_throttle(ix, Start::Fresh);
+            for found in found {
+                self.ctx.tell(ix, MoreWork(found));
+            }
+        }
+    }
+
+    /// Wakes accounts whose deadline has come, and sets the timer for the next.
+    fn wake_due(&mut self, ctx: &mut Context<Self>) {
+        if self.ctx.draining.get() {
+            return;
+        }
+        let soon = self.ctx.clock.now().plus(WAKE_EARLY.into());
+        loop {
+            let full = self.ctx.accounts.borrow().live >= LIVE_MAX;
+            if full {
+                break;
+            }
+            let Some(ix) = self.ctx.accounts.borrow_mut().due(soon) else { break };
+            self.wake(ix, None);
+        }
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&mut self, ctx: &mut Context<Self>) {
+        let accounts = self.ctx.accounts.borrow();
+        // With no room, `Room` is what wakes the next one.
+        let Some(next) = accounts.next_due().filter(|_| accounts.live < LIVE_MAX) else { return };
+        let at = next.minus(WAKE_EARLY.into());
+        if let Some((set, handle)) = &self.timer {
+            if *set <= at {
+                return;
+            }
+            ctx.cancel_future(*handle);
+        }
+        let handle = ctx.run_later(self.ctx.clock.until(at), |shard, ctx| {
+            shard.timer = None;
+            shard.wake_due(ctx);
+        });
+        self.timer = Some((at, handle));
+    }
+
+    fn look(&self, look: &Look) -> Looks {
+        let accounts = self.ctx.accounts.borrow();
+        let mut looks = Looks {
+            known: accounts.len() as u64,
+            live: accounts.live as u64,
+            ..Looks::default()
+        };
+        for (_, entry) in accounts.iter() {
+            let AccountKey { platform, account } = &entry.key;
+            let wanted = look.platform.as_deref().is_none_or(|only| only == platform.as_str())
+                && look.account.as_deref().is_none_or(|only| only == account.as_str());
+            if !wanted {
+                continue;
+            }
+            let glance = entry.glance();
+            looks.waiting += glance.waiting;
+            looks.in_flight += u64::from(glance.in_flight);
+            if looks.accounts.len() < look.most && (glance.waiting > 0 || glance.in_flight > 0) {
+                looks.accounts.push(AccountLook {
+                    platform: platform.to_string(),
+                    account: account.to_string(),
+                    waiting: glance.waiting,
+                    in_flight: glance.in_flight,
+                    because: glance.because.map(String::from),
+                    until: glance.until.map(|at| self.ctx.clock.wall_at(at)),
+                });
+            }
+        }
+        looks
+    }
+}
+
+/// Adds to what is known to wait.
+fn merge(waiting: &mut Vec<Found>, found: Found) {
+    match waiting.iter_mut().find(|known| known.lane == found.lane) {
+        Some(known) if found.all => known.count = found.count,
+        Some(known) => known.count += found.count,
+        None => waiting.push(found),
+    }
+}
+
+impl Actor for Shard {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.ctx.me.set(ctx.address()).expect("a shard starts once");
+        telemetry::shard_started(self.ctx.shard);
+    }
+}
+
+impl Handler<Work> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Work(found): Work, ctx: &mut Self::Context) {
+        for found in found {
+            self.note(found);
+        }
+        self.fill();
+        self.set_timer(ctx);
+    }
+}
+
+impl Handler<Room> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, _: Room, ctx: &mut Self::Context) {
+        self.fill();
+        self.wake_due(ctx);
+    }
+}
+
+impl Handler<LookAgain> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAgain, _: &mut Self::Context) {
+        self.tell_live();
+    }
+}
+
+impl Shard {
+    /// Makes every live throttle actor look again.
+    fn tell_live(&self) {
+        let live: Vec<Ix> = {
+            let accounts = self.ctx.accounts.borrow();
+            accounts
+                .iter()
+                .filter(|(_, entry)| matches!(entry.state, State::Live { .. }))
+                .map(|(ix, _)| ix)
+                .collect()
+        };
+        for ix in live {
+            self.ctx.tell(ix, ThrottleLookAgain);
+        }
+    }
+}
+
+impl Handler<Look> for Shard {
+    type Result = MessageResult<Look>;
+
+    fn handle(&mut self, look: Look, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.look(&look))
+    }
+}
+
+impl Handler<AccountDied> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, died: AccountDied, ctx: &mut Self::Context) {
+        let now = self.ctx.clock.now();
+        let mut accounts = self.ctx.accounts.borrow_mut();
+        let Some(entry) = accounts.get_mut(died.ix) else { return };
+        let State::Live { incarnation, glance, .. } = &mut entry.state else { return };
+        if *incarnation != died.incarnation {
+            return;
+        }
+        let glance = std::mem::take(glance);
+        entry.state = State::Restarting(glance);
+        let restart = entry.restarts.get_or_insert_default().died(now);
+        telemetry::throttle_died(&entry.key, &died.reason, restart);
+        accounts.live -= 1;
+        drop(accounts);
+        let ix = died.ix;
+        ctx.run_later(restart.after, move |shard, _| {
+            let restarting = {
+                let accounts = shard.ctx.accounts.borrow();
+                let state = accounts.get(ix).map(|entry| &entry.state);
+                matches!(state, Some(State::Restarting(_)))
+            };
+            if restarting && !shard.ctx.draining.get() {
+                shard.start_throttle(ix, Start::Restarted);
+            }
+        });
+    }
+}
+
+impl Handler<CollectorDied> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, died: CollectorDied, _: &mut Self::Context) {
+        // Nothing to start: the next order makes a new one. Its fetch waits out a backoff of its own.
+        let restart = self.collector_deaths.died(self.ctx.clock.now());
+        telemetry::collector_died(self.ctx.shard, &died.reason, restart);
+    }
+}
+
+impl Handler<Drain> for Shard {
+    type Result = ResponseActFuture<Self, Drained>;
+
+    fn handle(&mut self, drain: Drain, _: &mut Self::Context) -> Self::Result {
+        self.ctx.draining.set(true);
+        self.tell_live();
+        let shard = Rc::clone(&self.ctx);
+        let wait = async move {
+            let deadline = Instant::now() + drain.within;
+            loop {
+                let live = shard.accounts.borrow().live;
+                if live == 0 {
+                    return Drained::default();
+                }
+                if Instant::now() >= deadline {
+                    let broken_off = shard.running.borrow().len();
+                    return Drained { broken_off };
+                }
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        Box::pin(wait.into_actor(self))
+    }
+}

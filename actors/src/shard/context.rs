@@ -1,0 +1,338 @@
+//! What the actors of one shard share: the seams, the table of accounts, the attempts in flight.
+//!
+//! One thread, so plain cells; no borrow outlives a call of this file. Attempts in flight are kept here
+//! and not in their throttle actor, so that a restarted one can be told of them.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Handler, Message};
+use tokio::sync::{Notify, Semaphore};
+use tollgate_gate::{At, PermitId, Sent};
+
+use super::accounts::{Accounts, Ix, State};
+use super::permit::{Permit, Report};
+use super::{AccountDied, CollectorDied, Shard};
+use crate::clock::Clock;
+use crate::collector::actor::{Collector, Make};
+use crate::collector::{Item, Order, Outcome, Slot};
+use crate::http::{Transport, Written};
+use crate::ledger::Ledger;
+use crate::ledger::record::Tries;
+use crate::plan::Plan;
+use crate::queue::Queue;
+use crate::store::Store;
+use crate::telemetry::{self, Totals};
+use crate::throttle::messages::{Reported, SlotFree};
+
+/// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
+const FREE_COLLECTORS_MAX: usize = 256;
+/// High bits of a permit's number say which shard gave it.
+const PERMIT_SHARD_SHIFT: u32 = 48;
+
+/// What a node gives every shard.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The configuration.
+    pub plan: Arc<Plan>,
+    /// The one clock.
+    pub clock: Clock,
+    /// Where fetches wait.
+    pub queue: Arc<dyn Queue>,
+    /// Where permits are written down.
+    pub ledger: Arc<dyn Ledger>,
+    /// Where bodies go.
+    pub store: Store,
+    /// What has happened so far.
+    pub totals: Arc<Totals>,
+    /// Attempts in flight over all shards.
+    pub slots: Arc<Semaphore>,
+    /// One fetch at a time that was in flight at two crashes already.
+    pub alone: Arc<Semaphore>,
+    /// Whether the store takes bodies.
+    pub store_health: Arc<StoreHealth>,
+}
+
+/// Whether the store takes bodies; shared by the node.
+#[derive(Debug, Default)]
+pub struct StoreHealth {
+    away: AtomicBool,
+    /// Wakes the prober.
+    pub(crate) failed: Notify,
+}
+
+impl StoreHealth {
+    /// Whether the last attempt to store failed.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn back(&self) {
+        self.away.store(false, Ordering::Release);
+    }
+}
+
+/// An attempt in flight.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) ix: Ix,
+    pub(crate) item: Rc<Item>,
+    pub(crate) tries: Tries,
+    pub(crate) written: Option<At>,
+    pub(crate) answered: Option<At>,
+    pub(crate) call_ended: Option<(At, Sent)>,
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// One shard's share of a node.
+pub struct Context {
+    pub(crate) shard: u16,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) clock: Clock,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) store: Store,
+    pub(crate) totals: Arc<Totals>,
+    pub(crate) alone: Arc<Semaphore>,
+    pub(crate) store_health: Arc<StoreHealth>,
+    pub(crate) transport: Rc<dyn Transport>,
+    pub(crate) accounts: RefCell<Accounts>,
+    pub(crate) running: RefCell<HashMap<PermitId, Running>>,
+    pub(crate) draining: Cell<bool>,
+    pub(crate) me: OnceCell<Addr<Shard>>,
+    pub(crate) faults: Faults,
+    slots: Arc<Semaphore>,
+    slot_waiters: RefCell<VecDeque<(Ix, u64)>>,
+    slot_asked: Cell<bool>,
+    free: RefCell<Vec<Addr<Collector>>>,
+    orders: RefCell<HashMap<PermitId, Order>>,
+    next_permit: Cell<u64>,
+    next_incarnation: Cell<u64>,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    pub(crate) fn new(shard: u16, shared: Shared, transport: Rc<dyn Transport>) -> Rc<Self> {
+        Rc::new(Self {
+            shard,
+            plan: shared.plan,
+            clock: shared.clock,
+            queue: shared.queue,
+            ledger: shared.ledger,
+            store: shared.store,
+            totals: shared.totals,
+            alone: shared.alone,
+            store_health: shared.store_health,
+            transport,
+            accounts: RefCell::default(),
+            running: RefCell::default(),
+            draining: Cell::new(false),
+            me: OnceCell::new(),
+            faults: Faults::default(),
+            slots: shared.slots,
+            slot_waiters: RefCell::default(),
+            slot_asked: Cell::new(false),
+            free: RefCell::default(),
+            orders: RefCell::default(),
+            next_permit: Cell::new(1),
+            next_incarnation: Cell::new(1),
+        })
+    }
+
+    /// The shard's own address.
+    pub(crate) fn me(&self) -> &Addr<Shard> {
+        self.me.get().expect("set when the shard starts, before any of its actors")
+    }
+
+    /// A permit number that was not used before in this process.
+    pub(crate) fn permit_id(&self) -> PermitId {
+        let number = self.next_permit.get();
+        self.next_permit.set(number + 1);
+        PermitId(u64::from(self.shard) << PERMIT_SHARD_SHIFT | number)
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        let number = self.next_incarnation.get();
+        self.next_incarnation.set(number + 1);
+        number
+    }
+
+    /// Sends something to an account's actor, if it has one.
+    pub(crate) fn tell<M>(&self, ix: Ix, message: M) -> bool
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        crate::throttle::Throttle: Handler<M>,
+        <crate::throttle::Throttle as Actor>::Context: ToEnvelope<crate::throttle::Throttle, M>,
+    {
+        let mut accounts = self.accounts.borrow_mut();
+        let Some(entry) = accounts.get_mut(ix) else { return false };
+        let State::Live { addr, sent, .. } = &mut entry.state else { return false };
+        *sent += 1;
+        addr.do_send(message);
+        true
+    }
+
+    /// Takes a slot now, or gets in line for one: [`SlotFree`] follows then.
+    pub(crate) fn slot(self: &Rc<Self>, ix: Ix, incarnation: u64) -> Option<Slot> {
+        let nobody_before = self.slot_waiters.borrow().is_empty();
+        if nobody_before && let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some(Slot::new(place));
+        }
+        self.slot_waiters.borrow_mut().push_back((ix, incarnation));
+        if !self.slot_asked.replace(true) {
+            actix_rt::spawn(Rc::clone(self).hand_out_slots());
+        }
+        None
+    }
+
+    async fn hand_out_slots(self: Rc<Self>) {
+        while !self.slot_waiters.borrow().is_empty() {
+            let Ok(place) = Arc::clone(&self.slots).acquire_owned().await else { break };
+            let mut slot = Some(Slot::new(place));
+            while let Some(taken) = slot.take() {
+                let Some((ix, incarnation)) = self.slot_waiters.borrow_mut().pop_front() else {
+                    break;
+                };
+                if self.is_incarnation(ix, incarnation) {
+                    self.tell(ix, SlotFree(taken));
+                } else {
+                    slot = Some(taken);
+                }
+            }
+        }
+        self.slot_asked.set(false);
+    }
+
+    fn is_incarnation(&self, ix: Ix, wanted: u64) -> bool {
+        let accounts = self.accounts.borrow();
+        let state = accounts.get(ix).map(|entry| &entry.state);
+        matches!(state, Some(State::Live { incarnation, .. }) if *incarnation == wanted)
+    }
+
+    /// Gives a permit to a free collector.
+    pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
+        let Attempt { ix, item, tries, slot, platform, api } = attempt;
+        let running = Running {
+            ix,
+            item: Rc::clone(&item),
+            tries,
+            written: None,
+            answered: None,
+            call_ended: None,
+            outcome: None,
+        };
+        self.running.borrow_mut().insert(id, running);
+        let permit = Permit::new(id, decided_at, Rc::clone(self));
+        let order = Order { permit, slot, platform, api, item, calls: tries.calls() + 1 };
+        // Messages of actix may cross threads, orders may not: the order waits here for its collector.
+        self.orders.borrow_mut().insert(id, order);
+        loop {
+            let free = self.free.borrow_mut().pop();
+            let collector = free.unwrap_or_else(|| Collector::start(Rc::clone(self)));
+            // One that died while it was free does not take it; the next one does.
+            if collector.try_send(Make(id)).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// The order of a permit, for the collector that was sent it.
+    pub(crate) fn order(&self, id: PermitId) -> Option<Order> {
+        self.orders.borrow_mut().remove(&id)
+    }
+
+    /// A collector is free again; false if there are enough of those.
+    pub(crate) fn collector_free(&self, collector: Addr<Collector>) -> bool {
+        let mut free = self.free.borrow_mut();
+        if free.len() >= FREE_COLLECTORS_MAX || self.draining.get() {
+            return false;
+        }
+        free.push(collector);
+        true
+    }
+
+    pub(crate) fn collector_died(&self, reason: &str) {
+        self.totals.restarts.add(1);
+        self.me().do_send(CollectorDied { reason: reason.to_owned() });
+    }
+
+    pub(crate) fn account_died(&self, ix: Ix, incarnation: u64, reason: String) {
+        self.totals.restarts.add(1);
+        self.me().do_send(AccountDied { ix, incarnation, reason });
+    }
+
+    /// What a permit's holder saw: kept for a restarted actor, and told to the one that lives.
+    pub(crate) fn report(&self, id: PermitId, report: Report) {
+        let ix = {
+            let mut running = self.running.borrow_mut();
+            let Some(running) = running.get_mut(&id) else { return };
+            match &report {
+                Report::Written(Written::At(at)) => running.written = Some(*at),
+                Report::Written(Written::Unknown) => running.written = None,
+                Report::Answered(at) => running.answered = Some(*at),
+                Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
+                Report::Finished(outcome) => running.outcome = Some(outcome.clone()),
+            }
+            running.ix
+        };
+        self.tell(ix, Reported { id, report });
+    }
+
+    /// The store did not take a body: no new permits until it does.
+    pub(crate) fn store_failed(&self, reason: &str) {
+        if !self.store_health.away.swap(true, Ordering::AcqRel) {
+            telemetry::store_away(reason);
+        }
+        self.store_health.failed.notify_one();
+    }
+}
+
+/// What an attempt needs beside its permit.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) ix: Ix,
+    pub(crate) item: Rc<Item>,
+    pub(crate) tries: Tries,
+    pub(crate) slot: Slot,
+    pub(crate) platform: Arc<crate::plan::Platform>,
+    pub(crate) api: u16,
+}
+
+/// Faults on purpose, for tests of supervision; nothing outside them.
+#[derive(Debug, Default)]
+pub(crate) struct Faults;
+
+#[cfg(any(test, feature = "testkit"))]
+#[expect(clippy::unused_self, reason = "the same calls as outside tests")]
+impl Faults {
+    pub(crate) fn collector(&self, item: &Item) {
+        if let Some(faults) = crate::testkit::faults() {
+            faults.collector(&item.id);
+        }
+    }
+
+    pub(crate) fn throttle(&self, account: &crate::ids::AccountKey) {
+        if let Some(faults) = crate::testkit::faults() {
+            faults.throttle(account.account.as_str());
+        }
+    }
+}
+
+#[cfg(not(any(test, feature = "testkit")))]
+#[expect(clippy::unused_self, reason = "the same calls as under test")]
+impl Faults {
+    pub(crate) fn collector(&self, _item: &Item) {}
+
+    pub(crate) fn throttle(&self, _account: &crate::ids::AccountKey) {}
+}

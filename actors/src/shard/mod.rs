@@ -1,0 +1,121 @@
+//! One thread of a node with its own actors: nothing on the way of a fetch leaves it but IO.
+//!
+//! The shard actor is the supervisor of its throttle and collector actors. It starts a throttle actor
+//! when an account has work, restarts one that died, and keeps the deadlines of those that rest. It knows
+//! nothing of limits: when a resting account is due was said by its own gate.
+
+pub(crate) mod accounts;
+pub mod actor;
+pub mod context;
+pub mod permit;
+
+pub use actor::Shard;
+
+use actix::Message;
+
+use crate::ids::LaneKey;
+
+/// Work that waits in a lane.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Which lane.
+    pub lane: LaneKey,
+    /// How many fetches.
+    pub count: u64,
+    /// True: all that wait there. False: that many more.
+    pub all: bool,
+}
+
+/// Sent by the node; work has been found in these accounts of this shard. Repeats are harmless for
+/// `all`, and cost a look for the others. The reply means that the shard has taken note.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Work(pub Vec<Found>);
+
+/// Sent by the node: the store takes bodies again, or some other reason to look again has come.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LookAgain;
+
+/// Sent by the node: give no more permits. The reply comes when nothing is in flight and the last records
+/// are written, or when `within` has passed; then calls still in flight are dropped.
+#[derive(Debug, Message)]
+#[rtype(result = "Drained")]
+pub struct Drain {
+    /// How long calls in flight may go on.
+    pub within: std::time::Duration,
+}
+
+/// How a drain of a shard ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Calls that had to be broken off.
+    pub broken_off: usize,
+}
+
+/// Sent by the node: what do accounts look like?
+#[derive(Debug, Message)]
+#[rtype(result = "Looks")]
+pub struct Look {
+    /// Only this platform.
+    pub platform: Option<String>,
+    /// Only this account.
+    pub account: Option<String>,
+    /// Most accounts told one by one.
+    pub most: usize,
+}
+
+/// What a shard's accounts look like.
+#[derive(Debug, Clone, Default)]
+pub struct Looks {
+    /// Accounts with something waiting or in flight, one by one, at most as many as were asked for.
+    pub accounts: Vec<AccountLook>,
+    /// Fetches waiting in all accounts that were asked for.
+    pub waiting: u64,
+    /// Attempts in flight in them.
+    pub in_flight: u64,
+    /// Accounts known: with work, or with limits that remember them.
+    pub known: u64,
+    /// Accounts that have an actor.
+    pub live: u64,
+}
+
+/// What an account looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AccountLook {
+    /// The provider.
+    pub platform: String,
+    /// Whom it counts.
+    pub account: String,
+    /// Fetches that wait.
+    pub waiting: u64,
+    /// Attempts in flight.
+    pub in_flight: u32,
+    /// What the next call waits for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// When the next call may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<jiff::Timestamp>,
+}
+
+/// Sent by a death notice: an account's throttle actor is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct AccountDied {
+    pub(crate) ix: accounts::Ix,
+    pub(crate) incarnation: u64,
+    pub(crate) reason: String,
+}
+
+/// Sent by a death notice: a collector is gone. Its permit has told of the attempt.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct CollectorDied {
+    pub(crate) reason: String,
+}
+
+/// Sent by a throttle actor that rests or is gone for good: there is room for another.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Room;

@@ -1,0 +1,1125 @@
+//! The throttle actor itself: what it does on each message.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::OwnedSemaphorePermit;
+use tollgate_gate::{Ask, At, Decision, PermitId, Sent, Span};
+use tollgate_protos::Dead;
+
+use super::gate::Gate;
+use super::lane::{AHEAD_MAX, Candidate, Lane, Offer};
+use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
+use super::retry::{self, ALONE_FROM, Next};
+use super::usage::Usage;
+use crate::codes::Code;
+use crate::collector::{Again, Item, LastAnswer, Outcome, Slot};
+use crate::http::Written;
+use crate::ids::{AccountKey, LaneKey, Priority, Seq};
+use crate::ledger::record::{Flying, Record, Tries, Waiting};
+use crate::ledger::{LedgerError, Stored};
+use crate::plan::Platform;
+use crate::queue::{Ending, LaneCount, QueueError, Queued};
+use crate::recipe;
+use crate::shard::accounts::{Glance, Ix, Rest, RestLane, State};
+use crate::shard::context::{Attempt, Context as Shard};
+use crate::shard::permit::Report;
+use crate::shard::{Found, Room};
+use crate::supervise::DeathNotice;
+use crate::telemetry;
+
+/// A permit not in use this long after its decision is spent.
+const USE_WITHIN: Duration = Duration::from_millis(500);
+/// Most permits covered by one record.
+const BATCH_MAX: usize = 64;
+/// The next fetch is read this long before its gate opens.
+const READ_EARLY: Duration = Duration::from_secs(1);
+/// An account whose next call is further off than this rests, as a record.
+const REST_FROM: Duration = Duration::from_secs(5);
+/// The same while the shard has many live actors.
+const REST_FROM_CROWDED: Duration = Duration::from_millis(100);
+/// Live actors from which a shard is crowded.
+const CROWDED: usize = 4096;
+/// A head due later than this is put aside in the queue, so that it blocks nothing.
+const POSTPONE_FROM: Duration = Duration::from_secs(60);
+/// Between two tries of a queue or ledger that does not answer.
+const SEAM_AGAIN: Duration = Duration::from_millis(250);
+/// Between two looks at whether a fetch may be tried alone.
+const ALONE_AGAIN: Duration = Duration::from_millis(50);
+
+/// How an actor starts.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// The account is new to its shard: its record is read from the ledger.
+    Fresh,
+    /// It rested: nobody else has touched its record since.
+    Rested(Box<Rest>),
+    /// Its predecessor died: record, lanes and attempts in flight are read anew.
+    Restarted,
+}
+
+/// A permit that is decided and not yet given.
+#[derive(Debug)]
+struct Decided {
+    id: PermitId,
+    at: At,
+    lane: usize,
+    candidate: Candidate,
+    slot: Slot,
+    alone: Option<OwnedSemaphorePermit>,
+}
+
+/// An attempt in flight.
+#[derive(Debug)]
+struct Flight {
+    item: Rc<Item>,
+    tries: Tries,
+    lane: usize,
+    /// Held by a fetch that must be tried alone.
+    _alone: Option<OwnedSemaphorePermit>,
+}
+
+/// Owner of one account's gate and lanes.
+#[derive(Debug)]
+pub struct Throttle {
+    shard: Rc<Shard>,
+    ix: Ix,
+    incarnation: u64,
+    key: AccountKey,
+    platform: Arc<Platform>,
+    start: Option<Start>,
+    /// The record has been read: permits may be given.
+    open: bool,
+    gate: Gate,
+    version: u64,
+    /// The stored record speaks of permits in flight that are over by now.
+    stale: bool,
+    lanes: Vec<Lane>,
+    turn: usize,
+    flights: HashMap<PermitId, Flight>,
+    /// Fetches being given up: in the queue still, not to be tried.
+    ending: Vec<Seq>,
+    /// Tries of fetches that were in flight or parked when the record was written, until they are read.
+    remembered: HashMap<Seq, (Tries, At, bool)>,
+    decided: Vec<Decided>,
+    /// Permits whose record is on its way; nothing if none is.
+    writing: Option<Vec<Decided>>,
+    slot: Option<Slot>,
+    slot_asked: bool,
+    busy: usize,
+    timer: Option<(At, SpawnHandle)>,
+    throttled_in_a_row: u8,
+    unreachable_in_a_row: u8,
+    handled: u64,
+    usage: Usage,
+    because: Option<Box<str>>,
+    until: Option<At>,
+    told: Option<Box<str>>,
+    notice: DeathNotice,
+}
+
+impl Throttle {
+    pub(crate) fn new(
+        shard: Rc<Shard>,
+        ix: Ix,
+        incarnation: u64,
+        key: AccountKey,
+        platform: Arc<Platform>,
+        start: Start,
+    ) -> Self {
+        let told = Rc::clone(&shard);
+        let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
+        Self {
+            shard,
+            ix,
+            incarnation,
+            key,
+            platform,
+            start: Some(start),
+            open: false,
+            gate: Gate::default(),
+            version: 0,
+            stale: false,
+            lanes: Vec::new(),
+            turn: 0,
+            flights: HashMap::new(),
+            ending: Vec::new(),
+            remembered: HashMap::new(),
+            decided: Vec::new(),
+            writing: None,
+            slot: None,
+            slot_asked: false,
+            busy: 0,
+            timer: None,
+            throttled_in_a_row: 0,
+            unreachable_in_a_row: 0,
+            handled: 0,
+            usage: Usage::default(),
+            because: None,
+            until: None,
+            told: None,
+            notice,
+        }
+    }
+
+    fn now(&self) -> At {
+        self.shard.clock.now()
+    }
+
+    // --- Opening: nothing is let through before the record has been read.
+
+    fn read_record(&mut self, ctx: &mut Context<Self>, restarted: bool) {
+        let load = self.shard.ledger.load(self.key.clone());
+        self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
+            Ok(stored) => throttle.adopt(stored, restarted, ctx),
+            Err(error) => {
+                telemetry::ledger_away(&throttle.key, &error);
+                ctx.run_later(SEAM_AGAIN, move |throttle, ctx| {
+                    throttle.read_record(ctx, restarted);
+                });
+            }
+        });
+    }
+
+    fn adopt(&mut self, stored: Option<Stored>, restarted: bool, ctx: &mut Context<Self>) {
+        let now = self.now();
+        if let Some(stored) = stored {
+            self.version = stored.version;
+            let since = now.minus(Span::from(stored.age));
+            self.adopt_record(&stored.record, since, stored.writer_gone, now);
+        }
+        if restarted {
+            self.adopt_running();
+            let lanes = self.shard.queue.account_lanes(self.key.clone());
+            self.spawn(ctx, lanes, |throttle, answer, ctx| throttle.adopt_lanes(answer, ctx));
+        } else {
+            self.open = true;
+            self.step(ctx);
+        }
+    }
+
+    fn adopt_record(&mut self, bytes: &[u8], since: At, writer_gone: bool, now: At) {
+        let record = match Record::decode(bytes) {
+            Ok(record) => record,
+            Err(error) => {
+                let until = self.gate.shut_for_longest_window(&self.platform.limits, now);
+                telemetry::ledger_unreadable(&self.key, &error.to_string(), until.since(now));
+                return;
+            }
+        };
+        self.throttled_in_a_row = record.throttled_in_a_row;
+        let foreign = self.gate.load(&self.platform.limits, &record.gate, since, now);
+        for note in foreign {
+            telemetry::ledger_note(&self.key, &note);
+        }
+        let in_flight: Vec<PermitId> = self.gate.in_flight();
+        if writer_gone {
+            // Its process is gone and its sockets with it: what it wrote last left it before now.
+            let connect = self.platform.apis.iter().map(|api| api.timeouts.connect).max();
+            let latest = since
+                .plus(Span::from(USE_WITHIN))
+                .plus(Span::from(connect.unwrap_or_default()))
+                .min(now);
+            let slots_until = now.plus(Span::from(self.platform.lost_call));
+            self.gate.lose_all(&self.platform.limits, latest, slots_until);
+        } else {
+            // Same process: what is not in the shard's table any more is over.
+            let running = self.shard.running.borrow();
+            for id in in_flight.iter().filter(|id| !running.contains_key(id)) {
+                self.gate.ended(&self.platform.limits, *id, now, Sent::Maybe);
+            }
+        }
+        self.stale = !record.flying.is_empty();
+        for flying in record.flying {
+            let mut tries = flying.tries;
+            let running =
+                self.shard.running.borrow().contains_key(&PermitId(flying.permit)) && !writer_gone;
+            if writer_gone {
+                tries.crashes = tries.crashes.saturating_add(1);
+            }
+            if !running {
+                self.remembered.insert(flying.seq, (tries, now, writer_gone));
+            }
+        }
+        for parked in record.parked {
+            let at = since.plus(Span::from_millis(parked.not_within_ms));
+            self.remembered.insert(parked.seq, (parked.tries, at, false));
+        }
+    }
+
+    /// Takes over the attempts that outlived the last actor.
+    fn adopt_running(&mut self) {
+        let mine: Vec<(PermitId, Rc<Item>, Tries)> = {
+            let running = self.shard.running.borrow();
+            let mine = running.iter().filter(|(_, running)| running.ix == self.ix);
+            mine.map(|(id, running)| (*id, Rc::clone(&running.item), running.tries)).collect()
+        };
+        for (id, item, tries) in mine {
+            let lane = self.lane(&item.lane.clone());
+            self.flights.insert(id, Flight { item, tries, lane, _alone: None });
+        }
+    }
+
+    fn adopt_lanes(
+        &mut self,
+        answer: Result<Vec<LaneCount>, QueueError>,
+        ctx: &mut Context<Self>,
+    ) {
+        match answer {
+            Ok(lanes) => {
+                for LaneCount { lane, waiting } in lanes {
+                    self.note(&Found { lane, count: waiting, all: true });
+                }
+                self.open = true;
+                self.replay_running(ctx);
+                self.step(ctx);
+            }
+            Err(error) => {
+                telemetry::queue_away(&self.key, &error);
+                ctx.run_later(SEAM_AGAIN, |throttle, ctx| {
+                    let lanes = throttle.shard.queue.account_lanes(throttle.key.clone());
+                    throttle.spawn(ctx, lanes, |throttle, answer, ctx| {
+                        throttle.adopt_lanes(answer, ctx);
+                    });
+                });
+            }
+        }
+    }
+
+    /// What the attempts told while no actor listened.
+    fn replay_running(&mut self, ctx: &mut Context<Self>) {
+        let ids: Vec<PermitId> = self.flights.keys().copied().collect();
+        for id in ids {
+            let (written, answered, ended, outcome) = {
+                let running = self.shard.running.borrow();
+                let Some(running) = running.get(&id) else { continue };
+                (running.written, running.answered, running.call_ended, running.outcome.clone())
+            };
+            let reports = [
+                written.map(|at| Report::Written(Written::At(at))),
+                answered.map(Report::Answered),
+                ended.map(|(at, sent)| Report::CallEnded(at, sent)),
+                outcome.map(Report::Finished),
+            ];
+            for report in reports.into_iter().flatten() {
+                self.hear(id, report, ctx);
+            }
+        }
+    }
+
+    fn wake_up(&mut self, rest: Rest) {
+        self.version = rest.version;
+        let now = self.now();
+        if !rest.record.is_empty() {
+            self.adopt_record(&rest.record, rest.since, false, now);
+        }
+        for RestLane { api, priority, waiting } in rest.lanes {
+            let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
+            else {
+                continue;
+            };
+            let key = LaneKey { account: self.key.clone(), api: name, priority };
+            let lane = self.lane(&key);
+            self.lanes[lane].unseen = waiting;
+        }
+        self.open = true;
+    }
+
+    // --- Lanes.
+
+    /// The place of a lane; it gets one if it has none.
+    fn lane(&mut self, key: &LaneKey) -> usize {
+        if let Some(place) = self.lanes.iter().position(|lane| lane.key == *key) {
+            return place;
+        }
+        let api = self.platform.api(key.api.as_str()).map_or(0, |(number, _)| number);
+        self.lanes.push(Lane::new(key.clone(), api));
+        self.lanes.len() - 1
+    }
+
+    fn note(&mut self, found: &Found) {
+        let place = self.lane(&found.lane);
+        let in_hand = if found.all {
+            let flying = self.flights.values().filter(|flight| flight.lane == place).count();
+            let decided = self.decided.iter().chain(self.writing.iter().flatten());
+            let decided = decided.filter(|decided| decided.lane == place).count();
+            (flying + decided) as u64
+        } else {
+            0
+        };
+        let lane = &mut self.lanes[place];
+        if found.all {
+            let known = lane.heads.len() as u64 + lane.parked.len() as u64 + in_hand;
+            let unseen = found.count.saturating_sub(known);
+            // A count that is higher than believed may be of fetches before the cursor.
+            lane.rescan |= unseen > lane.unseen;
+            lane.unseen = lane.unseen.max(unseen);
+        } else {
+            lane.unseen += found.count;
+        }
+    }
+
+    /// Whether a fetch is in hand somewhere, so that reading it again means nothing.
+    fn has(&self, seq: Seq) -> bool {
+        self.ending.contains(&seq)
+            || self.flights.values().any(|flight| flight.item.seq == seq)
+            || self.decided.iter().chain(self.writing.iter().flatten()).any(|decided| {
+                decided.candidate.item.seq == seq
+            })
+            || self.lanes.iter().any(|lane| lane.has(seq))
+    }
+
+    fn read(&mut self, place: usize, ctx: &mut Context<Self>) {
+        let lane = &mut self.lanes[place];
+        if lane.loading {
+            return;
+        }
+        lane.loading = true;
+        if lane.rescan {
+            lane.cursor = None;
+        }
+        let max = lane.ahead;
+        let first = self.shard.queue.first(lane.key.clone(), lane.cursor, max);
+        self.spawn(ctx, first, move |throttle, answer, ctx| {
+            throttle.lanes[place].loading = false;
+            match answer {
+                Ok(rows) => throttle.take_in(place, &rows, max, ctx),
+                Err(error) => {
+                    telemetry::queue_away(&throttle.key, &error);
+                    ctx.run_later(SEAM_AGAIN, Self::look_again);
+                    return;
+                }
+            }
+            throttle.step(ctx);
+        });
+    }
+
+    fn look_again(&mut self, ctx: &mut Context<Self>) {
+        self.step(ctx);
+    }
+
+    fn take_in(&mut self, place: usize, rows: &[Queued], asked: usize, ctx: &mut Context<Self>) {
+        if rows.is_empty() {
+            let lane = &mut self.lanes[place];
+            // Believed and not found: once more from the beginning, then it was a mistake.
+            if lane.rescan || lane.cursor.is_none() {
+                lane.unseen = 0;
+                lane.rescan = false;
+            } else {
+                lane.rescan = true;
+            }
+            return;
+        }
+        let now = self.now();
+        for row in rows {
+            self.lanes[place].cursor = Some(row.seq);
+            if self.has(row.seq) {
+                continue;
+            }
+            let lane = &mut self.lanes[place];
+            lane.unseen = lane.unseen.saturating_sub(1);
+            self.take_in_one(place, row, now, ctx);
+        }
+        let lane = &mut self.lanes[place];
+        if lane.rescan && rows.len() < asked {
+            lane.rescan = false;
+        } else if lane.rescan {
+            // More to step over: go on from here, not from the beginning.
+            lane.rescan = lane.heads.is_empty() && false;
+        }
+    }
+
+    fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
+        let lane = self.lanes[place].key.clone();
+        let accepted = match recipe::check_fetch(&self.shard.plan, &row.payload) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                let fetch = refusal.fetch.unwrap_or_default();
+                let id = fetch.id.clone().unwrap_or_default();
+                let item =
+                    Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };
+                let last = LastAnswer::default();
+                let tries = Tries::default();
+                self.give_up(Rc::new(item), refusal.code, refusal.reason, last, tries, ctx);
+                return;
+            }
+        };
+        let item = Rc::new(Item {
+            lane,
+            seq: row.seq,
+            queued_at: row.queued_at,
+            id: accepted.id,
+            fetch: accepted.fetch,
+        });
+        let (tries, not_before, was_flying) =
+            self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
+        let wanted = item.fetch.not_before.map(|wall| self.shard.clock.at_wall(wall));
+        if let Some(wanted) = wanted
+            && wanted > now.plus(Span::from(POSTPONE_FROM))
+        {
+            self.postpone(&item, ctx);
+            return;
+        }
+        let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
+        let candidate = Candidate { item, tries, not_before };
+        if tries.crashes >= retry::CRASHES_MAX {
+            let reason = format!(
+                "it was in flight when the process or a collector died, {} times",
+                tries.crashes
+            );
+            let last = LastAnswer::default();
+            self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
+        } else if was_flying {
+            self.look_up(place, candidate, ctx);
+        } else if not_before > now {
+            self.lanes[place].parked.push(candidate);
+        } else {
+            self.lanes[place].heads.push_back(candidate);
+        }
+    }
+
+    /// A fetch that was in flight at a crash may have been stored: its manifest says so.
+    fn look_up(&mut self, place: usize, candidate: Candidate, ctx: &mut Context<Self>) {
+        let seq = candidate.item.seq;
+        self.ending.push(seq);
+        let shard = Rc::clone(&self.shard);
+        let item = Rc::clone(&candidate.item);
+        let look = async move {
+            let done = crate::collector::stored_before(&shard, &item).await?;
+            let ending = Ending::Done(Box::new(done));
+            crate::collector::finish_until_confirmed(&shard, &item, ending).await;
+            Some(())
+        };
+        self.spawn(ctx, look, move |throttle, stored, ctx| {
+            throttle.ending.retain(|ending| *ending != seq);
+            if stored.is_some() {
+                throttle.shard.totals.finished_earlier();
+            } else {
+                throttle.lanes[place].parked.push(candidate);
+            }
+            throttle.step(ctx);
+        });
+    }
+
+    fn postpone(&mut self, item: &Rc<Item>, ctx: &mut Context<Self>) {
+        let Some(until) = item.fetch.not_before else { return };
+        let seq = item.seq;
+        self.ending.push(seq);
+        let postpone = self.shard.queue.postpone(item.lane.clone(), seq, until);
+        self.spawn(ctx, postpone, move |throttle, answer, ctx| {
+            throttle.ending.retain(|ending| *ending != seq);
+            if let Err(error) = answer {
+                telemetry::queue_away(&throttle.key, &error);
+                ctx.run_later(SEAM_AGAIN, Self::look_again);
+            }
+            throttle.step(ctx);
+        });
+    }
+
+    // --- The loop: slot, decision, record, call.
+
+    /// Lets through what may go, and sets the clock for what may not.
+    fn step(&mut self, ctx: &mut Context<Self>) {
+        if !self.open {
+            return;
+        }
+        self.shard.faults.throttle(&self.key);
+        let now = self.now();
+        self.gate.prune(&self.platform.limits, now);
+        let mut wait = Wait::default();
+        let halted = if self.shard.draining.get() {
+            Some("the drain")
+        } else if self.shard.store_health.is_away() {
+            Some("the object store, which takes no bodies")
+        } else {
+            None
+        };
+        match halted {
+            Some(reason) if self.lanes.iter().any(|lane| lane.waiting() > 0) => {
+                wait.for_event(reason);
+            }
+            Some(_) => {}
+            None => self.decide(now, &mut wait, ctx),
+        }
+        self.write(ctx);
+        self.until = wait.at;
+        self.because = wait.because;
+        self.set_timer(wait.wake, ctx);
+        if self.lanes.iter().all(|lane| lane.waiting() == 0) {
+            self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        }
+        if !self.try_rest(now, ctx) {
+            self.show();
+        }
+    }
+
+    fn decide(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) {
+        while self.decided.len() < BATCH_MAX {
+            *wait = Wait::default();
+            let Some(place) = self.choose(now, wait, ctx) else {
+                self.slot = None;
+                return;
+            };
+            let Some(slot) = self.slot.take().or_else(|| self.ask_slot()) else {
+                wait.for_event("a free collector");
+                return;
+            };
+            let Some(candidate) = self.lanes[place].take(now) else {
+                self.slot = Some(slot);
+                return;
+            };
+            if let Some(candidate) = self.past_deadline(candidate, ctx) {
+                let Some(alone) = self.alone(&candidate) else {
+                    // Another fetch like it is being tried; look again soon, let others go before.
+                    let later = now.plus(Span::from(ALONE_AGAIN));
+                    self.lanes[place].parked.push(Candidate { not_before: later, ..candidate });
+                    self.slot = Some(slot);
+                    continue;
+                };
+                let id = self.shard.permit_id();
+                let api = self.lanes[place].api;
+                self.gate.take(&self.platform.limits, id, Ask { api }, now);
+                self.decided.push(Decided { id, at: now, lane: place, candidate, slot, alone });
+            } else {
+                self.slot = Some(slot);
+            }
+        }
+    }
+
+    /// The lane whose fetch goes next, if one may go now; else what they wait for.
+    fn choose(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) -> Option<usize> {
+        let count = self.lanes.len();
+        for priority in [Priority::High, Priority::Normal, Priority::Low] {
+            let mut reading = false;
+            for step in 0..count {
+                let place = (self.turn + step) % count;
+                let lane = &self.lanes[place];
+                if lane.key.priority != priority {
+                    continue;
+                }
+                let offer = lane.offer(now);
+                match offer {
+                    Offer::Nothing => continue,
+                    Offer::Later(at) => {
+                        wait.until(at, at, || "its next try".into());
+                        continue;
+                    }
+                    Offer::Fetch | Offer::Read => {}
+                }
+                let ask = Ask { api: lane.api };
+                match self.gate.decide(&self.platform.limits, ask, now) {
+                    Decision::Go if offer == Offer::Fetch => {
+                        self.turn = place + 1;
+                        return Some(place);
+                    }
+                    Decision::Go => {
+                        // Reading is what this lane waits for: read more at a time.
+                        if !lane.loading {
+                            let ahead = (lane.ahead * 2).min(AHEAD_MAX);
+                            self.lanes[place].ahead = ahead;
+                            self.read(place, ctx);
+                        }
+                        wait.for_event("its next fetch to be read");
+                        reading = true;
+                    }
+                    Decision::WaitUntil { at, because } => {
+                        let name = || self.gate.name(&self.platform.limits, &because);
+                        match at {
+                            None => wait.for_event(&name()),
+                            Some(at) if offer == Offer::Read => {
+                                let early = at.minus(Span::from(READ_EARLY));
+                                wait.until(at, early.max(now), name);
+                                if early <= now {
+                                    wait.wake = Some(wait.wake.map_or(at, |wake| wake.max(at)));
+                                    if !self.lanes[place].loading {
+                                        self.lanes[place].ahead = 1;
+                                        self.read(place, ctx);
+                                    }
+                                }
+                            }
+                            Some(at) => wait.until(at, at, name),
+                        }
+                    }
+                    Decision::Never { because } => {
+                        let name = self.gate.name(&self.platform.limits, &because);
+                        wait.for_event(&format!("nothing that can come: {name} allows no call"));
+                    }
+                }
+            }
+            if reading {
+                // What goes first is not known yet.
+                return None;
+            }
+        }
+        None
+    }
+
+    fn ask_slot(&mut self) -> Option<Slot> {
+        if self.slot_asked {
+            return None;
+        }
+        let slot = self.shard.slot(self.ix, self.incarnation);
+        self.slot_asked = slot.is_none();
+        slot
+    }
+
+    fn alone(&self, candidate: &Candidate) -> Option<Option<OwnedSemaphorePermit>> {
+        if candidate.tries.crashes < ALONE_FROM {
+            return Some(None);
+        }
+        Arc::clone(&self.shard.alone).try_acquire_owned().ok().map(Some)
+    }
+
+    fn past_deadline(
+        &mut self,
+        candidate: Candidate,
+        ctx: &mut Context<Self>,
+    ) -> Option<Candidate> {
+        let Some(deadline) = candidate.item.fetch.deadline else { return Some(candidate) };
+        if self.shard.clock.wall() <= deadline {
+            return Some(candidate);
+        }
+        let reason = format!("its turn came only after its deadline, {deadline}");
+        let Candidate { item, tries, .. } = candidate;
+        self.give_up(item, Code::DeadlinePassed, reason, LastAnswer::default(), tries, ctx);
+        None
+    }
+
+    /// Writes the record that covers what has been decided, if none is on its way.
+    fn write(&mut self, ctx: &mut Context<Self>) {
+        if self.decided.is_empty() || self.writing.is_some() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.decided);
+        self.writing = Some(batch);
+        self.store_record(ctx);
+    }
+
+    fn store_record(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let record = self.record(now);
+        self.stale = !record.flying.is_empty();
+        let store = self.shard.ledger.store(self.key.clone(), self.version, record.encode());
+        self.spawn(ctx, store, |throttle, answer, ctx| throttle.confirmed(answer, ctx));
+    }
+
+    fn record(&self, now: At) -> Record {
+        let flying = self.flights.iter().map(|(id, flight)| Flying {
+            seq: flight.item.seq,
+            permit: id.0,
+            tries: flight.tries,
+        });
+        let decided = self.writing.iter().flatten().map(|decided| Flying {
+            seq: decided.candidate.item.seq,
+            permit: decided.id.0,
+            tries: decided.candidate.tries,
+        });
+        let heads = self.lanes.iter().flat_map(|lane| lane.heads.iter().chain(&lane.parked));
+        let tried = heads.filter(|candidate| {
+            candidate.tries != Tries::default() || candidate.not_before > now
+        });
+        let parked = tried.map(|candidate| Waiting {
+            seq: candidate.item.seq,
+            tries: candidate.tries,
+            not_within_ms: candidate.not_before.since(now).0.div_ceil(1000),
+        });
+        let remembered = self.remembered.iter().map(|(seq, (tries, at, _))| Waiting {
+            seq: *seq,
+            tries: *tries,
+            not_within_ms: at.since(now).0.div_ceil(1000),
+        });
+        Record {
+            config: self.shard.plan.hash.clone(),
+            gate: self.gate.encode(&self.platform.limits, now),
+            flying: flying.chain(decided).collect(),
+            parked: parked.chain(remembered).collect(),
+            throttled_in_a_row: self.throttled_in_a_row,
+        }
+    }
+
+    fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
+        let batch = self.writing.take().unwrap_or_default();
+        let now = self.now();
+        match answer {
+            Ok(version) => {
+                self.version = version;
+                for decided in batch {
+                    if now > decided.at.plus(Span::from(USE_WITHIN)) {
+                        self.spend(decided, now);
+                    } else {
+                        self.give(decided);
+                    }
+                }
+                self.step(ctx);
+            }
+            Err(LedgerError::Unavailable(reason)) => {
+                telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
+                for decided in batch {
+                    self.spend(decided, now);
+                }
+                ctx.run_later(SEAM_AGAIN, Self::look_again);
+                self.show();
+            }
+            // Whatever is stored now, it is not known here: start over from what is.
+            Err(error) => {
+                telemetry::ledger_away(&self.key, &error);
+                ctx.stop();
+            }
+        }
+    }
+
+    fn give(&mut self, decided: Decided) {
+        let Decided { id, at, lane, candidate, slot, alone } = decided;
+        let api = self.lanes[lane].api;
+        self.usage.call(&self.platform.limits, api, at);
+        let Candidate { item, tries, .. } = candidate;
+        telemetry::permit(&self.key, &item, tries.calls() + 1);
+        let flight = Flight { item: Rc::clone(&item), tries, lane, _alone: alone };
+        self.flights.insert(id, flight);
+        let platform = Arc::clone(&self.platform);
+        self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
+    }
+
+    /// A permit that lapsed before its use: its quota is spent, its fetch waits on.
+    fn spend(&mut self, decided: Decided, now: At) {
+        self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
+        self.lanes[decided.lane].put_back(decided.candidate);
+    }
+
+    // --- What attempts tell.
+
+    fn hear(&mut self, id: PermitId, report: Report, ctx: &mut Context<Self>) {
+        let limits = Arc::clone(&self.platform.limits);
+        match report {
+            Report::Written(Written::At(at)) => self.gate.written(&limits, id, at),
+            Report::Written(Written::Unknown) => self.gate.unwritten(id),
+            Report::Answered(at) => self.gate.answered(&limits, id, at),
+            Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
+            Report::Finished(outcome) => self.finished(id, outcome, ctx),
+        }
+    }
+
+    fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
+        self.shard.running.borrow_mut().remove(&id);
+        let Some(flight) = self.flights.remove(&id) else { return };
+        let Flight { item, mut tries, lane, _alone } = flight;
+        match outcome {
+            Outcome::Done { bytes, objects } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                self.shard.totals.done(bytes, objects);
+                telemetry::fetch_done(&item, bytes, tries.calls() + 1);
+            }
+            Outcome::Dead { code, reason, last } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                tries.attempts = tries.attempts.saturating_add(1);
+                self.give_up(item, code, reason, last, tries, ctx);
+            }
+            Outcome::Again { kind, after, reason, last } => {
+                let in_a_row = self.count_in_a_row(kind);
+                let attempts_max = self.shard.plan.collect.attempts_max;
+                let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
+                telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
+                let now = self.now();
+                let wait = match next {
+                    Next::GiveUp(code) => {
+                        let reason = format!("{reason}; given up after {} calls", tries.calls());
+                        self.give_up(item, code, reason, last, tries, ctx);
+                        return;
+                    }
+                    Next::Retry(wait) => wait,
+                    Next::HoldAndRetry(wait) => {
+                        let until = now.plus(Span::from(wait));
+                        self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
+                        telemetry::hold(&self.key, kind, wait);
+                        wait
+                    }
+                };
+                let not_before = now.plus(Span::from(wait));
+                self.lanes[lane].parked.push(Candidate { item, tries, not_before });
+            }
+        }
+    }
+
+    fn count_in_a_row(&mut self, kind: Again) -> u8 {
+        let reached = !matches!(kind, Again::Unreachable | Again::Late | Again::Crashed);
+        if reached {
+            self.unreachable_in_a_row = 0;
+        }
+        match kind {
+            Again::Throttled => {
+                self.throttled_in_a_row = self.throttled_in_a_row.saturating_add(1);
+                self.throttled_in_a_row
+            }
+            Again::Unreachable => {
+                self.unreachable_in_a_row = self.unreachable_in_a_row.saturating_add(1);
+                self.unreachable_in_a_row
+            }
+            _ => 1,
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        item: Rc<Item>,
+        code: Code,
+        reason: String,
+        last: LastAnswer,
+        tries: Tries,
+        ctx: &mut Context<Self>,
+    ) {
+        telemetry::fetch_dead(&item, code, &reason);
+        let seq = item.seq;
+        self.ending.push(seq);
+        let dead = Dead {
+            seq: seq.0,
+            fetch: Some(item.fetch.clone()),
+            raw: None,
+            source: None,
+            code: code.to_string(),
+            reason,
+            attempts: tries.calls(),
+            http_status: last.status,
+            body_start: last.body_start,
+            died_at: self.shard.clock.wall(),
+        };
+        let shard = Rc::clone(&self.shard);
+        let finish = async move {
+            let ending = Ending::Dead(Box::new(dead));
+            crate::collector::finish_until_confirmed(&shard, &item, ending).await;
+        };
+        self.spawn(ctx, finish, move |throttle, (), ctx| {
+            throttle.ending.retain(|ending| *ending != seq);
+            throttle.shard.totals.dead();
+            throttle.step(ctx);
+        });
+    }
+
+    // --- Resting.
+
+    /// Hands the account to the shard as a record if nothing happens to it for a while.
+    fn try_rest(&mut self, now: At, ctx: &mut Context<Self>) -> bool {
+        let quiet = self.flights.is_empty()
+            && self.decided.is_empty()
+            && self.writing.is_none()
+            && self.busy == 0
+            && self.slot.is_none()
+            && !self.slot_asked;
+        if !quiet {
+            return false;
+        }
+        let waiting = self.lanes.iter().any(|lane| lane.waiting() > 0);
+        let draining = self.shard.draining.get();
+        let rest_from = if self.shard.accounts.borrow().live > CROWDED {
+            REST_FROM_CROWDED
+        } else {
+            REST_FROM
+        };
+        let due = match (waiting, self.until) {
+            _ if draining => At::MAX,
+            (false, _) => self.gate.forgotten_at(&self.platform.limits, now),
+            (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
+            (true, _) => return false,
+        };
+        if self.stale && !self.gate.is_trivial(&self.platform.limits) {
+            // The stored record speaks of calls in flight that are over: after a restart they would
+            // count as lost. Written anew, then this is asked again.
+            self.writing = Some(Vec::new());
+            self.store_record(ctx);
+            return false;
+        }
+        let all_handled = {
+            let accounts = self.shard.accounts.borrow();
+            let state = accounts.get(self.ix).map(|entry| &entry.state);
+            matches!(state, Some(State::Live { sent, .. }) if *sent == self.handled)
+        };
+        if !all_handled {
+            return false;
+        }
+        self.rest(now, due, ctx);
+        true
+    }
+
+    fn rest(&mut self, now: At, due: At, ctx: &mut Context<Self>) {
+        self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        let record = self.record(now);
+        let empty = record.parked.is_empty() && self.gate.is_empty();
+        let lanes: Box<[RestLane]> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.waiting() > 0)
+            .map(|lane| RestLane {
+                api: lane.api,
+                priority: lane.key.priority,
+                waiting: lane.waiting(),
+            })
+            .collect();
+        let mut accounts = self.shard.accounts.borrow_mut();
+        if empty && lanes.is_empty() {
+            accounts.forget(self.ix);
+        } else {
+            let record = if empty { Box::default() } else { record.encode().to_vec().into() };
+            let because = self.because.take();
+            let version = self.version;
+            accounts.rest(self.ix, Rest { version, record, since: now, lanes, due, because });
+        }
+        drop(accounts);
+        self.notice.expected();
+        self.shard.me().do_send(Room);
+        ctx.stop();
+    }
+
+    /// Tells the shard what this account looks like.
+    fn show(&mut self) {
+        if self.because != self.told {
+            telemetry::waiting(&self.key, self.because.as_deref(), self.until, &self.shard.clock);
+            self.told.clone_from(&self.because);
+        }
+        let decided = self.decided.len() + self.writing.as_ref().map_or(0, Vec::len);
+        let waiting = self.lanes.iter().map(Lane::waiting).sum::<u64>() + decided as u64;
+        let shown = Glance {
+            waiting,
+            in_flight: u32::try_from(self.flights.len()).unwrap_or(u32::MAX),
+            until: self.until,
+            because: self.because.clone(),
+        };
+        let mut accounts = self.shard.accounts.borrow_mut();
+        if let Some(entry) = accounts.get_mut(self.ix)
+            && let State::Live { glance, .. } = &mut entry.state
+        {
+            *glance = shown;
+        }
+    }
+
+    fn set_timer(&mut self, wake: Option<At>, ctx: &mut Context<Self>) {
+        if self.timer.as_ref().map(|(at, _)| *at) == wake {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        if let Some(at) = wake {
+            let handle = ctx.run_later(self.shard.clock.until(at), |throttle, ctx| {
+                throttle.timer = None;
+                throttle.step(ctx);
+            });
+            self.timer = Some((at, handle));
+        }
+    }
+
+    /// Waits for something without shutting the mailbox.
+    fn spawn<F, T>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        future: F,
+        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
+    ) where
+        F: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        self.busy += 1;
+        ctx.spawn(future.into_actor(self).map(move |answer, throttle, ctx| {
+            throttle.busy -= 1;
+            then(throttle, answer, ctx);
+        }));
+    }
+}
+
+/// What an account waits for.
+#[derive(Debug, Default)]
+struct Wait {
+    /// When the next call may go, if that is known.
+    at: Option<At>,
+    /// When to look again.
+    wake: Option<At>,
+    because: Option<Box<str>>,
+}
+
+impl Wait {
+    /// Something may go at `at`; look again at `wake`.
+    fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
+        if self.at.is_none_or(|known| at < known) {
+            self.at = Some(at);
+            self.because = Some(because());
+        }
+        self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
+    }
+
+    /// Something outside has to happen first, and will be heard of.
+    fn for_event(&mut self, because: &str) {
+        if self.because.is_none() {
+            self.because = Some(because.into());
+        }
+    }
+}
+
+fn hold_reason(kind: Again, last: &LastAnswer, asked: bool) -> String {
+    match (kind, last.status) {
+        (Again::Unreachable, _) => "the provider could not be reached".into(),
+        (_, Some(status)) if asked => format!("the provider answered {status} with Retry-After"),
+        (_, Some(status)) => format!("the provider answered {status}"),
+        (_, None) => "the provider refused".into(),
+    }
+}
+
+impl Actor for Throttle {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        telemetry::throttle_started(&self.key);
+        match self.start.take() {
+            Some(Start::Rested(rest)) => {
+                self.wake_up(*rest);
+                self.step(ctx);
+            }
+            Some(Start::Restarted) => self.read_record(ctx, true),
+            Some(Start::Fresh) | None => self.read_record(ctx, false),
+        }
+    }
+}
+
+impl Handler<MoreWork> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, MoreWork(found): MoreWork, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.note(&found);
+        self.step(ctx);
+    }
+}
+
+impl Handler<Reported> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, reported: Reported, ctx: &mut Self::Context) {
+        self.handled += 1;
+        if self.open {
+            self.hear(reported.id, reported.report, ctx);
+            self.step(ctx);
+        }
+    }
+}
+
+impl Handler<SlotFree> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, SlotFree(slot): SlotFree, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.slot_asked = false;
+        self.slot = Some(slot);
+        self.step(ctx);
+    }
+}
+
+impl Handler<LookAgain> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, _: LookAgain, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.step(ctx);
+    }
+}

@@ -1,0 +1,125 @@
+//! One lane as its throttle actor sees it: counts and hints, the next fetches read ahead, and those
+//! parked between two tries. The fetches themselves stay in the queue.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tollgate_gate::At;
+
+use crate::collector::Item;
+use crate::ids::{LaneKey, Seq};
+use crate::ledger::record::Tries;
+
+/// Most fetches of a lane parked between two tries; with that many, the lane waits.
+pub(crate) const PARKED_MAX: usize = 16;
+/// Most fetches of a lane read ahead.
+pub(crate) const AHEAD_MAX: usize = 64;
+
+/// A fetch that could be tried.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) item: Rc<Item>,
+    pub(crate) tries: Tries,
+    /// Not tried before this moment.
+    pub(crate) not_before: At,
+}
+
+/// A lane of one account.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) key: LaneKey,
+    pub(crate) api: u16,
+    /// Read ahead, in order.
+    pub(crate) heads: VecDeque<Candidate>,
+    /// Between two tries.
+    pub(crate) parked: Vec<Candidate>,
+    /// Fetches believed to be in the queue and not read yet.
+    pub(crate) unseen: u64,
+    /// The last one read.
+    pub(crate) cursor: Option<Seq>,
+    /// A read is under way.
+    pub(crate) loading: bool,
+    /// The next read starts from the beginning, because the last one found less than was believed.
+    pub(crate) rescan: bool,
+    /// How many to read next time: doubled while reading is what the lane waits for.
+    pub(crate) ahead: usize,
+}
+
+/// What a lane has to offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// A fetch that may go as far as the lane is concerned.
+    Fetch,
+    /// The next fetch has to be read first.
+    Read,
+    /// A fetch, but not before this moment.
+    Later(At),
+    /// Nothing.
+    Nothing,
+}
+
+impl Lane {
+    pub(crate) fn new(key: LaneKey, api: u16) -> Self {
+        Self {
+            key,
+            api,
+            heads: VecDeque::new(),
+            parked: Vec::new(),
+            unseen: 0,
+            cursor: None,
+            loading: false,
+            rescan: false,
+            ahead: 1,
+        }
+    }
+
+    /// Fetches that wait here, as far as is known.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.unseen + self.heads.len() as u64 + self.parked.len() as u64
+    }
+
+    /// What could be tried now.
+    pub(crate) fn offer(&self, now: At) -> Offer {
+        let mut later: Option<At> = None;
+        for parked in &self.parked {
+            if parked.not_before <= now {
+                return Offer::Fetch;
+            }
+            later = Some(later.map_or(parked.not_before, |at| at.min(parked.not_before)));
+        }
+        if self.parked.len() < PARKED_MAX {
+            if !self.heads.is_empty() {
+                return Offer::Fetch;
+            }
+            if self.unseen > 0 {
+                return Offer::Read;
+            }
+        }
+        later.map_or(Offer::Nothing, Offer::Later)
+    }
+
+    /// Takes what `offer` called `Fetch`: a parked one whose time has come, oldest first, else the head.
+    pub(crate) fn take(&mut self, now: At) -> Option<Candidate> {
+        let due = self
+            .parked
+            .iter()
+            .enumerate()
+            .filter(|(_, parked)| parked.not_before <= now)
+            .min_by_key(|(_, parked)| parked.item.seq)
+            .map(|(place, _)| place);
+        match due {
+            Some(place) => Some(self.parked.swap_remove(place)),
+            None => self.heads.pop_front(),
+        }
+    }
+
+    /// Puts back what was taken and not tried.
+    pub(crate) fn put_back(&mut self, candidate: Candidate) {
+        self.heads.push_front(candidate);
+    }
+
+    /// Whether a fetch is in hand here.
+    pub(crate) fn has(&self, seq: Seq) -> bool {
+        self.heads.iter().chain(&self.parked).any(|known| known.item.seq == seq)
+    }
+}

@@ -1,0 +1,31 @@
+//! What a throttle actor is sent.
+
+use actix::Message;
+use tollgate_gate::PermitId;
+
+use crate::collector::Slot;
+use crate::shard::Found;
+use crate::shard::permit::Report;
+
+/// Sent by the shard: work has been found in a lane of this account.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct MoreWork(pub(crate) Found);
+
+/// Sent by a permit: what its holder saw. The shard has it too, so a lost one is no loss.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reported {
+    pub(crate) id: PermitId,
+    pub(crate) report: Report,
+}
+
+/// Sent by the shard: here is the slot that was asked for. Dropping it passes it on.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct SlotFree(pub(crate) Slot);
+
+/// Sent by the shard: something outside has changed (the store is back, a drain begins).
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct LookAgain;

@@ -1,0 +1,50 @@
+//! How much of what its limits allow an account used: the least time its calls need over the time they
+//! took, per limit, over stretches with work waiting.
+
+use std::collections::HashMap;
+
+use tollgate_gate::{ApiIx, At, LimitSet, Span, time_needed};
+
+use crate::ids::Slug;
+use crate::telemetry::Totals;
+
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    first: At,
+    last: At,
+    calls: u64,
+}
+
+/// The stretches of one account that are not told yet.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    stretches: HashMap<(usize, Option<ApiIx>), Stretch>,
+}
+
+impl Usage {
+    /// A call of this api went out.
+    pub(crate) fn call(&mut self, limits: &LimitSet, api: ApiIx, at: At) {
+        for (place, limit) in limits.limits().iter().enumerate() {
+            if limit.api.is_some_and(|only| only != api) {
+                continue;
+            }
+            let key = (place, limit.per_api.then_some(api));
+            let stretch =
+                self.stretches.entry(key).or_insert(Stretch { first: at, last: at, calls: 0 });
+            stretch.last = at;
+            stretch.calls += 1;
+        }
+    }
+
+    /// Nothing waits any more, or the account rests: tells what is there and starts anew.
+    pub(crate) fn tell(&mut self, platform: &Slug, limits: &LimitSet, totals: &Totals) {
+        for ((place, _), stretch) in self.stretches.drain() {
+            let limit = &limits.limits()[place];
+            let needed = time_needed(limit.rule, stretch.calls);
+            if needed > Span(0) {
+                let taken = stretch.last.since(stretch.first);
+                totals.limit_used(platform, &limit.name, needed, taken);
+            }
+        }
+    }
+}
