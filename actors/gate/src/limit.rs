@@ -1,0 +1,291 @@
+//! What a limit is, and which limits make sense together.
+//!
+//! A [`LimitSet`] is checked once and then cannot be wrong. It knows nothing of calls already made: that
+//! is the ledger's part.
+
+use core::fmt;
+use core::num::NonZeroU32;
+
+use crate::time::{At, Span};
+
+/// Number of an api within its platform. The same api must keep its number for as long as a ledger
+/// lives: charges and limits of one api are found by it.
+pub type ApiIx = u16;
+
+/// Most limits in one set.
+pub const LIMITS_MAX: usize = 32;
+/// Longest name of a limit in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Shortest window or gap: below it the jitter of a connection is all there is.
+pub const WINDOW_MIN: Span = Span::from_millis(1);
+/// Longest window, gap or guard: a leap year.
+pub const WINDOW_MAX: Span = Span::from_secs(366 * 24 * 3600);
+/// A call of a limit with [`Guard::Never`] that ends without an answer and may have been sent is charged
+/// this long after its end: whatever still lay in a buffer or on the way has arrived by then.
+pub const NO_ANSWER_BOUND: Span = Span::from_secs(30);
+
+/// Up to this `max` the charges of a window are kept one by one.
+const EXACT_MAX: u32 = 64;
+/// Above it a window is cut into this many parts, and each charge is rounded up to the end of its part.
+const PARTS: u64 = 60;
+
+/// How a provider counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Two calls are at least `gap` apart; 1 ms to 366 days.
+    Every {
+        /// From one call to the next.
+        gap: Span,
+    },
+    /// At most `max` calls in **any** window of that length, wherever it starts; 1 ms to 366 days.
+    Sliding {
+        /// Most calls in a window.
+        max: NonZeroU32,
+        /// Length of the window. It does not contain the moment it begins at: with 60 calls an hour, the
+        /// 61st may come exactly an hour after the first.
+        window: Span,
+    },
+    /// At most `max` calls in flight at once.
+    Concurrent {
+        /// Most calls in flight.
+        max: NonZeroU32,
+    },
+}
+
+impl Rule {
+    /// Length of the window, if the rule counts by time: [`Rule::Every`] is one call in any window of its
+    /// gap.
+    pub(crate) fn window(self) -> Option<Span> {
+        match self {
+            Self::Every { gap } => Some(gap),
+            Self::Sliding { window, .. } => Some(window),
+            Self::Concurrent { .. } => None,
+        }
+    }
+
+    /// Most calls in a window, or in flight.
+    pub(crate) fn max(self) -> u32 {
+        match self {
+            Self::Every { .. } => 1,
+            Self::Sliding { max, .. } | Self::Concurrent { max } => max.get(),
+        }
+    }
+
+    /// What charges are rounded up to; zero where they are kept one by one.
+    pub(crate) fn rounding(self) -> Span {
+        match self.window() {
+            Some(window) if self.max() > EXACT_MAX => Span(window.0.div_ceil(PARTS)),
+            _ => Span::ZERO,
+        }
+    }
+}
+
+/// The least time between the first and the last of so many calls under a rule: what the rule itself
+/// costs. Time needed / time taken is the share of the allowed rate that was used.
+///
+/// ```
+/// use core::num::NonZeroU32;
+/// use tollgate_gate::{Rule, Span, time_needed};
+/// let ten = NonZeroU32::new(10).unwrap();
+/// // 10 calls at 0 s, 10 at 60 s, the last 5 at 120 s.
+/// let minute = Rule::Sliding { max: ten, window: Span::from_secs(60) };
+/// assert_eq!(time_needed(minute, 25), Span::from_secs(120));
+/// // At 0, 5, 10 and 15 s.
+/// assert_eq!(time_needed(Rule::Every { gap: Span::from_secs(5) }, 4), Span::from_secs(15));
+/// // How long a call takes is not known here.
+/// assert_eq!(time_needed(Rule::Concurrent { max: ten }, 25), Span::ZERO);
+/// assert_eq!(time_needed(minute, 0), Span::ZERO);
+/// ```
+pub fn time_needed(rule: Rule, calls: u64) -> Span {
+    let windows = calls.div_ceil(u64::from(rule.max())).saturating_sub(1);
+    rule.window().map_or(Span::ZERO, |window| window.times(windows))
+}
+
+/// How long after its writing a request is certain to have arrived.
+///
+/// A provider counts arrivals, and an arrival cannot be seen from here: it lies between the writing of
+/// the request and the beginning of its answer. A call is charged at whichever is first, the answer or
+/// the guard's end. What matters is how late a request is *relative to those after it*: a delay that all
+/// requests share cancels out, so a guard has to cover the jitter of the way, not its length. Its price
+/// is at most one guard per window.
+///
+/// This is condition (b) of the first promise: requests travel faster than the guard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// A 400th of the window, at least 25 ms, at most 250 ms.
+    ///
+    /// A 400th costs 0.25 % of the rate. 25 ms cover the jitter of a warm connection, also where the
+    /// window is so short that they cost more. Beyond 250 ms a longer guard buys little: a packet that
+    /// was lost has mostly been sent again by then, and what takes longer is seldom the only thing late.
+    #[default]
+    Default,
+    /// So long; zero trusts that requests arrive in the moment of their writing. At most 366 days.
+    After(Span),
+    /// No time is enough: a call is charged when its answer begins, and until then nothing that needs its
+    /// place goes. Calls that end without an answer are charged after [`NO_ANSWER_BOUND`].
+    Never,
+}
+
+impl Guard {
+    /// The guard of a limit with that window (or gap); `None` for [`Guard::Never`].
+    ///
+    /// ```
+    /// use tollgate_gate::{Guard, Span};
+    /// let of = |window| Guard::Default.span(window);
+    /// assert_eq!(of(Span::from_secs(1)), Some(Span::from_millis(25))); // 2.5 ms is too short
+    /// assert_eq!(of(Span::from_secs(40)), Some(Span::from_millis(100))); // 40 s / 400
+    /// assert_eq!(of(Span::from_secs(3600)), Some(Span::from_millis(250))); // 9 s is too long
+    /// assert_eq!(Guard::Never.span(Span::from_secs(1)), None);
+    /// ```
+    pub fn span(self, window: Span) -> Option<Span> {
+        match self {
+            Self::Default => Some(
+                Span(window.0.div_ceil(400)).clamp(Span::from_millis(25), Span::from_millis(250)),
+            ),
+            Self::After(span) => Some(span),
+            Self::Never => None,
+        }
+    }
+}
+
+/// One rule of a provider for an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// What it is called in the configuration; 1 to 128 bytes. Charges are found by it after a restart.
+    pub name: String,
+    /// True if each api is counted separately.
+    pub per_api: bool,
+    /// The api whose calls it counts; all calls if `None`.
+    pub api: Option<ApiIx>,
+    /// How it counts.
+    pub rule: Rule,
+    /// How long a written request may be on its way. Without meaning for [`Rule::Concurrent`].
+    pub guard: Guard,
+}
+
+impl Limit {
+    /// Whether calls of that api count.
+    pub(crate) fn matches(&self, api: ApiIx) -> bool {
+        self.api.is_none_or(|own| own == api)
+    }
+
+    /// Which of the limit's counters counts calls of that api: `None` is the one that all share.
+    pub(crate) fn bucket(&self, api: ApiIx) -> Option<ApiIx> {
+        (self.per_api && self.api.is_none()).then_some(api)
+    }
+
+    /// The guard, if the limit has one and counts by time.
+    pub(crate) fn guard_span(&self) -> Option<Span> {
+        self.rule.window().and_then(|window| self.guard.span(window))
+    }
+
+    /// When a request that was written at `at` is charged, as long as no answer has come; `None` if only
+    /// an answer tells.
+    pub(crate) fn charge_of(&self, written: At) -> Option<At> {
+        self.guard_span().map(|guard| written.plus(guard))
+    }
+}
+
+/// The limits of an account; every one that matches a call must agree to it. Never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LimitSet {
+    limits: Vec<Limit>,
+}
+
+impl LimitSet {
+    /// Checks limits. No limits at all are fine: then every call goes.
+    ///
+    /// # Errors
+    /// The first mistake: see [`LimitError`].
+    pub fn new(limits: Vec<Limit>) -> Result<Self, LimitError> {
+        if limits.len() > LIMITS_MAX {
+            return Err(LimitError::TooMany(limits.len()));
+        }
+        for (index, limit) in limits.iter().enumerate() {
+            let name = || limit.name.clone();
+            if limit.name.is_empty() || limit.name.len() > NAME_BYTES_MAX {
+                return Err(LimitError::Name { index, bytes: limit.name.len() });
+            }
+            let same = |other: &Limit| other.name == limit.name && other.api == limit.api;
+            if limits.iter().take(index).any(same) {
+                return Err(LimitError::Duplicate(name()));
+            }
+            if let Some(window) = limit.rule.window() {
+                if window < WINDOW_MIN {
+                    return Err(LimitError::TooShort(name()));
+                }
+                let guard = limit.guard.span(window).unwrap_or(Span::ZERO);
+                if window.max(guard) > WINDOW_MAX {
+                    return Err(LimitError::TooLong(name()));
+                }
+            }
+        }
+        Ok(Self { limits })
+    }
+
+    /// The limits, in the order they were given.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// Whether any limit counts by time. Without one there is nothing to charge, only calls in flight.
+    pub fn is_dated(&self) -> bool {
+        self.limits.iter().any(|limit| limit.rule.window().is_some())
+    }
+
+    /// The longest that a written request may be on its way under these limits: the longest guard, with
+    /// [`NO_ANSWER_BOUND`] for [`Guard::Never`]; zero without a limit that counts by time.
+    ///
+    /// Whoever charges the calls of a dead writer ([`Ledger::lost`](crate::Ledger::lost)) adds it to the
+    /// last moment at which one of them can have been written.
+    pub fn guard_max(&self) -> Span {
+        let dated = self.limits.iter().filter(|limit| limit.rule.window().is_some());
+        dated.map(|limit| limit.guard_span().unwrap_or(NO_ANSWER_BOUND)).max().unwrap_or(Span::ZERO)
+    }
+
+    /// The limits that count calls of that api, with their places in the set.
+    pub(crate) fn of(&self, api: ApiIx) -> impl Iterator<Item = (usize, &Limit)> {
+        self.limits.iter().enumerate().filter(move |(_, limit)| limit.matches(api))
+    }
+}
+
+/// Why limits were refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitError {
+    /// More than 32 of them; this many.
+    TooMany(usize),
+    /// The name of the limit at `index` is empty or longer than 128 bytes.
+    Name {
+        /// Its place, from 0.
+        index: usize,
+        /// Length of its name.
+        bytes: usize,
+    },
+    /// Two limits of the same api (or both of none) have this name.
+    Duplicate(String),
+    /// The window or gap of this limit is zero or below 1 ms.
+    TooShort(String),
+    /// The window, gap or guard of this limit is above 366 days.
+    TooLong(String),
+}
+
+impl fmt::Display for LimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany(count) => write!(f, "{count} limits, at most {LIMITS_MAX} are allowed"),
+            Self::Name { index, bytes } => {
+                write!(
+                    f,
+                    "the name of limit {index} has {bytes} bytes, 1 to {NAME_BYTES_MAX} are allowed"
+                )
+            }
+            Self::Duplicate(name) => write!(f, "limit `{name}` is declared twice"),
+            Self::TooShort(name) => write!(f, "limit `{name}` has a window or gap below 1 ms"),
+            Self::TooLong(name) => {
+                write!(f, "limit `{name}` has a window, gap or guard above 366 days")
+            }
+        }
+    }
+}
+
+impl core::error::Error for LimitError {}

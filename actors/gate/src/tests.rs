@@ -1,0 +1,89 @@
+//! What the gate claims, and how it is tried.
+//!
+//! - `claims`: single cases with their arithmetic.
+//! - `judge`: the provider, which knows only arrivals, and a second, naive gate that keeps every call for
+//!   ever. Neither uses the ledger.
+//! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
+//! - `record`: the stored form.
+
+mod claims;
+mod judge;
+mod record;
+mod simulation;
+
+use core::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use crate::{Guard, Limit, LimitSet, Rule, Span};
+
+/// Apis in tests: 0, 1, 2.
+const APIS: u16 = 3;
+const MS: u64 = 1_000;
+const S: i64 = 1_000_000;
+
+fn max(calls: u32) -> NonZeroU32 {
+    NonZeroU32::new(calls).unwrap()
+}
+
+/// A limit of all calls together with a guard of 100 ms.
+fn limit(name: &str, rule: Rule) -> Limit {
+    let guard = Guard::After(Span::from_millis(100));
+    Limit { name: name.into(), per_api: false, api: None, rule, guard }
+}
+
+fn every(secs: u64) -> Rule {
+    Rule::Every { gap: Span::from_secs(secs) }
+}
+
+fn sliding(calls: u32, secs: u64) -> Rule {
+    Rule::Sliding { max: max(calls), window: Span::from_secs(secs) }
+}
+
+fn concurrent(calls: u32) -> Rule {
+    Rule::Concurrent { max: max(calls) }
+}
+
+fn set(limits: impl Into<Vec<Limit>>) -> LimitSet {
+    LimitSet::new(limits.into()).unwrap()
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let window = || prop_oneof![MS..20 * MS, MS..2_000 * MS].prop_map(Span);
+    prop_oneof![
+        2 => window().prop_map(|gap| Rule::Every { gap }),
+        4 => (1u32..7, window())
+            .prop_map(|(calls, window)| Rule::Sliding { max: max(calls), window }),
+        1 => (65u32..75, (50 * MS..3_000 * MS).prop_map(Span))
+            .prop_map(|(calls, window)| Rule::Sliding { max: max(calls), window }),
+        2 => (1u32..6).prop_map(concurrent),
+    ]
+}
+
+fn any_guard() -> impl Strategy<Value = Guard> {
+    prop_oneof![
+        3 => (0..40 * MS).prop_map(|span| Guard::After(Span(span))),
+        1 => Just(Guard::Default),
+        1 => Just(Guard::Never),
+    ]
+}
+
+/// One to five limits of all kinds.
+fn any_limits() -> impl Strategy<Value = LimitSet> {
+    let one = (
+        any_rule(),
+        any_guard(),
+        any::<bool>(),
+        prop_oneof![3 => Just(None), 1 => (0..APIS).prop_map(Some)],
+    );
+    prop::collection::vec(one, 1..=5).prop_map(|all| {
+        let named = all.into_iter().enumerate().map(|(i, (rule, guard, per_api, api))| Limit {
+            name: format!("limit {i}"),
+            per_api,
+            api,
+            rule,
+            guard,
+        });
+        set(named.collect::<Vec<_>>())
+    })
+}

@@ -1,0 +1,400 @@
+//! A world of random limits, calls, reports, crashes and restarts on virtual time.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::judge::{Arrival, Call, Due, assert_within, bounds, due, transit_max};
+use super::{APIS, MS, any_limits};
+use crate::{
+    ApiIx, Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span,
+    decide,
+};
+
+/// A call is written at most so long after its permit, also by a writer that is cut off.
+const WRITTEN_WITHIN: Span = Span::from_millis(200);
+
+/// How a call goes.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Written, answered, ended.
+    Whole,
+    /// The writing is not reported.
+    Unstamped,
+    /// A wrong stamp, taken back, then a true one.
+    Restamped,
+    /// A wrong stamp, taken back, and nothing more until the answer.
+    TakenBack,
+    /// Written, but ended without an answer.
+    Silent,
+    /// Ended without a stamp or an answer, and written all the same.
+    Unheard,
+    /// Ended before anything was sent.
+    Unsent,
+}
+
+/// What the world does to a call.
+#[derive(Debug, Clone, Copy)]
+struct Script {
+    kind: Kind,
+    write_delay: u64,
+    /// Part of the guard that the request travels, of 255.
+    transit: u8,
+    think: u64,
+    body: u64,
+    /// How late each report is.
+    lag: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Ask {
+        api: ApiIx,
+        calls: usize,
+    },
+    /// The process dies; another starts after `down` with the record's age wrong by up to `down`.
+    Crash {
+        down: u64,
+        lag: u64,
+    },
+    /// The actor restarts; its calls go on.
+    Reload,
+    /// A record without a permit.
+    Store,
+    Prune,
+    Hold {
+        api: Option<ApiIx>,
+        span: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Op(Op),
+    Start { lag: u64 },
+    Written(PermitId, At),
+    Unwritten(PermitId),
+    Answered(PermitId, At),
+    Ended(PermitId, At, Sent),
+    Wake,
+}
+
+struct World {
+    limits: LimitSet,
+    scripts: Vec<Script>,
+    ledger: Ledger,
+    /// What the naive gate knows.
+    calls: Vec<Call>,
+    /// The last record, its moment, and what the naive gate knew.
+    stored: (Vec<u8>, At, Vec<Call>),
+    arrivals: Vec<Arrival>,
+    waiting: [usize; APIS as usize],
+    now: At,
+    down: bool,
+    events: BTreeMap<(At, usize), Event>,
+    /// Events and permits so far.
+    num_events: usize,
+    num_permits: u64,
+}
+
+impl World {
+    fn new(limits: LimitSet, scripts: Vec<Script>, start: At) -> Self {
+        let ledger = Ledger::new();
+        let record = ledger.encode(&limits, start);
+        Self {
+            limits,
+            scripts,
+            ledger,
+            calls: Vec::new(),
+            stored: (record, start, Vec::new()),
+            arrivals: Vec::new(),
+            waiting: [0; APIS as usize],
+            now: start,
+            down: false,
+            events: BTreeMap::new(),
+            num_events: 0,
+            num_permits: 0,
+        }
+    }
+
+    fn at(&mut self, at: At, event: Event) {
+        self.num_events += 1;
+        assert!(self.num_events < 20_000, "the gate does not let all calls go");
+        self.events.insert((at.max(self.now), self.num_events), event);
+    }
+
+    fn run(&mut self) {
+        while let Some(((now, _), event)) = self.events.pop_first() {
+            self.now = now;
+            self.handle(event);
+            if !self.down {
+                for api in 0..APIS {
+                    self.check(api);
+                    while self.waiting[usize::from(api)] > 0 && self.go(api) {}
+                }
+            }
+        }
+        assert_eq!(self.waiting, [0; APIS as usize], "every call goes in the end");
+        assert_within(&self.limits, &self.arrivals);
+    }
+
+    fn handle(&mut self, event: Event) {
+        let limits = &self.limits;
+        match event {
+            Event::Wake => {}
+            Event::Op(Op::Ask { api, calls }) => self.waiting[usize::from(api)] += calls,
+            Event::Op(Op::Crash { .. } | Op::Reload | Op::Store | Op::Hold { .. } | Op::Prune)
+                if self.down => {}
+            Event::Op(Op::Crash { down, lag }) => {
+                self.down = true;
+                // Nothing more is heard of the calls, only asks and operators go on.
+                self.events.retain(|_, event| matches!(event, Event::Op(_)));
+                self.at(self.now.plus(Span(down)), Event::Start { lag: lag.min(down) });
+            }
+            Event::Start { lag } => self.start(Span(lag)),
+            Event::Op(Op::Reload) => {
+                let record = self.ledger.encode(limits, self.now);
+                let (ledger, notes) = Ledger::decode(limits, &record, self.now).unwrap();
+                assert_eq!(notes, []);
+                self.ledger = ledger;
+            }
+            Event::Op(Op::Store) => self.store(),
+            Event::Op(Op::Prune) => self.ledger.prune(limits, self.now),
+            Event::Op(Op::Hold { api, span }) => {
+                let scope = api.map_or(HoldScope::Account, HoldScope::Api);
+                let until = self.now.plus(Span(span));
+                self.ledger.holds_mut().set(Hold { scope, until, reason: "429".into() });
+                self.at(until, Event::Wake);
+                self.store();
+            }
+            Event::Written(id, at) => {
+                assert!(self.ledger.written(limits, id, at));
+                self.call(id).written = Some(at);
+            }
+            Event::Unwritten(id) => {
+                assert!(self.ledger.unwritten(id));
+                self.call(id).written = None;
+            }
+            Event::Answered(id, at) => {
+                assert!(self.ledger.answered(limits, id, at));
+                self.call(id).answered = Some(at);
+            }
+            Event::Ended(id, at, sent) => {
+                assert!(self.ledger.ended(limits, id, at, sent));
+                assert!(!self.ledger.ended(limits, id, at, sent));
+                self.call(id).ended = Some((at, sent));
+            }
+        }
+    }
+
+    /// A new process takes over the last record.
+    fn start(&mut self, lag: Span) {
+        self.down = false;
+        let (record, encoded_at, calls) = &self.stored;
+        let stored_at = encoded_at.plus(lag);
+        let (ledger, notes) = Ledger::decode(&self.limits, record, stored_at).unwrap();
+        assert_eq!(notes, []);
+        self.ledger = ledger;
+        self.calls = calls.iter().map(|call| call.later(lag)).collect();
+        let charge_at = stored_at.plus(WRITTEN_WITHIN).plus(self.limits.guard_max());
+        let last = self.arrivals.iter().map(|arrival| arrival.over).max();
+        let slots_until = last.unwrap_or(self.now).max(self.now);
+        self.ledger.lost(&self.limits, charge_at, slots_until);
+        for call in self.calls.iter_mut().filter(|call| call.ended.is_none() && call.lost.is_none())
+        {
+            call.lost = Some((charge_at, slots_until));
+        }
+        assert_eq!(self.ledger.in_flight().len(), 0);
+        self.store();
+    }
+
+    fn store(&mut self) {
+        let record = self.ledger.encode(&self.limits, self.now);
+        self.stored = (record, self.now, self.calls.clone());
+    }
+
+    fn call(&mut self, id: PermitId) -> &mut Call {
+        self.calls.iter_mut().find(|call| call.id == id).unwrap()
+    }
+
+    fn decide(&self, api: ApiIx, now: At) -> Decision {
+        decide(&self.limits, &self.ledger, self.ledger.holds(), Ask { api }, now)
+    }
+
+    /// Compares the decision with what the naive gate says of the same reports.
+    fn check(&self, api: ApiIx) {
+        let (mut earliest, mut latest) = bounds(&self.limits, &self.calls, api);
+        for hold in self.ledger.holds().as_slice() {
+            if matches!(hold.scope, HoldScope::Account) || hold.scope == HoldScope::Api(api) {
+                earliest = earliest.max(Due::From(hold.until));
+                latest = latest.max(Due::From(hold.until));
+            }
+        }
+        let now = Due::From(self.now);
+        match self.decide(api, self.now) {
+            Decision::Go => assert!(earliest <= now, "too early: {earliest:?}"),
+            Decision::WaitUntil { at: None, because } => {
+                assert_eq!(earliest, Due::Unknown);
+                assert_eq!(self.due(because, api).0, Due::Unknown);
+            }
+            Decision::WaitUntil { at: Some(at), because } => {
+                assert!(at > self.now);
+                assert!(earliest <= Due::From(at), "too early: {at:?}, not {earliest:?}");
+                assert!(Due::From(at) <= latest, "too late: {at:?}, not {latest:?}");
+                assert_ne!(self.decide(api, At(at.0 - 1)), Decision::Go, "could be earlier");
+                assert_eq!(self.decide(api, at), Decision::Go, "does not open");
+                let (due, slack) = self.due(because, api);
+                assert!(due <= Due::From(at) && Due::From(at.minus(slack)) <= due, "{because:?}");
+            }
+            never @ Decision::Never { .. } => panic!("{never:?}"),
+        }
+    }
+
+    /// When what is named opens, and how much later it may.
+    fn due(&self, because: Because, api: ApiIx) -> (Due, Span) {
+        match because {
+            Because::Limit(place) => due(&self.limits.limits()[place], &self.calls, api),
+            Because::Hold(place) => {
+                (Due::From(self.ledger.holds().as_slice()[place].until), Span::ZERO)
+            }
+        }
+    }
+
+    /// Makes a call if the gate is open.
+    fn go(&mut self, api: ApiIx) -> bool {
+        match self.decide(api, self.now) {
+            Decision::Go => {}
+            Decision::WaitUntil { at, .. } => {
+                if let Some(at) = at
+                    && !self.events.contains_key(&(at, 0))
+                {
+                    self.events.insert((at, 0), Event::Wake);
+                }
+                return false;
+            }
+            Decision::Never { .. } => return false,
+        }
+        self.num_permits += 1;
+        let id = PermitId(self.num_permits);
+        self.ledger.take(&self.limits, id, Ask { api }, self.now);
+        self.calls.push(Call::new(id, api));
+        self.waiting[usize::from(api)] -= 1;
+        self.store();
+        self.play(id, api);
+        self.check(api);
+        true
+    }
+
+    /// Decides what becomes of a call.
+    fn play(&mut self, id: PermitId, api: ApiIx) {
+        let script = self.scripts[id.0 as usize % self.scripts.len()];
+        let wrong = self.now.plus(Span(script.write_delay));
+        let mut written = wrong;
+        let taken_back = written.plus(Span(900)); // before the shortest window is over
+        if matches!(script.kind, Kind::Restamped | Kind::TakenBack) {
+            self.at(wrong, Event::Written(id, wrong));
+            self.at(taken_back, Event::Unwritten(id));
+            written = taken_back.plus(Span(script.write_delay));
+        }
+        let travel = transit_max(&self.limits, api).0 * u64::from(script.transit) / 255;
+        let arrived = written.plus(Span(travel));
+        let (answered, silent) =
+            (arrived.plus(Span(script.think)), written.plus(Span(script.think)));
+        let over = answered.plus(Span(script.body));
+
+        let mut report = self.now;
+        let mut report_at = |at: At| {
+            report = report.max(at).plus(Span(script.lag));
+            report
+        };
+        let mut events = Vec::new();
+        let mut over_at = over;
+        if matches!(script.kind, Kind::Whole | Kind::Restamped | Kind::Silent) {
+            events.push((report_at(written), Event::Written(id, written)));
+        }
+        match script.kind {
+            Kind::Whole | Kind::Unstamped | Kind::Restamped | Kind::TakenBack => {
+                events.push((report_at(answered), Event::Answered(id, answered)));
+                events.push((report_at(over), Event::Ended(id, over, Sent::Maybe)));
+            }
+            Kind::Silent | Kind::Unheard => {
+                over_at = silent;
+                events.push((report_at(silent), Event::Ended(id, silent, Sent::Maybe)));
+            }
+            Kind::Unsent => {
+                events.push((report_at(written), Event::Ended(id, written, Sent::Never)));
+            }
+        }
+        for (at, event) in events {
+            self.at(at, event);
+        }
+        if !matches!(script.kind, Kind::Unsent) {
+            self.arrivals.push(Arrival { api, at: arrived, over: over_at });
+        }
+    }
+}
+
+fn any_script() -> impl Strategy<Value = Script> {
+    let kind = prop_oneof![
+        6 => Just(Kind::Whole),
+        2 => Just(Kind::Unstamped),
+        1 => Just(Kind::Restamped),
+        1 => Just(Kind::TakenBack),
+        1 => Just(Kind::Silent),
+        1 => Just(Kind::Unheard),
+        1 => Just(Kind::Unsent),
+    ];
+    let span = |most: u64| prop_oneof![Just(0), 0..most / 20, 0..most];
+    let transit = prop_oneof![Just(0), Just(255), any::<u8>()];
+    (kind, span(90 * MS), transit, span(300 * MS), span(100 * MS), span(5 * MS)).prop_map(
+        |(kind, write_delay, transit, think, body, lag)| Script {
+            kind,
+            write_delay,
+            transit,
+            think,
+            body,
+            lag,
+        },
+    )
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        12 => (0..APIS, 1usize..4).prop_map(|(api, calls)| Op::Ask { api, calls }),
+        1 => (0..APIS, 40usize..80).prop_map(|(api, calls)| Op::Ask { api, calls }),
+        1 => (0..1_000 * MS, 0..500 * MS).prop_map(|(down, lag)| Op::Crash { down, lag }),
+        1 => Just(Op::Reload),
+        1 => Just(Op::Store),
+        1 => Just(Op::Prune),
+        1 => (prop::option::of(0..APIS), 0..500 * MS).prop_map(|(api, span)| Op::Hold { api, span }),
+    ]
+}
+
+/// Operations and the time before each: mostly short, sometimes a clock gap.
+fn any_ops() -> impl Strategy<Value = Vec<(u64, Op)>> {
+    let gap = prop_oneof![4 => Just(0), 8 => 0..50 * MS, 2 => 0..1_000 * MS, 1 => 0..100_000 * MS];
+    prop::collection::vec((gap, any_op()), 1..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn never_lets_more_arrive_than_allowed_and_is_never_late(
+        limits in any_limits(),
+        scripts in prop::collection::vec(any_script(), 1..12),
+        ops in any_ops(),
+        start in -10_000_000_000i64..10_000_000_000,
+    ) {
+        let mut at = At(start);
+        let mut world = World::new(limits, scripts, at);
+        for (gap, op) in ops {
+            at = at.plus(Span(gap));
+            world.at(at, Event::Op(op));
+        }
+        world.run();
+        // Long after the last call there is nothing left to remember.
+        world.ledger.prune(&world.limits, world.now.plus(Span::from_secs(1_000)));
+        prop_assert!(world.ledger.is_empty());
+    }
+}
