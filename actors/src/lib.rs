@@ -1,1 +1,42 @@
+//! The actors of Tollgate and the seams they stand on.
+//!
+//! ```text
+//! fetch -> queue -> shard > throttle actor -> gate -> ledger -> permit -> collector actor -> provider
+//!                                                                  `-> object store -> out of the queue
+//! ```
+//!
+//! - [`queue`], [`ledger`], [`store`]: seams, each with a conformance suite and several backs; [`state`] is
+//!   the embedded database under two of them;
+//! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
+//! - [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
+//!   a clock; [`telemetry`]: every log event and count.
+//!
+//! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod clock;
+pub mod codes;
+pub mod collector;
+pub mod config;
+pub mod http;
+pub mod ids;
+pub mod ledger;
+pub mod node;
+pub mod plan;
+pub mod queue;
+pub mod recipe;
+pub mod shard;
+pub mod state;
+pub mod store;
+pub mod supervise;
+pub mod telemetry;
+pub mod throttle;
+
+#[cfg(any(test, feature = "testkit"))]
+pub mod testkit;
+
+/// Makes ring the TLS provider of this process. Called once by the binary, before the first node.
+pub fn install_tls() {
+    // An error means that one is installed already, which is as good.
+    let _already = rustls::crypto::ring::default_provider().install_default();
+}

@@ -278,6 +278,16 @@ pub(crate) async fn finish_until_confirmed(shard: &Context, item: &Item, ending:
     }
 }
 
+/// What an earlier try of this fetch has stored, if it came as far as its manifest. Any doubt is a no:
+/// the fetch is called again and writes the same keys.
+pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> {
+    let key = recipe::manifest_key(&shard.plan.store, item).ok()?;
+    let bytes = shard.store.get(key).await.ok()??;
+    let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
+    let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.seq.0;
+    same.then_some(manifest.done)
+}
+
 /// Whether the provider may count a call that ended so.
 fn sent(error: &CallError) -> Sent {
     if error.may_have_been_sent() { Sent::Maybe } else { Sent::Never }

@@ -19,6 +19,8 @@ use crate::shard::permit::Permit;
 pub mod actor;
 mod attempt;
 
+pub(crate) use attempt::{USE_WITHIN, finish_until_confirmed, stored_before};
+
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
 

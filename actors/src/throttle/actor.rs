@@ -16,7 +16,9 @@ use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
 use super::retry::{self, ALONE_FROM, Next};
 use super::usage::Usage;
 use crate::codes::Code;
-use crate::collector::{Again, Item, LastAnswer, Outcome, Slot};
+use crate::collector::{
+    Again, Item, LastAnswer, Outcome, Slot, USE_WITHIN, finish_until_confirmed, stored_before,
+};
 use crate::http::Written;
 use crate::ids::{AccountKey, LaneKey, Priority, Seq};
 use crate::ledger::record::{Flying, Record, Tries, Waiting};
@@ -31,12 +33,12 @@ use crate::shard::{Found, Room};
 use crate::supervise::DeathNotice;
 use crate::telemetry;
 
-/// A permit not in use this long after its decision is spent.
-const USE_WITHIN: Duration = Duration::from_millis(500);
 /// Most permits covered by one record.
 const BATCH_MAX: usize = 64;
 /// The next fetch is read this long before its gate opens.
 const READ_EARLY: Duration = Duration::from_secs(1);
+/// Most fetches read ahead by a lane that waits for a limit.
+const AHEAD_WAITING: usize = 4;
 /// An account whose next call is further off than this rests, as a record.
 const REST_FROM: Duration = Duration::from_secs(5);
 /// The same while the shard has many live actors.
@@ -274,6 +276,7 @@ impl Throttle {
                     self.note(&Found { lane, count: waiting, all: true });
                 }
                 self.open = true;
+                telemetry::throttle_restarted(&self.key, self.flights.len());
                 self.replay_running(ctx);
                 self.step(ctx);
             }
@@ -354,11 +357,9 @@ impl Throttle {
         if found.all {
             let known = lane.heads.len() as u64 + lane.parked.len() as u64 + in_hand;
             let unseen = found.count.saturating_sub(known);
-            // A count that is higher than believed may be of fetches before the cursor.
-            lane.rescan |= unseen > lane.unseen;
-            lane.unseen = lane.unseen.max(unseen);
+            lane.note(unseen.saturating_sub(lane.unseen));
         } else {
-            lane.unseen += found.count;
+            lane.note(found.count);
         }
     }
 
@@ -378,15 +379,13 @@ impl Throttle {
             return;
         }
         lane.loading = true;
-        if lane.rescan {
-            lane.cursor = None;
-        }
+        lane.noted = false;
         let max = lane.ahead;
         let first = self.shard.queue.first(lane.key.clone(), lane.cursor, max);
         self.spawn(ctx, first, move |throttle, answer, ctx| {
             throttle.lanes[place].loading = false;
             match answer {
-                Ok(rows) => throttle.take_in(place, &rows, max, ctx),
+                Ok(rows) => throttle.take_in(place, &rows, ctx),
                 Err(error) => {
                     telemetry::queue_away(&throttle.key, &error);
                     ctx.run_later(SEAM_AGAIN, Self::look_again);
@@ -401,34 +400,20 @@ impl Throttle {
         self.step(ctx);
     }
 
-    fn take_in(&mut self, place: usize, rows: &[Queued], asked: usize, ctx: &mut Context<Self>) {
+    fn take_in(&mut self, place: usize, rows: &[Queued], ctx: &mut Context<Self>) {
         if rows.is_empty() {
-            let lane = &mut self.lanes[place];
-            // Believed and not found: once more from the beginning, then it was a mistake.
-            if lane.rescan || lane.cursor.is_none() {
-                lane.unseen = 0;
-                lane.rescan = false;
-            } else {
-                lane.rescan = true;
-            }
+            self.lanes[place].read_nothing();
             return;
         }
         let now = self.now();
         for row in rows {
             self.lanes[place].cursor = Some(row.seq);
-            if self.has(row.seq) {
-                continue;
+            if !self.has(row.seq) {
+                let lane = &mut self.lanes[place];
+                lane.unseen = lane.unseen.saturating_sub(1);
+                lane.from_start = false;
+                self.take_in_one(place, row, now, ctx);
             }
-            let lane = &mut self.lanes[place];
-            lane.unseen = lane.unseen.saturating_sub(1);
-            self.take_in_one(place, row, now, ctx);
-        }
-        let lane = &mut self.lanes[place];
-        if lane.rescan && rows.len() < asked {
-            lane.rescan = false;
-        } else if lane.rescan {
-            // More to step over: go on from here, not from the beginning.
-            lane.rescan = lane.heads.is_empty() && false;
         }
     }
 
@@ -488,9 +473,9 @@ impl Throttle {
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
         let look = async move {
-            let done = crate::collector::stored_before(&shard, &item).await?;
+            let done = stored_before(&shard, &item).await?;
             let ending = Ending::Done(Box::new(done));
-            crate::collector::finish_until_confirmed(&shard, &item, ending).await;
+            finish_until_confirmed(&shard, &item, ending).await;
             Some(())
         };
         self.spawn(ctx, look, move |throttle, stored, ctx| {
@@ -538,10 +523,12 @@ impl Throttle {
             None
         };
         match halted {
-            Some(reason) if self.lanes.iter().any(|lane| lane.waiting() > 0) => {
-                wait.for_event(reason);
+            Some(reason) => {
+                self.slot = None;
+                if self.lanes.iter().any(|lane| lane.waiting() > 0) {
+                    wait.for_event(reason);
+                }
             }
-            Some(_) => {}
             None => self.decide(now, &mut wait, ctx),
         }
         self.write(ctx);
@@ -549,6 +536,7 @@ impl Throttle {
         self.because = wait.because;
         self.set_timer(wait.wake, ctx);
         if self.lanes.iter().all(|lane| lane.waiting() == 0) {
+            self.remembered.clear();
             self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
         }
         if !self.try_rest(now, ctx) {
@@ -631,13 +619,11 @@ impl Throttle {
                             None => wait.for_event(&name()),
                             Some(at) if offer == Offer::Read => {
                                 let early = at.minus(Span::from(READ_EARLY));
-                                wait.until(at, early.max(now), name);
-                                if early <= now {
-                                    wait.wake = Some(wait.wake.map_or(at, |wake| wake.max(at)));
-                                    if !self.lanes[place].loading {
-                                        self.lanes[place].ahead = 1;
-                                        self.read(place, ctx);
-                                    }
+                                wait.until(at, if early > now { early } else { at }, name);
+                                if early <= now && !self.lanes[place].loading {
+                                    let ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
+                                    self.lanes[place].ahead = ahead;
+                                    self.read(place, ctx);
                                 }
                             }
                             Some(at) => wait.until(at, at, name),
@@ -890,7 +876,7 @@ impl Throttle {
         let shard = Rc::clone(&self.shard);
         let finish = async move {
             let ending = Ending::Dead(Box::new(dead));
-            crate::collector::finish_until_confirmed(&shard, &item, ending).await;
+            finish_until_confirmed(&shard, &item, ending).await;
         };
         self.spawn(ctx, finish, move |throttle, (), ctx| {
             throttle.ending.retain(|ending| *ending != seq);
@@ -925,7 +911,7 @@ impl Throttle {
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
         };
-        if self.stale && !self.gate.is_trivial(&self.platform.limits) {
+        if self.stale {
             // The stored record speaks of calls in flight that are over: after a restart they would
             // count as lost. Written anew, then this is asked again.
             self.writing = Some(Vec::new());
@@ -968,6 +954,8 @@ impl Throttle {
             accounts.rest(self.ix, Rest { version, record, since: now, lanes, due, because });
         }
         drop(accounts);
+        let waiting = self.lanes.iter().map(Lane::waiting).sum();
+        telemetry::throttle_stopped(&self.key, waiting);
         self.notice.expected();
         self.shard.me().do_send(Room);
         ctx.stop();

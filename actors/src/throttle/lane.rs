@@ -39,8 +39,11 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<Seq>,
     /// A read is under way.
     pub(crate) loading: bool,
-    /// The next read starts from the beginning, because the last one found less than was believed.
-    pub(crate) rescan: bool,
+    /// The reads since the cursor was last nothing have found nothing new: at the end of them it is
+    /// certain that nothing is left.
+    pub(crate) from_start: bool,
+    /// Work was noted since the last read began.
+    pub(crate) noted: bool,
     /// How many to read next time: doubled while reading is what the lane waits for.
     pub(crate) ahead: usize,
 }
@@ -68,8 +71,26 @@ impl Lane {
             unseen: 0,
             cursor: None,
             loading: false,
-            rescan: false,
+            from_start: true,
+            noted: false,
             ahead: 1,
+        }
+    }
+
+    /// More fetches have come, or `unseen` in all.
+    pub(crate) fn note(&mut self, more: u64) {
+        self.unseen += more;
+        self.noted = true;
+    }
+
+    /// A read found nothing behind the cursor, though something was believed to be there. A fetch that
+    /// was put aside comes back before the cursor, so it is looked for once more from the beginning.
+    pub(crate) fn read_nothing(&mut self) {
+        if self.noted || !self.from_start {
+            self.from_start = true;
+            self.cursor = None;
+        } else {
+            self.unseen = 0;
         }
     }
 

@@ -14,5 +14,6 @@ pub(crate) mod messages;
 mod retry;
 mod usage;
 
-pub use actor::Throttle;
 pub(crate) use actor::Start;
+pub use actor::Throttle;
+pub(crate) use retry::Next;

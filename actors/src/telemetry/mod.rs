@@ -1,0 +1,322 @@
+//! Every event of the logs, defined once, with the count that goes with it.
+//!
+//! One function per event: it writes the log line and nothing else does, so names and fields cannot
+//! drift. The table of them is in `docs/events.md`; a test compares the two. Levels: INFO for what starts,
+//! stops and is done; WARN for what was recovered from; ERROR for what somebody has to look at; DEBUG for
+//! each permit and each wait.
+
+mod totals;
+
+pub use totals::{Count, LimitUse, Summary, Totals};
+
+use std::time::Duration;
+
+use tollgate_gate::{At, Span};
+
+use crate::clock::Clock;
+use crate::codes::Code;
+use crate::collector::{Again, Item, LastAnswer};
+use crate::ids::{AccountKey, LaneKey};
+use crate::ledger::LedgerError;
+use crate::ledger::record::Tries;
+use crate::queue::QueueError;
+use crate::supervise::Restart;
+use crate::throttle::Next;
+
+/// A node begins.
+pub fn node_started(name: &str, shards: usize, platforms: usize, accounts_limits: &str) {
+    tracing::info!(
+        event = "node_started",
+        node = name,
+        shards,
+        platforms,
+        config = accounts_limits,
+        version = env!("CARGO_PKG_VERSION"),
+        "node started"
+    );
+}
+
+/// A node stops taking and lets calls in flight end.
+pub fn drain_started(within: Duration) {
+    tracing::info!(event = "drain_started", within_ms = ms(within), "drain started");
+}
+
+/// A drain is over.
+pub fn drained(broken_off: usize, left: u64, took: Duration) {
+    tracing::info!(event = "drained", broken_off, left, took_ms = ms(took), "drained");
+}
+
+pub(crate) fn shard_started(shard: u16) {
+    tracing::info!(event = "actor_started", kind = "shard", shard, "shard started");
+}
+
+/// A shard did not come back from a panic of its own: the node ends.
+pub fn shard_died(shard: usize) {
+    tracing::error!(
+        event = "actor_died",
+        kind = "shard",
+        shard,
+        code = %Code::ShardDied,
+        "shard died, the node stops"
+    );
+}
+
+pub(crate) fn throttle_started(account: &AccountKey) {
+    tracing::debug!(
+        event = "actor_started",
+        kind = "throttle",
+        platform = %account.platform,
+        account = %account.account,
+        "throttle actor started"
+    );
+}
+
+pub(crate) fn throttle_stopped(account: &AccountKey, waiting: u64) {
+    tracing::debug!(
+        event = "actor_stopped",
+        kind = "throttle",
+        platform = %account.platform,
+        account = %account.account,
+        waiting,
+        "throttle actor rests"
+    );
+}
+
+pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart) {
+    if restart.escalated {
+        tracing::error!(
+            event = "actor_died",
+            kind = "throttle",
+            platform = %account.platform,
+            account = %account.account,
+            code = %Code::ThrottleDied,
+            reason,
+            deaths = restart.deaths,
+            restart_in_ms = ms(restart.after),
+            "throttle actor keeps dying, its account rests"
+        );
+    } else {
+        tracing::warn!(
+            event = "actor_died",
+            kind = "throttle",
+            platform = %account.platform,
+            account = %account.account,
+            reason,
+            deaths = restart.deaths,
+            restart_in_ms = ms(restart.after),
+            "throttle actor died, it will be restarted"
+        );
+    }
+}
+
+pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
+    tracing::info!(
+        event = "actor_restarted",
+        kind = "throttle",
+        platform = %account.platform,
+        account = %account.account,
+        running,
+        "throttle actor restarted"
+    );
+}
+
+pub(crate) fn collector_died(shard: u16, reason: &str, restart: Restart) {
+    if restart.escalated {
+        tracing::error!(
+            event = "actor_died",
+            kind = "collector",
+            shard,
+            reason,
+            deaths = restart.deaths,
+            "collectors keep dying"
+        );
+    } else {
+        tracing::warn!(
+            event = "actor_died",
+            kind = "collector",
+            shard,
+            reason,
+            deaths = restart.deaths,
+            "collector died, another takes its place"
+        );
+    }
+}
+
+pub(crate) fn collector_restarted(shard: u16) {
+    tracing::info!(event = "actor_restarted", kind = "collector", shard, "collector restarted");
+}
+
+pub(crate) fn permit(account: &AccountKey, item: &Item, call: u32) {
+    tracing::debug!(
+        event = "permit",
+        platform = %account.platform,
+        account = %account.account,
+        api = %item.lane.api,
+        fetch_id = %item.id,
+        seq = item.seq.0,
+        call,
+        "permit"
+    );
+}
+
+pub(crate) fn waiting(account: &AccountKey, because: Option<&str>, until: Option<At>, clock: &Clock) {
+    let Some(because) = because else { return };
+    tracing::debug!(
+        event = "waiting",
+        platform = %account.platform,
+        account = %account.account,
+        because,
+        until = until.map(|at| tracing::field::display(clock.wall_at(at))),
+        "waiting"
+    );
+}
+
+pub(crate) fn hold(account: &AccountKey, kind: Again, wait: Duration) {
+    tracing::warn!(
+        event = "hold",
+        platform = %account.platform,
+        account = %account.account,
+        because = kind.as_str(),
+        wait_ms = ms(wait),
+        "account held"
+    );
+}
+
+pub(crate) fn attempt_failed(
+    item: &Item,
+    kind: Again,
+    reason: &str,
+    last: &LastAnswer,
+    tries: Tries,
+    next: &Next,
+) {
+    let retry_in_ms = match next {
+        Next::Retry(wait) | Next::HoldAndRetry(wait) => Some(ms(*wait)),
+        Next::GiveUp(_) => None,
+    };
+    tracing::warn!(
+        event = "attempt_failed",
+        platform = %item.lane.account.platform,
+        account = %item.lane.account.account,
+        api = %item.lane.api,
+        fetch_id = %item.id,
+        seq = item.seq.0,
+        outcome = kind.as_str(),
+        http_status = last.status,
+        calls = tries.calls(),
+        retry_in_ms,
+        reason,
+        "attempt failed"
+    );
+}
+
+pub(crate) fn fetch_done(item: &Item, bytes: u64, calls: u32) {
+    tracing::info!(
+        event = "fetch_done",
+        platform = %item.lane.account.platform,
+        account = %item.lane.account.account,
+        api = %item.lane.api,
+        fetch_id = %item.id,
+        seq = item.seq.0,
+        bytes,
+        calls,
+        "fetch done"
+    );
+}
+
+pub(crate) fn fetch_dead(item: &Item, code: Code, reason: &str) {
+    tracing::warn!(
+        event = "fetch_dead",
+        platform = %item.lane.account.platform,
+        account = %item.lane.account.account,
+        api = %item.lane.api,
+        fetch_id = %item.id,
+        seq = item.seq.0,
+        code = %code,
+        reason,
+        "fetch dead"
+    );
+}
+
+/// A line that never became a fetch.
+pub fn fetch_refused(source: &str, code: Code, reason: &str) {
+    tracing::warn!(event = "fetch_dead", source, code = %code, reason, "fetch refused");
+}
+
+/// Fetches of an api or platform that the configuration no longer has: they wait.
+pub fn lane_unknown(lane: &LaneKey, waiting: u64) {
+    tracing::warn!(
+        event = "lane_unknown",
+        platform = %lane.account.platform,
+        account = %lane.account.account,
+        api = %lane.api,
+        waiting,
+        "fetches wait for an api that this configuration does not have"
+    );
+}
+
+pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
+    tracing::warn!(
+        event = "ledger_away",
+        platform = %account.platform,
+        account = %account.account,
+        code = %Code::LedgerUnavailable,
+        reason = %error,
+        "the ledger did not confirm, no permit is given without it"
+    );
+}
+
+pub(crate) fn ledger_unreadable(account: &AccountKey, reason: &str, shut: Span) {
+    tracing::error!(
+        event = "ledger_unreadable",
+        platform = %account.platform,
+        account = %account.account,
+        code = %Code::LedgerUnreadable,
+        reason,
+        shut_ms = shut.0 / 1000,
+        "the account's ledger cannot be read, it waits for its longest window"
+    );
+}
+
+pub(crate) fn ledger_note(account: &AccountKey, note: &str) {
+    tracing::warn!(
+        event = "ledger_note",
+        platform = %account.platform,
+        account = %account.account,
+        note,
+        "the account's ledger and the configuration differ"
+    );
+}
+
+pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
+    tracing::warn!(
+        event = "queue_away",
+        platform = %account.platform,
+        account = %account.account,
+        code = %Code::QueueUnavailable,
+        reason = %error,
+        "the queue does not answer, trying again"
+    );
+}
+
+pub(crate) fn store_away(reason: &str) {
+    tracing::error!(
+        event = "store_away",
+        code = %Code::StoreUnavailable,
+        reason,
+        "the object store takes no bodies, no permits until it does"
+    );
+}
+
+pub(crate) fn store_back(away: Duration) {
+    tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");
+}
+
+/// The wall clock moved against the monotonic one.
+pub(crate) fn clock_stepped(by_ms: i64) {
+    tracing::warn!(event = "clock_stepped", by_ms, "the wall clock was stepped; limits do not follow it");
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

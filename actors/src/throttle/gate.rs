@@ -1,0 +1,116 @@
+//! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
+
+use tollgate_gate::{
+    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule, Sent, Span,
+};
+
+/// Limits are the platform's and passed in; this is what is the account's own.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    ledger: Ledger,
+}
+
+impl Gate {
+    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask, now: At) -> Decision {
+        tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
+    }
+
+    /// What is waited for, as people know it.
+    pub(super) fn name(&self, limits: &LimitSet, because: &Because) -> Box<str> {
+        because.text(limits, self.ledger.holds()).into()
+    }
+
+    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask, now: At) {
+        self.ledger.take(limits, id, ask, now);
+    }
+
+    pub(super) fn written(&mut self, limits: &LimitSet, id: PermitId, at: At) {
+        self.ledger.written(limits, id, at);
+    }
+
+    pub(super) fn unwritten(&mut self, id: PermitId) {
+        self.ledger.unwritten(id);
+    }
+
+    pub(super) fn answered(&mut self, limits: &LimitSet, id: PermitId, at: At) {
+        self.ledger.answered(limits, id, at);
+    }
+
+    pub(super) fn ended(&mut self, limits: &LimitSet, id: PermitId, at: At, sent: Sent) {
+        self.ledger.ended(limits, id, at, sent);
+    }
+
+    /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
+    pub(super) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
+        self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
+    }
+
+    pub(super) fn in_flight(&self) -> Vec<PermitId> {
+        self.ledger.in_flight().collect()
+    }
+
+    pub(super) fn prune(&mut self, limits: &LimitSet, now: At) {
+        self.ledger.prune(limits, now);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ledger.is_empty()
+    }
+
+    /// Shuts the whole account until then.
+    pub(super) fn hold(&mut self, until: At, reason: &str) {
+        let hold = Hold { scope: HoldScope::Account, until, reason: reason.to_owned() };
+        self.ledger.holds_mut().set(hold);
+    }
+
+    /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot
+    /// be read at all shuts the account for its longest window, never starts it full.
+    pub(super) fn load(
+        &mut self,
+        limits: &LimitSet,
+        bytes: &[u8],
+        since: At,
+        now: At,
+    ) -> Vec<String> {
+        match Ledger::decode(limits, bytes, since) {
+            Ok((ledger, notes)) => {
+                self.ledger = ledger;
+                notes.iter().map(Note::to_string).collect()
+            }
+            Err(error) => {
+                let until = self.shut_for_longest_window(limits, now);
+                let seconds = until.since(now).0 / 1_000_000;
+                vec![format!("{error}; the account waits {seconds} s, its longest window")]
+            }
+        }
+    }
+
+    pub(super) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
+        let until = now.plus(limits.guard_max()).plus(longest_window(limits));
+        self.hold(until, "its ledger could not be read");
+        until
+    }
+
+    /// When nothing of the past counts any more, at the latest.
+    pub(super) fn forgotten_at(&self, limits: &LimitSet, now: At) -> At {
+        if self.ledger.is_empty() {
+            return now;
+        }
+        let held = self.ledger.holds().as_slice().iter().map(|hold| hold.until).max();
+        let counted = now.plus(limits.guard_max()).plus(longest_window(limits));
+        held.map_or(counted, |held| held.max(counted))
+    }
+
+    pub(super) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
+        self.ledger.encode(limits, now)
+    }
+}
+
+fn longest_window(limits: &LimitSet) -> Span {
+    let windows = limits.limits().iter().map(|limit| match limit.rule {
+        Rule::Every { gap } => gap,
+        Rule::Sliding { window, .. } => window,
+        Rule::Concurrent { .. } => Span::ZERO,
+    });
+    windows.max().unwrap_or(Span::ZERO)
+}
