@@ -47,7 +47,7 @@ pub fn big_pieces(bytes: u64) -> impl Iterator<Item = Bytes> + Send {
 pub fn big_sha256(bytes: u64) -> String {
     let mut hasher = Sha256::new();
     big_pieces(bytes).for_each(|piece| hasher.update(&piece));
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", hasher.finalize())
 }
 
 /// A valid gzip file that expands to so many zeros (rounded up to whole MiB, at least 1), a thousandth as

@@ -84,11 +84,12 @@ impl Shared {
     fn arrive(&self, account: &str, endpoint: &str, query: &str, at: Instant) -> Verdict {
         let mut state = self.lock();
         let verdict = state.judge.arrive(account, endpoint, at);
-        self.calls.fetch_add(1, Relaxed);
         let refusal = match &verdict {
+            Verdict::Accepted(_) => None,
             Verdict::Refused(refusal) => Some(refusal.clone()),
-            Verdict::Accepted(_) | Verdict::TurnedAway => None,
+            Verdict::TurnedAway => return verdict,
         };
+        self.calls.fetch_add(1, Relaxed);
         if refusal.is_some() {
             self.refused.fetch_add(1, Relaxed);
         }
