@@ -1,0 +1,219 @@
+"""Proves the judges: breaks limits on purpose and shows that exactly those calls are refused.
+
+Only the standard library makes the calls. `--nginx PATH` tries nginx.py too. Ends with "all good" and exit 0, or with
+the first claim that does not hold.
+"""
+
+import argparse
+import hashlib
+import http.client
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import zstandard
+
+from bodies import judge_body, nginx_body
+
+HERE = pathlib.Path(__file__).parent
+
+
+class Running:
+    """A judge in a process of its own; `score` is set when the block ends."""
+
+    def __init__(self, *command):
+        self.command = [sys.executable, *map(str, command)]
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, cwd=HERE, stdout=subprocess.PIPE, text=True)
+        host, port = json.loads(self.process.stdout.readline())["listening"].split(":")
+        self.address = (host, int(port))
+        return self
+
+    def __exit__(self, *_):
+        self.process.send_signal(signal.SIGTERM)
+        self.score = json.loads(self.process.communicate(timeout=20)[0].splitlines()[-1])
+
+
+def call(connection, account, request="/report?n=1"):
+    connection.request("GET", request, headers={"X-Account": account})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def claim(what: str, is_so: bool):
+    print(("ok    " if is_so else "WRONG ") + what, flush=True)
+    if not is_so:
+        sys.exit(1)
+
+
+def limits_refuse_what_breaks_them(folder):
+    log = folder / "calls.jsonl"
+    command = ["judge_limits.py", "--limit", "2 per 1 second", "--limit", "5 per 4 second"]
+    with Running(*command, "--log", log, "--body-bytes", "100") as judge:
+        connection = http.client.HTTPConnection(*judge.address)
+        start = time.monotonic()
+
+        def statuses(count, at=0.0):
+            time.sleep(max(0.0, start + at - time.monotonic()))
+            return [call(connection, "a")[0] for _ in range(count)]
+
+        claim("two calls in a second pass, the third does not", statuses(3) == [200, 200, 429])
+        claim("a second later two more pass", statuses(3, 1.05) == [200, 200, 429])
+        claim("the wider limit lets one more through", statuses(2, 2.15) == [200, 429])
+        claim("nothing before its window has passed", statuses(1, 3.5) == [429])
+        # Had the refused calls counted anywhere, these would not pass.
+        claim("then as many as left the window", statuses(3, 4.05) == [200, 200, 429])
+        claim("another account is counted apart", call(connection, "b")[0] == 200)
+        body = call(connection, "c/d", "/x?y=%20")[1]
+        claim("the body is the documented one", body == judge_body("c/d", "/x?y=%20", 100))
+        claim("it is JSON of the length asked for", len(body) == 100 and json.loads(body))
+        connection.request("GET", "/report")
+        answer = connection.getresponse()
+        claim("a call without account is none", (answer.status, bool(answer.read())) == (400, True))
+        connection.request("GET", "/__score")
+        score = json.loads(connection.getresponse().read())
+        claim("the score can be asked for", score["calls"] == 14)
+    score = judge.score
+    claim("the end's score is the same", (score["accepted"], score["refused"]) == (9, 5))
+    claim("each refusal is named", sum(score["refused_by"].values()) >= 5)
+    claim("all arrivals were counted without `limits`, too", score["window_max"]["2 per 1 second"] == 4)
+    claim("the least time for 7 calls is 4 s", score["needed"] == 4.0)
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    claim("the log has every call", [c["accepted"] for c in calls].count(True) == 9)
+    early = [c["at_ns"] for c in calls if c["account"] == "a" and c["accepted"]]
+    windows = [late - first for first, late in zip(early, early[2:])]
+    claim("no three accepted calls lie within a second", min(windows) >= 1_000_000_000)
+
+
+def limits_survives_a_crowd():
+    with Running("judge_limits.py", "--limit", "1000000 per 1 hour") as judge:
+        crowd = [socket.create_connection(judge.address) for _ in range(1000)]
+        started = time.monotonic()
+        rounds = 10
+        for n in range(rounds):
+            for i, one in enumerate(crowd):
+                one.sendall(f"GET /r?n={n} HTTP/1.1\r\nHost: x\r\nX-Account: a{i}\r\n\r\n".encode())
+            for one in crowd:
+                answer = b""
+                while not answer.endswith(b'"'):
+                    answer += one.recv(4096)
+        seconds = time.monotonic() - started
+    claim("1,000 connections were served", judge.score["accepted"] == 1000 * rounds)
+    rate = 1000 * rounds / seconds
+    claim(f"{rate:,.0f} calls a second, its client in Python included", rate > 5_000)
+
+
+def latency_delays_answers_and_not_stamps():
+    with Running("judge_limits.py", "--limit", "1 per 1 second", "--latency", "0.3") as judge:
+        started = time.monotonic()
+        first = threading.Thread(target=lambda: call(http.client.HTTPConnection(*judge.address), "a"))
+        first.start()
+        time.sleep(0.1)
+        status = call(http.client.HTTPConnection(*judge.address), "a")[0]
+        claim("a call while the first is unanswered is refused at once", status == 429)
+        claim("before the latency", time.monotonic() - started < 0.3)
+        first.join()
+        claim("the first had to wait for it", time.monotonic() - started >= 0.3)
+
+
+def nginx_refuses_what_breaks_it(path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with Running("nginx.py", "--port", port, "--nginx", path, "--rate", "2r/s") as judge:
+        for _ in range(100):
+            try:
+                socket.create_connection(judge.address).close()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+        connection = http.client.HTTPConnection(*judge.address)
+        claim("nginx: the first passes", call(connection, "a")[0] == 200)
+        claim("nginx: the second does not", call(connection, "a")[0] == 429)
+        status, body = call(connection, "b", "/x?y=1")
+        claim("nginx: another account does", status == 200)
+        claim("nginx: with the documented body", body == nginx_body("b", "/x?y=1"))
+        time.sleep(0.52)
+        claim("nginx: and the first again", call(connection, "a")[0] == 200)
+    score = judge.score
+    claim("nginx: the log agrees", (score["calls"], score["refused"], score["others"]) == (4, 1, 0))
+    claim("nginx: two calls need half a second", score["needed"] == 0.5 and score["share"] <= 1.0)
+
+
+def verify_finds_every_mistake(folder):
+    command = ["fetches.py", "--accounts", "3", "--fetches", "2"]
+    lines = subprocess.check_output([sys.executable, *command], cwd=HERE, text=True)
+    fetches = folder / "fetches.jsonl"
+    fetches.write_text(lines)
+    data = folder / "data"
+
+    def store(fetch, place, damage=b""):
+        body = judge_body(fetch["account"], f"/report?n={fetch['params']['n']}", 256) + damage
+        stored = zstandard.compress(body)
+        key = f"{place}/{fetch['id']}/0.json.zst"
+        path = data / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stored)
+        sha256 = hashlib.sha256(body).hexdigest()
+        entry = {"key": key, "bytes": len(body), "sha256": sha256, "stored_bytes": len(stored)}
+        manifest = {name: fetch[name] for name in ("platform", "account", "api", "id")}
+        (path.parent / "_manifest.json").write_text(json.dumps({**manifest, "objects": [entry]}))
+        return path
+
+    def verified():
+        done = subprocess.run(
+            [sys.executable, "verify.py", data, fetches], cwd=HERE, capture_output=True, text=True
+        )
+        return done.returncode, json.loads(done.stdout)["wrong"]
+
+    all_fetches = [json.loads(line) for line in lines.splitlines()]
+    paths = [store(fetch, "day1") for fetch in all_fetches]
+    (data / "state").mkdir()
+    (data / "state" / "queue").write_text("not an object")
+    claim("verify: all is well", verified() == (0, {}))
+    paths[0].unlink()
+    store(all_fetches[1], "day1", b"x")
+    store(all_fetches[2], "day2")
+    paths[3].with_name("_manifest.json").unlink()
+    paths[4].write_bytes(b"no zstd")
+    # A cut frame decompresses to nothing, without an error.
+    paths[5].write_bytes(paths[5].read_bytes()[:12])
+    code, wrong = verified()
+    expected = {
+        "object_missing": 1,
+        "other_bytes": 2,
+        "duplicate": 1,
+        "missing": 1,
+        "without_manifest": 1,
+        "unreadable": 1,
+        "not_as_its_manifest_says": 1,
+    }
+    claim(f"verify: every mistake is found: {wrong}", (code, wrong) == (1, expected))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nginx", help="the nginx binary; without it nginx.py is not tried")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        verify_finds_every_mistake(folder)
+        limits_refuse_what_breaks_them(folder)
+    latency_delays_answers_and_not_stamps()
+    limits_survives_a_crowd()
+    if args.nginx:
+        nginx_refuses_what_breaks_it(args.nginx)
+    else:
+        print("nginx.py was not tried: no --nginx")
+    print("all good")
+
+
+if __name__ == "__main__":
+    main()
