@@ -1,1 +1,3 @@
+//! The actors of Tollgate and the seams they stand on.
 
+pub mod store;
