@@ -122,7 +122,7 @@ async fn refuses_broken_encodings_and_stores_nothing() {
             broken.push(("no such encoding".into(), body.clone()));
             for (what, wire) in broken {
                 let store = memory();
-                let piece = 1 + random.usize(..wire.len() + 1);
+                let piece = 1 + random.usize(..=wire.len());
                 let sent = send(&store, "k", options(Codec::Zstd, decode), &wire, &[piece]).await;
                 assert!(
                     matches!(sent, Err(SinkError::Encoding { .. })),
