@@ -1,0 +1,171 @@
+//! What goes wrong on the way into the store, in the few kinds a caller acts on.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use object_store::path::Path;
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not even one body could stream.
+    #[error("open the store: buffer_bytes_max is {given} bytes, one streamed body needs {least}")]
+    Budget {
+        /// What was configured, in bytes.
+        given: u64,
+        /// The least that works, in bytes.
+        least: u64,
+    },
+    /// The folder is missing and could not be made, or cannot be used.
+    #[error("open the store in `{}`", path.display())]
+    Folder {
+        /// Where objects were to go.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Objects were to go into the state folder.
+    #[error("open the store in `{}`: it lies in the state folder, which holds no objects", path.display())]
+    InState {
+        /// Where objects were to go.
+        path: PathBuf,
+    },
+}
+
+/// Why a body was not stored. Nothing is under the key that was not there before.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The body is larger than allowed, after decoding.
+    #[error("store `{key}`: the body has more than {bytes_max} bytes")]
+    TooLarge {
+        /// The object.
+        key: Path,
+        /// Most bytes allowed.
+        bytes_max: u64,
+    },
+    /// The body expands more than an honest one does.
+    #[error("store `{key}`: the body expands to more than {expand_max} times what was sent")]
+    Bomb {
+        /// The object.
+        key: Path,
+        /// Most bytes allowed for each byte sent.
+        expand_max: u32,
+    },
+    /// The body is not what its content encoding says: broken, cut short, or followed by more.
+    #[error("store `{key}`: the body does not decode: {reason}")]
+    Encoding {
+        /// The object.
+        key: Path,
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The store did not take it.
+    #[error("store `{key}`: {kind}")]
+    Store {
+        /// The object.
+        key: Path,
+        /// What can be done about it.
+        kind: StoreErrorKind,
+        /// What the store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// What can be done about a failing store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreErrorKind {
+    /// No space left, or a quota is used up: somebody must make room.
+    Full,
+    /// Not reachable or overloaded: worth another try.
+    Away,
+    /// Not allowed, read-only, or a key that may not be used: somebody must change something.
+    Denied,
+    /// Anything else.
+    Other,
+}
+
+impl fmt::Display for StoreErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the store is full",
+            Self::Away => "the store is away",
+            Self::Denied => "the store does not allow it",
+            Self::Other => "the store failed",
+        })
+    }
+}
+
+impl SinkError {
+    /// What the store said, sorted.
+    pub(super) fn store(key: &Path, source: object_store::Error) -> Self {
+        let kind = store_kind(&source);
+        Self::Store { key: key.clone(), kind, source: source.into() }
+    }
+
+    /// A failure that no store reported.
+    pub(super) fn other(
+        key: &Path,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Store { key: key.clone(), kind: StoreErrorKind::Other, source: source.into() }
+    }
+
+    /// A key that may not be used.
+    pub(super) fn bad_key(key: &Path, reason: &'static str) -> Self {
+        Self::Store { key: key.clone(), kind: StoreErrorKind::Denied, source: reason.into() }
+    }
+}
+
+fn store_kind(error: &object_store::Error) -> StoreErrorKind {
+    use object_store::Error as E;
+    match error {
+        E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreErrorKind::Denied,
+        // The file store wraps what the system said in private types; only the chain shows it.
+        _ => io_error(error).map_or(StoreErrorKind::Other, io_kind),
+    }
+}
+
+/// The first error of the operating system in a chain.
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<io::Error>() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+pub(super) fn io_kind(error: &io::Error) -> StoreErrorKind {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::StorageFull | K::QuotaExceeded | K::FileTooLarge => StoreErrorKind::Full,
+        K::PermissionDenied | K::ReadOnlyFilesystem => StoreErrorKind::Denied,
+        K::TimedOut
+        | K::Interrupted
+        | K::WouldBlock
+        | K::ResourceBusy
+        | K::ConnectionRefused
+        | K::ConnectionReset
+        | K::ConnectionAborted
+        | K::NotConnected
+        | K::BrokenPipe
+        | K::HostUnreachable
+        | K::NetworkUnreachable
+        | K::NetworkDown
+        | K::StaleNetworkFileHandle => StoreErrorKind::Away,
+        // Out of file descriptors has no kind of its own; it passes as soon as others are closed.
+        _ if is_out_of_files(error) => StoreErrorKind::Away,
+        _ => StoreErrorKind::Other,
+    }
+}
+
+fn is_out_of_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let given = error.raw_os_error();
+    given == Some(Errno::MFILE.raw_os_error()) || given == Some(Errno::NFILE.raw_os_error())
+}

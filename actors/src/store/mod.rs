@@ -1,0 +1,318 @@
+//! Where answers go: a sink takes a body as it comes and makes it one object, complete or absent.
+//!
+//! This module decides how a body gets from the wire into the store: its content encoding is undone, its bytes
+//! counted and hashed, then compressed and put. It promises that
+//!
+//! - an object becomes visible in [`Sink::finish`] only, whole, and is otherwise as it was before;
+//! - bodies on their way hold no more than `buffer_bytes_max` on the whole node (see `budget`), whatever
+//!   their size and whatever they expand to;
+//! - only bodies of up to [`INLINE_BYTES_MAX`] are worked on the calling thread.
+//!
+//! It must not know recipes, accounts, HTTP or actors: a key and options come in, facts go out.
+//!
+//! # What a crash leaves
+//!
+//! A file becomes visible by a rename, so kill -9 leaves no half object, and loses none that
+//! [`Sink::finish`] reported: the system has it. A power cut may lose the last seconds of those, and may leave
+//! one of them empty or short, unless the store was opened with `fsync`, which writes file and folder to the
+//! disk before an object counts as stored. Staging files of killed processes stay until
+//! [`Store::clean_leftovers`].
+
+mod budget;
+mod codec;
+mod error;
+mod leftovers;
+mod pipeline;
+mod sink;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+
+use self::budget::Budget;
+use self::upload::Upload;
+
+pub use self::error::{OpenError, SinkError, StoreErrorKind};
+pub use self::leftovers::Cleaned;
+pub use self::sink::Sink;
+
+/// Largest body that is decoded, hashed and compressed on the calling thread, in bytes on the wire and after
+/// decoding. At this size the work takes about as long as handing it to another thread.
+pub const INLINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Largest object of [`Store::put_small`] and [`Store::get`], in bytes.
+pub const SMALL_OBJECT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Default of [`SinkOptions::expand_max`]. Reports reach 20 to 50; deflate itself ends at 1,032.
+pub const EXPAND_MAX: u32 = 200;
+
+/// Decoded bytes a body may have whatever it expands to.
+pub const EXPAND_FREE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Part of an object in a file store: large enough that a write costs little beside its bytes.
+const FILE_PART_BYTES: usize = 1024 * 1024;
+
+/// What a streaming body holds beside its parts: what it read (256 KiB and the piece in hand), the
+/// compressor (about 1.5 MiB for zstd) and its output.
+const STREAM_SLACK_BYTES: u64 = 2 * 1024 * 1024;
+
+/// How an object is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// As it is.
+    None,
+    /// gzip.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+/// The answer's content encoding, undone on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decode {
+    /// None.
+    Identity,
+    /// gzip, of one or more members.
+    Gzip,
+    /// The zlib format, as RFC 9110 §8.4.1.2 (read 2026-11-20) says; not a bare deflate stream.
+    Deflate,
+}
+
+/// How a body is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkOptions {
+    /// How the object is compressed.
+    pub codec: Codec,
+    /// What is undone first.
+    pub decode: Decode,
+    /// Largest body, in bytes after decoding.
+    pub body_bytes_max: u64,
+    /// Most bytes after decoding for each byte on the wire, in a body of more than [`EXPAND_FREE_BYTES`].
+    /// Default [`EXPAND_MAX`].
+    pub expand_max: u32,
+}
+
+/// A stored body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The object.
+    pub key: Path,
+    /// Size of the body after decoding and before compressing, in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the same bytes, in lower-case hex.
+    pub sha256: String,
+    /// Size of the object, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// A place for objects. Cheap to clone; all clones share one budget.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    objects: Arc<dyn ObjectStore>,
+    budget: Budget,
+    /// Places on the blocking threads for work on bodies.
+    places: Arc<Semaphore>,
+    part_bytes: usize,
+    files: Option<Files>,
+}
+
+/// What only a file store has; both paths are absolute.
+#[derive(Debug)]
+struct Files {
+    root: PathBuf,
+    state: PathBuf,
+    /// The state folder as a key, if it lies below the root.
+    state_key: Option<Path>,
+}
+
+impl Store {
+    /// Objects as files below `root`, which is made if it is missing. `state` is the state folder: no object is put
+    /// into it and nothing in it is cleaned up. With `fsync` an object counts as stored when it is on the disk (see
+    /// the module's head). Blocks for a few file operations.
+    ///
+    /// # Errors
+    /// [`OpenError`]: `buffer_bytes_max` (bytes) is too small for one body, or the folder cannot be used.
+    pub fn open_file(
+        root: &FsPath,
+        state: &FsPath,
+        fsync: bool,
+        buffer_bytes_max: u64,
+    ) -> Result<Self, OpenError> {
+        let folder = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Folder {
+            path: root.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(root).map_err(|e| folder(e.into()))?;
+        let canonical = root.canonicalize().map_err(|e| folder(e.into()))?;
+        let state = resolve(state).map_err(|e| folder(e.into()))?;
+        if canonical.starts_with(&state) {
+            return Err(OpenError::InState { path: root.to_owned() });
+        }
+        let below = state.strip_prefix(&canonical).ok().and_then(FsPath::to_str);
+        let state_key = below.and_then(|text| Path::parse(text).ok());
+        let objects = LocalFileSystem::new_with_prefix(&canonical).map_err(|e| folder(e.into()))?;
+        let files = Files { root: canonical, state, state_key };
+        let objects = Arc::new(objects.with_fsync(fsync));
+        Self::new(objects, FILE_PART_BYTES, Some(files), buffer_bytes_max)
+    }
+
+    /// Objects in memory, gone when the process ends. For tests and trials: its objects are not counted.
+    ///
+    /// # Errors
+    /// [`OpenError::Budget`]: `buffer_bytes_max` (bytes) is too small for one body.
+    pub fn memory(buffer_bytes_max: u64) -> Result<Self, OpenError> {
+        Self::new(Arc::new(InMemory::new()), FILE_PART_BYTES, None, buffer_bytes_max)
+    }
+
+    fn new(
+        objects: Arc<dyn ObjectStore>,
+        part_bytes: usize,
+        files: Option<Files>,
+        buffer_bytes_max: u64,
+    ) -> Result<Self, OpenError> {
+        let stream_share_bytes = 2 * part_bytes as u64 + STREAM_SLACK_BYTES;
+        let budget = Budget::new(buffer_bytes_max, stream_share_bytes)?;
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let places = Arc::new(Semaphore::new(cores));
+        Ok(Self { inner: Arc::new(Inner { objects, budget, places, part_bytes, files }) })
+    }
+
+    /// A sink for one body. Nothing happens before its first `write`.
+    pub fn sink(&self, key: Path, options: SinkOptions) -> Sink {
+        Sink::new(self.clone(), key, options)
+    }
+
+    /// Puts a small object as it is, such as a manifest; replaces what was there.
+    ///
+    /// Dropping the future leaves open whether it is there; if it is, it is whole.
+    ///
+    /// # Errors
+    /// [`SinkError::TooLarge`] over [`SMALL_OBJECT_BYTES_MAX`]; [`SinkError::Store`].
+    pub async fn put_small(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
+        if object.len() > SMALL_OBJECT_BYTES_MAX {
+            return Err(too_large(key));
+        }
+        self.put(key, object).await
+    }
+
+    /// The bytes of a small object as they are stored; `None` if there is none. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// [`SinkError::TooLarge`] over [`SMALL_OBJECT_BYTES_MAX`]; [`SinkError::Store`].
+    pub async fn get(&self, key: &Path) -> Result<Option<Bytes>, SinkError> {
+        self.check(key)?;
+        let found = match self.inner.objects.get(key).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(SinkError::store(key, error)),
+        };
+        if found.meta.size > SMALL_OBJECT_BYTES_MAX as u64 {
+            return Err(too_large(key));
+        }
+        found.bytes().await.map(Some).map_err(|e| SinkError::store(key, e))
+    }
+
+    /// Writes and deletes a tiny object at the root: whether the store can be used now.
+    ///
+    /// Dropping the future may leave the object behind; [`Store::clean_leftovers`] removes it.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn probe(&self) -> Result<(), SinkError> {
+        let key = Path::from(format!("{}{:016x}", leftovers::PROBE_PREFIX, fastrand::u64(..)));
+        self.put(&key, Bytes::from_static(b"probe\n")).await?;
+        self.inner.objects.delete(&key).await.map_err(|e| SinkError::store(&key, e))
+    }
+
+    /// Removes staging files and probes that killed processes left, last written before `older_than`. Best effort,
+    /// at most a million directory entries. Does nothing in a store without files.
+    ///
+    /// Another process's upload has its staging file written with each part, so an hour's age tells them apart. One
+    /// that is removed all the same fails to finish and is tried again.
+    pub async fn clean_leftovers(&self, older_than: SystemTime) -> Cleaned {
+        let inner = Arc::clone(&self.inner);
+        let walk = spawn_blocking(move || match &inner.files {
+            Some(files) => {
+                leftovers::clean(&files.root, &files.state, older_than, leftovers::ENTRIES_MAX)
+            }
+            None => Cleaned { complete: true, ..Cleaned::default() },
+        });
+        // The walk ends early only with the runtime.
+        walk.await.unwrap_or_default()
+    }
+
+    /// Bytes of `buffer_bytes_max` that bodies on their way hold now.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.inner.budget.taken_bytes()
+    }
+
+    async fn put(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
+        self.check(key)?;
+        let put = self.inner.objects.put(key, object.into()).await;
+        put.map(drop).map_err(|e| SinkError::store(key, e))
+    }
+
+    async fn begin(&self, key: &Path) -> Result<Upload, SinkError> {
+        self.check(key)?;
+        Upload::begin(&self.inner.objects, key).await.map_err(|e| SinkError::store(key, e))
+    }
+
+    /// Every way to an object passes here.
+    fn check(&self, key: &Path) -> Result<(), SinkError> {
+        if key.is_root() {
+            return Err(SinkError::bad_key(key, "the key is empty"));
+        }
+        // `Path::from` and `PathPart` encode it; `Path::parse` lets it through.
+        if key.as_ref().contains('#') {
+            return Err(SinkError::bad_key(key, "a `#` in a key is kept for staging files"));
+        }
+        let state_key = self.inner.files.as_ref().and_then(|files| files.state_key.as_ref());
+        if state_key.is_some_and(|state| key.prefix_matches(state)) {
+            return Err(SinkError::bad_key(key, "the key lies in the state folder"));
+        }
+        Ok(())
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    fn places(&self) -> &Arc<Semaphore> {
+        &self.inner.places
+    }
+
+    fn part_bytes(&self) -> usize {
+        self.inner.part_bytes
+    }
+}
+
+fn too_large(key: &Path) -> SinkError {
+    SinkError::TooLarge { key: key.clone(), bytes_max: SMALL_OBJECT_BYTES_MAX as u64 }
+}
+
+/// The absolute path of a folder that may not exist yet; links are followed as far as it does.
+fn resolve(path: &FsPath) -> std::io::Result<PathBuf> {
+    if let Ok(found) = path.canonicalize() {
+        return Ok(found);
+    }
+    let path = std::path::absolute(path)?;
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(path) };
+    Ok(parent.canonicalize().map_or_else(|_| path.clone(), |parent| parent.join(name)))
+}
