@@ -77,11 +77,10 @@ impl Call {
         let known = self.written.zip(guard).map(|(at, guard)| at.plus(guard));
         let first = |at: At| Some(known.map_or(at, |known| known.min(at)));
         match (self.answered, self.ended, self.lost) {
-            (Some(at), _, _) => first(at),
+            (Some(at), _, _) | (None, None, Some((at, _))) => first(at),
             (None, Some(_), _) if known.is_some() => known,
             (None, Some((at, Sent::Never)), _) => Some(at),
             (None, Some((at, Sent::Maybe)), _) => Some(at.plus(guard.unwrap_or(NO_ANSWER_BOUND))),
-            (None, None, Some((at, _))) => first(at),
             (None, None, None) => known,
         }
     }

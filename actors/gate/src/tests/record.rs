@@ -1,1 +1,231 @@
+//! The stored form: nothing is lost in it, and nothing foreign is taken for it.
 
+use proptest::prelude::*;
+
+use super::{APIS, S, any_limits, every, limit, set};
+use crate::charges::Entry;
+use crate::codec::checksum;
+use crate::ledger::{Permit, Slot, State};
+use crate::{
+    Ask, At, DecodeError, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span, decide,
+};
+
+fn any_at() -> impl Strategy<Value = At> {
+    (-5_000 * S..5_000 * S).prop_map(At)
+}
+
+/// Limits and any ledger of theirs, whether or not the gate would lead there.
+fn any_ledger() -> impl Strategy<Value = (LimitSet, Ledger)> {
+    let charge = (0usize..5, 0..APIS, any_at(), 1u32..1_000);
+    let state = prop_oneof![
+        Just(State::Uncharged),
+        any_at().prop_map(State::Written),
+        Just(State::Charged),
+    ];
+    let permit = (0..APIS, state);
+    let slot = (0..APIS, any_at(), 1u32..9);
+    let until = prop_oneof![9 => any_at(), 1 => Just(At::MAX)];
+    let hold = (prop::option::of(0..APIS), until, "\\PC{0,12}");
+    (
+        any_limits(),
+        prop::collection::vec(charge, 0..60),
+        prop::collection::btree_map(any::<u64>(), permit, 0..8),
+        prop::collection::vec(slot, 0..4),
+        prop::collection::vec(hold, 0..4),
+    )
+        .prop_map(|(limits, charges, permits, slots, holds)| {
+            let mut ledger = Ledger::new();
+            for (place, api, at, calls) in charges {
+                if let Some(limit) = limits.limits().get(place)
+                    && limit.rule.window().is_some()
+                {
+                    ledger.add(place, limit.bucket(api), Entry { at, calls });
+                }
+            }
+            ledger.permits = permits
+                .into_iter()
+                .map(|(id, (api, state))| Permit { id: PermitId(id), api, state })
+                .collect();
+            ledger.slots =
+                slots.into_iter().map(|(api, until, calls)| Slot { api, until, calls }).collect();
+            for (api, until, reason) in holds {
+                let scope = api.map_or(HoldScope::Account, HoldScope::Api);
+                ledger.holds_mut().set(Hold { scope, until, reason });
+            }
+            (limits, ledger)
+        })
+}
+
+/// All times of a ledger that much later.
+fn later(ledger: &Ledger, by: Span) -> Ledger {
+    let mut moved = Ledger::new();
+    for charges in &ledger.charges {
+        for entry in charges.entries() {
+            let at = entry.at.plus(by);
+            moved.add(charges.limit, charges.bucket, Entry { at, calls: entry.calls });
+        }
+    }
+    moved.permits.clone_from(&ledger.permits);
+    for permit in &mut moved.permits {
+        if let State::Written(at) = &mut permit.state {
+            *at = at.plus(by);
+        }
+    }
+    let slot = |slot: &Slot| Slot { until: slot.until.plus(by), ..slot.clone() };
+    moved.slots = ledger.slots.iter().map(slot).collect();
+    for hold in ledger.holds().as_slice() {
+        moved.holds_mut().set(Hold { until: hold.until.plus(by), ..hold.clone() });
+    }
+    moved
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    let empty = Ledger::new().encode(&LimitSet::default(), At(0));
+    let mut bytes = [&empty[..2], body].concat();
+    bytes.extend(checksum(&bytes));
+    bytes
+}
+
+/// Does with a ledger whatever can be done; nothing may panic.
+fn exercise(limits: &LimitSet, mut ledger: Ledger, now: At) {
+    for api in 0..APIS {
+        decide(limits, &ledger, ledger.holds(), Ask { api }, now);
+    }
+    let ids: Vec<_> = ledger.in_flight().collect();
+    for (i, id) in ids.into_iter().enumerate() {
+        match i % 4 {
+            0 => ledger.written(limits, id, now),
+            1 => ledger.answered(limits, id, now),
+            2 => ledger.ended(limits, id, now, Sent::Maybe),
+            _ => ledger.unwritten(id),
+        };
+    }
+    ledger.lost(limits, now, now);
+    let again = ledger.encode(limits, now);
+    Ledger::decode(limits, &again, now).unwrap();
+    ledger.prune(limits, now);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn what_is_read_is_what_was_written(
+        (limits, mut ledger) in any_ledger(),
+        now in any_at(),
+        by in (0..1_000_000u64).prop_map(Span),
+    ) {
+        let record = ledger.encode(&limits, now);
+        ledger.prune(&limits, now); // a record leaves out what pruning would
+        prop_assert_eq!(&record, &ledger.encode(&limits, now));
+        let (read, notes) = Ledger::decode(&limits, &record, now).unwrap();
+        prop_assert_eq!(&read, &ledger);
+        prop_assert_eq!(notes, []);
+        let (moved, _) = Ledger::decode(&limits, &record, now.plus(by)).unwrap();
+        prop_assert_eq!(moved, later(&ledger, by));
+    }
+
+    #[test]
+    fn a_single_wrong_byte_a_missing_or_additional_end_is_an_error(
+        (limits, ledger) in any_ledger(),
+        now in any_at(),
+        flip in 1..=255u8,
+    ) {
+        let record = ledger.encode(&limits, now);
+        let is_error = |bytes: &[u8]| Ledger::decode(&limits, bytes, now).is_err();
+        for place in 0..record.len() {
+            for flip in [flip, 1 << (place % 8)] {
+                let mut wrong = record.clone();
+                wrong[place] ^= flip;
+                prop_assert!(is_error(&wrong), "byte {place}");
+            }
+            prop_assert!(is_error(&record[..place]), "cut at {place}");
+        }
+        prop_assert!(is_error(&[&record[..], &[flip]].concat()));
+        prop_assert!(is_error(&[&record[..], &record[..]].concat()));
+    }
+
+    #[test]
+    fn no_bytes_panic(limits in any_limits(), bytes: Vec<u8>, at: i64) {
+        prop_assert!(Ledger::decode(&limits, &bytes, At(at)).is_err());
+    }
+
+    #[test]
+    fn no_bytes_with_a_right_checksum_panic(
+        (limits, ledger) in any_ledger(),
+        body in prop::collection::vec(prop_oneof![0..4u8, any::<u8>()], 0..64),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        at: i64,
+    ) {
+        let mut record = ledger.encode(&limits, At(0));
+        record.truncate(record.len() - 4);
+        let mut changed = record.split_off(2);
+        for (place, byte) in changes {
+            let place = place.index(changed.len());
+            changed[place] = byte;
+        }
+        for bytes in [framed(&body), framed(&changed)] {
+            if let Ok((ledger, _)) = Ledger::decode(&limits, &bytes, At(at)) {
+                exercise(&limits, ledger, At(at));
+            }
+        }
+    }
+}
+
+#[test]
+fn errors_tell_foreign_other_and_damaged_records_apart() {
+    let limits = LimitSet::default();
+    let record = Ledger::new().encode(&limits, At(0));
+    let decode = |bytes: &[u8]| Ledger::decode(&limits, bytes, At(0)).unwrap_err();
+    assert_eq!(decode(b""), DecodeError::Damaged);
+    assert_eq!(decode(b"{\"charges\":[]}"), DecodeError::Foreign);
+    assert_eq!(decode(&[record[0], 9, 0, 0, 0, 0]), DecodeError::Version(9));
+    assert_eq!(decode(&record[..5]), DecodeError::Damaged);
+    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0, 0])), DecodeError::Malformed("end"));
+    assert_eq!(decode(&framed(&[0, 0, 0, 0])), DecodeError::Malformed("holds"));
+    // More limits than there are bytes, and a number of 70 bits.
+    assert_eq!(decode(&framed(&[31, 0, 0])), DecodeError::Malformed("limits"));
+    assert_eq!(decode(&framed(&[0xff; 12])), DecodeError::Malformed("limits"));
+    // The same permit twice: id 1, api 0, uncharged.
+    let twice = [0, 0, 2, 1, 0, 0, 1, 0, 0, 0, 0];
+    assert_eq!(decode(&framed(&twice)), DecodeError::Malformed("permits"));
+}
+
+#[test]
+fn a_record_of_two_dropped_limits_is_read() {
+    let old = set([limit("a", every(5)), limit("b", every(5)), limit("c", every(5))]);
+    let record = Ledger::new().encode(&old, At(0));
+    let new = set([limit("c", every(5))]);
+    let (ledger, notes) = Ledger::decode(&new, &record, At(0)).unwrap();
+    assert!(ledger.is_empty());
+    assert_eq!(notes.len(), 2);
+}
+
+#[test]
+fn the_last_of_many_limits_is_read() {
+    let limits = set((0..32).map(|i| limit(&i.to_string(), every(5))).collect::<Vec<_>>());
+    let mut ledger = Ledger::new();
+    ledger.add(31, None, Entry { at: At(0), calls: 1 });
+    let record = ledger.encode(&limits, At(1));
+    assert_eq!(Ledger::decode(&limits, &record, At(1)).unwrap().0, ledger);
+}
+
+#[test]
+fn a_record_says_the_same_on_another_timeline() {
+    let limits = set([limit("gap", every(60))]);
+    let mut ledger = Ledger::new();
+    ledger.take(&limits, PermitId(1), Ask { api: 0 }, At(1_000 * S));
+    ledger.answered(&limits, PermitId(1), At(1_000 * S));
+    ledger.ended(&limits, PermitId(1), At(1_001 * S), Sent::Maybe);
+    ledger.holds_mut().set(Hold {
+        scope: HoldScope::Account,
+        until: At(1_030 * S),
+        reason: "paused".into(),
+    });
+    // Stored 20 s after the call; read where that moment is called 7 s: the call was at -13 s.
+    let record = ledger.encode(&limits, At(1_020 * S));
+    let (read, _) = Ledger::decode(&limits, &record, At(7 * S)).unwrap();
+    let expected = Entry { at: At(-13 * S), calls: 1 };
+    assert_eq!(read.charges[0].entries(), [expected]);
+    assert_eq!(read.holds().as_slice()[0].until, At(17 * S)); // 10 s remained
+}
