@@ -20,6 +20,7 @@ pub mod collector;
 pub mod config;
 pub mod http;
 pub mod ids;
+pub mod intake;
 pub mod ledger;
 pub mod node;
 pub mod plan;

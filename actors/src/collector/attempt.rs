@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use object_store::path::Path;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
@@ -15,12 +16,12 @@ use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
-use crate::plan::{Api, Format};
+use crate::plan::{Api, Compression, Format};
 use crate::queue::Ending;
-use crate::recipe::{self, FetchContext};
+use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
-use crate::store::{Decode, SinkError, SinkErrorKind, SinkOptions, StoreFault};
+use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions};
 
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
@@ -58,7 +59,7 @@ impl Attempt<'_> {
             return self.late();
         }
         let context = FetchContext {
-            account: self.item.lane.account.account.as_str(),
+            account: &self.item.lane.account.account,
             id: &self.item.id,
             params: &self.item.fetch.params,
         };
@@ -124,7 +125,7 @@ impl Attempt<'_> {
         };
         self.permit.call_ended(Sent::Maybe);
         let reason = if html {
-            format!("the answer is an HTML page where {} is expected", self.api.format.what())
+            format!("the answer is an HTML page where {} is expected", what(self.api.format))
         } else {
             format!("the provider answered {status}")
         };
@@ -156,18 +157,19 @@ impl Attempt<'_> {
         };
         let plan = &self.shard.plan;
         let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
-        let key = match recipe::object_key(&plan.store, self.item, 1, &extension) {
+        let key = match object_key(self.shard, self.item, &extension) {
             Ok(key) => key,
-            Err(reason) => {
+            Err(refusal) => {
                 self.permit.call_ended(Sent::Maybe);
-                return Outcome::Dead { code: Code::KeyRefused, reason, last };
+                return Outcome::Dead { code: refusal.code, reason: refusal.reason, last };
             }
         };
+        let manifest_key = recipe::manifest_key(&key);
         let options = SinkOptions {
-            codec: plan.store.compression.into(),
+            codec: codec(plan.store.compression),
             decode,
             body_bytes_max: plan.collect.body_bytes_max,
-            ..SinkOptions::default()
+            expand_max: EXPAND_MAX,
         };
         let mut sink = self.shard.store.sink(key, options);
         while let Some(piece) = body.next().await {
@@ -197,11 +199,11 @@ impl Attempt<'_> {
             sha256: stored.sha256,
             stored_bytes: stored.stored_bytes,
         };
-        self.finish(status, object).await
+        self.finish(status, object, &manifest_key).await
     }
 
     /// Writes the manifest and takes the fetch out of the queue: from here on it is done.
-    async fn finish(&self, status: u16, object: Object) -> Outcome {
+    async fn finish(&self, status: u16, object: Object, manifest_key: &Path) -> Outcome {
         let now = self.shard.clock.wall();
         let waited = self.shard.clock.wall_at(self.permit.decided_at());
         let bytes = object.bytes;
@@ -217,14 +219,14 @@ impl Attempt<'_> {
             fetched_at: now,
             labels: self.item.fetch.labels.clone(),
         };
-        if let Err(error) = self.write_manifest(&done).await {
+        if let Err(error) = self.write_manifest(&done, manifest_key).await {
             return self.unstored(&error, LastAnswer { status: Some(status), body_start: None });
         }
         finish_until_confirmed(self.shard, self.item, Ending::Done(Box::new(done))).await;
         Outcome::Done { bytes, objects: 1 }
     }
 
-    async fn write_manifest(&self, done: &Done) -> Result<(), SinkError> {
+    async fn write_manifest(&self, done: &Done, key: &Path) -> Result<(), SinkError> {
         let lane = &self.item.lane;
         let manifest = Manifest {
             version: 1,
@@ -235,8 +237,6 @@ impl Attempt<'_> {
             params: self.item.fetch.params.clone(),
             done: done.clone(),
         };
-        let key = recipe::manifest_key(&self.shard.plan.store, self.item)
-            .expect("the object's key was made from the same parts");
         let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
         text.push(b'\n');
         self.shard.store.put_small(key, Bytes::from(text)).await
@@ -244,15 +244,14 @@ impl Attempt<'_> {
 
     fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
         let reason = error.to_string();
-        let code = match error.kind() {
-            SinkErrorKind::TooLarge => Code::BodyTooLarge,
-            SinkErrorKind::Bomb => Code::BodyExpandsTooMuch,
-            SinkErrorKind::Encoding => {
+        let code = match error {
+            SinkError::TooLarge { .. } => Code::BodyTooLarge,
+            SinkError::Bomb { .. } => Code::BodyExpandsTooMuch,
+            SinkError::Encoding { .. } => {
                 return Outcome::Again { kind: Again::Transient, after: None, reason, last };
             }
-            SinkErrorKind::Store(StoreFault::Key) => Code::KeyRefused,
-            SinkErrorKind::Store(_) => {
-                self.shard.store_failed(&reason);
+            SinkError::Store { source, .. } => {
+                self.shard.store_failed(&format!("{reason}: {source}"));
                 return Outcome::Again { kind: Again::StoreAway, after: None, reason, last };
             }
         };
@@ -281,16 +280,58 @@ pub(crate) async fn finish_until_confirmed(shard: &Context, item: &Item, ending:
 /// What an earlier try of this fetch has stored, if it came as far as its manifest. Any doubt is a no:
 /// the fetch is called again and writes the same keys.
 pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> {
-    let key = recipe::manifest_key(&shard.plan.store, item).ok()?;
-    let bytes = shard.store.get(key).await.ok()??;
+    // The manifest's folder does not depend on what the objects' keys end in.
+    let key = recipe::manifest_key(&object_key(shard, item, "x").ok()?);
+    let bytes = shard.store.get(&key).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.seq.0;
     same.then_some(manifest.done)
 }
 
+/// Where the first page of a fetch goes.
+fn object_key(shard: &Context, item: &Item, ext: &str) -> Result<Path, Refusal> {
+    let lane = &item.lane;
+    let missing = || Refusal {
+        code: Code::UnknownApi,
+        reason: format!("the configuration has no api `{}`", lane.api),
+        fetch: None,
+    };
+    let platform = shard.plan.platforms.get(&lane.account.platform).ok_or_else(missing)?;
+    let (_, api) = platform.api(lane.api.as_str()).ok_or_else(missing)?;
+    let context = KeyContext {
+        platform,
+        api,
+        account: &lane.account.account,
+        id: &item.id,
+        params: &item.fetch.params,
+        queued_at: item.queued_at,
+        page: 1,
+        ext,
+    };
+    recipe::object_key(&shard.plan.store, &context)
+}
+
+fn codec(compression: Compression) -> Codec {
+    match compression {
+        Compression::None => Codec::None,
+        Compression::Gzip => Codec::Gzip,
+        Compression::Zstd => Codec::Zstd,
+    }
+}
+
 /// Whether the provider may count a call that ended so.
 fn sent(error: &CallError) -> Sent {
     if error.may_have_been_sent() { Sent::Maybe } else { Sent::Never }
+}
+
+/// What a good answer is, for people.
+fn what(format: Format) -> &'static str {
+    match format {
+        Format::Json => "JSON",
+        Format::Csv => "CSV",
+        Format::Text => "text",
+        Format::Auto | Format::Html | Format::Binary => "data",
+    }
 }
 
 /// What has to be undone before the body is what it says it is.

@@ -422,7 +422,7 @@ impl Throttle {
         let accepted = match recipe::check_fetch(&self.shard.plan, &row.payload) {
             Ok(accepted) => accepted,
             Err(refusal) => {
-                let fetch = refusal.fetch.unwrap_or_default();
+                let fetch = refusal.fetch.map(|fetch| *fetch).unwrap_or_default();
                 let id = fetch.id.clone().unwrap_or_default();
                 let item =
                     Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };

@@ -1,0 +1,217 @@
+//! Fetches from JSON Lines: each line checked, stored or given its dead letter; none stops the next.
+//!
+//! Reading is bounded: a line longer than a fetch may be is stepped over without being held.
+
+use std::io::BufRead;
+
+use sha2::{Digest, Sha256};
+use tollgate_protos::Dead;
+
+use crate::clock::Clock;
+use crate::codes::Code;
+use crate::node::Intake;
+use crate::plan::Plan;
+use crate::queue::{Appended, NewFetch, QueueError};
+use crate::recipe::{FETCH_BYTES_MAX, Refusal, check_fetch};
+use crate::telemetry;
+
+/// Fetches stored in one step.
+const BATCH: usize = 1024;
+/// Bytes of fetches held before they are stored.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a line that was refused, kept for its dead letter.
+const RAW_BYTES: usize = 2048;
+
+/// What became of the lines of one input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Lines that hold something.
+    pub lines: u64,
+    /// New fetches.
+    pub new: u64,
+    /// Fetches that wait already, from this input or an earlier one.
+    pub waiting: u64,
+    /// Fetches done before.
+    pub done: u64,
+    /// Fetches given up before.
+    pub dead: u64,
+    /// Lines that are no fetch, or one that may not be called: each has a dead letter, new or from before.
+    pub refused: u64,
+}
+
+/// What came of reading one line.
+enum Line {
+    /// A line, within bounds.
+    Whole,
+    /// A line too long to be a fetch; its beginning is in the buffer.
+    Long,
+    /// No more.
+    End,
+}
+
+/// Why an input was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The input cannot be read.
+    #[error("{0}")]
+    Read(#[from] std::io::Error),
+    /// The queue does not take fetches; what was taken before is safe.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// Reads one input to its end. `source` names it in dead letters; `go_on` is asked between batches.
+///
+/// Reading blocks: not for a shard's thread.
+///
+/// # Errors
+/// The input cannot be read or the queue takes nothing; what was taken until then stays.
+pub fn take_lines(
+    plan: &Plan,
+    intake: &Intake,
+    clock: &Clock,
+    source: &str,
+    mut input: impl BufRead,
+    wait: &tokio::runtime::Handle,
+    go_on: impl Fn() -> bool,
+) -> Result<Taken, IntakeError> {
+    let mut taken = Taken::default();
+    let mut line = Vec::new();
+    let mut batch: Vec<NewFetch> = Vec::with_capacity(BATCH);
+    let mut batch_bytes = 0;
+    let mut number = 0_u64;
+    loop {
+        let read = read_line(&mut input, &mut line)?;
+        number += 1;
+        let refusal = match read {
+            Line::End => None,
+            Line::Whole if line.iter().all(u8::is_ascii_whitespace) => continue,
+            Line::Whole => match check_fetch(plan, &line) {
+                Ok(accepted) => {
+                    taken.lines += 1;
+                    batch_bytes += accepted.payload.len();
+                    batch.push(NewFetch {
+                        lane: accepted.lane,
+                        id: accepted.id,
+                        payload: accepted.payload,
+                        not_before: accepted.fetch.not_before,
+                    });
+                    None
+                }
+                Err(refusal) => Some(refusal),
+            },
+            Line::Long => Some(Refusal {
+                code: Code::FetchTooLarge,
+                reason: format!("the line is longer than {FETCH_BYTES_MAX} bytes"),
+                fetch: None,
+            }),
+        };
+        if let Some(refusal) = refusal {
+            taken.lines += 1;
+            taken.refused += 1;
+            let source = format!("{source}:{number}");
+            wait.block_on(bury(intake, clock, source, &line, refusal))?;
+        }
+        let ends = matches!(read, Line::End);
+        if ends || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
+            batch_bytes = 0;
+            for appended in wait.block_on(intake.append(std::mem::take(&mut batch)))? {
+                match appended {
+                    Appended::New(_) => taken.new += 1,
+                    Appended::Waiting(_) => taken.waiting += 1,
+                    Appended::Done(_) => taken.done += 1,
+                    Appended::Dead(_) => taken.dead += 1,
+                }
+            }
+            if ends || !go_on() {
+                return Ok(taken);
+            }
+        }
+    }
+}
+
+async fn bury(
+    intake: &Intake,
+    clock: &Clock,
+    source: String,
+    line: &[u8],
+    refusal: Refusal,
+) -> Result<(), QueueError> {
+    let digest = Sha256::digest(line);
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    let raw = String::from_utf8_lossy(&line[..line.len().min(RAW_BYTES)]).into_owned();
+    let fetch = refusal.fetch.map(|fetch| *fetch);
+    let dead = Dead {
+        seq: 0,
+        raw: fetch.is_none().then_some(raw),
+        fetch,
+        source: Some(source.clone()),
+        code: refusal.code.to_string(),
+        reason: refusal.reason.clone(),
+        attempts: 0,
+        http_status: None,
+        body_start: None,
+        died_at: clock.wall(),
+    };
+    if intake.queue().bury(key, dead).await? {
+        telemetry::fetch_refused(&source, refusal.code, &refusal.reason);
+    }
+    Ok(())
+}
+
+/// Reads up to the next line feed into `line`, without it and without holding more than a fetch may have.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Line> {
+    line.clear();
+    let mut long = false;
+    let mut any = false;
+    loop {
+        let piece = match input.fill_buf() {
+            Ok(piece) => piece,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if piece.is_empty() {
+            return Ok(match (any, long) {
+                (false, _) => Line::End,
+                (true, false) => Line::Whole,
+                (true, true) => Line::Long,
+            });
+        }
+        any = true;
+        let feed = piece.iter().position(|byte| *byte == b'\n');
+        let end = feed.unwrap_or(piece.len());
+        let room = (FETCH_BYTES_MAX + 1).saturating_sub(line.len());
+        line.extend_from_slice(&piece[..end.min(room)]);
+        long |= line.len() > FETCH_BYTES_MAX;
+        input.consume(feed.map_or(end, |_| end + 1));
+        if feed.is_some() {
+            return Ok(if long { Line::Long } else { Line::Whole });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_at_feeds_and_long_ones_are_stepped_over_without_being_held() {
+        let long = "x".repeat(FETCH_BYTES_MAX + 10);
+        let text = format!("a\n\nbc\r\n{long}\nd");
+        let mut input = std::io::BufReader::with_capacity(7, text.as_bytes());
+        let mut line = Vec::new();
+        let mut read = Vec::new();
+        loop {
+            match read_line(&mut input, &mut line).unwrap() {
+                Line::Whole => read.push(String::from_utf8(line.clone()).unwrap()),
+                Line::Long => {
+                    assert_eq!(line.len(), FETCH_BYTES_MAX + 1);
+                    read.push("(long)".into());
+                }
+                Line::End => break,
+            }
+        }
+        assert_eq!(read, ["a", "", "bc\r", "(long)", "d"]);
+    }
+}
