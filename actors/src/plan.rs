@@ -3,13 +3,14 @@
 //! `config` builds it from text and lists all mistakes; nothing else does, and nothing here reads a file,
 //! an environment variable or a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 use secrecy::SecretString;
+use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
@@ -45,7 +46,7 @@ impl Plan {
 pub struct StorePlan {
     /// Which store.
     pub target: StoreTarget,
-    /// Where in it; variables platform, api, account, date, id, page, ext, params.
+    /// Where in it; names platform, api, account, date, id, page, ext, `params.NAME`.
     pub key: Template,
     /// How bodies are stored.
     pub compression: Compression,
@@ -120,7 +121,8 @@ pub struct Platform {
     pub name: Slug,
     /// What paths are joined to; http or https, ends in `/`.
     pub base_url: Url,
-    /// Hosts that may be called beside the base URL's, lower case, without port.
+    /// Hosts that may be called beside the base URL's: lower case, with `:port` where it is not the
+    /// scheme's own. The platform's headers and secrets go there too.
     pub allowed_hosts: Vec<String>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, Template)>,
@@ -137,7 +139,10 @@ pub struct Platform {
 impl Platform {
     /// The endpoint of that name, and its number.
     pub fn api(&self, name: &str) -> Option<(u16, &Api)> {
-        self.apis.iter().position(|api| api.name.as_str() == name).map(|i| (i as u16, &self.apis[i]))
+        self.apis
+            .iter()
+            .position(|api| api.name.as_str() == name)
+            .map(|i| (i as u16, &self.apis[i]))
     }
 }
 
@@ -152,10 +157,21 @@ pub struct Api {
     pub query: Vec<(String, Template)>,
     /// Sent with this api's calls; replaces the platform's of the same name.
     pub headers: Vec<(HeaderName, Template)>,
+    /// Which parameters its fetches carry.
+    pub params: Params,
     /// How long a call may take.
     pub timeouts: Timeouts,
     /// What a good answer is.
     pub format: Format,
+}
+
+/// Which parameters the fetches of an api carry.
+#[derive(Debug, Clone, Default)]
+pub struct Params {
+    /// The names that a fetch may carry: those declared, else those that templates name.
+    pub names: BTreeSet<String>,
+    /// Values for those that a fetch does not carry.
+    pub defaults: Map<String, Value>,
 }
 
 /// What a good answer is, and what its key ends in.

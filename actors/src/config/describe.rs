@@ -1,0 +1,186 @@
+//! What was understood of a configuration, for people. Secrets are not in it.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use jiff::civil::date;
+use jiff::tz::TimeZone;
+use serde_json::Map;
+use tollgate_gate::{Guard, Limit, Rule, Span};
+
+use super::values::show;
+use crate::ids::Account;
+use crate::plan::{Api, Auth, Format, Plan, Platform, StoreTarget, Timeouts};
+use crate::recipe::{KeyContext, object_key};
+
+/// Says what a plan does, line by line: where objects go, and for each platform its apis with their
+/// whole URLs, its limits in words, and how calls are authorised.
+pub fn describe(plan: &Plan) -> String {
+    let mut out = String::new();
+    write_plan(&mut out, plan).expect("a String takes all that is written");
+    out
+}
+
+fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
+    let collect = &plan.collect;
+    writeln!(out, "node     {}", plan.node_name)?;
+    writeln!(out, "data     {}; state in {}", plan.data.display(), plan.state().display())?;
+    let place = match &plan.store.target {
+        StoreTarget::File(path) => format!("files below {}", path.display()),
+        StoreTarget::Memory => "memory, gone when the process ends".to_owned(),
+    };
+    let compression = match plan.store.compression.suffix() {
+        "" => "not compressed",
+        ".gz" => "gzip",
+        _ => "zstd",
+    };
+    let fsync = if plan.store.fsync { "fsynced" } else { "not fsynced" };
+    writeln!(out, "objects  {place}; {compression}, {fsync}")?;
+    writeln!(out, "key      {}", plan.store.key)?;
+    writeln!(
+        out,
+        "collect  at most {} calls in flight over {}, {} bytes of bodies on their way,",
+        collect.concurrency,
+        count(collect.shards, "shard"),
+        collect.buffer_bytes_max
+    )?;
+    writeln!(
+        out,
+        "         {} for one fetch, bodies up to {} bytes, {} to drain",
+        count(collect.attempts_max as usize, "call"),
+        collect.body_bytes_max,
+        show(collect.drain)
+    )?;
+    writeln!(out, "limits   {} (names the limits in force)", plan.hash)?;
+    for platform in plan.platforms.values() {
+        writeln!(out)?;
+        write_platform(out, plan, platform)?;
+    }
+    Ok(())
+}
+
+fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Result {
+    writeln!(out, "platform {}", platform.name)?;
+    writeln!(out, "  calls go to {}", platform.base_url)?;
+    if !platform.allowed_hosts.is_empty() {
+        writeln!(out, "  and, with headers and secrets, to {}", platform.allowed_hosts.join(", "))?;
+    }
+    match &platform.auth {
+        Some(Auth::Bearer(_)) => writeln!(out, "  authorization: Bearer ***")?,
+        Some(Auth::Header(name, _)) => writeln!(out, "  {name}: ***")?,
+        None => {}
+    }
+    for (name, template) in &platform.headers {
+        writeln!(out, "  {name}: {template}")?;
+    }
+    writeln!(out, "  a call lost in a crash keeps its slot for {}", show(platform.lost_call))?;
+    for limit in platform.limits.limits().iter().filter(|limit| limit.api.is_none()) {
+        writeln!(out, "  limit {}: {}", limit.name, in_words(limit))?;
+    }
+    for (number, api) in platform.apis.iter().enumerate() {
+        writeln!(out, "  api {}", api.name)?;
+        write_api(out, plan, platform, api)?;
+        for limit in platform.limits.limits() {
+            if limit.api.is_some_and(|ix| usize::from(ix) == number) {
+                writeln!(out, "    limit {}: {}", limit.name, in_words(limit))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> fmt::Result {
+    let base = if api.path.text().contains("://") { "" } else { platform.base_url.as_str() };
+    write!(out, "    GET {base}{}", api.path)?;
+    for (i, (name, template)) in api.query.iter().enumerate() {
+        write!(out, "{}{name}={template}", if i == 0 { '?' } else { '&' })?;
+    }
+    writeln!(out)?;
+    for (name, template) in &api.headers {
+        writeln!(out, "    {name}: {template}")?;
+    }
+    if !api.params.names.is_empty() {
+        let names: Vec<String> = api
+            .params
+            .names
+            .iter()
+            .map(|name| match api.params.defaults.get(name) {
+                Some(default) => format!("{name} (default {default})"),
+                None => name.clone(),
+            })
+            .collect();
+        writeln!(out, "    parameters: {}", names.join(", "))?;
+    }
+    let Timeouts { connect, first_byte, stall } = api.timeouts;
+    writeln!(
+        out,
+        "    timeouts: {} to connect, {} to the answer's head, {} between pieces",
+        show(connect),
+        show(first_byte),
+        show(stall)
+    )?;
+    if let Some(key) = example_key(plan, platform, api) {
+        writeln!(out, "    an object: {key}")?;
+    }
+    Ok(())
+}
+
+/// A key as it could be; none where it needs parameters that only a fetch has.
+fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
+    let account = Account::new("act_1").ok()?;
+    let day = date(2026, 11, 20).to_zoned(TimeZone::UTC).ok()?.timestamp();
+    let kind = match api.format {
+        Format::Auto | Format::Json => "json",
+        Format::Csv => "csv",
+        Format::Text => "txt",
+        Format::Html => "html",
+        Format::Binary => "bin",
+    };
+    let ext = format!("{kind}{}", plan.store.compression.suffix());
+    let context = KeyContext {
+        platform,
+        api,
+        account: &account,
+        id: "fetch-1",
+        params: &Map::new(),
+        queued_at: day,
+        page: 1,
+        ext: &ext,
+    };
+    object_key(&plan.store, &context).ok().map(|key| key.to_string())
+}
+
+/// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
+fn in_words(limit: &Limit) -> String {
+    let per = match (limit.api, limit.per_api) {
+        (Some(_), _) => "per account, of this api's calls",
+        (None, true) => "per account and api",
+        (None, false) => "per account",
+    };
+    let long = |span: Span| show(Duration::from(span));
+    let (rule, window) = match limit.rule {
+        Rule::Every { gap } => {
+            (format!("at least {} between two calls {per}", long(gap)), Some(gap))
+        }
+        Rule::Sliding { max, window } => {
+            let calls = count(max.get() as usize, "call");
+            (format!("at most {calls} in any {} {per}", long(window)), Some(window))
+        }
+        Rule::Concurrent { max } => {
+            (format!("at most {} in flight {per}", count(max.get() as usize, "call")), None)
+        }
+    };
+    match (window, limit.guard) {
+        (None, _) => rule,
+        (Some(_), Guard::Never) => format!("{rule}; counted from the answer"),
+        (Some(window), guard) => {
+            let span = guard.span(window).unwrap_or(Span(0));
+            let default = if guard == Guard::Default { " (default)" } else { "" };
+            format!("{rule}; guard {}{default}", long(span))
+        }
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}

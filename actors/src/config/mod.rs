@@ -1,0 +1,113 @@
+//! From text to a [`Plan`]: file, environment and overrides become types that cannot be wrong, or a list
+//! of everything that is.
+//!
+//! Decides what a configuration may say. Promises that every mistake is found in one go, that nothing is
+//! ignored or guessed, and that no secret is shown. Reads the configuration file and the files that
+//! secrets come from; must not know sockets, clocks or the process's environment, which is an argument.
+//!
+//! Every key is described in the text of [`init_text`], which is also a configuration that works.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::codes::Code;
+use crate::plan::Plan;
+
+mod describe;
+mod limits;
+mod mistake;
+mod node;
+mod platform;
+mod secret;
+mod section;
+mod source;
+mod store;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use describe::describe;
+pub use mistake::{Mistake, Mistakes};
+
+use section::Section;
+
+/// A configuration that was understood.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What it says.
+    pub plan: Plan,
+    /// What is allowed but probably not meant, as `KEY: SENTENCE`.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a configuration: the file, then `TOLLGATE__SECTION__KEY` of the environment, then overrides such
+/// as `("collect.concurrency", "64")`, later ones winning.
+///
+/// `env` is the whole environment: secrets written as `env:NAME` are looked up in it too. Without a file
+/// everything comes from the other two. Relative paths in it are relative to the current directory.
+///
+/// # Errors
+/// Everything that is wrong with it. Where the file is not TOML, only what makes it so.
+pub fn load(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Loaded, Mistakes> {
+    let env: BTreeMap<String, String> = env.collect();
+    let source = source::read(path, &env, overrides)?;
+    let report = source.report;
+    let plan = {
+        let mut root = Section::new(&report, String::new(), source.root);
+        let node = node::node(root.section("node"), &env);
+        let store = store::store(root.section("store"), &node.data);
+        let collect = node::collect(root.section("collect"));
+        node::nats(root.section("nats"));
+        node::http(root.section("http"));
+        let defaults =
+            platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
+        let platforms = platform::platforms(&mut root, &defaults);
+        store::check_state_apart(&report, &node.data, &store, &platforms);
+        root.finish();
+        let hash = hash(&platforms);
+        Plan {
+            node_name: node.name,
+            data: node.data,
+            store,
+            collect: collect.plan,
+            platforms,
+            hash,
+        }
+    };
+    let warnings = report.finish()?;
+    Ok(Loaded { plan, warnings })
+}
+
+/// The configuration that `tollgate init` writes: every key with its meaning, default and an example.
+pub fn init_text() -> &'static str {
+    include_str!("init.toml")
+}
+
+/// The first 16 hex digits of SHA-256 over the limits of all platforms, in one canonical form: two nodes
+/// with the same hash count alike.
+fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platform>>) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for platform in platforms.values() {
+        for limit in platform.limits.limits() {
+            let api = limit.api.and_then(|ix| platform.apis.get(usize::from(ix)));
+            let api = api.map_or("*", |api| api.name.as_str());
+            lines.push(format!(
+                "{} {api} {} per_api={} {:?} {:?}\n",
+                platform.name, limit.name, limit.per_api, limit.rule, limit.guard
+            ));
+        }
+    }
+    lines.sort_unstable();
+    let digest = format!("{:x}", Sha256::digest(lines.concat()));
+    digest.chars().take(16).collect()
+}
+
+/// Shorthand of the sections: the code for a value that is out of place.
+const BAD: Code = Code::BadValue;

@@ -1,0 +1,187 @@
+//! The sections `[node]`, `[collect]`, `[nats]` and `[http]`, and timeouts wherever they stand.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::BAD;
+use super::section::Section;
+use crate::codes::Code;
+use crate::ids::{Slug, preview};
+use crate::plan::{CollectPlan, Timeouts};
+
+const MIB: u64 = 1 << 20;
+/// Bounds of `[collect]`.
+const CONCURRENCY_MAX: u64 = 65_536;
+const SHARDS_MAX: u64 = 1_024;
+const ATTEMPTS_MAX: u64 = 100;
+const BYTES_MAX: u64 = 1 << 50;
+const DRAIN_MAX: Duration = Duration::from_secs(3600);
+/// Bounds of a timeout.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+/// Longest name of a node in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(10),
+    first_byte: Duration::from_secs(60),
+    stall: Duration::from_secs(30),
+};
+
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) data: PathBuf,
+}
+
+pub(super) struct Collect {
+    pub(super) plan: CollectPlan,
+    pub(super) timeouts: Timeouts,
+}
+
+pub(super) fn node(section: Option<Section<'_>>, env: &BTreeMap<String, String>) -> Node {
+    let mut node = Node { name: host_name(env), data: PathBuf::from("./tollgate-data") };
+    let Some(mut section) = section else { return node };
+    if let Some(name) = section.text("name") {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            section.mistake(BAD, "name", "a node's name has 1 to 255 printable bytes", "");
+        }
+        node.name = name;
+    }
+    if let Some(data) = section.text("data") {
+        if data.is_empty() {
+            section.mistake(
+                BAD,
+                "data",
+                "the data folder has no name",
+                "such as \"./tollgate-data\"",
+            );
+        }
+        node.data = PathBuf::from(data);
+    }
+    section.finish();
+    node
+}
+
+fn host_name(env: &BTreeMap<String, String>) -> String {
+    let told = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let told = told.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    told.or_else(|| env.get("HOSTNAME").cloned()).unwrap_or_else(|| "node".to_owned())
+}
+
+pub(super) fn collect(section: Option<Section<'_>>) -> Collect {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut plan = CollectPlan {
+        concurrency: 1024,
+        shards: cores,
+        buffer_bytes_max: 256 * MIB,
+        body_bytes_max: 8 * 1024 * MIB,
+        attempts_max: 5,
+        drain: Duration::from_secs(30),
+    };
+    let Some(mut section) = section else { return Collect { plan, timeouts: TIMEOUTS } };
+    if let Some(n) = section.whole_in("concurrency", 1..=CONCURRENCY_MAX) {
+        plan.concurrency = n as usize;
+    }
+    if let Some(n) = section.whole_in("shards", 1..=SHARDS_MAX) {
+        plan.shards = n as usize;
+    }
+    if let Some(bytes) = section.size("buffer_bytes_max", MIB..=BYTES_MAX) {
+        plan.buffer_bytes_max = bytes;
+    }
+    if let Some(bytes) = section.size("body_bytes_max", 1..=BYTES_MAX) {
+        plan.body_bytes_max = bytes;
+    }
+    if let Some(n) = section.whole_in("attempts_max", 1..=ATTEMPTS_MAX) {
+        plan.attempts_max = n as u32;
+    }
+    if let Some(drain) = section.duration("drain", Duration::ZERO..=DRAIN_MAX) {
+        plan.drain = drain;
+    }
+    let timeouts = timeouts(&mut section, TIMEOUTS);
+    section.finish();
+    Collect { plan, timeouts }
+}
+
+/// The table `timeouts` of a section, laid over what counts above it.
+pub(super) fn timeouts(section: &mut Section<'_>, above: Timeouts) -> Timeouts {
+    let mut timeouts = above;
+    let Some(mut table) = section.section("timeouts") else { return timeouts };
+    let mut take = |name, slot: &mut Duration| {
+        if let Some(duration) = table.duration(name, TIMEOUT_MIN..=TIMEOUT_MAX) {
+            *slot = duration;
+        }
+    };
+    take("connect", &mut timeouts.connect);
+    take("first_byte", &mut timeouts.first_byte);
+    take("stall", &mut timeouts.stall);
+    table.finish();
+    timeouts
+}
+
+/// Checked, since one file serves all commands, but without effect on `run` and `demo`.
+pub(super) fn nats(section: Option<Section<'_>>) {
+    let Some(mut section) = section else { return };
+    if let Some(text) = section.text("url") {
+        for server in text.split(',') {
+            match Url::parse(server.trim()) {
+                Ok(url) if url.password().is_some() || !url.username().is_empty() => section
+                    .mistake(
+                        Code::InlineSecret,
+                        "url",
+                        "the URL holds a user or password",
+                        "leave it out and name a credentials file: creds = \"file:PATH\"",
+                    ),
+                Ok(url)
+                    if ["nats", "tls", "ws", "wss"].contains(&url.scheme()) && url.has_host() => {}
+                _ => section.mistake(
+                    Code::BadUrl,
+                    "url",
+                    "not the URL of a NATS server",
+                    "such as \"nats://127.0.0.1:4222\"",
+                ),
+            }
+        }
+    }
+    if let Some(prefix) = section.text("prefix")
+        && let Err(reason) = Slug::new(&prefix)
+    {
+        section.mistake(Code::BadName, "prefix", reason, "");
+    }
+    if let Some(n) = section.whole("replicas")
+        && ![1, 3, 5].contains(&n)
+    {
+        section.mistake(BAD, "replicas", format!("{n} is not 1, 3 or 5"), "");
+    }
+    if let Some(creds) = section.text("creds")
+        && !creds.starts_with("file:")
+    {
+        section.mistake(Code::InlineSecret, "creds", "credentials come from a file", "file:PATH");
+    }
+    if let Some(mut tls) = section.section("tls") {
+        for name in ["ca", "cert", "key"] {
+            if let Some(path) = tls.text(name)
+                && path.contains("-----BEGIN")
+            {
+                tls.mistake(Code::InlineSecret, name, "this is the path of a file", "");
+            }
+        }
+        tls.finish();
+    }
+    section.finish();
+}
+
+/// As [`nats`].
+pub(super) fn http(section: Option<Section<'_>>) {
+    let Some(mut section) = section else { return };
+    if let Some(listen) = section.text("listen")
+        && listen.parse::<SocketAddr>().is_err()
+    {
+        let message = format!("`{}` is not an address with a port", preview(&listen));
+        section.mistake(BAD, "listen", message, "such as \"127.0.0.1:9464\"");
+    }
+    section.finish();
+}

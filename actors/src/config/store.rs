@@ -1,0 +1,162 @@
+//! The section `[store]`.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use super::mistake::Report;
+use super::section::{Section, one_of};
+use crate::codes::Code;
+use crate::ids::{Slug, preview};
+use crate::plan::{Compression, Platform, StorePlan, StoreTarget};
+use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, template_problems};
+
+const KEY: &str = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
+/// Most parts of a key, so that it stays below what file systems allow.
+const KEY_PARTS_MAX: usize = 16;
+
+const COMPRESSIONS: &[(&str, Compression)] =
+    &[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+
+/// Kinds of stores that are declared but not built.
+const CLOUD: &[&str] = &["s3", "gs", "az"];
+
+pub(super) fn store(section: Option<Section<'_>>, data: &Path) -> StorePlan {
+    let mut plan = StorePlan {
+        target: StoreTarget::File(data.to_owned()),
+        key: default_key(),
+        compression: Compression::Zstd,
+        fsync: false,
+    };
+    let Some(mut section) = section else { return plan };
+    if let Some(url) = section.text("url")
+        && let Some(target) = target(&section, &url)
+    {
+        plan.target = target;
+    }
+    if let Some(text) = section.text("key")
+        && let Some(key) = key(&section, &text)
+    {
+        plan.key = key;
+    }
+    if let Some(text) = section.text("compression")
+        && let Some(compression) = one_of(&section, "compression", &text, COMPRESSIONS)
+    {
+        plan.compression = compression;
+    }
+    if let Some(fsync) = section.flag("fsync") {
+        plan.fsync = fsync;
+    }
+    section.finish();
+    plan
+}
+
+fn default_key() -> Template {
+    Template::parse(KEY, &Variables::Only(KEY_VARIABLES)).expect("the default key is a template")
+}
+
+fn target(section: &Section<'_>, url: &str) -> Option<StoreTarget> {
+    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+    let hint = "file:PATH or memory:";
+    match scheme {
+        "memory" if rest.is_empty() || rest == "//" => Some(StoreTarget::Memory),
+        "file" => {
+            // `file:///var/x` is the same as `file:/var/x`; `file://host/x` is another machine's.
+            let path = match rest.strip_prefix("//") {
+                Some(path) if !path.starts_with('/') => "",
+                Some(path) => path,
+                None => rest,
+            };
+            if path.is_empty() {
+                section.mistake(
+                    Code::BadUrl,
+                    "url",
+                    "the URL names no folder",
+                    "such as \"file:./objects\"",
+                );
+                return None;
+            }
+            Some(StoreTarget::File(PathBuf::from(path)))
+        }
+        _ if CLOUD.contains(&scheme) => {
+            let message = format!("stores of kind `{scheme}:` are not supported yet");
+            section.mistake(Code::NotSupported, "url", message, hint);
+            None
+        }
+        "" => {
+            let message = format!("`{}` does not say what kind of store it is", preview(url));
+            section.mistake(
+                Code::UnknownStore,
+                "url",
+                message,
+                format!("for a folder: \"file:{}\"", preview(url)),
+            );
+            None
+        }
+        _ => {
+            let message = format!("there is no store of kind `{}:`", preview(scheme));
+            section.mistake(Code::UnknownStore, "url", message, hint);
+            None
+        }
+    }
+}
+
+fn key(section: &Section<'_>, text: &str) -> Option<Template> {
+    let template = match Template::parse(text, &Variables::Only(KEY_VARIABLES)) {
+        Ok(template) => template,
+        Err(error) => {
+            let code = match error {
+                TemplateError::Syntax(_) => Code::BadTemplate,
+                TemplateError::Unknown { .. } => Code::UnknownVariable,
+            };
+            section.mistake(code, "key", error.to_string(), "");
+            return None;
+        }
+    };
+    let mut problems = template_problems(&template);
+    if text.matches('/').count() >= KEY_PARTS_MAX {
+        problems.push(format!("a key has at most {KEY_PARTS_MAX} parts"));
+    }
+    let good = problems.is_empty();
+    for problem in problems {
+        section.mistake(Code::UnsafeKey, "key", problem, format!("the default is \"{KEY}\""));
+    }
+    good.then_some(template)
+}
+
+/// Objects may not fall into the state folder: neither may the store be below it, nor a key lead there.
+pub(super) fn check_state_apart(
+    report: &Report,
+    data: &Path,
+    store: &StorePlan,
+    platforms: &BTreeMap<Slug, Arc<Platform>>,
+) {
+    let StoreTarget::File(objects) = &store.target else { return };
+    let (data, objects) = (plain(data), plain(objects));
+    let state = data.join("state");
+    if objects.starts_with(&state) {
+        let message = "objects may not be stored in the state folder of this node";
+        report.mistake(Code::BadValue, "store.url", message, "choose another folder");
+    }
+    let first_part = store.key.text().split('/').next().unwrap_or_default();
+    let may_be_state = match first_part {
+        "{platform}" => platforms.keys().any(|name| name.as_str() == "state"),
+        "{api}" => platforms.values().any(|platform| platform.api("state").is_some()),
+        "{account}" | "{id}" => true,
+        part => part == "state" || part.contains("{params") || part.contains('|'),
+    };
+    if objects == data && may_be_state {
+        let message = "objects would fall into `state`, the folder of this node's queue and ledger";
+        report.mistake(
+            Code::UnsafeKey,
+            "store.key",
+            message,
+            "give store.url or node.data a folder of its own",
+        );
+    }
+}
+
+/// A path without `.` parts, for comparison only.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+}

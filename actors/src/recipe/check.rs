@@ -1,0 +1,268 @@
+//! What comes in becomes a fetch that can be called, or a refusal with a code. No call is made.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use tollgate_protos::Fetch;
+
+use super::key::{KeyContext, object_key};
+use super::{FetchContext, RESERVED, Refusal, build, did_you_mean};
+use crate::codes::Code;
+use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, preview};
+use crate::plan::{Api, Plan, Platform};
+
+/// Largest fetch in bytes.
+pub const FETCH_BYTES_MAX: usize = 256 * 1024;
+/// Most labels of a fetch, and the longest name and value of one in bytes.
+const LABELS_MAX: usize = 32;
+const LABEL_NAME_BYTES_MAX: usize = 64;
+const LABEL_VALUE_BYTES_MAX: usize = 256;
+/// Hex digits of SHA-256 in an id that was not given.
+const ID_DIGITS: usize = 32;
+
+const FIELDS: &[&str] = &[
+    "id",
+    "platform",
+    "account",
+    "api",
+    "params",
+    "not_before",
+    "deadline",
+    "fresh_for",
+    "once",
+    "priority",
+    "labels",
+];
+
+/// A fetch that can be called.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// Where it belongs.
+    pub lane: LaneKey,
+    /// Its id, given or made.
+    pub id: String,
+    /// The fetch with its id filled in and its parameters sorted by name.
+    pub fetch: Fetch,
+    /// That as JSON; at most 256 KiB.
+    pub payload: Bytes,
+}
+
+/// Checks what came in against the plan, and tries out the request and the key it would have.
+///
+/// A deadline is not compared with the time: that is for whoever has a clock.
+///
+/// # Errors
+/// Whatever makes it no fetch that can be called; the refusal carries the fetch if it could be read.
+pub fn check_fetch(plan: &Plan, raw: &[u8]) -> Result<Accepted, Refusal> {
+    let mut fetch = parse(raw)?;
+    match check(plan, &mut fetch) {
+        Ok((lane, id, payload)) => Ok(Accepted { lane, id, fetch, payload }),
+        Err(refusal) => Err(Refusal { fetch: Some(Box::new(fetch)), ..refusal }),
+    }
+}
+
+fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, Bytes), Refusal> {
+    let (platform, api) = destination(plan, fetch)?;
+    let account = fetch.account.as_deref().ok_or_else(|| absent("account"))?;
+    let account = Account::new(account).map_err(|reason| Refusal::new(Code::BadAccount, reason))?;
+    check_fields(fetch)?;
+    check_params(&fetch.params, api)?;
+    for value in fetch.params.values_mut() {
+        value.sort_all_objects();
+    }
+    fetch.params.sort_keys();
+    if fetch.id.is_none() {
+        let digest = format!("{:x}", Sha256::digest(to_json(fetch)?));
+        fetch.id = Some(digest.chars().take(ID_DIGITS).collect());
+    }
+    let id = fetch.id.clone().unwrap_or_default();
+    let payload = to_json(fetch)?;
+    check_size(payload.len())?;
+    build(platform, api, &FetchContext { account: &account, id: &id, params: &fetch.params })?;
+    if plan.store.key.text().contains("params") {
+        object_key(
+            &plan.store,
+            &KeyContext {
+                platform,
+                api,
+                account: &account,
+                id: &id,
+                params: &fetch.params,
+                queued_at: jiff::Timestamp::UNIX_EPOCH,
+                page: 1,
+                ext: "json.zst",
+            },
+        )?;
+    }
+    let lane = LaneKey {
+        account: AccountKey { platform: platform.name.clone(), account },
+        api: api.name.clone(),
+        priority: fetch.priority,
+    };
+    Ok((lane, id, Bytes::from(payload)))
+}
+
+fn parse(raw: &[u8]) -> Result<Fetch, Refusal> {
+    check_size(raw.len())?;
+    let text = std::str::from_utf8(raw).map_err(|error| {
+        Refusal::new(Code::FetchNotUtf8, format!("byte {} is not UTF-8", error.valid_up_to() + 1))
+    })?;
+    if !text.trim_start().starts_with('{') {
+        let what =
+            if text.trim().is_empty() { "it is empty" } else { "it does not start with `{`" };
+        return Err(Refusal::new(
+            Code::FetchNotJson,
+            format!("a fetch is one JSON object: {what}"),
+        ));
+    }
+    serde_json::from_str(text).map_err(|error| {
+        if error.is_data() {
+            explain_field(text, &error)
+        } else {
+            Refusal::new(Code::FetchNotJson, format!("not JSON: {error}"))
+        }
+    })
+}
+
+/// Says which field is wrong: serde's message does not.
+fn explain_field(text: &str, error: &serde_json::Error) -> Refusal {
+    let fields: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    for (name, value) in &fields {
+        if !FIELDS.contains(&name.as_str()) {
+            let hint = did_you_mean(name, FIELDS.iter().copied());
+            return Refusal::new(
+                Code::FetchUnknownField,
+                format!("a fetch has no field `{}`{hint}", preview(name)),
+            );
+        }
+        let (good, wanted) = match name.as_str() {
+            "params" => (value.is_object(), "an object"),
+            "labels" => (
+                value.as_object().is_some_and(|labels| labels.values().all(Value::is_string)),
+                "an object whose values are text",
+            ),
+            "once" => (value.is_boolean(), "true or false"),
+            "priority" => (
+                matches!(value.as_str(), Some("high" | "normal" | "low")),
+                "\"high\", \"normal\" or \"low\"",
+            ),
+            "not_before" | "deadline" => (
+                value.is_null()
+                    || value.as_str().is_some_and(|text| text.parse::<jiff::Timestamp>().is_ok()),
+                "a time such as \"2026-11-20T03:00:00Z\"",
+            ),
+            _ => (value.is_null() || value.is_string(), "text"),
+        };
+        if !good {
+            return Refusal::new(Code::FetchWrongType, format!("`{name}` must be {wanted}"));
+        }
+    }
+    Refusal::new(Code::FetchWrongType, error.to_string())
+}
+
+fn destination<'p>(plan: &'p Plan, fetch: &Fetch) -> Result<(&'p Platform, &'p Api), Refusal> {
+    let platform = fetch.platform.as_deref().ok_or_else(|| absent("platform"))?;
+    let api = fetch.api.as_deref().ok_or_else(|| absent("api"))?;
+    let found = plan.platforms.values().find(|known| known.name.as_str() == platform);
+    let found = found.ok_or_else(|| {
+        let hint = did_you_mean(platform, plan.platforms.keys().map(crate::ids::Slug::as_str));
+        Refusal::new(
+            Code::UnknownPlatform,
+            format!("there is no platform `{}`{hint}", preview(platform)),
+        )
+    })?;
+    let (_, api) = found.api(api).ok_or_else(|| {
+        let hint = did_you_mean(api, found.apis.iter().map(|known| known.name.as_str()));
+        Refusal::new(
+            Code::UnknownApi,
+            format!("platform `{platform}` has no api `{}`{hint}", preview(api)),
+        )
+    })?;
+    Ok((found, api))
+}
+
+fn check_fields(fetch: &Fetch) -> Result<(), Refusal> {
+    match fetch.id.as_deref() {
+        Some("") => return Err(Refusal::new(Code::BadId, "the id is empty")),
+        Some(id) if id.len() > ID_BYTES_MAX => {
+            return Err(Refusal::new(
+                Code::BadId,
+                format!("the id has {} bytes, at most {ID_BYTES_MAX} are allowed", id.len()),
+            ));
+        }
+        _ => {}
+    }
+    if fetch.fresh_for.is_some() {
+        return Err(Refusal::new(Code::FetchNotSupported, "`fresh_for` is not supported yet"));
+    }
+    if let (Some(not_before), Some(deadline)) = (fetch.not_before, fetch.deadline)
+        && deadline < not_before
+    {
+        return Err(Refusal::new(Code::DeadlinePassed, "`deadline` lies before `not_before`"));
+    }
+    if fetch.labels.len() > LABELS_MAX {
+        return Err(Refusal::new(
+            Code::BadLabels,
+            format!("{} labels, at most {LABELS_MAX} are allowed", fetch.labels.len()),
+        ));
+    }
+    for (name, value) in &fetch.labels {
+        if name.is_empty() || name.len() > LABEL_NAME_BYTES_MAX {
+            return Err(Refusal::new(
+                Code::BadLabels,
+                format!("a label's name has 1 to {LABEL_NAME_BYTES_MAX} bytes, not {}", name.len()),
+            ));
+        }
+        if value.len() > LABEL_VALUE_BYTES_MAX {
+            return Err(Refusal::new(
+                Code::BadLabels,
+                format!("label `{}` has over {LABEL_VALUE_BYTES_MAX} bytes", preview(name)),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_params(params: &Map<String, Value>, api: &Api) -> Result<(), Refusal> {
+    for name in params.keys() {
+        if api.params.names.contains(name) {
+            continue;
+        }
+        if RESERVED.contains(&name.as_str()) {
+            return Err(Refusal::new(
+                Code::UnknownParameter,
+                format!("`{name}` is a field of the fetch itself and may not be in `params`"),
+            ));
+        }
+        let known = api.params.names.iter().map(String::as_str);
+        return Err(Refusal::new(
+            Code::UnknownParameter,
+            format!(
+                "api `{}` takes no parameter `{}`{}",
+                api.name,
+                preview(name),
+                did_you_mean(name, known)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_size(bytes: usize) -> Result<(), Refusal> {
+    if bytes > FETCH_BYTES_MAX {
+        return Err(Refusal::new(
+            Code::FetchTooLarge,
+            format!("the fetch has {bytes} bytes, at most {FETCH_BYTES_MAX} are allowed"),
+        ));
+    }
+    Ok(())
+}
+
+fn absent(field: &str) -> Refusal {
+    Refusal::new(Code::FetchMissingField, format!("the fetch says no `{field}`"))
+}
+
+fn to_json(fetch: &Fetch) -> Result<Vec<u8>, Refusal> {
+    serde_json::to_vec(fetch)
+        .map_err(|error| Refusal::new(Code::FetchNotJson, format!("not JSON: {error}")))
+}

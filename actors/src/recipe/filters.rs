@@ -1,0 +1,60 @@
+//! What may stand in a placeholder beside names: the filters and tests, and the one environment that
+//! knows them.
+
+use std::sync::LazyLock;
+
+use jiff::Span;
+use jiff::civil::Date;
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, filters, tests};
+
+/// Every filter by name, in alphabetical order.
+pub(super) const FILTERS: &[&str] = &[
+    "abs", "days", "default", "first", "int", "join", "last", "length", "lower", "max", "min",
+    "replace", "reverse", "round", "sort", "split", "string", "trim", "unique", "upper",
+];
+
+/// Every test by name (`x is defined`).
+pub(super) const TESTS: &[&str] = &["defined", "undefined"];
+
+/// Expressions are compiled against this environment. It has no functions and no access to anything
+/// but the values that it is given, and an undefined value is an error rather than an empty text.
+pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut env = Environment::empty();
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.add_filter("abs", filters::abs);
+    env.add_filter("days", days);
+    env.add_filter("default", filters::default);
+    env.add_filter("first", filters::first);
+    env.add_filter("int", filters::int);
+    env.add_filter("join", filters::join);
+    env.add_filter("last", filters::last);
+    env.add_filter("length", filters::length);
+    env.add_filter("lower", filters::lower);
+    env.add_filter("max", filters::max);
+    env.add_filter("min", filters::min);
+    env.add_filter("replace", filters::replace);
+    env.add_filter("reverse", filters::reverse);
+    env.add_filter("round", filters::round);
+    env.add_filter("sort", filters::sort);
+    env.add_filter("split", filters::split);
+    env.add_filter("string", filters::string);
+    env.add_filter("trim", filters::trim);
+    env.add_filter("unique", filters::unique);
+    env.add_filter("upper", filters::upper);
+    env.add_test("defined", tests::is_defined);
+    env.add_test("undefined", tests::is_undefined);
+    env
+});
+
+/// `{date|days(-1)}`: an ISO date some days later or earlier, as an ISO date.
+fn days(date: &str, count: i64) -> Result<String, Error> {
+    let fail = |detail: String| Error::new(ErrorKind::InvalidOperation, detail);
+    let start: Date = date
+        .parse()
+        .map_err(|_| fail(format!("`days` needs a date such as 2026-11-20, not `{date}`")))?;
+    Span::new()
+        .try_days(count)
+        .and_then(|span| start.checked_add(span))
+        .map(|date| date.to_string())
+        .map_err(|_| fail(format!("{count} days from {start} is outside the calendar")))
+}

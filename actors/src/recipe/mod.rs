@@ -1,0 +1,72 @@
+//! What to ask a provider, and where the answer goes: templates, requests, fetches, object keys.
+//!
+//! Decides whether a fetch can be understood and is allowed, and turns it into a request and a key.
+//! Promises that no value of a fetch leaves its place: not its segment of a path, its pair of a query,
+//! its header or its folder, and that no request goes to a host that is not declared.
+//! Must not know clocks, files, sockets or limits.
+
+use std::fmt;
+
+use tollgate_protos::Fetch;
+
+use crate::codes::Code;
+
+mod build;
+mod check;
+mod filters;
+mod key;
+mod template;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use build::path_problem;
+pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
+pub use check::{Accepted, FETCH_BYTES_MAX, check_fetch};
+pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
+pub(crate) use key::{KEY_VARIABLES, template_problems};
+pub(crate) use template::is_name;
+pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError, Variables};
+
+/// Names that a parameter may not have, since templates use them for something else.
+pub const RESERVED: &[&str] = &["platform", "api", "account", "id"];
+
+/// Why a fetch cannot be called. No call was made for it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// What kind of reason.
+    pub code: Code,
+    /// One sentence: what is wrong with which part.
+    pub reason: String,
+    /// The fetch, if it was understood; always absent from `build` and `object_key`, whose caller has it.
+    pub fetch: Option<Box<Fetch>>,
+}
+
+impl Refusal {
+    pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), fetch: None }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.reason)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The known word nearest to a mistyped one, if one is near.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// `; did you mean …?`, or nothing.
+pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
+}

@@ -1,0 +1,445 @@
+//! Templates: text with placeholders, `creatives/{id}` or `{date|days(-1)}`.
+//!
+//! A template is compiled once, when the configuration is read. What it may name is checked then, and
+//! so are its filters. Filling it in hands out its pieces one by one, because what keeps a value in its
+//! place differs between a path, a query, a header and a key.
+//!
+//! Most placeholders are bare names, which are looked up directly; the others are expressions in
+//! minijinja's syntax.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::Expression;
+use minijinja::value::{Serde, ValueKind};
+use serde_json::{Map, Value};
+
+use super::Refusal;
+use super::filters::{ENVIRONMENT, FILTERS, TESTS};
+use crate::codes::Code;
+use crate::ids::preview;
+
+/// Longest template in bytes.
+pub const TEMPLATE_BYTES_MAX: usize = 8 * 1024;
+/// Longest filled-in template in bytes.
+pub const RENDERED_BYTES_MAX: usize = 64 * 1024;
+
+/// A compiled template. Cheap to clone.
+#[derive(Clone)]
+pub struct Template {
+    text: Arc<str>,
+    pieces: Arc<[Piece]>,
+}
+
+/// What a template may name.
+#[derive(Debug, Clone, Copy)]
+pub enum Variables<'a> {
+    /// Whatever it likes: what is not known otherwise is a parameter of the fetch.
+    Any,
+    /// These only. `params.*` stands for `params.` and any name.
+    Only(&'a [&'a str]),
+}
+
+/// Why a text is not a template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// It is not well formed, or uses a filter that does not exist. A sentence.
+    #[error("{0}")]
+    Syntax(String),
+    /// It names something that is not there.
+    #[error("`{name}` is not known here: use {}", .known.join(", "))]
+    Unknown {
+        /// What it names.
+        name: String,
+        /// What it could name.
+        known: Vec<String>,
+    },
+}
+
+/// A part of a template between two brace characters.
+pub(super) enum Piece {
+    /// As it stands.
+    Text(Box<str>),
+    /// A bare name, `account` or `params.day`.
+    Name(Box<str>),
+    /// Anything else.
+    Computed(Computed),
+}
+
+/// A placeholder that is more than a name.
+pub(super) struct Computed {
+    source: Box<str>,
+    /// What it names, at the first level: `params` for `params.day|lower`.
+    names: Vec<String>,
+    expression: Expression<'static, 'static>,
+}
+
+/// Something that a name stands for.
+#[derive(Clone, Copy)]
+pub(super) enum Found<'a> {
+    Text(&'a str),
+    Json(&'a Value),
+    /// `params` as a whole, with defaults that count where the first map has nothing.
+    Maps(&'a Map<String, Value>, Option<&'a Map<String, Value>>),
+}
+
+/// What the names of a template stand for at one filling in.
+pub(super) trait Scope {
+    /// The value of a name, if it has one.
+    fn get(&self, name: &str) -> Option<Found<'_>>;
+}
+
+/// One piece of a filled-in template.
+pub(super) enum Fragment<'a> {
+    /// Written by the operator.
+    Text(&'a str),
+    /// Came with the fetch; to be kept in its place.
+    Value(&'a str),
+}
+
+impl Template {
+    /// Compiles a text and checks what it names.
+    ///
+    /// # Errors
+    /// The text is longer than 8 KiB, is not well formed, or names what is not among `allowed`.
+    pub fn parse(text: &str, allowed: &Variables<'_>) -> Result<Self, TemplateError> {
+        if text.len() > TEMPLATE_BYTES_MAX {
+            return Err(syntax(format!("a template has at most {TEMPLATE_BYTES_MAX} bytes")));
+        }
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find(['{', '}']) {
+            let (before, from_brace) = rest.split_at(open);
+            if !before.is_empty() {
+                pieces.push(Piece::Text(before.into()));
+            }
+            let (source, after) = placeholder(from_brace)?;
+            pieces.push(compile(source, allowed)?);
+            rest = after;
+        }
+        if !rest.is_empty() {
+            pieces.push(Piece::Text(rest.into()));
+        }
+        Ok(Self { text: text.into(), pieces: pieces.into() })
+    }
+
+    /// The template as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it names, `params.day` as `params.day`, sorted and each once.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .pieces
+            .iter()
+            .flat_map(|piece| match piece {
+                Piece::Text(_) => Vec::new(),
+                Piece::Name(name) => vec![name.to_string()],
+                Piece::Computed(c) => c.expression.undeclared_variables(true).into_iter().collect(),
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Hands out the filled-in pieces in order.
+    pub(super) fn fill(
+        &self,
+        scope: &dyn Scope,
+        mut each: impl FnMut(Fragment<'_>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let mut bytes = 0;
+        for piece in &*self.pieces {
+            let text = match piece {
+                Piece::Text(text) => {
+                    each(Fragment::Text(text))?;
+                    continue;
+                }
+                Piece::Name(name) => match scope.get(name) {
+                    Some(Found::Text(text)) => Cow::Borrowed(text),
+                    Some(Found::Json(value)) => scalar(name, value)?,
+                    Some(Found::Maps(..)) => return Err(unusable(name, "an object")),
+                    None => return Err(missing(name)),
+                },
+                Piece::Computed(computed) => Cow::Owned(computed.eval(scope)?),
+            };
+            bytes += text.len();
+            if bytes > RENDERED_BYTES_MAX {
+                return Err(Refusal::new(
+                    Code::RequestTooLong,
+                    format!("`{}` filled in has over {RENDERED_BYTES_MAX} bytes", self.text),
+                ));
+            }
+            each(Fragment::Value(&text))?;
+        }
+        Ok(())
+    }
+
+    /// The filled-in text, values as they are.
+    pub(super) fn render(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+        let mut out = String::with_capacity(self.text.len() + 16);
+        self.fill(scope, |fragment| {
+            let (Fragment::Text(text) | Fragment::Value(text)) = fragment;
+            out.push_str(text);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({:?})", &*self.text)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Computed {
+    fn eval(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+        for name in &self.names {
+            match scope.get(name) {
+                Some(Found::Json(Value::Array(items))) => {
+                    for item in items {
+                        scalar(name, item)?;
+                    }
+                }
+                Some(Found::Json(Value::Null)) | None | Some(Found::Text(_) | Found::Maps(..)) => {}
+                Some(Found::Json(value)) => drop(scalar(name, value)?),
+            }
+        }
+        let context: minijinja::Value = self
+            .names
+            .iter()
+            .filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?))))
+            .collect();
+        let value = self.expression.eval(context).map_err(|error| {
+            // An undefined value fails in whatever comes to use it; what is missing says more.
+            match self.names.iter().find(|name| scope.get(name).is_none()) {
+                Some(name) => missing(name),
+                None => Refusal::new(
+                    Code::TemplateFailed,
+                    format!("`{{{}}}`: {}", self.source, detail(&error)),
+                ),
+            }
+        })?;
+        match value.kind() {
+            ValueKind::Undefined => Err(missing(&self.source)),
+            ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(value.to_string()),
+            ValueKind::None => Err(unusable(&self.source, "null")),
+            ValueKind::Map => Err(unusable(&self.source, "an object")),
+            _ => Err(unusable(&self.source, "a list")),
+        }
+    }
+}
+
+/// A value of JSON as text.
+fn scalar<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Refusal> {
+    /// From here on a 64-bit float has gaps between whole numbers.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::String(text) => Ok(Cow::Borrowed(text)),
+        Value::Bool(yes) => Ok(Cow::Borrowed(if *yes { "true" } else { "false" })),
+        Value::Number(n) if n.is_f64() && n.as_f64().is_none_or(|f| f.abs() >= EXACT_MAX) => {
+            Err(unusable(name, "a number that JSON does not carry exactly"))
+        }
+        Value::Number(n) => Ok(Cow::Owned(n.to_string())),
+        Value::Null => Err(unusable(name, "null")),
+        Value::Array(_) => Err(unusable(name, "a list")),
+        Value::Object(_) => Err(unusable(name, "an object")),
+    }
+}
+
+/// A value of JSON for an expression.
+fn value_of(found: Found<'_>) -> minijinja::Value {
+    match found {
+        Found::Text(text) => minijinja::Value::from(text),
+        Found::Json(value) => minijinja::Value::from(Serde(value)),
+        Found::Maps(first, second) => {
+            let defaults =
+                second.into_iter().flatten().filter(|(name, _)| !first.contains_key(*name));
+            defaults
+                .chain(first)
+                .map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value))))
+                .collect()
+        }
+    }
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::new(Code::MissingParameter, format!("the parameter `{name}` is missing"))
+}
+
+fn unusable(name: &str, kind: &str) -> Refusal {
+    let hint = match kind {
+        "a list" => "; a list needs a filter such as `join(',')`",
+        "null" => "; leave it out or give it a value",
+        _ => "",
+    };
+    Refusal::new(Code::BadParameter, format!("`{name}` is {kind}, which cannot stand here{hint}"))
+}
+
+/// What went wrong in an expression, short: it may quote a value.
+fn detail(error: &minijinja::Error) -> String {
+    let text = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    text.chars().take(200).collect()
+}
+
+/// Takes `{…}` from the front: what is between the braces, and what follows.
+fn placeholder(text: &str) -> Result<(&str, &str), TemplateError> {
+    let body = text.strip_prefix('{').ok_or_else(|| {
+        syntax("a `}` without its `{`; a literal brace is written `{'}'}`".to_owned())
+    })?;
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, c) in body.char_indices() {
+        match (quote, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(q), _) if q == c => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '{') => {
+                return Err(syntax(
+                    "a `{` within a placeholder: placeholders have single braces, as `{account}`, \
+                     and a literal brace is written `{'{'}`"
+                        .to_owned(),
+                ));
+            }
+            (None, '}') => {
+                let (source, after) = body.split_at(at);
+                return Ok((source.trim(), after.strip_prefix('}').unwrap_or(after)));
+            }
+            (None, _) => {}
+        }
+    }
+    Err(syntax(format!("`{}` has no closing `}}`", preview(text))))
+}
+
+/// Compiles what stands between two braces.
+fn compile(source: &str, allowed: &Variables<'_>) -> Result<Piece, TemplateError> {
+    if source.is_empty() {
+        return Err(syntax("an empty placeholder `{}`".to_owned()));
+    }
+    if is_name(source.strip_prefix("params.").unwrap_or(source)) {
+        check_name(source, allowed)?;
+        return Ok(Piece::Name(source.into()));
+    }
+    if source.contains('-') && is_name(&source.replace('-', "_")) {
+        return Err(syntax(format!(
+            "`{source}` is no name: a parameter has letters, digits and `_` only"
+        )));
+    }
+    check_words(source)?;
+    let expression = ENVIRONMENT
+        .compile_expression_owned(source.to_owned())
+        .map_err(|error| syntax(format!("`{{{source}}}`: {}", detail(&error))))?;
+    for name in expression.undeclared_variables(true) {
+        check_name(&name, allowed)?;
+    }
+    let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
+    names.sort_unstable();
+    Ok(Piece::Computed(Computed { source: source.into(), names, expression }))
+}
+
+/// A name as a parameter may have one: `[A-Za-z_][A-Za-z0-9_]*`, at most 63 bytes.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+}
+
+fn check_name(name: &str, allowed: &Variables<'_>) -> Result<(), TemplateError> {
+    let Variables::Only(known) = allowed else { return Ok(()) };
+    let is_param = name.strip_prefix("params.").is_some_and(|rest| !rest.is_empty());
+    if known.contains(&name) || (is_param && known.contains(&"params.*")) {
+        return Ok(());
+    }
+    // `account.x` is an attribute of something known: it fails when it is filled in.
+    let known = known.iter().map(|name| format!("`{name}`")).collect();
+    Err(TemplateError::Unknown { name: name.to_owned(), known })
+}
+
+/// Refuses filters, tests and functions that do not exist: minijinja would only tell when the
+/// expression is first evaluated.
+fn check_words(source: &str) -> Result<(), TemplateError> {
+    let mut before = "";
+    for (word, next) in words(source) {
+        match before {
+            "|" if !FILTERS.contains(&word) => {
+                let near = super::nearest(word, FILTERS.iter().copied());
+                let hint = near.map_or_else(
+                    || format!("there are {}", FILTERS.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(syntax(format!("there is no filter `{word}`: {hint}")));
+            }
+            "|" => {}
+            "is" if word != "not" && !TESTS.contains(&word) => {
+                return Err(syntax(format!(
+                    "there is no test `{word}`: there are {}",
+                    TESTS.join(", ")
+                )));
+            }
+            _ if next == Some('(')
+                && is_name(word)
+                && !["not", "and", "or", "if", "else", "in"].contains(&word) =>
+            {
+                return Err(syntax(format!(
+                    "there is no function `{word}`: use filters, as `{{date|days(-1)}}`"
+                )));
+            }
+            _ => {}
+        }
+        before = if word == "not" && before == "is" { "is" } else { word };
+    }
+    Ok(())
+}
+
+/// The words and signs of an expression outside quotes, each with the character that follows it.
+fn words(source: &str) -> Vec<(&str, Option<char>)> {
+    let mut found = Vec::new();
+    let mut rest = source.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let end = if first == '\'' || first == '"' {
+            closing_quote(rest, first)
+        } else if first.is_alphanumeric() || first == '_' {
+            rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (word, after) = rest.split_at(end);
+        rest = after.trim_start();
+        found.push((word, rest.chars().next()));
+    }
+    found
+}
+
+/// Where a quoted text ends, its closing quote included.
+fn closing_quote(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            _ if c == quote => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn syntax(message: String) -> TemplateError {
+    TemplateError::Syntax(message)
+}
