@@ -1,1 +1,45 @@
-fn main(){}
+//! The command line of Tollgate: parse, dispatch, print what went wrong once, exit code.
+
+mod cli;
+mod commands;
+mod logs;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use commands::Exit;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match &cli.command {
+        Command::Demo(args) => commands::demo::run(&cli.global, args),
+        Command::Run(args) => commands::run::run(&cli.global, args),
+        Command::Init(args) => commands::init::run(args),
+        Command::Check(args) => commands::check::run(&cli.global, args),
+        Command::Status(args) => commands::status::run(&cli.global, args),
+        Command::Dead(args) => commands::dead::run(&cli.global, args),
+        Command::Explain(args) => commands::explain::run(args),
+    };
+    match exit {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if is_broken_pipe(&error) {
+                return ExitCode::SUCCESS;
+            }
+            ui::say(format_args!("tollgate: {error:#}"));
+            Exit::Usage.into()
+        }
+    }
+}
+
+/// Whoever read the output has had enough: that is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::http::wire::Wire;
-use crate::ids::{AccountKey, LaneKey};
+use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LANES_MAX, LaneCount, NewFetch, Queue, QueueError};
@@ -257,6 +257,25 @@ impl Intake {
             appended.iter().filter(|one| matches!(one, Appended::New(_))).count() as u64
         });
         self.totals.never_came(count - new);
+        answer
+    }
+
+    /// An intake without a node, for a folder nobody works on.
+    pub fn alone(queue: Arc<dyn Queue>) -> Self {
+        Self { queue, totals: Arc::default() }
+    }
+
+    /// Takes a dead letter out of the list; with a fetch, that is collected again.
+    ///
+    /// # Errors
+    /// The queue does not answer; nothing was changed.
+    pub async fn revive(&self, seq: Seq, fetch: Option<NewFetch>) -> Result<bool, QueueError> {
+        let count = u64::from(fetch.is_some());
+        self.totals.come(count);
+        let answer = self.queue.revive(seq, fetch).await;
+        if !matches!(answer, Ok(true)) {
+            self.totals.never_came(count);
+        }
         answer
     }
 }

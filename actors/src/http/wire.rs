@@ -6,14 +6,13 @@
 //! is always late, never early, which is the safe side; a busy loop makes it later by itself.
 
 use std::error::Error;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::connect::{CALL, ConnectNote, ConnectTimeout, TooLate, WatchConnects};
 use super::{Answer, CallBounds, CallError, OnWritten, Transport, Written};
@@ -27,7 +26,6 @@ const LAPS_WARM: u32 = 3;
 const LAPS_CONNECTED: u32 = 6;
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(90);
-/// Largest head of an answer in bytes is hyper's own bound (about 400 KiB); nothing to add.
 const USER_AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 
 /// reqwest, told to make one attempt per call.
@@ -173,15 +171,4 @@ impl From<Request> for reqwest::Request {
         *call.headers_mut() = request.headers;
         call
     }
-}
-
-/// Whether an instant has passed; kept beside its only use in tests.
-#[cfg(test)]
-pub(crate) fn passed(instant: Instant) -> bool {
-    Instant::now() >= instant
-}
-
-/// A callback that hears nothing.
-pub fn unheard() -> OnWritten {
-    Rc::new(|_| {})
 }

@@ -144,12 +144,6 @@ impl Accounts {
         ix
     }
 
-    /// The place of an account that is known.
-    pub(crate) fn find(&self, key: &AccountKey) -> Option<Ix> {
-        let hash = self.hasher.hash_one(key);
-        self.index.find(hash, |ix| self.entries[*ix as usize].key == *key).copied()
-    }
-
     pub(crate) fn get(&self, ix: Ix) -> Option<&Entry> {
         self.entries.get(ix as usize)
     }

@@ -111,6 +111,7 @@ pub struct Context {
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
     orders: RefCell<HashMap<PermitId, Order>>,
+    dead_collectors: Cell<u32>,
     next_permit: Cell<u64>,
     next_incarnation: Cell<u64>,
 }
@@ -144,6 +145,7 @@ impl Context {
             slot_asked: Cell::new(false),
             free: RefCell::default(),
             orders: RefCell::default(),
+            dead_collectors: Cell::new(0),
             next_permit: Cell::new(1),
             next_incarnation: Cell::new(1),
         })
@@ -239,12 +241,21 @@ impl Context {
         self.orders.borrow_mut().insert(id, order);
         loop {
             let free = self.free.borrow_mut().pop();
-            let collector = free.unwrap_or_else(|| Collector::start(Rc::clone(self)));
+            let collector = free.unwrap_or_else(|| self.start_collector());
             // One that died while it was free does not take it; the next one does.
             if collector.try_send(Make(id)).is_ok() {
                 return;
             }
         }
+    }
+
+    fn start_collector(self: &Rc<Self>) -> Addr<Collector> {
+        let dead = self.dead_collectors.get();
+        if dead > 0 {
+            self.dead_collectors.set(dead - 1);
+            telemetry::collector_restarted(self.shard);
+        }
+        Collector::start(Rc::clone(self))
     }
 
     /// The order of a permit, for the collector that was sent it.
@@ -264,6 +275,7 @@ impl Context {
 
     pub(crate) fn collector_died(&self, reason: &str) {
         self.totals.restarts.add(1);
+        self.dead_collectors.set(self.dead_collectors.get() + 1);
         self.me().do_send(CollectorDied { reason: reason.to_owned() });
     }
 

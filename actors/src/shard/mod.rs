@@ -81,7 +81,7 @@ pub struct Looks {
 }
 
 /// What an account looks like from outside.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AccountLook {
     /// The provider.
     pub platform: String,
@@ -92,10 +92,10 @@ pub struct AccountLook {
     /// Attempts in flight.
     pub in_flight: u32,
     /// What the next call waits for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
     /// When the next call may go.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<jiff::Timestamp>,
 }
 

@@ -1,0 +1,245 @@
+//! What can be asked of a data folder, whether a node works on it or not.
+//!
+//! A running node answers on a Unix socket in its state folder, readable by its owner alone; without one
+//! the same questions are answered from the folder itself. One request and one answer per connection,
+//! each a line of JSON.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+use tollgate_protos::Dead;
+
+use crate::codes::Code;
+use crate::ids::Seq;
+use crate::node::{Intake, Viewer};
+use crate::plan::Plan;
+use crate::queue::{NewFetch, Queue};
+use crate::recipe::check_fetch;
+use crate::shard::AccountLook;
+
+/// The socket's name in the state folder.
+const SOCKET: &str = "control.sock";
+/// Longest request in bytes.
+const REQUEST_BYTES_MAX: u64 = 64 * 1024;
+/// Longest answer in bytes.
+const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most accounts, and most dead letters, in one answer.
+pub const ROWS_MAX: usize = 10_000;
+
+/// A question.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// What waits, and why.
+    Status {
+        /// Only this platform.
+        platform: Option<String>,
+        /// Only this account.
+        account: Option<String>,
+        /// Most accounts told one by one.
+        most: usize,
+    },
+    /// Dead letters, in the order of their numbers.
+    Dead {
+        /// Only those with higher numbers.
+        after: Option<u64>,
+        /// Most of them.
+        most: usize,
+    },
+    /// Takes a dead letter out of the list: collects its fetch again, or forgets it.
+    Revive {
+        /// Which.
+        seq: u64,
+        /// Collect it again.
+        replay: bool,
+    },
+}
+
+/// What waits.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether a node works on the folder.
+    pub running: bool,
+    /// Fetches that wait.
+    pub waiting: u64,
+    /// Fetches put aside until their `not_before`.
+    pub postponed: u64,
+    /// Attempts in flight.
+    pub in_flight: u64,
+    /// Accounts one by one, those with the most waiting first.
+    pub accounts: Vec<AccountLook>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To `Status`.
+    Status(Status),
+    /// To `Dead`.
+    Dead(Vec<Dead>),
+    /// To `Revive`: true if there was such a letter.
+    Revived(bool),
+    /// It could not be answered.
+    Failed {
+        /// Why, as a code.
+        code: String,
+        /// Why, as a sentence.
+        reason: String,
+    },
+}
+
+/// What a running node answers from.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    /// The configuration in force.
+    pub plan: Arc<Plan>,
+    /// Its accounts.
+    pub viewer: Viewer,
+    /// Its queue.
+    pub intake: Intake,
+}
+
+/// Where the socket of a state folder is.
+pub fn socket(state: &Path) -> PathBuf {
+    state.join(SOCKET)
+}
+
+/// Answers requests until dropped. The state folder must be locked by this process: a socket that is
+/// there is then a dead one's.
+///
+/// # Errors
+/// The socket cannot be made (a path of more than about 100 bytes is too long for one): the node works
+/// without.
+pub fn serve(state: &Path, desk: Desk) -> std::io::Result<impl Future<Output = ()>> {
+    let path = socket(state);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, owner_only)?;
+    let removed = RemoveOnDrop(path);
+    Ok(async move {
+        let _removed = removed;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let desk = desk.clone();
+                    // One at a time: a question takes milliseconds, and who asks is one person.
+                    let _done = timeout(PATIENCE, converse(stream, desk)).await;
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    })
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        // Left behind it does no harm: the next node replaces it, and nobody listens on it.
+        let _removed = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn converse(stream: UnixStream, desk: Desk) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(Request::Status { platform, account, most }) => {
+            let looks = desk.viewer.look(platform, account, most.min(ROWS_MAX)).await;
+            let postponed = desk.intake.queue().postponed().await.unwrap_or(0);
+            Answer::Status(Status {
+                running: true,
+                waiting: looks.waiting,
+                postponed,
+                in_flight: looks.in_flight,
+                accounts: looks.accounts,
+            })
+        }
+        Ok(Request::Dead { after, most }) => dead(&**desk.intake.queue(), after, most).await,
+        Ok(Request::Revive { seq, replay }) => revive(&desk.plan, &desk.intake, seq, replay).await,
+        Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    write.write_all(&text).await?;
+    write.shutdown().await
+}
+
+/// Asks the node that works on a state folder; nothing if none does.
+///
+/// # Errors
+/// It is there and does not answer.
+pub async fn ask(state: &Path, request: &Request) -> std::io::Result<Option<Answer>> {
+    let Ok(mut stream) = UnixStream::connect(socket(state)).await else { return Ok(None) };
+    let conversation = async {
+        let mut text = serde_json::to_vec(request)?;
+        text.push(b'\n');
+        stream.write_all(&text).await?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
+        Ok(Some(serde_json::from_slice(&answer)?))
+    };
+    timeout(PATIENCE, conversation).await.unwrap_or_else(|_| {
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the running node does not answer"))
+    })
+}
+
+/// Dead letters of a queue.
+pub async fn dead(queue: &dyn Queue, after: Option<u64>, most: usize) -> Answer {
+    match queue.dead(after.map(Seq), most.min(ROWS_MAX)).await {
+        Ok(dead) => Answer::Dead(dead),
+        Err(error) => failed(Code::QueueUnavailable, &error.to_string()),
+    }
+}
+
+/// Takes a dead letter out of the list.
+pub async fn revive(plan: &Plan, intake: &Intake, seq: u64, replay: bool) -> Answer {
+    let before = seq.checked_sub(1).map(Seq);
+    let letter = match intake.queue().dead(before, 1).await {
+        Ok(letters) => letters.into_iter().find(|letter| letter.seq == seq),
+        Err(error) => return failed(Code::QueueUnavailable, &error.to_string()),
+    };
+    let Some(letter) = letter else { return Answer::Revived(false) };
+    let fetch = if replay {
+        let Some(fetch) = &letter.fetch else {
+            let reason = format!(
+                "dead letter {seq} never was a fetch; mend the line and run it: {}",
+                letter.reason
+            );
+            return Answer::Failed { code: letter.code, reason };
+        };
+        let text = serde_json::to_vec(fetch).unwrap_or_default();
+        match check_fetch(plan, &text) {
+            Ok(accepted) => Some(NewFetch {
+                lane: accepted.lane,
+                id: accepted.id,
+                payload: accepted.payload,
+                not_before: accepted.fetch.not_before,
+            }),
+            Err(refusal) => return failed(refusal.code, &refusal.reason),
+        }
+    } else {
+        None
+    };
+    match intake.revive(Seq(seq), fetch).await {
+        Ok(revived) => Answer::Revived(revived),
+        Err(error) => failed(Code::QueueUnavailable, &error.to_string()),
+    }
+}
+
+fn failed(code: Code, reason: &str) -> Answer {
+    Answer::Failed { code: code.to_string(), reason: reason.to_owned() }
+}

@@ -1,0 +1,72 @@
+//! One file per command, and what several of them need.
+
+pub(crate) mod check;
+pub(crate) mod dead;
+pub(crate) mod demo;
+pub(crate) mod explain;
+pub(crate) mod folder;
+pub(crate) mod init;
+pub(crate) mod run;
+pub(crate) mod session;
+pub(crate) mod status;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use tollgate_actors::config::{self, Loaded};
+use tollgate_actors::plan::Plan;
+
+use crate::cli::Global;
+use crate::ui::say;
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Done = 0,
+    /// Some fetches are dead, or a check failed.
+    Failed = 1,
+    /// The command line, the configuration or the folder is not right: nothing was begun.
+    Usage = 2,
+    /// Stopped with fetches left.
+    Left = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The environment, without what is not text: no key and no secret of ours can be that.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    })
+}
+
+/// Reads the configuration; its mistakes are told, all of them, and give nothing.
+pub(crate) fn plan(global: &Global) -> Option<Plan> {
+    match config::load(Some(&global.config), environment(), &[]) {
+        Ok(Loaded { plan, warnings }) => {
+            for warning in warnings {
+                say(format_args!("tollgate: warning: {warning}"));
+            }
+            Some(plan)
+        }
+        Err(mistakes) => {
+            say(format_args!("tollgate: {mistakes}"));
+            if !global.config.exists() {
+                say(format_args!(
+                    "`tollgate init` writes a commented configuration to start from"
+                ));
+            }
+            None
+        }
+    }
+}
+
+/// A path as text.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

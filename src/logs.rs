@@ -1,0 +1,60 @@
+//! Where logs go: standard error, through a thread of their own, so that a reader that does not read
+//! never stops a shard.
+
+use std::io::IsTerminal;
+
+use anyhow::Context;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Global, LogFormat};
+use crate::ui::Progress;
+
+/// Lines that wait for a slow reader; further ones are dropped and counted.
+const LINES_MAX: usize = 64 * 1024;
+
+/// Keeps the logs going; dropped, it writes out what waits.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    _guard: WorkerGuard,
+    dropped: ErrorCounter,
+}
+
+impl Logs {
+    /// Starts logging for this process.
+    pub(crate) fn start(global: &Global, progress: &Progress) -> anyhow::Result<Self> {
+        let terminal = std::io::stderr().is_terminal();
+        let default = if terminal { "warn" } else { "info" };
+        let level = global.log_level.as_deref().unwrap_or(default);
+        let filter = EnvFilter::try_new(level)
+            .with_context(|| format!("--log-level {level}: not a level and not a filter"))?;
+        let (writer, guard) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(LINES_MAX)
+            .finish(progress.log_writer());
+        let dropped = writer.error_counter();
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+        let text = match global.log_format {
+            LogFormat::Auto => terminal,
+            LogFormat::Text => true,
+            LogFormat::Json => false,
+        };
+        if text {
+            let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+            logs.compact().with_target(false).with_ansi(colour).init();
+        } else {
+            logs.json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .with_target(false)
+                .init();
+        }
+        Ok(Self { _guard: guard, dropped })
+    }
+
+    /// Lines that nobody read in time.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
