@@ -178,15 +178,16 @@ impl Ledger {
     /// All calls in flight are those of a dead writer, of whom nothing will be heard. Called once after
     /// loading its record.
     ///
-    /// Each is charged at `charge_at`, or a guard after its writing if that is known and earlier. Their
-    /// slots of concurrent limits stay taken until `slots_until`.
+    /// Each without an answer is charged at `charge_at`. A stamp in the record does not make that earlier:
+    /// the writer may have taken it back after it stored the record ([`Ledger::unwritten`]). Their slots
+    /// of concurrent limits stay taken until `slots_until`.
     ///
     /// `charge_at` must not be before the last moment at which one of the calls can have arrived: the
     /// last at which the dead writer can have written a request, + [`LimitSet::guard_max`].
     pub fn lost(&mut self, limits: &LimitSet, charge_at: At, slots_until: At) {
         for permit in core::mem::take(&mut self.permits) {
             self.charge(limits, permit.api, permit.state, |_, known| {
-                known.map_or(charge_at, |known| known.min(charge_at))
+                known.map_or(charge_at, |known| known.max(charge_at))
             });
             let same = |slot: &&mut Slot| slot.api == permit.api && slot.until == slots_until;
             match self.slots.iter_mut().find(same) {

@@ -201,21 +201,33 @@ fn a_slot_is_free_when_the_call_is_over_not_when_it_is_answered() {
 
 #[test]
 fn a_dead_writers_calls_are_charged_late_and_keep_their_slots() {
-    let limits = set([limit("gap", sliding(2, 60)), limit("slots", concurrent(2))]);
+    let limits = set([limit("gap", sliding(3, 60)), limit("slots", concurrent(3))]);
     let mut ledger = Ledger::new();
-    ledger.take(&limits, PermitId(1), ASK, At(0));
-    ledger.take(&limits, PermitId(2), ASK, At(0));
+    for id in 1..=3 {
+        ledger.take(&limits, PermitId(id), ASK, At(0));
+    }
     ledger.written(&limits, PermitId(2), At(0));
+    ledger.answered(&limits, PermitId(3), At(S));
     ledger.lost(&limits, At(10 * S), At(100 * S));
     assert_eq!(ledger.in_flight().len(), 0);
     assert_eq!(ask(&limits, &ledger, 0, S), wait(100 * S, 1));
     assert_eq!(ask(&limits, &ledger, 0, 100 * S), Decision::Go);
-    // Without the slots: the written one was charged at its guard, the other at 10 s.
-    let dated = set([limit("gap", sliding(2, 60))]);
+    // Without the slots: only the answered one was charged before 10 s.
+    let dated = set([limit("gap", sliding(3, 60))]);
     let (mut ledger, _) = ledger.under(&limits, &dated, At(S));
-    assert_eq!(ask(&dated, &ledger, 0, S), wait(GUARD + 60 * S, 0));
-    call(&mut ledger, &dated, 0, [GUARD + 60 * S]);
-    assert_eq!(ask(&dated, &ledger, 0, 61 * S), wait(70 * S, 0));
+    assert_eq!(ask(&dated, &ledger, 0, S), wait(S + 60 * S, 0));
+    call(&mut ledger, &dated, 0, [61 * S]);
+    assert_eq!(ask(&dated, &ledger, 0, 62 * S), wait(70 * S, 0));
+}
+
+#[test]
+fn no_loss_makes_a_charge_earlier() {
+    let limits = set([limit("gap", every(60))]);
+    let mut ledger = Ledger::new();
+    ledger.take(&limits, PermitId(1), ASK, At(0));
+    ledger.written(&limits, PermitId(1), At(9 * S));
+    ledger.lost(&limits, At(S), At(0));
+    assert_eq!(ask(&limits, &ledger, 0, 9 * S), wait(9 * S + GUARD + 60 * S, 0));
 }
 
 #[test]
@@ -332,7 +344,7 @@ fn too_many_holds_stop_more_never_less() {
     // The later ones end before all that are there when they come.
     let hold = |i: u16| Hold {
         scope: HoldScope::Api(i),
-        until: At(if i < 100 { 1_000 + i64::from((i * 7) % 40) } else { 900 }),
+        until: At(if i < 64 { 1_000 + i64::from((i * 7) % 40) } else { 900 }),
         reason: "429".into(),
     };
     let mut holds = Holds::new();

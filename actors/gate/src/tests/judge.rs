@@ -75,12 +75,12 @@ impl Call {
     /// When a limit with that guard counts it.
     fn charge(&self, guard: Option<Span>) -> Option<At> {
         let known = self.written.zip(guard).map(|(at, guard)| at.plus(guard));
-        let first = |at: At| Some(known.map_or(at, |known| known.min(at)));
         match (self.answered, self.ended, self.lost) {
-            (Some(at), _, _) | (None, None, Some((at, _))) => first(at),
+            (Some(at), _, _) => Some(known.map_or(at, |known| known.min(at))),
             (None, Some(_), _) if known.is_some() => known,
             (None, Some((at, Sent::Never)), _) => Some(at),
             (None, Some((at, Sent::Maybe)), _) => Some(at.plus(guard.unwrap_or(NO_ANSWER_BOUND))),
+            (None, None, Some((at, _))) => Some(known.map_or(at, |known| known.max(at))),
             (None, None, None) => known,
         }
     }

@@ -11,7 +11,8 @@ use crate::{
 };
 
 fn any_at() -> impl Strategy<Value = At> {
-    (-5_000 * S..5_000 * S).prop_map(At)
+    // Mostly so close together that windows end between them.
+    prop_oneof![3 => -2 * S..2 * S, 1 => -5_000 * S..5_000 * S].prop_map(At)
 }
 
 /// Limits and any ledger of theirs, whether or not the gate would lead there.
@@ -208,6 +209,18 @@ fn the_last_of_many_limits_is_read() {
     ledger.add(31, None, Entry { at: At(0), calls: 1 });
     let record = ledger.encode(&limits, At(1));
     assert_eq!(Ledger::decode(&limits, &record, At(1)).unwrap().0, ledger);
+}
+
+#[test]
+fn a_record_keeps_what_counts_for_one_more_microsecond_and_no_more() {
+    let limits = set([limit("gap", every(5))]);
+    let mut ledger = Ledger::new();
+    ledger.add(0, None, Entry { at: At(0), calls: 1 });
+    for (now, kept) in [(5 * S - 1, true), (5 * S, false)] {
+        let record = ledger.encode(&limits, At(now));
+        let (read, _) = Ledger::decode(&limits, &record, At(now)).unwrap();
+        assert_eq!(!read.is_empty(), kept);
+    }
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::judge::{Arrival, Call, Due, assert_within, bounds, due, transit_max};
-use super::{APIS, MS, any_limits};
+use super::{APIS, MS, any_limits, limit, set};
 use crate::{
-    ApiIx, Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span,
-    decide,
+    ApiIx, Ask, At, Because, Decision, Guard, Hold, HoldScope, Ledger, Limit, LimitSet, PermitId,
+    Rule, Sent, Span, decide,
 };
 
 /// A call is written at most so long after its permit, also by a writer that is cut off.
@@ -397,4 +397,23 @@ proptest! {
         world.ledger.prune(&world.limits, world.now.plus(Span::from_secs(1_000)));
         prop_assert!(world.ledger.is_empty());
     }
+}
+
+#[test]
+fn a_stamp_taken_back_after_the_last_record_does_not_open_a_window_early() {
+    let gap = Limit {
+        guard: Guard::After(Span::ZERO),
+        ..limit("gap", Rule::Every { gap: Span::from_millis(5) })
+    };
+    let script = |kind| Script { kind, write_delay: 0, transit: 0, think: 0, body: 0, lag: 0 };
+    let restamped = Script { write_delay: 50 * MS, ..script(Kind::Restamped) };
+    // The first permit has id 1 and the second script, the next ones those after it.
+    let scripts = [vec![script(Kind::Whole), restamped], vec![script(Kind::Whole); 40]].concat();
+    let mut world = World::new(set([gap]), scripts, At(0));
+    let mut op = |at: u64, op| world.at(At(at as i64), Event::Op(op));
+    op(0, Op::Ask { api: 0, calls: 30 });
+    // Stamped at 50 ms, taken back at 50.9 ms, written at 100.9 ms by the cut-off writer.
+    op(50_300, Op::Store);
+    op(50_500, Op::Crash { down: 0, lag: 0 });
+    world.run();
 }
