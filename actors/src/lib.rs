@@ -1,1 +1,4 @@
-
+pub mod ids;
+pub mod ledger;
+pub mod queue;
+pub mod state;
