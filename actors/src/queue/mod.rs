@@ -8,7 +8,7 @@
 //! A queue knows nothing of actors, limits or HTTP. Its promises, each checked by `conformance`:
 //! - a fetch whose `append` was confirmed is returned by `first` until it is finished, postponed or dropped;
 //! - within a lane, `first` goes in the order of `seq`;
-//! - an id that is known (waiting or done) is not stored a second time by `append` with `Repeat::Skip`;
+//! - an id that is known (waiting, done or dead) is not stored a second time by `append`;
 //! - `finish` of an absent fetch is not an error: it was finished before;
 //! - after a wake was lost, `lanes` still tells of the work.
 
@@ -32,6 +32,12 @@ pub mod conformance;
 pub const FIRST_MAX: usize = 64;
 /// Most lanes that one `lanes` returns.
 pub const LANES_MAX: usize = 4096;
+/// Most fetches that one `append` takes.
+pub const APPEND_MAX: usize = 4096;
+/// Most dead letters that one `dead` returns.
+pub const DEAD_MAX: usize = 4096;
+/// Most wakes that wait for their receiver.
+pub const WAKES_MAX: usize = 4096;
 
 /// A fetch to be stored.
 #[derive(Debug, Clone)]
@@ -116,7 +122,7 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     /// A name for this queue that a second one does not have: `seq` counts within it.
     fn name(&self) -> Arc<str>;
 
-    /// Stores fetches, durable before it answers. At most 4,096 at a time. The answers are in the
+    /// Stores fetches, durable before it answers. At most [`APPEND_MAX`] at a time. The answers are in the
     /// order of the fetches. Wakes follow for what is new and due.
     fn append(&self, fetches: Vec<NewFetch>) -> QueueFuture<Vec<Appended>>;
 
@@ -144,7 +150,7 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     /// input apart from new ones: a known key is not recorded again and answers false.
     fn bury(&self, key: [u8; 16], dead: Dead) -> QueueFuture<bool>;
 
-    /// Dead letters behind `after` in order of their numbers, at most `max`.
+    /// Dead letters behind `after` in order of their numbers, at most `max` (and [`DEAD_MAX`]).
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>>;
 
     /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else

@@ -1,0 +1,60 @@
+//! The clocks and the chance that the embedded state needs; nothing else in it may read one.
+
+use std::collections::hash_map::RandomState;
+use std::fs;
+use std::hash::{BuildHasher, Hasher};
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of wall time since 1970, rounded down; 0 before that. `not_before` is a wall time, so
+/// what waits for it is compared with this clock.
+pub(crate) fn wall_ms() -> u64 {
+    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+}
+
+/// A moment as [`wall_ms`] counts, rounded up: what waits until then never comes a moment early.
+pub(crate) fn ceil_ms(moment: Timestamp) -> u64 {
+    let ms = moment.as_nanosecond().div_euclid(1_000_000)
+        + i128::from(moment.as_nanosecond().rem_euclid(1_000_000) > 0);
+    u64::try_from(ms.max(0)).unwrap_or(u64::MAX)
+}
+
+/// Nanoseconds since the machine was started, sleep included. No setting of the wall clock moves it.
+pub(crate) fn boot_ns() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// Which boot of which machine [`boot_ns`] counts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Boot([u8; 16]);
+
+impl Boot {
+    /// For a machine that does not tell. It equals itself, so it must be asked for before comparing.
+    pub(crate) const UNKNOWN: Self = Self([0; 16]);
+
+    /// Asks the kernel.
+    pub(crate) fn read() -> Self {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        u128::from_str_radix(&text.trim().replace('-', ""), 16)
+            .map_or(Self::UNKNOWN, |id| Self(id.to_be_bytes()))
+    }
+
+    /// As it is stored.
+    pub(crate) fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// As it was stored.
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// 64 bits that another process or another call does not have: the standard library's hasher is keyed
+/// by the operating system.
+pub(crate) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
