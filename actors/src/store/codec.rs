@@ -38,8 +38,8 @@ impl<W: Write> Decoder<W> {
         }
     }
 
-    /// Takes some of `input`, which must not be empty, and says how much: at least one byte. Writes at most
-    /// [`STEP_BYTES`] when `input` is no longer than that.
+    /// Takes some of `input`, which must not be empty, and says how much: at least one byte. Writes no more
+    /// than a few times [`STEP_BYTES`] when `input` is no longer than that, whatever it expands to.
     pub(super) fn step(&mut self, input: &[u8]) -> io::Result<usize> {
         let taken = match self {
             Self::Identity(out) => out.write(input)?,

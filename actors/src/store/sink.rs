@@ -99,7 +99,8 @@ impl Sink {
     /// Dropping the future leaves open whether the object is there; if it is, it is whole.
     ///
     /// # Errors
-    /// Any [`SinkError`]; nothing is under the key that was not there before.
+    /// Any [`SinkError`]; nothing is under the key that was not there before. Where a file store fails in the
+    /// last step, the rename, its staging file stays until [`Store::clean_leftovers`].
     pub async fn finish(mut self) -> Result<Stored, SinkError> {
         let stream = match std::mem::replace(&mut self.state, State::Spent) {
             State::Spent => return Err(self.cut_short()),
