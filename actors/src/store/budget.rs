@@ -2,20 +2,23 @@
 //!
 //! The bound is cut into two pools of whole shares, each first come, first served:
 //!
-//! - a *small share* covers a body from its first byte until it is stored or outgrows [`INLINE_BYTES_MAX`];
-//! - a *streaming share* covers a larger one: the part being filled, the part being put, the codecs.
+//! - a *small share* covers a body from its first byte until it is stored or outgrows
+//!   [`INLINE_BYTES_MAX`];
+//! - a *streaming share* covers a larger one: the part being filled, the part being put, the
+//!   codecs.
 //!
 //! # Why no body waits for ever
 //!
 //! A body asks for at most one share of each pool, always the small one first. A body that holds a
-//! streaming share never asks for anything again, so it ends by its own means: its provider, the disk and
-//! the caller's timeouts. Therefore every streaming share comes back, and since the pool is a queue, every
-//! body that waits for one gets it in turn; then it gives its small share back, and every body that waits
-//! for a small one gets it in turn. With one pool for both kinds this would not hold: small shares kept by
-//! bodies that wait to grow could use up what a streaming share needs.
+//! streaming share never asks for anything again, so it ends by its own means: its provider, the
+//! disk and the caller's timeouts. Therefore every streaming share comes back, and since the pool
+//! is a queue, every body that waits for one gets it in turn; then it gives its small share back,
+//! and every body that waits for a small one gets it in turn. With one pool for both kinds this
+//! would not hold: small shares kept by bodies that wait to grow could use up what a streaming
+//! share needs.
 //!
-//! A body keeps its small share while it waits to grow, so what it has read stays counted. It takes no
-//! part-filled streaming share: a share is given whole or not at all.
+//! A body keeps its small share while it waits to grow, so what it has read stays counted. It takes
+//! no part-filled streaming share: a share is given whole or not at all.
 //!
 //! [`INLINE_BYTES_MAX`]: super::INLINE_BYTES_MAX
 
@@ -25,12 +28,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::OpenError;
 
-/// What a body may hold before it streams, in bytes: what was read so far and the piece that makes it
-/// outgrow, or what is being put.
+/// What a body may hold before it streams, in bytes: what was read so far and the piece that makes
+/// it outgrow, or what is being put.
 pub(super) const SMALL_SHARE_BYTES: u64 = 64 * 1024;
 
-/// The small pool is one part in this many of the whole. At the defaults (256 MiB, 1,024 attempts) that is
-/// a share for each attempt, so a small answer never waits for large ones.
+/// The small pool is one part in this many of the whole. At the defaults (256 MiB, 1,024 attempts)
+/// that is a share for each attempt, so a small answer never waits for large ones.
 const SMALL_POOL_PARTS: u64 = 4;
 
 /// The node's bound on bytes of bodies, shared by all shards.
@@ -77,8 +80,8 @@ impl Budget {
         take(&self.small).await
     }
 
-    /// Waits for a streaming share and then gives the small one back. Dropping the future leaves the queue
-    /// and gives the small share back.
+    /// Waits for a streaming share and then gives the small one back. Dropping the future leaves
+    /// the queue and gives the small share back.
     pub(super) async fn grow(&self, small: Share) -> Share {
         let share = take(&self.stream).await;
         drop(small);

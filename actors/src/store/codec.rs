@@ -1,7 +1,7 @@
 //! Undoing an answer's content encoding, and compressing what is stored. No IO, no async.
 //!
-//! Both sides are incremental: a step takes a bounded slice and gives a bounded amount, however much the
-//! slice expands to in the end.
+//! Both sides are incremental: a step takes a bounded slice and gives a bounded amount, however
+//! much the slice expands to in the end.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -15,11 +15,11 @@ use super::{Codec, Decode};
 /// Most bytes offered to a decoder at once.
 pub(super) const STEP_BYTES: usize = 32 * 1024;
 
-/// zstd's own default: about 400 MB/s and a third of the size for JSON.
+/// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
-/// How far back zstd looks, as a power of two: 512 KiB. The default of 2 MiB saves about a hundredth on
-/// reports and costs its size again for each body that streams.
+/// How far back zstd looks, as a power of two: 512 KiB. The level's default, 2 MiB, would be held
+/// again for each body that streams.
 const ZSTD_WINDOW_LOG: u32 = 19;
 
 /// Undoes a content encoding into `W`.
@@ -38,8 +38,9 @@ impl<W: Write> Decoder<W> {
         }
     }
 
-    /// Takes some of `input`, which must not be empty, and says how much: at least one byte. Writes at most
-    /// [`STEP_BYTES`] when `input` is no longer than that.
+    /// Takes some of `input`, which must not be empty, and says how much: at least one byte. Writes
+    /// no more than a few times [`STEP_BYTES`] when `input` is no longer than that, whatever it
+    /// expands to.
     pub(super) fn step(&mut self, input: &[u8]) -> io::Result<usize> {
         let taken = match self {
             Self::Identity(out) => out.write(input)?,
@@ -61,7 +62,8 @@ impl<W: Write> Decoder<W> {
         }
     }
 
-    /// Checks that the stream is whole. Writes what the decoder still held, at most its window of 32 KiB.
+    /// Checks that the stream is whole. Writes what the decoder still held, at most its window of
+    /// 32 KiB.
     pub(super) fn finish(self) -> io::Result<W> {
         match self {
             Self::Identity(out) => Ok(out),
@@ -71,8 +73,8 @@ impl<W: Write> Decoder<W> {
     }
 }
 
-/// HTTP's `deflate`, which is the zlib format. Own, because the crate's writer of this kind neither reports a
-/// stream that was cut short nor what follows its end.
+/// HTTP's `deflate`, which is the zlib format. Own, because the crate's writer of this kind neither
+/// reports a stream that was cut short nor what follows its end.
 pub(super) struct ZlibDecoder<W: Write> {
     out: W,
     raw: Decompress,
@@ -92,7 +94,8 @@ impl<W: Write> ZlibDecoder<W> {
         }
         loop {
             let taken = self.turn(input, FlushDecompress::None)?;
-            // A turn may only hand out what was pending; nothing taken and nothing given is no progress.
+            // A turn may only hand out what was pending; nothing taken and nothing given is no
+            // progress.
             if taken > 0 || self.buffer.is_empty() {
                 return Ok(taken);
             }
@@ -196,7 +199,8 @@ pub(super) fn compress_small(codec: Codec, body: Vec<u8>) -> io::Result<Vec<u8>>
     })
 }
 
-/// A gzip member around a raw deflate stream (RFC 1952): the crate's gzip writers cannot be used again.
+/// A gzip member around a raw deflate stream (RFC 1952): the crate's gzip writers cannot be used
+/// again.
 fn gzip_small(deflate: &mut Compress, body: &[u8]) -> io::Result<Vec<u8>> {
     /// Magic, deflate, no flags, no time, no hint, unknown system.
     const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];

@@ -1,14 +1,15 @@
 //! Removing what killed processes left among the objects of a file store.
 //!
-//! The file store writes `<key>#<n>` and renames it to `<key>` when it is whole. A process that dies in between
-//! leaves the former. No object of Tollgate has such a name: [`Store`](super::Store) refuses keys with a `#`, and
-//! `object_store` neither lists nor opens such files.
+//! The file store writes `<key>#<n>` and renames it to `<key>` when it is whole. A process that
+//! dies in between leaves the former. No object of Tollgate has such a name:
+//! [`Store`](super::Store) refuses keys with a `#`, and `object_store` neither lists nor opens such
+//! files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Most directory entries looked at in one go: some seconds of a cold disk.
+/// Most directory entries looked at in one go: a store may hold any number of objects.
 pub(super) const ENTRIES_MAX: u64 = 1_000_000;
 
 /// What the names of probe objects begin with; they lie at the root.
@@ -25,8 +26,8 @@ pub struct Cleaned {
     pub complete: bool,
 }
 
-/// Walks `root` and removes leftovers last written before `older_than`. Leaves `keep_out` alone and follows no
-/// symbolic link.
+/// Walks `root` and removes leftovers last written before `older_than`. Leaves `keep_out` alone and
+/// follows no symbolic link.
 pub(super) fn clean(
     root: &Path,
     keep_out: &Path,

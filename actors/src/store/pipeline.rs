@@ -1,7 +1,8 @@
-//! From the bytes of an answer to the bytes of an object: decode, count, hash, compress. No IO, no async.
+//! From the bytes of an answer to the bytes of an object: decode, count, hash, compress. No IO, no
+//! async.
 //!
-//! [`pack`] does a small body at once, on the caller's thread. [`Pipeline`] does a larger one turn by turn, and
-//! stops whenever a part is full, so that its owner bounds what is held.
+//! [`pack`] does a small body at once, on the caller's thread. [`Pipeline`] does a larger one turn
+//! by turn, and stops whenever a part is full, so that its owner bounds what is held.
 
 use std::io::{self, Write};
 
@@ -33,7 +34,8 @@ pub(super) struct Sums {
     pub(super) sha256: String,
 }
 
-/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], and `wire` is as it was.
+/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], and `wire` is
+/// as it was.
 pub(super) fn pack(
     wire: &mut Vec<u8>,
     options: &SinkOptions,
@@ -118,13 +120,13 @@ impl Pipeline {
         Ok(full.then(|| self.cut_part()))
     }
 
-    /// Ends a body of which nothing waits any more. Gives the last parts: none is longer than a part, none
-    /// is empty unless the whole object is.
+    /// Ends a body of which nothing waits any more. Gives the last parts: none is longer than a
+    /// part, none is empty unless the whole object is.
     pub(super) fn finish(mut self) -> Result<(Vec<Bytes>, Sums), Fault> {
         let (part_bytes, options) = (self.part_bytes, self.options);
         self.check()?;
-        // An error in the last bytes is the stream's unless the compressor left its own; the decoder that
-        // would tell is gone by then, and the compressor writes to memory.
+        // An error in the last bytes is the stream's unless the compressor left its own; the
+        // decoder that would tell is gone by then, and the compressor writes to memory.
         let tail = self.decoder.finish().map_err(encoding)?;
         if tail.bytes > options.body_bytes_max {
             return Err(Fault::TooLarge);
@@ -170,7 +172,8 @@ struct Tail {
     encoder: Encoder,
     sha: Sha256,
     bytes: u64,
-    /// The compressor's error, which travels through the decoder and must not be taken for the stream's.
+    /// The compressor's error, which travels through the decoder and must not be taken for the
+    /// stream's.
     failed: Option<io::Error>,
 }
 

@@ -13,14 +13,14 @@ use super::pipeline::{Fault, Pipeline, Sums, pack};
 use super::upload::Upload;
 use super::{INLINE_BYTES_MAX, SinkOptions, Store, Stored};
 
-/// Bytes read before the blocking threads are given work: fewer would cost more in hand-overs than in
-/// compressing. Part of a streaming share.
+/// Bytes read before the blocking threads are given work, so that handing it over costs little
+/// beside doing it. Part of a streaming share.
 const BATCH_BYTES: usize = 256 * 1024;
 
 /// Takes an answer's body and makes it an object at [`Sink::finish`], never before.
 ///
-/// Until then nothing is under the key that was not there before, and afterwards the object is whole. A sink
-/// that is dropped, or whose `write` or `finish` failed, leaves nothing.
+/// Until then nothing is under the key that was not there before, and afterwards the object is
+/// whole. A sink that is dropped, or whose `write` or `finish` failed, leaves nothing.
 #[derive(Debug)]
 #[must_use = "a body is stored by finish() only"]
 pub struct Sink {
@@ -59,9 +59,9 @@ impl Sink {
         &self.key
     }
 
-    /// Takes the next piece of the body, of any length. Returns when the next one may be read: it waits for
-    /// the node's budget, for the blocking threads and for the part before, so a caller that watches for a
-    /// stalled provider must not count this time.
+    /// Takes the next piece of the body, of any length. Returns when the next one may be read: it
+    /// waits for the node's budget, for the blocking threads and for the part before, so a caller
+    /// that watches for a stalled provider must not count this time.
     ///
     /// Dropping the future loses the piece; the sink then only fails.
     ///
@@ -93,13 +93,14 @@ impl Sink {
         Ok(())
     }
 
-    /// Stores the body: when this returns, the object is there (and on stable storage, if the store was
-    /// opened with `fsync`).
+    /// Stores the body: when this returns, the object is there (and on stable storage, if the store
+    /// was opened with `fsync`).
     ///
     /// Dropping the future leaves open whether the object is there; if it is, it is whole.
     ///
     /// # Errors
-    /// Any [`SinkError`]; nothing is under the key that was not there before.
+    /// Any [`SinkError`]; nothing is under the key that was not there before. Where a file store
+    /// fails in the last step, the rename, its staging file stays until [`Store::clean_leftovers`].
     pub async fn finish(mut self) -> Result<Stored, SinkError> {
         let stream = match std::mem::replace(&mut self.state, State::Spent) {
             State::Spent => return Err(self.cut_short()),
@@ -116,8 +117,8 @@ impl Sink {
         self.finish_stream(stream).await
     }
 
-    /// Gives the body up and waits until what was staged of it is removed. Dropping the sink does the same
-    /// without waiting.
+    /// Gives the body up and waits until what was staged of it is removed. Dropping the sink does
+    /// the same without waiting.
     pub async fn abort(mut self) {
         if let State::Stream(Stream { upload: Some(upload), .. }) =
             std::mem::replace(&mut self.state, State::Spent)
@@ -202,8 +203,9 @@ impl Sink {
         Ok(self.stored(sums, stored_bytes))
     }
 
-    /// Runs work on a blocking thread, no more of it at once than there are cores: the shards' loops would
-    /// else wait behind a crowd of compressors. A place is held for one turn, which waits for nothing.
+    /// Runs work on a blocking thread, no more of it at once than there are cores: the shards'
+    /// loops would else wait behind a crowd of compressors. A place is held for one turn, which
+    /// waits for nothing.
     async fn off_the_loop<T: Send + 'static>(
         &self,
         share: &Arc<Share>,
@@ -240,8 +242,8 @@ impl Sink {
     }
 }
 
-/// Most bytes on the wire of a body that is not too large: what does not compress grows a little. Without
-/// this bound an endless row of empty gzip members would never be too large.
+/// Most bytes on the wire of a body that is not too large: what does not compress grows a little.
+/// Without this bound an endless row of empty gzip members would never be too large.
 fn wire_bytes_max(options: &SinkOptions) -> u64 {
     const FRAMING_BYTES: u64 = 64 * 1024;
     options.body_bytes_max.saturating_add(options.body_bytes_max / 64 + FRAMING_BYTES)

@@ -20,8 +20,8 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Begins an upload, off the loop: the file store makes folders and the staging file on the calling
-    /// thread. A dropped future drops the begun upload with its thread's result.
+    /// Begins an upload, off the loop: the file store makes folders and the staging file on the
+    /// calling thread. A dropped future drops the begun upload with its thread's result.
     pub(super) async fn begin(
         objects: &Arc<dyn ObjectStore>,
         key: &Path,
@@ -32,8 +32,8 @@ impl Upload {
         Ok(Self { parts: Some(begun.await??), in_flight: None, put_bytes: 0 })
     }
 
-    /// Puts a part while the caller goes on; waits for the part before. The part holds the share until it
-    /// is put, also when the upload is dropped.
+    /// Puts a part while the caller goes on; waits for the part before. The part holds the share
+    /// until it is put, also when the upload is dropped.
     pub(super) async fn put(&mut self, part: Bytes, share: Arc<Share>) -> object_store::Result<()> {
         self.settle().await?;
         self.put_bytes += part.len() as u64;
@@ -62,7 +62,8 @@ impl Upload {
         }
     }
 
-    /// Waits for the part in flight. It stays in place until then: a dropped future must not lose it.
+    /// Waits for the part in flight. It stays in place until then: a dropped future must not lose
+    /// it.
     async fn settle(&mut self) -> object_store::Result<()> {
         let Some(in_flight) = self.in_flight.as_mut() else { return Ok(()) };
         let done = in_flight.await;
@@ -73,7 +74,8 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // Without a runtime the file store removes its staging file itself, when it is dropped here.
+        // Without a runtime the file store removes its staging file itself, when it is dropped
+        // here.
         if let (Some(parts), Ok(runtime)) = (self.parts.take(), Handle::try_current()) {
             let in_flight = self.in_flight.take();
             drop(runtime.spawn(give_up(parts, in_flight)));

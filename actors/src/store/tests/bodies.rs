@@ -115,7 +115,8 @@ async fn refuses_broken_encodings_and_stores_nothing() {
                 broken.push((format!("followed by {tail:?}"), [&good[..], tail].concat()));
             }
             let mut bad_sum = good.clone();
-            // The last byte of a gzip member belongs to its length, the one eight before to its hash.
+            // The last byte of a gzip member belongs to its length, the one eight before to its
+            // hash.
             let sum = if decode == Decode::Gzip { end - 8 } else { end - 1 };
             bad_sum[sum] ^= 1;
             broken.push(("another hash".into(), bad_sum));

@@ -6,6 +6,11 @@ use std::time::SystemTime;
 
 use super::*;
 
+/// The present, as far as a folder just written to knows it.
+fn last_change(folder: &FsPath) -> SystemTime {
+    std::fs::metadata(folder).unwrap().modified().unwrap()
+}
+
 #[tokio::test]
 async fn an_aborted_body_leaves_nothing() {
     let (store, folder) = files();
@@ -217,7 +222,7 @@ async fn removes_only_old_leftovers() {
         std::os::unix::fs::symlink(outside.path(), folder.path().join("link")).unwrap();
         outside
     };
-    let now = SystemTime::now();
+    let now = last_change(folder.path());
     let early = store.clean_leftovers(now - Duration::from_secs(3600)).await;
     assert_eq!((early.removed, early.complete), (0, true));
     let cleaned = store.clean_leftovers(now + Duration::from_secs(3600)).await;
@@ -234,7 +239,7 @@ fn a_clean_up_ends_at_its_bound() {
     for i in 1..=20 {
         std::fs::write(folder.path().join(format!("k#{i}")), b"x").unwrap();
     }
-    let later = SystemTime::now() + Duration::from_secs(3600);
+    let later = last_change(folder.path()) + Duration::from_secs(3600);
     let nowhere = folder.path().join("state");
     let cleaned = leftovers::clean(folder.path(), &nowhere, later, 5);
     assert_eq!(cleaned, Cleaned { removed: 5, seen: 5, complete: false });
@@ -249,7 +254,8 @@ async fn a_body_that_cannot_be_renamed_fails_and_its_leftover_is_cleaned() {
         let sent = send(&store, "k", plain(Codec::None), &report(size, 1), &[MIB]).await;
         assert!(matches!(sent, Err(SinkError::Store { .. })), "{sent:?}");
     }
-    store.clean_leftovers(SystemTime::now() + Duration::from_secs(3600)).await;
+    let later = last_change(folder.path()) + Duration::from_secs(3600);
+    store.clean_leftovers(later).await;
     assert_eq!(names(folder.path()), ["k/in"]);
 }
 
