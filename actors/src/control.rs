@@ -118,7 +118,7 @@ pub fn socket(state: &Path) -> PathBuf {
 /// # Errors
 /// The socket cannot be made (a path of more than about 100 bytes is too long for one): the node works
 /// without.
-pub fn serve(state: &Path, desk: Desk) -> std::io::Result<impl Future<Output = ()>> {
+pub fn serve(state: &Path, desk: Desk) -> std::io::Result<impl Future<Output = ()> + use<>> {
     let path = socket(state);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),

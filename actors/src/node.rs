@@ -210,8 +210,7 @@ impl Node {
     pub async fn drain(mut self, within: Duration) -> usize {
         let started = Instant::now();
         telemetry::drain_started(within);
-        let drains: Vec<_> =
-            self.shards.iter().map(|shard| shard.send(Drain { within })).collect();
+        let drains: Vec<_> = self.shards.iter().map(|shard| shard.send(Drain { within })).collect();
         let mut broken_off = 0;
         for drain in drains {
             // A shard that is dead has nothing to drain.

@@ -40,9 +40,8 @@ impl From<Exit> for ExitCode {
 
 /// The environment, without what is not text: no key and no secret of ours can be that.
 pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    })
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Reads the configuration; its mistakes are told, all of them, and give nothing.
@@ -57,9 +56,7 @@ pub(crate) fn plan(global: &Global) -> Option<Plan> {
         Err(mistakes) => {
             say(format_args!("tollgate: {mistakes}"));
             if !global.config.exists() {
-                say(format_args!(
-                    "`tollgate init` writes a commented configuration to start from"
-                ));
+                say(format_args!("`tollgate init` writes a commented configuration to start from"));
             }
             None
         }

@@ -45,36 +45,41 @@ pub(crate) fn show(
         summary;
     say(format_args!(""));
     let line = |name: &str, text: String| say(format_args!("  {name:<10}{text}"));
-    line("fetches", format!(
-        "{}: {} done, {} dead, {} left",
-        number(*fetches),
-        number(*done),
-        number(*dead),
-        number(*left)
-    ));
+    line(
+        "fetches",
+        format!(
+            "{}: {} done, {} dead, {} left",
+            number(*fetches),
+            number(*done),
+            number(*dead),
+            number(*left)
+        ),
+    );
     let rate = *calls as f64 / seconds.max(0.001);
     line("calls", format!("{} in {seconds:.1} s ({rate:.0} a second)", number(*calls)));
     match verdict {
-        Some(verdict) => line("refused", format!(
-            "{} by the provider, which counted {} calls as they arrived",
-            number(verdict.refused),
-            number(verdict.calls)
-        )),
+        Some(verdict) => line(
+            "refused",
+            format!(
+                "{} by the provider, which counted {} calls as they arrived",
+                number(verdict.refused),
+                number(verdict.calls)
+            ),
+        ),
         None => line("refused", format!("{} by providers", number(*refused))),
     }
     line("objects", format!("{}, {} before compression", number(*objects), size(*bytes)));
     for used in limits {
-        line("used", format!(
-            "{:.1} % of what limit {} allows",
-            used.share * 100.0,
-            used.limit
-        ));
+        line("used", format!("{:.1} % of what limit {} allows", used.share * 100.0, used.limit));
     }
     if let Some(share) = verdict.and_then(|verdict| verdict.share) {
-        line("in all", format!(
-            "{:.1} % of the rate that all limits together allow, by the provider's count",
-            share * 100.0
-        ));
+        line(
+            "in all",
+            format!(
+                "{:.1} % of the rate that all limits together allow, by the provider's count",
+                share * 100.0
+            ),
+        );
     }
     for (name, place) in places {
         line(name, place.clone());

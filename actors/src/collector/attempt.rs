@@ -119,10 +119,7 @@ impl Attempt<'_> {
         }
         self.shard.totals.bad_answer(status);
         let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
-        let last = LastAnswer {
-            status: Some(status),
-            body_start: Some(body_start(answer).await),
-        };
+        let last = LastAnswer { status: Some(status), body_start: Some(body_start(answer).await) };
         self.permit.call_ended(Sent::Maybe);
         let reason = if html {
             format!("the answer is an HTML page where {} is expected", what(self.api.format))
@@ -150,7 +147,9 @@ impl Attempt<'_> {
                 self.permit.call_ended(Sent::Maybe);
                 return Outcome::Dead {
                     code: Code::BadEncoding,
-                    reason: format!("the answer is encoded as `{encoding}`, which was not asked for"),
+                    reason: format!(
+                        "the answer is encoded as `{encoding}`, which was not asked for"
+                    ),
                     last,
                 };
             }

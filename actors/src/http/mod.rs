@@ -21,9 +21,6 @@ pub mod classify;
 mod connect;
 pub mod wire;
 
-#[cfg(any(test, feature = "testkit"))]
-pub mod scripted;
-
 /// What became known about the writing of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {

@@ -135,8 +135,7 @@ impl Accounts {
         if let Some(ix) = self.index.find(hash, |ix| entries[*ix as usize].key == *key) {
             return *ix;
         }
-        let entry =
-            Entry { key: key.clone(), state: State::Ready(Vec::new()), restarts: None };
+        let entry = Entry { key: key.clone(), state: State::Ready(Vec::new()), restarts: None };
         let ix = Ix::try_from(self.entries.insert(entry)).expect("fewer than 2^32 accounts");
         let (entries, hasher) = (&self.entries, &self.hasher);
         self.index.insert_unique(hash, ix, |ix| hasher.hash_one(&entries[*ix as usize].key));

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tollgate_gate::At;
 use tokio::time::Instant;
+use tollgate_gate::At;
 
 use super::accounts::{Ix, State};
 use super::context::{Context as Ctx, Shared};
@@ -176,11 +176,8 @@ impl Shard {
 
     fn look(&self, look: &Look) -> Looks {
         let accounts = self.ctx.accounts.borrow();
-        let mut looks = Looks {
-            known: accounts.len() as u64,
-            live: accounts.live as u64,
-            ..Looks::default()
-        };
+        let mut looks =
+            Looks { known: accounts.len() as u64, live: accounts.live as u64, ..Looks::default() };
         for (_, entry) in accounts.iter() {
             let AccountKey { platform, account } = &entry.key;
             let wanted = look.platform.as_deref().is_none_or(|only| only == platform.as_str())

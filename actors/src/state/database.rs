@@ -72,8 +72,10 @@ pub(super) struct Opened {
 /// Opens a folder, or makes it.
 pub(super) fn open(path: &Path) -> Result<Opened, StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
-    let database_error =
-        |error: fjall::Error| StateError::Database { path: path.to_owned(), reason: sentence(&error) };
+    let database_error = |error: fjall::Error| StateError::Database {
+        path: path.to_owned(),
+        reason: sentence(&error),
+    };
 
     fs::create_dir_all(path).map_err(io)?;
     let lock = lock(path)?;
@@ -145,7 +147,9 @@ fn table(
         let options = KeyspaceCreateOptions::default();
         match name {
             // Only ranges of keys and keys that are there are read: a filter would never say no.
-            "fetch" => options.max_memtable_size(BUFFER_BYTES).filter_policy(FilterPolicy::disabled()),
+            "fetch" => {
+                options.max_memtable_size(BUFFER_BYTES).filter_policy(FilterPolicy::disabled())
+            }
             "ids" | "ledger" => options.max_memtable_size(BUFFER_BYTES),
             _ => options.max_memtable_size(SMALL_BUFFER_BYTES),
         }
@@ -172,9 +176,12 @@ fn read_meta(
 ) -> Result<(u32, Arc<str>, u64), fjall::Error> {
     let view = database.read_tx();
     let get = |key: &str| view.get(meta, key);
-    let format = get(META_FORMAT)?.and_then(|value| value[..].try_into().ok()).map_or(0, u32::from_be_bytes);
-    let name = get(META_NAME)?.map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned());
-    let seq = get(META_SEQ)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let format =
+        get(META_FORMAT)?.and_then(|value| value[..].try_into().ok()).map_or(0, u32::from_be_bytes);
+    let name = get(META_NAME)?
+        .map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned());
+    let seq =
+        get(META_SEQ)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
     Ok((format, name.into(), seq))
 }
 

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fjall::{PersistMode, SingleWriterTxDatabase, SingleWriterTxKeyspace, SingleWriterWriteTx, Slice};
 use fjall::{Iter, Readable};
+use fjall::{
+    PersistMode, SingleWriterTxDatabase, SingleWriterTxKeyspace, SingleWriterWriteTx, Slice,
+};
 use tokio::runtime;
 use tokio::sync::mpsc;
 

@@ -159,7 +159,12 @@ pub(crate) fn permit(account: &AccountKey, item: &Item, call: u32) {
     );
 }
 
-pub(crate) fn waiting(account: &AccountKey, because: Option<&str>, until: Option<At>, clock: &Clock) {
+pub(crate) fn waiting(
+    account: &AccountKey,
+    because: Option<&str>,
+    until: Option<At>,
+    clock: &Clock,
+) {
     let Some(because) = because else { return };
     tracing::debug!(
         event = "waiting",
@@ -314,7 +319,11 @@ pub(crate) fn store_back(away: Duration) {
 
 /// The wall clock moved against the monotonic one.
 pub(crate) fn clock_stepped(by_ms: i64) {
-    tracing::warn!(event = "clock_stepped", by_ms, "the wall clock was stepped; limits do not follow it");
+    tracing::warn!(
+        event = "clock_stepped",
+        by_ms,
+        "the wall clock was stepped; limits do not follow it"
+    );
 }
 
 fn ms(duration: Duration) -> u64 {

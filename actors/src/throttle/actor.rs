@@ -265,11 +265,7 @@ impl Throttle {
         }
     }
 
-    fn adopt_lanes(
-        &mut self,
-        answer: Result<Vec<LaneCount>, QueueError>,
-        ctx: &mut Context<Self>,
-    ) {
+    fn adopt_lanes(&mut self, answer: Result<Vec<LaneCount>, QueueError>, ctx: &mut Context<Self>) {
         match answer {
             Ok(lanes) => {
                 for LaneCount { lane, waiting } in lanes {
@@ -367,9 +363,11 @@ impl Throttle {
     fn has(&self, seq: Seq) -> bool {
         self.ending.contains(&seq)
             || self.flights.values().any(|flight| flight.item.seq == seq)
-            || self.decided.iter().chain(self.writing.iter().flatten()).any(|decided| {
-                decided.candidate.item.seq == seq
-            })
+            || self
+                .decided
+                .iter()
+                .chain(self.writing.iter().flatten())
+                .any(|decided| decided.candidate.item.seq == seq)
             || self.lanes.iter().any(|lane| lane.has(seq))
     }
 
@@ -424,8 +422,7 @@ impl Throttle {
             Err(refusal) => {
                 let fetch = refusal.fetch.map(|fetch| *fetch).unwrap_or_default();
                 let id = fetch.id.clone().unwrap_or_default();
-                let item =
-                    Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };
+                let item = Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };
                 let last = LastAnswer::default();
                 let tries = Tries::default();
                 self.give_up(Rc::new(item), refusal.code, refusal.reason, last, tries, ctx);
@@ -704,9 +701,8 @@ impl Throttle {
             tries: decided.candidate.tries,
         });
         let heads = self.lanes.iter().flat_map(|lane| lane.heads.iter().chain(&lane.parked));
-        let tried = heads.filter(|candidate| {
-            candidate.tries != Tries::default() || candidate.not_before > now
-        });
+        let tried = heads
+            .filter(|candidate| candidate.tries != Tries::default() || candidate.not_before > now);
         let parked = tried.map(|candidate| Waiting {
             seq: candidate.item.seq,
             tries: candidate.tries,
@@ -900,11 +896,8 @@ impl Throttle {
         }
         let waiting = self.lanes.iter().any(|lane| lane.waiting() > 0);
         let draining = self.shard.draining.get();
-        let rest_from = if self.shard.accounts.borrow().live > CROWDED {
-            REST_FROM_CROWDED
-        } else {
-            REST_FROM
-        };
+        let rest_from =
+            if self.shard.accounts.borrow().live > CROWDED { REST_FROM_CROWDED } else { REST_FROM };
         let due = match (waiting, self.until) {
             _ if draining => At::MAX,
             (false, _) => self.gate.forgotten_at(&self.platform.limits, now),

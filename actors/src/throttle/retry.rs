@@ -118,8 +118,14 @@ mod tests {
             assert_eq!(next, Next::HoldAndRetry(Duration::from_secs(7)));
         }
         assert!(matches!(next(&mut tries, Again::Transient, None, 1, 2), Next::Retry(_)));
-        assert_eq!(next(&mut tries, Again::Transient, None, 1, 2), Next::GiveUp(Code::AttemptsExhausted));
-        assert_eq!(next(&mut tries, Again::Throttled, None, 1, 2), Next::GiveUp(Code::AttemptsExhausted));
+        assert_eq!(
+            next(&mut tries, Again::Transient, None, 1, 2),
+            Next::GiveUp(Code::AttemptsExhausted)
+        );
+        assert_eq!(
+            next(&mut tries, Again::Throttled, None, 1, 2),
+            Next::GiveUp(Code::AttemptsExhausted)
+        );
     }
 
     #[test]
@@ -133,10 +139,7 @@ mod tests {
     #[test]
     fn a_store_that_is_away_costs_a_fetch_nothing() {
         let mut tries = Tries::default();
-        assert_eq!(
-            next(&mut tries, Again::StoreAway, None, 1, 1),
-            Next::Retry(Duration::ZERO)
-        );
+        assert_eq!(next(&mut tries, Again::StoreAway, None, 1, 1), Next::Retry(Duration::ZERO));
         assert_eq!(tries, Tries::default());
     }
 }

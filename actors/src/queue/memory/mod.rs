@@ -22,9 +22,9 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::clock;
 
 mod content;
-mod timer;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 use content::Content;
 

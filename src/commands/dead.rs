@@ -1,0 +1,137 @@
+//! `tollgate dead`: fetches that were given up.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+use tollgate_actors::control::{Answer, ROWS_MAX, Request};
+use tollgate_protos::Dead;
+
+use super::folder::Folder;
+use super::status::printable;
+use super::{Exit, plan};
+use crate::cli::{DeadChoice, DeadCommand, Global};
+use crate::ui::{number, print, say};
+
+pub(crate) fn run(global: &Global, command: &DeadCommand) -> anyhow::Result<Exit> {
+    let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
+    let mut folder = Folder::open(Arc::new(plan))?;
+    let exit = match command {
+        DeadCommand::List { after, most, json } => list(&mut folder, *after, *most, *json),
+        DeadCommand::Show { seq, json } => show(&mut folder, *seq, *json),
+        DeadCommand::Replay(choice) => revive(&mut folder, choice, true),
+        DeadCommand::Drop(choice) => revive(&mut folder, choice, false),
+    };
+    folder.close();
+    exit
+}
+
+fn page(folder: &mut Folder, after: Option<u64>, most: usize) -> anyhow::Result<Vec<Dead>> {
+    match folder.ask(&Request::Dead { after, most })? {
+        Answer::Dead(dead) => Ok(dead),
+        _ => bail!("the running node gave another answer: is it of another version?"),
+    }
+}
+
+fn list(
+    folder: &mut Folder,
+    mut after: Option<u64>,
+    most: usize,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let mut left = most;
+    let mut shown = 0;
+    while left > 0 {
+        let letters = page(folder, after, left)?;
+        let Some(last) = letters.last() else { break };
+        after = Some(last.seq);
+        left -= letters.len().min(left);
+        for letter in letters {
+            shown += 1;
+            if json {
+                print(format_args!("{}", serde_json::to_string(&letter)?))?;
+            } else {
+                print(format_args!("{}", line(&letter)))?;
+            }
+        }
+    }
+    if shown == 0 && !json {
+        say(format_args!("no dead letters"));
+    } else if left == 0 && !json {
+        say(format_args!("that may not be all: --most shows more, --after goes on"));
+    }
+    Ok(Exit::Done)
+}
+
+fn line(letter: &Dead) -> String {
+    let what = match &letter.fetch {
+        Some(fetch) => format!(
+            "{}/{} {} {}",
+            fetch.platform.as_deref().unwrap_or("?"),
+            fetch.account.as_deref().unwrap_or("?"),
+            fetch.api.as_deref().unwrap_or("?"),
+            fetch.id.as_deref().unwrap_or("?"),
+        ),
+        None => letter.source.clone().unwrap_or_else(|| "?".into()),
+    };
+    format!(
+        "{:>8}  {}  {}  {}",
+        letter.seq,
+        letter.code,
+        printable(&what),
+        printable(&letter.reason)
+    )
+}
+
+fn show(folder: &mut Folder, seq: u64, json: bool) -> anyhow::Result<Exit> {
+    let letters = page(folder, seq.checked_sub(1), 1)?;
+    let Some(letter) = letters.into_iter().find(|letter| letter.seq == seq) else {
+        bail!("there is no dead letter {seq}; `tollgate dead list` shows them");
+    };
+    let text =
+        if json { serde_json::to_string(&letter)? } else { serde_json::to_string_pretty(&letter)? };
+    print(format_args!("{text}"))?;
+    if !json {
+        say(format_args!("`tollgate explain {}` says what to do", letter.code));
+    }
+    Ok(Exit::Done)
+}
+
+fn revive(folder: &mut Folder, choice: &DeadChoice, replay: bool) -> anyhow::Result<Exit> {
+    let (mut done, mut failed) = (0_u64, 0_u64);
+    let mut one = |folder: &mut Folder, seq: u64| match folder.ask(&Request::Revive { seq, replay })
+    {
+        Ok(Answer::Revived(true)) => done += 1,
+        Ok(_) => {
+            failed += 1;
+            say(format_args!("{seq}: there is no such dead letter"));
+        }
+        Err(error) => {
+            failed += 1;
+            say(format_args!("{seq}: {error:#}"));
+        }
+    };
+    if choice.all {
+        let mut after = None;
+        // What dies anew meanwhile has higher numbers: bounded by what is there now.
+        let mut seqs = Vec::new();
+        loop {
+            let letters = page(folder, after, ROWS_MAX)?;
+            let Some(last) = letters.last() else { break };
+            after = Some(last.seq);
+            seqs.extend(letters.iter().map(|letter| letter.seq));
+        }
+        for seq in seqs {
+            one(folder, seq);
+        }
+    } else {
+        for seq in &choice.seqs {
+            one(folder, *seq);
+        }
+    }
+    let what = if replay { "put back" } else { "dropped" };
+    say(format_args!("{} {what}, {} not", number(done), number(failed)));
+    if replay && done > 0 && folder.is_at_rest() {
+        say(format_args!("`tollgate run` collects them"));
+    }
+    Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
+}

@@ -1,0 +1,282 @@
+//! A node at work until its inputs are collected or it is told to stop: what `run` and `demo` share.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tollgate_actors::clock::Clock;
+use tollgate_actors::codes::Code;
+use tollgate_actors::control::{self, Desk};
+use tollgate_actors::intake::{Taken, take_lines};
+use tollgate_actors::ledger::embedded::EmbeddedLedger;
+use tollgate_actors::node::{Intake, Node, Seams};
+use tollgate_actors::plan::{Plan, StoreTarget};
+use tollgate_actors::queue::embedded::EmbeddedQueue;
+use tollgate_actors::state::{Options, State};
+use tollgate_actors::store::Store;
+use tollgate_actors::telemetry::Summary;
+
+use super::{Exit, shown};
+use crate::ui::{Progress, say};
+
+/// How often it is looked whether all is done, and the progress is shown.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const SHOW_EVERY: Duration = Duration::from_millis(250);
+/// Files that are open beside connections: database, objects on their way, logs.
+const FILES_BESIDE: u64 = 512;
+/// Staged uploads older than this belong to nobody.
+const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
+
+/// Where fetches come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Input {
+    /// A file, or `-`.
+    File(PathBuf),
+    /// Lines that are made here.
+    Lines(Arc<[u8]>),
+}
+
+/// How a session went.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) summary: Summary,
+    pub(crate) exit: Exit,
+}
+
+/// Works until all is collected, or until it is told to stop.
+pub(crate) async fn work(
+    mut plan: Plan,
+    inputs: Vec<Input>,
+    progress: &mut Progress,
+) -> anyhow::Result<Report> {
+    fit_open_files(&mut plan);
+    let plan = Arc::new(plan);
+    let stop = Stop::listen()?;
+    let started = Instant::now();
+    let clock = Clock::new();
+    let state = State::open(&plan.state(), Options::default())?;
+    let store = open_store(&plan)?;
+    let queue = Arc::new(EmbeddedQueue::new(&state));
+    let ledger = Arc::new(EmbeddedLedger::new(&state));
+    let seams = Seams { queue, ledger, store: store.clone() };
+    let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
+    let found = node.totals().outstanding();
+    let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
+    let control = match control::serve(&plan.state(), desk) {
+        Ok(serving) => Some(actix_rt::spawn(serving)),
+        Err(error) => {
+            say(format_args!("tollgate: `status` cannot ask this run while it works: {error}"));
+            None
+        }
+    };
+    let sweep = actix_rt::spawn(async move {
+        #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
+        let now = std::time::SystemTime::now();
+        store.clean_leftovers(now - LEFTOVERS_OLDER).await
+    });
+    let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
+    let outcome = watch(&node, reading, &stop, progress).await;
+    progress.clear();
+    let totals = node.totals();
+    let unknown = node.unknown();
+    let collected = matches!(&outcome, Ok(Ended { all: true, .. }));
+    let within = if collected { Duration::from_secs(5) } else { plan.collect.drain };
+    let broken_off = node.drain(within).await;
+    sweep.abort();
+    if let Some(control) = control {
+        control.abort();
+    }
+    state.close().await;
+    let ended = outcome?;
+    let left = totals.outstanding();
+    let Taken { new, done, dead, refused, .. } = ended.taken;
+    let summary = Summary {
+        fetches: found + new + done + dead + refused,
+        done: totals.fetches_done.get() + done,
+        dead: totals.fetches_dead.get() + dead + refused,
+        left,
+        calls: totals.calls.get(),
+        refused: totals.refused.get(),
+        objects: totals.objects.get(),
+        bytes: totals.bytes.get(),
+        seconds: (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        limits: totals.limit_use(),
+    };
+    if broken_off > 0 {
+        say(format_args!(
+            "{broken_off} calls were broken off; they are made again at the next run"
+        ));
+    }
+    if unknown > 0 {
+        say(format_args!("{unknown} fetches wait for apis that this configuration does not have"));
+    }
+    let exit = match (left, summary.dead) {
+        (1.., _) => Exit::Left,
+        (0, 1..) => Exit::Failed,
+        (0, 0) => Exit::Done,
+    };
+    Ok(Report { summary, exit })
+}
+
+/// Why the watch ended.
+struct Ended {
+    taken: Taken,
+    all: bool,
+}
+
+async fn watch(
+    node: &Node,
+    reading: impl Future<Output = anyhow::Result<Taken>>,
+    stop: &Stop,
+    progress: &mut Progress,
+) -> anyhow::Result<Ended> {
+    let totals = node.totals();
+    let mut reading = std::pin::pin!(reading);
+    let mut taken: Option<Taken> = None;
+    let mut shown_at = Instant::now();
+    loop {
+        tokio::select! {
+            read = &mut reading, if taken.is_none() => taken = Some(read?),
+            error = node.died() => return Err(error.into()),
+            () = stop.notified(), if !stop.was_asked() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if stop.was_asked() {
+            say(format_args!("stopping: calls in flight end, the rest stays for the next run"));
+            return Ok(Ended { taken: taken.unwrap_or_default(), all: false });
+        }
+        let outstanding = totals.outstanding();
+        if let Some(taken) = taken
+            && outstanding <= node.unknown()
+        {
+            return Ok(Ended { taken, all: true });
+        }
+        if shown_at.elapsed() >= SHOW_EVERY {
+            shown_at = Instant::now();
+            let ended = totals.fetches_done.get() + totals.fetches_dead.get();
+            let note = if taken.is_some() { "" } else { "(reading)" };
+            progress.show(&totals, ended + outstanding, note);
+        }
+    }
+}
+
+/// Reads the inputs one after the other, on a thread that may block.
+async fn read_all(
+    inputs: Vec<Input>,
+    plan: &Arc<Plan>,
+    intake: Intake,
+    clock: Clock,
+    asked: Arc<AtomicBool>,
+) -> anyhow::Result<Taken> {
+    let plan = Arc::clone(plan);
+    let wait = tokio::runtime::Handle::current();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut sum = Taken::default();
+        for input in inputs {
+            let (name, lines) = open_input(&input)?;
+            let go_on = || !asked.load(Ordering::Acquire);
+            let taken = take_lines(&plan, &intake, &clock, &name, lines, &wait, go_on)
+                .with_context(|| format!("{}: read {name}", Code::InputUnreadable))?;
+            sum.lines += taken.lines;
+            sum.new += taken.new;
+            sum.waiting += taken.waiting;
+            sum.done += taken.done;
+            sum.dead += taken.dead;
+            sum.refused += taken.refused;
+            if asked.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        anyhow::Ok(sum)
+    });
+    reading.await.context("read the fetches")?
+}
+
+fn open_input(input: &Input) -> anyhow::Result<(String, Box<dyn BufRead>)> {
+    match input {
+        Input::Lines(lines) => {
+            Ok(("demo".into(), Box::new(std::io::Cursor::new(Arc::clone(lines)))))
+        }
+        Input::File(path) if path == Path::new("-") => {
+            Ok(("-".into(), Box::new(BufReader::new(std::io::stdin()))))
+        }
+        Input::File(path) => {
+            let file = File::open(path)
+                .with_context(|| format!("{}: open {}", Code::InputUnreadable, shown(path)))?;
+            Ok((shown(path), Box::new(BufReader::with_capacity(256 * 1024, file))))
+        }
+    }
+}
+
+fn open_store(plan: &Plan) -> anyhow::Result<Store> {
+    let budget = plan.collect.buffer_bytes_max;
+    Ok(match &plan.store.target {
+        StoreTarget::File(root) => Store::open_file(root, &plan.state(), plan.store.fsync, budget)?,
+        StoreTarget::Memory => Store::memory(budget)?,
+    })
+}
+
+/// Each call needs a file for its socket. As many as the system allows are asked for; where that is not
+/// enough, fewer calls are made at a time.
+fn fit_open_files(plan: &mut Plan) {
+    let wanted = plan.collect.concurrency as u64 * 2 + FILES_BESIDE;
+    let allowed = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
+    if allowed < wanted {
+        let room = allowed.saturating_sub(FILES_BESIDE.min(allowed / 2)) / 2;
+        let fits = usize::try_from(room.max(1)).unwrap_or(usize::MAX);
+        if fits < plan.collect.concurrency {
+            say(format_args!(
+                "tollgate: warning: {}: only {allowed} open files are allowed, so collect.concurrency \
+                 is {fits} instead of {}",
+                Code::TooFewFiles,
+                plan.collect.concurrency
+            ));
+            plan.collect.concurrency = fits;
+        }
+    }
+}
+
+/// Whether somebody asked to stop: SIGTERM or SIGINT. A second one ends the process at once.
+struct Stop {
+    asked: Arc<AtomicBool>,
+    told: Arc<Notify>,
+}
+
+impl Stop {
+    fn listen() -> anyhow::Result<Self> {
+        let stop = Self { asked: Arc::default(), told: Arc::default() };
+        let (asked, told) = (stop.asked.clone(), stop.told.clone());
+        let mut term = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+        let mut int = signal(SignalKind::interrupt()).context("listen to ctrl-C")?;
+        actix_rt::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                if asked.swap(true, Ordering::AcqRel) {
+                    say(format_args!("stopped at once; what was in flight is made again"));
+                    #[expect(clippy::disallowed_methods, reason = "asked for twice")]
+                    std::process::exit(Exit::Left as i32);
+                }
+                told.notify_waiters();
+            }
+        });
+        Ok(stop)
+    }
+
+    fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    async fn notified(&self) {
+        self.told.notified().await;
+    }
+}
