@@ -24,7 +24,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto)]
     pub(crate) log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or a filter as `tollgate_actors=debug`
-    /// [default: warn on a terminal, info elsewhere]
+    /// [default: warn on a terminal and for demo, info elsewhere]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
 }

@@ -21,10 +21,14 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Starts logging for this process.
-    pub(crate) fn start(global: &Global, progress: &Progress) -> anyhow::Result<Self> {
+    /// Starts logging for this process; `default` is the level where there is no terminal.
+    pub(crate) fn start(
+        global: &Global,
+        progress: &Progress,
+        default: &str,
+    ) -> anyhow::Result<Self> {
         let terminal = std::io::stderr().is_terminal();
-        let default = if terminal { "warn" } else { "info" };
+        let default = if terminal { "warn" } else { default };
         let level = global.log_level.as_deref().unwrap_or(default);
         let filter = EnvFilter::try_new(level)
             .with_context(|| format!("--log-level {level}: not a level and not a filter"))?;

@@ -50,7 +50,7 @@ pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
         number(u64::from(args.accounts) * u64::from(args.fetches)),
     ));
     let mut progress = Progress::new();
-    let logs = Logs::start(global, &progress)?;
+    let logs = Logs::start(global, &progress, "warn")?;
     install_tls();
     supervise::keep_panics();
     let inputs = vec![Input::Lines(fetches(args).into())];

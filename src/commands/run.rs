@@ -11,7 +11,7 @@ use crate::ui::{Progress, say, summary};
 pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let mut progress = Progress::new();
-    let logs = Logs::start(global, &progress)?;
+    let logs = Logs::start(global, &progress, "info")?;
     install_tls();
     supervise::keep_panics();
     let inputs = args.files.iter().cloned().map(Input::File).collect();
