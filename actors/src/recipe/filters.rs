@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 
 use jiff::Span;
 use jiff::civil::Date;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, filters, tests};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, filters, tests};
+
+use super::template::RENDERED_BYTES_MAX;
 
 /// Every filter by name, in alphabetical order.
 pub(super) const FILTERS: &[&str] = &[
@@ -26,13 +28,13 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     env.add_filter("default", filters::default);
     env.add_filter("first", filters::first);
     env.add_filter("int", filters::int);
-    env.add_filter("join", filters::join);
+    env.add_filter("join", join);
     env.add_filter("last", filters::last);
     env.add_filter("length", filters::length);
     env.add_filter("lower", filters::lower);
     env.add_filter("max", filters::max);
     env.add_filter("min", filters::min);
-    env.add_filter("replace", filters::replace);
+    env.add_filter("replace", replace);
     env.add_filter("reverse", filters::reverse);
     env.add_filter("round", filters::round);
     env.add_filter("sort", filters::sort);
@@ -45,6 +47,37 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     env.add_test("undefined", tests::is_undefined);
     env
 });
+
+/// `{ids|join(',')}`: a list as text. Bounded while it grows, since both list and separator may come with
+/// a fetch.
+fn join(list: &Value, separator: Option<&str>) -> Result<String, Error> {
+    let mut out = String::new();
+    for (i, item) in list.try_iter()?.enumerate() {
+        if i > 0 {
+            out.push_str(separator.unwrap_or_default());
+        }
+        match item.as_str() {
+            Some(text) => out.push_str(text),
+            None => out.push_str(&item.to_string()),
+        }
+        check_length(out.len())?;
+    }
+    Ok(out)
+}
+
+/// `{account|replace('act_', '')}`. Bounded for the same reason.
+fn replace(text: &str, from: &str, to: &str) -> Result<String, Error> {
+    check_length(text.matches(from).count().saturating_mul(to.len()))?;
+    Ok(text.replace(from, to))
+}
+
+fn check_length(bytes: usize) -> Result<(), Error> {
+    if bytes <= RENDERED_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!("the text would have over {RENDERED_BYTES_MAX} bytes");
+    Err(Error::new(ErrorKind::InvalidOperation, detail))
+}
 
 /// `{date|days(-1)}`: an ISO date some days later or earlier, as an ISO date.
 fn days(date: &str, count: i64) -> Result<String, Error> {

@@ -154,7 +154,10 @@ pub fn manifest_key(first_page: &Path) -> Path {
 fn push_part(key: &mut String, part: &str) -> Result<(), Refusal> {
     match part {
         "" => {
-            return Err(Refusal::new(Code::KeyRefused, "a part of the object's key would be empty"));
+            return Err(Refusal::new(
+                Code::KeyRefused,
+                "a part of the object's key would be empty",
+            ));
         }
         "." => key.push_str("%2E"),
         ".." => key.push_str("%2E%2E"),

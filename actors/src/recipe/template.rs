@@ -208,6 +208,7 @@ impl fmt::Display for Template {
 
 impl Computed {
     fn eval(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+        // What cannot stand for itself may not pass through a filter unseen either; null may be tested for.
         for name in &self.names {
             match scope.get(name) {
                 Some(Found::Json(Value::Array(items))) => {
@@ -215,8 +216,10 @@ impl Computed {
                         scalar(name, item)?;
                     }
                 }
-                Some(Found::Json(Value::Null)) | None | Some(Found::Text(_) | Found::Maps(..)) => {}
-                Some(Found::Json(value)) => drop(scalar(name, value)?),
+                Some(Found::Json(value)) if !value.is_null() => {
+                    scalar(name, value)?;
+                }
+                _ => {}
             }
         }
         let context: minijinja::Value = self
@@ -308,7 +311,6 @@ fn placeholder(text: &str) -> Result<(&str, &str), TemplateError> {
             (Some(_), _) if escaped => escaped = false,
             (Some(_), '\\') => escaped = true,
             (Some(q), _) if q == c => quote = None,
-            (Some(_), _) => {}
             (None, '\'' | '"') => quote = Some(c),
             (None, '{') => {
                 return Err(syntax(
@@ -321,7 +323,7 @@ fn placeholder(text: &str) -> Result<(&str, &str), TemplateError> {
                 let (source, after) = body.split_at(at);
                 return Ok((source.trim(), after.strip_prefix('}').unwrap_or(after)));
             }
-            (None, _) => {}
+            _ => {}
         }
     }
     Err(syntax(format!("`{}` has no closing `}}`", preview(text))))
