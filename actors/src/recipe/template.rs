@@ -16,7 +16,7 @@ use minijinja::value::{Serde, ValueKind};
 use serde_json::{Map, Value};
 
 use super::Refusal;
-use super::filters::{ENVIRONMENT, FILTERS, TESTS};
+use super::filters::{ENVIRONMENT, FILTERS, TESTS, plain};
 use crate::codes::Code;
 use crate::ids::preview;
 
@@ -72,6 +72,8 @@ pub(super) struct Computed {
     source: Box<str>,
     /// What it names, at the first level: `params` for `params.day|lower`.
     names: Vec<String>,
+    /// The same in full: `params.day`.
+    paths: Vec<String>,
     expression: Expression<'static, 'static>,
 }
 
@@ -137,7 +139,7 @@ impl Template {
             .flat_map(|piece| match piece {
                 Piece::Text(_) => Vec::new(),
                 Piece::Name(name) => vec![name.to_string()],
-                Piece::Computed(c) => c.expression.undeclared_variables(true).into_iter().collect(),
+                Piece::Computed(computed) => computed.paths.clone(),
             })
             .collect();
         names.sort_unstable();
@@ -222,14 +224,12 @@ impl Computed {
                 _ => {}
             }
         }
-        let context: minijinja::Value = self
-            .names
-            .iter()
-            .filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?))))
-            .collect();
+        let context = minijinja::Value::from_pairs(
+            self.names.iter().filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?)))),
+        );
         let value = self.expression.eval(context).map_err(|error| {
             // An undefined value fails in whatever comes to use it; what is missing says more.
-            match self.names.iter().find(|name| scope.get(name).is_none()) {
+            match self.paths.iter().find(|path| scope.get(path).is_none()) {
                 Some(name) => missing(name),
                 None => Refusal::new(
                     Code::TemplateFailed,
@@ -239,7 +239,7 @@ impl Computed {
         })?;
         match value.kind() {
             ValueKind::Undefined => Err(missing(&self.source)),
-            ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(value.to_string()),
+            ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(plain(&value)),
             ValueKind::None => Err(unusable(&self.source, "null")),
             ValueKind::Map => Err(unusable(&self.source, "an object")),
             _ => Err(unusable(&self.source, "a list")),
@@ -272,10 +272,10 @@ fn value_of(found: Found<'_>) -> minijinja::Value {
         Found::Maps(first, second) => {
             let defaults =
                 second.into_iter().flatten().filter(|(name, _)| !first.contains_key(*name));
-            defaults
-                .chain(first)
-                .map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value))))
-                .collect()
+            let all = defaults.chain(first);
+            minijinja::Value::from_pairs(
+                all.map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value)))),
+            )
         }
     }
 }
@@ -347,12 +347,16 @@ fn compile(source: &str, allowed: &Variables<'_>) -> Result<Piece, TemplateError
     let expression = ENVIRONMENT
         .compile_expression_owned(source.to_owned())
         .map_err(|error| syntax(format!("`{{{source}}}`: {}", detail(&error))))?;
-    for name in expression.undeclared_variables(true) {
-        check_name(&name, allowed)?;
+    let sorted = |nested| {
+        let mut names: Vec<String> = expression.undeclared_variables(nested).into_iter().collect();
+        names.sort_unstable();
+        names
+    };
+    let (names, paths) = (sorted(false), sorted(true));
+    for path in &paths {
+        check_name(path, allowed)?;
     }
-    let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
-    names.sort_unstable();
-    Ok(Piece::Computed(Computed { source: source.into(), names, expression }))
+    Ok(Piece::Computed(Computed { source: source.into(), names, paths, expression }))
 }
 
 /// A name as a parameter may have one: `[A-Za-z_][A-Za-z0-9_]*`, at most 63 bytes.
@@ -378,6 +382,11 @@ fn check_name(name: &str, allowed: &Variables<'_>) -> Result<(), TemplateError> 
 fn check_words(source: &str) -> Result<(), TemplateError> {
     let mut before = "";
     for (word, next) in words(source) {
+        if word == "~" {
+            return Err(syntax(
+                "there is no `~`: write one placeholder behind the other, as `{a}{b}`".to_owned(),
+            ));
+        }
         match before {
             "|" if !FILTERS.contains(&word) => {
                 let near = super::nearest(word, FILTERS.iter().copied());
