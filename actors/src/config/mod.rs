@@ -15,10 +15,13 @@ use sha2::{Digest, Sha256};
 use crate::codes::Code;
 use crate::plan::Plan;
 
+mod api;
 mod describe;
 mod limits;
 mod mistake;
 mod node;
+mod pairs;
+mod params;
 mod platform;
 mod secret;
 mod section;

@@ -6,9 +6,12 @@ use std::io::Read;
 use http::HeaderValue;
 use secrecy::SecretString;
 
+use super::BAD;
+use super::pairs::header_name;
 use super::section::Section;
 use crate::codes::Code;
 use crate::ids::preview;
+use crate::plan::Auth;
 use crate::recipe::Template;
 
 /// Longest secret in bytes.
@@ -28,8 +31,38 @@ const TELLING: &[&str] = &[
     "signature",
 ];
 
+/// The table `auth` of a platform.
+pub(super) fn auth(section: &mut Section<'_>, env: &BTreeMap<String, String>) -> Option<Auth> {
+    let hint = "auth = { bearer = \"env:NAME\" } or { header = \"NAME\", value = \"env:NAME\" }";
+    let mut auth = section.section("auth")?;
+    for kind in ["oauth2", "oauth1", "basic", "hmac", "jwt", "query", "aws"] {
+        auth.unsupported(kind, hint);
+    }
+    let (has_bearer, has_header, has_value) =
+        (auth.has("bearer"), auth.has("header"), auth.has("value"));
+    let bearer = secret(&mut auth, "bearer", env);
+    let header = auth.text("header");
+    let value = secret(&mut auth, "value", env);
+    let name = header.and_then(|name| header_name(&auth, "header", &name));
+    if has_bearer && (has_header || has_value) {
+        section.mistake(BAD, "auth", "either `bearer` or `header` with `value`", hint);
+    } else if has_header && !has_value {
+        auth.mistake(Code::MissingKey, "value", "`value` is missing", hint);
+    } else if has_value && !has_header {
+        auth.mistake(Code::MissingKey, "header", "`header` is missing", hint);
+    } else if !has_bearer && !has_header {
+        section.mistake(Code::MissingKey, "auth", "says neither `bearer` nor `header`", hint);
+    }
+    auth.finish();
+    match (bearer, name, value) {
+        (Some(secret), None, None) => Some(Auth::Bearer(secret)),
+        (None, Some(name), Some(secret)) => Some(Auth::Header(name, secret)),
+        _ => None,
+    }
+}
+
 /// Looks up a secret written as `env:NAME` or `file:PATH`.
-pub(super) fn secret(
+fn secret(
     section: &mut Section<'_>,
     name: &'static str,
     env: &BTreeMap<String, String>,

@@ -68,13 +68,11 @@ impl<'r> Section<'r> {
 
     pub(super) fn text(&mut self, name: &'static str) -> Option<String> {
         let value = self.take(name)?;
-        match value.kind {
-            ValueKind::String(text) => Some(text),
-            _ => {
-                self.wrong_type(name, &value, "text");
-                None
-            }
+        if let ValueKind::String(text) = value.kind {
+            return Some(text);
         }
+        self.wrong_type(name, &value, "text");
+        None
     }
 
     /// A text that must be there.
@@ -226,13 +224,11 @@ impl<'r> Section<'r> {
     }
 
     pub(super) fn section_of(&self, name: &str, value: Value) -> Option<Section<'r>> {
-        match value.kind {
-            ValueKind::Table(values) => Some(Section::new(self.report, self.key(name), values)),
-            _ => {
-                self.wrong_type(name, &value, "a table");
-                None
-            }
+        if let ValueKind::Table(values) = value.kind {
+            return Some(Section::new(self.report, self.key(name), values));
         }
+        self.wrong_type(name, &value, "a table");
+        None
     }
 
     /// A list of texts. One text with commas will do: the environment has no lists.

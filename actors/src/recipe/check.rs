@@ -126,7 +126,15 @@ fn parse(raw: &[u8]) -> Result<Fetch, Refusal> {
 
 /// Says which field is wrong: serde's message does not.
 fn explain_field(text: &str, error: &serde_json::Error) -> Refusal {
-    let fields: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
+    // Nested too deeply to be read a second time: then the first message has to do.
+    let Ok(fields) = serde_json::from_str::<Map<String, Value>>(text) else {
+        let code = if error.to_string().starts_with("unknown field") {
+            Code::FetchUnknownField
+        } else {
+            Code::FetchWrongType
+        };
+        return Refusal::new(code, error.to_string());
+    };
     for (name, value) in &fields {
         if !FIELDS.contains(&name.as_str()) {
             let hint = did_you_mean(name, FIELDS.iter().copied());

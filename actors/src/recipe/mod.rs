@@ -15,6 +15,7 @@ mod build;
 mod check;
 mod filters;
 mod key;
+mod syntax;
 mod template;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
 pub use check::{Accepted, FETCH_BYTES_MAX, check_fetch};
 pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
 pub(crate) use key::{KEY_VARIABLES, template_problems};
-pub(crate) use template::is_name;
+pub(crate) use syntax::is_name;
 pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError, Variables};
 
 /// Names that a parameter may not have, since templates use them for something else.

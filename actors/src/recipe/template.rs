@@ -16,9 +16,9 @@ use minijinja::value::{Serde, ValueKind};
 use serde_json::{Map, Value};
 
 use super::Refusal;
-use super::filters::{ENVIRONMENT, FILTERS, TESTS};
+use super::filters::{ENVIRONMENT, plain};
+use super::syntax::{check_words, is_name, placeholder};
 use crate::codes::Code;
-use crate::ids::preview;
 
 /// Longest template in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 8 * 1024;
@@ -72,6 +72,8 @@ pub(super) struct Computed {
     source: Box<str>,
     /// What it names, at the first level: `params` for `params.day|lower`.
     names: Vec<String>,
+    /// The same in full: `params.day`.
+    paths: Vec<String>,
     expression: Expression<'static, 'static>,
 }
 
@@ -105,7 +107,9 @@ impl Template {
     /// The text is longer than 8 KiB, is not well formed, or names what is not among `allowed`.
     pub fn parse(text: &str, allowed: &Variables<'_>) -> Result<Self, TemplateError> {
         if text.len() > TEMPLATE_BYTES_MAX {
-            return Err(syntax(format!("a template has at most {TEMPLATE_BYTES_MAX} bytes")));
+            return Err(TemplateError::Syntax(format!(
+                "a template has at most {TEMPLATE_BYTES_MAX} bytes"
+            )));
         }
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -137,7 +141,7 @@ impl Template {
             .flat_map(|piece| match piece {
                 Piece::Text(_) => Vec::new(),
                 Piece::Name(name) => vec![name.to_string()],
-                Piece::Computed(c) => c.expression.undeclared_variables(true).into_iter().collect(),
+                Piece::Computed(computed) => computed.paths.clone(),
             })
             .collect();
         names.sort_unstable();
@@ -208,6 +212,7 @@ impl fmt::Display for Template {
 
 impl Computed {
     fn eval(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+        // What cannot stand for itself may not pass through a filter unseen either; null may be tested for.
         for name in &self.names {
             match scope.get(name) {
                 Some(Found::Json(Value::Array(items))) => {
@@ -215,18 +220,18 @@ impl Computed {
                         scalar(name, item)?;
                     }
                 }
-                Some(Found::Json(Value::Null)) | None | Some(Found::Text(_) | Found::Maps(..)) => {}
-                Some(Found::Json(value)) => drop(scalar(name, value)?),
+                Some(Found::Json(value)) if !value.is_null() => {
+                    scalar(name, value)?;
+                }
+                _ => {}
             }
         }
-        let context: minijinja::Value = self
-            .names
-            .iter()
-            .filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?))))
-            .collect();
+        let context = minijinja::Value::from_pairs(
+            self.names.iter().filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?)))),
+        );
         let value = self.expression.eval(context).map_err(|error| {
             // An undefined value fails in whatever comes to use it; what is missing says more.
-            match self.names.iter().find(|name| scope.get(name).is_none()) {
+            match self.paths.iter().find(|path| scope.get(path).is_none()) {
                 Some(name) => missing(name),
                 None => Refusal::new(
                     Code::TemplateFailed,
@@ -236,7 +241,7 @@ impl Computed {
         })?;
         match value.kind() {
             ValueKind::Undefined => Err(missing(&self.source)),
-            ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(value.to_string()),
+            ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(plain(&value)),
             ValueKind::None => Err(unusable(&self.source, "null")),
             ValueKind::Map => Err(unusable(&self.source, "an object")),
             _ => Err(unusable(&self.source, "a list")),
@@ -269,10 +274,10 @@ fn value_of(found: Found<'_>) -> minijinja::Value {
         Found::Maps(first, second) => {
             let defaults =
                 second.into_iter().flatten().filter(|(name, _)| !first.contains_key(*name));
-            defaults
-                .chain(first)
-                .map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value))))
-                .collect()
+            let all = defaults.chain(first);
+            minijinja::Value::from_pairs(
+                all.map(|(name, value)| (name.as_str(), minijinja::Value::from(Serde(value)))),
+            )
         }
     }
 }
@@ -296,68 +301,34 @@ fn detail(error: &minijinja::Error) -> String {
     text.chars().take(200).collect()
 }
 
-/// Takes `{…}` from the front: what is between the braces, and what follows.
-fn placeholder(text: &str) -> Result<(&str, &str), TemplateError> {
-    let body = text.strip_prefix('{').ok_or_else(|| {
-        syntax("a `}` without its `{`; a literal brace is written `{'}'}`".to_owned())
-    })?;
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in body.char_indices() {
-        match (quote, c) {
-            (Some(_), _) if escaped => escaped = false,
-            (Some(_), '\\') => escaped = true,
-            (Some(q), _) if q == c => quote = None,
-            (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '{') => {
-                return Err(syntax(
-                    "a `{` within a placeholder: placeholders have single braces, as `{account}`, \
-                     and a literal brace is written `{'{'}`"
-                        .to_owned(),
-                ));
-            }
-            (None, '}') => {
-                let (source, after) = body.split_at(at);
-                return Ok((source.trim(), after.strip_prefix('}').unwrap_or(after)));
-            }
-            (None, _) => {}
-        }
-    }
-    Err(syntax(format!("`{}` has no closing `}}`", preview(text))))
-}
-
 /// Compiles what stands between two braces.
 fn compile(source: &str, allowed: &Variables<'_>) -> Result<Piece, TemplateError> {
     if source.is_empty() {
-        return Err(syntax("an empty placeholder `{}`".to_owned()));
+        return Err(TemplateError::Syntax("an empty placeholder `{}`".to_owned()));
     }
     if is_name(source.strip_prefix("params.").unwrap_or(source)) {
         check_name(source, allowed)?;
         return Ok(Piece::Name(source.into()));
     }
     if source.contains('-') && is_name(&source.replace('-', "_")) {
-        return Err(syntax(format!(
+        return Err(TemplateError::Syntax(format!(
             "`{source}` is no name: a parameter has letters, digits and `_` only"
         )));
     }
     check_words(source)?;
     let expression = ENVIRONMENT
         .compile_expression_owned(source.to_owned())
-        .map_err(|error| syntax(format!("`{{{source}}}`: {}", detail(&error))))?;
-    for name in expression.undeclared_variables(true) {
-        check_name(&name, allowed)?;
+        .map_err(|error| TemplateError::Syntax(format!("`{{{source}}}`: {}", detail(&error))))?;
+    let sorted = |nested| {
+        let mut names: Vec<String> = expression.undeclared_variables(nested).into_iter().collect();
+        names.sort_unstable();
+        names
+    };
+    let (names, paths) = (sorted(false), sorted(true));
+    for path in &paths {
+        check_name(path, allowed)?;
     }
-    let mut names: Vec<String> = expression.undeclared_variables(false).into_iter().collect();
-    names.sort_unstable();
-    Ok(Piece::Computed(Computed { source: source.into(), names, expression }))
-}
-
-/// A name as a parameter may have one: `[A-Za-z_][A-Za-z0-9_]*`, at most 63 bytes.
-pub(crate) fn is_name(text: &str) -> bool {
-    text.len() <= 63
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && text.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+    Ok(Piece::Computed(Computed { source: source.into(), names, paths, expression }))
 }
 
 fn check_name(name: &str, allowed: &Variables<'_>) -> Result<(), TemplateError> {
@@ -369,77 +340,4 @@ fn check_name(name: &str, allowed: &Variables<'_>) -> Result<(), TemplateError> 
     // `account.x` is an attribute of something known: it fails when it is filled in.
     let known = known.iter().map(|name| format!("`{name}`")).collect();
     Err(TemplateError::Unknown { name: name.to_owned(), known })
-}
-
-/// Refuses filters, tests and functions that do not exist: minijinja would only tell when the
-/// expression is first evaluated.
-fn check_words(source: &str) -> Result<(), TemplateError> {
-    let mut before = "";
-    for (word, next) in words(source) {
-        match before {
-            "|" if !FILTERS.contains(&word) => {
-                let near = super::nearest(word, FILTERS.iter().copied());
-                let hint = near.map_or_else(
-                    || format!("there are {}", FILTERS.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                );
-                return Err(syntax(format!("there is no filter `{word}`: {hint}")));
-            }
-            "|" => {}
-            "is" if word != "not" && !TESTS.contains(&word) => {
-                return Err(syntax(format!(
-                    "there is no test `{word}`: there are {}",
-                    TESTS.join(", ")
-                )));
-            }
-            _ if next == Some('(')
-                && is_name(word)
-                && !["not", "and", "or", "if", "else", "in"].contains(&word) =>
-            {
-                return Err(syntax(format!(
-                    "there is no function `{word}`: use filters, as `{{date|days(-1)}}`"
-                )));
-            }
-            _ => {}
-        }
-        before = if word == "not" && before == "is" { "is" } else { word };
-    }
-    Ok(())
-}
-
-/// The words and signs of an expression outside quotes, each with the character that follows it.
-fn words(source: &str) -> Vec<(&str, Option<char>)> {
-    let mut found = Vec::new();
-    let mut rest = source.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let end = if first == '\'' || first == '"' {
-            closing_quote(rest, first)
-        } else if first.is_alphanumeric() || first == '_' {
-            rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
-        } else {
-            first.len_utf8()
-        };
-        let (word, after) = rest.split_at(end);
-        rest = after.trim_start();
-        found.push((word, rest.chars().next()));
-    }
-    found
-}
-
-/// Where a quoted text ends, its closing quote included.
-fn closing_quote(text: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-fn syntax(message: String) -> TemplateError {
-    TemplateError::Syntax(message)
 }

@@ -1,0 +1,284 @@
+//! What a good configuration means.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tollgate_gate::{Guard, Rule, Span};
+
+use super::*;
+use crate::plan::{Auth, Compression, Format, StoreTarget};
+
+/// As long as a provider needs to be.
+const TEN_LINES: &str = r#"[platforms.kakao]
+base_url = "https://apis.moment.kakao.com/openapi/v4"
+headers = { adAccountId = "{account}" }
+auth = { bearer = "env:TOKEN" }
+[platforms.kakao.limits]
+gap    = { per = ["account"], every = "5s" }
+hourly = { per = ["account", "api"], max = 60, in = "1h" }
+[platforms.kakao.apis.creative-report]
+path = "creatives/report"
+query = { creativeId = "{ids}", date = "{date|days(-1)}" }"#;
+
+#[test]
+fn ten_lines_suffice_for_a_provider() {
+    assert_eq!(TEN_LINES.lines().count(), 10);
+    let plan = plan(TEN_LINES);
+    let kakao = plan.platforms.values().next().unwrap();
+    assert_eq!(kakao.base_url.as_str(), "https://apis.moment.kakao.com/openapi/v4/");
+    assert!(
+        matches!(&kakao.auth, Some(Auth::Bearer(secret)) if secret.expose_secret() == "s3cret-value")
+    );
+    assert_eq!(kakao.lost_call, Duration::from_secs(60));
+    assert_eq!(kakao.apis[0].timeouts.first_byte, Duration::from_secs(60));
+    assert_eq!(kakao.apis[0].format, Format::Auto);
+    let names: Vec<&String> = kakao.apis[0].params.names.iter().collect();
+    assert_eq!(names, ["date", "ids"]);
+    let limits = kakao.limits.limits();
+    assert_eq!(limits.len(), 2);
+    assert_eq!(limits[0].rule, Rule::Every { gap: Span::from_secs(5) });
+    assert!(!limits[0].per_api && limits[1].per_api);
+    let hour = Rule::Sliding { max: NonZeroU32::new(60).unwrap(), window: Span::from_secs(3600) };
+    assert_eq!(limits[1].rule, hour);
+}
+
+#[test]
+fn what_is_not_said_has_the_documented_default() {
+    let plan = plan(BASE);
+    assert_eq!(plan.data, Path::new("./tollgate-data"));
+    assert_eq!(plan.store.target, StoreTarget::File("./tollgate-data".into()));
+    assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
+    assert_eq!(plan.store.compression, Compression::Zstd);
+    assert!(!plan.store.fsync && !plan.node_name.is_empty());
+    let collect = &plan.collect;
+    assert_eq!((collect.concurrency, collect.attempts_max), (1024, 5));
+    assert_eq!((collect.buffer_bytes_max, collect.body_bytes_max), (256 << 20, 8 << 30));
+    assert_eq!(collect.drain, Duration::from_secs(30));
+    assert!(collect.shards >= 1);
+    let platform = plan.platforms.values().next().unwrap();
+    assert_eq!(platform.limits.limits()[0].guard, Guard::Default);
+}
+
+#[test]
+fn objects_go_to_the_data_folder_unless_told_otherwise() {
+    let target = |text: &str| plan(&format!("{BASE}\n{text}")).store.target;
+    assert_eq!(target("[node]\ndata = \"/var/t\""), StoreTarget::File("/var/t".into()));
+    assert_eq!(target("[store]\nurl = \"file:o\""), StoreTarget::File("o".into()));
+    assert_eq!(target("[store]\nurl = \"file:///srv/o\""), StoreTarget::File("/srv/o".into()));
+    assert_eq!(target("[store]\nurl = \"memory:\""), StoreTarget::Memory);
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_flags_over_both() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "{BASE}\n[collect]\nconcurrency = 5\nattempts_max = 3\ndrain = \"1s\"").unwrap();
+    let pairs = [
+        ("TOLLGATE__COLLECT__CONCURRENCY", "6"),
+        ("TOLLGATE__COLLECT__ATTEMPTS_MAX", "4"),
+        ("TOLLGATE__PLATFORMS__KAKAO__BASE_URL", "http://127.0.0.1:8080"),
+        ("TOLLGATE__PLATFORMS__KAKAO__ALLOWED_HOSTS", "a.example.com, b.example.com:81"),
+        ("TOLLGATE__STORE__FSYNC", "true"),
+        ("TOLLGATE_LOG", "debug"),
+        ("PATH", "/bin"),
+    ];
+    let overrides = [("collect.concurrency".to_owned(), "7".to_owned())];
+    let plan = load(Some(file.path()), env(&pairs), &overrides).unwrap().plan;
+    assert_eq!((plan.collect.concurrency, plan.collect.attempts_max), (7, 4));
+    assert_eq!(plan.collect.drain, Duration::from_secs(1));
+    assert!(plan.store.fsync);
+    let platform = plan.platforms.values().next().unwrap();
+    assert_eq!(platform.base_url.as_str(), "http://127.0.0.1:8080/");
+    assert_eq!(platform.allowed_hosts, ["a.example.com", "b.example.com:81"]);
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_named_as_such() {
+    for (name, value, key, code) in [
+        ("TOLLGATE__COLLECT__CONCURENCY", "6", "collect.concurency", Code::UnknownKey),
+        ("TOLLGATE__COLLECT__CONCURRENCY", " 6", "collect.concurrency", Code::WrongType),
+        ("TOLLGATE__COLLECT__CONCURRENCY", "0x6", "collect.concurrency", Code::WrongType),
+        ("TOLLGATE__A[999999999]", "6", "a[999999999]", Code::UnknownKey),
+        ("TOLLGATE__", "6", "", Code::UnknownKey),
+    ] {
+        let mistakes = load_with(BASE, &[(name, value)]).unwrap_err();
+        let found: Vec<_> = mistakes.list().iter().map(|m| (m.key.as_str(), m.code)).collect();
+        assert_eq!(found, [(key, code)], "{name}");
+        assert_eq!(mistakes.list()[0].file, "the environment", "{name}");
+    }
+}
+
+#[test]
+fn a_whole_configuration_can_come_from_the_environment() {
+    let pairs = [
+        ("TOLLGATE__PLATFORMS__P__BASE_URL", "https://x/"),
+        ("TOLLGATE__PLATFORMS__P__APIS__A__PATH", "{account}"),
+    ];
+    let loaded = load(None, env(&pairs), &[]).unwrap();
+    assert_eq!(loaded.plan.platforms.len(), 1);
+    assert!(loaded.warnings[0].contains("no limits"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn timeouts_are_laid_over_each_other() {
+    let plan = plan(
+        r#"
+        [collect]
+        timeouts = { connect = "1s" }
+        [platforms.p]
+        base_url = "https://x"
+        timeouts = { first_byte = "2s" }
+        apis.a = { path = "a", timeouts = { stall = "3s" } }
+        apis.b = { path = "b", timeouts = { connect = "1500ms" } }
+        "#,
+    );
+    let platform = plan.platforms.values().next().unwrap();
+    let millis = |i: usize| {
+        let t = platform.apis[i].timeouts;
+        [t.connect.as_millis(), t.first_byte.as_millis(), t.stall.as_millis()]
+    };
+    assert_eq!(millis(0), [1000, 2000, 3000]);
+    assert_eq!(millis(1), [1500, 2000, 30_000]);
+}
+
+#[test]
+fn guards_and_own_limits_reach_the_gate() {
+    let plan = plan(
+        r#"
+        [platforms.p]
+        base_url = "https://x"
+        guard = "never"
+        limits.a = { per = ["account"], every = "5s" }
+        limits.b = { per = ["account"], max = 3, in = "1m", guard = "100ms" }
+        limits.c = { per = ["account"], concurrent = 2 }
+        apis.x.path = "x"
+        apis.y = { path = "y", limits = { own = { per = ["account", "api"], every = "9s" } } }
+        "#,
+    );
+    let platform = plan.platforms.values().next().unwrap();
+    let limits = platform.limits.limits();
+    assert_eq!(limits[0].guard, Guard::Never);
+    assert_eq!(limits[1].guard, Guard::After(Span::from_millis(100)));
+    assert_eq!(limits[2].rule, Rule::Concurrent { max: NonZeroU32::new(2).unwrap() });
+    let own = &limits[3];
+    assert_eq!((own.name.as_str(), own.api, own.per_api), ("own", Some(1), false));
+    assert_eq!(platform.api("y").unwrap().0, 1);
+}
+
+#[test]
+fn the_order_of_the_file_is_kept() {
+    let text = BASE.replace(
+        "query = { creativeId = \"{ids}\" }",
+        "query = { z = \"1\", a = \"2\", m = 3, b = true }\n[platforms.kakao.apis.aaa]\npath = \"a\"",
+    );
+    let plan = plan(&text);
+    let apis = &plan.platforms.values().next().unwrap().apis;
+    let names: Vec<&str> = apis[0].query.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["z", "a", "m", "b"]);
+    assert_eq!(apis[1].name.as_str(), "aaa");
+}
+
+#[test]
+fn secrets_come_from_files_without_their_last_line_break() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    write!(file, "s3cret\r\n").unwrap();
+    let auth = format!(
+        "auth = {{ header = \"X-Api-Key\", value = \"file:{}\" }}\n[platforms.kakao.limits]",
+        file.path().display()
+    );
+    let plan = plan(&BASE.replace("[platforms.kakao.limits]", &auth));
+    let auth = plan.platforms.values().next().unwrap().auth.clone();
+    assert!(matches!(auth, Some(Auth::Header(name, secret))
+        if name == "x-api-key" && secret.expose_secret() == "s3cret"));
+}
+
+#[test]
+fn the_file_that_init_writes_is_a_configuration() {
+    let loaded = load_with(init_text(), &[("EXAMPLE_TOKEN", "t0ken-value")]);
+    let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let shown = describe(&loaded.plan);
+    for part in [
+        "GET https://api.example.com/v1/creatives/{kind}/report?ids={ids|join(',')}&date={date|days(-1)}&limit=500",
+        "limit gap: at least 5s between two calls per account; guard 25ms (default)",
+        "limit hourly: at most 60 calls in any 1h per account and api; guard 250ms (default)",
+        "limit slots: at most 4 calls in flight per account",
+        "limit strict: at most 1000 calls in any 24h per account; counted from the answer",
+        "limit own_gap: at least 10s between two calls per account, of this api's calls",
+        "authorization: Bearer ***",
+        "kind (default \"daily\")",
+        "example/creative-report/act_1/2026-11-20/fetch-1/00001.json.zst",
+        "reports.example.com",
+        "10s to connect, 5m to the answer's head",
+    ] {
+        assert!(shown.contains(part), "{part} is not in\n{shown}");
+    }
+    assert!(!shown.contains("t0ken"));
+}
+
+/// The commented keys of that file are what the defaults are.
+#[test]
+fn the_defaults_that_init_shows_are_the_defaults() {
+    let shown: String = init_text()
+        .lines()
+        .map(|line| {
+            let bare = line.strip_prefix("# ").unwrap_or(line);
+            let is_key = bare
+                .split_once(" = ")
+                .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            let is_table = bare.starts_with("[nats]") || bare.starts_with("[http]");
+            if is_key || is_table { bare } else { line }.to_owned() + "\n"
+        })
+        .collect();
+    let env = [("EXAMPLE_TOKEN", "t")];
+    let with = load_with(&shown, &env).unwrap_or_else(|mistakes| panic!("{mistakes}")).plan;
+    let without = load_with(init_text(), &env).unwrap().plan;
+    assert_eq!(with.node_name, "node-a");
+    assert_eq!(with.collect.shards, 2);
+    let collect = |plan: &Plan| {
+        format!("{:?}", crate::plan::CollectPlan { shards: 0, ..plan.collect.clone() })
+    };
+    assert_eq!(collect(&with), collect(&without));
+    assert_eq!(format!("{:?}", with.store), format!("{:?}", without.store));
+    let first = |plan: &Plan| plan.platforms.values().next().unwrap().lost_call;
+    assert_eq!(first(&with), first(&without));
+}
+
+#[test]
+fn the_hash_follows_the_limits_and_nothing_else() {
+    let base = plan(BASE).hash;
+    assert_eq!(base.len(), 16);
+    assert_eq!(plan(&format!("{BASE}\n[collect]\nattempts_max = 2")).hash, base);
+    assert_ne!(plan(&BASE.replace("5s", "6s")).hash, base);
+    assert_ne!(plan(&BASE.replace("gap =", "gap2 =")).hash, base);
+    let guarded = BASE.replace("every = \"5s\"", "every = \"5s\", guard = \"1s\"");
+    assert_ne!(plan(&guarded).hash, base);
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning() {
+    let warnings = |text: &str| load_with(text, &[("T", "t")]).unwrap().warnings.join("\n");
+    let slash = warnings(&BASE.replace("\"creatives/report\"", "\"/creatives/report\""));
+    assert!(slash.contains("https://apis.example.com/openapi/v4/creatives/report"), "{slash}");
+    let plain = BASE.replace("https://", "http://").replace(
+        "[platforms.kakao.limits]",
+        "auth = { bearer = \"env:T\" }\n[platforms.kakao.limits]",
+    );
+    assert!(warnings(&plain).contains("unencrypted"));
+    assert_eq!(warnings(&plain.replace("apis.example.com", "127.0.0.1:8080")), "");
+}
+
+#[test]
+fn sizes_are_read_in_both_kinds_of_units() {
+    use super::super::values::parse_size;
+    for (text, bytes) in
+        [("1", 1), ("2 kB", 2000), ("1KiB", 1024), ("3MB", 3_000_000), ("8GiB", 8 << 30)]
+    {
+        assert_eq!(parse_size(text), Some(bytes), "{text}");
+    }
+    for text in
+        ["", "MiB", "-1", "1.5GiB", "1 XB", "99999999999999999999", "99999999999GiB", "1mib"]
+    {
+        assert_eq!(parse_size(text), None, "{text}");
+    }
+}

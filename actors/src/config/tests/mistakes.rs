@@ -1,0 +1,471 @@
+//! Each mistake has its code, its key and its own message, and all of them are found at once.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use super::*;
+
+/// Text to add to [`BASE`], the code that it must give, and the key.
+const TABLE: &[(&str, Code, &str)] = &[
+    ("[colect]\nconcurrency = 5", Code::UnknownKey, "colect"),
+    ("[collect]\nconcurency = 5", Code::UnknownKey, "collect.concurency"),
+    ("[collect]\nconcurrency = 0", Code::BadValue, "collect.concurrency"),
+    ("[collect]\nconcurrency = -3", Code::BadValue, "collect.concurrency"),
+    ("[collect]\nconcurrency = \"many\"", Code::WrongType, "collect.concurrency"),
+    ("[collect]\nattempts_max = 101", Code::BadValue, "collect.attempts_max"),
+    ("[collect]\ndrain = 30", Code::BadDuration, "collect.drain"),
+    ("[collect]\ndrain = \"1d\"", Code::BadDuration, "collect.drain"),
+    ("[collect]\nbuffer_bytes_max = \"256 MeB\"", Code::BadSize, "collect.buffer_bytes_max"),
+    ("[collect]\nbody_bytes_max = true", Code::WrongType, "collect.body_bytes_max"),
+    (
+        "[collect]\ntimeouts = { first_bite = \"3s\" }",
+        Code::UnknownKey,
+        "collect.timeouts.first_bite",
+    ),
+    ("[collect]\ntimeouts = { stall = \"2h\" }", Code::BadDuration, "collect.timeouts.stall"),
+    ("[collect]\ntimeouts = \"3s\"", Code::WrongType, "collect.timeouts"),
+    ("[node]\nname = \"\"", Code::BadValue, "node.name"),
+    ("[store]\nurl = \"s3://bucket/prefix\"", Code::NotSupported, "store.url"),
+    ("[store]\nurl = \"./objects\"", Code::UnknownStore, "store.url"),
+    ("[store]\nurl = \"ftp://x/y\"", Code::UnknownStore, "store.url"),
+    ("[store]\nurl = \"file:\"", Code::BadUrl, "store.url"),
+    ("[store]\nurl = \"file:tollgate-data/state/x\"", Code::BadValue, "store.url"),
+    ("[store]\ncompression = \"zst\"", Code::BadValue, "store.compression"),
+    ("[store]\nfsync = \"yes\"", Code::WrongType, "store.fsync"),
+    (
+        "[store]\nkey = \"{platform}/{api}/{account}/{idd}/{page}\"",
+        Code::UnknownVariable,
+        "store.key",
+    ),
+    ("[store]\nkey = \"{platform}/{api}/{account}/{page}\"", Code::UnsafeKey, "store.key"),
+    ("[store]\nkey = \"{platform}/{api}/{account}/{id\"", Code::BadTemplate, "store.key"),
+    ("[nats]\nurl = \"http://x\"", Code::BadUrl, "nats.url"),
+    ("[nats]\nreplicas = 2", Code::BadValue, "nats.replicas"),
+    ("[nats]\nprefix = \"a.b\"", Code::BadName, "nats.prefix"),
+    ("[http]\nlisten = \"9464\"", Code::BadValue, "http.listen"),
+    ("[platforms.Meta]\nbase_url = \"https://x\"", Code::BadName, "platforms.Meta"),
+    ("[platforms.b]\napis.x.path = \"x\"", Code::MissingKey, "platforms.b.base_url"),
+    ("[platforms.b]\nbase_url = \"https://x\"", Code::NoPlatforms, "platforms.b.apis"),
+    ("[platforms.b]\nbase_url = \"x\"\napis.x.path = \"x\"", Code::BadUrl, "platforms.b.base_url"),
+    (
+        "[platforms.b]\nbase_url = \"https://x/?a=1\"\napis.x.path = \"x\"",
+        Code::BadUrl,
+        "platforms.b.base_url",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"5s\"\nconcurrent = 2",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nevery = \"5s\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.per",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = 5",
+        Code::BadDuration,
+        "platforms.kakao.limits.x.every",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"0s\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.every",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"10us\"",
+        Code::BadDuration,
+        "platforms.kakao.limits.x.every",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 1\nin = \"1d\"",
+        Code::SlidingDay,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 1\nin = \"9000h\"",
+        Code::BadDuration,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 1",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nin = \"1h\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.max",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 0\nin = \"1h\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.max",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nconcurrent = 0",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.concurrent",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"50/s\"\nburst = 100",
+        Code::NotSupported,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nresets = \"00:00 Asia/Seoul\"",
+        Code::NotSupported,
+        "platforms.kakao.limits.x.resets",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"platform\"]\nevery = \"1s\"",
+        Code::NotSupported,
+        "platforms.kakao.limits.x.per",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"acount\"]\nevery = \"1s\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.per",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"1s\"\nguard = 250",
+        Code::BadDuration,
+        "platforms.kakao.limits.x.guard",
+    ),
+    (
+        "[platforms.kakao.apis.report.limits]\ngap = { per = [\"account\"], every = \"9s\" }",
+        Code::DuplicateLimit,
+        "platforms.kakao.apis.report.limits.gap",
+    ),
+    ("[platforms.kakao.apis.x]\nquery = {}", Code::MissingKey, "platforms.kakao.apis.x.path"),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nbody = { a = 1 }",
+        Code::NotSupported,
+        "platforms.kakao.apis.x.body",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nformat = \"jsn\"",
+        Code::BadValue,
+        "platforms.kakao.apis.x.format",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"https://evil.example.net/a\"",
+        Code::HostNotDeclared,
+        "platforms.kakao.apis.x.path",
+    ),
+    ("[platforms.kakao.apis.x]\npath = \"a?b=1\"", Code::BadValue, "platforms.kakao.apis.x.path"),
+    ("[platforms.kakao.apis.x]\npath = \"../a\"", Code::BadValue, "platforms.kakao.apis.x.path"),
+    (
+        "[platforms.kakao.apis.x]\npath = \"{{account}}\"",
+        Code::BadTemplate,
+        "platforms.kakao.apis.x.path",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"{date|dais(1)}\"",
+        Code::BadTemplate,
+        "platforms.kakao.apis.x.path",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"{creative-id}\"",
+        Code::BadTemplate,
+        "platforms.kakao.apis.x.path",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"{params.ids}\"",
+        Code::UnknownVariable,
+        "platforms.kakao.apis.x.path",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"{idz}\"\nparams = [\"ids\"]",
+        Code::UnknownVariable,
+        "platforms.kakao.apis.x.path",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nparams = [\"account\"]",
+        Code::ReservedName,
+        "platforms.kakao.apis.x.params",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nparams = [\"a-b\"]",
+        Code::BadName,
+        "platforms.kakao.apis.x.params",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nheaders = { Host = \"a\" }",
+        Code::BadHeader,
+        "platforms.kakao.apis.x.headers.Host",
+    ),
+    (
+        "[platforms.kakao.apis.x]\npath = \"a\"\nheaders = { \"a b\" = \"a\" }",
+        Code::BadHeader,
+        "platforms.kakao.apis.x.headers.a b",
+    ),
+];
+
+fn of(text: &str) -> Vec<Mistake> {
+    load_with(&format!("{BASE}\n{text}"), &[]).expect_err(text).list().to_vec()
+}
+
+#[test]
+fn the_base_of_these_tests_has_no_mistake() {
+    assert!(load_with(BASE, &[]).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn every_mistake_has_its_code_its_key_and_its_line() {
+    for (text, code, key) in TABLE {
+        let found = of(text);
+        let wanted = found.iter().find(|mistake| mistake.code == *code && mistake.key == *key);
+        let wanted = wanted.unwrap_or_else(|| panic!("{text}\ngave {found:#?}"));
+        assert!(wanted.line > Some(9), "{text}: line {:?}", wanted.line);
+        assert!(!wanted.message.is_empty() && !wanted.message.ends_with('.'));
+        let expected = if text.contains("burst") { 2 } else { 1 };
+        assert_eq!(found.len(), expected, "{text} gave {found:#?}");
+    }
+}
+
+#[test]
+fn different_mistakes_say_different_things() {
+    let messages: BTreeSet<String> = TABLE
+        .iter()
+        .flat_map(|(text, ..)| of(text))
+        .map(|m| format!("{}{}", m.key, m.message))
+        .collect();
+    assert!(messages.len() >= TABLE.len() - 1, "{messages:#?}");
+}
+
+#[test]
+fn all_mistakes_of_one_file_are_found_at_once_in_its_order() {
+    let text = r#"
+[node]
+nmae = "a"
+[store]
+url = "s3://bucket"
+compression = "lz4"
+[collect]
+concurrency = "x"
+drain = 5
+[platforms.kakao]
+base_url = "https://user:hunter2hunter2@x/"
+auth = { bearer = "sk-live-0123456789" }
+headers = { X-Api-Key = "0123456789abcdef", Host = "h" }
+[platforms.kakao.limits]
+gap = { per = ["account"], every = "1d" }
+hour = { per = ["platform"], max = 0, in = "1h" }
+[platforms.kakao.apis.report]
+query = { a = "{b|nope}" }
+"#;
+    let mistakes = load_with(text, &[]).unwrap_err();
+    let found: Vec<(usize, Code)> =
+        mistakes.list().iter().map(|m| (m.line.unwrap(), m.code)).collect();
+    assert_eq!(
+        found,
+        [
+            (3, Code::UnknownKey),
+            (5, Code::NotSupported),
+            (6, Code::BadValue),
+            (8, Code::WrongType),
+            (9, Code::BadDuration),
+            (11, Code::InlineSecret),
+            (12, Code::InlineSecret),
+            (13, Code::InlineSecret),
+            (13, Code::BadHeader),
+            (15, Code::SlidingDay),
+            (16, Code::NotSupported),
+            (16, Code::ImpossibleLimit),
+            (17, Code::MissingKey),
+            (18, Code::BadTemplate),
+        ]
+    );
+    let shown = mistakes.to_string();
+    for (number, (line, code)) in found.iter().enumerate() {
+        assert!(shown.contains(&format!("\n{}. ", number + 1)), "{shown}");
+        assert!(shown.contains(&format!(":{line}: ")) && shown.contains(&format!("[{code}]")));
+    }
+    for secret in ["hunter2", "sk-live", "0123456789abcdef"] {
+        assert!(!shown.contains(secret), "{shown}");
+        assert!(!serde_json::to_string(&mistakes).unwrap().contains(secret));
+    }
+}
+
+#[test]
+fn a_near_miss_is_pointed_out() {
+    let hint = |text| of(text)[0].hint.clone().unwrap_or_default() + &of(text)[0].message;
+    assert!(hint("[collect]\nconcurency = 5").contains("did you mean `concurrency`?"));
+    assert!(hint("[colect]").contains("did you mean `collect`?"));
+    assert!(hint("[store]\ncompression = \"zst\"").contains("did you mean `zstd`?"));
+    assert!(
+        hint("[platforms.kakao.apis.x]\npath = \"{date|dais(1)}\"")
+            .contains("did you mean `days`?")
+    );
+}
+
+#[test]
+fn broken_toml_is_shown_with_line_and_column_and_without_values() {
+    let mistakes =
+        load_with("[node]\nname = \"a\"\ntoken = \"s3cret\" x\n[store\n", &[]).unwrap_err();
+    let first = &mistakes.list()[0];
+    assert_eq!((first.code, first.line), (Code::ConfigSyntax, Some(3)));
+    assert!(first.message.contains("column") && first.message.contains("`token`"), "{first:?}");
+    assert_eq!(mistakes.list().len(), 2, "{mistakes}");
+    assert!(!mistakes.to_string().contains("s3cret"));
+    let twice = load_with("a = 1\na = 2\n", &[]).unwrap_err();
+    assert_eq!(twice.list()[0].code, Code::ConfigSyntax);
+    let huge = load_with("[collect]\nconcurrency = 99999999999999999999999\n", &[]).unwrap_err();
+    assert_eq!(huge.list()[0].code, Code::ConfigSyntax);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_mistake() {
+    let absent = load(Some(Path::new("/no/such/tollgate.toml")), env(&[]), &[]).unwrap_err();
+    assert_eq!(absent.list()[0].code, Code::ConfigUnreadable);
+    assert!(absent.to_string().contains("/no/such/tollgate.toml"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.toml");
+    std::fs::write(&path, b"# \xff\xfe").unwrap();
+    assert_eq!(
+        load(Some(&path), env(&[]), &[]).unwrap_err().list()[0].code,
+        Code::ConfigUnreadable
+    );
+    std::fs::write(&path, " ".repeat(2 << 20)).unwrap();
+    assert_eq!(
+        load(Some(&path), env(&[]), &[]).unwrap_err().list()[0].code,
+        Code::ConfigUnreadable
+    );
+}
+
+#[test]
+fn nothing_to_call_is_a_mistake() {
+    for text in ["", "[platforms]", "[node]\nname = \"a\""] {
+        let mistakes = load_with(text, &[]).unwrap_err();
+        assert_eq!(mistakes.list()[0].code, Code::NoPlatforms, "{text}");
+    }
+    assert_eq!(load(None, env(&[]), &[]).unwrap_err().list()[0].code, Code::NoPlatforms);
+}
+
+#[test]
+fn a_secret_that_is_not_there_is_named_and_never_shown() {
+    let with = |auth: &str| {
+        load_with(
+            &BASE.replace(
+                "[platforms.kakao.limits]",
+                &format!("auth = {auth}\n[platforms.kakao.limits]"),
+            ),
+            &[("EMPTY", ""), ("LINES", "s3cret\nvalue"), ("GOOD", "s3cret")],
+        )
+    };
+    for (auth, code) in [
+        ("{ bearer = \"env:ABSENT\" }", Code::SecretNotFound),
+        ("{ bearer = \"env:EMPTY\" }", Code::SecretNotFound),
+        ("{ bearer = \"env:LINES\" }", Code::SecretNotFound),
+        ("{ bearer = \"file:/no/such/file\" }", Code::SecretNotFound),
+        ("{ bearer = \"s3cret\" }", Code::InlineSecret),
+        ("{ header = \"X-Key\", value = \"s3cret\" }", Code::InlineSecret),
+        ("{ header = \"X-Key\" }", Code::MissingKey),
+        ("{ value = \"env:GOOD\" }", Code::MissingKey),
+        ("{ bearer = \"env:GOOD\", header = \"X-Key\", value = \"env:GOOD\" }", Code::BadValue),
+        ("{}", Code::MissingKey),
+        ("\"env:GOOD\"", Code::WrongType),
+        ("{ bearer = \"env:GOOD\", oauth2 = {} }", Code::NotSupported),
+        ("{ header = \"Host\", value = \"env:GOOD\" }", Code::BadHeader),
+    ] {
+        let mistakes = with(auth).expect_err(auth);
+        assert_eq!(mistakes.list().len(), 1, "{auth}: {mistakes}");
+        assert_eq!(mistakes.list()[0].code, code, "{auth}");
+        assert!(!mistakes.to_string().contains("s3cret"), "{mistakes}");
+    }
+    let good = with("{ bearer = \"env:GOOD\" }").unwrap();
+    assert!(!format!("{good:?}").contains("s3cret"));
+}
+
+#[test]
+fn secrets_in_headers_and_queries_are_refused() {
+    for (text, code) in [
+        ("headers = { Authorization = \"Bearer 0123456789\" }", Code::InlineSecret),
+        ("headers = { X-Access-Token = \"0123456789\" }", Code::InlineSecret),
+        ("headers = { X-Thing = \"env:TOKEN\" }", Code::NotSupported),
+        ("query = { api_key = \"0123456789\" }", Code::InlineSecret),
+        ("query = { access_token = \"file:x\" }", Code::NotSupported),
+    ] {
+        let found = of(&format!("[platforms.kakao.apis.x]\npath = \"x\"\n{text}"));
+        assert_eq!((found.len(), found[0].code), (1, code), "{text}");
+        assert!(!found[0].to_string().contains("0123456789"));
+    }
+}
+
+#[test]
+fn a_header_may_not_be_set_by_auth_and_by_hand() {
+    let text = BASE.replace(
+        "[platforms.kakao.limits]",
+        "auth = { bearer = \"env:T\" }\nheaders = { authorization = \"{x}\" }\n[platforms.kakao.limits]",
+    );
+    let mistakes = load_with(&text, &[("T", "t")]).unwrap_err();
+    assert_eq!(mistakes.list()[0].code, Code::BadHeader);
+}
+
+#[test]
+fn keys_that_could_overwrite_each_other_are_refused() {
+    for key in [
+        "{platform}/{api}/{account}/{page}.{ext}",      // no id
+        "{platform}-{api}/{account}/{id}/{page}.{ext}", // a-b + c = a + b-c
+        "{platform}/{api}/{account}/{id}-{page}.{ext}", // one manifest for all ids
+        "{platform}/{api}/{account}/{id}.{ext}/{page}", // a + b.c = a.b + c
+        "{platform}/{api}/{account}/{date}{id}/{page}.{ext}", // side by side
+        "{platform}/{api}/{account|lower}/{id}/{page}.{ext}", // A = a
+        "{platform}/{api}/{account}/{id}/{page}/_manifest.json",
+        "/{platform}/{api}/{account}/{id}/{page}",
+        "{platform}//{api}/{account}/{id}/{page}",
+        "../{platform}/{api}/{account}/{id}/{page}",
+        "a~b/{platform}/{api}/{account}/{id}/{page}",
+    ] {
+        let found = of(&format!("[store]\nkey = \"{key}\""));
+        assert!(found.iter().all(|m| m.code == Code::UnsafeKey), "{key}: {found:?}");
+    }
+    for key in [
+        "raw/{platform}/{api}/dt={date}/{account}/{id}/{page}.{ext}",
+        "{platform}/{api}/{account}/{params.ids}/{id}/{date}-{page}.{ext}",
+        "{platform}/{api}/{account}/{id}/{page}/data.{ext}",
+    ] {
+        assert!(load_with(&format!("{BASE}\n[store]\nkey = \"{key}\""), &[]).is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn objects_never_fall_among_the_state() {
+    let state = BASE.replace("kakao", "state");
+    assert_eq!(load_with(&state, &[]).unwrap_err().list()[0].code, Code::UnsafeKey);
+    assert!(load_with(&format!("{state}\n[store]\nurl = \"file:elsewhere\""), &[]).is_ok());
+    let by_account =
+        "[store]\nurl = \"file:tollgate-data\"\nkey = \"{account}/{platform}/{api}/{id}/{page}\"";
+    assert_eq!(of(by_account)[0].code, Code::UnsafeKey);
+}
+
+#[test]
+fn more_limits_than_the_gate_takes_are_one_mistake() {
+    let mut text = format!("{BASE}\n[platforms.kakao.apis.report.limits]\n");
+    for i in 0..40 {
+        writeln!(text, "l{i} = {{ per = [\"account\"], every = \"{}s\" }}", i + 1).unwrap();
+    }
+    let mistakes = load_with(&text, &[]).unwrap_err();
+    assert_eq!(mistakes.list().len(), 1, "{mistakes}");
+    assert_eq!(mistakes.list()[0].code, Code::TooMany);
+}
+
+#[test]
+fn a_closed_list_of_parameters_covers_platform_headers_and_the_key() {
+    let text = BASE.replace(
+        "[platforms.kakao.limits]",
+        "headers = { X-A = \"{region}\" }\n[platforms.kakao.limits]",
+    );
+    assert!(load_with(&text, &[]).is_ok());
+    let closed = text.clone() + "params = [\"ids\"]";
+    let mistakes = load_with(&closed, &[]).unwrap_err();
+    assert_eq!(mistakes.list()[0].code, Code::UnknownVariable);
+    assert!(mistakes.to_string().contains("`region`"));
+    assert!(load_with(&(text + "params = [\"ids\", \"region\"]"), &[]).is_ok());
+}
