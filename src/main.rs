@@ -12,6 +12,9 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::Exit;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let exit = match &cli.command {

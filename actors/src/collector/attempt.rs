@@ -21,7 +21,7 @@ use crate::queue::Ending;
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
-use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions};
+use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, Stored};
 
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
@@ -188,44 +188,46 @@ impl Attempt<'_> {
         }
         drop(body);
         self.permit.call_ended(Sent::Maybe);
-        let stored = match sink.finish().await {
+        let mut done = None;
+        let manifest = |stored: &Stored| {
+            let made = self.done(status, stored);
+            let manifest = self.manifest(&made);
+            done = Some(made);
+            Some((manifest_key, manifest))
+        };
+        let stored = match sink.finish_and(manifest).await {
             Ok(stored) => stored,
             Err(error) => return self.unstored(&error, last),
         };
+        let done = done.expect("whoever stored the object has told of it");
+        // From here on it is done.
+        finish_until_confirmed(self.shard, self.item, Ending::Done(Box::new(done))).await;
+        Outcome::Done { bytes: stored.bytes, objects: 1 }
+    }
+
+    fn done(&self, status: u16, stored: &Stored) -> Done {
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let waited = waited.duration_since(self.item.queued_at);
         let object = Object {
             key: stored.key.to_string(),
             bytes: stored.bytes,
-            sha256: stored.sha256,
+            sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
         };
-        self.finish(status, object, &manifest_key).await
-    }
-
-    /// Writes the manifest and takes the fetch out of the queue: from here on it is done.
-    async fn finish(&self, status: u16, object: Object, manifest_key: &Path) -> Outcome {
-        let now = self.shard.clock.wall();
-        let waited = self.shard.clock.wall_at(self.permit.decided_at());
-        let bytes = object.bytes;
-        let done = Done {
+        Done {
             id: self.item.id.clone(),
             seq: self.item.seq.0,
             objects: vec![object],
             http_status: status,
             attempts: self.calls,
             pages: 1,
-            waited_ms: u64::try_from(waited.duration_since(self.item.queued_at).as_millis())
-                .unwrap_or(0),
-            fetched_at: now,
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
+            fetched_at: self.shard.clock.wall(),
             labels: self.item.fetch.labels.clone(),
-        };
-        if let Err(error) = self.write_manifest(&done, manifest_key).await {
-            return self.unstored(&error, LastAnswer { status: Some(status), body_start: None });
         }
-        finish_until_confirmed(self.shard, self.item, Ending::Done(Box::new(done))).await;
-        Outcome::Done { bytes, objects: 1 }
     }
 
-    async fn write_manifest(&self, done: &Done, key: &Path) -> Result<(), SinkError> {
+    fn manifest(&self, done: &Done) -> Bytes {
         let lane = &self.item.lane;
         let manifest = Manifest {
             version: 1,
@@ -238,7 +240,7 @@ impl Attempt<'_> {
         };
         let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
         text.push(b'\n');
-        self.shard.store.put_small(key, Bytes::from(text)).await
+        text.into()
     }
 
     fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {

@@ -26,6 +26,7 @@ mod leftovers;
 mod pipeline;
 mod sink;
 mod upload;
+mod writers;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use tokio::task::spawn_blocking;
 
 use self::budget::Budget;
 use self::upload::Upload;
+use self::writers::Writers;
 
 pub use self::error::{OpenError, SinkError, StoreErrorKind};
 pub use self::leftovers::Cleaned;
@@ -142,7 +144,12 @@ struct Files {
     state: PathBuf,
     /// The state folder as a key, if it lies below the root.
     state_key: Option<Path>,
+    writers: Writers,
 }
+
+/// Threads that put small files, and as many where each waits for the disk.
+const WRITERS: usize = 2;
+const WRITERS_FSYNC: usize = 16;
 
 impl Store {
     /// Objects as files below `root`, which is made if it is missing. `state` is the state folder:
@@ -171,8 +178,10 @@ impl Store {
         let below = state.strip_prefix(&canonical).ok().and_then(FsPath::to_str);
         let state_key = below.and_then(|text| Path::parse(text).ok());
         let objects = LocalFileSystem::new_with_prefix(&canonical).map_err(|e| folder(e.into()))?;
-        let files = Files { root: canonical, state, state_key };
-        let objects = Arc::new(objects.with_fsync(fsync));
+        let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(fsync));
+        let count = if fsync { WRITERS_FSYNC } else { WRITERS };
+        let writers = Writers::start(&objects, count).map_err(|e| folder(e.into()))?;
+        let files = Files { root: canonical, state, state_key, writers };
         Self::new(objects, FILE_PART_BYTES, Some(files), buffer_bytes_max)
     }
 
@@ -270,9 +279,22 @@ impl Store {
     }
 
     async fn put(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
-        self.check(key)?;
-        let put = self.inner.objects.put(key, object.into()).await;
-        put.map(drop).map_err(|e| SinkError::store(key, e))
+        self.put_all(vec![(key.clone(), object)]).await
+    }
+
+    /// Puts objects in order; the first failure ends it.
+    async fn put_all(&self, objects: Vec<(Path, Bytes)>) -> Result<(), SinkError> {
+        for (key, _) in &objects {
+            self.check(key)?;
+        }
+        if let Some(files) = &self.inner.files {
+            return files.writers.put(objects).await;
+        }
+        for (key, object) in objects {
+            let put = self.inner.objects.put(&key, object.into()).await;
+            put.map_err(|e| SinkError::store(&key, e))?;
+        }
+        Ok(())
     }
 
     async fn begin(&self, key: &Path) -> Result<Upload, SinkError> {

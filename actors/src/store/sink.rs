@@ -101,20 +101,40 @@ impl Sink {
     /// # Errors
     /// Any [`SinkError`]; nothing is under the key that was not there before. Where a file store
     /// fails in the last step, the rename, its staging file stays until [`Store::clean_leftovers`].
-    pub async fn finish(mut self) -> Result<Stored, SinkError> {
+    pub async fn finish(self) -> Result<Stored, SinkError> {
+        self.finish_and(|_| None).await
+    }
+
+    /// Stores the body as [`Sink::finish`] does, and after it a small object that tells of it, such as
+    /// a manifest. The second is there only if the first is.
+    ///
+    /// # Errors
+    /// As [`Sink::finish`]; the body may be stored although its companion is not.
+    pub async fn finish_and(
+        mut self,
+        companion: impl FnOnce(&Stored) -> Option<(Path, Bytes)>,
+    ) -> Result<Stored, SinkError> {
         let stream = match std::mem::replace(&mut self.state, State::Spent) {
             State::Spent => return Err(self.cut_short()),
             State::Stream(stream) => stream,
             State::Small { mut held, share } => {
                 let packed = pack(&mut held, &self.options).map_err(|fault| self.fault(fault))?;
                 if let Some((object, sums)) = packed {
-                    return self.put_whole(object, sums).await;
+                    let stored = self.stored(sums, object.len() as u64);
+                    let mut objects = vec![(self.key.clone(), object)];
+                    objects.extend(companion(&stored));
+                    self.store.put_all(objects).await?;
+                    return Ok(stored);
                 }
                 let share = share.expect("what decodes to more than nothing has a first byte");
                 self.grow(held, share).await?
             }
         };
-        self.finish_stream(stream).await
+        let stored = self.finish_stream(stream).await?;
+        if let Some((key, object)) = companion(&stored) {
+            self.store.put_small(&key, object).await?;
+        }
+        Ok(stored)
     }
 
     /// Gives the body up and waits until what was staged of it is removed. Dropping the sink does

@@ -93,6 +93,7 @@ pub struct Throttle {
     key: AccountKey,
     platform: Arc<Platform>,
     start: Option<Start>,
+    restarted: bool,
     /// The record has been read: permits may be given.
     open: bool,
     gate: Gate,
@@ -140,6 +141,7 @@ impl Throttle {
             incarnation,
             key,
             platform,
+            restarted: matches!(start, Start::Restarted),
             start: Some(start),
             open: false,
             gate: Gate::default(),
@@ -399,6 +401,10 @@ impl Throttle {
     }
 
     fn take_in(&mut self, place: usize, rows: &[Queued], ctx: &mut Context<Self>) {
+        if !self.open {
+            // Read ahead of the record, which knows their earlier tries: read again after it.
+            return;
+        }
         if rows.is_empty() {
             self.lanes[place].read_nothing();
             return;
@@ -904,7 +910,10 @@ impl Throttle {
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
         };
-        if self.stale {
+        // Without limits only tries between two attempts are worth another record.
+        let worth = !self.platform.limits.limits().is_empty()
+            || self.lanes.iter().any(|lane| !lane.parked.is_empty());
+        if self.stale && worth {
             // The stored record speaks of calls in flight that are over: after a restart they would
             // count as lost. Written anew, then this is asked again.
             self.writing = Some(Vec::new());
@@ -1069,6 +1078,11 @@ impl Handler<MoreWork> for Throttle {
     fn handle(&mut self, MoreWork(found): MoreWork, ctx: &mut Self::Context) {
         self.handled += 1;
         self.note(&found);
+        if !self.open && !self.restarted {
+            // The first fetch is read while the record is: both are there together then.
+            let place = self.lane(&found.lane);
+            self.read(place, ctx);
+        }
         self.step(ctx);
     }
 }
