@@ -63,7 +63,7 @@ pub(crate) struct Tables {
 pub(super) struct Opened {
     pub(super) tables: Tables,
     pub(super) database: SingleWriterTxDatabase,
-    pub(super) lock: File,
+    pub(super) lock: Lock,
     pub(super) name: Arc<str>,
     /// The last number that was given.
     pub(super) seq: u64,
@@ -72,8 +72,10 @@ pub(super) struct Opened {
 /// Opens a folder, or makes it.
 pub(super) fn open(path: &Path) -> Result<Opened, StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
-    let database_error =
-        |error: fjall::Error| StateError::Database { path: path.to_owned(), reason: sentence(&error) };
+    let database_error = |error: fjall::Error| StateError::Database {
+        path: path.to_owned(),
+        reason: sentence(&error),
+    };
 
     fs::create_dir_all(path).map_err(io)?;
     let lock = lock(path)?;
@@ -101,8 +103,18 @@ pub(super) fn open(path: &Path) -> Result<Opened, StateError> {
     Ok(Opened { tables, database, lock, name, seq })
 }
 
-/// Takes the folder for this process. The lock ends with the process, however it ends.
-fn lock(path: &Path) -> Result<File, StateError> {
+/// The folder is this process's while this is there, and no longer than the process.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Not left to the closing of the file: a child process that is just being started has a copy of it.
+    fn drop(&mut self) {
+        // The file is closed next, which does the same.
+        self.0.unlock().ok();
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .write(true)
@@ -111,7 +123,7 @@ fn lock(path: &Path) -> Result<File, StateError> {
         .open(path.join("lock"))
         .map_err(io)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io(error)),
     }
@@ -145,7 +157,9 @@ fn table(
         let options = KeyspaceCreateOptions::default();
         match name {
             // Only ranges of keys and keys that are there are read: a filter would never say no.
-            "fetch" => options.max_memtable_size(BUFFER_BYTES).filter_policy(FilterPolicy::disabled()),
+            "fetch" => {
+                options.max_memtable_size(BUFFER_BYTES).filter_policy(FilterPolicy::disabled())
+            }
             "ids" | "ledger" => options.max_memtable_size(BUFFER_BYTES),
             _ => options.max_memtable_size(SMALL_BUFFER_BYTES),
         }
@@ -172,9 +186,12 @@ fn read_meta(
 ) -> Result<(u32, Arc<str>, u64), fjall::Error> {
     let view = database.read_tx();
     let get = |key: &str| view.get(meta, key);
-    let format = get(META_FORMAT)?.and_then(|value| value[..].try_into().ok()).map_or(0, u32::from_be_bytes);
-    let name = get(META_NAME)?.map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned());
-    let seq = get(META_SEQ)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
+    let format =
+        get(META_FORMAT)?.and_then(|value| value[..].try_into().ok()).map_or(0, u32::from_be_bytes);
+    let name = get(META_NAME)?
+        .map_or_else(String::new, |value| String::from_utf8_lossy(&value).into_owned());
+    let seq =
+        get(META_SEQ)?.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes);
     Ok((format, name.into(), seq))
 }
 
@@ -186,8 +203,9 @@ pub(super) fn seq_row(seq: u64) -> (Slice, Slice) {
 /// What a database error says, for people.
 pub(super) fn sentence(error: &fjall::Error) -> String {
     match error {
-        fjall::Error::Io(error) => error.to_string(),
-        fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            error.to_string()
+        }
         fjall::Error::Poisoned => "an earlier write to the disk failed".into(),
         other => format!("{other:?}"),
     }

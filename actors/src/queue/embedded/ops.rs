@@ -75,7 +75,10 @@ impl Index {
     }
 }
 
-pub(super) fn append(turn: &mut Turn<'_>, fetches: Vec<Incoming>) -> Result<Vec<Appended>, Failure> {
+pub(super) fn append(
+    turn: &mut Turn<'_>,
+    fetches: Vec<Incoming>,
+) -> Result<Vec<Appended>, Failure> {
     let mut known = Vec::with_capacity(fetches.len());
     for fetch in &fetches {
         known.push(id_state(turn, &fetch.mark)?);

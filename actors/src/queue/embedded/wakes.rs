@@ -106,13 +106,14 @@ impl Wakes {
 impl Sweep {
     /// Wakes lanes until the channel is full. None: all were woken.
     fn go_on(mut self, lanes: &Lanes, sender: &mpsc::Sender<Wake>) -> Option<Self> {
-        let full = lanes.iter_behind(self.cursor.as_deref()).try_fold(None, |last, (lane, count)| {
-            let Ok(key) = rows::lane(lane) else { return ControlFlow::Continue(last) };
-            match sender.try_send(Wake { lane: key, count }) {
-                Ok(()) => ControlFlow::Continue(Some(lane)),
-                Err(_) => ControlFlow::Break(last),
-            }
-        });
+        let full =
+            lanes.iter_behind(self.cursor.as_deref()).try_fold(None, |last, (lane, count)| {
+                let Ok(key) = rows::lane(lane) else { return ControlFlow::Continue(last) };
+                match sender.try_send(Wake { lane: key, count }) {
+                    Ok(()) => ControlFlow::Continue(Some(lane)),
+                    Err(_) => ControlFlow::Break(last),
+                }
+            });
         match full {
             ControlFlow::Break(last) => {
                 if let Some(last) = last {

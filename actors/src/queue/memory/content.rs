@@ -43,7 +43,10 @@ impl Content {
     }
 
     fn now(&self) -> Timestamp {
-        self.start.0.saturating_add(self.start.1.elapsed()).expect("a Duration has no calendar unit")
+        self.start
+            .0
+            .saturating_add(self.start.1.elapsed())
+            .expect("a Duration has no calendar unit")
     }
 
     /// When the next fetch comes back, on tokio's clock.

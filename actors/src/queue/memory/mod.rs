@@ -22,9 +22,9 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::clock;
 
 mod content;
-mod timer;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 use content::Content;
 
@@ -40,6 +40,13 @@ struct Shared {
     timer: Mutex<Option<JoinHandle<()>>>,
     #[cfg(any(test, feature = "testkit"))]
     faults: Mutex<Faults>,
+}
+
+impl Drop for Shared {
+    /// Lets the timer see that there is no queue any more.
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
 }
 
 /// What a test asked for.
