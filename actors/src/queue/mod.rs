@@ -154,7 +154,8 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>>;
 
     /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else
-    /// it is forgotten. False where there is none of that number, or nothing that could be replayed.
+    /// it is forgotten (its id stays known as dead: the same input does not come back by itself). An id
+    /// that waits already is not stored a second time. False where there is none of that number, or nothing that could be replayed.
     fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool>;
 
     /// Wakes from now on. At most one receiver; a later call ends the earlier one's.

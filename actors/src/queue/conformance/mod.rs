@@ -61,6 +61,7 @@ macro_rules! queue_conformance {
             lists_the_lanes_of_one_account_only
             an_emptied_lane_is_not_listed
             a_postponed_fetch_comes_back_in_its_place_and_wakes
+            counts_what_is_put_aside
             a_postponed_fetch_can_be_postponed_again
             a_postponed_fetch_can_be_finished
             postponing_to_the_past_leaves_it_waiting

@@ -18,7 +18,6 @@ pub async fn a_postponed_fetch_comes_back_in_its_place_and_wakes(queue: &dyn Que
     let mut wakes = queue.wakes();
     let until = Timestamp::now() + SignedDuration::from_millis(300);
     postpone(queue, &lane, seqs[0], until).await;
-    assert!(queue.postponed().await.expect("the queue answers") >= 1);
     let back = loop {
         let found = first_seqs(queue, &lane).await;
         // Read after the answer, so the answer was not given later than this.
@@ -36,6 +35,19 @@ pub async fn a_postponed_fetch_comes_back_in_its_place_and_wakes(queue: &dyn Que
         queue.first(lane.clone(), None, 1).await.expect("the queue answers")[0].seq,
         seqs[0]
     );
+}
+
+/// Those that wait in their lanes do not count.
+pub async fn counts_what_is_put_aside(queue: &dyn Queue) {
+    let lane = lane("count-aside");
+    let seqs = store(queue, &lane, 3).await;
+    let until = Timestamp::now() + SignedDuration::from_hours(1);
+    for seq in &seqs[1..] {
+        postpone(queue, &lane, *seq, until).await;
+    }
+    let aside = queue.postponed().await.expect("the queue answers");
+    assert!(aside >= 2, "{aside}");
+    assert_eq!(first_seqs(queue, &lane).await, seqs[..1]);
 }
 
 /// The last moment counts.
