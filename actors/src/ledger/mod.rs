@@ -35,7 +35,8 @@ pub struct Stored {
     pub version: u64,
     /// The record.
     pub record: Bytes,
-    /// Time since it was stored, never over-estimated.
+    /// Time since it was stored, never over-estimated. It counts from a moment between the call of
+    /// `store` and its answer.
     pub age: Duration,
     /// True if the process that stored it is known to be gone (its lock was taken over): what it had
     /// on the way has left it by now.

@@ -122,8 +122,8 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     /// A name for this queue that a second one does not have: `seq` counts within it.
     fn name(&self) -> Arc<str>;
 
-    /// Stores fetches, durable before it answers. At most [`APPEND_MAX`] at a time. The answers are in the
-    /// order of the fetches. Wakes follow for what is new and due.
+    /// Stores fetches, durable before it answers. At most [`APPEND_MAX`] at a time. The answers are in
+    /// the order of the fetches. Wakes follow for what is new and due.
     fn append(&self, fetches: Vec<NewFetch>) -> QueueFuture<Vec<Appended>>;
 
     /// The first fetches of a lane behind `after`, in order, at most `max` (and [`FIRST_MAX`]).
@@ -154,7 +154,8 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>>;
 
     /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else
-    /// it is forgotten. False where there is none of that number, or nothing that could be replayed.
+    /// it is forgotten (its id stays known as dead: the same input does not come back by itself). An id
+    /// that waits already is not stored a second time. False where there is none of that number.
     fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool>;
 
     /// Wakes from now on. At most one receiver; a later call ends the earlier one's.

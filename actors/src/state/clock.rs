@@ -7,10 +7,15 @@ use std::hash::{BuildHasher, Hasher};
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
+/// The wall clock.
+pub(crate) fn wall() -> Timestamp {
+    Timestamp::now()
+}
+
 /// Milliseconds of wall time since 1970, rounded down; 0 before that. `not_before` is a wall time, so
 /// what waits for it is compared with this clock.
 pub(crate) fn wall_ms() -> u64 {
-    u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0)
+    u64::try_from(wall().as_millisecond()).unwrap_or(0)
 }
 
 /// A moment as [`wall_ms`] counts, rounded up: what waits until then never comes a moment early.

@@ -63,7 +63,7 @@ pub(crate) struct Tables {
 pub(super) struct Opened {
     pub(super) tables: Tables,
     pub(super) database: SingleWriterTxDatabase,
-    pub(super) lock: File,
+    pub(super) lock: Lock,
     pub(super) name: Arc<str>,
     /// The last number that was given.
     pub(super) seq: u64,
@@ -103,8 +103,18 @@ pub(super) fn open(path: &Path) -> Result<Opened, StateError> {
     Ok(Opened { tables, database, lock, name, seq })
 }
 
-/// Takes the folder for this process. The lock ends with the process, however it ends.
-fn lock(path: &Path) -> Result<File, StateError> {
+/// The folder is this process's while this is there, and no longer than the process.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Not left to the closing of the file: a child process that is just being started has a copy of it.
+    fn drop(&mut self) {
+        // The file is closed next, which does the same.
+        self.0.unlock().ok();
+    }
+}
+
+fn lock(path: &Path) -> Result<Lock, StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .write(true)
@@ -113,7 +123,7 @@ fn lock(path: &Path) -> Result<File, StateError> {
         .open(path.join("lock"))
         .map_err(io)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(io(error)),
     }
@@ -193,8 +203,9 @@ pub(super) fn seq_row(seq: u64) -> (Slice, Slice) {
 /// What a database error says, for people.
 pub(super) fn sentence(error: &fjall::Error) -> String {
     match error {
-        fjall::Error::Io(error) => error.to_string(),
-        fjall::Error::Storage(fjall::LsmError::Io(error)) => error.to_string(),
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            error.to_string()
+        }
         fjall::Error::Poisoned => "an earlier write to the disk failed".into(),
         other => format!("{other:?}"),
     }

@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) mod clock;
 mod database;
@@ -111,6 +111,8 @@ impl From<fjall::Error> for Failure {
 #[derive(Clone)]
 pub struct State {
     jobs: mpsc::Sender<Message>,
+    /// Its sender lives as long as the thread.
+    ended: watch::Receiver<()>,
     shared: Arc<Shared>,
 }
 
@@ -146,6 +148,7 @@ impl State {
     pub fn open(path: &Path, options: Options) -> Result<Self, StateError> {
         let opened = database::open(path)?;
         let (jobs, receiver) = mpsc::channel(WAITING_MAX);
+        let (ending, ended) = watch::channel(());
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             name: opened.name.clone(),
@@ -154,9 +157,9 @@ impl State {
             failed: OnceLock::new(),
             wakes: crate::queue::embedded::WakeSlot::default(),
         });
-        thread::start(opened, receiver, shared.clone(), options)
+        thread::start(opened, receiver, ending, shared.clone(), options)
             .map_err(|reason| StateError::Database { path: path.to_owned(), reason })?;
-        Ok(Self { jobs, shared })
+        Ok(Self { jobs, ended, shared })
     }
 
     /// Why nothing can be stored any more, if that is so; every call answers the same. It stays so until
@@ -168,11 +171,11 @@ impl State {
     /// Ends the thread after the jobs it was given, flushes, gives up the lock, and waits for all that.
     /// Later calls of other handles answer that it is closed. Dropping the future is safe: it closes
     /// nevertheless if it was polled once.
-    pub async fn close(self) {
-        // An error means that the thread has ended before.
-        if self.jobs.send(Message::Close).await.is_ok() {
-            self.jobs.closed().await;
-        }
+    pub async fn close(mut self) {
+        // An error means that the thread ends already.
+        self.jobs.send(Message::Close).await.ok();
+        // Nothing is ever sent: the error is the end.
+        while self.ended.changed().await.is_ok() {}
     }
 
     /// A name that was drawn when the folder was made: 16 hex digits.

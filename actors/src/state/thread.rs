@@ -1,6 +1,5 @@
 //! The thread that owns the database: takes jobs, commits them in groups, answers, keeps the timers.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use fjall::{
     PersistMode, SingleWriterTxDatabase, SingleWriterTxKeyspace, SingleWriterWriteTx, Slice,
 };
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::database::{Opened, Tables, sentence, seq_row};
+use super::database::{Lock, Opened, Tables, sentence, seq_row};
 use super::{Failure, GROUP_MAX, Options, Shared, clock};
 use crate::queue::embedded::Index;
 
@@ -93,13 +92,15 @@ impl Turn<'_> {
     }
 }
 
-/// What the thread owns. Fields are dropped in this order: the lock goes after the database, and the
-/// receiver after the lock, so that who waits for the channel's end finds the folder free.
+/// What the thread owns. Fields are dropped in this order: the lock goes after the database, and who
+/// waits for the end is told after that, so that they find the folder free.
 struct Thread {
     tables: Tables,
     database: SingleWriterTxDatabase,
     #[expect(dead_code, reason = "held until the thread ends")]
-    lock: File,
+    lock: Lock,
+    #[expect(dead_code, reason = "its end is the thread's")]
+    ended: watch::Sender<()>,
     receiver: mpsc::Receiver<Message>,
     index: Index,
     seq: u64,
@@ -111,6 +112,7 @@ struct Thread {
 pub(super) fn start(
     opened: Opened,
     receiver: mpsc::Receiver<Message>,
+    ended: watch::Sender<()>,
     shared: Arc<Shared>,
     options: Options,
 ) -> Result<(), String> {
@@ -124,7 +126,7 @@ pub(super) fn start(
     // A runtime of its own, for a receive with a timeout; it runs nothing else.
     let runtime = runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let thread = Thread { tables, database, lock, receiver, index, seq, shared, durability };
+    let thread = Thread { tables, database, lock, ended, receiver, index, seq, shared, durability };
     std::thread::Builder::new()
         .name("tollgate-state".into())
         .spawn(move || thread.run(&runtime))

@@ -84,8 +84,8 @@ impl Ledger for EmbeddedLedger {
                 return Err(LedgerError::Unavailable(reason.into()));
             }
             let key = account.subject();
-            // What follows may take time, so this moment would be too early and the age too long.
-            // The thread stamps the record as the last thing before its commit.
+            // Stamped on the thread, after the wait for it: what a record says about its permits is
+            // relative to this moment, so a later one errs to the safe side.
             let stamp = state.clone();
             let stored = state.call(move |turn| {
                 let head = Head::now(&stamp, expected.saturating_add(1));

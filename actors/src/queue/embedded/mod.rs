@@ -17,7 +17,7 @@
 //! buried  the caller's key               seq:u64  inputs that were dead before they were fetches
 //! meta                                   (state::database)
 //!
-//! row = queued_at:i64 (ms since 1970) mark:[16] payload
+//! row = queued_at:u64 (ms since 1970) mark:[16] payload
 //! ```
 //!
 //! A fetch is in `fetch` or in `aside`, never in both. Of a fetch that is done only its id's state is
@@ -97,7 +97,7 @@ impl Queue for EmbeddedQueue {
                 let reason = format!("{} fetches at once, at most {APPEND_MAX}", fetches.len());
                 return Err(QueueError::Unavailable(reason.into()));
             }
-            let now = Timestamp::now().as_millisecond();
+            let now = clock::wall_ms();
             let fetches: Vec<_> =
                 fetches.into_iter().map(|fetch| rows::Incoming::new(fetch, now)).collect();
             Ok(state.call(move |turn| ops::append(turn, fetches)).await?)
@@ -186,7 +186,7 @@ impl Queue for EmbeddedQueue {
     fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         let state = self.state.clone();
         async move {
-            let now = Timestamp::now().as_millisecond();
+            let now = clock::wall_ms();
             let replay = replay.map(|fetch| rows::Incoming::new(fetch, now));
             Ok(state.call(move |turn| ops::revive(turn, seq.0, replay)).await?)
         }

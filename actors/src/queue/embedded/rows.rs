@@ -28,7 +28,7 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(fetch: NewFetch, now_ms: i64) -> Self {
+    pub(super) fn new(fetch: NewFetch, now_ms: u64) -> Self {
         let mark = mark(&fetch.lane, &fetch.id);
         let mut row = Vec::with_capacity(ROW_HEAD + fetch.payload.len());
         row.extend_from_slice(&now_ms.to_be_bytes());
@@ -68,9 +68,10 @@ pub(super) fn mark_of(row: &[u8]) -> Result<Mark, Failure> {
 pub(super) fn queued(seq: u64, row: &[u8]) -> Result<Queued, Failure> {
     let cut_short = || corrupt("a waiting fetch is cut short");
     let (head, payload) = row.split_at_checked(ROW_HEAD).ok_or_else(cut_short)?;
-    let queued_ms = i64::from_be_bytes(head[..8].try_into().expect("eight bytes were cut off"));
-    let queued_at = Timestamp::from_millisecond(queued_ms)
-        .map_err(|_| corrupt("a fetch was queued at no moment"))?;
+    let queued_ms = read_seq(&head[..8])?;
+    let queued_at =
+        i64::try_from(queued_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let queued_at = queued_at.ok_or_else(|| corrupt("a fetch was queued at no moment"))?;
     Ok(Queued { seq: Seq(seq), queued_at, payload: Bytes::copy_from_slice(payload) })
 }
 

@@ -42,6 +42,13 @@ struct Shared {
     faults: Mutex<Faults>,
 }
 
+impl Drop for Shared {
+    /// Lets the timer see that there is no queue any more.
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
+}
+
 /// What a test asked for.
 #[cfg(any(test, feature = "testkit"))]
 #[derive(Debug, Default)]
@@ -65,7 +72,7 @@ impl Default for MemoryQueue {
 impl MemoryQueue {
     /// An empty queue whose wall clock is the system's at this moment and goes on with tokio's.
     pub fn new() -> Self {
-        Self::starting(Timestamp::now())
+        Self::starting(clock::wall())
     }
 
     /// An empty queue for which it is `now`; its wall clock goes on with tokio's. For tests on a paused

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use tokio::task::JoinHandle;
+
 use super::{Shared, lock};
 
 /// Starts the task if there is something for it to do, or tells it to look anew.
@@ -11,7 +13,7 @@ pub(super) fn arm(shared: &Arc<Shared>) {
     }
     let mut timer = lock(&shared.timer);
     // A task of a runtime that has ended is finished too.
-    if timer.as_ref().is_none_or(|task| task.is_finished()) {
+    if timer.as_ref().is_none_or(JoinHandle::is_finished) {
         *timer = Some(tokio::spawn(run(Arc::downgrade(shared))));
     } else {
         shared.changed.notify_one();
