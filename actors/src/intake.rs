@@ -2,9 +2,11 @@
 //!
 //! Reading is bounded: a line longer than a fetch may be is stepped over without being held.
 
+use std::collections::VecDeque;
 use std::io::BufRead;
 
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 use tollgate_protos::Dead;
 
 use crate::clock::Clock;
@@ -15,8 +17,10 @@ use crate::queue::{Appended, NewFetch, QueueError};
 use crate::recipe::{FETCH_BYTES_MAX, Refusal, check_fetch};
 use crate::telemetry;
 
-/// Fetches stored in one step.
-const BATCH: usize = 1024;
+/// Fetches stored in one step: few enough that whoever collects meanwhile hardly waits behind them.
+const BATCH: usize = 256;
+/// Batches on their way while the next one is read.
+const AHEAD: usize = 4;
 /// Bytes of fetches held before they are stored.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a line that was refused, kept for its dead letter.
@@ -79,6 +83,7 @@ pub fn take_lines(
     let mut line = Vec::new();
     let mut batch: Vec<NewFetch> = Vec::with_capacity(BATCH);
     let mut batch_bytes = 0;
+    let mut storing: VecDeque<JoinHandle<Result<Vec<Appended>, QueueError>>> = VecDeque::new();
     let mut number = 0_u64;
     loop {
         let read = read_line(&mut input, &mut line)?;
@@ -115,18 +120,40 @@ pub fn take_lines(
         let ends = matches!(read, Line::End);
         if ends || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
             batch_bytes = 0;
-            for appended in wait.block_on(intake.append(std::mem::take(&mut batch)))? {
-                match appended {
-                    Appended::New(_) => taken.new += 1,
-                    Appended::Waiting(_) => taken.waiting += 1,
-                    Appended::Done(_) => taken.done += 1,
-                    Appended::Dead(_) => taken.dead += 1,
-                }
+            let (intake, batch) = (intake.clone(), std::mem::take(&mut batch));
+            storing.push_back(wait.spawn(async move { intake.append(batch).await }));
+            let stops = ends || !go_on();
+            while storing.len() > if stops { 0 } else { AHEAD } {
+                let Some(stored) = storing.pop_front() else { break };
+                taken.count(&wait.block_on(stored).map_err(std::io::Error::other)??);
             }
-            if ends || !go_on() {
+            if stops {
                 return Ok(taken);
             }
         }
+    }
+}
+
+impl Taken {
+    fn count(&mut self, appended: &[Appended]) {
+        for appended in appended {
+            match appended {
+                Appended::New(_) => self.new += 1,
+                Appended::Waiting(_) => self.waiting += 1,
+                Appended::Done(_) => self.done += 1,
+                Appended::Dead(_) => self.dead += 1,
+            }
+        }
+    }
+
+    /// Adds what became of another input.
+    pub fn add(&mut self, other: Self) {
+        self.lines += other.lines;
+        self.new += other.new;
+        self.waiting += other.waiting;
+        self.done += other.done;
+        self.dead += other.dead;
+        self.refused += other.refused;
     }
 }
 

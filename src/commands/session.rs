@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -82,7 +82,7 @@ pub(crate) async fn work(
         store.clean_leftovers(now - LEFTOVERS_OLDER).await
     });
     let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
-    let outcome = watch(&node, reading, &stop, progress).await;
+    let outcome = watch(&node, &state, reading, &stop, progress).await;
     progress.clear();
     let totals = node.totals();
     let unknown = node.unknown();
@@ -133,6 +133,7 @@ struct Ended {
 
 async fn watch(
     node: &Node,
+    state: &State,
     reading: impl Future<Output = anyhow::Result<Taken>>,
     stop: &Stop,
     progress: &mut Progress,
@@ -151,6 +152,13 @@ async fn watch(
         if stop.was_asked() {
             say(format_args!("stopping: calls in flight end, the rest stays for the next run"));
             return Ok(Ended { taken: taken.unwrap_or_default(), all: false });
+        }
+        if let Some(reason) = state.failed() {
+            bail!(
+                "{}: the state folder takes nothing any more: {reason}; nothing that was confirmed is \
+                 lost, make room and run again",
+                Code::StateUnreadable
+            );
         }
         let outstanding = totals.outstanding();
         if let Some(taken) = taken
@@ -184,12 +192,7 @@ async fn read_all(
             let go_on = || !asked.load(Ordering::Acquire);
             let taken = take_lines(&plan, &intake, &clock, &name, lines, &wait, go_on)
                 .with_context(|| format!("{}: read {name}", Code::InputUnreadable))?;
-            sum.lines += taken.lines;
-            sum.new += taken.new;
-            sum.waiting += taken.waiting;
-            sum.done += taken.done;
-            sum.dead += taken.dead;
-            sum.refused += taken.refused;
+            sum.add(taken);
             if asked.load(Ordering::Acquire) {
                 break;
             }
