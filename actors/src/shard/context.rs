@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
+use super::baseline::Baselines;
 use super::permit::{Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::clock::Clock;
@@ -103,6 +104,7 @@ pub struct Context {
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
+    pub(crate) baselines: RefCell<Baselines>,
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
@@ -137,6 +139,7 @@ impl Context {
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
+            baselines: RefCell::default(),
             draining: Cell::new(false),
             me: OnceCell::new(),
             faults: Faults::default(),

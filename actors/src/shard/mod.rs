@@ -6,6 +6,7 @@
 
 pub(crate) mod accounts;
 pub mod actor;
+mod baseline;
 pub mod context;
 pub mod permit;
 

@@ -784,10 +784,26 @@ impl Throttle {
         match report {
             Report::Written(Written::At(at)) => self.gate.written(&limits, id, at),
             Report::Written(Written::Unknown) => self.gate.unwritten(id),
-            Report::Answered(at) => self.gate.answered(&limits, id, at),
+            Report::Answered(at) => self.answered(id, at),
             Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
+    }
+
+    /// The call is charged now if not before. An answer that was slower than this api can be says that
+    /// the request may have waited at the provider: its guard is longer by that much.
+    fn answered(&mut self, id: PermitId, at: At) {
+        let limits = &self.platform.limits;
+        let written = self.shard.running.borrow().get(&id).and_then(|running| running.written);
+        if let (Some(written), Some(flight)) = (written, self.flights.get(&id)) {
+            let api = self.lanes[flight.lane].api;
+            let platform = &self.key.platform;
+            let mut baselines = self.shard.baselines.borrow_mut();
+            let slower = baselines.answered(platform, api, written, at);
+            self.gate.unwritten(id);
+            self.gate.written(limits, id, written.plus(slower));
+        }
+        self.gate.answered(limits, id, at);
     }
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
