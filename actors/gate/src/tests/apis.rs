@@ -147,6 +147,18 @@ fn only_apis_that_occur_are_in_a_record() {
 }
 
 #[test]
+fn a_hold_of_an_api_that_there_is_not_makes_no_record_unreadable() {
+    let limits = declared(&LimitSet::default(), &[0, 1]);
+    let mut ledger = Ledger::new();
+    let hold = |scope| Hold { scope, until: At::MAX, reason: "paused".into() };
+    ledger.holds_mut().set(hold(HoldScope::Api(2)));
+    ledger.holds_mut().set(hold(HoldScope::Account));
+    let record = ledger.encode(&limits, At(0));
+    let (read, _) = Ledger::decode(&limits, &record, At(0)).unwrap();
+    assert_eq!(read.holds().as_slice(), [hold(HoldScope::Account)]);
+}
+
+#[test]
 fn names_are_not_taken_for_numbers_nor_numbers_for_names() {
     let limits = set([per_api(limit("gap", every(5)))]);
     let named = declared(&limits, &[0]);
