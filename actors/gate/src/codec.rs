@@ -1,30 +1,37 @@
 //! The stored form of a ledger: a few bytes for an idle account, never a panic on foreign bytes.
 //!
 //! Times are differences to the moment of encoding, so a record means the same on another timeline, as long
-//! as its reader knows when it was stored. Limits are named, so it means the same under a changed
-//! configuration. All numbers are LEB128 varints, differences zigzag-coded:
+//! as its reader knows when it was stored. Limits and apis are named, so it means the same under a changed
+//! configuration; the number of an api is only its place in one. All numbers are LEB128 varints,
+//! differences zigzag-coded:
 //!
 //! ```text
 //! magic, version
-//! limits   count x (api + 1 or 0, name)                    those that count by time
-//! charges  count x (limit's place above, bucket + 1 or 0, count x (time since the one before, calls))
+//! apis     count x (name, or empty and number)             those that occur below
+//! limits   count x (api or 0, name)                        those that count by time
+//! charges  count x (limit's place above, api or 0, count x (time since the one before, calls))
 //! permits  count x (id, api, 0 uncharged | 1 written, time | 2 charged)
 //! slots    count x (api, until, calls)
-//! holds    count x (api + 1 or 0, until, reason)
+//! holds    count x (api or 0, until, reason)
 //! checksum FNV-1a 32 of all before, little endian
 //! ```
+//!
+//! `api` is its place among the apis above + 1. Only apis of a set without names, and calls of an api that
+//! is gone, have a number in place of a name.
 
 use core::fmt;
+
+mod wire;
 
 use crate::charges::Entry;
 use crate::hold::{HOLDS_MAX, Hold, HoldScope, Holds};
 use crate::ledger::{Ledger, Permit, PermitId, Slot, State, left_by};
-use crate::limit::{ApiIx, LIMITS_MAX, Limit, LimitSet, NAME_BYTES_MAX};
+use crate::limit::{API_GONE, ApiIx, LIMITS_MAX, Limit, LimitSet, NAME_BYTES_MAX};
 use crate::time::At;
 
-const MAGIC: u8 = 0xB7;
-const VERSION: u8 = 1;
-const CHECKSUM_BYTES: usize = 4;
+#[cfg(test)]
+pub(crate) use wire::checksum;
+use wire::{Reader, VERSION, Writer};
 
 /// What a record and the declared limits do not agree about. None of it is an error; who runs the system
 /// should hear of it.
@@ -46,6 +53,13 @@ pub enum Note {
         /// Whose calls it counts.
         api: Option<ApiIx>,
     },
+    /// The record knows of an api that is no longer declared. Nobody can call it, so what concerns only it
+    /// is dropped: its charges where apis are counted apart, its own limits, its holds. Its calls still
+    /// count, and those in flight still take slots, where all calls of the account are counted together.
+    Gone {
+        /// Its name.
+        api: String,
+    },
 }
 
 impl fmt::Display for Note {
@@ -56,6 +70,12 @@ impl fmt::Display for Note {
             }
             Self::Unknown { name, .. } => {
                 write!(f, "limit `{name}` is new, it starts without earlier calls")
+            }
+            Self::Gone { api } => {
+                write!(
+                    f,
+                    "api `{api}` is no longer declared, its own charges and holds are dropped"
+                )
             }
         }
     }
@@ -97,18 +117,11 @@ impl Ledger {
     /// use tollgate_gate::*;
     /// let limits = LimitSet::default();
     /// let record = Ledger::new().encode(&limits, At(0));
-    /// assert_eq!(record.len(), 2 + 5 + 4); // magic and version, five times "none", checksum
+    /// assert_eq!(record.len(), 2 + 6 + 4); // magic and version, six times "none", checksum
     /// ```
     pub fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
-        let mut out = Writer { bytes: vec![MAGIC, VERSION], now };
-        let dated: Vec<(usize, &Limit)> = dated(limits).collect();
-        out.count(dated.len());
-        for (_, limit) in &dated {
-            out.api(limit.api);
-            out.text(&limit.name);
-        }
-
         // Written without what has left, so that a record never grows with the past.
+        let dated: Vec<(usize, &Limit)> = dated(limits).collect();
         let charges: Vec<_> = self
             .charges
             .iter()
@@ -120,6 +133,27 @@ impl Ledger {
                 (!counting.is_empty()).then_some((place, charges.bucket, counting))
             })
             .collect();
+        let slots: Vec<&Slot> = self.slots.iter().filter(|slot| slot.until > now).collect();
+        let holds: Vec<&Hold> =
+            self.holds().as_slice().iter().filter(|hold| hold.until > now).collect();
+
+        let mut apis: Vec<ApiIx> = dated.iter().filter_map(|(_, limit)| limit.api).collect();
+        apis.extend(charges.iter().filter_map(|(_, bucket, _)| *bucket));
+        apis.extend(self.permits.iter().map(|permit| permit.api));
+        apis.extend(slots.iter().map(|slot| slot.api));
+        apis.extend(holds.iter().filter_map(|hold| hold.scope.api()));
+        apis.sort_unstable();
+        apis.dedup();
+
+        let mut out = Writer::new(now, apis);
+        out.apis(limits);
+
+        out.count(dated.len());
+        for (_, limit) in &dated {
+            out.api(limit.api);
+            out.text(&limit.name);
+        }
+
         out.count(charges.len());
         for (place, bucket, entries) in charges {
             out.count(place);
@@ -139,7 +173,7 @@ impl Ledger {
         out.count(self.permits.len());
         for permit in &self.permits {
             out.number(permit.id.0);
-            out.number(permit.api.into());
+            out.api(Some(permit.api));
             match permit.state {
                 State::Uncharged => out.number(0),
                 State::Written(at) => {
@@ -150,29 +184,21 @@ impl Ledger {
             }
         }
 
-        let slots: Vec<&Slot> = self.slots.iter().filter(|slot| slot.until > now).collect();
         out.count(slots.len());
         for slot in slots {
-            out.number(slot.api.into());
+            out.api(Some(slot.api));
             out.time(slot.until);
             out.number(slot.calls.into());
         }
 
-        let holds: Vec<&Hold> =
-            self.holds().as_slice().iter().filter(|hold| hold.until > now).collect();
         out.count(holds.len());
         for hold in holds {
-            out.api(match hold.scope {
-                HoldScope::Account => None,
-                HoldScope::Api(api) => Some(api),
-            });
+            out.api(hold.scope.api());
             out.time(hold.until);
             out.text(&hold.reason);
         }
 
-        let sum = checksum(&out.bytes);
-        out.bytes.extend_from_slice(&sum);
-        out.bytes
+        out.finish()
     }
 
     /// Reads a record that was stored at `stored_at`. If that moment is not known exactly, a later one is
@@ -182,18 +208,28 @@ impl Ledger {
     /// true times, already rounded where they were. A limit whose window became longer knows only what the
     /// shorter one still counted. Charges that one counter had for all apis count for each
     /// api if the limit now counts apis separately. Permits in flight count for every limit that matches.
+    ///
+    /// An api is the one of the same name, whatever its number is now. What concerns only an api that is
+    /// gone is dropped ([`Note::Gone`]): should the name come back later, it starts without earlier
+    /// calls. A set without names takes the numbers as they are.
+    ///
     /// Takes memory in proportion to the bytes.
     ///
     /// # Errors
-    /// The bytes are not a whole record of this version: see [`DecodeError`].
+    /// The bytes are not a whole record of this version: see [`DecodeError`]. So is a record that names apis
+    /// if the set does not, or the other way round: what is counted for whom cannot be known then.
     pub fn decode(
         limits: &LimitSet,
         bytes: &[u8],
         stored_at: At,
     ) -> Result<(Self, Vec<Note>), DecodeError> {
-        let mut input = Reader { rest: framed(bytes)?, stored_at };
+        let mut input = Reader::new(bytes, stored_at)?;
         let mut ledger = Self::new();
         let mut notes = Vec::new();
+
+        for name in input.apis(limits)? {
+            notes.push(Note::Gone { api: name.to_owned() });
+        }
 
         // For each limit of the record its place in the set, if it still has one.
         let mut places: Vec<Option<usize>> = Vec::new();
@@ -205,7 +241,8 @@ impl Ledger {
             if place.is_some() && places.contains(&place) {
                 return Err(DecodeError::Malformed("limits"));
             }
-            if place.is_none() {
+            // With an api that is gone its limits went too, which is noted already.
+            if place.is_none() && api != Some(API_GONE) {
                 notes.push(Note::Dropped { name: name.to_owned(), api });
             }
             places.push(place);
@@ -218,11 +255,15 @@ impl Ledger {
 
         for _ in 0..input.count(usize::MAX, "charges")? {
             let place: usize = input.small("charges")?;
-            let place = *places.get(place).ok_or(DecodeError::Malformed("charges"))?;
-            // A limit that counts all apis together takes what was counted for each.
+            let mut place = *places.get(place).ok_or(DecodeError::Malformed("charges"))?;
+            // A limit that counts all apis together takes what was counted for each, also for those that
+            // are gone.
             let bucket = input
                 .api("charges")?
                 .filter(|_| place.is_some_and(|index| limits.limits()[index].bucket(0).is_some()));
+            if bucket == Some(API_GONE) {
+                place = None;
+            }
             let mut before: Option<At> = None;
             for _ in 0..input.count(usize::MAX, "charges")? {
                 let at = match before {
@@ -239,7 +280,7 @@ impl Ledger {
 
         for _ in 0..input.count(usize::MAX, "permits")? {
             let id = PermitId(input.number("permits")?);
-            let api = input.small("permits")?;
+            let api = input.api("permits")?.ok_or(DecodeError::Malformed("permits"))?;
             let state = match input.number("permits")? {
                 0 => State::Uncharged,
                 1 => State::Written(input.time("permits")?),
@@ -255,7 +296,7 @@ impl Ledger {
         }
 
         for _ in 0..input.count(usize::MAX, "slots")? {
-            let api = input.small("slots")?;
+            let api = input.api("slots")?.ok_or(DecodeError::Malformed("slots"))?;
             let until = input.time("slots")?;
             ledger.slots.push(Slot { api, until, calls: input.calls("slots")? });
         }
@@ -265,137 +306,16 @@ impl Ledger {
             let scope = input.api("holds")?.map_or(HoldScope::Account, HoldScope::Api);
             let until = input.time("holds")?;
             let reason = input.text(usize::MAX, "holds")?.to_owned();
-            holds.set(Hold { scope, until, reason });
+            if scope != HoldScope::Api(API_GONE) {
+                holds.set(Hold { scope, until, reason });
+            }
         }
         *ledger.holds_mut() = holds;
-        if input.rest.is_empty() { Ok((ledger, notes)) } else { Err(DecodeError::Malformed("end")) }
+        if input.is_at_end() { Ok((ledger, notes)) } else { Err(DecodeError::Malformed("end")) }
     }
 }
 
 /// The limits that have charges, with their places.
 fn dated(limits: &LimitSet) -> impl Iterator<Item = (usize, &Limit)> {
     limits.limits().iter().enumerate().filter(|(_, limit)| limit.rule.window().is_some())
-}
-
-/// Checks what surrounds a record and returns what is in it.
-fn framed(bytes: &[u8]) -> Result<&[u8], DecodeError> {
-    let (magic, rest) = bytes.split_first().ok_or(DecodeError::Damaged)?;
-    if *magic != MAGIC {
-        return Err(DecodeError::Foreign);
-    }
-    let (version, rest) = rest.split_first().ok_or(DecodeError::Damaged)?;
-    if *version != VERSION {
-        return Err(DecodeError::Version(*version));
-    }
-    let body = rest.len().checked_sub(CHECKSUM_BYTES).ok_or(DecodeError::Damaged)?;
-    let (body, sum) = rest.split_at(body);
-    let covered = &bytes[..bytes.len() - CHECKSUM_BYTES];
-    if checksum(covered) == sum { Ok(body) } else { Err(DecodeError::Damaged) }
-}
-
-/// FNV-1a, 32 bit. Each step is one-to-one in the state, so a single changed byte always shows.
-pub(crate) fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let step = |sum: u32, byte: &u8| (sum ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    bytes.iter().fold(0x811c_9dc5, step).to_le_bytes()
-}
-
-struct Writer {
-    bytes: Vec<u8>,
-    now: At,
-}
-
-impl Writer {
-    fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            self.bytes.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        self.bytes.push(number as u8);
-    }
-
-    fn count(&mut self, count: usize) {
-        self.number(count as u64);
-    }
-
-    fn api(&mut self, api: Option<ApiIx>) {
-        self.number(api.map_or(0, |api| u64::from(api) + 1));
-    }
-
-    /// The difference to now. What has no end has none on any timeline.
-    fn time(&mut self, at: At) {
-        let offset = if at == At::MAX { i64::MAX } else { at.0.saturating_sub(self.now.0) };
-        self.number(((offset << 1) ^ (offset >> 63)) as u64);
-    }
-
-    fn text(&mut self, text: &str) {
-        self.count(text.len());
-        self.bytes.extend_from_slice(text.as_bytes());
-    }
-}
-
-/// Reads what [`Writer`] wrote. `part` names what is read, for the error.
-struct Reader<'a> {
-    rest: &'a [u8],
-    stored_at: At,
-}
-
-impl<'a> Reader<'a> {
-    fn number(&mut self, part: &'static str) -> Result<u64, DecodeError> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.rest.split_first().ok_or(DecodeError::Malformed(part))?;
-            self.rest = rest;
-            let bits = u64::from(byte & 0x7f);
-            if (bits << shift) >> shift != bits {
-                break;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(DecodeError::Malformed(part))
-    }
-
-    /// How many of something follow. Each takes a byte or more, so no honest count is above what is left.
-    fn count(&mut self, max: usize, part: &'static str) -> Result<usize, DecodeError> {
-        let count = usize::try_from(self.number(part)?).unwrap_or(usize::MAX);
-        if count > max.min(self.rest.len()) { Err(DecodeError::Malformed(part)) } else { Ok(count) }
-    }
-
-    fn small<T: TryFrom<u64>>(&mut self, part: &'static str) -> Result<T, DecodeError> {
-        T::try_from(self.number(part)?).map_err(|_| DecodeError::Malformed(part))
-    }
-
-    /// A number of calls, not zero.
-    fn calls(&mut self, part: &'static str) -> Result<u32, DecodeError> {
-        match self.small(part)? {
-            0 => Err(DecodeError::Malformed(part)),
-            calls => Ok(calls),
-        }
-    }
-
-    fn api(&mut self, part: &'static str) -> Result<Option<ApiIx>, DecodeError> {
-        match self.number(part)?.checked_sub(1) {
-            None => Ok(None),
-            Some(api) => ApiIx::try_from(api).map(Some).map_err(|_| DecodeError::Malformed(part)),
-        }
-    }
-
-    fn span(&mut self, part: &'static str) -> Result<crate::time::Span, DecodeError> {
-        self.number(part).map(crate::time::Span)
-    }
-
-    fn time(&mut self, part: &'static str) -> Result<At, DecodeError> {
-        let number = self.number(part)?;
-        let offset = (number >> 1) as i64 ^ -((number & 1) as i64);
-        Ok(if offset == i64::MAX { At::MAX } else { At(self.stored_at.0.saturating_add(offset)) })
-    }
-
-    fn text(&mut self, bytes_max: usize, part: &'static str) -> Result<&'a str, DecodeError> {
-        let length = self.count(bytes_max, part)?;
-        let (text, rest) = self.rest.split_at(length);
-        self.rest = rest;
-        core::str::from_utf8(text).map_err(|_| DecodeError::Malformed(part))
-    }
 }

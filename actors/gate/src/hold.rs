@@ -25,6 +25,14 @@ impl HoldScope {
             Self::Api(own) => own == api,
         }
     }
+
+    /// The api it is about, if only one.
+    pub(crate) fn api(self) -> Option<ApiIx> {
+        match self {
+            Self::Account => None,
+            Self::Api(api) => Some(api),
+        }
+    }
 }
 
 /// A gate shut until a time.

@@ -110,12 +110,14 @@ impl Ledger {
     /// Records a permit: from now on the call is in flight. Also prunes.
     ///
     /// # Panics
-    /// If [`decide`] does not say Go under the ledger's own holds, or if a permit of that id is in flight.
-    /// Both are bugs of the caller, and a call that must not be made is worse than a panic.
+    /// If [`decide`] does not say Go under the ledger's own holds, if a permit of that id is in flight, or if
+    /// the set has no api of that number. These are bugs of the caller, and a call that must not be made is
+    /// worse than a panic.
     pub fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask, now: At) {
         let decision = decide(limits, self, &self.holds, ask, now);
         assert!(decision == Decision::Go, "permit {} taken against {decision:?}", id.0);
         assert!(self.find(id).is_none(), "permit {} is in flight already", id.0);
+        assert!(limits.has_api(ask.api), "permit {} is of no api of the set", id.0);
         self.prune(limits, now);
         self.permits.push(Permit { id, api: ask.api, state: State::Uncharged });
     }
@@ -225,10 +227,15 @@ impl Ledger {
         self.permits.iter().map(|permit| permit.id)
     }
 
-    /// The same ledger for another set of limits, matched by name and api: what a restart with a changed
-    /// configuration does, without the restart. `old` is the set it belonged to until now.
+    /// The same ledger for another set of limits, matched by the names of limits and apis: what a restart
+    /// with a changed configuration does, without the restart ([`Ledger::decode`] says what is kept). `old`
+    /// is the set it belonged to until now.
+    ///
+    /// # Panics
+    /// If only one of the sets names its apis, and the ledger knows of one: a bug of the caller.
     pub fn under(&self, old: &LimitSet, new: &LimitSet, now: At) -> (Self, Vec<Note>) {
-        Self::decode(new, &self.encode(old, now), now).expect("it was encoded a moment ago")
+        Self::decode(new, &self.encode(old, now), now)
+            .expect("a record of a moment ago, and both sets or none name their apis")
     }
 
     /// Everything that takes a place in the limit's counter for calls of `api`: when it leaves (`None`: a

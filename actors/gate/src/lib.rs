@@ -17,7 +17,8 @@
 //! - `now` is never ahead of the real time of the ledger's timeline.
 //!
 //! The parts: [`LimitSet`] (what is allowed), [`Ledger`] (what was done), [`Holds`] (what else stops),
-//! [`decide`] (the decision). [`Ledger::encode`] and [`Ledger::decode`] carry it over a restart.
+//! [`decide`] (the decision). [`Ledger::encode`] and [`Ledger::decode`] carry it over a restart and over a
+//! change of limits and apis, both of which are found by their names.
 #![warn(missing_docs)]
 
 mod charges;
@@ -36,7 +37,7 @@ pub use decide::{Ask, Because, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};
 pub use ledger::{Ledger, PermitId, Sent};
 pub use limit::{
-    ApiIx, Guard, LIMITS_MAX, Limit, LimitError, LimitSet, NAME_BYTES_MAX, NO_ANSWER_BOUND, Rule,
-    WINDOW_MAX, WINDOW_MIN, time_needed,
+    APIS_MAX, ApiIx, Guard, LIMITS_MAX, Limit, LimitError, LimitSet, NAME_BYTES_MAX,
+    NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
 pub use time::{At, Span};

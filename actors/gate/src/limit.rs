@@ -8,13 +8,21 @@ use core::num::NonZeroU32;
 
 use crate::time::{At, Span};
 
-/// Number of an api within its platform. The same api must keep its number for as long as a ledger
-/// lives: charges and limits of one api are found by it.
+/// Number of an api within its [`LimitSet`]: its place in the names of [`LimitSet::with_apis`]. It means
+/// something only under that set; a stored record has the name. 65,535 is no api: it is kept for calls of
+/// apis that are gone.
 pub type ApiIx = u16;
+
+/// An api that is no longer declared: who had it is forgotten, so only limits that count all calls of the
+/// account together count it.
+pub(crate) const API_GONE: ApiIx = ApiIx::MAX;
+
+/// Most apis in one set.
+pub const APIS_MAX: usize = 1_000;
 
 /// Most limits in one set.
 pub const LIMITS_MAX: usize = 32;
-/// Longest name of a limit in bytes.
+/// Longest name of a limit or an api in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Shortest window or gap: below it the jitter of a connection is all there is.
 pub const WINDOW_MIN: Span = Span::from_millis(1);
@@ -166,7 +174,10 @@ pub struct Limit {
 impl Limit {
     /// Whether calls of that api count.
     pub(crate) fn matches(&self, api: ApiIx) -> bool {
-        self.api.is_none_or(|own| own == api)
+        match self.api {
+            Some(own) => own == api,
+            None => !(self.per_api && api == API_GONE),
+        }
     }
 
     /// Which of the limit's counters counts calls of that api: `None` is the one that all share.
@@ -190,6 +201,8 @@ impl Limit {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LimitSet {
     limits: Vec<Limit>,
+    /// The names of the apis by their numbers; empty: they have none.
+    apis: Vec<String>,
 }
 
 impl LimitSet {
@@ -210,6 +223,9 @@ impl LimitSet {
             if limits.iter().take(index).any(same) {
                 return Err(LimitError::Duplicate(name()));
             }
+            if limit.api == Some(API_GONE) {
+                return Err(LimitError::NoApi(name()));
+            }
             if let Some(window) = limit.rule.window() {
                 if window < WINDOW_MIN {
                     return Err(LimitError::TooShort(name()));
@@ -220,12 +236,78 @@ impl LimitSet {
                 }
             }
         }
-        Ok(Self { limits })
+        Ok(Self { limits, apis: Vec::new() })
+    }
+
+    /// Names the apis, in the order of their numbers. A record has these names, so that it means the same
+    /// after apis were added, removed or moved. Without names (an empty list is the same) it has the
+    /// numbers: enough for as long as no api ever changes its own.
+    ///
+    /// # Errors
+    /// The first mistake: more than 1,000 names, one that is empty, longer than 128 bytes or not the only one
+    /// of its kind, a limit of an api that has none.
+    ///
+    /// ```
+    /// use tollgate_gate::*;
+    /// let one = |api| Limit {
+    ///     name: "gap".into(),
+    ///     per_api: false,
+    ///     api: Some(api),
+    ///     rule: Rule::Every { gap: Span::from_secs(5) },
+    ///     guard: Guard::Default,
+    /// };
+    /// let apis = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    /// // `reports` was the first api, then `ads` came before it.
+    /// let old = LimitSet::new(vec![one(0)]).unwrap().with_apis(apis(&["reports"])).unwrap();
+    /// let new = LimitSet::new(vec![one(1)]).unwrap().with_apis(apis(&["ads", "reports"])).unwrap();
+    /// let mut ledger = Ledger::new();
+    /// ledger.take(&old, PermitId(1), Ask { api: 0 }, At(0));
+    /// ledger.ended(&old, PermitId(1), At(0), Sent::Never);
+    /// let (ledger, notes) = ledger.under(&old, &new, At(0));
+    /// assert!(notes.is_empty());
+    /// let decision = |api| decide(&new, &ledger, ledger.holds(), Ask { api }, At(0));
+    /// assert_eq!(decision(0), Decision::Go);
+    /// let because = Because::Limit(0);
+    /// assert_eq!(decision(1), Decision::WaitUntil { at: Some(At(5_000_000)), because });
+    /// ```
+    pub fn with_apis(self, apis: Vec<String>) -> Result<Self, LimitError> {
+        if apis.len() > APIS_MAX {
+            return Err(LimitError::TooManyApis(apis.len()));
+        }
+        for (index, name) in apis.iter().enumerate() {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                return Err(LimitError::ApiName { index, bytes: name.len() });
+            }
+            if apis[..index].contains(name) {
+                return Err(LimitError::DuplicateApi(name.clone()));
+            }
+        }
+        let set = Self { limits: self.limits, apis };
+        let nobodys = |limit: &&Limit| limit.api.is_some_and(|api| !set.has_api(api));
+        match set.limits.iter().find(nobodys) {
+            Some(limit) => Err(LimitError::NoApi(limit.name.clone())),
+            None => Ok(set),
+        }
     }
 
     /// The limits, in the order they were given.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
+    }
+
+    /// The names of the apis by their numbers; empty if they have none.
+    pub fn apis(&self) -> &[String] {
+        &self.apis
+    }
+
+    /// The number of the api of that name.
+    pub(crate) fn api_of(&self, name: &str) -> Option<ApiIx> {
+        self.apis.iter().position(|own| own == name).map(|place| place as ApiIx)
+    }
+
+    /// Whether there is an api of that number. Without names there is every one.
+    pub(crate) fn has_api(&self, api: ApiIx) -> bool {
+        if self.apis.is_empty() { api != API_GONE } else { usize::from(api) < self.apis.len() }
     }
 
     /// Whether any limit counts by time. Without one there is nothing to charge, only calls in flight.
@@ -267,6 +349,19 @@ pub enum LimitError {
     TooShort(String),
     /// The window, gap or guard of this limit is above 366 days.
     TooLong(String),
+    /// This limit is of an api that there is not.
+    NoApi(String),
+    /// More than 1,000 apis; this many.
+    TooManyApis(usize),
+    /// The name of the api at `index` is empty or longer than 128 bytes.
+    ApiName {
+        /// Its place, from 0.
+        index: usize,
+        /// Length of its name.
+        bytes: usize,
+    },
+    /// Two apis have this name.
+    DuplicateApi(String),
 }
 
 impl fmt::Display for LimitError {
@@ -284,6 +379,17 @@ impl fmt::Display for LimitError {
             Self::TooLong(name) => {
                 write!(f, "limit `{name}` has a window, gap or guard above 366 days")
             }
+            Self::NoApi(name) => write!(f, "limit `{name}` is of an api that is not declared"),
+            Self::TooManyApis(count) => {
+                write!(f, "{count} apis, at most {APIS_MAX} are allowed")
+            }
+            Self::ApiName { index, bytes } => {
+                write!(
+                    f,
+                    "the name of api {index} has {bytes} bytes, 1 to {NAME_BYTES_MAX} are allowed"
+                )
+            }
+            Self::DuplicateApi(name) => write!(f, "api `{name}` is declared twice"),
         }
     }
 }

@@ -5,7 +5,9 @@
 //!   ever. Neither uses the ledger.
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
 //! - `record`: the stored form.
+//! - `apis`: the same under a configuration with other apis.
 
+mod apis;
 mod claims;
 mod judge;
 mod record;
@@ -15,10 +17,12 @@ use core::num::NonZeroU32;
 
 use proptest::prelude::*;
 
-use crate::{Guard, Limit, LimitSet, Rule, Span};
+use crate::{ApiIx, Guard, Limit, LimitSet, Rule, Span};
 
 /// Apis in tests: 0, 1, 2.
 const APIS: u16 = 3;
+/// Those that a changed configuration may have: two more, that nobody calls.
+const APIS_EVER: usize = APIS as usize + 2;
 const MS: u64 = 1_000;
 const S: i64 = 1_000_000;
 
@@ -46,6 +50,33 @@ fn concurrent(calls: u32) -> Rule {
 
 fn set(limits: impl Into<Vec<Limit>>) -> LimitSet {
     LimitSet::new(limits.into()).unwrap()
+}
+
+/// What is declared once only these apis are, in this order: `limits` with their numbers changed and
+/// without those of other apis. The names say who they were.
+fn declared(limits: &LimitSet, apis: &[ApiIx]) -> LimitSet {
+    let all = limits.limits().iter().filter_map(|limit| {
+        let api = match limit.api {
+            Some(api) => Some(number(apis, api)?),
+            None => None,
+        };
+        Some(Limit { api, ..limit.clone() })
+    });
+    set(all.collect::<Vec<_>>()).with_apis(apis.iter().map(|api| name(*api)).collect()).unwrap()
+}
+
+fn name(api: ApiIx) -> String {
+    format!("api {api}")
+}
+
+/// The number of an api among those declared, if it is.
+fn number(apis: &[ApiIx], api: ApiIx) -> Option<ApiIx> {
+    apis.iter().position(|other| *other == api).map(|place| place as ApiIx)
+}
+
+/// All apis that there ever are, in any order.
+fn any_order() -> impl Strategy<Value = [ApiIx; APIS_EVER]> {
+    Just([0, 1, 2, 3, 4]).prop_shuffle()
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_gate::{Guard, LIMITS_MAX, Limit, LimitSet};
+use tollgate_gate::{Guard, LIMITS_MAX, Limit, LimitError, LimitSet};
 use url::Url;
 
 use super::BAD;
@@ -107,8 +107,11 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     platform.apis = apis(&mut section, &platform, &context, &mut limits);
     warn(&section, &platform, &limits);
     let total = limits.len();
-    match LimitSet::new(limits) {
+    let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
+    match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
         Ok(set) => platform.limits = Arc::new(set),
+        // Its api was not understood, and what is wrong there is reported already.
+        Err(LimitError::NoApi(_)) => {}
         Err(_) if total > LIMITS_MAX => {
             let message = format!(
                 "{total} limits, its apis' included; at most {LIMITS_MAX} are allowed for a platform"

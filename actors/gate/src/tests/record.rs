@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{APIS, S, any_limits, every, limit, set};
+use super::{APIS, S, any_limits, declared, every, limit, set};
 use crate::charges::Entry;
 use crate::codec::checksum;
 use crate::ledger::{Permit, Slot, State};
@@ -10,13 +10,20 @@ use crate::{
     Ask, At, DecodeError, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span, decide,
 };
 
-fn any_at() -> impl Strategy<Value = At> {
+pub(super) fn any_at() -> impl Strategy<Value = At> {
     // Mostly so close together that windows end between them.
     prop_oneof![3 => -2 * S..2 * S, 1 => -5_000 * S..5_000 * S].prop_map(At)
 }
 
-/// Limits and any ledger of theirs, whether or not the gate would lead there.
+/// Limits, with names of apis or without, and any ledger of theirs, whether or not the gate would lead
+/// there.
 fn any_ledger() -> impl Strategy<Value = (LimitSet, Ledger)> {
+    (any_ledger_without_names(), any::<bool>()).prop_map(|((limits, ledger), named)| {
+        (if named { declared(&limits, &[0, 1, 2]) } else { limits }, ledger)
+    })
+}
+
+pub(super) fn any_ledger_without_names() -> impl Strategy<Value = (LimitSet, Ledger)> {
     let charge = (0usize..5, 0..APIS, any_at(), 1u32..1_000);
     let state = prop_oneof![
         Just(State::Uncharged),
@@ -182,13 +189,19 @@ fn errors_tell_foreign_other_and_damaged_records_apart() {
     assert_eq!(decode(b"{\"charges\":[]}"), DecodeError::Foreign);
     assert_eq!(decode(&[record[0], 9, 0, 0, 0, 0]), DecodeError::Version(9));
     assert_eq!(decode(&record[..5]), DecodeError::Damaged);
-    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0, 0])), DecodeError::Malformed("end"));
-    assert_eq!(decode(&framed(&[0, 0, 0, 0])), DecodeError::Malformed("holds"));
-    // More limits than there are bytes, and a number of 70 bits.
-    assert_eq!(decode(&framed(&[31, 0, 0])), DecodeError::Malformed("limits"));
-    assert_eq!(decode(&framed(&[0xff; 12])), DecodeError::Malformed("limits"));
-    // The same permit twice: id 1, api 0, uncharged.
-    let twice = [0, 0, 2, 1, 0, 0, 1, 0, 0, 0, 0];
+    assert_eq!(decode(&[record[0], 1, 0, 0, 0, 0]), DecodeError::Version(1));
+    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0, 0, 0])), DecodeError::Malformed("end"));
+    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0])), DecodeError::Malformed("holds"));
+    // More apis or limits than there are bytes, and a number of 70 bits.
+    assert_eq!(decode(&framed(&[31, 0, 0])), DecodeError::Malformed("apis"));
+    assert_eq!(decode(&framed(&[0, 31, 0, 0])), DecodeError::Malformed("limits"));
+    assert_eq!(decode(&framed(&[0xff; 12])), DecodeError::Malformed("apis"));
+    // An api 70,000 without a name; a permit of the second of one api.
+    assert_eq!(decode(&framed(&[1, 0, 0xf0, 0xa2, 4, 0, 0])), DecodeError::Malformed("apis"));
+    let other = [1, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0];
+    assert_eq!(decode(&framed(&other)), DecodeError::Malformed("permits"));
+    // The same permit twice: id 1, the first api, uncharged.
+    let twice = [1, 0, 0, 0, 0, 2, 1, 1, 0, 1, 1, 0, 0, 0];
     assert_eq!(decode(&framed(&twice)), DecodeError::Malformed("permits"));
 }
 

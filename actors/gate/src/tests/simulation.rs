@@ -1,14 +1,17 @@
-//! A world of random limits, calls, reports, crashes and restarts on virtual time.
+//! A world of random limits, calls, reports, crashes, restarts and changes of apis on virtual time.
+//!
+//! Everything here is about apis as the provider knows them; only the ledger knows the numbers that they
+//! have in the configuration of the moment.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::judge::{Arrival, Call, Due, assert_within, bounds, due, transit_max};
-use super::{APIS, MS, any_limits, limit, set};
+use super::{APIS, APIS_EVER, MS, any_limits, any_order, declared, limit, name, number, set};
 use crate::{
-    ApiIx, Ask, At, Because, Decision, Guard, Hold, HoldScope, Ledger, Limit, LimitSet, PermitId,
-    Rule, Sent, Span, decide,
+    ApiIx, Ask, At, Because, Decision, Guard, Hold, HoldScope, Ledger, Limit, LimitSet, Note,
+    PermitId, Rule, Sent, Span, decide,
 };
 
 /// A call is written at most so long after its permit, also by a writer that is cut off.
@@ -57,8 +60,12 @@ enum Op {
         down: u64,
         lag: u64,
     },
-    /// The actor restarts; its calls go on.
-    Reload,
+    /// The configuration is read again, and its calls go on: the first apis of `order`, of those that are
+    /// not gone, are declared in that order. Those that were called and are left out are gone for good.
+    Reload {
+        order: [ApiIx; APIS_EVER],
+        keep: usize,
+    },
     /// A record without a permit.
     Store,
     Prune,
@@ -80,7 +87,11 @@ enum Event {
 }
 
 struct World {
+    /// The provider's.
     limits: LimitSet,
+    /// The apis that are declared, by their numbers, and the limits with these numbers.
+    apis: Vec<ApiIx>,
+    declared: LimitSet,
     scripts: Vec<Script>,
     ledger: Ledger,
     /// What the naive gate knows.
@@ -100,9 +111,13 @@ struct World {
 impl World {
     fn new(limits: LimitSet, scripts: Vec<Script>, start: At) -> Self {
         let ledger = Ledger::new();
-        let record = ledger.encode(&limits, start);
+        let apis: Vec<ApiIx> = (0..APIS).collect();
+        let declared = declared(&limits, &apis);
+        let record = ledger.encode(&declared, start);
         Self {
             limits,
+            apis,
+            declared,
             scripts,
             ledger,
             calls: Vec::new(),
@@ -129,6 +144,9 @@ impl World {
             self.handle(event);
             if !self.down {
                 for api in 0..APIS {
+                    if self.number(api).is_none() {
+                        continue;
+                    }
                     self.check(api);
                     while self.waiting[usize::from(api)] > 0 && self.go(api) {}
                 }
@@ -139,12 +157,14 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
-        let limits = &self.limits;
+        let limits = &self.declared;
         match event {
             Event::Wake => {}
+            Event::Op(Op::Ask { api, .. } | Op::Hold { api: Some(api), .. })
+                if self.number(api).is_none() => {}
             Event::Op(Op::Ask { api, calls }) => self.waiting[usize::from(api)] += calls,
-            Event::Op(Op::Crash { .. } | Op::Reload | Op::Store | Op::Hold { .. } | Op::Prune)
-                if self.down => {}
+            Event::Op(Op::Reload { order, keep }) => self.reload(order, keep),
+            Event::Op(Op::Crash { .. } | Op::Store | Op::Hold { .. } | Op::Prune) if self.down => {}
             Event::Op(Op::Crash { down, lag }) => {
                 self.down = true;
                 // Nothing more is heard of the calls, only asks and operators go on.
@@ -152,16 +172,10 @@ impl World {
                 self.at(self.now.plus(Span(down)), Event::Start { lag: lag.min(down) });
             }
             Event::Start { lag } => self.start(Span(lag)),
-            Event::Op(Op::Reload) => {
-                let record = self.ledger.encode(limits, self.now);
-                let (ledger, notes) = Ledger::decode(limits, &record, self.now).unwrap();
-                assert_eq!(notes, []);
-                self.ledger = ledger;
-            }
             Event::Op(Op::Store) => self.store(),
             Event::Op(Op::Prune) => self.ledger.prune(limits, self.now),
             Event::Op(Op::Hold { api, span }) => {
-                let scope = api.map_or(HoldScope::Account, HoldScope::Api);
+                let scope = self.scope(api);
                 let until = self.now.plus(Span(span));
                 self.ledger.holds_mut().set(Hold { scope, until, reason: "429".into() });
                 self.at(until, Event::Wake);
@@ -187,19 +201,55 @@ impl World {
         }
     }
 
+    /// Other apis are declared from now on, also while nobody looks.
+    fn reload(&mut self, order: [ApiIx; APIS_EVER], keep: usize) {
+        let kept = order.into_iter().take(keep);
+        let gone = |api| api < APIS && self.number(api).is_none();
+        let apis: Vec<ApiIx> = kept.filter(|api| !gone(*api)).collect();
+        if apis.is_empty() {
+            return; // a set without names
+        }
+        self.apis = apis;
+        let before = core::mem::replace(&mut self.declared, declared(&self.limits, &self.apis));
+        for api in (0..APIS).filter(|api| self.number(*api).is_none()).collect::<Vec<_>>() {
+            self.waiting[usize::from(api)] = 0;
+        }
+        if !self.down {
+            let (ledger, notes) = self.ledger.under(&before, &self.declared, self.now);
+            self.assert_only_gone(&notes);
+            self.ledger = ledger;
+        }
+    }
+
+    fn assert_only_gone(&self, notes: &[Note]) {
+        let gone = |api: &ApiIx| self.number(*api).is_none();
+        let gone: Vec<_> =
+            (0..APIS).filter(gone).map(|api| Note::Gone { api: name(api) }).collect();
+        assert!(notes.iter().all(|note| gone.contains(note)), "{notes:?}");
+    }
+
+    /// The number of an api, if it is declared.
+    fn number(&self, api: ApiIx) -> Option<ApiIx> {
+        number(&self.apis, api)
+    }
+
+    fn scope(&self, api: Option<ApiIx>) -> HoldScope {
+        api.map_or(HoldScope::Account, |api| HoldScope::Api(self.number(api).unwrap()))
+    }
+
     /// A new process takes over the last record.
     fn start(&mut self, lag: Span) {
         self.down = false;
         let (record, encoded_at, calls) = &self.stored;
         let stored_at = encoded_at.plus(lag);
-        let (ledger, notes) = Ledger::decode(&self.limits, record, stored_at).unwrap();
-        assert_eq!(notes, []);
+        let (ledger, notes) = Ledger::decode(&self.declared, record, stored_at).unwrap();
+        self.assert_only_gone(&notes);
         self.ledger = ledger;
         self.calls = calls.iter().map(|call| call.later(lag)).collect();
-        let charge_at = stored_at.plus(WRITTEN_WITHIN).plus(self.limits.guard_max());
+        let charge_at = stored_at.plus(WRITTEN_WITHIN).plus(self.declared.guard_max());
         let last = self.arrivals.iter().map(|arrival| arrival.over).max();
         let slots_until = last.unwrap_or(self.now).max(self.now);
-        self.ledger.lost(&self.limits, charge_at, slots_until);
+        self.ledger.lost(&self.declared, charge_at, slots_until);
         for call in self.calls.iter_mut().filter(|call| call.ended.is_none() && call.lost.is_none())
         {
             call.lost = Some((charge_at, slots_until));
@@ -209,7 +259,7 @@ impl World {
     }
 
     fn store(&mut self) {
-        let record = self.ledger.encode(&self.limits, self.now);
+        let record = self.ledger.encode(&self.declared, self.now);
         self.stored = (record, self.now, self.calls.clone());
     }
 
@@ -218,14 +268,15 @@ impl World {
     }
 
     fn decide(&self, api: ApiIx, now: At) -> Decision {
-        decide(&self.limits, &self.ledger, self.ledger.holds(), Ask { api }, now)
+        let ask = Ask { api: self.number(api).unwrap() };
+        decide(&self.declared, &self.ledger, self.ledger.holds(), ask, now)
     }
 
     /// Compares the decision with what the naive gate says of the same reports.
     fn check(&self, api: ApiIx) {
         let (mut earliest, mut latest) = bounds(&self.limits, &self.calls, api);
         for hold in self.ledger.holds().as_slice() {
-            if matches!(hold.scope, HoldScope::Account) || hold.scope == HoldScope::Api(api) {
+            if hold.scope == HoldScope::Account || hold.scope == self.scope(Some(api)) {
                 earliest = earliest.max(Due::From(hold.until));
                 latest = latest.max(Due::From(hold.until));
             }
@@ -253,7 +304,11 @@ impl World {
     /// When what is named opens, and how much later it may.
     fn due(&self, because: Because, api: ApiIx) -> (Due, Span) {
         match because {
-            Because::Limit(place) => due(&self.limits.limits()[place], &self.calls, api),
+            Because::Limit(place) => {
+                let name = &self.declared.limits()[place].name;
+                let limit = self.limits.limits().iter().find(|limit| limit.name == *name).unwrap();
+                due(limit, &self.calls, api)
+            }
             Because::Hold(place) => {
                 (Due::From(self.ledger.holds().as_slice()[place].until), Span::ZERO)
             }
@@ -276,7 +331,8 @@ impl World {
         }
         self.num_permits += 1;
         let id = PermitId(self.num_permits);
-        self.ledger.take(&self.limits, id, Ask { api }, self.now);
+        let ask = Ask { api: self.number(api).unwrap() };
+        self.ledger.take(&self.declared, id, ask, self.now);
         self.calls.push(Call::new(id, api));
         self.waiting[usize::from(api)] -= 1;
         self.store();
@@ -363,7 +419,8 @@ fn any_op() -> impl Strategy<Value = Op> {
         12 => (0..APIS, 1usize..4).prop_map(|(api, calls)| Op::Ask { api, calls }),
         1 => (0..APIS, 40usize..80).prop_map(|(api, calls)| Op::Ask { api, calls }),
         1 => (0..1_000 * MS, 0..500 * MS).prop_map(|(down, lag)| Op::Crash { down, lag }),
-        1 => Just(Op::Reload),
+        1 => (any_order(), prop_oneof![2 => Just(APIS_EVER), 1 => 1..APIS_EVER])
+            .prop_map(|(order, keep)| Op::Reload { order, keep }),
         1 => Just(Op::Store),
         1 => Just(Op::Prune),
         1 => (prop::option::of(0..APIS), 0..500 * MS).prop_map(|(api, span)| Op::Hold { api, span }),
@@ -394,7 +451,7 @@ proptest! {
         }
         world.run();
         // Long after the last call there is nothing left to remember.
-        world.ledger.prune(&world.limits, world.now.plus(Span::from_secs(1_000)));
+        world.ledger.prune(&world.declared, world.now.plus(Span::from_secs(1_000)));
         prop_assert!(world.ledger.is_empty());
     }
 }
