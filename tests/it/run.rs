@@ -264,11 +264,11 @@ fn a_manifest_says_what_was_ordered_and_what_came() {
 #[test]
 fn keys_follow_their_template_and_the_store_its_url() {
     let emulator = emulator(Vec::new());
-    let key = r#"key = "raw/{api}-of-{platform}/{params.date|upper}/{account}/{id}/page-{page}.{ext}""#;
+    let key = r#"key = "raw/{api}/of-{platform}/{params.date|upper}/{account}/{id}/page-{page}.{ext}""#;
     let config = Config::of(&emulator).store(r#"url = "file:objects""#).store(key).report();
     let dir = Dir::with(&config);
     dir.run(&fetch("a", "report", "1", json!({ "params": { "date": "jan" } }))).exits(0);
-    let folder = "objects/raw/report-of-p/JAN/a/1";
+    let folder = "objects/raw/report/of-p/JAN/a/1";
     let wanted = ["_manifest.json", "page-00001.json.zst"].map(|name| format!("{folder}/{name}"));
     let mut files = dir.files("objects");
     files.sort();
@@ -293,7 +293,7 @@ fn a_store_in_memory_leaves_nothing_behind() {
 fn a_body_of_many_pieces_is_stored_whole() {
     let emulator = emulator(Vec::new());
     let config = Config::of(&emulator)
-        .collect("buffer_bytes_max = \"1MiB\"")
+        .collect("buffer_bytes_max = \"5MiB\"")
         .api("big", "path = \"rude/big\"\nquery = { bytes = \"{bytes}\", chunked = \"{chunked}\" }");
     let dir = Dir::with(&config);
     let fetches: String = [(1_u64, 0), (65_536, 1), (5_000_000, 0), (5_000_001, 1), (9_999_999, 0)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -313,6 +313,15 @@ impl Tollgate {
 
     /// Starts it.
     pub(crate) fn start(mut self) -> Running {
+        let input = std::mem::take(&mut self.input);
+        let (running, mut stdin) = self.start_with_open_input();
+        // A process that ends before it has read everything breaks the pipe, which is its right.
+        thread::spawn(move || stdin.write_all(&input).ok());
+        running
+    }
+
+    /// Starts it with a standard input that stays open until the second value is dropped.
+    pub(crate) fn start_with_open_input(mut self) -> (Running, ChildStdin) {
         let mut child = self
             .command
             .stdin(Stdio::piped())
@@ -320,13 +329,11 @@ impl Tollgate {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = self.input;
-        // A process that ends before it has read everything breaks the pipe, which is its right.
-        let feed = thread::spawn(move || stdin.write_all(&input).ok());
+        let stdin = child.stdin.take().unwrap();
         let stdout = Gathered::of(child.stdout.take().unwrap());
         let stderr = Gathered::of(child.stderr.take().unwrap());
-        Running { child, feed, stdout, stderr, text: self.text, started: Instant::now() }
+        let started = Instant::now();
+        (Running { child, stdout, stderr, text: self.text, started }, stdin)
     }
 }
 
@@ -366,7 +373,6 @@ impl Gathered {
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    feed: JoinHandle<Option<()>>,
     stdout: Gathered,
     stderr: Gathered,
     text: String,
