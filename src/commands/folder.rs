@@ -10,10 +10,10 @@ use tollgate_actors::node::Intake;
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::embedded::EmbeddedQueue;
-use tollgate_actors::state::{Options, State};
+use tollgate_actors::state::State;
 use tollgate_actors::status;
 
-use super::shown;
+use super::{open_state, shown};
 
 /// Asks once: whoever works on the folder, or the folder.
 pub(crate) fn ask(plan: &Arc<Plan>, request: &Request) -> anyhow::Result<Answer> {
@@ -43,7 +43,7 @@ impl Folder {
         if !path.exists() {
             bail!("{} holds nothing yet: `tollgate run` has not been here", shown(&plan.data));
         }
-        let state = State::open(&path, Options::default())?;
+        let state = open_state(&plan)?;
         Ok(Self { runtime, plan, state: Some(state) })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
@@ -19,11 +19,11 @@ use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Intake, Node, Seams};
 use tollgate_actors::plan::{Plan, StoreTarget};
 use tollgate_actors::queue::embedded::EmbeddedQueue;
-use tollgate_actors::state::{Options, State};
+use tollgate_actors::state::State;
 use tollgate_actors::store::Store;
 use tollgate_actors::telemetry::Summary;
 
-use super::{Exit, shown};
+use super::{Exit, open_state, shown};
 use crate::ui::{Progress, say};
 
 /// How often it is looked whether all is done, and the progress is shown.
@@ -61,13 +61,12 @@ pub(crate) async fn work(
     let stop = Stop::listen()?;
     let started = Instant::now();
     let clock = Clock::new();
-    let state = State::open(&plan.state(), Options::default())?;
+    let state = open_state(&plan)?;
     let store = open_store(&plan)?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let seams = Seams { queue, ledger, store: store.clone() };
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
-    let found = node.totals().outstanding();
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
@@ -96,11 +95,15 @@ pub(crate) async fn work(
     state.close().await;
     let ended = outcome?;
     let left = totals.outstanding();
-    let Taken { new, done, dead, refused, .. } = ended.taken;
+    // What was found there, what came in, less what was there already: however far the reading got, it is
+    // what has ended and what is left.
+    let Taken { done, dead, refused, .. } = ended.taken;
+    let done = totals.fetches_done.get() + done;
+    let dead = totals.fetches_dead.get() + dead + refused;
     let summary = Summary {
-        fetches: found + new + done + dead + refused,
-        done: totals.fetches_done.get() + done,
-        dead: totals.fetches_dead.get() + dead + refused,
+        fetches: done + dead + left,
+        done,
+        dead,
         left,
         calls: totals.calls.get(),
         refused: totals.refused.get(),
@@ -175,7 +178,8 @@ async fn watch(
     }
 }
 
-/// Reads the inputs one after the other, on a thread that may block.
+/// Reads the inputs one after the other, on a thread that may block. It is not one of the runtime's, which
+/// would wait for it at the end: standard input may stay open without a word.
 async fn read_all(
     inputs: Vec<Input>,
     plan: &Arc<Plan>,
@@ -185,7 +189,7 @@ async fn read_all(
 ) -> anyhow::Result<Taken> {
     let plan = Arc::clone(plan);
     let wait = tokio::runtime::Handle::current();
-    let reading = tokio::task::spawn_blocking(move || {
+    let read = move || {
         let mut sum = Taken::default();
         for input in inputs {
             let (name, lines) = open_input(&input)?;
@@ -198,8 +202,14 @@ async fn read_all(
             }
         }
         anyhow::Ok(sum)
-    });
-    reading.await.context("read the fetches")?
+    };
+    let (tell, told) = oneshot::channel();
+    let read = move || {
+        // Nobody listens any more once the run was told to stop.
+        let _heard = tell.send(read());
+    };
+    std::thread::Builder::new().name("intake".into()).spawn(read).context("start a thread")?;
+    told.await.context("read the fetches")?
 }
 
 fn open_input(input: &Input) -> anyhow::Result<(String, Box<dyn BufRead>)> {

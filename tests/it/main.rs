@@ -1,1 +1,23 @@
-fn main() {}
+//! The binary from outside: `tollgate` as a process, against a provider on real sockets that judges every
+//! call on arrival.
+//!
+//! One folder, one provider and one or more processes per test; nothing is shared between tests. Limits are
+//! of a second or less, so that the suite takes about a minute.
+
+#![allow(clippy::unwrap_used, reason = "all of this is a test")]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "these tests watch a process from outside, on the real clock"
+)]
+
+mod bad;
+mod claims;
+mod cli;
+mod crash;
+mod dead;
+mod rude;
+mod run;
+mod secrets;
+mod tls;
+mod util;

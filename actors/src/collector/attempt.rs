@@ -119,7 +119,11 @@ impl Attempt<'_> {
         }
         self.shard.totals.bad_answer(status);
         let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
-        let last = LastAnswer { status: Some(status), body_start: Some(body_start(answer).await) };
+        let last = LastAnswer {
+            status: Some(status),
+            body_start: Some(body_start(answer).await),
+            flaw: html.then_some(Code::HtmlInstead),
+        };
         self.permit.call_ended(Sent::Maybe);
         let reason = if html {
             format!("the answer is an HTML page where {} is expected", what(self.api.format))
@@ -140,7 +144,7 @@ impl Attempt<'_> {
 
     async fn store(&self, answer: Answer) -> Outcome {
         let Answer { status, headers, mut body } = answer;
-        let last = LastAnswer { status: Some(status), body_start: None };
+        let last = LastAnswer { status: Some(status), ..LastAnswer::default() };
         let decode = match decode_of(&headers) {
             Ok(decode) => decode,
             Err(encoding) => {
@@ -177,6 +181,7 @@ impl Attempt<'_> {
                 Err(error) => {
                     self.permit.call_ended(Sent::Maybe);
                     sink.abort().await;
+                    let last = LastAnswer { flaw: Some(Code::AnswerBroken), ..last };
                     return self.failed(&error, last);
                 }
             };
@@ -249,6 +254,7 @@ impl Attempt<'_> {
             SinkError::TooLarge { .. } => Code::BodyTooLarge,
             SinkError::Bomb { .. } => Code::BodyExpandsTooMuch,
             SinkError::Encoding { .. } => {
+                let last = LastAnswer { flaw: Some(Code::BadEncoding), ..last };
                 return Outcome::Again { kind: Again::Transient, after: None, reason, last };
             }
             SinkError::Store { source, .. } => {

@@ -75,6 +75,8 @@ pub struct LastAnswer {
     pub status: Option<u16>,
     /// Its first 2 KiB, as text.
     pub body_start: Option<String>,
+    /// What was wrong with it, where that has a code of its own: the fetch is given up for that then.
+    pub flaw: Option<Code>,
 }
 
 /// Why a fetch wants another try.

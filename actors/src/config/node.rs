@@ -12,6 +12,7 @@ use super::section::Section;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
 use crate::plan::{CollectPlan, Timeouts};
+use crate::store::BUFFER_BYTES_MIN;
 
 const MIB: u64 = 1 << 20;
 /// Bounds of `[collect]`.
@@ -89,7 +90,7 @@ pub(super) fn collect(section: Option<Section<'_>>) -> Collect {
     if let Some(n) = section.whole_in("shards", 1..=SHARDS_MAX) {
         plan.shards = n as usize;
     }
-    if let Some(bytes) = section.size("buffer_bytes_max", MIB..=BYTES_MAX) {
+    if let Some(bytes) = section.size("buffer_bytes_max", BUFFER_BYTES_MIN..=BYTES_MAX) {
         plan.buffer_bytes_max = bytes;
     }
     if let Some(bytes) = section.size("body_bytes_max", 1..=BYTES_MAX) {

@@ -22,6 +22,8 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::codes::Code;
+
 pub(crate) mod clock;
 mod database;
 mod thread;
@@ -86,6 +88,17 @@ pub enum StateError {
         /// Why.
         reason: String,
     },
+}
+
+impl StateError {
+    /// The same as a code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Locked { .. } => Code::StateLocked,
+            Self::Format { .. } => Code::StateVersion,
+            Self::Io { .. } | Self::Database { .. } => Code::StateUnreadable,
+        }
+    }
 }
 
 /// Why a call got no answer.

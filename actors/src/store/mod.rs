@@ -72,6 +72,10 @@ const FILE_PART_BYTES: usize = 1024 * 1024;
 /// included, where a share is 4 MiB.
 const STREAM_SLACK_BYTES: u64 = 2 * 1024 * 1024;
 
+/// Least budget of a store: one streamed body and one small one.
+pub const BUFFER_BYTES_MIN: u64 =
+    2 * FILE_PART_BYTES as u64 + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES;
+
 /// How an object is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {

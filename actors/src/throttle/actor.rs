@@ -595,7 +595,7 @@ impl Throttle {
                 match offer {
                     Offer::Nothing => continue,
                     Offer::Later(at) => {
-                        wait.until(at, at, || "its next try".into());
+                        self.wait_for_retry(lane.api, at, now, wait);
                         continue;
                     }
                     Offer::Fetch | Offer::Read => {}
@@ -644,6 +644,21 @@ impl Throttle {
             }
         }
         None
+    }
+
+    /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
+    /// after a 429 say, is the better reason.
+    fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
+        match self.gate.decide(&self.platform.limits, Ask { api }, now) {
+            // A stored time of a try is rounded up to its millisecond.
+            Decision::WaitUntil { at: Some(open), because }
+                if open.plus(Span::from_millis(1)) >= at =>
+            {
+                let at = open.max(at);
+                wait.until(at, at, || self.gate.name(&self.platform.limits, &because));
+            }
+            _ => wait.until(at, at, || "its next try".into()),
+        }
     }
 
     fn ask_slot(&mut self) -> Option<Slot> {
@@ -831,6 +846,10 @@ impl Throttle {
                 let now = self.now();
                 let wait = match next {
                     Next::GiveUp(code) => {
+                        let code = match (code, last.flaw) {
+                            (Code::AttemptsExhausted, Some(flaw)) => flaw,
+                            _ => code,
+                        };
                         let reason = format!("{reason}; given up after {} calls", tries.calls());
                         self.give_up(item, code, reason, last, tries, ctx);
                         return;
