@@ -89,6 +89,9 @@ def summary(log: pathlib.Path, rate: str) -> dict:
         "accounts": len(accepted),
         "account_accepted_max": most,
         "gap_min_ms": None if gap_min is None else round(gap_min * 1000),
+        # Wall time in seconds: nginx logs no other.
+        "first": first,
+        "last": last,
         "needed": needed,
         "taken": round(taken, 3),
         "share": needed / taken if taken > 0 else None,

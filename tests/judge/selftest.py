@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import json
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -20,26 +19,7 @@ import time
 import zstandard
 
 from bodies import judge_body, nginx_body
-
-HERE = pathlib.Path(__file__).parent
-
-
-class Running:
-    """A judge in a process of its own; `score` is set when the block ends."""
-
-    def __init__(self, *command):
-        self.command = [sys.executable, *map(str, command)]
-
-    def __enter__(self):
-        self.process = subprocess.Popen(self.command, cwd=HERE, stdout=subprocess.PIPE, text=True)
-        host, port = json.loads(self.process.stdout.readline())["listening"].split(":")
-        self.address = (host, int(port))
-        return self
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        self.score = json.loads(self.process.communicate(timeout=20)[0].splitlines()[-1])
-
+from running import HERE, Running, free_port
 
 def call(connection, account, request="/report?n=1"):
     connection.request("GET", request, headers={"X-Account": account})
@@ -124,16 +104,8 @@ def latency_delays_answers_and_not_stamps():
 
 
 def nginx_refuses_what_breaks_it(path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with Running("nginx.py", "--port", port, "--nginx", path, "--rate", "2r/s") as judge:
-        for _ in range(100):
-            try:
-                socket.create_connection(judge.address).close()
-                break
-            except ConnectionRefusedError:
-                time.sleep(0.05)
         connection = http.client.HTTPConnection(*judge.address)
         claim("nginx: the first passes", call(connection, "a")[0] == 200)
         claim("nginx: the second does not", call(connection, "a")[0] == 429)

@@ -86,7 +86,7 @@ impl Attempt<'_> {
             }
             Err(error) => {
                 self.permit.call_ended(sent(&error));
-                self.failed(&error, LastAnswer::default())
+                Self::failed(&error, LastAnswer::default())
             }
         }
     }
@@ -101,7 +101,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn failed(&self, error: &CallError, last: LastAnswer) -> Outcome {
+    fn failed(error: &CallError, last: LastAnswer) -> Outcome {
         let kind = match error {
             CallError::Connect(_) => Again::Unreachable,
             CallError::Late => Again::Late,
@@ -182,7 +182,7 @@ impl Attempt<'_> {
                     self.permit.call_ended(Sent::Maybe);
                     sink.abort().await;
                     let last = LastAnswer { flaw: Some(Code::AnswerBroken), ..last };
-                    return self.failed(&error, last);
+                    return Self::failed(&error, last);
                 }
             };
             if let Err(error) = written {

@@ -49,9 +49,8 @@ pub fn head(status: u16, headers: &HeaderMap, format: Format, wall: Timestamp) -
         200..=299 => Head::Good,
         429 => Head::Throttled { after },
         403 | 503 if after.is_some() => Head::Throttled { after },
-        408 | 425 => Head::Transient { after },
         501 | 505 => Head::Permanent(Code::PermanentStatus),
-        500..=599 => Head::Transient { after },
+        408 | 425 | 500..=599 => Head::Transient { after },
         300..=399 => Head::Permanent(Code::RedirectRefused),
         _ => Head::Permanent(Code::PermanentStatus),
     }

@@ -142,7 +142,7 @@ impl Context {
             baselines: RefCell::default(),
             draining: Cell::new(false),
             me: OnceCell::new(),
-            faults: Faults::default(),
+            faults: Faults,
             slots: shared.slots,
             slot_waiters: RefCell::default(),
             slot_asked: Cell::new(false),

@@ -61,9 +61,9 @@ impl Writers {
     pub(super) async fn put(&self, objects: Objects) -> Result<(), SinkError> {
         let key = objects.first().map(|(key, _)| key.clone()).unwrap_or_default();
         let (answer, answered) = oneshot::channel();
-        let gone = |_| SinkError::other(&key, "the threads that write files have ended");
-        self.jobs.send(Job { objects, answer }).map_err(|_| gone(()))?;
-        answered.await.map_err(|_| gone(()))?
+        let gone = || SinkError::other(&key, "the threads that write files have ended");
+        self.jobs.send(Job { objects, answer }).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Decision, PermitId, Sent, Span};
 use tollgate_protos::Dead;
 
@@ -198,7 +198,7 @@ impl Throttle {
         if restarted {
             self.adopt_running();
             let lanes = self.shard.queue.account_lanes(self.key.clone());
-            self.spawn(ctx, lanes, |throttle, answer, ctx| throttle.adopt_lanes(answer, ctx));
+            self.spawn(ctx, lanes, Self::adopt_lanes);
         } else {
             self.open = true;
             self.step(ctx);
@@ -563,7 +563,7 @@ impl Throttle {
                 return;
             };
             if let Some(candidate) = self.past_deadline(candidate, ctx) {
-                let Some(alone) = self.alone(&candidate) else {
+                let Ok(alone) = self.alone(&candidate) else {
                     // Another fetch like it is being tried; look again soon, let others go before.
                     let later = now.plus(Span::from(ALONE_AGAIN));
                     self.lanes[place].parked.push(Candidate { not_before: later, ..candidate });
@@ -670,11 +670,14 @@ impl Throttle {
         slot
     }
 
-    fn alone(&self, candidate: &Candidate) -> Option<Option<OwnedSemaphorePermit>> {
+    fn alone(
+        &self,
+        candidate: &Candidate,
+    ) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
         if candidate.tries.crashes < ALONE_FROM {
-            return Some(None);
+            return Ok(None);
         }
-        Arc::clone(&self.shard.alone).try_acquire_owned().ok().map(Some)
+        Arc::clone(&self.shard.alone).try_acquire_owned().map(Some)
     }
 
     fn past_deadline(
@@ -707,7 +710,7 @@ impl Throttle {
         let record = self.record(now);
         self.stale = !record.flying.is_empty();
         let store = self.shard.ledger.store(self.key.clone(), self.version, record.encode());
-        self.spawn(ctx, store, |throttle, answer, ctx| throttle.confirmed(answer, ctx));
+        self.spawn(ctx, store, Self::confirmed);
     }
 
     fn record(&self, now: At) -> Record {

@@ -3,6 +3,10 @@
 //! A function makes accounts of its own, so that all of them can run on one queue, one after the other or
 //! at once, and on a queue that holds other things already. Time is real: the longest waits are of some
 //! hundred milliseconds, and what must come by itself is waited for at most [`PATIENCE`].
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a back's wall clock is the machine's, and so its test's"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "the wall clock is what postponed fetches wait for")]
+
 use bytes::Bytes;
 use jiff::SignedDuration;
 use tempfile::TempDir;
