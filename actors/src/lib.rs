@@ -37,6 +37,8 @@ pub mod throttle;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
+#[cfg(test)]
+mod tests;
 
 /// Makes ring the TLS provider of this process. Called once by the binary, before the first node.
 pub fn install_tls() {

@@ -411,7 +411,7 @@ async fn start_shard(
 }
 
 /// Waits for the store to fail, tries it until it takes a body again, and says so.
-async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
+pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
     loop {
         shared.store_health.failed.notified().await;
         let since = Instant::now();

@@ -19,6 +19,8 @@ use crate::recipe::Request;
 
 pub mod classify;
 mod connect;
+#[cfg(any(test, feature = "testkit"))]
+pub mod scripted;
 pub mod wire;
 
 /// What became known about the writing of a request.

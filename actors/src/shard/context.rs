@@ -332,12 +332,14 @@ pub(crate) struct Faults;
 #[expect(clippy::unused_self, reason = "the same calls as outside tests")]
 impl Faults {
     pub(crate) fn collector(&self, item: &Item) {
+        crate::testkit::point("attempt", &item.id);
         if let Some(faults) = crate::testkit::faults() {
             faults.collector(&item.id);
         }
     }
 
     pub(crate) fn throttle(&self, account: &crate::ids::AccountKey) {
+        crate::testkit::point("step", account.account.as_str());
         if let Some(faults) = crate::testkit::faults() {
             faults.throttle(account.account.as_str());
         }

@@ -562,6 +562,8 @@ impl Throttle {
                 self.slot = Some(slot);
                 return;
             };
+            // Only now: a lane that was chosen and found no slot has not had its turn.
+            self.turn = place + 1;
             if let Some(candidate) = self.past_deadline(candidate, ctx) {
                 let Ok(alone) = self.alone(&candidate) else {
                     // Another fetch like it is being tried; look again soon, let others go before.
@@ -602,10 +604,7 @@ impl Throttle {
                 }
                 let ask = Ask { api: lane.api };
                 match self.gate.decide(&self.platform.limits, ask, now) {
-                    Decision::Go if offer == Offer::Fetch => {
-                        self.turn = place + 1;
-                        return Some(place);
-                    }
+                    Decision::Go if offer == Offer::Fetch => return Some(place),
                     Decision::Go => {
                         // Reading is what this lane waits for: read more at a time.
                         if !lane.loading {

@@ -66,7 +66,9 @@ pub(crate) fn next(
             if tries.unreachable >= UNREACHABLE_MAX {
                 return Next::GiveUp(Code::AttemptsExhausted);
             }
-            Next::HoldAndRetry(wait(u32::from(in_a_row), UNREACHABLE_WAIT_MAX))
+            // The account's count is lost when it rests, the fetch's own is not.
+            let failures = in_a_row.max(tries.unreachable);
+            Next::HoldAndRetry(wait(u32::from(failures), UNREACHABLE_WAIT_MAX))
         }
         Again::Crashed => {
             tries.crashes = tries.crashes.saturating_add(1);

@@ -1,0 +1,165 @@
+//! A brute-force judge of when calls may go, written without the gate: it looks at every millisecond of a
+//! run and counts.
+
+use std::time::Duration;
+
+use super::{Rig, account_of, api_of};
+use crate::http::scripted::Seen;
+
+/// How a limit counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rule {
+    /// So many milliseconds between two calls.
+    Every(u64),
+    /// So many calls in so many milliseconds.
+    Max(usize, u64),
+    /// So many calls in flight.
+    Concurrent(usize),
+}
+
+/// A limit as the test knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) rule: Rule,
+    pub(super) per_api: bool,
+    /// In milliseconds; nothing: only the answer tells.
+    pub(super) guard: Option<u64>,
+}
+
+impl Limit {
+    pub(super) fn new(rule: Rule) -> Self {
+        Self { rule, per_api: false, guard: Some(25) }
+    }
+
+    /// The limit in the configuration's words.
+    pub(super) fn toml(self, name: &str) -> String {
+        let per = if self.per_api { r#"["account", "api"]"# } else { r#"["account"]"# };
+        let guard = match self.guard {
+            Some(guard) => format!(r#", guard = "{guard}ms""#),
+            None => r#", guard = "never""#.to_owned(),
+        };
+        match self.rule {
+            Rule::Every(gap) => format!("{name} = {{ per = {per}, every = \"{gap}ms\"{guard} }}"),
+            Rule::Max(max, window) => {
+                format!("{name} = {{ per = {per}, max = {max}, in = \"{window}ms\"{guard} }}")
+            }
+            Rule::Concurrent(max) => format!("{name} = {{ per = {per}, concurrent = {max} }}"),
+        }
+    }
+
+    /// Whether a call of `api` may go at `now`, after these of its account.
+    fn allows(self, api: &str, now: u64, before: &[Call]) -> bool {
+        let mine = before.iter().filter(|call| !self.per_api || call.api == api);
+        let (max, taken) = match self.rule {
+            Rule::Every(gap) => (1, mine.filter(|call| !self.has_left(call, gap, now)).count()),
+            Rule::Max(max, window) => {
+                (max, mine.filter(|call| !self.has_left(call, window, now)).count())
+            }
+            Rule::Concurrent(max) => {
+                (max, mine.filter(|call| call.ended.is_none_or(|at| at > now)).count())
+            }
+        };
+        taken < max
+    }
+
+    /// Whether a call has left the window, as far as is known at `now`.
+    fn has_left(self, call: &Call, window: u64, now: u64) -> bool {
+        let known = |at: Option<u64>| at.filter(|at| *at <= now);
+        let by_guard = known(call.written).zip(self.guard).map(|(at, guard)| at + guard);
+        let charge = [by_guard, known(call.answered)].into_iter().flatten().min();
+        charge.is_some_and(|charge| charge + window <= now)
+    }
+}
+
+/// A call, in milliseconds since the start.
+#[derive(Debug, Clone)]
+struct Call {
+    api: String,
+    begun: u64,
+    written: Option<u64>,
+    answered: Option<u64>,
+    ended: Option<u64>,
+}
+
+impl Call {
+    fn of(rig: &Rig, seen: &Seen) -> Self {
+        let ms = |at: Option<tokio::time::Instant>| at.map(|at| rig.ms(at));
+        Self {
+            api: api_of(seen),
+            begun: rig.ms(seen.begun),
+            written: ms(seen.written),
+            answered: ms(seen.answered),
+            ended: ms(seen.ended),
+        }
+    }
+}
+
+/// Asserts that every call of an account went when it was allowed, and that in no millisecond one could have
+/// gone that did not. `apis`: how many fetches waited for each from the beginning on; each is called once.
+pub(super) fn assert_earliest(rig: &Rig, account: &str, limits: &[Limit], apis: &[(&str, usize)]) {
+    let seen = rig.wire.seen();
+    let own = seen.iter().filter(|seen| account_of(seen) == account);
+    let calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
+    assert_eq!(calls.len(), apis.iter().map(|(_, count)| count).sum::<usize>(), "each called once");
+    let mut made = 0;
+    for now in 0..=calls.last().map_or(0, |last| last.begun) {
+        while calls.get(made).is_some_and(|call| call.begun == now) {
+            let call = &calls[made];
+            for limit in limits {
+                assert!(
+                    limit.allows(&call.api, now, &calls[..made]),
+                    "{account}: call {made} at {now} ms is too early for {limit:?}: {:#?}",
+                    &calls[..=made]
+                );
+            }
+            made += 1;
+        }
+        for (api, count) in apis {
+            let left = count - calls[..made].iter().filter(|call| call.api == *api).count();
+            let allowed = limits.iter().all(|limit| limit.allows(api, now, &calls[..made]));
+            assert!(
+                left == 0 || !allowed,
+                "{account}: at {now} ms a call of {api} could go, the next came at {} ms; {limits:?}: {:#?}",
+                calls[made].begun,
+                &calls[..made]
+            );
+        }
+    }
+}
+
+/// Asserts that the provider never received more than a limit allows: taking for each call the latest moment
+/// of those that are certain (written, answered) when it leaves a window, and its beginning when it enters.
+pub(super) fn assert_never_too_many(rig: &Rig, account: &str, limit: Limit) {
+    let seen = rig.wire.seen();
+    let own = seen.iter().filter(|seen| account_of(seen) == account);
+    let calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
+    let (max, window) = match limit.rule {
+        Rule::Every(gap) => (1, gap),
+        Rule::Max(max, window) => (max, window),
+        Rule::Concurrent(max) => {
+            for (place, call) in calls.iter().enumerate() {
+                let open = calls[..place]
+                    .iter()
+                    .filter(|other| other.ended.is_none_or(|at| at > call.begun))
+                    .count();
+                assert!(open < max, "{account}: call {place} makes {} in flight", open + 1);
+            }
+            return;
+        }
+    };
+    for pair in calls.windows(max + 1) {
+        let (first, last) = (&pair[0], &pair[max]);
+        let arrived = first.written.or(first.answered).unwrap_or(first.begun);
+        assert!(
+            last.begun >= arrived + window,
+            "{account}: {} calls within {} of {window} ms: {calls:#?}",
+            max + 1,
+            last.begun.saturating_sub(arrived)
+        );
+    }
+}
+
+/// A time from a seed.
+pub(super) fn some_ms(random: &mut fastrand::Rng, most: u64) -> Duration {
+    Duration::from_millis(random.u64(0..=most))
+}

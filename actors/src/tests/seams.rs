@@ -1,0 +1,297 @@
+//! Queue and ledger that keep a log, answer late or wrong by script, and have fault points before and
+//! after each step: a panic there is one of whoever waits for the answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tollgate_protos::Dead;
+
+use crate::ids::{AccountKey, LaneKey, Seq};
+use crate::ledger::memory::MemoryLedger;
+use crate::ledger::record::Record;
+use crate::ledger::{Ledger, LedgerFuture, Stored};
+use crate::queue::memory::MemoryQueue;
+use crate::queue::{Appended, Ending, LaneCount, NewFetch, Queue, QueueFuture, Queued, Wake};
+use crate::testkit::point;
+
+/// What happened, in order.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// A record was read.
+    Loaded { account: String },
+    /// A record was stored and this was confirmed.
+    Confirmed { account: String, record: Record },
+    /// A call began.
+    Call { account: String, id: String },
+}
+
+#[derive(Debug, Default)]
+struct Logged {
+    events: Vec<(Instant, Event)>,
+    ids: HashMap<Seq, String>,
+}
+
+/// A log; clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Logged>>);
+
+impl Log {
+    pub(crate) fn push(&self, event: Event) {
+        self.0.lock().unwrap().events.push((Instant::now(), event));
+    }
+
+    pub(crate) fn name(&self, seq: Seq, id: &str) {
+        self.0.lock().unwrap().ids.insert(seq, id.to_owned());
+    }
+
+    pub(crate) fn events(&self) -> Vec<(Instant, Event)> {
+        self.0.lock().unwrap().events.clone()
+    }
+
+    /// Records of an account that were confirmed.
+    pub(crate) fn records(&self, account: &str) -> Vec<(Instant, Record)> {
+        let events = self.events();
+        let own = events.into_iter().filter_map(|(at, event)| match event {
+            Event::Confirmed { account: of, record } if of == account => Some((at, record)),
+            _ => None,
+        });
+        own.collect()
+    }
+
+    /// Asserts that before each call a record was confirmed that speaks of this very try: of a permit of
+    /// that fetch that no earlier call used up.
+    pub(crate) fn assert_recorded_before_called(&self) {
+        let logged = self.0.lock().unwrap();
+        let mut permits: HashMap<String, Vec<u64>> = HashMap::new();
+        let mut calls: HashMap<String, usize> = HashMap::new();
+        for (at, event) in &logged.events {
+            match event {
+                Event::Loaded { .. } => {}
+                Event::Confirmed { record, .. } => {
+                    for flying in &record.flying {
+                        let id = logged.ids[&flying.seq].clone();
+                        let known = permits.entry(id).or_default();
+                        if !known.contains(&flying.permit) {
+                            known.push(flying.permit);
+                        }
+                    }
+                }
+                Event::Call { id, .. } => {
+                    let calls = calls.entry(id.clone()).or_default();
+                    *calls += 1;
+                    let permits = permits.get(id).map_or(0, Vec::len);
+                    assert!(
+                        permits >= *calls,
+                        "call {calls} of {id} at {at:?}: {permits} recorded"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// How one `store` goes; each part is optional.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Turn {
+    /// The answer comes so much later than the storing.
+    pub(crate) answer_after: Duration,
+    /// Nothing is stored before this has passed.
+    pub(crate) store_after: Duration,
+}
+
+/// A ledger in memory under watch.
+#[derive(Debug, Clone)]
+pub(crate) struct WatchedLedger {
+    pub(crate) inner: MemoryLedger,
+    log: Log,
+    turns: Arc<Mutex<VecDeque<Turn>>>,
+}
+
+impl WatchedLedger {
+    pub(crate) fn new(inner: MemoryLedger, log: Log) -> Self {
+        Self { inner, log, turns: Arc::default() }
+    }
+
+    /// The next calls of `store` go so, one after the other.
+    pub(crate) fn next_stores(&self, turns: impl IntoIterator<Item = Turn>) {
+        self.turns.lock().unwrap().extend(turns);
+    }
+}
+
+impl Ledger for WatchedLedger {
+    fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>> {
+        let (inner, log) = (self.inner.clone(), self.log.clone());
+        async move {
+            let name = account.account.to_string();
+            point("before load", &name);
+            let answer = inner.load(account).await;
+            if answer.is_ok() {
+                log.push(Event::Loaded { account: name.clone() });
+            }
+            point("after load", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64> {
+        let (inner, log) = (self.inner.clone(), self.log.clone());
+        let turn = self.turns.lock().unwrap().pop_front().unwrap_or_default();
+        async move {
+            let name = account.account.to_string();
+            point("before store", &name);
+            pause(turn.store_after).await;
+            let answer = inner.store(account, expected, record.clone()).await;
+            point("after store", &name);
+            pause(turn.answer_after).await;
+            if answer.is_ok() {
+                let record = Record::decode(&record).unwrap();
+                log.push(Event::Confirmed { account: name, record });
+            }
+            answer
+        }
+        .boxed()
+    }
+}
+
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+/// A queue in memory under watch.
+#[derive(Debug, Clone)]
+pub(crate) struct WatchedQueue {
+    inner: MemoryQueue,
+    /// Answers of `first` come so much later than what they saw.
+    first_after: Arc<Mutex<Duration>>,
+    reads: Arc<Mutex<Vec<Vec<Seq>>>>,
+    /// Every ending, in order.
+    endings: Arc<Mutex<Vec<Seq>>>,
+    log: Log,
+}
+
+impl WatchedQueue {
+    pub(crate) fn new(inner: MemoryQueue, log: Log) -> Self {
+        Self {
+            inner,
+            first_after: Arc::default(),
+            reads: Arc::default(),
+            endings: Arc::default(),
+            log,
+        }
+    }
+
+    /// From now on a read answers so much later than it looked.
+    pub(crate) fn delay_reads(&self, delay: Duration) {
+        *self.first_after.lock().unwrap() = delay;
+    }
+
+    /// What each read answered.
+    pub(crate) fn reads(&self) -> Vec<Vec<Seq>> {
+        self.reads.lock().unwrap().clone()
+    }
+
+    /// Ids in the order in which they ended.
+    pub(crate) fn endings(&self) -> Vec<String> {
+        let logged = self.log.0.lock().unwrap();
+        self.endings.lock().unwrap().iter().map(|seq| logged.ids[seq].clone()).collect()
+    }
+}
+
+impl Queue for WatchedQueue {
+    fn name(&self) -> Arc<str> {
+        self.inner.name()
+    }
+
+    fn append(&self, fetches: Vec<NewFetch>) -> QueueFuture<Vec<Appended>> {
+        self.inner.append(fetches)
+    }
+
+    fn first(&self, lane: LaneKey, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Queued>> {
+        let (inner, reads) = (self.inner.clone(), self.reads.clone());
+        let delay = *self.first_after.lock().unwrap();
+        async move {
+            let name = lane.account.account.to_string();
+            point("before first", &name);
+            let answer = inner.first(lane, after, max).await;
+            if let Ok(rows) = &answer {
+                reads.lock().unwrap().push(rows.iter().map(|row| row.seq).collect());
+            }
+            pause(delay).await;
+            point("after first", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>> {
+        self.inner.lanes(after)
+    }
+
+    fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>> {
+        let inner = self.inner.clone();
+        async move {
+            let name = account.account.to_string();
+            point("before account_lanes", &name);
+            let answer = inner.account_lanes(account).await;
+            point("after account_lanes", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
+        let (inner, endings) = (self.inner.clone(), self.endings.clone());
+        async move {
+            let name = lane.account.account.to_string();
+            point("before finish", &name);
+            let answer = inner.finish(lane, seq, ending).await;
+            if answer.is_ok() {
+                endings.lock().unwrap().push(seq);
+            }
+            point("after finish", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()> {
+        let inner = self.inner.clone();
+        async move {
+            let name = lane.account.account.to_string();
+            point("before postpone", &name);
+            let answer = inner.postpone(lane, seq, until).await;
+            point("after postpone", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn postponed(&self) -> QueueFuture<u64> {
+        self.inner.postponed()
+    }
+
+    fn bury(&self, key: [u8; 16], dead: Dead) -> QueueFuture<bool> {
+        self.inner.bury(key, dead)
+    }
+
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>> {
+        self.inner.dead(after, max)
+    }
+
+    fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
+        self.inner.revive(seq, replay)
+    }
+
+    fn wakes(&self) -> mpsc::Receiver<Wake> {
+        self.inner.wakes()
+    }
+}
