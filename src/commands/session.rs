@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// Files that are open beside connections: database, objects on their way, logs.
 const FILES_BESIDE: u64 = 512;
-/// Staged uploads older than this belong to nobody.
+/// Staged uploads older than this belong to nobody, wherever they are.
 const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
 /// Where fetches come from.
@@ -75,10 +75,13 @@ pub(crate) async fn work(
             None
         }
     };
+    // With the state folder among the objects, its lock says that nobody else puts any there.
+    let alone = matches!(&plan.store.target, StoreTarget::File(root) if *root == plan.data);
+    let leftovers_older = if alone { Duration::ZERO } else { LEFTOVERS_OLDER };
     let sweep = actix_rt::spawn(async move {
         #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
         let now = std::time::SystemTime::now();
-        store.clean_leftovers(now - LEFTOVERS_OLDER).await
+        store.clean_leftovers(now - leftovers_older).await
     });
     let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
     let outcome = watch(&node, &state, reading, &stop, progress).await;

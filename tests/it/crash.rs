@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tollgate_emulator::{Emulator, Latency, Profile, ProviderLimit};
 
-use crate::util::{
-    Config, Dir, Luck, accounts, assert_none_refused, fetch, reports, wait_until,
-};
+use crate::util::{Config, Dir, Luck, accounts, assert_none_refused, fetch, reports, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -127,10 +125,8 @@ fn a_kill_without_limits_is_gone_on_from() {
 
 #[test]
 fn sigterm_ends_calls_in_flight_and_the_next_run_goes_on_without_a_second_call() {
-    let limits = vec![
-        ProviderLimit::window("pair", 2, SECOND),
-        ProviderLimit::concurrent("slots", 2),
-    ];
+    let limits =
+        vec![ProviderLimit::window("pair", 2, SECOND), ProviderLimit::concurrent("slots", 2)];
     let emulator = emulator(limits, 400);
     let config = Config::of(&emulator)
         .limit(r#"pair = { per = ["account"], max = 2, in = "1s" }"#)

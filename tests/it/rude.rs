@@ -357,8 +357,7 @@ fn connections_that_are_closed_behind_a_promise_cost_no_fetch() {
         .limit(r#"slots = { per = ["account"], concurrent = 1 }"#)
         .api("close", "path = \"rude/close\"");
     let dir = Dir::with(&config);
-    let fetches: String =
-        (0..12).map(|n| fetch("a", "close", &n.to_string(), json!({}))).collect();
+    let fetches: String = (0..12).map(|n| fetch("a", "close", &n.to_string(), json!({}))).collect();
     let ran = dir.run(&fetches).exits(0);
     assert_eq!(ran.summary().done, 12, "{ran}");
     assert_eq!(dir.collected().len(), 12);

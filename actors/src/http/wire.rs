@@ -12,6 +12,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::LocalBoxStream;
+use http::HeaderValue;
+use http::header::ACCEPT_ENCODING;
 use tokio::time::timeout;
 
 use super::connect::{CALL, ConnectNote, ConnectTimeout, TooLate, WatchConnects};
@@ -169,6 +171,9 @@ impl From<Request> for reqwest::Request {
     fn from(request: Request) -> Self {
         let mut call = Self::new(reqwest::Method::GET, request.url);
         *call.headers_mut() = request.headers;
+        // What the sink undoes; a recipe that asks for something else is followed.
+        let encodings = HeaderValue::from_static("gzip, deflate");
+        call.headers_mut().entry(ACCEPT_ENCODING).or_insert(encodings);
         call
     }
 }

@@ -799,7 +799,10 @@ impl Throttle {
     fn hear(&mut self, id: PermitId, report: Report, ctx: &mut Context<Self>) {
         let limits = Arc::clone(&self.platform.limits);
         match report {
-            Report::Written(Written::At(at)) => self.gate.written(&limits, id, at),
+            Report::Written(Written::At(at)) => {
+                self.shard.baselines.borrow_mut().written(&self.key.platform, at);
+                self.gate.written(&limits, id, at);
+            }
             Report::Written(Written::Unknown) => self.gate.unwritten(id),
             Report::Answered(at) => self.answered(id, at),
             Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
@@ -807,8 +810,8 @@ impl Throttle {
         }
     }
 
-    /// The call is charged now if not before. An answer that was slower than this api can be says that
-    /// the request may have waited at the provider: its guard is longer by that much.
+    /// The call is charged now if not before; its guard is longer by what its request may have waited at
+    /// a crowded provider.
     fn answered(&mut self, id: PermitId, at: At) {
         let limits = &self.platform.limits;
         let written = self.shard.running.borrow().get(&id).and_then(|running| running.written);
