@@ -222,7 +222,10 @@ fn objects_are_stored_as_the_configuration_says() {
         let config = Config::of(&emulator)
             .store(&format!("compression = \"{compression}\""))
             .store("fsync = true")
-            .api("report", "path = \"v1/reports/daily\"\nquery = { date = \"{date}\", rows = 300 }");
+            .api(
+                "report",
+                "path = \"v1/reports/daily\"\nquery = { date = \"{date}\", rows = 300 }",
+            );
         let dir = Dir::with(&config);
         let line = fetch("a", "report", "1", json!({ "params": { "date": "d" } }));
         dir.run(&line).exits(0);
@@ -264,7 +267,8 @@ fn a_manifest_says_what_was_ordered_and_what_came() {
 #[test]
 fn keys_follow_their_template_and_the_store_its_url() {
     let emulator = emulator(Vec::new());
-    let key = r#"key = "raw/{api}/of-{platform}/{params.date|upper}/{account}/{id}/page-{page}.{ext}""#;
+    let key =
+        r#"key = "raw/{api}/of-{platform}/{params.date|upper}/{account}/{id}/page-{page}.{ext}""#;
     let config = Config::of(&emulator).store(r#"url = "file:objects""#).store(key).report();
     let dir = Dir::with(&config);
     dir.run(&fetch("a", "report", "1", json!({ "params": { "date": "jan" } }))).exits(0);
@@ -292,9 +296,10 @@ fn a_store_in_memory_leaves_nothing_behind() {
 #[test]
 fn a_body_of_many_pieces_is_stored_whole() {
     let emulator = emulator(Vec::new());
-    let config = Config::of(&emulator)
-        .collect("buffer_bytes_max = \"5MiB\"")
-        .api("big", "path = \"rude/big\"\nquery = { bytes = \"{bytes}\", chunked = \"{chunked}\" }");
+    let config = Config::of(&emulator).collect("buffer_bytes_max = \"5MiB\"").api(
+        "big",
+        "path = \"rude/big\"\nquery = { bytes = \"{bytes}\", chunked = \"{chunked}\" }",
+    );
     let dir = Dir::with(&config);
     let fetches: String = [(1_u64, 0), (65_536, 1), (5_000_000, 0), (5_000_001, 1), (9_999_999, 0)]
         .map(|(bytes, chunked)| {
@@ -319,7 +324,8 @@ fn a_body_larger_than_allowed_is_dead_and_leaves_no_file() {
         .collect("body_bytes_max = \"100kB\"")
         .api("big", "path = \"rude/big\"\nquery = { bytes = \"{bytes}\", chunked = 1 }");
     let dir = Dir::with(&config);
-    let of = |bytes: u32| fetch("a", "big", &bytes.to_string(), json!({ "params": { "bytes": bytes } }));
+    let of =
+        |bytes: u32| fetch("a", "big", &bytes.to_string(), json!({ "params": { "bytes": bytes } }));
     let ran = dir.run(&(of(100_001) + &of(100_000) + &of(3_000_000))).exits(1);
     assert_eq!((ran.summary().done, ran.summary().dead, ran.summary().calls), (1, 2, 3), "{ran}");
     let dead = dir.dead();
