@@ -36,8 +36,8 @@ fn bad_lines() -> Vec<(&'static str, Vec<u8>)> {
         ("TG0101", b"{\"platform\":\"p\"".to_vec()),
         ("TG0101", b"{} {}".to_vec()),
         ("TG0101", "[".repeat(10_000).into_bytes()),
-        ("TG0104", b"[1, 2]".to_vec()),
-        ("TG0104", b"null".to_vec()),
+        ("TG0101", b"[1, 2]".to_vec()),
+        ("TG0101", b"null".to_vec()),
         ("TG0116", b"{\"platform\":\"p\",\"account\":\"\xff\xfe\"}".to_vec()),
         ("TG0102", format!("{{\"id\":\"{}\"}}", "x".repeat(2 << 20)).into_bytes()),
         ("TG0102", date(json!("x".repeat(300_000)))),
@@ -70,7 +70,6 @@ fn bad_lines() -> Vec<(&'static str, Vec<u8>)> {
         ("TG0119", of(json!({ "api": "header", "params": { "value": "a\u{0}b" } }))),
         ("TG0119", of(json!({ "account": "a\nX-Account: b" }))),
         ("TG0120", date(json!("x".repeat(20_000)))),
-        ("TG0121", date(json!(17))).clone(),
     ]
 }
 
@@ -87,9 +86,7 @@ fn config(emulator: &Emulator) -> Config {
 fn bad_lines_die_of_their_code_and_nothing_behind_them_waits() {
     let emulator = by_header();
     let dir = Dir::with(&config(&emulator));
-    let mut bad = bad_lines();
-    // `date` of 17 is a good fetch; it stands for those between the bad ones.
-    bad.pop();
+    let bad = bad_lines();
     let good = |n: usize| {
         let id = format!("good_{n}");
         fetch(&format!("act_{}", n % 7), "report", &id, json!({ "params": { "date": n } }))
@@ -163,7 +160,6 @@ fn carries_exactly(emulator: &Emulator, config: &Config, accounts: &[String], en
         .iter()
         .map(|account| fetch(account, "report", "1", json!({ "params": { "date": account } })))
         .collect();
-    let before = dir.files("..").len();
     let ran = dir.run(&fetches).exits(0);
     assert_eq!(ran.summary().calls, accounts.len() as u64, "{ran}");
 
@@ -199,7 +195,6 @@ fn carries_exactly(emulator: &Emulator, config: &Config, accounts: &[String], en
         .filter(|file| !file.starts_with("data/"))
         .collect();
     assert_eq!(outside, ["fetches.jsonl", "tollgate.toml"]);
-    assert!(before < usize::MAX);
 
     // Each is found again under its own name.
     for account in accounts.iter().filter(|account| !account.contains('\0')) {
