@@ -196,6 +196,17 @@ impl Dir {
         found
     }
 
+    /// Removes what killed processes left of files that were not whole yet, which no object store lists as
+    /// objects (`KEY#1`), and answers how many those were.
+    pub(crate) fn remove_half_written(&self) -> usize {
+        let files = self.files("data");
+        let halves = files.iter().filter(|file| {
+            let number = file.rsplit_once('#').map(|(_, number)| number);
+            number.is_some_and(|number| number.parse::<u32>().is_ok())
+        });
+        halves.map(|file| std::fs::remove_file(self.path(file)).unwrap()).count()
+    }
+
     /// What was collected below `data`, by account, api and id. Checks on the way that every file belongs
     /// to exactly one manifest, and that each manifest tells the truth about its objects.
     pub(crate) fn collected(&self) -> BTreeMap<(String, String, String), Collected> {
@@ -454,11 +465,11 @@ impl std::fmt::Display for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (out, err) = (self.out(), self.err());
         // The end tells more than the beginning.
-        let skip = err.lines().count().saturating_sub(60);
+        let skip = err.lines().count().saturating_sub(25);
         let err: String = err.lines().skip(skip).map(|line| format!("  {line}\n")).collect();
         write!(
             f,
-            "{} ended with {:?} after {:.3?}\nstandard output:\n{out}\nstandard error (the last 60 lines):\n{err}",
+            "{} ended with {:?} after {:.3?}\nstandard output:\n{out}\nstandard error (the last 25 lines):\n{err}",
             self.text, self.code, self.took
         )
     }

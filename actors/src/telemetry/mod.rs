@@ -4,6 +4,9 @@
 //! drift. The table of them is in `docs/events.md`; a test compares the two. Levels: INFO for what starts,
 //! stops and is done; WARN for what was recovered from; ERROR for what somebody has to look at; DEBUG for
 //! each permit and each wait.
+//!
+//! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
+//! so that a line break or an escape sequence in an account acts on no terminal.
 
 mod totals;
 
@@ -66,7 +69,7 @@ pub(crate) fn throttle_started(account: &AccountKey) {
         event = "actor_started",
         kind = "throttle",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         "throttle actor started"
     );
 }
@@ -76,7 +79,7 @@ pub(crate) fn throttle_stopped(account: &AccountKey, waiting: u64) {
         event = "actor_stopped",
         kind = "throttle",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         waiting,
         "throttle actor rests"
     );
@@ -88,7 +91,7 @@ pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart
             event = "actor_died",
             kind = "throttle",
             platform = %account.platform,
-            account = %account.account,
+            account = account.account.as_str(),
             code = %Code::ThrottleDied,
             reason,
             deaths = restart.deaths,
@@ -100,7 +103,7 @@ pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart
             event = "actor_died",
             kind = "throttle",
             platform = %account.platform,
-            account = %account.account,
+            account = account.account.as_str(),
             reason,
             deaths = restart.deaths,
             restart_in_ms = ms(restart.after),
@@ -114,7 +117,7 @@ pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
         event = "actor_restarted",
         kind = "throttle",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         running,
         "throttle actor restarted"
     );
@@ -150,9 +153,9 @@ pub(crate) fn permit(account: &AccountKey, item: &Item, call: u32) {
     tracing::debug!(
         event = "permit",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         api = %item.lane.api,
-        fetch_id = %item.id,
+        fetch_id = item.id.as_str(),
         seq = item.seq.0,
         call,
         "permit"
@@ -169,7 +172,7 @@ pub(crate) fn waiting(
     tracing::debug!(
         event = "waiting",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         because,
         until = until.map(|at| tracing::field::display(clock.wall_at(at))),
         "waiting"
@@ -180,7 +183,7 @@ pub(crate) fn hold(account: &AccountKey, kind: Again, wait: Duration) {
     tracing::warn!(
         event = "hold",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         because = kind.as_str(),
         wait_ms = ms(wait),
         "account held"
@@ -202,9 +205,9 @@ pub(crate) fn attempt_failed(
     tracing::warn!(
         event = "attempt_failed",
         platform = %item.lane.account.platform,
-        account = %item.lane.account.account,
+        account = item.lane.account.account.as_str(),
         api = %item.lane.api,
-        fetch_id = %item.id,
+        fetch_id = item.id.as_str(),
         seq = item.seq.0,
         outcome = kind.as_str(),
         http_status = last.status,
@@ -219,9 +222,9 @@ pub(crate) fn fetch_done(item: &Item, bytes: u64, calls: u32) {
     tracing::info!(
         event = "fetch_done",
         platform = %item.lane.account.platform,
-        account = %item.lane.account.account,
+        account = item.lane.account.account.as_str(),
         api = %item.lane.api,
-        fetch_id = %item.id,
+        fetch_id = item.id.as_str(),
         seq = item.seq.0,
         bytes,
         calls,
@@ -233,9 +236,9 @@ pub(crate) fn fetch_dead(item: &Item, code: Code, reason: &str) {
     tracing::warn!(
         event = "fetch_dead",
         platform = %item.lane.account.platform,
-        account = %item.lane.account.account,
+        account = item.lane.account.account.as_str(),
         api = %item.lane.api,
-        fetch_id = %item.id,
+        fetch_id = item.id.as_str(),
         seq = item.seq.0,
         code = %code,
         reason,
@@ -253,7 +256,7 @@ pub fn lane_unknown(lane: &LaneKey, waiting: u64) {
     tracing::warn!(
         event = "lane_unknown",
         platform = %lane.account.platform,
-        account = %lane.account.account,
+        account = lane.account.account.as_str(),
         api = %lane.api,
         waiting,
         "fetches wait for an api that this configuration does not have"
@@ -264,7 +267,7 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
     tracing::warn!(
         event = "ledger_away",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         code = %Code::LedgerUnavailable,
         reason = %error,
         "the ledger did not confirm, no permit is given without it"
@@ -275,7 +278,7 @@ pub(crate) fn ledger_unreadable(account: &AccountKey, reason: &str, shut: Span) 
     tracing::error!(
         event = "ledger_unreadable",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         code = %Code::LedgerUnreadable,
         reason,
         shut_ms = shut.0 / 1000,
@@ -287,7 +290,7 @@ pub(crate) fn ledger_note(account: &AccountKey, note: &str) {
     tracing::warn!(
         event = "ledger_note",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         note,
         "the account's ledger and the configuration differ"
     );
@@ -297,7 +300,7 @@ pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
     tracing::warn!(
         event = "queue_away",
         platform = %account.platform,
-        account = %account.account,
+        account = account.account.as_str(),
         code = %Code::QueueUnavailable,
         reason = %error,
         "the queue does not answer, trying again"
