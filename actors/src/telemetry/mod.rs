@@ -5,6 +5,8 @@
 //! stops and is done; WARN for what was recovered from; ERROR for what somebody has to look at; DEBUG for
 //! each permit and each wait.
 
+#[cfg(test)]
+mod tests;
 mod totals;
 
 pub use totals::{Count, LimitUse, Summary, Totals};
@@ -315,6 +317,29 @@ pub(crate) fn store_away(reason: &str) {
 
 pub(crate) fn store_back(away: Duration) {
     tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");
+}
+
+/// The embedded database takes nothing any more, until it is opened anew.
+pub(crate) fn state_failed(reason: &str) {
+    tracing::error!(
+        event = "state_failed",
+        code = %Code::StateUnreadable,
+        reason,
+        "the state folder takes nothing any more"
+    );
+}
+
+pub(crate) fn postponed_unreadable(reason: &str) {
+    tracing::warn!(
+        event = "postponed_unreadable",
+        reason,
+        "postponed fetches cannot be read, trying again"
+    );
+}
+
+/// Something panicked on this thread; what its supervisor does about it follows.
+pub(crate) fn panicked(reason: &str, place: &str) {
+    tracing::error!(event = "panicked", reason, place, "panicked");
 }
 
 /// The wall clock moved against the monotonic one.
