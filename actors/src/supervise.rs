@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tollgate_gate::{At, Span};
 
+use crate::telemetry;
+
 /// Rest after the first death.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest rest while within bounds.
@@ -119,7 +121,7 @@ pub fn keep_panics() {
             .unwrap_or_else(|| "a panic without a message".to_owned());
         let place =
             panic.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
-        tracing::error!(event = "panicked", reason = %text, place = %place, "panicked");
+        telemetry::panicked(&text, &place);
         LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{text} ({place})")));
     }));
 }

@@ -207,7 +207,7 @@ impl Thread {
             // fjall takes no write after a failed one, and what was written may or may not be found at
             // the next opening. What is known in memory may be ahead of it, so reads end too.
             let reason: Arc<str> = sentence(&error).into();
-            tracing::error!(%reason, "state failed");
+            crate::telemetry::state_failed(&reason);
             self.shared.failed.get_or_init(|| reason.clone());
             Failure::Unsure(reason)
         });

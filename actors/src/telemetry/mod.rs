@@ -8,6 +8,8 @@
 //! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
 //! so that a line break or an escape sequence in an account acts on no terminal.
 
+#[cfg(test)]
+mod tests;
 mod totals;
 
 pub use totals::{Count, LimitUse, Summary, Totals};
@@ -318,6 +320,29 @@ pub(crate) fn store_away(reason: &str) {
 
 pub(crate) fn store_back(away: Duration) {
     tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");
+}
+
+/// The embedded database takes nothing any more, until it is opened anew.
+pub(crate) fn state_failed(reason: &str) {
+    tracing::error!(
+        event = "state_failed",
+        code = %Code::StateUnreadable,
+        reason,
+        "the state folder takes nothing any more"
+    );
+}
+
+pub(crate) fn postponed_unreadable(reason: &str) {
+    tracing::warn!(
+        event = "postponed_unreadable",
+        reason,
+        "postponed fetches cannot be read, trying again"
+    );
+}
+
+/// Something panicked on this thread; what its supervisor does about it follows.
+pub(crate) fn panicked(reason: &str, place: &str) {
+    tracing::error!(event = "panicked", reason, place, "panicked");
 }
 
 /// The wall clock moved against the monotonic one.

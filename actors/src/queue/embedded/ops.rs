@@ -249,7 +249,7 @@ pub(crate) fn bring_back(turn: &mut Turn<'_>) {
     }
     if let Err(failure) = try_bring_back(turn) {
         // Tried again a second later; nothing is lost meanwhile.
-        tracing::warn!(?failure, "postponed fetches cannot be read");
+        crate::telemetry::postponed_unreadable(&format!("{failure:?}"));
         turn.index.retry_ms = turn.now_ms + 1000;
     }
 }

@@ -1,0 +1,150 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::collector::Again;
+
+/// One event as it is written or as it is documented: name, level, and fields in order. A field whose value
+/// is a literal is `name=value`.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event {
+    name: String,
+    level: String,
+    fields: BTreeSet<String>,
+}
+
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+const SOURCE: &str = include_str!("mod.rs");
+const PAGE: &str = include_str!("../../../docs/events.md");
+
+/// The events of a source file: each call of a `tracing` macro.
+fn written(source: &str) -> Vec<Event> {
+    let mut events = Vec::new();
+    for call in source.split("tracing::").skip(1) {
+        let Some((level, rest)) = call.split_once("!(") else { continue };
+        if LEVELS.contains(&level) {
+            events.push(event(level, arguments(rest)));
+        }
+    }
+    events
+}
+
+/// What stands between the commas up to the closing parenthesis.
+fn arguments(text: &str) -> Vec<String> {
+    let mut arguments = vec![String::new()];
+    let (mut depth, mut quoted) = (0, false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted && depth == 0 => break,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if c == ',' && depth == 0 && !quoted {
+            arguments.push(String::new());
+        } else {
+            arguments.last_mut().unwrap().push(c);
+        }
+    }
+    arguments.iter().map(|argument| argument.trim().to_owned()).collect()
+}
+
+fn event(level: &str, arguments: Vec<String>) -> Event {
+    let mut name = None;
+    let mut fields = BTreeSet::new();
+    for argument in arguments {
+        match argument.split_once(" = ") {
+            Some(("event", value)) => name = Some(value.trim_matches('"').to_owned()),
+            Some((field, value)) if value.starts_with('"') => {
+                fields.insert(format!("{field}={}", value.trim_matches('"')));
+            }
+            Some((field, _)) => {
+                fields.insert(field.to_owned());
+            }
+            // The message, or the comma behind it.
+            None if argument.starts_with('"') || argument.is_empty() => {}
+            None => {
+                fields.insert(argument.trim_start_matches(['%', '?']).to_owned());
+            }
+        }
+    }
+    let name = name.unwrap_or_else(|| panic!("a log line without `event`: {fields:?}"));
+    Event { name, level: level.to_uppercase(), fields }
+}
+
+/// The rows of the table in a Markdown page.
+fn documented(page: &str) -> Vec<Event> {
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        assert_eq!(cells.len(), 5, "{row}");
+        Event {
+            name: cells[0].trim_matches('`').to_owned(),
+            level: cells[1].to_owned(),
+            fields: cells[2].split_whitespace().map(|f| f.trim_matches('`').to_owned()).collect(),
+        }
+    })
+    .collect()
+}
+
+#[test]
+fn the_page_has_every_event_with_its_level_and_fields_and_no_other() {
+    let (mut written, mut documented) = (written(SOURCE), documented(PAGE));
+    written.sort();
+    documented.sort();
+    assert!(written.len() > 25, "only {} log lines were found", written.len());
+    for event in &written {
+        assert!(documented.contains(event), "docs/events.md lacks {event:?}");
+    }
+    for event in &documented {
+        assert!(written.contains(event), "nothing writes {event:?} of docs/events.md");
+    }
+    assert_eq!(written, documented, "one of them is there twice");
+}
+
+#[test]
+fn a_log_line_is_read_with_its_fields() {
+    let line = r#"
+        tracing::warn!(
+            event = "hold",
+            kind = "x",
+            because = f(a, "b, c"),
+            wait_ms,
+            code = %Code::A,
+            ?reason,
+            "held, for now"
+        );"#;
+    let fields = ["kind=x", "because", "wait_ms", "code", "reason"].map(str::to_owned).into();
+    let event = Event { name: "hold".into(), level: "WARN".into(), fields };
+    assert_eq!(written(line), [event]);
+}
+
+#[test]
+fn the_page_names_every_outcome_of_an_attempt() {
+    use Again::{Crashed, Late, StoreAway, Throttled, Transient, Unreachable};
+    for outcome in [Transient, Throttled, Unreachable, StoreAway, Late, Crashed] {
+        assert!(PAGE.contains(&format!("`{}`", outcome.as_str())), "{}", outcome.as_str());
+    }
+}
+
+#[test]
+fn nothing_is_logged_but_by_this_module() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if !path.ends_with("telemetry") {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                files += 1;
+                let text = std::fs::read_to_string(&path).unwrap();
+                let logs = LEVELS.iter().any(|level| text.contains(&format!("tracing::{level}!")));
+                assert!(!logs, "{} logs by itself", path.display());
+            }
+        }
+    }
+    assert!(files > 50, "only {files} files were found");
+}
