@@ -80,6 +80,8 @@ struct Flight {
     item: Rc<Item>,
     tries: Tries,
     lane: usize,
+    /// When the gate let it through; long ago where that is not known any more.
+    decided_at: At,
     /// Held by a fetch that must be tried alone.
     _alone: Option<OwnedSemaphorePermit>,
 }
@@ -115,6 +117,8 @@ pub struct Throttle {
     timer: Option<(At, SpawnHandle)>,
     throttled_in_a_row: u8,
     unreachable_in_a_row: u8,
+    /// When the last refusal came that was counted in a row.
+    refused_at: Option<At>,
     handled: u64,
     usage: Usage,
     because: Option<Box<str>>,
@@ -158,6 +162,7 @@ impl Throttle {
             timer: None,
             throttled_in_a_row: 0,
             unreachable_in_a_row: 0,
+            refused_at: None,
             handled: 0,
             usage: Usage::default(),
             because: None,
@@ -261,7 +266,8 @@ impl Throttle {
         };
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
-            self.flights.insert(id, Flight { item, tries, lane, _alone: None });
+            let flight = Flight { item, tries, lane, decided_at: At::MIN, _alone: None };
+            self.flights.insert(id, flight);
         }
     }
 
@@ -758,7 +764,8 @@ impl Throttle {
         self.usage.call(&self.platform.limits, api, at);
         let Candidate { item, tries, .. } = candidate;
         telemetry::permit(&self.key, &item, tries.calls() + 1);
-        let flight = Flight { item: Rc::clone(&item), tries, lane, _alone: alone };
+        let carried = Rc::clone(&item);
+        let flight = Flight { item: carried, tries, lane, decided_at: at, _alone: alone };
         self.flights.insert(id, flight);
         let platform = Arc::clone(&self.platform);
         self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
@@ -786,7 +793,7 @@ impl Throttle {
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
         let Some(flight) = self.flights.remove(&id) else { return };
-        let Flight { item, mut tries, lane, _alone } = flight;
+        let Flight { item, mut tries, lane, decided_at, _alone } = flight;
         match outcome {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;
@@ -801,7 +808,7 @@ impl Throttle {
                 self.give_up(item, code, reason, last, tries, ctx);
             }
             Outcome::Again { kind, after, reason, last } => {
-                let in_a_row = self.count_in_a_row(kind);
+                let in_a_row = self.count_in_a_row(kind, decided_at);
                 let attempts_max = self.shard.plan.collect.attempts_max;
                 let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
                 telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
@@ -826,22 +833,23 @@ impl Throttle {
         }
     }
 
-    fn count_in_a_row(&mut self, kind: Again) -> u8 {
+    /// Refusals of calls that were in flight together count as one: none of them knew of the others.
+    fn count_in_a_row(&mut self, kind: Again, decided_at: At) -> u8 {
         let reached = !matches!(kind, Again::Unreachable | Again::Late | Again::Crashed);
         if reached {
             self.unreachable_in_a_row = 0;
         }
-        match kind {
-            Again::Throttled => {
-                self.throttled_in_a_row = self.throttled_in_a_row.saturating_add(1);
-                self.throttled_in_a_row
-            }
-            Again::Unreachable => {
-                self.unreachable_in_a_row = self.unreachable_in_a_row.saturating_add(1);
-                self.unreachable_in_a_row
-            }
-            _ => 1,
+        let count = match kind {
+            Again::Throttled => &mut self.throttled_in_a_row,
+            Again::Unreachable => &mut self.unreachable_in_a_row,
+            _ => return 1,
+        };
+        let together = self.refused_at.is_some_and(|at| decided_at <= at);
+        if *count == 0 || !together {
+            *count = count.saturating_add(1);
+            self.refused_at = Some(self.shard.clock.now());
         }
+        *count
     }
 
     fn give_up(
