@@ -733,20 +733,17 @@ impl Throttle {
         match answer {
             Ok(version) => {
                 self.version = version;
-                for decided in batch {
-                    if now > decided.at.plus(Span::from(USE_WITHIN)) {
-                        self.spend(decided, now);
-                    } else {
-                        self.give(decided);
-                    }
+                let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
+                let (late, good) = batch.into_iter().partition(lapsed);
+                self.spend(late, now);
+                for decided in good {
+                    self.give(decided);
                 }
                 self.step(ctx);
             }
             Err(LedgerError::Unavailable(reason)) => {
                 telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
-                for decided in batch {
-                    self.spend(decided, now);
-                }
+                self.spend(batch, now);
                 ctx.run_later(SEAM_AGAIN, Self::look_again);
                 self.show();
             }
@@ -771,10 +768,13 @@ impl Throttle {
         self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
     }
 
-    /// A permit that lapsed before its use: its quota is spent, its fetch waits on.
-    fn spend(&mut self, decided: Decided, now: At) {
-        self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
-        self.lanes[decided.lane].put_back(decided.candidate);
+    /// Permits that lapsed before their use: their quota is spent, their fetches wait on.
+    fn spend(&mut self, batch: Vec<Decided>, now: At) {
+        // Each is put before the others: the last one first keeps their order.
+        for decided in batch.into_iter().rev() {
+            self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
+            self.lanes[decided.lane].put_back(decided.candidate);
+        }
     }
 
     // --- What attempts tell.
