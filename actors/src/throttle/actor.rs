@@ -275,7 +275,10 @@ impl Throttle {
         match answer {
             Ok(lanes) => {
                 for LaneCount { lane, waiting } in lanes {
-                    self.note(&Found { lane, count: waiting, all: true });
+                    // As a node does: what waits for an api that is not configured goes on waiting.
+                    if self.platform.api(lane.api.as_str()).is_some() {
+                        self.note(&Found { lane, count: waiting, all: true });
+                    }
                 }
                 self.open = true;
                 telemetry::throttle_restarted(&self.key, self.flights.len());
