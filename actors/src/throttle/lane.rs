@@ -91,6 +91,8 @@ impl Lane {
             self.cursor = None;
         } else {
             self.unseen = 0;
+            // Whatever is noted later may lie before the cursor again.
+            self.from_start = false;
         }
     }
 
