@@ -390,9 +390,9 @@ impl Throttle {
         let max = lane.ahead;
         let first = self.shard.queue.first(lane.key.clone(), lane.cursor, max);
         self.spawn(ctx, first, move |throttle, answer, ctx| {
-            throttle.lanes[place].loading = false;
+            let ended = throttle.lanes[place].loaded();
             match answer {
-                Ok(rows) => throttle.take_in(place, &rows, ctx),
+                Ok(rows) => throttle.take_in(place, &rows, &ended, ctx),
                 Err(error) => {
                     telemetry::queue_away(&throttle.key, &error);
                     ctx.run_later(SEAM_AGAIN, Self::look_again);
@@ -407,7 +407,8 @@ impl Throttle {
         self.step(ctx);
     }
 
-    fn take_in(&mut self, place: usize, rows: &[Queued], ctx: &mut Context<Self>) {
+    /// `ended` are fetches that left the queue while it was read: they may be among the rows.
+    fn take_in(&mut self, place: usize, rows: &[Queued], ended: &[Seq], ctx: &mut Context<Self>) {
         if rows.is_empty() {
             self.lanes[place].read_nothing();
             return;
@@ -415,7 +416,7 @@ impl Throttle {
         let now = self.now();
         for row in rows {
             self.lanes[place].cursor = Some(row.seq);
-            if !self.has(row.seq) {
+            if !self.has(row.seq) && !ended.contains(&row.seq) {
                 let lane = &mut self.lanes[place];
                 lane.unseen = lane.unseen.saturating_sub(1);
                 lane.from_start = false;
@@ -487,6 +488,7 @@ impl Throttle {
         self.spawn(ctx, look, move |throttle, stored, ctx| {
             throttle.ending.retain(|ending| *ending != seq);
             if stored.is_some() {
+                throttle.lanes[place].ended(seq);
                 throttle.shard.totals.finished_earlier();
             } else {
                 throttle.lanes[place].parked.push(candidate);
@@ -801,6 +803,7 @@ impl Throttle {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
+                self.lanes[lane].ended(item.seq);
                 self.shard.totals.done(bytes, objects);
                 telemetry::fetch_done(&item, bytes, tries.calls() + 1);
             }
@@ -880,12 +883,14 @@ impl Throttle {
             died_at: self.shard.clock.wall(),
         };
         let shard = Rc::clone(&self.shard);
+        let place = self.lane(&item.lane);
         let finish = async move {
             let ending = Ending::Dead(Box::new(dead));
             finish_until_confirmed(&shard, &item, ending).await;
         };
         self.spawn(ctx, finish, move |throttle, (), ctx| {
             throttle.ending.retain(|ending| *ending != seq);
+            throttle.lanes[place].ended(seq);
             throttle.shard.totals.dead();
             throttle.step(ctx);
         });
