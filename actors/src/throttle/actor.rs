@@ -501,13 +501,17 @@ impl Throttle {
         let Some(until) = item.fetch.not_before else { return };
         let seq = item.seq;
         self.ending.push(seq);
-        let postpone = self.shard.queue.postpone(item.lane.clone(), seq, until);
-        self.spawn(ctx, postpone, move |throttle, answer, ctx| {
-            throttle.ending.retain(|ending| *ending != seq);
-            if let Err(error) = answer {
-                telemetry::queue_away(&throttle.key, &error);
-                ctx.run_later(SEAM_AGAIN, Self::look_again);
+        let shard = Rc::clone(&self.shard);
+        let lane = item.lane.clone();
+        let postpone = async move {
+            // As often as it takes: until then it is in its lane, and the cursor is behind it.
+            while let Err(error) = shard.queue.postpone(lane.clone(), seq, until).await {
+                telemetry::queue_away(&lane.account, &error);
+                tokio::time::sleep(SEAM_AGAIN).await;
             }
+        };
+        self.spawn(ctx, postpone, move |throttle, (), ctx| {
+            throttle.ending.retain(|ending| *ending != seq);
             throttle.step(ctx);
         });
     }
