@@ -19,12 +19,14 @@ fn by_header() -> Emulator {
 /// A line that is no fetch that may be called, and the code it dies of.
 fn bad_lines() -> Vec<(&'static str, Vec<u8>)> {
     let of = |more: Value| {
-        let mut fetch = json!({ "platform": "p", "account": "a", "api": "report", "params": { "date": "d" } });
+        let mut fetch =
+            json!({ "platform": "p", "account": "a", "api": "report", "params": { "date": "d" } });
         fetch.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         fetch.to_string().into_bytes()
     };
     let without = |field: &str| {
-        let mut fetch = json!({ "platform": "p", "account": "a", "api": "report", "params": { "date": "d" } });
+        let mut fetch =
+            json!({ "platform": "p", "account": "a", "api": "report", "params": { "date": "d" } });
         fetch.as_object_mut().unwrap().remove(field);
         fetch.to_string().into_bytes()
     };
@@ -59,8 +61,14 @@ fn bad_lines() -> Vec<(&'static str, Vec<u8>)> {
         ("TG0111", date(json!({ "from": 1 }))),
         ("TG0112", of(json!({ "params": { "date": "d", "dta": 1 } }))),
         ("TG0113", of(json!({ "api": "hosted", "params": { "host": "evil.example" } }))),
-        ("TG0113", of(json!({ "api": "hosted", "params": { "host": "127.0.0.1:1@evil.example" } }))),
-        ("TG0114", of(json!({ "not_before": "2026-02-02T00:00:00Z", "deadline": "2026-02-01T00:00:00Z" }))),
+        (
+            "TG0113",
+            of(json!({ "api": "hosted", "params": { "host": "127.0.0.1:1@evil.example" } })),
+        ),
+        (
+            "TG0114",
+            of(json!({ "not_before": "2026-02-02T00:00:00Z", "deadline": "2026-02-01T00:00:00Z" })),
+        ),
         ("TG0115", of(json!({ "fresh_for": "10m" }))),
         ("TG0117", of(json!({ "labels": labels }))),
         ("TG0118", of(json!({ "api": "path", "params": { "part": ".." } }))),
@@ -139,10 +147,41 @@ fn bad_lines_die_of_their_code_and_nothing_behind_them_waits() {
 /// Accounts that are strange and allowed.
 fn strange_accounts() -> Vec<String> {
     let mut strange: Vec<String> = [
-        "../../x", "..", ".", "a.b", "*", ">", "🦀🦀", "광고주 계정", "a/b", "a\\b", "a b", "%2e%2e%2f",
-        "a%2Eb", "act_1?x=1&y=2#z", "C:\\x", "~root", "$HOME", "`id`", "'; drop table--", "com.shop.app",
-        "123-456-7890", "state", "_manifest.json", "NUL", "A", "a", "é", "e\u{301}", "a:b", "{account}",
-        "a~0123456789abcdef0123456789abcdef", "-", "--help", "act_1.high", "x#1",
+        "../../x",
+        "..",
+        ".",
+        "a.b",
+        "*",
+        ">",
+        "🦀🦀",
+        "광고주 계정",
+        "a/b",
+        "a\\b",
+        "a b",
+        "%2e%2e%2f",
+        "a%2Eb",
+        "act_1?x=1&y=2#z",
+        "C:\\x",
+        "~root",
+        "$HOME",
+        "`id`",
+        "'; drop table--",
+        "com.shop.app",
+        "123-456-7890",
+        "state",
+        "_manifest.json",
+        "NUL",
+        "A",
+        "a",
+        "é",
+        "e\u{301}",
+        "a:b",
+        "{account}",
+        "a~0123456789abcdef0123456789abcdef",
+        "-",
+        "--help",
+        "act_1.high",
+        "x#1",
     ]
     .map(String::from)
     .to_vec();
@@ -179,7 +218,10 @@ fn carries_exactly(emulator: &Emulator, config: &Config, accounts: &[String], en
         let key = &one.manifest.done.objects[0].key;
         let parts: Vec<&str> = key.split('/').collect();
         assert_eq!(parts.len(), 6, "{key}");
-        assert_eq!((parts[0], parts[1], parts[4], parts[5]), ("p", "report", "1", "00001.json.zst"));
+        assert_eq!(
+            (parts[0], parts[1], parts[4], parts[5]),
+            ("p", "report", "1", "00001.json.zst")
+        );
         assert!(parts[2] != "." && parts[2] != ".." && parts[2].len() <= 200, "{key}");
         assert!(folders.insert(parts[2].to_owned()), "{account} shares its folder");
         let calls = emulator.calls();
@@ -208,7 +250,12 @@ fn carries_exactly(emulator: &Emulator, config: &Config, accounts: &[String], en
 #[test]
 fn strange_accounts_are_carried_exactly_in_a_header() {
     let emulator = by_header();
-    carries_exactly(&emulator, &Config::of(&emulator).report(), &strange_accounts(), "/v1/reports/daily");
+    carries_exactly(
+        &emulator,
+        &Config::of(&emulator).report(),
+        &strange_accounts(),
+        "/v1/reports/daily",
+    );
 }
 
 #[test]
@@ -220,7 +267,9 @@ fn strange_accounts_are_carried_exactly_in_a_query() {
     );
     let mut accounts = strange_accounts();
     // A query can carry what a header cannot.
-    accounts.extend(["a\r\nb", "a\u{0}b", "a\tb", "\u{7f}", "\u{1b}[31m", " a ", "a\u{a0}"].map(String::from));
+    accounts.extend(
+        ["a\r\nb", "a\u{0}b", "a\tb", "\u{7f}", "\u{1b}[31m", " a ", "a\u{a0}"].map(String::from),
+    );
     carries_exactly(&emulator, &config, &accounts, "/v1/reports/daily");
 }
 

@@ -140,9 +140,8 @@ fn never_more_calls_are_open_than_allowed() {
         ..Profile::default()
     })
     .unwrap();
-    let config = Config::of(&emulator)
-        .limit(r#"slots = { per = ["account"], concurrent = 3 }"#)
-        .report();
+    let config =
+        Config::of(&emulator).limit(r#"slots = { per = ["account"], concurrent = 3 }"#).report();
     let dir = Dir::with(&config);
     dir.run(&reports(&accounts("act", 10), 30)).exits(0);
     let score = emulator.score();

@@ -80,7 +80,8 @@ fn check_lists_every_mistake_at_once_with_code_key_and_line() {
     let ran = dir.tollgate(&["check", "--json"]).run().exits(2);
     let json = ran.json();
     assert_eq!(json["ok"], false);
-    let line_of = |start: &str| ALL_WRONG.lines().position(|line| line.starts_with(start)).unwrap() + 1;
+    let line_of =
+        |start: &str| ALL_WRONG.lines().position(|line| line.starts_with(start)).unwrap() + 1;
     let wanted = [
         ("TG0003", "node.dta", "dta"),
         ("TG0016", "store.url", "url"),
@@ -146,7 +147,8 @@ fn the_environment_goes_over_the_file() {
     let dir = Dir::with(&Config::of(&emulator).collect("concurrency = 3").report());
     let out = dir.tollgate(&["check"]).run().exits(0).out();
     assert!(out.contains("at most 3 calls in flight"), "{out}");
-    let over = |value: &str| dir.tollgate(&["check"]).env("TOLLGATE__COLLECT__CONCURRENCY", value).run();
+    let over =
+        |value: &str| dir.tollgate(&["check"]).env("TOLLGATE__COLLECT__CONCURRENCY", value).run();
     assert!(over("7").exits(0).out().contains("at most 7 calls in flight"));
     over("none").exits(2).says("the environment").says("collect.concurrency");
     let ran = dir.tollgate(&["check"]).env("TOLLGATE__COLECT__CONCURRENCY", "7").run();
@@ -188,7 +190,14 @@ fn help_is_no_failure_and_what_is_not_understood_is() {
     for command in ["demo", "run", "init", "check", "status", "dead", "explain"] {
         assert!(help.contains(&format!("  {command} ")), "{command} is not in\n{help}");
     }
-    for args in [&[][..], &["rnu"], &["run", "--jsno"], &["dead"], &["dead", "drop"], &["status", "--most", "x"]] {
+    for args in [
+        &[][..],
+        &["rnu"],
+        &["run", "--jsno"],
+        &["dead"],
+        &["dead", "drop"],
+        &["status", "--most", "x"],
+    ] {
         let ran = dir.tollgate(args).run().exits(2);
         assert!(ran.out().is_empty() && !ran.err().is_empty(), "{ran}");
     }
@@ -272,7 +281,10 @@ fn a_name_with_control_characters_cannot_act_on_the_terminal() {
     .unwrap();
     let config = Config::at(&emulator.base_url())
         .limit(r#"hourly = { per = ["account"], every = "1h" }"#)
-        .api("report", "path = \"v1/reports/x\"\nquery = { account = \"{account}\", date = \"{date}\" }");
+        .api(
+            "report",
+            "path = \"v1/reports/x\"\nquery = { account = \"{account}\", date = \"{date}\" }",
+        );
     let dir = Dir::with(&config);
     let lines = reports(&["\u{1b}[31mred\r\n".into()], 2) + "\u{1b}[31m no fetch\n";
     dir.write("fetches.jsonl", lines);
@@ -298,7 +310,11 @@ fn colour_is_for_terminals_and_not_for_those_who_want_none() {
     let on_terminal = |no_colour: Option<&str>| {
         let mut command = Command::new("python3");
         command
-            .args(["-c", "import pty, sys; pty.spawn(sys.argv[1:])", env!("CARGO_BIN_EXE_tollgate")])
+            .args([
+                "-c",
+                "import pty, sys; pty.spawn(sys.argv[1:])",
+                env!("CARGO_BIN_EXE_tollgate"),
+            ])
             .args(["run", "fetches.jsonl", "--log-level", "info"])
             .current_dir(dir.path("."))
             .env("TERM", "xterm")
@@ -323,7 +339,15 @@ fn a_reader_that_goes_away_is_no_failure() {
     let emulator = emulator();
     let dir = Dir::with(&Config::of(&emulator).report());
     dir.run(&"no fetch\n".repeat(1)).exits(1);
-    for args in [&["explain"][..], &["explain", "TG0001"], &["check"], &["dead", "list"], &["status"], &["init", "-"], &["--help"]] {
+    for args in [
+        &["explain"][..],
+        &["explain", "TG0001"],
+        &["check"],
+        &["dead", "list"],
+        &["status"],
+        &["init", "-"],
+        &["--help"],
+    ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
             .args(args)
             .current_dir(dir.path("."))
@@ -378,12 +402,24 @@ fn logs_nobody_reads_stop_nothing() {
 #[test]
 fn the_demo_refuses_nothing_and_says_so() {
     let dir = Dir::empty();
-    let ran = dir.tollgate(&["demo", "--accounts", "20", "--fetches", "8", "--json"]).run().exits(0);
+    let ran =
+        dir.tollgate(&["demo", "--accounts", "20", "--fetches", "8", "--json"]).run().exits(0);
     let json = ran.json();
-    for (name, wanted) in [("fetches", 160), ("done", 160), ("dead", 0), ("left", 0), ("calls", 160), ("refused", 0), ("objects", 160)] {
+    for (name, wanted) in [
+        ("fetches", 160),
+        ("done", 160),
+        ("dead", 0),
+        ("left", 0),
+        ("calls", 160),
+        ("refused", 0),
+        ("objects", 160),
+    ] {
         assert_eq!(json[name], wanted, "{name}\n{ran}");
     }
-    assert_eq!(json["emulator"], json!({ "calls": 160, "refused": 0, "share": json["emulator"]["share"] }));
+    assert_eq!(
+        json["emulator"],
+        json!({ "calls": 160, "refused": 0, "share": json["emulator"]["share"] })
+    );
     assert!(json["emulator"]["share"].as_f64().unwrap() > 0.5, "{ran}");
     assert_eq!(dir.files("tollgate-data").iter().filter(|f| f.ends_with(".json.zst")).count(), 160);
     // A second one works as well, in words.

@@ -111,7 +111,8 @@ fn many_dead_letters_are_listed_in_pages() {
     let list = |args: &[&str]| {
         let args = [&["dead", "list", "--json"], args].concat();
         let out = dir.tollgate(&args).run().exits(0).out();
-        let seq = |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
+        let seq =
+            |line: &str| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap();
         out.lines().map(seq).collect::<Vec<u64>>()
     };
     let all = list(&["--most", "1000"]);
@@ -132,7 +133,10 @@ fn a_running_node_is_asked_through_its_socket() {
     let emulator = emulator(vec![ProviderLimit::gap("gap", every)]);
     let config = Config::of(&emulator)
         .report()
-        .api("once", "path = \"rude/flaky\"\nlimits.own = { per = [\"account\"], max = 9, in = \"1s\" }")
+        .api(
+            "once",
+            "path = \"rude/flaky\"\nlimits.own = { per = [\"account\"], max = 9, in = \"1s\" }",
+        )
         .limit(r#"gap = { per = ["account"], every = "400ms" }"#)
         .collect("attempts_max = 1");
     let dir = Dir::with(&config);

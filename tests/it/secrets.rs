@@ -108,8 +108,15 @@ fn a_run_with_all_its_traces_shows_no_secret_and_logs_events_in_json() {
     }
     let named: BTreeSet<&str> = events.iter().filter_map(|event| event["event"].as_str()).collect();
     for name in [
-        "node_started", "actor_started", "permit", "hold", "attempt_failed", "fetch_done",
-        "fetch_dead", "drain_started", "drained",
+        "node_started",
+        "actor_started",
+        "permit",
+        "hold",
+        "attempt_failed",
+        "fetch_done",
+        "fetch_dead",
+        "drain_started",
+        "drained",
     ] {
         assert!(named.contains(name), "no event {name} among {named:?}");
     }
@@ -117,10 +124,15 @@ fn a_run_with_all_its_traces_shows_no_secret_and_logs_events_in_json() {
         for field in ["platform", "account", "api", "fetch_id"] {
             assert!(event[field].is_string(), "{field} is missing in {event}");
         }
-        assert!(event["bytes"].is_u64() && event["calls"].is_u64() && event["seq"].is_u64(), "{event}");
+        assert!(
+            event["bytes"].is_u64() && event["calls"].is_u64() && event["seq"].is_u64(),
+            "{event}"
+        );
     }
     let deaths = events.iter().filter(|event| event["event"] == "fetch_dead");
-    assert!(deaths.clone().all(|event| event["code"].as_str().is_some_and(|c| c.starts_with("TG"))));
+    assert!(
+        deaths.clone().all(|event| event["code"].as_str().is_some_and(|c| c.starts_with("TG")))
+    );
     assert_eq!(deaths.count(), 14);
 }
 

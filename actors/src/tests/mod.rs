@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep};
 use tollgate_gate::At;
 
 use crate::clock::Clock;
+use crate::http::CallError;
 use crate::http::scripted::{Reply, Scripted, Seen};
 use crate::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use crate::ledger::memory::MemoryLedger;
@@ -233,7 +234,7 @@ impl Rig {
                 self.look().await,
                 self.calls(),
             );
-            sleep(Duration::from_millis(10)).await;
+            sleep((within / 5000).clamp(ms(10), secs(1))).await;
         }
         let left = self.queue.lanes(None).await.unwrap();
         assert!(left.is_empty(), "counted as ended but still in the queue: {left:?}");

@@ -80,6 +80,8 @@ struct Flight {
     item: Rc<Item>,
     tries: Tries,
     lane: usize,
+    /// When the gate let it through; long ago where that is not known any more.
+    decided_at: At,
     /// Held by a fetch that must be tried alone.
     _alone: Option<OwnedSemaphorePermit>,
 }
@@ -116,6 +118,8 @@ pub struct Throttle {
     timer: Option<(At, SpawnHandle)>,
     throttled_in_a_row: u8,
     unreachable_in_a_row: u8,
+    /// When the last refusal came that was counted in a row.
+    refused_at: Option<At>,
     handled: u64,
     usage: Usage,
     because: Option<Box<str>>,
@@ -160,6 +164,7 @@ impl Throttle {
             timer: None,
             throttled_in_a_row: 0,
             unreachable_in_a_row: 0,
+            refused_at: None,
             handled: 0,
             usage: Usage::default(),
             because: None,
@@ -263,7 +268,8 @@ impl Throttle {
         };
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
-            self.flights.insert(id, Flight { item, tries, lane, _alone: None });
+            let flight = Flight { item, tries, lane, decided_at: At::MIN, _alone: None };
+            self.flights.insert(id, flight);
         }
     }
 
@@ -271,7 +277,10 @@ impl Throttle {
         match answer {
             Ok(lanes) => {
                 for LaneCount { lane, waiting } in lanes {
-                    self.note(&Found { lane, count: waiting, all: true });
+                    // As a node does: what waits for an api that is not configured goes on waiting.
+                    if self.platform.api(lane.api.as_str()).is_some() {
+                        self.note(&Found { lane, count: waiting, all: true });
+                    }
                 }
                 self.open = true;
                 telemetry::throttle_restarted(&self.key, self.flights.len());
@@ -383,9 +392,9 @@ impl Throttle {
         let max = lane.ahead;
         let first = self.shard.queue.first(lane.key.clone(), lane.cursor, max);
         self.spawn(ctx, first, move |throttle, answer, ctx| {
-            throttle.lanes[place].loading = false;
+            let ended = throttle.lanes[place].loaded();
             match answer {
-                Ok(rows) => throttle.take_in(place, &rows, ctx),
+                Ok(rows) => throttle.take_in(place, &rows, &ended, ctx),
                 Err(error) => {
                     telemetry::queue_away(&throttle.key, &error);
                     ctx.run_later(SEAM_AGAIN, Self::look_again);
@@ -400,7 +409,8 @@ impl Throttle {
         self.step(ctx);
     }
 
-    fn take_in(&mut self, place: usize, rows: &[Queued], ctx: &mut Context<Self>) {
+    /// `ended` are fetches that left the queue while it was read: they may be among the rows.
+    fn take_in(&mut self, place: usize, rows: &[Queued], ended: &[Seq], ctx: &mut Context<Self>) {
         if !self.open {
             // Read ahead of the record, which knows their earlier tries: read again after it.
             return;
@@ -412,7 +422,7 @@ impl Throttle {
         let now = self.now();
         for row in rows {
             self.lanes[place].cursor = Some(row.seq);
-            if !self.has(row.seq) {
+            if !self.has(row.seq) && !ended.contains(&row.seq) {
                 let lane = &mut self.lanes[place];
                 lane.unseen = lane.unseen.saturating_sub(1);
                 lane.from_start = false;
@@ -484,6 +494,7 @@ impl Throttle {
         self.spawn(ctx, look, move |throttle, stored, ctx| {
             throttle.ending.retain(|ending| *ending != seq);
             if stored.is_some() {
+                throttle.lanes[place].ended(seq);
                 throttle.shard.totals.finished_earlier();
             } else {
                 throttle.lanes[place].parked.push(candidate);
@@ -496,13 +507,17 @@ impl Throttle {
         let Some(until) = item.fetch.not_before else { return };
         let seq = item.seq;
         self.ending.push(seq);
-        let postpone = self.shard.queue.postpone(item.lane.clone(), seq, until);
-        self.spawn(ctx, postpone, move |throttle, answer, ctx| {
-            throttle.ending.retain(|ending| *ending != seq);
-            if let Err(error) = answer {
-                telemetry::queue_away(&throttle.key, &error);
-                ctx.run_later(SEAM_AGAIN, Self::look_again);
+        let shard = Rc::clone(&self.shard);
+        let lane = item.lane.clone();
+        let postpone = async move {
+            // As often as it takes: until then it is in its lane, and the cursor is behind it.
+            while let Err(error) = shard.queue.postpone(lane.clone(), seq, until).await {
+                telemetry::queue_away(&lane.account, &error);
+                tokio::time::sleep(SEAM_AGAIN).await;
             }
+        };
+        self.spawn(ctx, postpone, move |throttle, (), ctx| {
+            throttle.ending.retain(|ending| *ending != seq);
             throttle.step(ctx);
         });
     }
@@ -751,20 +766,17 @@ impl Throttle {
         match answer {
             Ok(version) => {
                 self.version = version;
-                for decided in batch {
-                    if now > decided.at.plus(Span::from(USE_WITHIN)) {
-                        self.spend(decided, now);
-                    } else {
-                        self.give(decided);
-                    }
+                let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
+                let (late, good) = batch.into_iter().partition(lapsed);
+                self.spend(late, now);
+                for decided in good {
+                    self.give(decided);
                 }
                 self.step(ctx);
             }
             Err(LedgerError::Unavailable(reason)) => {
                 telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
-                for decided in batch {
-                    self.spend(decided, now);
-                }
+                self.spend(batch, now);
                 ctx.run_later(SEAM_AGAIN, Self::look_again);
                 self.show();
             }
@@ -782,16 +794,20 @@ impl Throttle {
         self.usage.call(&self.platform.limits, api, at);
         let Candidate { item, tries, .. } = candidate;
         telemetry::permit(&self.key, &item, tries.calls() + 1);
-        let flight = Flight { item: Rc::clone(&item), tries, lane, _alone: alone };
+        let carried = Rc::clone(&item);
+        let flight = Flight { item: carried, tries, lane, decided_at: at, _alone: alone };
         self.flights.insert(id, flight);
         let platform = Arc::clone(&self.platform);
         self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
     }
 
-    /// A permit that lapsed before its use: its quota is spent, its fetch waits on.
-    fn spend(&mut self, decided: Decided, now: At) {
-        self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
-        self.lanes[decided.lane].put_back(decided.candidate);
+    /// Permits that lapsed before their use: their quota is spent, their fetches wait on.
+    fn spend(&mut self, batch: Vec<Decided>, now: At) {
+        // Each is put before the others: the last one first keeps their order.
+        for decided in batch.into_iter().rev() {
+            self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
+            self.lanes[decided.lane].put_back(decided.candidate);
+        }
     }
 
     // --- What attempts tell.
@@ -829,11 +845,12 @@ impl Throttle {
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
         let Some(flight) = self.flights.remove(&id) else { return };
-        let Flight { item, mut tries, lane, _alone } = flight;
+        let Flight { item, mut tries, lane, decided_at, _alone } = flight;
         match outcome {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
+                self.lanes[lane].ended(item.seq);
                 self.shard.totals.done(bytes, objects);
                 telemetry::fetch_done(&item, bytes, tries.calls() + 1);
             }
@@ -844,7 +861,7 @@ impl Throttle {
                 self.give_up(item, code, reason, last, tries, ctx);
             }
             Outcome::Again { kind, after, reason, last } => {
-                let in_a_row = self.count_in_a_row(kind);
+                let in_a_row = self.count_in_a_row(kind, decided_at);
                 let attempts_max = self.shard.plan.collect.attempts_max;
                 let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
                 telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
@@ -873,22 +890,23 @@ impl Throttle {
         }
     }
 
-    fn count_in_a_row(&mut self, kind: Again) -> u8 {
+    /// Refusals of calls that were in flight together count as one: none of them knew of the others.
+    fn count_in_a_row(&mut self, kind: Again, decided_at: At) -> u8 {
         let reached = !matches!(kind, Again::Unreachable | Again::Late | Again::Crashed);
         if reached {
             self.unreachable_in_a_row = 0;
         }
-        match kind {
-            Again::Throttled => {
-                self.throttled_in_a_row = self.throttled_in_a_row.saturating_add(1);
-                self.throttled_in_a_row
-            }
-            Again::Unreachable => {
-                self.unreachable_in_a_row = self.unreachable_in_a_row.saturating_add(1);
-                self.unreachable_in_a_row
-            }
-            _ => 1,
+        let count = match kind {
+            Again::Throttled => &mut self.throttled_in_a_row,
+            Again::Unreachable => &mut self.unreachable_in_a_row,
+            _ => return 1,
+        };
+        let together = self.refused_at.is_some_and(|at| decided_at <= at);
+        if *count == 0 || !together {
+            *count = count.saturating_add(1);
+            self.refused_at = Some(self.shard.clock.now());
         }
+        *count
     }
 
     fn give_up(
@@ -916,12 +934,14 @@ impl Throttle {
             died_at: self.shard.clock.wall(),
         };
         let shard = Rc::clone(&self.shard);
+        let place = self.lane(&item.lane);
         let finish = async move {
             let ending = Ending::Dead(Box::new(dead));
             finish_until_confirmed(&shard, &item, ending).await;
         };
         self.spawn(ctx, finish, move |throttle, (), ctx| {
             throttle.ending.retain(|ending| *ending != seq);
+            throttle.lanes[place].ended(seq);
             throttle.shard.totals.dead();
             throttle.step(ctx);
         });

@@ -39,6 +39,8 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<Seq>,
     /// A read is under way.
     pub(crate) loading: bool,
+    /// Fetches that ended since that read began: it may have seen them.
+    ended: Vec<Seq>,
     /// The reads since the cursor was last nothing have found nothing new: at the end of them it is
     /// certain that nothing is left.
     pub(crate) from_start: bool,
@@ -71,6 +73,7 @@ impl Lane {
             unseen: 0,
             cursor: None,
             loading: false,
+            ended: Vec::new(),
             from_start: true,
             noted: false,
             ahead: 1,
@@ -91,7 +94,22 @@ impl Lane {
             self.cursor = None;
         } else {
             self.unseen = 0;
+            // Whatever is noted later may lie before the cursor again.
+            self.from_start = false;
         }
+    }
+
+    /// A fetch has left the queue.
+    pub(crate) fn ended(&mut self, seq: Seq) {
+        if self.loading {
+            self.ended.push(seq);
+        }
+    }
+
+    /// A read has come back: which of the fetches it saw may have ended since.
+    pub(crate) fn loaded(&mut self) -> Vec<Seq> {
+        self.loading = false;
+        std::mem::take(&mut self.ended)
     }
 
     /// Fetches that wait here, as far as is known.
