@@ -224,30 +224,6 @@ fn stopping_closes_connections_and_keeps_the_score() {
     assert_eq!(emulator.score().calls, 1);
 }
 
-#[test]
-#[ignore = "a measurement: cargo test --release -p tollgate-emulator -- --ignored"]
-fn takes_20_000_calls_a_second() {
-    const CLIENTS: u32 = 8;
-    const CALLS: u32 = 10_000;
-    let limits = vec![ProviderLimit::window("w", 1_000_000, SECOND)];
-    let emulator = Emulator::start(Profile { limits, ..Profile::default() }).unwrap();
-    let started = Instant::now();
-    thread::scope(|scope| {
-        for n in 0..CLIENTS {
-            let addr = emulator.addr();
-            scope.spawn(move || {
-                let mut client = Client::connect(addr);
-                for _ in 0..CALLS {
-                    let got = client.get(&format!("act_{n}"), "/v1/reports/k?date=2026-01-01");
-                    assert_eq!(got.unwrap().status, 200);
-                }
-            });
-        }
-    });
-    let a_second = f64::from(CLIENTS * CALLS) / started.elapsed().as_secs_f64();
-    assert!(a_second > 20_000.0, "{a_second:.0} calls a second");
-}
-
 /// Waits for what must come soon.
 fn until(mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + 10 * SECOND;

@@ -199,34 +199,3 @@ fn a_key_that_cannot_be_is_refused_before_any_call() {
     assert_eq!(fetch("{}"), Err(Code::MissingParameter));
     assert_eq!(fetch(r#"{"day":""}"#), Err(Code::KeyRefused));
 }
-
-/// Prints what a fetch costs: `cargo test --release -p tollgate-actors costs -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn costs_of_a_small_fetch() {
-    let plan = plan(APIS);
-    let (platform, api) = first(&plan);
-    let account = Account::new("act_1").unwrap();
-    let params = map(json!({"since": "2026-11-19"}));
-    let context = FetchContext { account: &account, id: "f1", params: &params };
-    let measure = |name: &str, work: &dyn Fn()| {
-        let start = tokio::time::Instant::now();
-        (0..100_000).for_each(|_| work());
-        println!("{name}: {:?}", start.elapsed() / 100_000);
-    };
-    measure("check_fetch", &|| drop(check_fetch(&plan, GOOD.as_bytes()).unwrap()));
-    measure("build", &|| drop(build(&platform, &api, &context).unwrap()));
-    measure("object_key", &|| {
-        let context = KeyContext {
-            platform: &platform,
-            api: &api,
-            account: &account,
-            id: "f1",
-            params: &params,
-            queued_at: jiff::Timestamp::UNIX_EPOCH,
-            page: 1,
-            ext: "json.zst",
-        };
-        drop(object_key(&plan.store, &context).unwrap());
-    });
-}
