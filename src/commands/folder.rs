@@ -1,8 +1,11 @@
 //! A data folder: its running node if it has one, else the folder itself.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::time::{Instant, sleep};
 use tollgate_actors::clock::Clock;
 use tollgate_actors::control::{self, Answer, Request, Status};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
@@ -10,10 +13,44 @@ use tollgate_actors::node::Intake;
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::embedded::EmbeddedQueue;
-use tollgate_actors::state::State;
+use tollgate_actors::state::{Options, State, StateError};
 use tollgate_actors::status;
 
-use super::{open_state, shown};
+use super::shown;
+
+/// What a node may take from its start until it answers; it reads what waits first.
+const OPENING_MAX: Duration = Duration::from_secs(10);
+/// What a question may take of a folder at rest, before a node that starts calls it in use.
+const QUESTION_MAX: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Opens the state folder to work on it, or says with a code why not. Somebody who only asks something has
+/// it for a moment; that is waited for, another node is not.
+pub(crate) async fn open_state(plan: &Plan) -> anyhow::Result<State> {
+    let path = plan.state();
+    let until = Instant::now() + QUESTION_MAX;
+    loop {
+        match State::open(&path, Options::default()) {
+            Err(StateError::Locked { .. })
+                if Instant::now() < until && !is_answered(&path).await =>
+            {
+                sleep(LOOK_AGAIN).await;
+            }
+            opened => return opened.map_err(with_code),
+        }
+    }
+}
+
+/// Whether a node works on a state folder and answers.
+async fn is_answered(state: &Path) -> bool {
+    let least = Request::Status { platform: None, account: None, most: 0 };
+    matches!(control::ask(state, &least).await, Ok(Some(_)))
+}
+
+fn with_code(error: StateError) -> anyhow::Error {
+    let code = error.code();
+    anyhow::Error::from(error).context(code)
+}
 
 /// Asks once: whoever works on the folder, or the folder.
 pub(crate) fn ask(plan: &Arc<Plan>, request: &Request) -> anyhow::Result<Answer> {
@@ -35,16 +72,24 @@ impl Folder {
     pub(crate) fn open(plan: Arc<Plan>) -> anyhow::Result<Self> {
         let runtime = actix_rt::System::new();
         let path = plan.state();
-        let most = Request::Status { platform: None, account: None, most: 0 };
-        let running = runtime.block_on(control::ask(&path, &most));
-        if matches!(running, Ok(Some(_))) {
-            return Ok(Self { runtime, plan, state: None });
-        }
         if !path.exists() {
             bail!("{} holds nothing yet: `tollgate run` has not been here", shown(&plan.data));
         }
-        let state = open_state(&plan)?;
-        Ok(Self { runtime, plan, state: Some(state) })
+        let opening = async {
+            let until = Instant::now() + OPENING_MAX;
+            while !is_answered(&path).await {
+                match State::open(&path, Options::default()) {
+                    // Another question, or a node that does not listen yet.
+                    Err(StateError::Locked { .. }) if Instant::now() < until => {
+                        sleep(LOOK_AGAIN).await;
+                    }
+                    opened => return opened.map(Some).map_err(with_code),
+                }
+            }
+            Ok(None)
+        };
+        let state = runtime.block_on(opening)?;
+        Ok(Self { runtime, plan, state })
     }
 
     pub(crate) fn ask(&mut self, request: &Request) -> anyhow::Result<Answer> {

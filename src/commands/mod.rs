@@ -15,7 +15,6 @@ use std::process::ExitCode;
 
 use tollgate_actors::config::{self, Loaded};
 use tollgate_actors::plan::Plan;
-use tollgate_actors::state::{Options, State};
 
 use crate::cli::Global;
 use crate::ui::say;
@@ -62,14 +61,6 @@ pub(crate) fn plan(global: &Global) -> Option<Plan> {
             None
         }
     }
-}
-
-/// Opens the state folder, or says with a code why not.
-pub(crate) fn open_state(plan: &Plan) -> anyhow::Result<State> {
-    State::open(&plan.state(), Options::default()).map_err(|error| {
-        let code = error.code();
-        anyhow::Error::from(error).context(code)
-    })
 }
 
 /// A path as text.

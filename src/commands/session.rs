@@ -23,7 +23,8 @@ use tollgate_actors::state::State;
 use tollgate_actors::store::Store;
 use tollgate_actors::telemetry::Summary;
 
-use super::{Exit, open_state, shown};
+use super::folder::open_state;
+use super::{Exit, shown};
 use crate::ui::{Progress, say};
 
 /// How often it is looked whether all is done, and the progress is shown.
@@ -61,7 +62,7 @@ pub(crate) async fn work(
     let stop = Stop::listen()?;
     let started = Instant::now();
     let clock = Clock::new();
-    let state = open_state(&plan)?;
+    let state = open_state(&plan).await?;
     let store = open_store(&plan)?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));

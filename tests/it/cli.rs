@@ -430,3 +430,36 @@ fn the_demo_refuses_nothing_and_says_so() {
     // Its configuration is one that works.
     dir.tollgate(&["status", "--config", "tollgate-data/demo.toml"]).run().exits(0);
 }
+
+#[test]
+fn a_question_and_a_start_at_the_same_time_are_both_answered() {
+    let emulator = emulator();
+    let dir = Dir::with(&hourly(&emulator));
+    let run = |calls: u64| {
+        let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+        wait_until("the calls", || (emulator.counts().0 == calls).then_some(()));
+        running
+    };
+    dir.write("fetches.jsonl", reports(&accounts("act", 2), 2));
+    let running = run(2);
+    running.signal("TERM");
+    running.wait().exits(3);
+    for _ in 0..5 {
+        let running = run(2);
+        let ask = || dir.tollgate(&["status", "--json"]);
+        let questions: Vec<_> = (0..6)
+            .map(|n| {
+                std::thread::sleep(Duration::from_millis(n * 7));
+                ask().start()
+            })
+            .collect();
+        for question in questions {
+            assert_eq!(question.wait().exits(0).json()["waiting"], 2);
+        }
+        wait_until("the node to answer", || {
+            (ask().run().exits(0).json()["running"] == true).then_some(())
+        });
+        running.signal("TERM");
+        running.wait().exits(3);
+    }
+}

@@ -150,10 +150,11 @@ fn every_rude_answer_ends_right_in_bounded_time_and_delays_nobody() {
     assert_eq!(body("status-204"), b"");
     assert_eq!(body("flaky"), br#"{"ok":true}"#);
 
+    let lag = Duration::from_micros(emulator.score().loop_lag_max_us);
     for account in &polite {
         let made = calls_of(&calls, account);
         let took = made[9].at - made[0].at;
-        assert!(took >= gap * 9, "{account}: {took:?}");
+        assert!(took + lag >= gap * 9, "{account}: {took:?}");
         assert!(took < gap * 9 + SECOND, "{account} was delayed: 10 calls took {took:?}");
     }
 }

@@ -48,10 +48,6 @@ impl Config {
         self
     }
 
-    pub(crate) fn node(self, line: &str) -> Self {
-        self.line("node", line)
-    }
-
     pub(crate) fn store(self, line: &str) -> Self {
         self.line("store", line)
     }
@@ -85,8 +81,7 @@ impl Config {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         let lines = |name: &str| self.sections.get(name).map(|l| l.join("\n")).unwrap_or_default();
-        let node = self.sections.get("node").map_or("data = \"data\"".into(), |l| l.join("\n"));
-        writeln!(text, "[node]\n{node}").unwrap();
+        writeln!(text, "[node]\ndata = \"data\"").unwrap();
         for section in ["store", "collect"] {
             writeln!(text, "[{section}]\n{}", lines(section)).unwrap();
         }
