@@ -106,7 +106,7 @@ fn a_fetch_of_an_api_that_was_not_declared_is_collected_once_it_is() {
 fn many_dead_letters_are_listed_in_pages() {
     let emulator = emulator(Vec::new());
     let dir = Dir::with(&Config::of(&emulator).report());
-    let lines: String = (0..250).map(|n| format!("no fetch {n}\n")).collect();
+    let lines = (0..250).map(|n| format!("no fetch {n}\n")).collect::<Vec<_>>().concat();
     dir.run(&lines).exits(1);
     let list = |args: &[&str]| {
         let args = [&["dead", "list", "--json"], args].concat();

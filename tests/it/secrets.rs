@@ -74,7 +74,7 @@ fn a_run_with_all_its_traces_shows_no_secret_and_logs_events_in_json() {
     // It was sent: the emulator saw the calls, and nothing else would have let them be made.
     assert_eq!(emulator.counts().0, ran.summary().calls);
     let secrets = [BEARER, HEADER];
-    let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
+    let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<Vec<_>>().concat();
     let listed = |text: &str| format!("{:?}", text.as_bytes()).trim_matches(['[', ']']).to_owned();
     let forms: Vec<String> = secrets
         .iter()

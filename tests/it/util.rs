@@ -461,10 +461,11 @@ impl std::fmt::Display for Ran {
         let (out, err) = (self.out(), self.err());
         // The end tells more than the beginning.
         let skip = err.lines().count().saturating_sub(25);
-        let err: String = err.lines().skip(skip).map(|line| format!("  {line}\n")).collect();
+        let err: Vec<&str> = err.lines().skip(skip).collect();
+        let err = err.join("\n  ");
         write!(
             f,
-            "{} ended with {:?} after {:.3?}\nstandard output:\n{out}\nstandard error (the last 25 lines):\n{err}",
+            "{} ended with {:?} after {:.3?}\nstandard output:\n{out}\nstandard error (the last 25 lines):\n  {err}",
             self.text, self.code, self.took
         )
     }
