@@ -7,7 +7,7 @@ use tollgate_emulator::{
     BodyShape, Emulator, Gzip, Latency, Profile, ProviderLimit, big_sha256, expected_body,
 };
 
-use crate::util::{Config, Dir, accounts, assert_none_refused, fetch, reports};
+use crate::util::{Config, Dir, accounts, assert_none_refused, fetch, reports, wait_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -377,4 +377,102 @@ fn each_api_has_its_own_limits_beside_those_of_its_platform() {
     assert_eq!(ran.summary().calls, 30, "{ran}");
     // The slow ones need 4 x 600 ms; the fast ones go between them.
     assert!(ran.took < Duration::from_secs(5), "{ran}");
+}
+
+#[test]
+fn the_share_of_a_limit_is_told_from_two_calls_on() {
+    let emulator = emulator(Vec::new());
+    let config = Config::of(&emulator)
+        .limit(r#"gap = { per = ["account"], every = "400ms" }"#)
+        .limit(r#"slots = { per = ["account"], concurrent = 2 }"#)
+        .report();
+    let dir = Dir::with(&config);
+    let summary = dir.run(&reports(&["a".into()], 2)).exits(0).summary();
+    assert_eq!(summary.limits.len(), 1, "{summary:?}");
+    assert_eq!(summary.limits[0].limit, "p.gap");
+    assert!(summary.limits[0].share > 0.5, "{summary:?}");
+    assert!(dir.run(&reports(&["b".into()], 1)).exits(0).summary().limits.is_empty());
+}
+
+#[test]
+fn a_limit_that_becomes_stricter_counts_the_calls_of_earlier_runs() {
+    let emulator = emulator(Vec::new());
+    let with = |every: &str| {
+        let limit = format!("gap = {{ per = [\"account\"], every = \"{every}\" }}");
+        Config::of(&emulator).limit(&limit).report()
+    };
+    let dir = Dir::with(&with("100ms"));
+    let accounts = accounts("act", 3);
+    dir.run(&reports(&accounts, 1)).exits(0);
+    dir.write("tollgate.toml", with("1500ms").text());
+    dir.run(&reports(&accounts, 2)).exits(0);
+    for account in &accounts {
+        let calls = emulator.calls();
+        let at: Vec<_> = calls.iter().filter(|c| *c.account == **account).map(|c| c.at).collect();
+        assert_eq!(at.len(), 2);
+        assert!(at[1] - at[0] >= Duration::from_millis(1500), "{:?}", at[1] - at[0]);
+    }
+}
+
+#[test]
+fn fetches_of_an_api_that_is_gone_wait_for_it_and_hold_up_nobody() {
+    let emulator = emulator(Vec::new());
+    let config =
+        Config::of(&emulator).limit(r#"gap = { per = ["account"], every = "900ms" }"#).report();
+    let both = config.clone().api("other", "path = \"v1/reports/other\"");
+    let dir = Dir::with(&both);
+    let lines = fetch("a", "report", "0", json!({ "params": { "date": "0" } }))
+        + &fetch("a", "other", "1", json!({}))
+        + &fetch("b", "report", "1", json!({ "params": { "date": "1" } }))
+        + &fetch("b", "other", "2", json!({}));
+    dir.write("fetches.jsonl", lines);
+    let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+    wait_until("two calls", || (emulator.counts().0 == 2).then_some(()));
+    running.signal("TERM");
+    let left = running.wait().exits(3).summary().left;
+    assert_eq!(left, 2);
+
+    let gone = |call: &tollgate_emulator::Call| call.endpoint.ends_with("other");
+    let waiting = 2 - emulator.calls().iter().filter(|call| gone(call)).count() as u64;
+    dir.write("tollgate.toml", config.text());
+    let ran = dir.tollgate(&["run", "--json"]).run();
+    if waiting > 0 {
+        let ran = ran.exits(3).says("wait for apis that this configuration does not have");
+        assert_eq!(ran.summary().left, waiting, "{ran}");
+        let status = dir.tollgate(&["status", "--json"]).run().exits(0).json();
+        assert_eq!(status["waiting"], waiting);
+        assert!(status["accounts"][0]["because"].as_str().unwrap().contains("other"), "{status}");
+    } else {
+        ran.exits(0);
+    }
+    dir.write("tollgate.toml", both.text());
+    dir.tollgate(&["run", "--json"]).run().exits(0);
+    assert_eq!((dir.collected().len(), emulator.counts().0), (4, 4));
+}
+
+#[test]
+fn a_fetch_put_aside_for_an_hour_is_kept_and_told_of() {
+    let emulator = emulator(Vec::new());
+    let dir = Dir::with(&Config::of(&emulator).report());
+    let later = jiff::Timestamp::now() + Duration::from_secs(3600);
+    let lines =
+        fetch("a", "report", "1", json!({ "params": { "date": "1" }, "not_before": later }))
+            + &fetch("a", "report", "2", json!({ "params": { "date": "2" } }));
+    dir.write("fetches.jsonl", lines);
+    let ask = || dir.tollgate(&["status", "--json"]).run();
+    for run in 0..2 {
+        let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+        wait_until("a node with one fetch put aside", || {
+            let ran = ask();
+            let status = (ran.code == Some(0)).then(|| ran.json())?;
+            let idle = status["waiting"] == 0 && status["in_flight"] == 0;
+            (status["running"] == true && idle && status["postponed"] == 1).then_some(())
+        });
+        running.signal("TERM");
+        let summary = running.wait().exits(3).summary();
+        assert_eq!((summary.done, summary.left, summary.calls), (1, 1, 1 - run));
+        assert_eq!(ask().exits(0).json()["postponed"], 1);
+    }
+    let text = dir.tollgate(&["status"]).run().exits(0).out();
+    assert!(text.contains("1 put aside until their not_before"), "{text}");
 }

@@ -553,7 +553,8 @@ impl Throttle {
         self.until = wait.at;
         self.because = wait.because;
         self.set_timer(wait.wake, ctx);
-        if self.lanes.iter().all(|lane| lane.waiting() == 0) {
+        let decided = !self.decided.is_empty() || self.writing.is_some();
+        if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
             self.remembered.clear();
             self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
         }
