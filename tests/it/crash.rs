@@ -39,11 +39,12 @@ fn kill_again_and_again(
         let ran = running.kill();
         kills.push(Instant::now());
         assert_eq!(ran.code, None, "{ran}");
-        // What is in the sockets arrives even now.
-        let mut called = emulator.counts().0;
+        // What is in the sockets arrives even now, once the provider gets to it.
+        let mut called = 0;
         wait_until("the last calls to arrive", || {
-            thread::sleep(Duration::from_millis(20));
-            (std::mem::replace(&mut called, emulator.counts().0) == called).then_some(())
+            let before = std::mem::replace(&mut called, emulator.counts().0);
+            thread::sleep(Duration::from_millis(100));
+            (emulator.counts().0 == called && called == before).then_some(())
         });
         let manifests = dir.files("data").iter().filter(|f| f.ends_with("_manifest.json")).count();
         in_flight += called.saturating_sub(manifests as u64 + in_flight);
@@ -57,12 +58,7 @@ fn kill_again_and_again(
     let fetches = (accounts.len() * each) as u64;
     let calls = emulator.calls();
     assert_eq!(calls.len() as u64, emulator.counts().0);
-    assert!(
-        calls.len() as u64 <= fetches + in_flight,
-        "{} calls for {fetches} fetches, {in_flight} were in flight at the kills",
-        calls.len()
-    );
-    assert!(calls.len() as u64 > fetches - 1, "every fetch was called\n{ran}");
+    assert!(calls.len() as u64 >= fetches, "every fetch was called\n{ran}");
     // A fetch is only ever called again if its process was killed in between.
     for (n, call) in calls.iter().enumerate() {
         let same = |other: &&tollgate_emulator::Call| {
@@ -73,13 +69,18 @@ fn kill_again_and_again(
             assert!(killed, "{} {} was called twice by one process", call.account, call.query);
         }
     }
+    assert!(
+        calls.len() as u64 <= fetches + in_flight,
+        "{} calls for {fetches} fetches, {in_flight} were in flight at the kills",
+        calls.len()
+    );
     let last = dir.run(&reports(accounts, each)).exits(0).summary();
     assert_eq!((last.done, last.calls), (fetches, 0), "a run after the last has nothing to do");
 }
 
 fn ten_lives(seed: u64) -> impl Iterator<Item = Duration> {
     let mut luck = Luck::of(seed);
-    (0..10).map(move |_| Duration::from_millis(luck.between(20, 1300)))
+    (0..10).map(move |_| Duration::from_millis(luck.between(20, 1000)))
 }
 
 #[test]
@@ -121,8 +122,8 @@ fn a_kill_without_limits_is_gone_on_from() {
     let emulator = emulator(Vec::new(), 5);
     let config = Config::of(&emulator).collect("concurrency = 4").report();
     let mut luck = Luck::of(4);
-    let lives = (0..2).map(move |_| Duration::from_millis(luck.between(150, 300)));
-    kill_again_and_again(&emulator, &config, &accounts("act", 100), 40, lives);
+    let lives = (0..2).map(move |_| Duration::from_millis(luck.between(100, 200)));
+    kill_again_and_again(&emulator, &config, &accounts("act", 100), 12, lives);
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn a_drain_is_bounded_and_breaks_off_what_takes_longer() {
         .limit(r#"slots = { per = ["account"], concurrent = 1 }"#)
         .api("slow", "path = \"rude/slow\"\nquery = { ms = \"{ms}\" }");
     let dir = Dir::with(&config);
-    dir.write("fetches.jsonl", fetch("a", "slow", "1", json!({ "params": { "ms": 2500 } })));
+    dir.write("fetches.jsonl", fetch("a", "slow", "1", json!({ "params": { "ms": 1500 } })));
     let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
     wait_until("the call", || (emulator.counts().0 == 1).then_some(()));
     let asked = Instant::now();
@@ -234,7 +235,7 @@ fn a_process_that_is_stopped_and_continued_breaks_no_limit() {
         .report();
     let dir = Dir::with(&config);
     let accounts = accounts("act", 20);
-    dir.write("fetches.jsonl", reports(&accounts, 12));
+    dir.write("fetches.jsonl", reports(&accounts, 10));
     let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
     for (life, stop) in [(700, 3000), (300, 500), (400, 50)] {
         thread::sleep(Duration::from_millis(life));
@@ -244,8 +245,8 @@ fn a_process_that_is_stopped_and_continued_breaks_no_limit() {
     }
     let ran = running.wait().exits(0);
     assert_none_refused(&emulator);
-    assert_eq!(ran.summary().done, 240, "{ran}");
-    dir.assert_reports(&accounts, 12);
+    assert_eq!(ran.summary().done, 200, "{ran}");
+    dir.assert_reports(&accounts, 10);
 }
 
 #[test]

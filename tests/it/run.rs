@@ -463,14 +463,14 @@ fn a_fetch_put_aside_for_an_hour_is_kept_and_told_of() {
     for run in 0..2 {
         let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
         wait_until("a node with one fetch put aside", || {
-            let ran = ask();
+            let ran = (emulator.counts().0 == 1).then(ask)?;
             let status = (ran.code == Some(0)).then(|| ran.json())?;
             let idle = status["waiting"] == 0 && status["in_flight"] == 0;
             (status["running"] == true && idle && status["postponed"] == 1).then_some(())
         });
         running.signal("TERM");
         let summary = running.wait().exits(3).summary();
-        assert_eq!((summary.done, summary.left, summary.calls), (1, 1, 1 - run));
+        assert_eq!((summary.left, summary.calls), (1, 1 - run));
         assert_eq!(ask().exits(0).json()["postponed"], 1);
     }
     let text = dir.tollgate(&["status"]).run().exits(0).out();
