@@ -771,6 +771,8 @@ impl Throttle {
             Err(LedgerError::Unavailable(reason)) => {
                 telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
                 self.spend(batch, now);
+                // The record before this one is still there.
+                self.stale = true;
                 ctx.run_later(SEAM_AGAIN, Self::look_again);
                 self.show();
             }
