@@ -315,6 +315,11 @@ impl Context {
         self.tell(ix, Reported { id, report });
     }
 
+    /// Attempts that are not over.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.running.borrow().values().filter(|running| running.outcome.is_none()).count()
+    }
+
     /// The store did not take a body: no new permits until it does.
     pub(crate) fn store_failed(&self, reason: &str) {
         if !self.store_health.away.swap(true, Ordering::AcqRel) {
