@@ -271,6 +271,9 @@ impl Throttle {
     fn adopt_lanes(&mut self, answer: Result<Vec<LaneCount>, QueueError>, ctx: &mut Context<Self>) {
         match answer {
             Ok(lanes) => {
+                let running = self.flights.len();
+                // First: what has ended by now is not among those that wait.
+                self.replay_running(ctx);
                 for LaneCount { lane, waiting } in lanes {
                     // As a node does: what waits for an api that is not configured goes on waiting.
                     if self.platform.api(lane.api.as_str()).is_some() {
@@ -278,8 +281,7 @@ impl Throttle {
                     }
                 }
                 self.open = true;
-                telemetry::throttle_restarted(&self.key, self.flights.len());
-                self.replay_running(ctx);
+                telemetry::throttle_restarted(&self.key, running);
                 self.step(ctx);
             }
             Err(error) => {
