@@ -31,7 +31,10 @@ fn a_drain_lets_nothing_new_through_and_waits_for_what_is_in_flight() {
         assert_eq!(before, 2 * 4, "the guard of 25 ms is charged each time");
         let (at, drained) = drain(&rig, secs(30)).await;
         assert_eq!(drained, Drained { broken_off: 0 });
-        assert!((2375..=2385).contains(&at), "the last call ended at 2375 ms, the drain at {at} ms");
+        assert!(
+            (2375..=2385).contains(&at),
+            "the last call ended at 2375 ms, the drain at {at} ms"
+        );
         assert_eq!(rig.wire.count(), before);
         assert_eq!(rig.done(), 8);
         sleep(secs(100)).await;
@@ -47,9 +50,8 @@ fn a_drain_lets_nothing_new_through_and_waits_for_what_is_in_flight() {
 #[test]
 fn a_drain_of_a_quiet_shard_ends_at_once() {
     paused(|| async {
-        let rig = Rig::start(limits(r#"gap = { per = ["account"], every = "1h" }"#), |_| {
-            Reply::ok("{}")
-        });
+        let rig =
+            Rig::start(limits(r#"gap = { per = ["account"], every = "1h" }"#), |_| Reply::ok("{}"));
         rig.put_many("x", "a", 3).await;
         rig.at(1000).await;
         assert_eq!(drain(&rig, secs(30)).await, (1000, Drained::default()));
@@ -156,9 +158,8 @@ fn limits_hold_over_a_drain_and_a_new_start() {
         let (clock, queue, ledger) =
             (rig.shared.clock.clone(), rig.queue.clone(), rig.ledger.inner.clone());
         ledger.take_over();
-        let next = Rig::start_on(limits(&limit.toml("gap")), clock, queue, ledger, |_| {
-            Reply::ok("{}")
-        });
+        let next =
+            Rig::start_on(limits(&limit.toml("gap")), clock, queue, ledger, |_| Reply::ok("{}"));
         next.shared.totals.come(1);
         next.discover().await;
         next.all_end(secs(60)).await;

@@ -57,7 +57,8 @@ fn an_account_without_work_is_forgotten_when_its_limits_have_forgotten_it() {
 #[test]
 fn an_account_without_dated_limits_is_forgotten_at_once() {
     paused(|| async {
-        let rig = Rig::start(limits(r#"s = { per = ["account"], concurrent = 2 }"#), |_| Reply::ok("{}"));
+        let rig =
+            Rig::start(limits(r#"s = { per = ["account"], concurrent = 2 }"#), |_| Reply::ok("{}"));
         rig.put_many("x", "a", 5).await;
         rig.all_end(secs(10)).await;
         sleep(ms(10)).await;
@@ -113,9 +114,10 @@ fn work_that_comes_at_any_moment_around_waking_is_not_lost() {
     for turns in (0..120).step_by(2) {
         for at in [59_980, 60_000] {
             paused(|| async move {
-                let rig = Rig::start(limits(r#"gap = { per = ["account"], every = "1m" }"#), |_| {
-                    Reply::ok("{}")
-                });
+                let rig =
+                    Rig::start(limits(r#"gap = { per = ["account"], every = "1m" }"#), |_| {
+                        Reply::ok("{}")
+                    });
                 rig.put_many("x", "a", 2).await;
                 rig.at(at).await;
                 for _ in 0..turns {
