@@ -876,7 +876,7 @@ impl Throttle {
             Again::Unreachable => &mut self.unreachable_in_a_row,
             _ => return 1,
         };
-        let together = self.refused_at.is_some_and(|at| decided_at <= at);
+        let together = self.refused_at.is_some_and(|at| decided_at < at);
         if *count == 0 || !together {
             *count = count.saturating_add(1);
             self.refused_at = Some(self.shard.clock.now());
