@@ -328,12 +328,13 @@ impl Handler<Drain> for Shard {
             let deadline = Instant::now() + drain.within;
             loop {
                 let live = shard.accounts.borrow().live;
-                if live == 0 {
+                // Also those of an account whose actor has died; it is not started again now.
+                let in_flight = shard.in_flight();
+                if live == 0 && in_flight == 0 {
                     return Drained::default();
                 }
                 if Instant::now() >= deadline {
-                    let broken_off = shard.running.borrow().len();
-                    return Drained { broken_off };
+                    return Drained { broken_off: in_flight };
                 }
                 tokio::time::sleep(DRAIN_LOOK).await;
             }

@@ -4,7 +4,7 @@
 //! and not in their throttle actor, so that a restarted one can be told of them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
 use crate::http::{Transport, Written};
+use crate::ids::Seq;
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
 use crate::plan::Plan;
@@ -108,6 +109,7 @@ pub struct Context {
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
+    leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
     slot_waiters: RefCell<VecDeque<(Ix, u64)>>,
     slot_asked: Cell<bool>,
@@ -142,7 +144,8 @@ impl Context {
             baselines: RefCell::default(),
             draining: Cell::new(false),
             me: OnceCell::new(),
-            faults: Faults,
+            faults: Faults::default(),
+            leaving: RefCell::default(),
             slots: shared.slots,
             slot_waiters: RefCell::default(),
             slot_asked: Cell::new(false),
@@ -170,6 +173,17 @@ impl Context {
         let number = self.next_incarnation.get();
         self.next_incarnation.set(number + 1);
         number
+    }
+
+    /// A fetch is on its way out of its lane: nobody tries it before that is over.
+    pub(crate) fn leave(self: &Rc<Self>, seq: Seq) -> Leaving {
+        self.leaving.borrow_mut().insert(seq);
+        Leaving { shard: Rc::clone(self), seq }
+    }
+
+    /// Whether a fetch is on its way out of its lane.
+    pub(crate) fn is_leaving(&self, seq: Seq) -> bool {
+        self.leaving.borrow().contains(&seq)
     }
 
     /// Sends something to an account's actor, if it has one.
@@ -304,12 +318,29 @@ impl Context {
         self.tell(ix, Reported { id, report });
     }
 
+    /// Attempts that are not over.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.running.borrow().values().filter(|running| running.outcome.is_none()).count()
+    }
+
     /// The store did not take a body: no new permits until it does.
     pub(crate) fn store_failed(&self, reason: &str) {
         if !self.store_health.away.swap(true, Ordering::AcqRel) {
             telemetry::store_away(reason);
         }
         self.store_health.failed.notify_one();
+    }
+}
+
+/// A fetch on its way out of its lane, dead or put aside, until this is dropped. Its actor may die meanwhile.
+pub(crate) struct Leaving {
+    shard: Rc<Context>,
+    seq: Seq,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.shard.leaving.borrow_mut().remove(&self.seq);
     }
 }
 

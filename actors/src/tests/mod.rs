@@ -229,8 +229,9 @@ impl Rig {
         while self.shared.totals.outstanding() > 0 {
             assert!(
                 Instant::now() < deadline,
-                "{} fetches have not ended after {within:?}: {:?}; calls {:?}",
+                "{} fetches have not ended after {within:?}; queue {:?}; {:?}; calls {:?}",
                 self.shared.totals.outstanding(),
+                self.queue.lanes(None).await.unwrap(),
                 self.look().await,
                 self.calls(),
             );

@@ -147,6 +147,29 @@ fn an_endless_429_ends_after_a_bounded_number_of_calls() {
 }
 
 #[test]
+fn a_retry_after_that_proves_wrong_again_and_again_is_lengthened_and_never_shortened() {
+    let times = tries(limits(""), secs(100_000), |number| match number {
+        0..12 => Reply::status(429).header("retry-after", "2"),
+        _ => Reply::ok("{}"),
+    });
+    let gaps = gaps(&times);
+    assert_eq!(gaps[..3], [2000, 2000, 2000]);
+    assert!(gaps[3..].iter().all(|gap| *gap >= 2000), "{gaps:?}");
+    assert_doubling(&gaps[6..], 8000, 300_000);
+    let whole = |after: &'static str| {
+        let times = tries(limits(""), secs(100_000), move |_| {
+            Reply::status(429).header("retry-after", after)
+        });
+        assert_eq!(times.len(), 20);
+        times[19] - times[0]
+    };
+    for after in ["0", "1"] {
+        let whole = whole(after);
+        assert!(whole > 1_800_000, "`Retry-After: {after}` ends a fetch after {whole} ms");
+    }
+}
+
+#[test]
 fn an_unreachable_provider_is_tried_a_bounded_number_of_times_and_holds_its_account() {
     paused(|| async {
         let rig = Rig::start(limits("").attempts_max(2), |seen| match account_of(seen).as_str() {

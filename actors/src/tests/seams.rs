@@ -17,7 +17,9 @@ use crate::ledger::memory::MemoryLedger;
 use crate::ledger::record::Record;
 use crate::ledger::{Ledger, LedgerFuture, Stored};
 use crate::queue::memory::MemoryQueue;
-use crate::queue::{Appended, Ending, LaneCount, NewFetch, Queue, QueueFuture, Queued, Wake};
+use crate::queue::{
+    Appended, Ending, LaneCount, NewFetch, Queue, QueueError, QueueFuture, Queued, Wake,
+};
 use crate::testkit::point;
 
 /// What happened, in order.
@@ -172,6 +174,9 @@ pub(crate) struct WatchedQueue {
     inner: MemoryQueue,
     /// Answers of `first` come so much later than what they saw.
     first_after: Arc<Mutex<Duration>>,
+    /// Answers of `finish` come so much later than what they did.
+    finish_after: Arc<Mutex<Duration>>,
+    postpones_fail: Arc<Mutex<u32>>,
     reads: Arc<Mutex<Vec<Vec<Seq>>>>,
     /// Every ending, in order.
     endings: Arc<Mutex<Vec<Seq>>>,
@@ -183,6 +188,8 @@ impl WatchedQueue {
         Self {
             inner,
             first_after: Arc::default(),
+            finish_after: Arc::default(),
+            postpones_fail: Arc::default(),
             reads: Arc::default(),
             endings: Arc::default(),
             log,
@@ -192,6 +199,16 @@ impl WatchedQueue {
     /// From now on a read answers so much later than it looked.
     pub(crate) fn delay_reads(&self, delay: Duration) {
         *self.first_after.lock().unwrap() = delay;
+    }
+
+    /// From now on an ending is confirmed so much later than it was recorded.
+    pub(crate) fn delay_endings(&self, delay: Duration) {
+        *self.finish_after.lock().unwrap() = delay;
+    }
+
+    /// The next calls of `postpone`, so many, change nothing and answer that the queue is away.
+    pub(crate) fn fail_postpones(&self, calls: u32) {
+        *self.postpones_fail.lock().unwrap() = calls;
     }
 
     /// What each read answered.
@@ -250,6 +267,8 @@ impl Queue for WatchedQueue {
 
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
         let (inner, endings) = (self.inner.clone(), self.endings.clone());
+        let delay = *self.finish_after.lock().unwrap();
+        let is_done = matches!(ending, Ending::Done(_));
         async move {
             let name = lane.account.account.to_string();
             point("before finish", &name);
@@ -257,7 +276,10 @@ impl Queue for WatchedQueue {
             if answer.is_ok() {
                 endings.lock().unwrap().push(seq);
             }
-            point("after finish", &name);
+            pause(delay).await;
+            if is_done {
+                point("after finish", &name);
+            }
             answer
         }
         .boxed()
@@ -265,9 +287,18 @@ impl Queue for WatchedQueue {
 
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()> {
         let inner = self.inner.clone();
+        let fails = {
+            let mut left = self.postpones_fail.lock().unwrap();
+            let fails = *left > 0;
+            *left = left.saturating_sub(1);
+            fails
+        };
         async move {
             let name = lane.account.account.to_string();
             point("before postpone", &name);
+            if fails {
+                return Err(QueueError::Unavailable("a test asked for this".into()));
+            }
             let answer = inner.postpone(lane, seq, until).await;
             point("after postpone", &name);
             answer

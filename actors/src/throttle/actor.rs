@@ -31,7 +31,7 @@ use crate::shard::context::{Attempt, Context as Shard};
 use crate::shard::permit::Report;
 use crate::shard::{Found, Room};
 use crate::supervise::DeathNotice;
-use crate::telemetry;
+use crate::telemetry::{self, Totals};
 
 /// Most permits covered by one record.
 const BATCH_MAX: usize = 64;
@@ -105,8 +105,6 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
-    /// Fetches being given up: in the queue still, not to be tried.
-    ending: Vec<Seq>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
     remembered: HashMap<Seq, (Tries, At, bool)>,
     decided: Vec<Decided>,
@@ -154,7 +152,6 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
-            ending: Vec::new(),
             remembered: HashMap::new(),
             decided: Vec::new(),
             writing: None,
@@ -276,6 +273,9 @@ impl Throttle {
     fn adopt_lanes(&mut self, answer: Result<Vec<LaneCount>, QueueError>, ctx: &mut Context<Self>) {
         match answer {
             Ok(lanes) => {
+                let running = self.flights.len();
+                // First: what has ended by now is not among those that wait.
+                self.replay_running(ctx);
                 for LaneCount { lane, waiting } in lanes {
                     // As a node does: what waits for an api that is not configured goes on waiting.
                     if self.platform.api(lane.api.as_str()).is_some() {
@@ -283,8 +283,7 @@ impl Throttle {
                     }
                 }
                 self.open = true;
-                telemetry::throttle_restarted(&self.key, self.flights.len());
-                self.replay_running(ctx);
+                telemetry::throttle_restarted(&self.key, running);
                 self.step(ctx);
             }
             Err(error) => {
@@ -372,7 +371,7 @@ impl Throttle {
 
     /// Whether a fetch is in hand somewhere, so that reading it again means nothing.
     fn has(&self, seq: Seq) -> bool {
-        self.ending.contains(&seq)
+        self.shard.is_leaving(seq)
             || self.flights.values().any(|flight| flight.item.seq == seq)
             || self
                 .decided
@@ -481,23 +480,44 @@ impl Throttle {
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so.
     fn look_up(&mut self, place: usize, candidate: Candidate, ctx: &mut Context<Self>) {
-        let seq = candidate.item.seq;
-        self.ending.push(seq);
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
         let look = async move {
             let done = stored_before(&shard, &item).await?;
-            let ending = Ending::Done(Box::new(done));
-            finish_until_confirmed(&shard, &item, ending).await;
-            Some(())
+            Some(Ending::Done(Box::new(done)))
         };
-        self.spawn(ctx, look, move |throttle, stored, ctx| {
-            throttle.ending.retain(|ending| *ending != seq);
-            if stored.is_some() {
+        let item = Rc::clone(&candidate.item);
+        self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
+            throttle.lanes[place].parked.push(candidate);
+        });
+    }
+
+    /// Takes a fetch out of the queue and counts it as soon as it is known how it ends; `stays` is called
+    /// if it does not. In a task of its own: the death of this actor stops and loses nothing of that.
+    fn end(
+        &mut self,
+        item: Rc<Item>,
+        how: impl Future<Output = Option<Ending>> + 'static,
+        count: fn(&Totals),
+        ctx: &mut Context<Self>,
+        stays: impl FnOnce(&mut Self) + 'static,
+    ) {
+        let seq = item.seq;
+        let place = self.lane(&item.lane);
+        let leaving = self.shard.leave(seq);
+        let shard = Rc::clone(&self.shard);
+        let end = actix_rt::spawn(async move {
+            let _leaving = leaving;
+            let ending = how.await?;
+            finish_until_confirmed(&shard, &item, ending).await;
+            count(&shard.totals);
+            Some(())
+        });
+        self.spawn(ctx, end, move |throttle, ended, ctx| {
+            if matches!(ended, Ok(Some(()))) {
                 throttle.lanes[place].ended(seq);
-                throttle.shard.totals.finished_earlier();
             } else {
-                throttle.lanes[place].parked.push(candidate);
+                stays(throttle);
             }
             throttle.step(ctx);
         });
@@ -506,7 +526,7 @@ impl Throttle {
     fn postpone(&mut self, item: &Rc<Item>, ctx: &mut Context<Self>) {
         let Some(until) = item.fetch.not_before else { return };
         let seq = item.seq;
-        self.ending.push(seq);
+        let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
         let lane = item.lane.clone();
         let postpone = async move {
@@ -517,7 +537,7 @@ impl Throttle {
             }
         };
         self.spawn(ctx, postpone, move |throttle, (), ctx| {
-            throttle.ending.retain(|ending| *ending != seq);
+            drop(leaving);
             throttle.step(ctx);
         });
     }
@@ -778,6 +798,8 @@ impl Throttle {
             Err(LedgerError::Unavailable(reason)) => {
                 telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
                 self.spend(batch, now);
+                // The record before this one is still there.
+                self.stale = true;
                 ctx.run_later(SEAM_AGAIN, Self::look_again);
                 self.show();
             }
@@ -902,7 +924,7 @@ impl Throttle {
             Again::Unreachable => &mut self.unreachable_in_a_row,
             _ => return 1,
         };
-        let together = self.refused_at.is_some_and(|at| decided_at <= at);
+        let together = self.refused_at.is_some_and(|at| decided_at < at);
         if *count == 0 || !together {
             *count = count.saturating_add(1);
             self.refused_at = Some(self.shard.clock.now());
@@ -920,10 +942,8 @@ impl Throttle {
         ctx: &mut Context<Self>,
     ) {
         telemetry::fetch_dead(&item, code, &reason);
-        let seq = item.seq;
-        self.ending.push(seq);
         let dead = Dead {
-            seq: seq.0,
+            seq: item.seq.0,
             fetch: Some(item.fetch.clone()),
             raw: None,
             source: None,
@@ -934,18 +954,9 @@ impl Throttle {
             body_start: last.body_start,
             died_at: self.shard.clock.wall(),
         };
-        let shard = Rc::clone(&self.shard);
         let place = self.lane(&item.lane);
-        let finish = async move {
-            let ending = Ending::Dead(Box::new(dead));
-            finish_until_confirmed(&shard, &item, ending).await;
-        };
-        self.spawn(ctx, finish, move |throttle, (), ctx| {
-            throttle.ending.retain(|ending| *ending != seq);
-            throttle.lanes[place].ended(seq);
-            throttle.shard.totals.dead();
-            throttle.step(ctx);
-        });
+        let how = async move { Some(Ending::Dead(Box::new(dead))) };
+        self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
     }
 
     // --- Resting.

@@ -22,6 +22,9 @@ pub(crate) const ALONE_FROM: u8 = 2;
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// Refusals in a row for which Retry-After alone is believed. Beyond them the holds double in any case: some
+/// providers say "in a second" for an hour.
+const BELIEVED: u8 = 3;
 /// Longest wait for a provider that cannot be reached.
 const UNREACHABLE_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -59,7 +62,11 @@ pub(crate) fn next(
             if tries.throttled >= THROTTLED_MAX {
                 return Next::GiveUp(Code::AttemptsExhausted);
             }
-            Next::HoldAndRetry(after.unwrap_or_else(|| wait(u32::from(in_a_row), WAIT_MAX)))
+            Next::HoldAndRetry(match after {
+                None => wait(u32::from(in_a_row), WAIT_MAX),
+                Some(after) if in_a_row <= BELIEVED => after,
+                Some(after) => after.max(wait(u32::from(in_a_row - BELIEVED), WAIT_MAX)),
+            })
         }
         Again::Unreachable => {
             tries.unreachable = tries.unreachable.saturating_add(1);
