@@ -169,6 +169,28 @@ impl Store {
         fsync: bool,
         buffer_bytes_max: u64,
     ) -> Result<Self, OpenError> {
+        let writers = if fsync { WRITERS_FSYNC } else { WRITERS };
+        Self::open_file_with(root, state, fsync, buffer_bytes_max, writers)
+    }
+
+    /// As [`Store::open_file`], without threads of its own: tokio holds a paused clock while its own
+    /// blocking threads work, and knows of no others.
+    #[cfg(test)]
+    pub(crate) fn open_file_on_tokio(
+        root: &FsPath,
+        state: &FsPath,
+        buffer_bytes_max: u64,
+    ) -> Result<Self, OpenError> {
+        Self::open_file_with(root, state, false, buffer_bytes_max, 0)
+    }
+
+    fn open_file_with(
+        root: &FsPath,
+        state: &FsPath,
+        fsync: bool,
+        buffer_bytes_max: u64,
+        writers: usize,
+    ) -> Result<Self, OpenError> {
         let folder = |source: Box<dyn std::error::Error + Send + Sync>| OpenError::Folder {
             path: root.to_owned(),
             source,
@@ -183,8 +205,7 @@ impl Store {
         let state_key = below.and_then(|text| Path::parse(text).ok());
         let objects = LocalFileSystem::new_with_prefix(&canonical).map_err(|e| folder(e.into()))?;
         let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(fsync));
-        let count = if fsync { WRITERS_FSYNC } else { WRITERS };
-        let writers = Writers::start(&objects, count).map_err(|e| folder(e.into()))?;
+        let writers = Writers::start(&objects, writers).map_err(|e| folder(e.into()))?;
         let files = Files { root: canonical, state, state_key, writers };
         Self::new(objects, FILE_PART_BYTES, Some(files), buffer_bytes_max)
     }
@@ -291,7 +312,9 @@ impl Store {
         for (key, _) in &objects {
             self.check(key)?;
         }
-        if let Some(files) = &self.inner.files {
+        if let Some(files) = &self.inner.files
+            && files.writers.any()
+        {
             return files.writers.put(objects).await;
         }
         for (key, object) in objects {

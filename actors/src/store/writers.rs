@@ -28,6 +28,7 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct Writers {
     jobs: mpsc::Sender<Job>,
+    count: usize,
 }
 
 impl Writers {
@@ -51,7 +52,12 @@ impl Writers {
                 }
             })?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs, count })
+    }
+
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.count > 0
     }
 
     /// Puts objects in order.

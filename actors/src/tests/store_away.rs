@@ -16,7 +16,7 @@ impl Folder {
     fn new() -> (Self, Store) {
         let root = tempfile::tempdir().unwrap();
         let (path, aside) = (root.path().join("objects"), root.path().join("aside"));
-        let store = Store::open_file(&path, &root.path().join("state"), false, 1 << 30).unwrap();
+        let store = Store::open_file_on_tokio(&path, &root.path().join("state"), 1 << 30).unwrap();
         (Self { _root: root, path, aside }, store)
     }
 

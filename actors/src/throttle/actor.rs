@@ -11,7 +11,7 @@ use tollgate_gate::{Ask, At, Decision, PermitId, Sent, Span};
 use tollgate_protos::Dead;
 
 use super::gate::Gate;
-use super::lane::{AHEAD_MAX, Candidate, Lane, Offer};
+use super::lane::{Candidate, Lane, Offer};
 use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
 use super::retry::{self, ALONE_FROM, Next};
 use super::usage::Usage;
@@ -644,8 +644,7 @@ impl Throttle {
                     Decision::Go => {
                         // Reading is what this lane waits for: read more at a time.
                         if !lane.loading {
-                            let ahead = (lane.ahead * 2).min(AHEAD_MAX);
-                            self.lanes[place].ahead = ahead;
+                            self.lanes[place].read_more();
                             self.read(place, ctx);
                         }
                         wait.for_event("its next fetch to be read");
@@ -1153,6 +1152,7 @@ impl Handler<MoreWork> for Throttle {
         if !self.open && !self.restarted {
             // The first fetch is read while the record is: both are there together then.
             let place = self.lane(&found.lane);
+            self.lanes[place].read_more();
             self.read(place, ctx);
         }
         self.step(ctx);

@@ -13,7 +13,7 @@ use crate::ledger::record::Tries;
 /// Most fetches of a lane parked between two tries; with that many, the lane waits.
 pub(crate) const PARKED_MAX: usize = 16;
 /// Most fetches of a lane read ahead.
-pub(crate) const AHEAD_MAX: usize = 64;
+const AHEAD_MAX: usize = 64;
 
 /// A fetch that could be tried.
 #[derive(Debug, Clone)]
@@ -110,6 +110,11 @@ impl Lane {
     pub(crate) fn loaded(&mut self) -> Vec<Seq> {
         self.loading = false;
         std::mem::take(&mut self.ended)
+    }
+
+    /// Reading is what the lane waits for: more is read at a time, up to [`AHEAD_MAX`].
+    pub(crate) fn read_more(&mut self) {
+        self.ahead = (self.ahead * 2).min(AHEAD_MAX);
     }
 
     /// Fetches that wait here, as far as is known.
