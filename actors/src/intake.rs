@@ -3,7 +3,7 @@
 //! Reading is bounded: a line longer than a fetch may be is stepped over without being held.
 
 use std::collections::VecDeque;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -75,7 +75,7 @@ pub fn take_lines(
     intake: &Intake,
     clock: &Clock,
     source: &str,
-    mut input: impl BufRead,
+    mut input: BufReader<impl Read>,
     wait: &tokio::runtime::Handle,
     go_on: impl Fn() -> bool,
 ) -> Result<Taken, IntakeError> {
@@ -118,7 +118,9 @@ pub fn take_lines(
             wait.block_on(bury(intake, clock, source, &line, refusal))?;
         }
         let ends = matches!(read, Line::End);
-        if ends || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
+        // What has been read is stored before more is waited for: a pipe may stay open for long.
+        let must_wait = !batch.is_empty() && !input.buffer().contains(&b'\n');
+        if ends || must_wait || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
             batch_bytes = 0;
             let (intake, batch) = (intake.clone(), std::mem::take(&mut batch));
             storing.push_back(wait.spawn(async move { intake.append(batch).await }));

@@ -1,7 +1,7 @@
 //! A node at work until its inputs are collected or it is told to stop: what `run` and `demo` share.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// Files that are open beside connections: database, objects on their way, logs.
 const FILES_BESIDE: u64 = 512;
+/// Bytes of an input that are read at once.
+const INPUT_BYTES: usize = 256 * 1024;
 /// Staged uploads older than this belong to nobody, wherever they are.
 const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
@@ -216,20 +218,17 @@ async fn read_all(
     told.await.context("read the fetches")?
 }
 
-fn open_input(input: &Input) -> anyhow::Result<(String, Box<dyn BufRead>)> {
-    match input {
-        Input::Lines(lines) => {
-            Ok(("demo".into(), Box::new(std::io::Cursor::new(Arc::clone(lines)))))
-        }
-        Input::File(path) if path == Path::new("-") => {
-            Ok(("-".into(), Box::new(BufReader::new(std::io::stdin()))))
-        }
+fn open_input(input: &Input) -> anyhow::Result<(String, BufReader<Box<dyn Read>>)> {
+    let (name, input): (_, Box<dyn Read>) = match input {
+        Input::Lines(lines) => ("demo".into(), Box::new(std::io::Cursor::new(Arc::clone(lines)))),
+        Input::File(path) if path == Path::new("-") => ("-".into(), Box::new(std::io::stdin())),
         Input::File(path) => {
             let file = File::open(path)
                 .with_context(|| format!("{}: open {}", Code::InputUnreadable, shown(path)))?;
-            Ok((shown(path), Box::new(BufReader::with_capacity(256 * 1024, file))))
+            (shown(path), Box::new(file))
         }
-    }
+    };
+    Ok((name, BufReader::with_capacity(INPUT_BYTES, input)))
 }
 
 fn open_store(plan: &Plan) -> anyhow::Result<Store> {

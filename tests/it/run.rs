@@ -1,5 +1,6 @@
 //! `tollgate run`, when nothing goes wrong.
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::json;
@@ -475,4 +476,23 @@ fn a_fetch_put_aside_for_an_hour_is_kept_and_told_of() {
     }
     let text = dir.tollgate(&["status"]).run().exits(0).out();
     assert!(text.contains("1 put aside until their not_before"), "{text}");
+}
+
+#[test]
+fn fetches_of_a_pipe_are_collected_while_it_stays_open() {
+    let emulator = emulator(Vec::new());
+    let dir = Dir::with(&Config::of(&emulator).report());
+    let accounts = accounts("act", 3);
+    let (running, mut pipe) = dir.tollgate(&["run", "--json", "-"]).start_with_open_input();
+    let lines = reports(&accounts, 3);
+    let mut written = 0;
+    // Not always at the end of a line.
+    for (bytes, calls) in [(lines.len() / 3, 3), (lines.len() / 2, 4), (lines.len(), 9)] {
+        pipe.write_all(&lines.as_bytes()[written..bytes]).unwrap();
+        written = bytes;
+        wait_until("the calls", || (emulator.counts().0 == calls).then_some(()));
+    }
+    drop(pipe);
+    assert_eq!(running.wait().exits(0).summary().done, 9);
+    dir.assert_reports(&accounts, 3);
 }
