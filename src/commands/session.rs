@@ -153,7 +153,10 @@ async fn watch(
     let mut shown_at = Instant::now();
     loop {
         tokio::select! {
-            read = &mut reading, if taken.is_none() => taken = Some(read?),
+            read = &mut reading, if taken.is_none() => {
+                taken = Some(read?);
+                totals.inputs_read();
+            }
             error = node.died() => return Err(error.into()),
             () = stop.notified(), if !stop.was_asked() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
