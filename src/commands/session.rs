@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// Files that are open beside connections: database, objects on their way, logs.
 const FILES_BESIDE: u64 = 512;
+/// What the last line may take to be written before the process ends.
+const LAST_WORD: Duration = Duration::from_millis(50);
 /// Bytes of an input that are read at once.
 const INPUT_BYTES: usize = 256 * 1024;
 /// Staged uploads older than this belong to nobody, wherever they are.
@@ -282,6 +284,7 @@ impl Stop {
                 }
                 if asked.swap(true, Ordering::AcqRel) {
                     say(format_args!("stopped at once; what was in flight is made again"));
+                    tokio::time::sleep(LAST_WORD).await;
                     #[expect(clippy::disallowed_methods, reason = "asked for twice")]
                     std::process::exit(Exit::Left as i32);
                 }
