@@ -8,7 +8,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Global, LogFormat};
-use crate::ui::Progress;
+use crate::ui::{Progress, say_through};
 
 /// Lines that wait for a slow reader; further ones are dropped and counted.
 const LINES_MAX: usize = 64 * 1024;
@@ -37,6 +37,7 @@ impl Logs {
             .buffered_lines_limit(LINES_MAX)
             .finish(progress.log_writer());
         let dropped = writer.error_counter();
+        say_through(Some(writer.clone()));
         let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
         let text = match global.log_format {
             LogFormat::Auto => terminal,
@@ -57,8 +58,14 @@ impl Logs {
         Ok(Self { _guard: guard, dropped })
     }
 
-    /// Lines that nobody read in time.
+    /// Lines, what the run itself says included, that nobody read in time.
     pub(crate) fn dropped(&self) -> usize {
         self.dropped.dropped_lines()
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        say_through(None);
     }
 }

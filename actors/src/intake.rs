@@ -3,7 +3,7 @@
 //! Reading is bounded: a line longer than a fetch may be is stepped over without being held.
 
 use std::collections::VecDeque;
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -33,11 +33,11 @@ pub struct Taken {
     pub lines: u64,
     /// New fetches.
     pub new: u64,
-    /// Fetches that wait already, from this input or an earlier one.
+    /// Fetches that wait already, from this input or an earlier one, or did when this run began.
     pub waiting: u64,
-    /// Fetches done before.
+    /// Fetches done by earlier runs.
     pub done: u64,
-    /// Fetches given up before.
+    /// Fetches given up by earlier runs.
     pub dead: u64,
     /// Lines that are no fetch, or one that may not be called: each has a dead letter, new or from before.
     pub refused: u64,
@@ -75,7 +75,7 @@ pub fn take_lines(
     intake: &Intake,
     clock: &Clock,
     source: &str,
-    mut input: impl BufRead,
+    mut input: BufReader<impl Read>,
     wait: &tokio::runtime::Handle,
     go_on: impl Fn() -> bool,
 ) -> Result<Taken, IntakeError> {
@@ -118,14 +118,16 @@ pub fn take_lines(
             wait.block_on(bury(intake, clock, source, &line, refusal))?;
         }
         let ends = matches!(read, Line::End);
-        if ends || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
+        // What has been read is stored before more is waited for: a pipe may stay open for long.
+        let must_wait = !batch.is_empty() && !input.buffer().contains(&b'\n');
+        if ends || must_wait || batch.len() >= BATCH || batch_bytes >= BATCH_BYTES {
             batch_bytes = 0;
-            let (intake, batch) = (intake.clone(), std::mem::take(&mut batch));
-            storing.push_back(wait.spawn(async move { intake.append(batch).await }));
+            let (taker, batch) = (intake.clone(), std::mem::take(&mut batch));
+            storing.push_back(wait.spawn(async move { taker.append(batch).await }));
             let stops = ends || !go_on();
             while storing.len() > if stops { 0 } else { AHEAD } {
                 let Some(stored) = storing.pop_front() else { break };
-                taken.count(&wait.block_on(stored).map_err(std::io::Error::other)??);
+                taken.count(intake, &wait.block_on(stored).map_err(std::io::Error::other)??);
             }
             if stops {
                 return Ok(taken);
@@ -135,11 +137,15 @@ pub fn take_lines(
 }
 
 impl Taken {
-    fn count(&mut self, appended: &[Appended]) {
+    fn count(&mut self, intake: &Intake, appended: &[Appended]) {
         for appended in appended {
             match appended {
                 Appended::New(_) => self.new += 1,
                 Appended::Waiting(_) => self.waiting += 1,
+                // It waited when this run began, or stands in its inputs twice.
+                Appended::Done(seq) | Appended::Dead(seq) if intake.ended_here(*seq) => {
+                    self.waiting += 1;
+                }
                 Appended::Done(_) => self.done += 1,
                 Appended::Dead(_) => self.dead += 1,
             }

@@ -252,11 +252,20 @@ impl Intake {
         // Counted before they are stored: one may be done before the answer is here.
         self.totals.come(count);
         let answer = self.queue.append(fetches).await;
-        let new = answer.as_ref().map_or(0, |appended| {
-            appended.iter().filter(|one| matches!(one, Appended::New(_))).count() as u64
-        });
+        let mut new = 0;
+        for one in answer.iter().flatten() {
+            if let Appended::New(seq) = one {
+                new += 1;
+                self.totals.came_new(*seq);
+            }
+        }
         self.totals.never_came(count - new);
         answer
+    }
+
+    /// Whether a fetch that has ended did so in this process, and is among its totals already.
+    pub(crate) fn ended_here(&self, seq: Seq) -> bool {
+        self.totals.ended_here(seq)
     }
 
     /// An intake without a node, for a folder nobody works on.

@@ -1,7 +1,7 @@
 //! A node at work until its inputs are collected or it is told to stop: what `run` and `demo` share.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +32,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const SHOW_EVERY: Duration = Duration::from_millis(250);
 /// Files that are open beside connections: database, objects on their way, logs.
 const FILES_BESIDE: u64 = 512;
+/// What the last line may take to be written before the process ends.
+const LAST_WORD: Duration = Duration::from_millis(50);
+/// Bytes of an input that are read at once.
+const INPUT_BYTES: usize = 256 * 1024;
 /// Staged uploads older than this belong to nobody, wherever they are.
 const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
@@ -151,7 +155,10 @@ async fn watch(
     let mut shown_at = Instant::now();
     loop {
         tokio::select! {
-            read = &mut reading, if taken.is_none() => taken = Some(read?),
+            read = &mut reading, if taken.is_none() => {
+                taken = Some(read?);
+                totals.inputs_read();
+            }
             error = node.died() => return Err(error.into()),
             () = stop.notified(), if !stop.was_asked() => {}
             () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -216,20 +223,17 @@ async fn read_all(
     told.await.context("read the fetches")?
 }
 
-fn open_input(input: &Input) -> anyhow::Result<(String, Box<dyn BufRead>)> {
-    match input {
-        Input::Lines(lines) => {
-            Ok(("demo".into(), Box::new(std::io::Cursor::new(Arc::clone(lines)))))
-        }
-        Input::File(path) if path == Path::new("-") => {
-            Ok(("-".into(), Box::new(BufReader::new(std::io::stdin()))))
-        }
+fn open_input(input: &Input) -> anyhow::Result<(String, BufReader<Box<dyn Read>>)> {
+    let (name, input): (_, Box<dyn Read>) = match input {
+        Input::Lines(lines) => ("demo".into(), Box::new(std::io::Cursor::new(Arc::clone(lines)))),
+        Input::File(path) if path == Path::new("-") => ("-".into(), Box::new(std::io::stdin())),
         Input::File(path) => {
             let file = File::open(path)
                 .with_context(|| format!("{}: open {}", Code::InputUnreadable, shown(path)))?;
-            Ok((shown(path), Box::new(BufReader::with_capacity(256 * 1024, file))))
+            (shown(path), Box::new(file))
         }
-    }
+    };
+    Ok((name, BufReader::with_capacity(INPUT_BYTES, input)))
 }
 
 fn open_store(plan: &Plan) -> anyhow::Result<Store> {
@@ -280,6 +284,7 @@ impl Stop {
                 }
                 if asked.swap(true, Ordering::AcqRel) {
                     say(format_args!("stopped at once; what was in flight is made again"));
+                    tokio::time::sleep(LAST_WORD).await;
                     #[expect(clippy::disallowed_methods, reason = "asked for twice")]
                     std::process::exit(Exit::Left as i32);
                 }

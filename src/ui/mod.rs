@@ -6,10 +6,26 @@ pub(crate) mod summary;
 pub(crate) use progress::Progress;
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+
+use tracing_appender::non_blocking::NonBlocking;
+
+/// What lines go through while a node works; nothing: straight to standard error.
+static LINES: Mutex<Option<NonBlocking>> = Mutex::new(None);
+
+/// Lines go through this from now on, so that a reader that does not read never stops a node.
+pub(crate) fn say_through(lines: Option<NonBlocking>) {
+    *LINES.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+}
 
 /// Writes a line to standard error. A reader that is gone is no failure.
 pub(crate) fn say(line: std::fmt::Arguments<'_>) {
-    let _gone = writeln!(std::io::stderr().lock(), "{line}");
+    let text = format!("{line}\n");
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let _gone = match lines {
+        Some(mut lines) => lines.write_all(text.as_bytes()),
+        None => std::io::stderr().lock().write_all(text.as_bytes()),
+    };
 }
 
 /// Writes a line of data to standard output.

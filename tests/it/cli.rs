@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tollgate_emulator::{Emulator, Profile};
 
-use crate::util::{Config, Dir, accounts, reports, wait_until};
+use crate::util::{Config, Dir, accounts, fetch, reports, wait_until};
 
 const ALL_WRONG: &str = r#"[node]
 dta = "data"
@@ -378,25 +378,35 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn logs_nobody_reads_stop_nothing() {
+fn a_reader_that_does_not_read_stops_neither_the_work_nor_the_drain() {
     let emulator = emulator();
-    let dir = Dir::with(&Config::of(&emulator).report());
-    let accounts = accounts("act", 40);
-    // The pipe is open and full: it holds 64 KiB, and the logs are far longer.
+    let config = Config::of(&emulator).report().api(
+        "rare",
+        "path = \"v1/reports/rare\"\nlimits.own = { per = [\"account\"], every = \"1h\" }",
+    );
+    let dir = Dir::with(&config);
+    let accounts = accounts("act", 20);
+    let rare = |id: &str| fetch("rare", "rare", id, json!({}));
+    // The pipe is open and soon full: it holds 64 KiB, and the logs are far longer.
     let mut child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["run", "-", "--log-level", "debug"])
+        .args(["run", "-", "--log-level", "trace"])
         .current_dir(dir.path("."))
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(reports(&accounts, 20).as_bytes()).unwrap();
-    wait_until("all calls", || (emulator.counts().0 == 800).then_some(()));
-    wait_until("all objects", || (dir.files("data").len() == 1600).then_some(()));
-    std::thread::sleep(Duration::from_millis(100));
+    let lines = rare("1") + &reports(&accounts, 20) + &rare("2");
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    wait_until("all calls", || (emulator.counts().0 == 401).then_some(()));
+    wait_until("all objects", || (dir.files("data").len() == 802).then_some(()));
+    Command::new("sh").args(["-c", &format!("kill {}", child.id())]).status().unwrap();
+    wait_until("the end of the node", || {
+        let status = dir.tollgate(&["status", "--json"]).run().exits(0).json();
+        (status["running"] == false && status["waiting"] == 1).then_some(())
+    });
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    dir.assert_reports(&accounts, 20);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(output.stderr.len() > 64 * 1024, "only {} bytes", output.stderr.len());
 }
 
 #[test]

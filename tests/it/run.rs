@@ -1,5 +1,6 @@
 //! `tollgate run`, when nothing goes wrong.
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::json;
@@ -475,4 +476,55 @@ fn a_fetch_put_aside_for_an_hour_is_kept_and_told_of() {
     }
     let text = dir.tollgate(&["status"]).run().exits(0).out();
     assert!(text.contains("1 put aside until their not_before"), "{text}");
+}
+
+#[test]
+fn fetches_of_a_pipe_are_collected_while_it_stays_open() {
+    let emulator = emulator(Vec::new());
+    let dir = Dir::with(&Config::of(&emulator).report());
+    let accounts = accounts("act", 3);
+    let (running, mut pipe) = dir.tollgate(&["run", "--json", "-"]).start_with_open_input();
+    let lines = reports(&accounts, 3);
+    let mut written = 0;
+    // Not always at the end of a line.
+    for (bytes, calls) in [(lines.len() / 3, 3), (lines.len() / 2, 4), (lines.len(), 9)] {
+        pipe.write_all(&lines.as_bytes()[written..bytes]).unwrap();
+        written = bytes;
+        wait_until("the calls", || (emulator.counts().0 == calls).then_some(()));
+    }
+    drop(pipe);
+    assert_eq!(running.wait().exits(0).summary().done, 9);
+    dir.assert_reports(&accounts, 3);
+}
+
+#[test]
+fn a_fetch_is_counted_once_however_often_it_is_read() {
+    let emulator = emulator(Vec::new());
+    let config =
+        Config::of(&emulator).limit(r#"gap = { per = ["account"], every = "700ms" }"#).report();
+    let dir = Dir::with(&config);
+    let accounts = accounts("act", 30);
+    let lines = reports(&accounts, 2);
+    dir.write("fetches.jsonl", &lines);
+    let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+    wait_until("the first calls", || (emulator.counts().0 == 30).then_some(()));
+    running.signal("TERM");
+    let first = running.wait().exits(3).summary();
+    assert_eq!((first.fetches, first.done, first.left), (60, 30, 30));
+    // What is left is collected while the input has not yet said its first word, and then again.
+    let (running, mut pipe) = dir.tollgate(&["run", "--json", "-"]).start_with_open_input();
+    wait_until("all calls", || (emulator.counts().0 == 60).then_some(()));
+    wait_until("all objects", || (dir.files("data").len() == 120).then_some(()));
+    let more = reports(&["new".into()], 1);
+    let bad = fetch("new", "nothing", "1", json!({}));
+    let second_day = lines.get(lines.len() / 2..).unwrap();
+    for lines in [&lines, &more, &bad, second_day] {
+        pipe.write_all(lines.as_bytes()).unwrap();
+    }
+    wait_until("the new one", || (dir.files("data").len() == 122).then_some(()));
+    pipe.write_all((more + &bad).as_bytes()).unwrap();
+    drop(pipe);
+    let summary = running.wait().exits(1).summary();
+    assert_eq!((summary.done, summary.calls, summary.objects), (61, 31, 31));
+    assert_eq!((summary.fetches, summary.left), (summary.done + summary.dead, 0));
 }

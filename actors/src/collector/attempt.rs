@@ -270,6 +270,7 @@ impl Attempt<'_> {
 /// that is away from being asked for more.
 pub(crate) async fn finish_until_confirmed(shard: &Context, item: &Item, ending: Ending) {
     let mut told = false;
+    shard.totals.ending(item.seq);
     loop {
         match shard.queue.finish(item.lane.clone(), item.seq, ending.clone()).await {
             Ok(()) => return,

@@ -1,13 +1,13 @@
 //! What a node has done so far, counted once for the summary, for `status` and for metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use tollgate_gate::Span;
 
-use crate::ids::Slug;
+use crate::ids::{Seq, Slug};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -48,7 +48,24 @@ pub struct Totals {
     pub restarts: Count,
     /// Fetches that wait or are in flight: appended or found, less those that ended.
     outstanding: AtomicU64,
+    ended_early: Mutex<EndedEarly>,
     limits: Mutex<BTreeMap<String, (u64, u64)>>,
+}
+
+/// Fetches that ended in this process while its inputs are read. A line with such an id says nothing new;
+/// one that ended in an earlier process counts among the done of this one.
+#[derive(Debug)]
+struct EndedEarly {
+    /// The first fetch that came in here: it and all behind it ended here, if they ended.
+    first_new: Seq,
+    /// Those before it, so at most as many as were found waiting; nothing once the inputs are read.
+    seqs: Option<HashSet<Seq>>,
+}
+
+impl Default for EndedEarly {
+    fn default() -> Self {
+        Self { first_new: Seq(u64::MAX), seqs: Some(HashSet::new()) }
+    }
 }
 
 /// How much of what one limit allows was used.
@@ -109,6 +126,34 @@ impl Totals {
     pub(crate) fn dead(&self) {
         self.fetches_dead.add(1);
         self.ended();
+    }
+
+    /// A fetch is about to be recorded as ended.
+    pub(crate) fn ending(&self, seq: Seq) {
+        let mut early = self.ended_early.lock().unwrap_or_else(PoisonError::into_inner);
+        if seq < early.first_new
+            && let Some(seqs) = &mut early.seqs
+        {
+            seqs.insert(seq);
+        }
+    }
+
+    /// A fetch has come in under a new number.
+    pub(crate) fn came_new(&self, seq: Seq) {
+        let mut early = self.ended_early.lock().unwrap_or_else(PoisonError::into_inner);
+        early.first_new = early.first_new.min(seq);
+    }
+
+    /// Whether a fetch that has ended did so in this process, and so is counted.
+    pub(crate) fn ended_here(&self, seq: Seq) -> bool {
+        let early = self.ended_early.lock().unwrap_or_else(PoisonError::into_inner);
+        seq >= early.first_new || early.seqs.as_ref().is_some_and(|seqs| seqs.contains(&seq))
+    }
+
+    /// No further lines will come: what ended meanwhile need not be remembered any longer.
+    pub fn inputs_read(&self) {
+        let mut early = self.ended_early.lock().unwrap_or_else(PoisonError::into_inner);
+        early.seqs = None;
     }
 
     /// Fetches have come in or were found.
