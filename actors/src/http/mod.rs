@@ -23,6 +23,9 @@ mod connect;
 pub mod scripted;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 /// What became known about the writing of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {

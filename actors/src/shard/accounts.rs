@@ -205,3 +205,6 @@ impl Accounts {
         self.deadlines.peek().map(|Reverse((at, _))| *at)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,6 @@ use actix::Addr;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
-use tollgate_gate::At;
 
 use crate::clock::Clock;
 use crate::http::CallError;
@@ -129,7 +128,7 @@ impl Rig {
     ) -> Self {
         let plan = Arc::new(plan(&setup));
         let log = Log::default();
-        let watched_queue = WatchedQueue::new(queue.clone(), log.clone());
+        let watched_queue = WatchedQueue::new(queue.clone());
         let ledger = WatchedLedger::new(ledger, log.clone());
         let store = setup.store.unwrap_or_else(|| Store::memory(1 << 30).unwrap());
         let shared = Shared {
@@ -266,14 +265,6 @@ impl Rig {
 
     pub(super) fn ms(&self, at: Instant) -> u64 {
         u64::try_from(at.duration_since(self.start).as_millis()).unwrap()
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        self.ms(Instant::now())
-    }
-
-    pub(super) fn now(&self) -> At {
-        self.shared.clock.now()
     }
 
     /// Sleeps until that many milliseconds after the start.

@@ -178,21 +178,16 @@ pub(crate) struct WatchedQueue {
     finish_after: Arc<Mutex<Duration>>,
     postpones_fail: Arc<Mutex<u32>>,
     reads: Arc<Mutex<Vec<Vec<Seq>>>>,
-    /// Every ending, in order.
-    endings: Arc<Mutex<Vec<Seq>>>,
-    log: Log,
 }
 
 impl WatchedQueue {
-    pub(crate) fn new(inner: MemoryQueue, log: Log) -> Self {
+    pub(crate) fn new(inner: MemoryQueue) -> Self {
         Self {
             inner,
             first_after: Arc::default(),
             finish_after: Arc::default(),
             postpones_fail: Arc::default(),
             reads: Arc::default(),
-            endings: Arc::default(),
-            log,
         }
     }
 
@@ -214,12 +209,6 @@ impl WatchedQueue {
     /// What each read answered.
     pub(crate) fn reads(&self) -> Vec<Vec<Seq>> {
         self.reads.lock().unwrap().clone()
-    }
-
-    /// Ids in the order in which they ended.
-    pub(crate) fn endings(&self) -> Vec<String> {
-        let logged = self.log.0.lock().unwrap();
-        self.endings.lock().unwrap().iter().map(|seq| logged.ids[seq].clone()).collect()
     }
 }
 
@@ -266,16 +255,13 @@ impl Queue for WatchedQueue {
     }
 
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
-        let (inner, endings) = (self.inner.clone(), self.endings.clone());
+        let inner = self.inner.clone();
         let delay = *self.finish_after.lock().unwrap();
         let is_done = matches!(ending, Ending::Done(_));
         async move {
             let name = lane.account.account.to_string();
             point("before finish", &name);
             let answer = inner.finish(lane, seq, ending).await;
-            if answer.is_ok() {
-                endings.lock().unwrap().push(seq);
-            }
             pause(delay).await;
             if is_done {
                 point("after finish", &name);

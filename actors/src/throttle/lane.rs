@@ -167,3 +167,6 @@ impl Lane {
         self.heads.iter().chain(&self.parked).any(|known| known.item.seq == seq)
     }
 }
+
+#[cfg(test)]
+mod tests;
