@@ -25,6 +25,8 @@ pub struct Tries {
     pub unreachable: u8,
     /// Times that a collector or the whole process died with it in flight.
     pub crashes: u8,
+    /// Calls that came to nothing here: the store took no body, or the permit lapsed.
+    pub wasted: u8,
 }
 
 impl Tries {
@@ -34,6 +36,7 @@ impl Tries {
             + u32::from(self.throttled)
             + u32::from(self.unreachable)
             + u32::from(self.crashes)
+            + u32::from(self.wasted)
     }
 }
 
@@ -117,7 +120,7 @@ mod tests {
             flying: vec![Flying { seq: Seq(7), permit: 1 << 50, tries: Tries::default() }],
             parked: vec![Waiting {
                 seq: Seq(9),
-                tries: Tries { attempts: 3, throttled: 1, unreachable: 0, crashes: 2 },
+                tries: Tries { attempts: 3, throttled: 1, unreachable: 0, crashes: 2, wasted: 4 },
                 not_within_ms: 1500,
             }],
             throttled_in_a_row: 2,

@@ -144,7 +144,7 @@ impl Context {
             baselines: RefCell::default(),
             draining: Cell::new(false),
             me: OnceCell::new(),
-            faults: Faults::default(),
+            faults: Faults,
             leaving: RefCell::default(),
             slots: shared.slots,
             slot_waiters: RefCell::default(),
@@ -356,7 +356,7 @@ pub(crate) struct Attempt {
 }
 
 /// Faults on purpose, for tests of supervision; nothing outside them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Faults;
 
 #[cfg(any(test, feature = "testkit"))]

@@ -15,6 +15,10 @@ pub(crate) const THROTTLED_MAX: u8 = 20;
 pub(crate) const UNREACHABLE_MAX: u8 = 20;
 /// Crashes with a fetch in flight before it is given up as the cause.
 pub(crate) const CRASHES_MAX: u8 = 3;
+/// Calls wasted here (store away, permit lapsed) before a fetch is given up.
+pub(crate) const WASTED_MAX: u8 = 20;
+/// How many of them are tried again without a pause.
+const WASTED_AT_ONCE: u8 = 3;
 /// From this many crashes on, a fetch in flight at them is tried only alone on its node.
 pub(crate) const ALONE_FROM: u8 = 2;
 
@@ -84,8 +88,20 @@ pub(crate) fn next(
             }
             Next::Retry(wait(u32::from(tries.crashes), WAIT_MAX))
         }
-        // Not the fetch's fault: it waits for whatever was.
-        Again::StoreAway | Again::Late => Next::Retry(Duration::ZERO),
+        // Not the fetch's fault: it waits for whatever was. But a body that the store never takes, while
+        // it takes others, would cost calls for ever.
+        Again::StoreAway | Again::Late => {
+            tries.wasted = tries.wasted.saturating_add(1);
+            if tries.wasted >= WASTED_MAX {
+                let late = kind == Again::Late;
+                let code = if late { Code::AttemptsExhausted } else { Code::StoreUnavailable };
+                return Next::GiveUp(code);
+            }
+            // The first times whatever it was is over when permits are given again.
+            let again = tries.wasted.saturating_sub(WASTED_AT_ONCE);
+            let pause = if again == 0 { Duration::ZERO } else { wait(again.into(), WAIT_MAX) };
+            Next::Retry(pause)
+        }
     }
 }
 
@@ -146,9 +162,18 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_away_costs_a_fetch_nothing() {
+    fn a_store_that_is_away_costs_no_attempt_and_one_that_stays_so_ends_the_fetch() {
         let mut tries = Tries::default();
-        assert_eq!(next(&mut tries, Again::StoreAway, None, 1, 1), Next::Retry(Duration::ZERO));
-        assert_eq!(tries, Tries::default());
+        for _ in 0..3 {
+            let next = next(&mut tries, Again::StoreAway, None, 1, 1);
+            assert_eq!(next, Next::Retry(Duration::ZERO));
+        }
+        assert_eq!(tries.attempts, 0);
+        for _ in 4..WASTED_MAX {
+            let next = next(&mut tries, Again::StoreAway, None, 1, 1);
+            assert!(matches!(next, Next::Retry(pause) if pause >= WAIT_FIRST), "{next:?}");
+        }
+        let last = next(&mut tries, Again::StoreAway, None, 1, 1);
+        assert_eq!(last, Next::GiveUp(Code::StoreUnavailable));
     }
 }

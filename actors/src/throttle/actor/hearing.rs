@@ -1,0 +1,156 @@
+//! What attempts tell, and what follows from it for their fetch and account.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::Context;
+use tollgate_gate::{At, PermitId, Span};
+use tollgate_protos::Dead;
+
+use super::{Flight, Throttle};
+use crate::codes::Code;
+use crate::collector::{Again, Item, LastAnswer, Outcome};
+use crate::http::Written;
+use crate::ledger::record::Tries;
+use crate::queue::Ending;
+use crate::shard::permit::Report;
+use crate::telemetry;
+use crate::telemetry::Totals;
+use crate::throttle::lane::Candidate;
+use crate::throttle::retry;
+use crate::throttle::retry::Next;
+
+impl Throttle {
+    pub(super) fn hear(&mut self, id: PermitId, report: Report, ctx: &mut Context<Self>) {
+        let limits = Arc::clone(&self.platform.limits);
+        match report {
+            Report::Written(Written::At(at)) => {
+                self.shard.baselines.borrow_mut().written(&self.key.platform, at);
+                self.gate.written(&limits, id, at);
+            }
+            Report::Written(Written::Unknown) => self.gate.unwritten(id),
+            Report::Answered(at) => self.answered(id, at),
+            Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
+            Report::Finished(outcome) => self.finished(id, outcome, ctx),
+        }
+    }
+
+    /// The call is charged now if not before; its guard is longer by what its request may have waited at
+    /// a crowded provider.
+    pub(super) fn answered(&mut self, id: PermitId, at: At) {
+        let limits = &self.platform.limits;
+        let written = self.shard.running.borrow().get(&id).and_then(|running| running.written);
+        if let (Some(written), Some(flight)) = (written, self.flights.get(&id)) {
+            let api = self.lanes[flight.lane].api;
+            let platform = &self.key.platform;
+            let mut baselines = self.shard.baselines.borrow_mut();
+            let slower = baselines.answered(platform, api, written, at);
+            self.gate.unwritten(id);
+            self.gate.written(limits, id, written.plus(slower));
+        }
+        self.gate.answered(limits, id, at);
+    }
+
+    fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
+        self.shard.running.borrow_mut().remove(&id);
+        let Some(flight) = self.flights.remove(&id) else { return };
+        let Flight { item, mut tries, lane, decided_at, _alone } = flight;
+        match outcome {
+            Outcome::Done { bytes, objects } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                self.lanes[lane].ended(item.seq);
+                self.shard.totals.done(bytes, objects);
+                telemetry::fetch_done(&item, bytes, tries.calls() + 1);
+            }
+            Outcome::Dead { code, reason, last } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                tries.attempts = tries.attempts.saturating_add(1);
+                self.give_up(item, code, reason, last, tries, ctx);
+            }
+            Outcome::Again { kind, after, reason, last } => {
+                let in_a_row = self.count_in_a_row(kind, decided_at);
+                let attempts_max = self.shard.plan.collect.attempts_max;
+                let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
+                telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
+                let now = self.now();
+                let wait = match next {
+                    Next::GiveUp(code) => {
+                        let code = match (code, last.flaw) {
+                            (Code::AttemptsExhausted, Some(flaw)) => flaw,
+                            _ => code,
+                        };
+                        let reason = format!("{reason}; given up after {} calls", tries.calls());
+                        self.give_up(item, code, reason, last, tries, ctx);
+                        return;
+                    }
+                    Next::Retry(wait) => wait,
+                    Next::HoldAndRetry(wait) => {
+                        let until = now.plus(Span::from(wait));
+                        self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
+                        telemetry::hold(&self.key, kind, wait);
+                        wait
+                    }
+                };
+                let not_before = now.plus(Span::from(wait));
+                self.lanes[lane].parked.push(Candidate { item, tries, not_before });
+            }
+        }
+    }
+
+    /// Refusals of calls that were in flight together count as one: none of them knew of the others.
+    fn count_in_a_row(&mut self, kind: Again, decided_at: At) -> u8 {
+        let reached = !matches!(kind, Again::Unreachable | Again::Late | Again::Crashed);
+        if reached {
+            self.unreachable_in_a_row = 0;
+        }
+        let count = match kind {
+            Again::Throttled => &mut self.throttled_in_a_row,
+            Again::Unreachable => &mut self.unreachable_in_a_row,
+            _ => return 1,
+        };
+        let together = self.refused_at.is_some_and(|at| decided_at < at);
+        if *count == 0 || !together {
+            *count = count.saturating_add(1);
+            self.refused_at = Some(self.shard.clock.now());
+        }
+        *count
+    }
+
+    pub(super) fn give_up(
+        &mut self,
+        item: Rc<Item>,
+        code: Code,
+        reason: String,
+        last: LastAnswer,
+        tries: Tries,
+        ctx: &mut Context<Self>,
+    ) {
+        telemetry::fetch_dead(&item, code, &reason);
+        let dead = Dead {
+            seq: item.seq.0,
+            fetch: Some(item.fetch.clone()),
+            raw: None,
+            source: None,
+            code: code.to_string(),
+            reason,
+            attempts: tries.calls(),
+            http_status: last.status,
+            body_start: last.body_start,
+            died_at: self.shard.clock.wall(),
+        };
+        let place = self.lane(&item.lane);
+        let how = async move { Some(Ending::Dead(Box::new(dead))) };
+        self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
+    }
+}
+
+fn hold_reason(kind: Again, last: &LastAnswer, asked: bool) -> String {
+    match (kind, last.status) {
+        (Again::Unreachable, _) => "the provider could not be reached".into(),
+        (_, Some(status)) if asked => format!("the provider answered {status} with Retry-After"),
+        (_, Some(status)) => format!("the provider answered {status}"),
+        (_, None) => "the provider refused".into(),
+    }
+}

@@ -1,0 +1,348 @@
+//! The loop: slot, decision, record, call.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{ActorContext, AsyncContext, Context};
+use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
+use tollgate_gate::{Ask, At, Decision, Sent, Span};
+
+use super::{Decided, Flight, SEAM_AGAIN, Throttle};
+use crate::codes::Code;
+use crate::collector::{LastAnswer, Slot, USE_WITHIN};
+use crate::ids::Priority;
+use crate::ledger::LedgerError;
+use crate::ledger::record::{Flying, Record, Tries, Waiting};
+use crate::shard::context::Attempt;
+use crate::telemetry;
+use crate::throttle::lane::{Candidate, Offer};
+use crate::throttle::retry::ALONE_FROM;
+
+/// Most permits covered by one record.
+const BATCH_MAX: usize = 64;
+/// The next fetch is read this long before its gate opens.
+const READ_EARLY: Duration = Duration::from_secs(1);
+
+/// Most fetches read ahead by a lane that waits for a limit.
+const AHEAD_WAITING: usize = 4;
+/// Between two looks at whether a fetch may be tried alone.
+const ALONE_AGAIN: Duration = Duration::from_millis(50);
+
+impl Throttle {
+    /// Lets through what may go, and sets the clock for what may not.
+    pub(super) fn step(&mut self, ctx: &mut Context<Self>) {
+        if !self.open {
+            return;
+        }
+        self.shard.faults.throttle(&self.key);
+        let now = self.now();
+        self.gate.prune(&self.platform.limits, now);
+        let mut wait = Wait::default();
+        let halted = if self.shard.draining.get() {
+            Some("the drain")
+        } else if self.shard.store_health.is_away() {
+            Some("the object store, which takes no bodies")
+        } else {
+            None
+        };
+        match halted {
+            Some(reason) => {
+                self.slot = None;
+                if self.lanes.iter().any(|lane| lane.waiting() > 0) {
+                    wait.for_event(reason);
+                }
+            }
+            None => self.decide(now, &mut wait, ctx),
+        }
+        self.write(ctx);
+        self.until = wait.at;
+        self.because = wait.because;
+        self.set_timer(wait.wake, ctx);
+        let decided = !self.decided.is_empty() || self.writing.is_some();
+        if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
+            self.remembered.clear();
+            self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        }
+        if !self.try_rest(now, ctx) {
+            self.show();
+        }
+    }
+
+    fn decide(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) {
+        while self.decided.len() < BATCH_MAX {
+            *wait = Wait::default();
+            let Some(place) = self.choose(now, wait, ctx) else {
+                self.slot = None;
+                return;
+            };
+            let Some(slot) = self.slot.take().or_else(|| self.ask_slot()) else {
+                wait.for_event("a free collector");
+                return;
+            };
+            let Some(candidate) = self.lanes[place].take(now) else {
+                self.slot = Some(slot);
+                return;
+            };
+            // Only now: a lane that was chosen and found no slot has not had its turn.
+            self.turn = place + 1;
+            if let Some(candidate) = self.past_deadline(candidate, ctx) {
+                let Ok(alone) = self.alone(&candidate) else {
+                    // Another fetch like it is being tried; look again soon, let others go before.
+                    let later = now.plus(Span::from(ALONE_AGAIN));
+                    self.lanes[place].parked.push(Candidate { not_before: later, ..candidate });
+                    self.slot = Some(slot);
+                    continue;
+                };
+                let id = self.shard.permit_id();
+                let api = self.lanes[place].api;
+                self.gate.take(&self.platform.limits, id, Ask { api }, now);
+                self.decided.push(Decided { id, at: now, lane: place, candidate, slot, alone });
+            } else {
+                self.slot = Some(slot);
+            }
+        }
+    }
+
+    /// The lane whose fetch goes next, if one may go now; else what they wait for.
+    fn choose(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) -> Option<usize> {
+        let count = self.lanes.len();
+        for priority in [Priority::High, Priority::Normal, Priority::Low] {
+            let mut reading = false;
+            for step in 0..count {
+                let place = (self.turn + step) % count;
+                let lane = &self.lanes[place];
+                if lane.key.priority != priority {
+                    continue;
+                }
+                let offer = lane.offer(now);
+                match offer {
+                    Offer::Nothing => continue,
+                    Offer::Later(at) => {
+                        self.wait_for_retry(lane.api, at, now, wait);
+                        continue;
+                    }
+                    Offer::Fetch | Offer::Read => {}
+                }
+                let ask = Ask { api: lane.api };
+                match self.gate.decide(&self.platform.limits, ask, now) {
+                    Decision::Go if offer == Offer::Fetch => return Some(place),
+                    Decision::Go => {
+                        // Reading is what this lane waits for: read more at a time.
+                        if !lane.loading {
+                            self.lanes[place].read_more();
+                            self.read(place, ctx);
+                        }
+                        wait.for_event("its next fetch to be read");
+                        reading = true;
+                    }
+                    Decision::WaitUntil { at, because } => {
+                        let name = || self.gate.name(&self.platform.limits, &because);
+                        match at {
+                            None => wait.for_event(&name()),
+                            Some(at) if offer == Offer::Read => {
+                                let early = at.minus(Span::from(READ_EARLY));
+                                wait.until(at, if early > now { early } else { at }, name);
+                                if early <= now && !self.lanes[place].loading {
+                                    let ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
+                                    self.lanes[place].ahead = ahead;
+                                    self.read(place, ctx);
+                                }
+                            }
+                            Some(at) => wait.until(at, at, name),
+                        }
+                    }
+                    Decision::Never { because } => {
+                        let name = self.gate.name(&self.platform.limits, &because);
+                        wait.for_event(&format!("nothing that can come: {name} allows no call"));
+                    }
+                }
+            }
+            if reading {
+                // What goes first is not known yet.
+                return None;
+            }
+        }
+        None
+    }
+
+    /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
+    /// after a 429 say, is the better reason.
+    fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
+        match self.gate.decide(&self.platform.limits, Ask { api }, now) {
+            // A stored time of a try is rounded up to its millisecond.
+            Decision::WaitUntil { at: Some(open), because }
+                if open.plus(Span::from_millis(1)) >= at =>
+            {
+                let at = open.max(at);
+                wait.until(at, at, || self.gate.name(&self.platform.limits, &because));
+            }
+            _ => wait.until(at, at, || "its next try".into()),
+        }
+    }
+
+    fn ask_slot(&mut self) -> Option<Slot> {
+        if self.slot_asked {
+            return None;
+        }
+        let slot = self.shard.slot(self.ix, self.incarnation);
+        self.slot_asked = slot.is_none();
+        slot
+    }
+
+    fn alone(
+        &self,
+        candidate: &Candidate,
+    ) -> Result<Option<OwnedSemaphorePermit>, TryAcquireError> {
+        if candidate.tries.crashes < ALONE_FROM {
+            return Ok(None);
+        }
+        Arc::clone(&self.shard.alone).try_acquire_owned().map(Some)
+    }
+
+    fn past_deadline(
+        &mut self,
+        candidate: Candidate,
+        ctx: &mut Context<Self>,
+    ) -> Option<Candidate> {
+        let Some(deadline) = candidate.item.fetch.deadline else { return Some(candidate) };
+        if self.shard.clock.wall() <= deadline {
+            return Some(candidate);
+        }
+        let reason = format!("its turn came only after its deadline, {deadline}");
+        let Candidate { item, tries, .. } = candidate;
+        self.give_up(item, Code::DeadlinePassed, reason, LastAnswer::default(), tries, ctx);
+        None
+    }
+
+    /// Writes the record that covers what has been decided, if none is on its way.
+    fn write(&mut self, ctx: &mut Context<Self>) {
+        if self.decided.is_empty() || self.writing.is_some() {
+            return;
+        }
+        let batch = std::mem::take(&mut self.decided);
+        self.writing = Some(batch);
+        self.store_record(ctx);
+    }
+
+    pub(super) fn store_record(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let record = self.record(now);
+        self.stale = !record.flying.is_empty();
+        let store = self.shard.ledger.store(self.key.clone(), self.version, record.encode());
+        self.spawn(ctx, store, Self::confirmed);
+    }
+
+    pub(super) fn record(&self, now: At) -> Record {
+        let flying = self.flights.iter().map(|(id, flight)| Flying {
+            seq: flight.item.seq,
+            permit: id.0,
+            tries: flight.tries,
+        });
+        let decided = self.writing.iter().flatten().map(|decided| Flying {
+            seq: decided.candidate.item.seq,
+            permit: decided.id.0,
+            tries: decided.candidate.tries,
+        });
+        let heads = self.lanes.iter().flat_map(|lane| lane.heads.iter().chain(&lane.parked));
+        let tried = heads
+            .filter(|candidate| candidate.tries != Tries::default() || candidate.not_before > now);
+        let parked = tried.map(|candidate| Waiting {
+            seq: candidate.item.seq,
+            tries: candidate.tries,
+            not_within_ms: candidate.not_before.since(now).0.div_ceil(1000),
+        });
+        let remembered = self.remembered.iter().map(|(seq, (tries, at, _))| Waiting {
+            seq: *seq,
+            tries: *tries,
+            not_within_ms: at.since(now).0.div_ceil(1000),
+        });
+        Record {
+            config: self.shard.plan.hash.clone(),
+            gate: self.gate.encode(&self.platform.limits, now),
+            flying: flying.chain(decided).collect(),
+            parked: parked.chain(remembered).collect(),
+            throttled_in_a_row: self.throttled_in_a_row,
+        }
+    }
+
+    fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
+        let batch = self.writing.take().unwrap_or_default();
+        let now = self.now();
+        match answer {
+            Ok(version) => {
+                self.version = version;
+                let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
+                let (late, good) = batch.into_iter().partition(lapsed);
+                self.spend(late, now);
+                for decided in good {
+                    self.give(decided);
+                }
+                self.step(ctx);
+            }
+            Err(LedgerError::Unavailable(reason)) => {
+                telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
+                self.spend(batch, now);
+                // The record before this one is still there.
+                self.stale = true;
+                ctx.run_later(SEAM_AGAIN, Self::look_again);
+                self.show();
+            }
+            // Whatever is stored now, it is not known here: start over from what is.
+            Err(error) => {
+                telemetry::ledger_away(&self.key, &error);
+                ctx.stop();
+            }
+        }
+    }
+
+    fn give(&mut self, decided: Decided) {
+        let Decided { id, at, lane, candidate, slot, alone } = decided;
+        let api = self.lanes[lane].api;
+        self.usage.call(&self.platform.limits, api, at);
+        let Candidate { item, tries, .. } = candidate;
+        telemetry::permit(&self.key, &item, tries.calls() + 1);
+        let carried = Rc::clone(&item);
+        let flight = Flight { item: carried, tries, lane, decided_at: at, _alone: alone };
+        self.flights.insert(id, flight);
+        let platform = Arc::clone(&self.platform);
+        self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
+    }
+
+    /// Permits that lapsed before their use: their quota is spent, their fetches wait on.
+    fn spend(&mut self, batch: Vec<Decided>, now: At) {
+        // Each is put before the others: the last one first keeps their order.
+        for decided in batch.into_iter().rev() {
+            self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
+            self.lanes[decided.lane].put_back(decided.candidate);
+        }
+    }
+}
+
+/// What an account waits for.
+#[derive(Debug, Default)]
+struct Wait {
+    /// When the next call may go, if that is known.
+    at: Option<At>,
+    /// When to look again.
+    wake: Option<At>,
+    because: Option<Box<str>>,
+}
+
+impl Wait {
+    /// Something may go at `at`; look again at `wake`.
+    fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
+        if self.at.is_none_or(|known| at < known) {
+            self.at = Some(at);
+            self.because = Some(because());
+        }
+        self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
+    }
+
+    /// Something outside has to happen first, and will be heard of.
+    fn for_event(&mut self, because: &str) {
+        if self.because.is_none() {
+            self.because = Some(because.into());
+        }
+    }
+}

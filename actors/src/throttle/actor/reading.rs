@@ -1,0 +1,228 @@
+//! What waits: lanes, their counts, and the next fetches read ahead from the queue.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+use tollgate_gate::{At, Span};
+
+use super::{SEAM_AGAIN, Throttle};
+use crate::codes::Code;
+use crate::collector::{Item, LastAnswer, finish_until_confirmed, stored_before};
+use crate::ids::{LaneKey, Seq};
+use crate::ledger::record::Tries;
+use crate::queue::{Ending, Queued};
+use crate::recipe;
+use crate::shard::Found;
+use crate::telemetry;
+use crate::telemetry::Totals;
+use crate::throttle::lane::{Candidate, Lane};
+use crate::throttle::retry;
+
+/// A head due later than this is put aside in the queue, so that it blocks nothing.
+const POSTPONE_FROM: Duration = Duration::from_secs(60);
+
+impl Throttle {
+    /// The place of a lane; it gets one if it has none.
+    pub(super) fn lane(&mut self, key: &LaneKey) -> usize {
+        if let Some(place) = self.lanes.iter().position(|lane| lane.key == *key) {
+            return place;
+        }
+        let api = self.platform.api(key.api.as_str()).map_or(0, |(number, _)| number);
+        self.lanes.push(Lane::new(key.clone(), api));
+        self.lanes.len() - 1
+    }
+
+    pub(super) fn note(&mut self, found: &Found) {
+        let place = self.lane(&found.lane);
+        let in_hand = if found.all {
+            let flying = self.flights.values().filter(|flight| flight.lane == place).count();
+            let decided = self.decided.iter().chain(self.writing.iter().flatten());
+            let decided = decided.filter(|decided| decided.lane == place).count();
+            (flying + decided) as u64
+        } else {
+            0
+        };
+        let lane = &mut self.lanes[place];
+        if found.all {
+            let known = lane.heads.len() as u64 + lane.parked.len() as u64 + in_hand;
+            let unseen = found.count.saturating_sub(known);
+            lane.note(unseen.saturating_sub(lane.unseen));
+        } else {
+            lane.note(found.count);
+        }
+    }
+
+    /// Whether a fetch is in hand somewhere, so that reading it again means nothing.
+    fn has(&self, seq: Seq) -> bool {
+        self.shard.is_leaving(seq)
+            || self.flights.values().any(|flight| flight.item.seq == seq)
+            || self
+                .decided
+                .iter()
+                .chain(self.writing.iter().flatten())
+                .any(|decided| decided.candidate.item.seq == seq)
+            || self.lanes.iter().any(|lane| lane.has(seq))
+    }
+
+    pub(super) fn read(&mut self, place: usize, ctx: &mut Context<Self>) {
+        let lane = &mut self.lanes[place];
+        if lane.loading {
+            return;
+        }
+        lane.loading = true;
+        lane.noted = false;
+        let max = lane.ahead;
+        let first = self.shard.queue.first(lane.key.clone(), lane.cursor, max);
+        self.spawn(ctx, first, move |throttle, answer, ctx| {
+            let ended = throttle.lanes[place].loaded();
+            match answer {
+                Ok(rows) => throttle.take_in(place, &rows, &ended, ctx),
+                Err(error) => {
+                    telemetry::queue_away(&throttle.key, &error);
+                    ctx.run_later(SEAM_AGAIN, Self::look_again);
+                    return;
+                }
+            }
+            throttle.step(ctx);
+        });
+    }
+
+    pub(super) fn look_again(&mut self, ctx: &mut Context<Self>) {
+        self.step(ctx);
+    }
+
+    /// `ended` are fetches that left the queue while it was read: they may be among the rows.
+    fn take_in(&mut self, place: usize, rows: &[Queued], ended: &[Seq], ctx: &mut Context<Self>) {
+        if !self.open {
+            // Read ahead of the record, which knows their earlier tries: read again after it.
+            return;
+        }
+        if rows.is_empty() {
+            self.lanes[place].read_nothing();
+            return;
+        }
+        let now = self.now();
+        for row in rows {
+            self.lanes[place].cursor = Some(row.seq);
+            if !self.has(row.seq) && !ended.contains(&row.seq) {
+                let lane = &mut self.lanes[place];
+                lane.unseen = lane.unseen.saturating_sub(1);
+                lane.from_start = false;
+                self.take_in_one(place, row, now, ctx);
+            }
+        }
+    }
+
+    fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
+        let lane = self.lanes[place].key.clone();
+        let accepted = match recipe::check_fetch(&self.shard.plan, &row.payload) {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                let fetch = refusal.fetch.map(|fetch| *fetch).unwrap_or_default();
+                let id = fetch.id.clone().unwrap_or_default();
+                let item = Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };
+                let last = LastAnswer::default();
+                let tries = Tries::default();
+                self.give_up(Rc::new(item), refusal.code, refusal.reason, last, tries, ctx);
+                return;
+            }
+        };
+        let item = Rc::new(Item {
+            lane,
+            seq: row.seq,
+            queued_at: row.queued_at,
+            id: accepted.id,
+            fetch: accepted.fetch,
+        });
+        let (tries, not_before, was_flying) =
+            self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
+        let wanted = item.fetch.not_before.map(|wall| self.shard.clock.at_wall(wall));
+        if let Some(wanted) = wanted
+            && wanted > now.plus(Span::from(POSTPONE_FROM))
+        {
+            self.postpone(&item, ctx);
+            return;
+        }
+        let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
+        let candidate = Candidate { item, tries, not_before };
+        if tries.crashes >= retry::CRASHES_MAX {
+            let reason = format!(
+                "it was in flight when the process or a collector died, {} times",
+                tries.crashes
+            );
+            let last = LastAnswer::default();
+            self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
+        } else if was_flying {
+            self.look_up(place, candidate, ctx);
+        } else if not_before > now {
+            self.lanes[place].parked.push(candidate);
+        } else {
+            self.lanes[place].heads.push_back(candidate);
+        }
+    }
+
+    /// A fetch that was in flight at a crash may have been stored: its manifest says so.
+    fn look_up(&mut self, place: usize, candidate: Candidate, ctx: &mut Context<Self>) {
+        let shard = Rc::clone(&self.shard);
+        let item = Rc::clone(&candidate.item);
+        let look = async move {
+            let done = stored_before(&shard, &item).await?;
+            Some(Ending::Done(Box::new(done)))
+        };
+        let item = Rc::clone(&candidate.item);
+        self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
+            throttle.lanes[place].parked.push(candidate);
+        });
+    }
+
+    /// Takes a fetch out of the queue and counts it as soon as it is known how it ends; `stays` is called
+    /// if it does not. In a task of its own: the death of this actor stops and loses nothing of that.
+    pub(super) fn end(
+        &mut self,
+        item: Rc<Item>,
+        how: impl Future<Output = Option<Ending>> + 'static,
+        count: fn(&Totals),
+        ctx: &mut Context<Self>,
+        stays: impl FnOnce(&mut Self) + 'static,
+    ) {
+        let seq = item.seq;
+        let place = self.lane(&item.lane);
+        let leaving = self.shard.leave(seq);
+        let shard = Rc::clone(&self.shard);
+        let end = actix_rt::spawn(async move {
+            let _leaving = leaving;
+            let ending = how.await?;
+            finish_until_confirmed(&shard, &item, ending).await;
+            count(&shard.totals);
+            Some(())
+        });
+        self.spawn(ctx, end, move |throttle, ended, ctx| {
+            if matches!(ended, Ok(Some(()))) {
+                throttle.lanes[place].ended(seq);
+            } else {
+                stays(throttle);
+            }
+            throttle.step(ctx);
+        });
+    }
+
+    fn postpone(&mut self, item: &Rc<Item>, ctx: &mut Context<Self>) {
+        let Some(until) = item.fetch.not_before else { return };
+        let seq = item.seq;
+        let leaving = self.shard.leave(seq);
+        let shard = Rc::clone(&self.shard);
+        let lane = item.lane.clone();
+        let postpone = async move {
+            // As often as it takes: until then it is in its lane, and the cursor is behind it.
+            while let Err(error) = shard.queue.postpone(lane.clone(), seq, until).await {
+                telemetry::queue_away(&lane.account, &error);
+                tokio::time::sleep(SEAM_AGAIN).await;
+            }
+        };
+        self.spawn(ctx, postpone, move |throttle, (), ctx| {
+            drop(leaving);
+            throttle.step(ctx);
+        });
+    }
+}

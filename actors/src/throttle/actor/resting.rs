@@ -1,0 +1,118 @@
+//! Resting: the account as a record, and what it looks like from outside.
+
+use std::time::Duration;
+
+use actix::{ActorContext, Context};
+use tollgate_gate::{At, Span};
+
+use super::Throttle;
+use crate::shard::Room;
+use crate::shard::accounts::{Glance, Rest, RestLane, State};
+use crate::telemetry;
+use crate::throttle::lane::Lane;
+
+/// An account whose next call is further off than this rests, as a record.
+const REST_FROM: Duration = Duration::from_secs(5);
+/// The same while the shard has many live actors.
+const REST_FROM_CROWDED: Duration = Duration::from_millis(100);
+
+/// Live actors from which a shard is crowded.
+const CROWDED: usize = 4096;
+
+impl Throttle {
+    /// Hands the account to the shard as a record if nothing happens to it for a while.
+    pub(super) fn try_rest(&mut self, now: At, ctx: &mut Context<Self>) -> bool {
+        let quiet = self.flights.is_empty()
+            && self.decided.is_empty()
+            && self.writing.is_none()
+            && self.busy == 0
+            && self.slot.is_none()
+            && !self.slot_asked;
+        if !quiet {
+            return false;
+        }
+        let waiting = self.lanes.iter().any(|lane| lane.waiting() > 0);
+        let draining = self.shard.draining.get();
+        let rest_from =
+            if self.shard.accounts.borrow().live > CROWDED { REST_FROM_CROWDED } else { REST_FROM };
+        let due = match (waiting, self.until) {
+            _ if draining => At::MAX,
+            (false, _) => self.gate.forgotten_at(&self.platform.limits, now),
+            (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
+            (true, _) => return false,
+        };
+        // Without limits only tries between two attempts are worth another record.
+        let worth = !self.platform.limits.limits().is_empty()
+            || self.lanes.iter().any(|lane| !lane.parked.is_empty());
+        if self.stale && worth {
+            // The stored record speaks of calls in flight that are over: after a restart they would
+            // count as lost. Written anew, then this is asked again.
+            self.writing = Some(Vec::new());
+            self.store_record(ctx);
+            return false;
+        }
+        let all_handled = {
+            let accounts = self.shard.accounts.borrow();
+            let state = accounts.get(self.ix).map(|entry| &entry.state);
+            matches!(state, Some(State::Live { sent, .. }) if *sent == self.handled)
+        };
+        if !all_handled {
+            return false;
+        }
+        self.rest(now, due, ctx);
+        true
+    }
+
+    fn rest(&mut self, now: At, due: At, ctx: &mut Context<Self>) {
+        self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        let record = self.record(now);
+        let empty = record.parked.is_empty() && self.gate.is_empty();
+        let lanes: Box<[RestLane]> = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.waiting() > 0)
+            .map(|lane| RestLane {
+                api: lane.api,
+                priority: lane.key.priority,
+                waiting: lane.waiting(),
+            })
+            .collect();
+        let mut accounts = self.shard.accounts.borrow_mut();
+        if empty && lanes.is_empty() {
+            accounts.forget(self.ix);
+        } else {
+            let record = if empty { Box::default() } else { record.encode().to_vec().into() };
+            let because = self.because.take();
+            let version = self.version;
+            accounts.rest(self.ix, Rest { version, record, since: now, lanes, due, because });
+        }
+        drop(accounts);
+        let waiting = self.lanes.iter().map(Lane::waiting).sum();
+        telemetry::throttle_stopped(&self.key, waiting);
+        self.notice.expected();
+        self.shard.me().do_send(Room);
+        ctx.stop();
+    }
+
+    /// Tells the shard what this account looks like.
+    pub(super) fn show(&mut self) {
+        if self.because != self.told {
+            telemetry::waiting(&self.key, self.because.as_deref(), self.until, &self.shard.clock);
+            self.told.clone_from(&self.because);
+        }
+        let decided = self.decided.len() + self.writing.as_ref().map_or(0, Vec::len);
+        let waiting = self.lanes.iter().map(Lane::waiting).sum::<u64>() + decided as u64;
+        let shown = Glance {
+            waiting,
+            in_flight: u32::try_from(self.flights.len()).unwrap_or(u32::MAX),
+            until: self.until,
+            because: self.because.clone(),
+        };
+        let mut accounts = self.shard.accounts.borrow_mut();
+        if let Some(entry) = accounts.get_mut(self.ix)
+            && let State::Live { glance, .. } = &mut entry.state
+        {
+            *glance = shown;
+        }
+    }
+}
