@@ -105,7 +105,7 @@ pub(crate) async fn work(
     let left = totals.outstanding();
     // What was found there, what came in, less what was there already: however far the reading got, it is
     // what has ended and what is left.
-    let Taken { done, dead, refused, .. } = ended.taken;
+    let Taken { done, dead, refused, .. } = ended.read.taken;
     let done = totals.fetches_done.get() + done;
     let dead = totals.fetches_dead.get() + dead + refused;
     let summary = Summary {
@@ -128,7 +128,11 @@ pub(crate) async fn work(
     if unknown > 0 {
         say(format_args!("{unknown} fetches wait for apis that this configuration does not have"));
     }
+    if !ended.read.whole {
+        say(format_args!("not all that was given has been read; run again with the same files"));
+    }
     let exit = match (left, summary.dead) {
+        _ if !ended.read.whole => Exit::Left,
         (1.., _) => Exit::Left,
         (0, 1..) => Exit::Failed,
         (0, 0) => Exit::Done,
@@ -136,27 +140,34 @@ pub(crate) async fn work(
     Ok(Report { summary, exit })
 }
 
+/// How far the inputs were read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reading {
+    taken: Taken,
+    whole: bool,
+}
+
 /// Why the watch ended.
 struct Ended {
-    taken: Taken,
+    read: Reading,
     all: bool,
 }
 
 async fn watch(
     node: &Node,
     state: &State,
-    reading: impl Future<Output = anyhow::Result<Taken>>,
+    reading: impl Future<Output = anyhow::Result<Reading>>,
     stop: &Stop,
     progress: &mut Progress,
 ) -> anyhow::Result<Ended> {
     let totals = node.totals();
     let mut reading = std::pin::pin!(reading);
-    let mut taken: Option<Taken> = None;
+    let mut read: Option<Reading> = None;
     let mut shown_at = Instant::now();
     loop {
         tokio::select! {
-            read = &mut reading, if taken.is_none() => {
-                taken = Some(read?);
+            done = &mut reading, if read.is_none() => {
+                read = Some(done?);
                 totals.inputs_read();
             }
             error = node.died() => return Err(error.into()),
@@ -165,7 +176,7 @@ async fn watch(
         }
         if stop.was_asked() {
             say(format_args!("stopping: calls in flight end, the rest stays for the next run"));
-            return Ok(Ended { taken: taken.unwrap_or_default(), all: false });
+            return Ok(Ended { read: read.unwrap_or_default(), all: false });
         }
         if let Some(reason) = state.failed() {
             bail!(
@@ -175,15 +186,15 @@ async fn watch(
             );
         }
         let outstanding = totals.outstanding();
-        if let Some(taken) = taken
+        if let Some(read) = read
             && outstanding <= node.unknown()
         {
-            return Ok(Ended { taken, all: true });
+            return Ok(Ended { read, all: true });
         }
         if shown_at.elapsed() >= SHOW_EVERY {
             shown_at = Instant::now();
             let ended = totals.fetches_done.get() + totals.fetches_dead.get();
-            let note = if taken.is_some() { "" } else { "(reading)" };
+            let note = if read.is_some() { "" } else { "(reading)" };
             progress.show(&totals, ended + outstanding, note);
         }
     }
@@ -197,7 +208,7 @@ async fn read_all(
     intake: Intake,
     clock: Clock,
     asked: Arc<AtomicBool>,
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<Reading> {
     let plan = Arc::clone(plan);
     let wait = tokio::runtime::Handle::current();
     let read = move || {
@@ -209,10 +220,10 @@ async fn read_all(
                 .with_context(|| format!("{}: read {name}", Code::InputUnreadable))?;
             sum.add(taken);
             if asked.load(Ordering::Acquire) {
-                break;
+                return anyhow::Ok(Reading { taken: sum, whole: false });
             }
         }
-        anyhow::Ok(sum)
+        anyhow::Ok(Reading { taken: sum, whole: true })
     };
     let (tell, told) = oneshot::channel();
     let read = move || {

@@ -113,7 +113,8 @@ fn kills_with_slots_taken_lose_nothing_and_break_no_limit() {
         .limit(r#"slots = { per = ["account"], concurrent = 2 }"#)
         .report();
     let mut luck = Luck::of(3);
-    let lives = (0..4).map(move |_| Duration::from_millis(luck.between(1300, 1900)));
+    // A fetch in flight at three crashes would be given up as their cause.
+    let lives = (0..2).map(move |_| Duration::from_millis(luck.between(1300, 1900)));
     kill_again_and_again(&emulator, &config, &accounts("act", 6), 40, lives);
 }
 
@@ -151,7 +152,6 @@ fn sigterm_ends_calls_in_flight_and_the_next_run_goes_on_without_a_second_call()
         }
         let ran = ran.exits(3).says("stopping");
         let summary = ran.summary();
-        assert!(summary.left > 0, "{ran}");
         assert_eq!(summary.done + summary.left, summary.fetches, "{ran}");
         assert!(ran.took < Duration::from_secs(4), "calls of 0.4 s were in flight at most\n{ran}");
         stops += 1;
@@ -217,9 +217,9 @@ fn a_signal_while_standard_input_is_open_stops_the_run() {
     pipe.write_all(reports(&accounts("act", 50), 25).as_bytes()).unwrap();
     wait_until("the first calls", || (emulator.counts().0 > 0).then_some(()));
     running.signal("TERM");
-    let ran = running.wait();
+    let ran = running.wait().exits(3).says("not all that was given has been read");
     assert!(ran.took < Duration::from_secs(10), "{ran}");
-    assert!(ran.code == Some(3) || ran.code == Some(0), "{ran}");
+    drop(pipe);
 }
 
 #[test]
@@ -263,4 +263,16 @@ fn what_a_killed_process_left_half_written_is_swept_by_the_next_run() {
     let files = dir.files("data");
     assert!(!files.contains(&half), "{files:?}");
     dir.assert_reports(&accounts, 40);
+}
+
+#[test]
+fn a_run_stopped_before_it_has_read_its_input_says_that_something_is_left() {
+    let emulator = emulator(Vec::new(), 1);
+    let dir = Dir::with(&Config::of(&emulator).report());
+    let (running, pipe) = dir.tollgate(&["run", "--json", "-"]).start_with_open_input();
+    running.wait_says("shard started");
+    running.signal("TERM");
+    let ran = running.wait().exits(3);
+    assert_eq!((ran.summary().fetches, ran.summary().left), (0, 0), "{ran}");
+    drop(pipe);
 }
