@@ -50,8 +50,8 @@ pub struct StorePlan {
     pub key: Template,
     /// How bodies are stored.
     pub compression: Compression,
-    /// Whether a file is fsynced before it counts as stored. Default false: kill -9 loses nothing, a
-    /// power cut may.
+    /// Whether files are fsynced before they count as stored, and queue and ledger before a permit is used
+    /// or a fetch is done. Default false: kill -9 loses nothing, a power cut may.
     pub fsync: bool,
 }
 

@@ -30,7 +30,7 @@ pub(crate) async fn open_state(plan: &Plan) -> anyhow::Result<State> {
     let path = plan.state();
     let until = Instant::now() + QUESTION_MAX;
     loop {
-        match State::open(&path, Options::default()) {
+        match State::open(&path, Options { fsync: plan.store.fsync }) {
             Err(StateError::Locked { .. })
                 if Instant::now() < until && !is_answered(&path).await =>
             {
