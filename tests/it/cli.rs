@@ -1,6 +1,5 @@
 //! The command line: how it ends, and what it says about mistakes.
 
-
 use serde_json::{Value, json};
 use tollgate_emulator::{Emulator, Profile};
 
