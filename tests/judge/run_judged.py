@@ -75,6 +75,7 @@ def config(args, port: int, folder: pathlib.Path) -> str:
             "[platforms.judge]",
             f'base_url = "http://127.0.0.1:{port}/"',
             'headers = { X-Account = "{account}" }',
+            *([f"guard = {json.dumps(args.guard)}"] if args.guard else []),
             "[platforms.judge.limits]",
             *limits,
             "[platforms.judge.apis.report]",
@@ -115,6 +116,7 @@ def run(args, folder: pathlib.Path) -> dict:
         "judge": args.judge,
         "limits": [limit.for_limits() for limit in args.limit],
         "latency": args.latency,
+        "guard": args.guard or "default",
         "refused": score["refused"],
         "share": score["share"],
         "needed": score["needed"],
@@ -137,6 +139,7 @@ def main():
     parser.add_argument("--judge", choices=["limits", "nginx"], default="limits")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before an answer's head")
     parser.add_argument("--body-bytes", type=int, help="length of an answer's body; 256 if not given")
+    parser.add_argument("--guard", help='such as "100ms" or "never"; the default if not given')
     parser.add_argument("--tollgate", type=pathlib.Path, default=HERE.parent.parent / "target/release/tollgate")
     parser.add_argument("--keep", type=pathlib.Path, help="folder for data, config and the judge's log")
     args = parser.parse_args()
