@@ -212,7 +212,7 @@ fn an_account_that_hangs_or_is_held_or_has_a_backlog_delays_no_other() {
     for account in &polite {
         let arrivals = done(account);
         let took = arrivals[9] - arrivals[0];
-        assert!(took < 9 * Duration::from_millis(100) + SECOND, "{account} took {took:?}");
+        assert!(took < 9 * Duration::from_millis(100) + 2 * SECOND, "{account} took {took:?}");
     }
     let held = done("held_0");
     assert_eq!(held.len(), 1, "it is still held while the others are done");

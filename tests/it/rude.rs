@@ -155,7 +155,7 @@ fn every_rude_answer_ends_right_in_bounded_time_and_delays_nobody() {
         let made = calls_of(&calls, account);
         let took = made[9].at - made[0].at;
         assert!(took + lag >= gap * 9, "{account}: {took:?}");
-        assert!(took < gap * 9 + SECOND, "{account} was delayed: 10 calls took {took:?}");
+        assert!(took < gap * 9 + 2 * SECOND, "{account} was delayed: 10 calls took {took:?}");
     }
 }
 
