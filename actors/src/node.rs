@@ -136,16 +136,15 @@ impl Node {
         let post = self.post();
         let postponed = self.shared.queue.postponed().await?;
         self.shared.totals.come(postponed);
-        let waiting = post.discover().await?;
-        self.shared.totals.come(waiting);
+        post.discover(true).await?;
         let pump = self.post();
         self.tasks.push(actix_rt::spawn(async move {
             while let Some(wake) = wakes.recv().await {
-                let mut found = vec![Found { lane: wake.lane, count: wake.count, all: false }];
+                let mut found = vec![Found { lane: wake.lane, count: wake.count, all: wake.all }];
                 while found.len() < FOUND_MAX
                     && let Ok(wake) = wakes.try_recv()
                 {
-                    found.push(Found { lane: wake.lane, count: wake.count, all: false });
+                    found.push(Found { lane: wake.lane, count: wake.count, all: wake.all });
                 }
                 pump.send(found).await;
             }
@@ -155,7 +154,7 @@ impl Node {
             loop {
                 tokio::time::sleep(DISCOVERY_EVERY).await;
                 // A queue that does not answer is asked again next time; its users say so meanwhile.
-                let _found = again.discover().await;
+                let _found = again.discover(false).await;
             }
         }));
         self.tasks.push(actix_rt::spawn(probe_store(self.shared.clone(), self.shards.clone())));
@@ -191,6 +190,28 @@ impl Node {
     /// Fetches that wait for an api this configuration does not have.
     pub fn unknown(&self) -> u64 {
         self.unknown.load(Ordering::Acquire)
+    }
+
+    /// Counts anew what the queue holds, and answers that: the running count may be off by what moved
+    /// while the node started.
+    ///
+    /// # Errors
+    /// The queue does not answer; nothing was changed.
+    pub async fn recount(&self) -> Result<u64, QueueError> {
+        let queue = &self.shared.queue;
+        // What falls due between the two is then counted twice rather than never.
+        let mut waiting = queue.postponed().await?;
+        let mut after = None;
+        loop {
+            let lanes = queue.lanes(after.take()).await?;
+            waiting += lanes.iter().map(|lane| lane.waiting).sum::<u64>();
+            if lanes.len() < LANES_MAX {
+                break;
+            }
+            after = lanes.into_iter().next_back().map(|count| count.lane);
+        }
+        self.shared.totals.recounted(waiting);
+        Ok(waiting)
     }
 
     /// Waits until a shard dies. The node is of no use then.
@@ -334,10 +355,9 @@ struct Post {
 const WARNED_MAX: usize = 100;
 
 impl Post {
-    /// Tells the shards of everything that waits; answers how much that is.
-    async fn discover(&self) -> Result<u64, QueueError> {
+    /// Tells the shards of everything that waits; the first time it is counted too.
+    async fn discover(&self, first: bool) -> Result<(), QueueError> {
         let mut after: Option<LaneKey> = None;
-        let mut waiting = 0;
         let mut unknown = 0;
         loop {
             let lanes = self.shared.queue.lanes(after.take()).await?;
@@ -345,11 +365,17 @@ impl Post {
             after = lanes.last().map(|count| count.lane.clone());
             let mut found = Vec::with_capacity(FOUND_MAX);
             for LaneCount { lane, waiting: count } in lanes {
-                waiting += count;
                 if !self.knows(&lane) {
                     unknown += count;
+                    if first {
+                        self.shared.totals.come(count);
+                    }
                     self.warn(&lane, count);
                     continue;
+                }
+                if first {
+                    // Before anybody is told: one may be done before this page is.
+                    self.shared.totals.come(count);
                 }
                 found.push(Found { lane, count, all: true });
                 if found.len() == FOUND_MAX {
@@ -359,7 +385,7 @@ impl Post {
             self.send(found).await;
             if last_page {
                 self.unknown.store(unknown, Ordering::Release);
-                return Ok(waiting);
+                return Ok(());
             }
         }
     }
@@ -408,7 +434,7 @@ async fn start_shard(
     let (tell, told) = oneshot::channel();
     arbiter.spawn(async move {
         let shard = u16::try_from(number).expect("a validated number of shards");
-        let wire = Wire::new(shared.clock.clone());
+        let wire = Wire::new(shared.clock.clone(), idle_max(&shared.plan));
         let started = match wire {
             Ok(wire) => Ok(Shard::start_here(shard, shared, Rc::new(wire))),
             Err(error) => Err(NodeError::Client(error.to_string())),
@@ -419,10 +445,21 @@ async fn start_shard(
     told.await.unwrap_or(Err(NodeError::ShardDied(number)))
 }
 
+/// Idle connections kept to one host by one shard. Over all hosts not more than calls can be in flight.
+fn idle_max(plan: &Plan) -> usize {
+    let hosts = plan.platforms.values().map(|platform| 1 + platform.allowed_hosts.len());
+    (plan.collect.concurrency / hosts.sum::<usize>().max(1)).max(1)
+}
+
 /// Waits for the store to fail, tries it until it takes a body again, and says so.
 pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
     loop {
         shared.store_health.failed.notified().await;
+        if !shared.store_health.is_away() {
+            // One object was refused, maybe for its key alone: only if others are too, all wait.
+            let Err(error) = shared.store.probe().await else { continue };
+            shared.store_health.away(&error.to_string());
+        }
         let since = Instant::now();
         let mut pause = PROBE_FIRST;
         while shared.store_health.is_away() {

@@ -63,12 +63,6 @@ impl Restarts {
         };
         Restart { after, deaths, escalated }
     }
-
-    /// True when no death is remembered within the period.
-    pub fn is_calm(&self, now: At) -> bool {
-        let period_start = now.minus(Span::from(PERIOD));
-        self.deaths.back().is_none_or(|at| *at < period_start)
-    }
 }
 
 /// Carried by a child; calls back when the child is gone without having said so.
@@ -158,7 +152,6 @@ mod tests {
             ]
         );
         let later = now.plus(Span::from_secs(61));
-        assert!(restarts.is_calm(later));
         assert_eq!(restarts.died(later).after, BACKOFF_FIRST);
     }
 

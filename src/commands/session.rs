@@ -36,6 +36,8 @@ const FILES_BESIDE: u64 = 512;
 const LAST_WORD: Duration = Duration::from_millis(50);
 /// Bytes of an input that are read at once.
 const INPUT_BYTES: usize = 256 * 1024;
+/// A node without an ended fetch for so long has its queue counted anew.
+const RECOUNT_AFTER: Duration = Duration::from_secs(5);
 /// Staged uploads older than this belong to nobody, wherever they are.
 const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
@@ -164,6 +166,7 @@ async fn watch(
     let mut reading = std::pin::pin!(reading);
     let mut read: Option<Reading> = None;
     let mut shown_at = Instant::now();
+    let (mut seen, mut still_since) = (0, Instant::now());
     loop {
         tokio::select! {
             done = &mut reading, if read.is_none() => {
@@ -186,14 +189,22 @@ async fn watch(
             );
         }
         let outstanding = totals.outstanding();
+        let ended = totals.fetches_done.get() + totals.fetches_dead.get();
+        if ended != seen {
+            (seen, still_since) = (ended, Instant::now());
+        }
+        let quiet = outstanding <= node.unknown() || still_since.elapsed() >= RECOUNT_AFTER;
         if let Some(read) = read
-            && outstanding <= node.unknown()
+            && quiet
         {
-            return Ok(Ended { read, all: true });
+            // The queue has the last word.
+            still_since = Instant::now();
+            if node.recount().await.is_ok_and(|waiting| waiting <= node.unknown()) {
+                return Ok(Ended { read, all: true });
+            }
         }
         if shown_at.elapsed() >= SHOW_EVERY {
             shown_at = Instant::now();
-            let ended = totals.fetches_done.get() + totals.fetches_dead.get();
             let note = if read.is_some() { "" } else { "(reading)" };
             progress.show(&totals, ended + outstanding, note);
         }
@@ -258,10 +269,12 @@ fn open_store(plan: &Plan) -> anyhow::Result<Store> {
 /// Each call needs a file for its socket. As many as the system allows are asked for; where that is not
 /// enough, fewer calls are made at a time.
 fn fit_open_files(plan: &mut Plan) {
-    let wanted = plan.collect.concurrency as u64 * 2 + FILES_BESIDE;
+    // In flight, and as many idle ones in each shard.
+    let each = plan.collect.shards as u64 + 1;
+    let wanted = plan.collect.concurrency as u64 * each + FILES_BESIDE;
     let allowed = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
     if allowed < wanted {
-        let room = allowed.saturating_sub(FILES_BESIDE.min(allowed / 2)) / 2;
+        let room = allowed.saturating_sub(FILES_BESIDE.min(allowed / 2)) / each;
         let fits = usize::try_from(room.max(1)).unwrap_or(usize::MAX);
         if fits < plan.collect.concurrency {
             say(format_args!(

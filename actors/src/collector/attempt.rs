@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use object_store::path::Path;
+use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
@@ -16,18 +17,21 @@ use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
-use crate::plan::{Api, Compression, Format};
+use crate::plan::{Api, Auth, Compression, Format, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
-use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, Stored};
+use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored};
 
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
 const REST_BYTES_MAX: usize = 64 * 1024;
-const REST_WITHIN: Duration = Duration::from_secs(2);
+const REST_WITHIN: Duration = Duration::from_millis(500);
+/// Least time before another call for a body that the store refused: until then it is known whether it takes
+/// others.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 /// Between two tries to take a stored fetch out of a queue that does not answer.
 const FINISH_AGAIN: Duration = Duration::from_millis(500);
 
@@ -36,14 +40,16 @@ const FINISH_AGAIN: Duration = Duration::from_millis(500);
 pub(super) async fn make(shard: Rc<Context>, order: Order) {
     let Order { permit, slot, platform, api, item, calls } = order;
     let api = &platform.apis[usize::from(api)];
-    let attempt = Attempt { shard: &shard, api, item: &item, permit: &permit, calls };
-    let outcome = attempt.run(&platform).await;
+    let attempt =
+        Attempt { shard: &shard, platform: &platform, api, item: &item, permit: &permit, calls };
+    let outcome = attempt.run().await;
     drop(slot);
     permit.finish(outcome);
 }
 
 struct Attempt<'a> {
     shard: &'a Rc<Context>,
+    platform: &'a Platform,
     api: &'a Api,
     item: &'a Item,
     permit: &'a Permit,
@@ -51,7 +57,7 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, platform: &crate::plan::Platform) -> Outcome {
+    async fn run(&self) -> Outcome {
         self.shard.faults.collector(self.item);
         let clock = &self.shard.clock;
         let decided = self.permit.decided_at();
@@ -63,7 +69,7 @@ impl Attempt<'_> {
             id: &self.item.id,
             params: &self.item.fetch.params,
         };
-        let request = match recipe::build(platform, self.api, &context) {
+        let request = match recipe::build(self.platform, self.api, &context) {
             Ok(request) => request,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Never);
@@ -121,7 +127,7 @@ impl Attempt<'_> {
         let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
         let last = LastAnswer {
             status: Some(status),
-            body_start: Some(body_start(answer).await),
+            body_start: Some(body_start(answer, self.platform.auth.as_ref()).await),
             flaw: html.then_some(Code::HtmlInstead),
         };
         self.permit.call_ended(Sent::Maybe);
@@ -257,9 +263,19 @@ impl Attempt<'_> {
                 let last = LastAnswer { flaw: Some(Code::BadEncoding), ..last };
                 return Outcome::Again { kind: Again::Transient, after: None, reason, last };
             }
-            SinkError::Store { source, .. } => {
-                self.shard.store_failed(&format!("{reason}: {source}"));
-                return Outcome::Again { kind: Again::StoreAway, after: None, reason, last };
+            SinkError::Store { kind, source, .. } => {
+                let reason = format!("{reason}: {source}");
+                let after = match kind {
+                    StoreErrorKind::Full | StoreErrorKind::Away => {
+                        self.shard.store_failed(&reason);
+                        None
+                    }
+                    StoreErrorKind::Denied | StoreErrorKind::Other => {
+                        self.shard.store_refused();
+                        Some(REFUSED_AGAIN)
+                    }
+                };
+                return Outcome::Again { kind: Again::StoreAway, after, reason, last };
             }
         };
         Outcome::Dead { code, reason, last }
@@ -385,7 +401,7 @@ fn extension(format: Format, headers: &HeaderMap, suffix: &str) -> String {
 
 /// The first 2 KiB of an answer as text; reads on for a little while so that the connection can be used
 /// again.
-async fn body_start(answer: Answer) -> String {
+async fn body_start(answer: Answer, auth: Option<&Auth>) -> String {
     let encoded = answer.headers.contains_key(CONTENT_ENCODING);
     let mut body = answer.body;
     let deadline = Instant::now() + REST_WITHIN;
@@ -400,5 +416,12 @@ async fn body_start(answer: Answer) -> String {
     if encoded {
         return format!("({read} bytes, compressed)");
     }
-    String::from_utf8_lossy(&start).into_owned()
+    let text = String::from_utf8_lossy(&start).into_owned();
+    // A provider, or a proxy before it, may show the request that it refuses.
+    match auth {
+        None => text,
+        Some(Auth::Bearer(secret) | Auth::Header(_, secret)) => {
+            text.replace(secret.expose_secret(), "[redacted]")
+        }
+    }
 }

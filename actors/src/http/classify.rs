@@ -7,7 +7,6 @@ use http::HeaderMap;
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
 use jiff::Timestamp;
 
-use super::CallError;
 use crate::codes::Code;
 use crate::plan::Format;
 
@@ -82,15 +81,4 @@ pub fn is_html(headers: &HeaderMap) -> bool {
 pub fn content_type(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-}
-
-/// The class of a call without a whole answer, for logs and metrics.
-pub fn class(error: &CallError) -> &'static str {
-    match error {
-        CallError::Connect(_) => "connect",
-        CallError::Late => "late",
-        CallError::FirstByte(_) => "first_byte_timeout",
-        CallError::Stall(_) => "stall",
-        CallError::Broken(_) => "broken",
-    }
 }

@@ -38,12 +38,13 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// A client with connections of its own. One per shard.
+    /// A client with connections of its own, one per shard; at most `idle_max` idle ones to each host are
+    /// kept.
     ///
     /// # Errors
     /// The TLS provider is not installed (see [`crate::install_tls`]) or the system's certificates
     /// cannot be read.
-    pub fn new(clock: Clock) -> Result<Self, reqwest::Error> {
+    pub fn new(clock: Clock, idle_max: usize) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             // A stream of HTTP/2 can wait unseen behind others; see ARCHITECTURE.md.
@@ -53,7 +54,7 @@ impl Wire {
             .no_proxy()
             .referer(false)
             .tcp_nodelay(true)
-            .pool_max_idle_per_host(usize::MAX)
+            .pool_max_idle_per_host(idle_max)
             .pool_idle_timeout(IDLE)
             .connector_layer(WatchConnects)
             .build()?;

@@ -30,6 +30,8 @@ pub mod conformance;
 
 /// Most fetches that one `first` returns.
 pub const FIRST_MAX: usize = 64;
+/// Bytes of fetches from which one `first` returns no more than it must: one.
+pub const FIRST_BYTES_MAX: usize = 1024 * 1024;
 /// Most lanes that one `lanes` returns.
 pub const LANES_MAX: usize = 4096;
 /// Most fetches that one `append` takes.
@@ -90,8 +92,10 @@ pub struct LaneCount {
 pub struct Wake {
     /// Which lane.
     pub lane: LaneKey,
-    /// How many fetches came.
+    /// How many fetches came, or wait there in all.
     pub count: u64,
+    /// Whether `count` is of all that wait there.
+    pub all: bool,
 }
 
 /// How a fetch ends.
@@ -126,7 +130,8 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     /// the order of the fetches. Wakes follow for what is new and due.
     fn append(&self, fetches: Vec<NewFetch>) -> QueueFuture<Vec<Appended>>;
 
-    /// The first fetches of a lane behind `after`, in order, at most `max` (and [`FIRST_MAX`]).
+    /// The first fetches of a lane behind `after`, in order, at most `max` (and [`FIRST_MAX`]); fewer where
+    /// they are large, none only where there is none.
     fn first(&self, lane: LaneKey, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Queued>>;
 
     /// Lanes that have waiting fetches, in the order of their keys, behind `after`; at most

@@ -15,7 +15,10 @@ use tollgate_gate::At;
 use super::Found;
 use crate::ids::{AccountKey, Priority};
 use crate::supervise::Restarts;
-use crate::throttle::Throttle;
+use crate::throttle::{Throttle, Usage};
+
+/// Deadlines of nobody that are kept before they are looked for.
+const DEADLINES_SPARE: usize = 1024;
 
 /// An account's place in its shard's table.
 pub(crate) type Ix = u32;
@@ -48,6 +51,8 @@ pub(crate) struct Rest {
     pub(crate) due: At,
     /// What it waits for.
     pub(crate) because: Option<Box<str>>,
+    /// Its stretch of calls so far, while more wait.
+    pub(crate) usage: Option<Box<Usage>>,
 }
 
 /// A lane of a resting account.
@@ -56,9 +61,30 @@ pub(crate) struct RestLane {
     pub(crate) api: u16,
     pub(crate) priority: Priority,
     pub(crate) waiting: u64,
+    /// Whether some of them wait for their turn, and not for another try.
+    pub(crate) stands: bool,
 }
 
 impl Rest {
+    /// Notes work in a lane, all of it or more. True if the account has to look at it: nothing stood there
+    /// for which it waits already, apart from fetches between two tries.
+    pub(crate) fn note(&mut self, api: u16, priority: Priority, count: u64, all: bool) -> bool {
+        let same = |lane: &&mut RestLane| lane.api == api && lane.priority == priority;
+        match self.lanes.iter_mut().find(same) {
+            Some(lane) if all && lane.waiting >= count => false,
+            Some(lane) => {
+                lane.waiting = if all { count } else { lane.waiting + count };
+                !std::mem::replace(&mut lane.stands, true)
+            }
+            None => {
+                let mut lanes = std::mem::take(&mut self.lanes).into_vec();
+                lanes.push(RestLane { api, priority, waiting: count, stands: true });
+                self.lanes = lanes.into();
+                true
+            }
+        }
+    }
+
     fn waiting(&self) -> u64 {
         self.lanes.iter().map(|lane| lane.waiting).sum()
     }
@@ -92,6 +118,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Fetches that wait, and attempts in flight.
+    pub(crate) fn counts(&self) -> (u64, u32) {
+        match &self.state {
+            State::Ready(found) => (found.iter().map(|found| found.count).sum(), 0),
+            State::Live { glance, .. } | State::Restarting(glance) => {
+                (glance.waiting, glance.in_flight)
+            }
+            State::Resting(rest) => (rest.waiting(), 0),
+        }
+    }
+
     /// What this account looks like from outside.
     pub(crate) fn glance(&self) -> Glance {
         match &self.state {
@@ -155,6 +192,10 @@ impl Accounts {
         self.entries.iter().map(|(ix, entry)| (Ix::try_from(ix).expect("placed before"), entry))
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().map(|(_, entry)| entry)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -167,7 +208,29 @@ impl Accounts {
                 self.live -= 1;
             }
             entry.state = State::Resting(Box::new(rest));
-            self.deadlines.push(Reverse((due, ix)));
+            self.push(due, ix);
+        }
+    }
+
+    /// Makes a resting account due at `at` if it is not before.
+    pub(crate) fn due_by(&mut self, ix: Ix, at: At) {
+        if let Some(Entry { state: State::Resting(rest), .. }) = self.get_mut(ix)
+            && rest.due > at
+        {
+            rest.due = at;
+            self.push(at, ix);
+        }
+    }
+
+    fn push(&mut self, due: At, ix: Ix) {
+        self.deadlines.push(Reverse((due, ix)));
+        // A deadline that was moved leaves its old one behind; not more of those than accounts.
+        if self.deadlines.len() > 2 * self.entries.len() + DEADLINES_SPARE {
+            let entries = &self.entries;
+            self.deadlines.retain(|Reverse((at, ix))| {
+                let entry = entries.get(*ix as usize).map(|entry| &entry.state);
+                matches!(entry, Some(State::Resting(rest)) if rest.due == *at)
+            });
         }
     }
 

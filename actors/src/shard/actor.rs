@@ -64,17 +64,23 @@ impl Shard {
             ctx.tell(ix, MoreWork(found));
             return;
         }
-        drop(accounts);
-        self.wake(ix, Some(found));
+        let platform = self.ctx.plan.platforms.get(&found.lane.account.platform);
+        let api = platform.and_then(|platform| platform.api(found.lane.api.as_str()));
+        let Some((api, _)) = api else { return };
+        let State::Resting(rest) = &mut entry.state else { return };
+        if rest.note(api, found.lane.priority, found.count, found.all) {
+            let now = self.ctx.clock.now();
+            accounts.due_by(ix, now);
+        }
     }
 
     /// Starts the actor of a resting account.
-    fn wake(&mut self, ix: Ix, found: Option<Found>) {
+    fn wake(&mut self, ix: Ix) {
         let start = {
             let mut accounts = self.ctx.accounts.borrow_mut();
             let Some(entry) = accounts.get_mut(ix) else { return };
             let State::Resting(rest) = &mut entry.state else { return };
-            if rest.lanes.is_empty() && found.is_none() {
+            if rest.lanes.is_empty() {
                 // Nothing waits and nothing is remembered any longer.
                 accounts.forget(ix);
                 return;
@@ -88,14 +94,12 @@ impl Shard {
                     lanes: Box::default(),
                     due: At(0),
                     because: None,
+                    usage: None,
                 },
             );
             Start::Rested(Box::new(rest))
         };
         self.start_throttle(ix, start);
-        if let Some(found) = found {
-            self.ctx.tell(ix, MoreWork(found));
-        }
     }
 
     fn start_throttle(&mut self, ix: Ix, start: Start) {
@@ -151,7 +155,7 @@ impl Shard {
                 break;
             }
             let Some(ix) = self.ctx.accounts.borrow_mut().due(soon) else { break };
-            self.wake(ix, None);
+            self.wake(ix);
         }
         self.set_timer(ctx);
     }
@@ -178,26 +182,39 @@ impl Shard {
         let accounts = self.ctx.accounts.borrow();
         let mut looks =
             Looks { known: accounts.len() as u64, live: accounts.live as u64, ..Looks::default() };
-        for (_, entry) in accounts.iter() {
+        let mut shown: Vec<(u64, u32, Ix)> = Vec::new();
+        for (ix, entry) in accounts.iter() {
             let AccountKey { platform, account } = &entry.key;
             let wanted = look.platform.as_deref().is_none_or(|only| only == platform.as_str())
                 && look.account.as_deref().is_none_or(|only| only == account.as_str());
             if !wanted {
                 continue;
             }
-            let glance = entry.glance();
-            looks.waiting += glance.waiting;
-            looks.in_flight += u64::from(glance.in_flight);
-            if looks.accounts.len() < look.most && (glance.waiting > 0 || glance.in_flight > 0) {
-                looks.accounts.push(AccountLook {
-                    platform: platform.to_string(),
-                    account: account.to_string(),
-                    waiting: glance.waiting,
-                    in_flight: glance.in_flight,
-                    because: glance.because.map(String::from),
-                    until: glance.until.map(|at| self.ctx.clock.wall_at(at)),
-                });
+            let (waiting, in_flight) = entry.counts();
+            looks.waiting += waiting;
+            looks.in_flight += u64::from(in_flight);
+            if waiting > 0 || in_flight > 0 {
+                shown.push((waiting, in_flight, ix));
             }
+        }
+        if look.most == 0 {
+            return looks;
+        }
+        if shown.len() > look.most {
+            shown.select_nth_unstable_by(look.most - 1, |one, other| other.cmp(one));
+            shown.truncate(look.most);
+        }
+        for (waiting, in_flight, ix) in shown {
+            let Some(entry) = accounts.get(ix) else { continue };
+            let glance = entry.glance();
+            looks.accounts.push(AccountLook {
+                platform: entry.key.platform.to_string(),
+                account: entry.key.account.to_string(),
+                waiting,
+                in_flight,
+                because: glance.because.map(String::from),
+                until: glance.until.map(|at| self.ctx.clock.wall_at(at)),
+            });
         }
         looks
     }
@@ -230,7 +247,7 @@ impl Handler<Work> for Shard {
             self.note(found);
         }
         self.fill();
-        self.set_timer(ctx);
+        self.wake_due(ctx);
     }
 }
 
@@ -252,6 +269,18 @@ impl Handler<LookAgain> for Shard {
 }
 
 impl Shard {
+    /// Counts the stretches of calls of accounts that rest: they are not woken any more.
+    fn tell_usage(&self) {
+        let mut accounts = self.ctx.accounts.borrow_mut();
+        for entry in accounts.iter_mut() {
+            let State::Resting(rest) = &mut entry.state else { continue };
+            let Some(mut usage) = rest.usage.take() else { continue };
+            if let Some(platform) = self.ctx.plan.platforms.get(&entry.key.platform) {
+                usage.tell(&platform.name, &platform.limits, &self.ctx.totals);
+            }
+        }
+    }
+
     /// Makes every live throttle actor look again.
     fn tell_live(&self) {
         let live: Vec<Ix> = {
@@ -322,6 +351,7 @@ impl Handler<Drain> for Shard {
 
     fn handle(&mut self, drain: Drain, _: &mut Self::Context) -> Self::Result {
         self.ctx.draining.set(true);
+        self.tell_usage();
         self.tell_live();
         let shard = Rc::clone(&self.ctx);
         let wait = async move {

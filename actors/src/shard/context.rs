@@ -74,6 +74,12 @@ impl StoreHealth {
         self.away.load(Ordering::Acquire)
     }
 
+    pub(crate) fn away(&self, reason: &str) {
+        if !self.away.swap(true, Ordering::AcqRel) {
+            telemetry::store_away(reason);
+        }
+    }
+
     pub(crate) fn back(&self) {
         self.away.store(false, Ordering::Release);
     }
@@ -323,11 +329,14 @@ impl Context {
         self.running.borrow().values().filter(|running| running.outcome.is_none()).count()
     }
 
-    /// The store did not take a body: no new permits until it does.
+    /// The store is full or away: no new permits until it takes bodies again.
     pub(crate) fn store_failed(&self, reason: &str) {
-        if !self.store_health.away.swap(true, Ordering::AcqRel) {
-            telemetry::store_away(reason);
-        }
+        self.store_health.away(reason);
+        self.store_health.failed.notify_one();
+    }
+
+    /// The store did not take one body: whether it takes others is found out.
+    pub(crate) fn store_refused(&self) {
         self.store_health.failed.notify_one();
     }
 }

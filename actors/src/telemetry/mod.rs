@@ -276,6 +276,16 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
     );
 }
 
+pub(crate) fn permits_lapsed(account: &AccountKey, permits: usize) {
+    tracing::warn!(
+        event = "permits_lapsed",
+        platform = %account.platform,
+        account = %account.account,
+        permits,
+        "the ledger confirmed too late, permits are spent without a call"
+    );
+}
+
 pub(crate) fn ledger_unreadable(account: &AccountKey, reason: &str, shut: Span) {
     tracing::error!(
         event = "ledger_unreadable",

@@ -32,12 +32,8 @@ pub struct Totals {
     pub calls: Count,
     /// Answers that said "too many calls".
     pub refused: Count,
-    /// Answers with a bad status.
-    pub bad_answers: Count,
     /// Fetches stored.
     pub fetches_done: Count,
-    /// Fetches that turned out to have been stored by an earlier run.
-    pub done_before: Count,
     /// Fetches given up.
     pub fetches_dead: Count,
     /// Objects stored, manifests not counted.
@@ -104,7 +100,6 @@ pub struct Summary {
 
 impl Totals {
     pub(crate) fn bad_answer(&self, status: u16) {
-        self.bad_answers.add(1);
         if status == 429 {
             self.refused.add(1);
         }
@@ -119,7 +114,6 @@ impl Totals {
 
     pub(crate) fn finished_earlier(&self) {
         self.fetches_done.add(1);
-        self.done_before.add(1);
         self.ended();
     }
 
@@ -170,6 +164,11 @@ impl Totals {
         // Never below zero: a fetch that was found late is counted as nothing rather than wrapped round.
         let take = |left: u64| Some(left.saturating_sub(less));
         let _before = self.outstanding.fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
+    }
+
+    /// What was counted anew counts.
+    pub(crate) fn recounted(&self, outstanding: u64) {
+        self.outstanding.store(outstanding, Ordering::Release);
     }
 
     /// Fetches that wait or are in flight.

@@ -17,3 +17,4 @@ mod usage;
 pub(crate) use actor::Start;
 pub use actor::Throttle;
 pub(crate) use retry::Next;
+pub(crate) use usage::Usage;

@@ -13,8 +13,9 @@ use crate::ledger::record::Tries;
 pub(crate) const THROTTLED_MAX: u8 = 20;
 /// Calls that never reach the provider before a fetch is given up: a quarter of an hour at least.
 pub(crate) const UNREACHABLE_MAX: u8 = 20;
-/// Crashes with a fetch in flight before it is given up as the cause.
-pub(crate) const CRASHES_MAX: u8 = 3;
+/// Crashes with a fetch in flight before it is given up as the cause. At the last two it was tried alone, so
+/// somebody who kills the process now and then hardly condemns one.
+pub(crate) const CRASHES_MAX: u8 = 4;
 /// Calls wasted here (store away, permit lapsed) before a fetch is given up.
 pub(crate) const WASTED_MAX: u8 = 20;
 /// How many of them are tried again without a pause.
@@ -100,7 +101,7 @@ pub(crate) fn next(
             // The first times whatever it was is over when permits are given again.
             let again = tries.wasted.saturating_sub(WASTED_AT_ONCE);
             let pause = if again == 0 { Duration::ZERO } else { wait(again.into(), WAIT_MAX) };
-            Next::Retry(pause)
+            Next::Retry(after.map_or(pause, |after| after.max(pause)))
         }
     }
 }
@@ -154,8 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn the_third_crash_gives_a_fetch_up_as_their_cause() {
+    fn the_fourth_crash_gives_a_fetch_up_as_their_cause() {
         let mut tries = Tries::default();
+        assert!(matches!(next(&mut tries, Again::Crashed, None, 1, 5), Next::Retry(_)));
         assert!(matches!(next(&mut tries, Again::Crashed, None, 1, 5), Next::Retry(_)));
         assert!(matches!(next(&mut tries, Again::Crashed, None, 1, 5), Next::Retry(_)));
         assert_eq!(next(&mut tries, Again::Crashed, None, 1, 5), Next::GiveUp(Code::PoisonFetch));

@@ -19,7 +19,7 @@ impl Provider {
     fn start() -> Self {
         let emulator = Emulator::start(Profile { record: true, ..Profile::default() }).unwrap();
         let clock = Clock::new();
-        Self { emulator, wire: Wire::new(clock.clone()).unwrap(), clock }
+        Self { emulator, wire: Wire::new(clock.clone(), 64).unwrap(), clock }
     }
 
     fn url(&self, path: &str) -> String {
@@ -38,7 +38,7 @@ impl Provider {
 /// What a call to a listener of the test's own comes to.
 async fn call_to(addr: std::net::SocketAddr, timeouts: Timeouts, write_by: Duration) -> Told {
     let clock = Clock::new();
-    let wire = Wire::new(clock.clone()).unwrap();
+    let wire = Wire::new(clock.clone(), 64).unwrap();
     call(&wire, &clock, &format!("http://{addr}/secret-path?key=secret"), "", timeouts, write_by)
         .await
 }
@@ -239,7 +239,7 @@ fn a_connection_that_breaks_under_a_written_request_is_not_called_again() {
             }
         });
         let clock = Clock::new();
-        let wire = Wire::new(clock.clone()).unwrap();
+        let wire = Wire::new(clock.clone(), 64).unwrap();
         let url = format!("http://{addr}/");
         let first = call(&wire, &clock, &url, "", timeouts(900, 900, 900), FAR).await;
         body(first.answer.unwrap()).await.unwrap();

@@ -3,9 +3,7 @@
 use http::header::{CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER};
 use jiff::Timestamp;
 
-use super::super::classify::{
-    Head, RETRY_AFTER_MAX, class, content_type, head, is_html, retry_after,
-};
+use super::super::classify::{Head, RETRY_AFTER_MAX, content_type, head, is_html, retry_after};
 use super::*;
 use crate::codes::Code;
 use crate::plan::Format;
@@ -155,19 +153,4 @@ fn a_date_counts_from_the_answers_own_date_so_that_clocks_need_not_agree() {
     };
     assert_eq!(of("Sun, 06 Nov 1994 12:00:00 GMT"), Some(secs(30)), "hours ahead of this clock");
     assert_eq!(of("nonsense"), Some(RETRY_AFTER_MAX), "without one, this clock is asked");
-}
-
-#[test]
-fn errors_have_classes_and_say_whether_they_may_have_been_sent() {
-    let table = [
-        (CallError::Connect("refused".into()), "connect", false),
-        (CallError::Late, "late", false),
-        (CallError::FirstByte(secs(1)), "first_byte_timeout", true),
-        (CallError::Stall(secs(1)), "stall", true),
-        (CallError::Broken("reset".into()), "broken", true),
-    ];
-    for (error, name, sent) in table {
-        assert_eq!(class(&error), name);
-        assert_eq!(error.may_have_been_sent(), sent, "{name}");
-    }
 }

@@ -27,7 +27,7 @@ impl Bench {
     }
 
     fn wire(&self) -> Wire {
-        Wire::new(self.clock.clone()).unwrap()
+        Wire::new(self.clock.clone(), 64).unwrap()
     }
 
     /// One call to its end; `path` without query.

@@ -161,6 +161,14 @@ pub(super) fn first(
         found.extend(rows);
     }
     turn.index.lanes.learn(subject, lane);
+    let mut bytes = 0;
+    let fits = found.iter().take_while(|(_, row)| {
+        let first = bytes == 0;
+        bytes += row.len();
+        first || bytes <= crate::queue::FIRST_BYTES_MAX
+    });
+    let fits = fits.count();
+    found.truncate(fits);
     Ok(found)
 }
 

@@ -84,7 +84,7 @@ impl Wakes {
         };
         let mut open = true;
         for (lane, count) in self.new.drain() {
-            match sender.try_send(Wake { lane, count }) {
+            match sender.try_send(Wake { lane, count, all: false }) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => {
                     let sweep = self.sweep.get_or_insert(Sweep { cursor: None, again: false });
@@ -109,7 +109,7 @@ impl Sweep {
         let full =
             lanes.iter_behind(self.cursor.as_deref()).try_fold(None, |last, (lane, count)| {
                 let Ok(key) = rows::lane(lane) else { return ControlFlow::Continue(last) };
-                match sender.try_send(Wake { lane: key, count }) {
+                match sender.try_send(Wake { lane: key, count, all: true }) {
                     Ok(()) => ControlFlow::Continue(Some(lane)),
                     Err(_) => ControlFlow::Break(last),
                 }

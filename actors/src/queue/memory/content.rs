@@ -214,7 +214,7 @@ impl Content {
             && !self.lose_wakes
         {
             // A wake may be lost: here one is where the receiver is that far behind.
-            sender.try_send(Wake { lane: lane.clone(), count }).ok();
+            sender.try_send(Wake { lane: lane.clone(), count, all: false }).ok();
         }
     }
 }

@@ -13,6 +13,7 @@ fn rest(due: i64) -> Rest {
         lanes: Box::default(),
         due: At(due),
         because: None,
+        usage: None,
     }
 }
 
@@ -120,8 +121,12 @@ fn what_an_account_looks_like_follows_from_how_it_is_kept() {
     let ix = accounts.place(&key("x"));
     let glance = accounts.get(ix).unwrap().glance();
     assert_eq!((glance.waiting, glance.because.as_deref()), (0, Some("its turn")));
-    let lanes =
-        [Priority::High, Priority::Low].map(|priority| RestLane { api: 0, priority, waiting: 3 });
+    let lanes = [Priority::High, Priority::Low].map(|priority| RestLane {
+        api: 0,
+        priority,
+        waiting: 3,
+        stands: true,
+    });
     let because = Some("gap".into());
     accounts.rest(ix, Rest { lanes: lanes.into(), because, ..rest(77) });
     let glance = accounts.get(ix).unwrap().glance();

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::Context;
 use tollgate_gate::{At, PermitId, Span};
@@ -19,6 +20,9 @@ use crate::telemetry::Totals;
 use crate::throttle::lane::Candidate;
 use crate::throttle::retry;
 use crate::throttle::retry::Next;
+
+/// A hold of this length is written down at once.
+const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
 
 impl Throttle {
     pub(super) fn hear(&mut self, id: PermitId, report: Report, ctx: &mut Context<Self>) {
@@ -90,6 +94,11 @@ impl Throttle {
                         let until = now.plus(Span::from(wait));
                         self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
                         telemetry::hold(&self.key, kind, wait);
+                        if wait >= HOLD_WRITTEN_FROM && self.writing.is_none() {
+                            // Not left to the next permit: a restart would forget it until then.
+                            self.writing = Some(Vec::new());
+                            self.store_record(ctx);
+                        }
                         wait
                     }
                 };

@@ -273,7 +273,11 @@ impl Throttle {
             Ok(version) => {
                 self.version = version;
                 let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
-                let (late, good) = batch.into_iter().partition(lapsed);
+                let (late, good): (Vec<Decided>, Vec<Decided>) =
+                    batch.into_iter().partition(lapsed);
+                if !late.is_empty() {
+                    telemetry::permits_lapsed(&self.key, late.len());
+                }
                 self.spend(late, now);
                 for decided in good {
                     self.give(decided);

@@ -162,11 +162,12 @@ impl Throttle {
 
     pub(super) fn wake_up(&mut self, rest: Rest) {
         self.version = rest.version;
+        self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
         if !rest.record.is_empty() {
             self.adopt_record(&rest.record, rest.since, false, now);
         }
-        for RestLane { api, priority, waiting } in rest.lanes {
+        for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
                 continue;

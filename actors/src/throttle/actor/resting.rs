@@ -64,7 +64,12 @@ impl Throttle {
     }
 
     fn rest(&mut self, now: At, due: At, ctx: &mut Context<Self>) {
-        self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        let goes_on =
+            !self.shard.draining.get() && self.lanes.iter().any(|lane| lane.waiting() > 0);
+        if !goes_on {
+            self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
+        }
+        let usage = goes_on.then(|| Box::new(std::mem::take(&mut self.usage)));
         let record = self.record(now);
         let empty = record.parked.is_empty() && self.gate.is_empty();
         let lanes: Box<[RestLane]> = self
@@ -75,6 +80,7 @@ impl Throttle {
                 api: lane.api,
                 priority: lane.key.priority,
                 waiting: lane.waiting(),
+                stands: lane.unseen > 0 || !lane.heads.is_empty(),
             })
             .collect();
         let mut accounts = self.shard.accounts.borrow_mut();
@@ -84,7 +90,8 @@ impl Throttle {
             let record = if empty { Box::default() } else { record.encode().to_vec().into() };
             let because = self.because.take();
             let version = self.version;
-            accounts.rest(self.ix, Rest { version, record, since: now, lanes, due, because });
+            let rest = Rest { version, record, since: now, lanes, due, because, usage };
+            accounts.rest(self.ix, rest);
         }
         drop(accounts);
         let waiting = self.lanes.iter().map(Lane::waiting).sum();
