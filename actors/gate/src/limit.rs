@@ -325,6 +325,12 @@ impl LimitSet {
         dated.map(|limit| limit.guard_span().unwrap_or(NO_ANSWER_BOUND)).max().unwrap_or(Span::ZERO)
     }
 
+    /// The shortest guard of these limits; zero without a limit that has one.
+    pub fn guard_min(&self) -> Span {
+        let dated = self.limits.iter().filter(|limit| limit.rule.window().is_some());
+        dated.filter_map(Limit::guard_span).min().unwrap_or(Span::ZERO)
+    }
+
     /// The limits that count calls of that api, with their places in the set.
     pub(crate) fn of(&self, api: ApiIx) -> impl Iterator<Item = (usize, &Limit)> {
         self.limits.iter().enumerate().filter(move |(_, limit)| limit.matches(api))

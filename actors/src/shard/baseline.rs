@@ -3,7 +3,8 @@
 //! A guard says how long after its writing a request has certainly arrived. When hundreds of accounts are
 //! due at once, a provider may read a request later than that: it has the others to read first. It shows
 //! in the answer: an api that answers in 300 ms at its best, and took 380 ms in such a crowd, may have
-//! counted the call up to 80 ms late. That much is added to the guard, never beyond the answer itself.
+//! counted the call up to 80 ms late. Where that is more than the guard it stands in its place, never beyond
+//! the answer itself.
 //!
 //! Outside a crowd an answer that takes longer says nothing of the sort, only that there was more to do:
 //! then the guard stands as it is, and an api of very uneven speed loses nothing.

@@ -21,6 +21,8 @@ use crate::throttle::lane::Candidate;
 use crate::throttle::retry;
 use crate::throttle::retry::Next;
 
+/// Two answers alike may differ by so much.
+const SLOWER_MARGIN: Span = Span::from_millis(10);
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
 
@@ -49,8 +51,13 @@ impl Throttle {
             let platform = &self.key.platform;
             let mut baselines = self.shard.baselines.borrow_mut();
             let slower = baselines.answered(platform, api, written, at);
-            self.gate.unwritten(id);
-            self.gate.written(limits, id, written.plus(slower));
+            if slower > Span::ZERO {
+                // The guard is added to the stamp: only what it does not cover moves the stamp.
+                let covered = limits.guard_min().0;
+                let beyond = Span((slower.0 + SLOWER_MARGIN.0).saturating_sub(covered));
+                self.gate.unwritten(id);
+                self.gate.written(limits, id, written.plus(beyond));
+            }
         }
         self.gate.answered(limits, id, at);
     }
