@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
@@ -95,6 +95,8 @@ pub(crate) struct Running {
     pub(crate) answered: Option<At>,
     pub(crate) call_ended: Option<(At, Sent)>,
     pub(crate) outcome: Option<Outcome>,
+    /// Held while a fetch that must be tried alone is, also if its throttle actor dies meanwhile.
+    pub(crate) _alone: Option<OwnedSemaphorePermit>,
 }
 
 /// One shard's share of a node.
@@ -247,7 +249,7 @@ impl Context {
 
     /// Gives a permit to a free collector.
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
-        let Attempt { ix, item, tries, slot, platform, api } = attempt;
+        let Attempt { ix, item, tries, slot, alone, platform, api } = attempt;
         let running = Running {
             ix,
             item: Rc::clone(&item),
@@ -256,6 +258,7 @@ impl Context {
             answered: None,
             call_ended: None,
             outcome: None,
+            _alone: alone,
         };
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self));
@@ -360,6 +363,7 @@ pub(crate) struct Attempt {
     pub(crate) item: Rc<Item>,
     pub(crate) tries: Tries,
     pub(crate) slot: Slot,
+    pub(crate) alone: Option<OwnedSemaphorePermit>,
     pub(crate) platform: Arc<crate::plan::Platform>,
     pub(crate) api: u16,
 }

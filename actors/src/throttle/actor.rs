@@ -62,8 +62,6 @@ struct Flight {
     lane: usize,
     /// When the gate let it through; long ago where that is not known any more.
     decided_at: At,
-    /// Held by a fetch that must be tried alone.
-    _alone: Option<OwnedSemaphorePermit>,
 }
 
 /// Owner of one account's gate and lanes.

@@ -65,7 +65,7 @@ impl Throttle {
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
         let Some(flight) = self.flights.remove(&id) else { return };
-        let Flight { item, mut tries, lane, decided_at, _alone } = flight;
+        let Flight { item, mut tries, lane, decided_at } = flight;
         match outcome {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;

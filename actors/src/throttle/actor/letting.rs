@@ -307,10 +307,14 @@ impl Throttle {
         let Candidate { item, tries, .. } = candidate;
         telemetry::permit(&self.key, &item, tries.calls() + 1);
         let carried = Rc::clone(&item);
-        let flight = Flight { item: carried, tries, lane, decided_at: at, _alone: alone };
+        let flight = Flight { item: carried, tries, lane, decided_at: at };
         self.flights.insert(id, flight);
         let platform = Arc::clone(&self.platform);
-        self.shard.attempt(id, at, Attempt { ix: self.ix, item, tries, slot, platform, api });
+        self.shard.attempt(
+            id,
+            at,
+            Attempt { ix: self.ix, item, tries, slot, alone, platform, api },
+        );
     }
 
     /// Permits that lapsed before their use: their quota is spent, their fetches wait on.

@@ -106,7 +106,7 @@ impl Throttle {
         };
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
-            let flight = Flight { item, tries, lane, decided_at: At::MIN, _alone: None };
+            let flight = Flight { item, tries, lane, decided_at: At::MIN };
             self.flights.insert(id, flight);
         }
     }
