@@ -31,6 +31,8 @@ pub struct Seen {
     pub headers: HeaderMap,
     /// When it began.
     pub begun: Instant,
+    /// When its connection was ready; nothing if it never was, and not a byte was sent.
+    pub connected: Option<Instant>,
     /// When it was last said to be written.
     pub written: Option<Instant>,
     /// When its answer's head came.
@@ -217,6 +219,7 @@ impl Scripted {
             url: request.url,
             headers: request.headers,
             begun: Instant::now(),
+            connected: None,
             written: None,
             answered: None,
             ended: None,
@@ -269,6 +272,13 @@ impl Transport for Scripted {
                     return Err(CallError::Late);
                 }
             }
+            if let Head::Error(error) = &reply.head
+                && !error.may_have_been_sent()
+            {
+                sleep_until(seen.begun + reply.head_after).await;
+                return Err(error.clone());
+            }
+            open.note(|seen| seen.connected = Some(Instant::now()));
             let head_after = reply.head_after.min(bounds.timeouts.first_byte);
             for (after, is_written) in reply.stamps {
                 if after > head_after {

@@ -1,6 +1,7 @@
 //! The actors as a whole: one shard on the System's own thread, paused time, a provider by script, queue,
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
+mod chaos;
 mod drain;
 mod earliest;
 mod lanes;
@@ -192,12 +193,16 @@ impl Rig {
         let not_before = parsed.get("not_before").map(|at| at.as_str().unwrap().parse().unwrap());
         let fetch = NewFetch { lane, id: id.into(), payload: payload.into(), not_before };
         self.shared.totals.come(1);
-        match self.queue.append(vec![fetch]).await.unwrap().as_slice() {
-            [Appended::New(seq)] => {
-                self.log.name(*seq, id);
-                *seq
+        loop {
+            match self.queue.append(vec![fetch.clone()]).await.as_deref() {
+                Ok([Appended::New(seq)]) => {
+                    self.log.name(*seq, id);
+                    return *seq;
+                }
+                Ok(other) => panic!("{id} was not new: {other:?}"),
+                // A test asked for that; it does not mean its own fetches.
+                Err(_) => {}
             }
-            other => panic!("{id} was not new: {other:?}"),
         }
     }
 
@@ -210,7 +215,7 @@ impl Rig {
 
     /// Tells the shard of everything that waits, as a node does every minute.
     pub(super) async fn discover(&self) {
-        let lanes = self.queue.lanes(None).await.unwrap();
+        let Ok(lanes) = self.queue.lanes(None).await else { return };
         let found = lanes.into_iter().map(|count| Found {
             lane: count.lane,
             count: count.waiting,
