@@ -36,6 +36,9 @@ const FILES_BESIDE: u64 = 512;
 const LAST_WORD: Duration = Duration::from_millis(50);
 /// Bytes of an input that are read at once.
 const INPUT_BYTES: usize = 256 * 1024;
+/// How long a node with nothing left, and one that has broken down, may take to end.
+const QUIET_WITHIN: Duration = Duration::from_secs(5);
+const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 /// A node without an ended fetch for so long has its queue counted anew.
 const RECOUNT_AFTER: Duration = Duration::from_secs(5);
 /// Staged uploads older than this belong to nobody, wherever they are.
@@ -95,8 +98,12 @@ pub(crate) async fn work(
     progress.clear();
     let totals = node.totals();
     let unknown = node.unknown();
-    let collected = matches!(&outcome, Ok(Ended { all: true, .. }));
-    let within = if collected { Duration::from_secs(5) } else { plan.collect.drain };
+    let within = match &outcome {
+        Ok(Ended { all: false, .. }) => plan.collect.drain,
+        Ok(_) => QUIET_WITHIN,
+        // Nothing that ends now can be written down any more.
+        Err(_) => BROKEN_WITHIN,
+    };
     let broken_off = node.drain(within).await;
     sweep.abort();
     if let Some(control) = control {
