@@ -114,6 +114,15 @@ codes! {
     "TG0310" => InputUnreadable,
     "TG0311" => LedgerUnreadable,
     "TG0312" => TooFewFiles,
+    // NATS.
+    "TG0401" => NatsUnreachable,
+    "TG0402" => NatsVersion,
+    "TG0403" => NoJetStream,
+    "TG0404" => NatsDenied,
+    "TG0405" => NatsFull,
+    "TG0406" => StreamDiffers,
+    "TG0407" => StreamMissing,
+    "TG0408" => NoNodeAnswers,
 }
 
 impl Code {

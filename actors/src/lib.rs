@@ -23,6 +23,7 @@ pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod ledger;
+pub mod nats;
 pub mod node;
 pub mod plan;
 pub mod queue;

@@ -28,6 +28,8 @@ pub struct Plan {
     pub store: StorePlan,
     /// How calls are made.
     pub collect: CollectPlan,
+    /// Where NATS is; only `serve` and its friends use it.
+    pub nats: NatsPlan,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// First 16 hex digits of the SHA-256 of the limits in force.
@@ -39,6 +41,38 @@ impl Plan {
     pub fn state(&self) -> PathBuf {
         self.data.join("state")
     }
+}
+
+/// Where NATS is, and what is Tollgate's there.
+#[derive(Debug, Clone)]
+pub struct NatsPlan {
+    /// Whether the configuration says anything of NATS.
+    pub declared: bool,
+    /// Servers of one cluster.
+    pub urls: Vec<String>,
+    /// First token of every subject; streams and buckets have it in upper case.
+    pub prefix: Slug,
+    /// Copies of every stream and bucket: 1, 3 or 5.
+    pub replicas: usize,
+    /// A credentials file.
+    pub creds: Option<PathBuf>,
+    /// TLS beyond what a URL says.
+    pub tls: Option<NatsTls>,
+    /// Whether `serve` makes and upgrades streams itself. Default true.
+    pub setup: bool,
+    /// Most bytes of waiting fetches; more are refused to whoever publishes. None: what the server has.
+    pub fetch_bytes_max: Option<u64>,
+}
+
+/// Files of TLS.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// Certificates to trust beside the system's.
+    pub ca: Option<PathBuf>,
+    /// Our certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
 }
 
 /// Where objects go.

@@ -3,6 +3,8 @@
 //! Two ways: [`set_faults`] for a whole process with shards on threads of their own, by account and by
 //! fetch; [`on_points`] for a test that runs its shard on its own thread, at every fault point.
 
+pub mod nats_server;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};

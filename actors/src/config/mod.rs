@@ -67,7 +67,7 @@ pub fn load(
         let node = node::node(root.section("node"), &env);
         let store = store::store(root.section("store"), &node.data);
         let collect = node::collect(root.section("collect"));
-        node::nats(root.section("nats"));
+        let nats = node::nats(root.section("nats"));
         node::http(root.section("http"));
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
@@ -80,6 +80,7 @@ pub fn load(
             data: node.data,
             store,
             collect: collect.plan,
+            nats,
             platforms,
             hash,
         }

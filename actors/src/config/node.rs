@@ -11,7 +11,7 @@ use super::BAD;
 use super::section::Section;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
-use crate::plan::{CollectPlan, Timeouts};
+use crate::plan::{CollectPlan, NatsPlan, NatsTls, Timeouts};
 use crate::store::BUFFER_BYTES_MIN;
 
 const MIB: u64 = 1 << 20;
@@ -20,6 +20,8 @@ const CONCURRENCY_MAX: u64 = 65_536;
 const SHARDS_MAX: u64 = 1_024;
 const ATTEMPTS_MAX: u64 = 100;
 const BYTES_MAX: u64 = 1 << 50;
+/// Less room than this for waiting fetches is a mistake.
+const FETCH_STREAM_BYTES_MIN: u64 = MIB;
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 /// Bounds of a timeout.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
@@ -123,59 +125,97 @@ pub(super) fn timeouts(section: &mut Section<'_>, above: Timeouts) -> Timeouts {
     timeouts
 }
 
-/// Checked, since one file serves all commands, but without effect on `run` and `demo`.
-pub(super) fn nats(section: Option<Section<'_>>) {
-    let Some(mut section) = section else { return };
+pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
+    let mut plan = NatsPlan {
+        declared: section.is_some(),
+        urls: vec!["nats://127.0.0.1:4222".to_owned()],
+        prefix: Slug::new("tollgate").expect("a good name"),
+        replicas: 1,
+        creds: None,
+        tls: None,
+        setup: true,
+        fetch_bytes_max: None,
+    };
+    let Some(mut section) = section else { return plan };
     if let Some(text) = section.text("url") {
-        for server in text.split(',') {
-            match Url::parse(server.trim()) {
-                Ok(url) if url.password().is_some() || !url.username().is_empty() => section
-                    .mistake(
-                        Code::InlineSecret,
-                        "url",
-                        "the URL holds a user or password",
-                        "leave it out and name a credentials file: creds = \"file:PATH\"",
-                    ),
-                Ok(url)
-                    if ["nats", "tls", "ws", "wss"].contains(&url.scheme()) && url.has_host() => {}
-                _ => section.mistake(
-                    Code::BadUrl,
-                    "url",
-                    "not the URL of a NATS server",
-                    "such as \"nats://127.0.0.1:4222\"",
-                ),
-            }
+        let servers = text.split(',').map(|server| server.trim().to_owned());
+        plan.urls = servers.filter(|server| is_server(&section, server)).collect();
+    }
+    if let Some(prefix) = section.text("prefix") {
+        match Slug::new(&prefix) {
+            Ok(prefix) => plan.prefix = prefix,
+            Err(reason) => section.mistake(Code::BadName, "prefix", reason, ""),
         }
     }
-    if let Some(prefix) = section.text("prefix")
-        && let Err(reason) = Slug::new(&prefix)
-    {
-        section.mistake(Code::BadName, "prefix", reason, "");
-    }
-    if let Some(n) = section.whole("replicas")
-        && ![1, 3, 5].contains(&n)
-    {
-        section.mistake(BAD, "replicas", format!("{n} is not 1, 3 or 5"), "");
-    }
-    if let Some(creds) = section.text("creds")
-        && !creds.starts_with("file:")
-    {
-        section.mistake(Code::InlineSecret, "creds", "credentials come from a file", "file:PATH");
-    }
-    if let Some(mut tls) = section.section("tls") {
-        for name in ["ca", "cert", "key"] {
-            if let Some(path) = tls.text(name)
-                && path.contains("-----BEGIN")
-            {
-                tls.mistake(Code::InlineSecret, name, "this is the path of a file", "");
-            }
+    if let Some(n) = section.whole("replicas") {
+        match n {
+            1 | 3 | 5 => plan.replicas = n as usize,
+            _ => section.mistake(BAD, "replicas", format!("{n} is not 1, 3 or 5"), ""),
         }
-        tls.finish();
     }
+    if let Some(creds) = section.text("creds") {
+        match creds.strip_prefix("file:") {
+            Some(path) if !path.is_empty() => plan.creds = Some(PathBuf::from(path)),
+            _ => section.mistake(
+                Code::InlineSecret,
+                "creds",
+                "credentials come from a file",
+                "file:PATH",
+            ),
+        }
+    }
+    if let Some(setup) = section.flag("setup") {
+        plan.setup = setup;
+    }
+    plan.fetch_bytes_max = section.size("fetch_bytes_max", FETCH_STREAM_BYTES_MIN..=BYTES_MAX);
+    plan.tls = section.section("tls").map(nats_tls);
     section.finish();
+    plan
 }
 
-/// As [`nats`].
+fn is_server(section: &Section<'_>, server: &str) -> bool {
+    match Url::parse(server) {
+        Ok(url) if url.password().is_some() || !url.username().is_empty() => section.mistake(
+            Code::InlineSecret,
+            "url",
+            "the URL holds a user or password",
+            "leave it out and name a credentials file: creds = \"file:PATH\"",
+        ),
+        Ok(url) if ["nats", "tls"].contains(&url.scheme()) && url.has_host() => return true,
+        Ok(url) if ["ws", "wss"].contains(&url.scheme()) => section.mistake(
+            Code::NotSupported,
+            "url",
+            "NATS over WebSocket is not supported",
+            "such as \"nats://127.0.0.1:4222\"",
+        ),
+        _ => section.mistake(
+            Code::BadUrl,
+            "url",
+            "not the URL of a NATS server",
+            "such as \"nats://127.0.0.1:4222\"",
+        ),
+    }
+    false
+}
+
+fn nats_tls(mut tls: Section<'_>) -> NatsTls {
+    let mut file = |name| {
+        let path = tls.text(name)?;
+        if path.contains("-----BEGIN") {
+            tls.mistake(Code::InlineSecret, name, "this is the path of a file", "");
+            return None;
+        }
+        Some(PathBuf::from(path))
+    };
+    let files = NatsTls { ca: file("ca"), cert: file("cert"), key: file("key") };
+    if files.cert.is_some() != files.key.is_some() {
+        tls.mistake(BAD, "cert", "a certificate and its key go together", "give both, or neither");
+    }
+    tls.finish();
+    files
+}
+
+/// Checked, since one file serves all commands.
 pub(super) fn http(section: Option<Section<'_>>) {
     let Some(mut section) = section else { return };
     if let Some(listen) = section.text("listen")

@@ -364,6 +364,31 @@ pub(crate) fn clock_stepped(by_ms: i64) {
     );
 }
 
+/// The connection to NATS stands, the first time or again.
+pub(crate) fn nats_connected(times: u64, away: Duration) {
+    tracing::info!(event = "nats_connected", times, away_ms = ms(away), "connected to NATS");
+}
+
+/// NATS is away: no permits until it is back.
+pub(crate) fn nats_away(reason: &str) {
+    tracing::warn!(
+        event = "nats_away",
+        code = %Code::NatsUnreachable,
+        reason,
+        "NATS is away, no permits until it is back"
+    );
+}
+
+/// Messages came faster than they were taken, and some were dropped: what waits is looked for anew.
+pub(crate) fn nats_slow() {
+    tracing::warn!(event = "nats_slow", "wakes were dropped, what waits is looked for anew");
+}
+
+/// The server refused something on the connection.
+pub(crate) fn nats_refused(reason: &str) {
+    tracing::error!(event = "nats_refused", code = %Code::NatsDenied, reason, "NATS refused");
+}
+
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

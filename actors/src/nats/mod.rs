@@ -1,0 +1,17 @@
+//! NATS JetStream under a node: one connection, the names and the streams.
+//!
+//! Knows how to connect, what the streams must be like and what a server's refusal means for people. The
+//! queue, the ledger and the rest build on it; it knows nothing of fetches, limits or actors.
+
+mod connect;
+mod error;
+mod names;
+mod streams;
+
+pub use connect::{Bus, Link};
+pub use error::{NatsError, Refused};
+pub use names::{Names, PARTITIONS, partition};
+pub use streams::{Change, Changed, setup};
+
+#[cfg(test)]
+mod tests;

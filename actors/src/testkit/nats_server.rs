@@ -1,0 +1,118 @@
+//! A real `nats-server` for tests: one process in a folder of its own, which can be killed and started again.
+//!
+//! Self-contained (the standard library alone): the tests of the whole binary include this file too.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long it may take until it accepts connections.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Where the server is: `$TOLLGATE_NATS_SERVER`, what `bin/test` installed, or the search path.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TOLLGATE_NATS_SERVER") {
+        return path.into();
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let installed = here.ancestors().map(|dir| dir.join("target/judge/bin/nats-server"));
+    installed.into_iter().find(|path| path.exists()).unwrap_or_else(|| "nats-server".into())
+}
+
+/// A running server, killed when dropped.
+#[derive(Debug)]
+pub struct NatsServer {
+    folder: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl NatsServer {
+    /// Starts one with JetStream in `folder`, which must outlive it. `more` goes into its configuration, such
+    /// as `authorization {…}`; `jetstream` into the block of that name, such as `sync_interval: always`.
+    ///
+    /// # Panics
+    /// It cannot be started: `bin/test` installs it.
+    pub fn start(folder: &Path, jetstream: &str, more: &str) -> Self {
+        let port = free_port();
+        let store = folder.join("jetstream");
+        let config = format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"test-{port}\"\njetstream {{ store_dir: {store:?}\n{jetstream}\n}}\n{more}\n"
+        );
+        std::fs::write(folder.join("nats.conf"), config).expect("write the server's configuration");
+        let mut server = Self { folder: folder.to_owned(), port, child: None };
+        server.restart();
+        server
+    }
+
+    /// Starts it again where it was.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub fn restart(&mut self) {
+        self.kill();
+        let log = self.folder.join("nats.log");
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("its log");
+        let child = Command::new(binary())
+            .arg("-c")
+            .arg(self.folder.join("nats.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let child = child.expect("nats-server starts; `bin/test` installs it");
+        self.child = Some(child);
+        let started = Instant::now();
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            assert!(started.elapsed() < READY_WITHIN, "nats-server is not ready: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// As `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _gone = child.kill();
+            let _waited = child.wait();
+        }
+    }
+
+    /// Sends it a signal, such as `STOP` or `CONT`.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("it runs");
+        let sent =
+            Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
+        assert!(sent.expect("kill runs").success(), "kill -{name}");
+    }
+
+    /// Where clients connect.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("nats.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
