@@ -5,10 +5,11 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long it may take until it accepts connections.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Between two tries to connect to it, and how many it gets.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOKS_MAX: u32 = 1000;
 
 /// Where the server is: `$TOLLGATE_NATS_SERVER`, what `bin/test` installed, or the search path.
 pub fn binary() -> PathBuf {
@@ -38,7 +39,8 @@ impl NatsServer {
         let port = free_port();
         let store = folder.join("jetstream");
         let config = format!(
-            "listen: \"127.0.0.1:{port}\"\nserver_name: \"test-{port}\"\njetstream {{ store_dir: {store:?}\n{jetstream}\n}}\n{more}\n"
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"test-{port}\"\njetstream {{ store_dir: \"{}\"\n{jetstream}\n}}\n{more}\n",
+            store.display()
         );
         std::fs::write(folder.join("nats.conf"), config).expect("write the server's configuration");
         let mut server = Self { folder: folder.to_owned(), port, child: None };
@@ -63,11 +65,12 @@ impl NatsServer {
             .spawn();
         let child = child.expect("nats-server starts; `bin/test` installs it");
         self.child = Some(child);
-        let started = Instant::now();
+        let mut looks = 0;
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-            assert!(started.elapsed() < READY_WITHIN, "nats-server is not ready: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            looks += 1;
+            assert!(looks < LOOKS_MAX, "nats-server is not ready: {}", self.log());
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
