@@ -158,6 +158,7 @@ fn shared(every: &str) -> Shared {
     let loaded = config::load(Some(file.path()), std::iter::empty(), &[]).expect("it is right");
     let plan = Arc::new(loaded.plan);
     Shared {
+        holds: tollgate_actors::holds::Holds::default(),
         clock: Clock::new(),
         queue: Arc::new(Endless),
         ledger: Arc::new(Forgetful),

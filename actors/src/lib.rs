@@ -19,6 +19,7 @@ pub mod codes;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod holds;
 pub mod http;
 pub mod ids;
 pub mod intake;

@@ -17,13 +17,16 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LANES_MAX, LaneCount, NewFetch, Queue, QueueError};
 use crate::shard::context::{Shared, StoreHealth};
-use crate::shard::{AccountLook, Drain, Drained, Found, Look, LookAgain, Looks, Shard, Work};
+use crate::shard::{
+    AccountLook, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Work,
+};
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
@@ -50,6 +53,8 @@ pub struct Seams {
     pub ledger: Arc<dyn Ledger>,
     /// Where bodies go.
     pub store: Store,
+    /// What operators hold.
+    pub holds: Holds,
 }
 
 /// Why a node does not start, or does not go on.
@@ -102,6 +107,7 @@ impl Node {
             slots,
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
+            holds: seams.holds,
             plan,
         };
         let plan = &shared.plan;
@@ -185,6 +191,11 @@ impl Node {
     /// A way to look at the accounts, for use on any thread.
     pub fn viewer(&self) -> Viewer {
         Viewer { shards: self.shards.clone() }
+    }
+
+    /// A way to tell the shards that holds came or went, for use on any thread.
+    pub fn bell(&self) -> Bell {
+        Bell { shards: self.shards.clone() }
     }
 
     /// Fetches that wait for an api this configuration does not have.
@@ -306,6 +317,21 @@ impl Intake {
             self.totals.never_came(count);
         }
         answer
+    }
+}
+
+/// Tells the shards to look again.
+#[derive(Debug, Clone)]
+pub struct Bell {
+    shards: Arc<[Addr<Shard>]>,
+}
+
+impl Bell {
+    /// Holds of these scopes came, went or changed.
+    pub fn holds_changed(&self, scopes: &[Scope]) {
+        for shard in self.shards.iter() {
+            shard.do_send(HoldsChanged(scopes.to_vec()));
+        }
     }
 }
 

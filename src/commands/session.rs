@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
+use tollgate_actors::holds::Holds;
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Intake, Node, Seams};
@@ -75,7 +76,8 @@ pub(crate) async fn work(
     let store = open_store(&plan)?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
-    let seams = Seams { queue, ledger, store: store.clone() };
+    let holds = Holds::default();
+    let seams = Seams { queue, ledger, store: store.clone(), holds };
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {

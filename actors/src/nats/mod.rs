@@ -5,6 +5,7 @@
 
 mod connect;
 mod error;
+pub mod holds;
 mod names;
 mod streams;
 

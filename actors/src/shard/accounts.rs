@@ -144,7 +144,8 @@ impl Entry {
             State::Resting(rest) => Glance {
                 waiting: rest.waiting(),
                 in_flight: 0,
-                until: (rest.waiting() > 0).then_some(rest.due),
+                // At no time of its own: an operator holds it.
+                until: (rest.waiting() > 0 && rest.due < At::MAX).then_some(rest.due),
                 because: rest.because.clone(),
             },
         }

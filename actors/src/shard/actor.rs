@@ -10,8 +10,8 @@ use tollgate_gate::At;
 use super::accounts::{Ix, State};
 use super::context::{Context as Ctx, Shared};
 use super::{
-    AccountDied, AccountLook, CollectorDied, Drain, Drained, Found, Look, LookAgain, Looks, Room,
-    Work,
+    AccountDied, AccountLook, CollectorDied, Drain, Drained, Found, HoldsChanged, Look, LookAgain,
+    Looks, Room, Work,
 };
 use crate::http::Transport;
 use crate::ids::AccountKey;
@@ -265,6 +265,36 @@ impl Handler<LookAgain> for Shard {
 
     fn handle(&mut self, _: LookAgain, _: &mut Self::Context) {
         self.tell_live();
+    }
+}
+
+impl Handler<HoldsChanged> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, HoldsChanged(scopes): HoldsChanged, ctx: &mut Self::Context) {
+        let now = self.ctx.clock.now();
+        let mut live = Vec::new();
+        {
+            let mut accounts = self.ctx.accounts.borrow_mut();
+            let mut resting = Vec::new();
+            for (ix, entry) in accounts.iter() {
+                if !scopes.iter().any(|scope| scope.concerns(&entry.key)) {
+                    continue;
+                }
+                match &entry.state {
+                    State::Live { .. } => live.push(ix),
+                    State::Resting(rest) if !rest.lanes.is_empty() => resting.push(ix),
+                    State::Resting(_) | State::Ready(_) | State::Restarting(_) => {}
+                }
+            }
+            for ix in resting {
+                accounts.due_by(ix, now);
+            }
+        }
+        for ix in live {
+            self.ctx.tell(ix, ThrottleLookAgain);
+        }
+        self.wake_due(ctx);
     }
 }
 

@@ -22,6 +22,7 @@ use super::{AccountDied, CollectorDied, Shard};
 use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
+use crate::holds::Holds;
 use crate::http::{Transport, Written};
 use crate::ids::Seq;
 use crate::ledger::Ledger;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub alone: Arc<Semaphore>,
     /// Whether the store takes bodies.
     pub store_health: Arc<StoreHealth>,
+    /// What operators hold.
+    pub holds: Holds,
 }
 
 /// Whether the store takes bodies; shared by the node.
@@ -110,6 +113,7 @@ pub struct Context {
     pub(crate) totals: Arc<Totals>,
     pub(crate) alone: Arc<Semaphore>,
     pub(crate) store_health: Arc<StoreHealth>,
+    pub(crate) holds: Holds,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
@@ -146,6 +150,7 @@ impl Context {
             totals: shared.totals,
             alone: shared.alone,
             store_health: shared.store_health,
+            holds: shared.holds,
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),

@@ -38,6 +38,11 @@ pub struct Work(pub Vec<Found>);
 #[rtype(result = "()")]
 pub struct LookAgain;
 
+/// Sent by the node: operators' holds came, went or changed. Whoever they concern looks again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct HoldsChanged(pub Vec<crate::holds::Scope>);
+
 /// Sent by the node: give no more permits. The reply comes when nothing is in flight and the last records
 /// are written, or when `within` has passed; then calls still in flight are dropped.
 #[derive(Debug, Message)]

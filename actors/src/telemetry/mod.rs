@@ -389,6 +389,21 @@ pub(crate) fn nats_refused(reason: &str) {
     tracing::error!(event = "nats_refused", code = %Code::NatsDenied, reason, "NATS refused");
 }
 
+/// Operators' holds came, went or changed.
+pub(crate) fn holds_changed(changed: usize) {
+    tracing::info!(event = "holds_changed", changed, "operators' holds changed");
+}
+
+/// A hold in the bucket that is none.
+pub(crate) fn hold_unreadable(key: &str, reason: &str) {
+    tracing::warn!(
+        event = "hold_unreadable",
+        key,
+        reason,
+        "a hold cannot be read, it holds nothing"
+    );
+}
+
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

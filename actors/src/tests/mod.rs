@@ -4,6 +4,7 @@
 mod chaos;
 mod drain;
 mod earliest;
+mod holds;
 mod lanes;
 mod ledger;
 mod oracle;
@@ -140,6 +141,7 @@ impl Rig {
             totals: Arc::new(Totals::default()),
             slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
             alone: Arc::new(Semaphore::new(1)),
+            holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
             plan,
         };

@@ -100,6 +100,8 @@ pub struct Throttle {
     usage: Usage,
     because: Option<Box<str>>,
     until: Option<At>,
+    /// Nothing but an operator's hold is waited for: until when.
+    held: Option<At>,
     told: Option<Box<str>>,
     notice: DeathNotice,
 }
@@ -144,6 +146,7 @@ impl Throttle {
             usage: Usage::default(),
             because: None,
             until: None,
+            held: None,
             told: None,
             notice,
         }

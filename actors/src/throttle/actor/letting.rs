@@ -9,9 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Decision, Sent, Span};
 
 use super::{Decided, Flight, SEAM_AGAIN, Throttle};
+use crate::clock::Clock;
 use crate::codes::Code;
 use crate::collector::{LastAnswer, Slot, USE_WITHIN};
-use crate::ids::Priority;
+use crate::holds::OperatorHold;
+use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Record, Tries, Waiting};
 use crate::shard::context::Attempt;
@@ -56,7 +58,8 @@ impl Throttle {
             None => self.decide(now, &mut wait, ctx),
         }
         self.write(ctx);
-        self.until = wait.at;
+        self.held = wait.only_held();
+        self.until = wait.at.or(self.held.filter(|at| *at < At::MAX));
         self.because = wait.because;
         self.set_timer(wait.wake, ctx);
         let decided = !self.decided.is_empty() || self.writing.is_some();
@@ -124,6 +127,10 @@ impl Throttle {
                     }
                     Offer::Fetch | Offer::Read => {}
                 }
+                if let Some(hold) = self.operator_hold(&lane.key) {
+                    wait.for_operator(&hold, &self.shard.clock);
+                    continue;
+                }
                 let ask = Ask { api: lane.api };
                 match self.gate.decide(&self.platform.limits, ask, now) {
                     Decision::Go if offer == Offer::Fetch => return Some(place),
@@ -164,6 +171,13 @@ impl Throttle {
             }
         }
         None
+    }
+
+    fn operator_hold(&self, lane: &LaneKey) -> Option<Arc<OperatorHold>> {
+        if self.shard.holds.is_empty() {
+            return None;
+        }
+        self.shard.holds.of(lane, self.shard.clock.wall())
     }
 
     /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
@@ -335,6 +349,10 @@ struct Wait {
     /// When to look again.
     wake: Option<At>,
     because: Option<Box<str>>,
+    /// When the first hold of an operator ends, if there is one.
+    held: Option<At>,
+    /// Something else outside is waited for.
+    event: bool,
 }
 
 impl Wait {
@@ -347,8 +365,26 @@ impl Wait {
         self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
     }
 
+    /// An operator holds a lane: until its end, if it has one, or until it is heard of.
+    fn for_operator(&mut self, hold: &OperatorHold, clock: &Clock) {
+        let at = hold.until.map_or(At::MAX, |until| clock.at_wall(until));
+        if self.because.is_none() {
+            self.because = Some(hold.text().into());
+        }
+        self.held = Some(self.held.map_or(at, |known| known.min(at)));
+        if at < At::MAX {
+            self.wake = Some(self.wake.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// Nothing but an operator is waited for: until when.
+    fn only_held(&self) -> Option<At> {
+        self.held.filter(|_| self.at.is_none() && !self.event)
+    }
+
     /// Something outside has to happen first, and will be heard of.
     fn for_event(&mut self, because: &str) {
+        self.event = true;
         if self.because.is_none() {
             self.because = Some(because.into());
         }

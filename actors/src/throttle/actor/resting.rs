@@ -37,6 +37,10 @@ impl Throttle {
             if self.shard.accounts.borrow().live > CROWDED { REST_FROM_CROWDED } else { REST_FROM };
         let due = match (waiting, self.until) {
             _ if draining => At::MAX,
+            // However many are held, they leave the room to those who are not.
+            (true, _) if self.held.is_some_and(|until| until > now.plus(Span::from(rest_from))) => {
+                self.held.unwrap_or(At::MAX)
+            }
             (false, _) => self.gate.forgotten_at(&self.platform.limits, now),
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
