@@ -6,8 +6,12 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod folder;
 pub(crate) mod init;
+pub(crate) mod nats;
+pub(crate) mod pause;
+pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod session;
+pub(crate) mod setup;
 pub(crate) mod status;
 
 use std::path::Path;
@@ -61,6 +65,11 @@ pub(crate) fn plan(global: &Global) -> Option<Plan> {
             None
         }
     }
+}
+
+/// As [`plan`], for a machine that only publishes: the platforms may be left out.
+pub(crate) fn publisher_plan(global: &Global) -> Option<Plan> {
+    plan(global)
 }
 
 /// A path as text.
