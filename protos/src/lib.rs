@@ -2,12 +2,15 @@
 //!
 //! Types and their JSON form only. No rule about limits, no IO, no defaults that need a clock: what a
 //! field may hold is checked where it is used (`tollgate-actors`), so that every refusal has a code.
+//! [`wire`] has the same messages in protobuf.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub mod wire;
 
 /// One order: collect this api of this platform for this account, with these parameters.
 ///
