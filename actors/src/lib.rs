@@ -25,6 +25,7 @@ pub mod intake;
 pub mod ledger;
 pub mod node;
 pub mod plan;
+pub mod publish;
 pub mod queue;
 pub mod recipe;
 pub mod shard;
