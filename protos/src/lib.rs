@@ -142,7 +142,8 @@ pub struct Dead {
     /// The fetch, where it could be understood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<Fetch>,
-    /// The first 2 KiB of what came in, where it could not.
+    /// The first 2 KiB of what came in, where it could not; of bytes that are not text the first 512, escaped
+    /// as `\xff`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<String>,
     /// Where it came from, as `FILE:LINE`.

@@ -39,7 +39,7 @@ pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateErr
 /// Names that a parameter may not have, since templates use them for something else.
 pub const RESERVED: &[&str] = &["platform", "api", "account", "id"];
 
-/// Bytes of what was refused, kept for its dead letter; of protobuf fewer, for each may need four characters.
+/// Bytes of what was refused, kept for its dead letter; fewer where they are escaped, in four characters each.
 const RAW_BYTES: usize = 2048;
 const BINARY_BYTES: usize = 512;
 
@@ -60,7 +60,7 @@ impl Refusal {
     }
 
     /// The dead letter of what came in: with the fetch where it could be read, else with the beginning of
-    /// `raw`. `seq` is its place in the queue, or 0; `source` says where it came from.
+    /// `raw`, escaped where it holds control characters (as protobuf does). `seq` is its place in the queue, or 0; `source` says where it came from.
     pub fn into_dead(
         self,
         seq: u64,
@@ -68,10 +68,12 @@ impl Refusal {
         source: Option<String>,
         died_at: Timestamp,
     ) -> Dead {
-        let start = if self.code == Code::FetchNotProtobuf {
-            raw[..raw.len().min(BINARY_BYTES)].escape_ascii().to_string()
+        let text = &raw[..raw.len().min(RAW_BYTES)];
+        let binary = text.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());
+        let start = if binary {
+            text[..text.len().min(BINARY_BYTES)].escape_ascii().to_string()
         } else {
-            String::from_utf8_lossy(&raw[..raw.len().min(RAW_BYTES)]).into_owned()
+            String::from_utf8_lossy(text).into_owned()
         };
         let fetch = self.fetch.map(|fetch| *fetch);
         Dead {

@@ -198,7 +198,8 @@ pub struct Dead {
     /// The fetch, where it could be understood.
     #[prost(message, optional, tag = "2")]
     pub fetch: ::core::option::Option<Fetch>,
-    /// The first 2 KiB of what came in, where it could not.
+    /// The first 2 KiB of what came in, where it could not; of bytes that are not text the first 512, escaped
+    /// as \xff.
     #[prost(string, optional, tag = "3")]
     pub raw: ::core::option::Option<::prost::alloc::string::String>,
     /// Where it came from, as FILE:LINE.

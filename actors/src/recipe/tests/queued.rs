@@ -208,6 +208,13 @@ fn a_dead_letter_has_the_fetch_or_a_bounded_beginning_of_what_came() {
     let raw = dead.raw.unwrap();
     assert!(raw.starts_with("{가가") && raw.len() <= 2048 + 2, "{}", raw.len());
 
+    // JSON under the wrong header stays readable, and so does text that is not UTF-8.
+    let dead = letter(protobuf("p.a.insights", b"{\"id\":1}").unwrap_err(), b"{\"id\":1}");
+    assert_eq!(dead.raw.as_deref(), Some("{\"id\":1}"));
+    let dead =
+        letter(json("p.a.insights", b"{\"id\":\"\xff\"}").unwrap_err(), b"{\"id\":\"\xff\"}");
+    assert_eq!(dead.raw.as_deref(), Some("{\"id\":\"\u{fffd}\"}"));
+
     let payload = b"{\"id\":\"f\"}";
     let dead = letter(json("p.a.insights.low", payload).unwrap_err(), payload);
     assert_eq!(dead.raw, None);
