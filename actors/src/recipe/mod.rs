@@ -60,7 +60,8 @@ impl Refusal {
     }
 
     /// The dead letter of what came in: with the fetch where it could be read, else with the beginning of
-    /// `raw`, escaped where it holds control characters (as protobuf does). `seq` is its place in the queue, or 0; `source` says where it came from.
+    /// `raw`, escaped where it holds control characters (as protobuf does). `seq` is its place in the queue,
+    /// or 0; `source` says where it came from.
     pub fn into_dead(
         self,
         seq: u64,
