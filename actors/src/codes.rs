@@ -89,6 +89,10 @@ codes! {
     "TG0121" => TemplateFailed,
     "TG0122" => KeyRefused,
     "TG0123" => SubjectMismatch,
+    "TG0124" => FetchNotProtobuf,
+    "TG0125" => UnknownContentType,
+    "TG0126" => BadCsvHeader,
+    "TG0127" => BadCsvRow,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,

@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod nats;
 pub mod node;
 pub mod plan;
+pub mod publish;
 pub mod queue;
 pub mod recipe;
 pub mod shard;
