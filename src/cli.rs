@@ -143,7 +143,11 @@ pub(crate) struct PauseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ResumeArgs {
     /// What to let go on, as it was held
-    #[arg(value_name = "PLATFORM[/ACCOUNT[/API]]", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "PLATFORM[/ACCOUNT[/API]]",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub(crate) of: Option<String>,
     /// Ends every hold
     #[arg(long)]

@@ -17,7 +17,7 @@ pub(crate) mod status;
 use std::path::Path;
 use std::process::ExitCode;
 
-use tollgate_actors::config::{self, Loaded};
+use tollgate_actors::config::{self, Loaded, Mistakes};
 use tollgate_actors::plan::Plan;
 
 use crate::cli::Global;
@@ -50,7 +50,16 @@ pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reads the configuration; its mistakes are told, all of them, and give nothing.
 pub(crate) fn plan(global: &Global) -> Option<Plan> {
-    match config::load(Some(&global.config), environment(), &[]) {
+    understood(global, config::load(Some(&global.config), environment(), &[]))
+}
+
+/// As [`plan`], for what needs no platforms: a machine that only publishes may leave them out.
+pub(crate) fn publisher_plan(global: &Global) -> Option<Plan> {
+    understood(global, config::load_to_publish(Some(&global.config), environment(), &[]))
+}
+
+fn understood(global: &Global, loaded: Result<Loaded, Mistakes>) -> Option<Plan> {
+    match loaded {
         Ok(Loaded { plan, warnings }) => {
             for warning in warnings {
                 say(format_args!("tollgate: warning: {warning}"));
@@ -65,11 +74,6 @@ pub(crate) fn plan(global: &Global) -> Option<Plan> {
             None
         }
     }
-}
-
-/// As [`plan`], for a machine that only publishes: the platforms may be left out.
-pub(crate) fn publisher_plan(global: &Global) -> Option<Plan> {
-    plan(global)
 }
 
 /// A path as text.

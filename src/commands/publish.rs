@@ -14,7 +14,7 @@ use tollgate_actors::codes::Code;
 use tollgate_actors::nats::publish::{Outgoing, Publisher};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::publish::{Format, Record, read};
-use tollgate_protos::pb;
+use tollgate_actors::recipe::{Accepted, PROTOBUF};
 
 use super::nats::connect;
 use super::status::printable;
@@ -43,8 +43,11 @@ struct Counts {
 
 pub(crate) fn run(global: &Global, args: &PublishArgs) -> anyhow::Result<Exit> {
     let Some(plan) = publisher_plan(global) else { return Ok(Exit::Usage) };
-    let inputs: Vec<(PathBuf, Format)> =
-        args.files.iter().map(|file| Ok((file.clone(), format(file, args.format)?))).collect::<anyhow::Result<_>>()?;
+    let inputs: Vec<(PathBuf, Format)> = args
+        .files
+        .iter()
+        .map(|file| Ok((file.clone(), format(file, args.format)?)))
+        .collect::<anyhow::Result<_>>()?;
     actix_rt::System::new().block_on(publish(Arc::new(plan), inputs, args))
 }
 
@@ -125,12 +128,13 @@ async fn one(
 ) -> anyhow::Result<()> {
     match record.fetch {
         Ok(accepted) => {
+            let Accepted { lane, id, fetch, payload } = accepted;
             let (content_type, payload) = if args.protobuf {
-                (Some(pb::CONTENT_TYPE), pb::encode(&accepted.fetch))
+                (Some(PROTOBUF), fetch.to_protobuf()?.into())
             } else {
-                (None, accepted.payload)
+                (None, payload)
             };
-            let fetch = Outgoing { lane: accepted.lane, id: accepted.id, content_type, payload };
+            let fetch = Outgoing { lane, id, content_type, payload };
             publisher.send(fetch).await?;
         }
         Err(refusal) => {
@@ -140,7 +144,9 @@ async fn one(
                     let (place, reason) = (record.place, printable(&refusal.reason));
                     say(format_args!("{place}: {}: {reason}", refusal.code));
                 }
-                count if count == TOLD_MAX + 1 => say(format_args!("further refusals are counted only")),
+                count if count == TOLD_MAX + 1 => {
+                    say(format_args!("further refusals are counted only"))
+                }
                 _ => {}
             }
         }

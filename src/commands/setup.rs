@@ -3,12 +3,12 @@
 use tollgate_actors::nats;
 
 use super::nats::{connect, told};
-use super::{Exit, plan};
+use super::{Exit, publisher_plan};
 use crate::cli::{Global, SetupArgs};
 use crate::ui::{print, say};
 
 pub(crate) fn run(global: &Global, args: &SetupArgs) -> anyhow::Result<Exit> {
-    let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
+    let Some(plan) = publisher_plan(global) else { return Ok(Exit::Usage) };
     actix_rt::System::new().block_on(async {
         let bus = connect(&plan, "setup").await?;
         match nats::setup(&bus, &plan.nats, !args.dry_run).await {

@@ -32,7 +32,7 @@ pub use check::{
 pub(crate) use check::{FIELDS, read_json};
 pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
 pub(crate) use key::{KEY_VARIABLES, template_problems};
-pub use queued::{Content, check_queued};
+pub use queued::{Content, PROTOBUF, check_queued};
 pub(crate) use syntax::is_name;
 pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError, Variables};
 

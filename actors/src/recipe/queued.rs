@@ -9,7 +9,8 @@ use crate::codes::Code;
 use crate::ids::{Account, LaneKey, preview};
 use crate::plan::Plan;
 
-const PROTOBUF: &str = "application/x-protobuf";
+/// The content type of a fetch in protobuf.
+pub const PROTOBUF: &str = "application/x-protobuf";
 
 /// What a message says its payload is.
 #[derive(Debug, Clone, PartialEq, Eq)]
