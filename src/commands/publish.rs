@@ -128,13 +128,14 @@ async fn one(
 ) -> anyhow::Result<()> {
     match record.fetch {
         Ok(accepted) => {
-            let Accepted { lane, id, fetch, payload } = accepted;
+            let message_id = accepted.message_id();
+            let Accepted { lane, fetch, payload, .. } = accepted;
             let (content_type, payload) = if args.protobuf {
                 (Some(PROTOBUF), fetch.to_protobuf()?.into())
             } else {
                 (None, payload)
             };
-            let fetch = Outgoing { lane, id, content_type, payload };
+            let fetch = Outgoing { lane, message_id, content_type, payload };
             publisher.send(fetch).await?;
         }
         Err(refusal) => {

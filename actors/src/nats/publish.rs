@@ -27,8 +27,8 @@ const STREAM_WITHIN: Duration = Duration::from_secs(5);
 pub struct Outgoing {
     /// Where it belongs.
     pub lane: LaneKey,
-    /// Its id within platform, account and api.
-    pub id: String,
+    /// Keeps a repeated publish out, see [`Accepted::message_id`](crate::recipe::Accepted::message_id).
+    pub message_id: String,
     /// What the payload is; none: JSON.
     pub content_type: Option<&'static str>,
     /// The fetch.
@@ -42,11 +42,6 @@ pub struct Published {
     pub new: u64,
     /// Its id was published within the stream's duplicate window (2 min): not stored a second time.
     pub duplicate: u64,
-}
-
-/// The header that keeps a repeated publish out: `<platform>.<account>.<api>:<id>`, the account encoded.
-pub fn message_id(lane: &LaneKey, id: &str) -> String {
-    format!("{}.{}:{id}", lane.account.subject(), lane.api)
 }
 
 /// Publishes fetches in order. One that gets no answer is sent again, under its id, until `patience` has
@@ -147,7 +142,7 @@ impl Publisher {
         }
         let message = PublishMessage::build()
             .headers(headers)
-            .message_id(message_id(&fetch.lane, &fetch.id))
+            .message_id(&fetch.message_id)
             .payload(fetch.payload.clone());
         let sent = self.bus.js().send_publish(self.bus.names().fetch(&fetch.lane), message).await;
         sent.map_err(|error| {
