@@ -89,6 +89,7 @@ codes! {
     "TG0121" => TemplateFailed,
     "TG0122" => KeyRefused,
     "TG0123" => SubjectMismatch,
+    "TG0124" => BadSubject,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,

@@ -173,7 +173,7 @@ async fn bury(
     let digest = Sha256::digest(line);
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
-    let raw = String::from_utf8_lossy(&line[..line.len().min(RAW_BYTES)]).into_owned();
+    let raw = raw(line);
     let fetch = refusal.fetch.map(|fetch| *fetch);
     let dead = Dead {
         seq: 0,
@@ -191,6 +191,11 @@ async fn bury(
         telemetry::fetch_refused(&source, refusal.code, &refusal.reason);
     }
     Ok(())
+}
+
+/// The beginning of what is no fetch, for its dead letter.
+pub(crate) fn raw(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(RAW_BYTES)]).into_owned()
 }
 
 /// Reads up to the next line feed into `line`, without it and without holding more than a fetch may have.
