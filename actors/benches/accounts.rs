@@ -24,7 +24,8 @@ use tollgate_actors::http::{Answer, CallBounds, CallError, OnWritten, Transport}
 use tollgate_actors::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use tollgate_actors::ledger::{Ledger, LedgerFuture, Stored};
 use tollgate_actors::queue::{
-    Appended, Ending, LaneCount, NewFetch, Queue, QueueFuture, Queued, Wake,
+    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queue, QueueFuture,
+    Queued, Wake,
 };
 use tollgate_actors::recipe::Request;
 use tollgate_actors::shard::context::{Shared, StoreHealth};
@@ -56,11 +57,12 @@ impl Queue for Endless {
             lane.account.account
         );
         let queued_at = Timestamp::UNIX_EPOCH;
-        ready(Ok(vec![Queued { seq, queued_at, payload: payload.into() }])).boxed()
+        let payload = payload.into();
+        ready(Ok(vec![Queued { seq, origin: seq, queued_at, payload, content_type: None }])).boxed()
     }
 
-    fn lanes(&self, _: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>> {
-        ready(Ok(Vec::new())).boxed()
+    fn lanes(&self, _: Option<LaneCursor>) -> QueueFuture<LanePage> {
+        ready(Ok(LanePage::default())).boxed()
     }
 
     fn account_lanes(&self, _: AccountKey) -> QueueFuture<Vec<LaneCount>> {
@@ -83,7 +85,7 @@ impl Queue for Endless {
         ready(Ok(false)).boxed()
     }
 
-    fn dead(&self, _: Option<Seq>, _: usize) -> QueueFuture<Vec<Dead>> {
+    fn dead(&self, _: Option<Seq>, _: usize) -> QueueFuture<Vec<Letter>> {
         ready(Ok(Vec::new())).boxed()
     }
 

@@ -93,6 +93,7 @@ codes! {
     "TG0125" => UnknownContentType,
     "TG0126" => BadCsvHeader,
     "TG0127" => BadCsvRow,
+    "TG0128" => BadSubject,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,

@@ -12,13 +12,12 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
-use tollgate_protos::Dead;
 
 use crate::codes::Code;
 use crate::ids::Seq;
 use crate::node::{Intake, Viewer};
 use crate::plan::Plan;
-use crate::queue::{NewFetch, Queue};
+use crate::queue::{Letter, NewFetch, Queue};
 use crate::recipe::check_fetch;
 use crate::shard::AccountLook;
 
@@ -55,7 +54,7 @@ pub enum Request {
     },
     /// Takes a dead letter out of the list: collects its fetch again, or forgets it.
     Revive {
-        /// Which.
+        /// Which, by its number in the list.
         seq: u64,
         /// Collect it again.
         replay: bool,
@@ -87,7 +86,7 @@ pub enum Answer {
     /// To `Status`.
     Status(Status),
     /// To `Dead`.
-    Dead(Vec<Dead>),
+    Dead(Vec<Letter>),
     /// To `Revive`: true if there was such a letter.
     Revived(bool),
     /// It could not be answered.
@@ -222,10 +221,10 @@ pub async fn dead(queue: &dyn Queue, after: Option<u64>, most: usize) -> Answer 
 pub async fn revive(plan: &Plan, intake: &Intake, seq: u64, replay: bool) -> Answer {
     let before = seq.checked_sub(1).map(Seq);
     let letter = match intake.queue().dead(before, 1).await {
-        Ok(letters) => letters.into_iter().find(|letter| letter.seq == seq),
+        Ok(letters) => letters.into_iter().find(|letter| letter.number == Seq(seq)),
         Err(error) => return failed(Code::QueueUnavailable, &error.to_string()),
     };
-    let Some(letter) = letter else { return Answer::Revived(false) };
+    let Some(Letter { dead: letter, .. }) = letter else { return Answer::Revived(false) };
     let fetch = if replay {
         let Some(fetch) = &letter.fetch else {
             let reason = format!(

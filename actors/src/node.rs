@@ -22,7 +22,7 @@ use crate::http::wire::Wire;
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
-use crate::queue::{Appended, LANES_MAX, LaneCount, NewFetch, Queue, QueueError};
+use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
 use crate::shard::context::{Shared, StoreHealth};
 use crate::shard::{
     AccountLook, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Work,
@@ -212,14 +212,14 @@ impl Node {
         let queue = &self.shared.queue;
         // What falls due between the two is then counted twice rather than never.
         let mut waiting = queue.postponed().await?;
-        let mut after = None;
+        let mut from = None;
         loop {
-            let lanes = queue.lanes(after.take()).await?;
-            waiting += lanes.iter().map(|lane| lane.waiting).sum::<u64>();
-            if lanes.len() < LANES_MAX {
+            let page = queue.lanes(from).await?;
+            waiting += page.lanes.iter().map(|lane| lane.waiting).sum::<u64>();
+            from = page.next;
+            if from.is_none() {
                 break;
             }
-            after = lanes.into_iter().next_back().map(|count| count.lane);
         }
         self.shared.totals.recounted(waiting);
         Ok(waiting)
@@ -383,12 +383,11 @@ const WARNED_MAX: usize = 100;
 impl Post {
     /// Tells the shards of everything that waits; the first time it is counted too.
     async fn discover(&self, first: bool) -> Result<(), QueueError> {
-        let mut after: Option<LaneKey> = None;
+        let mut from = None;
         let mut unknown = 0;
         loop {
-            let lanes = self.shared.queue.lanes(after.take()).await?;
-            let last_page = lanes.len() < LANES_MAX;
-            after = lanes.last().map(|count| count.lane.clone());
+            let LanePage { lanes, next } = self.shared.queue.lanes(from).await?;
+            from = next;
             let mut found = Vec::with_capacity(FOUND_MAX);
             for LaneCount { lane, waiting: count } in lanes {
                 if !self.knows(&lane) {
@@ -409,7 +408,7 @@ impl Post {
                 }
             }
             self.send(found).await;
-            if last_page {
+            if from.is_none() {
                 self.unknown.store(unknown, Ordering::Release);
                 return Ok(());
             }

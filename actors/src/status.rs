@@ -11,7 +11,7 @@ use crate::ids::{AccountKey, LaneKey};
 use crate::ledger::Ledger;
 use crate::ledger::record::Record;
 use crate::plan::Plan;
-use crate::queue::{LANES_MAX, Queue, QueueError};
+use crate::queue::{LanePage, Queue, QueueError};
 use crate::shard::AccountLook;
 
 /// Tells what waits. Reads the count of every lane, and the record of each account that is told one by one.
@@ -29,11 +29,10 @@ pub async fn at_rest(
 ) -> Result<Status, QueueError> {
     let mut waiting: BTreeMap<AccountKey, (u64, Vec<LaneKey>)> = BTreeMap::new();
     let mut status = Status { postponed: queue.postponed().await?, ..Status::default() };
-    let mut after = None;
+    let mut from = None;
     loop {
-        let lanes = queue.lanes(after.take()).await?;
-        let last_page = lanes.len() < LANES_MAX;
-        after = lanes.last().map(|count| count.lane.clone());
+        let LanePage { lanes, next } = queue.lanes(from).await?;
+        from = next;
         for count in lanes {
             let key = &count.lane.account;
             let wanted = platform.is_none_or(|only| only == key.platform.as_str())
@@ -45,7 +44,7 @@ pub async fn at_rest(
                 lanes.push(count.lane);
             }
         }
-        if last_page {
+        if from.is_none() {
             break;
         }
     }

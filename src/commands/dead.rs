@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use tollgate_actors::control::{Answer, ROWS_MAX, Request};
-use tollgate_protos::Dead;
+use tollgate_actors::queue::Letter;
 
 use super::folder::Folder;
 use super::status::printable;
@@ -25,7 +25,7 @@ pub(crate) fn run(global: &Global, args: &DeadArgs) -> anyhow::Result<Exit> {
     exit
 }
 
-fn page(folder: &mut Folder, after: Option<u64>, most: usize) -> anyhow::Result<Vec<Dead>> {
+fn page(folder: &mut Folder, after: Option<u64>, most: usize) -> anyhow::Result<Vec<Letter>> {
     match folder.ask(&Request::Dead { after, most })? {
         Answer::Dead(dead) => Ok(dead),
         _ => bail!("the running node gave another answer: is it of another version?"),
@@ -43,7 +43,7 @@ fn list(
     while left > 0 {
         let letters = page(folder, after, left)?;
         let Some(last) = letters.last() else { break };
-        after = Some(last.seq);
+        after = Some(last.number.0);
         left -= letters.len().min(left);
         for letter in letters {
             shown += 1;
@@ -62,7 +62,7 @@ fn list(
     Ok(Exit::Done)
 }
 
-fn line(letter: &Dead) -> String {
+fn line(Letter { number, dead: letter }: &Letter) -> String {
     let what = match &letter.fetch {
         Some(fetch) => format!(
             "{}/{} {} {}",
@@ -73,25 +73,19 @@ fn line(letter: &Dead) -> String {
         ),
         None => letter.source.clone().unwrap_or_else(|| "?".into()),
     };
-    format!(
-        "{:>8}  {}  {}  {}",
-        letter.seq,
-        letter.code,
-        printable(&what),
-        printable(&letter.reason)
-    )
+    format!("{:>8}  {}  {}  {}", number.0, letter.code, printable(&what), printable(&letter.reason))
 }
 
 fn show(folder: &mut Folder, seq: u64, json: bool) -> anyhow::Result<Exit> {
     let letters = page(folder, seq.checked_sub(1), 1)?;
-    let Some(letter) = letters.into_iter().find(|letter| letter.seq == seq) else {
+    let Some(letter) = letters.into_iter().find(|letter| letter.number.0 == seq) else {
         bail!("there is no dead letter {seq}; `tollgate dead list` shows them");
     };
     let text =
         if json { serde_json::to_string(&letter)? } else { serde_json::to_string_pretty(&letter)? };
     print(format_args!("{text}"))?;
     if !json {
-        say(format_args!("`tollgate explain {}` says what to do", letter.code));
+        say(format_args!("`tollgate explain {}` says what to do", letter.dead.code));
     }
     Ok(Exit::Done)
 }
@@ -117,8 +111,8 @@ fn revive(folder: &mut Folder, choice: &DeadChoice, replay: bool) -> anyhow::Res
         loop {
             let letters = page(folder, after, ROWS_MAX)?;
             let Some(last) = letters.last() else { break };
-            after = Some(last.seq);
-            seqs.extend(letters.iter().map(|letter| letter.seq));
+            after = Some(last.number.0);
+            seqs.extend(letters.iter().map(|letter| letter.number.0));
         }
         for seq in seqs {
             one(folder, seq);

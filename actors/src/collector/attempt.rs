@@ -212,7 +212,8 @@ impl Attempt<'_> {
         };
         let done = done.expect("whoever stored the object has told of it");
         // From here on it is done.
-        finish_until_confirmed(self.shard, self.item, Ending::Done(Box::new(done))).await;
+        let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
+        finish_until_confirmed(self.shard, self.item, ending).await;
         Outcome::Done { bytes: stored.bytes, objects: 1 }
     }
 
@@ -227,7 +228,7 @@ impl Attempt<'_> {
         };
         Done {
             id: self.item.id.clone(),
-            seq: self.item.seq.0,
+            seq: self.item.origin.0,
             objects: vec![object],
             http_status: status,
             attempts: self.calls,
@@ -308,7 +309,7 @@ pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> 
     let key = recipe::manifest_key(&object_key(shard, item, "x").ok()?);
     let bytes = shard.store.get(&key).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
-    let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.seq.0;
+    let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.origin.0;
     same.then_some(manifest.done)
 }
 

@@ -43,6 +43,8 @@ pub struct Item {
     pub lane: LaneKey,
     /// Its place in the queue.
     pub seq: Seq,
+    /// The number of its first storing, by which objects, events and letters know it.
+    pub origin: Seq,
     /// When it was first stored.
     pub queued_at: Timestamp,
     /// Its id within platform, account and api.

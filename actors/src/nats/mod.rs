@@ -12,9 +12,10 @@ pub mod publish;
 mod streams;
 
 pub use connect::{Bus, Link};
+pub(crate) use error::refused;
 pub use error::{NatsError, Refused};
 pub use names::{Names, PARTITIONS, partition};
 pub use streams::{Change, Changed, setup};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

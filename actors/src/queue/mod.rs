@@ -8,7 +8,8 @@
 //! A queue knows nothing of actors, limits or HTTP. Its promises, each checked by `conformance`:
 //! - a fetch whose `append` was confirmed is returned by `first` until it is finished, postponed or dropped;
 //! - within a lane, `first` goes in the order of `seq`;
-//! - an id that is known (waiting, done or dead) is not stored a second time by `append`;
+//! - an id that is known is not stored a second time by `append`: for ever in a state folder, within the
+//!   duplicate window of its stream on NATS;
 //! - `finish` of an absent fetch is not an error: it was finished before;
 //! - after a wake was lost, `lanes` still tells of the work.
 
@@ -16,14 +17,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tollgate_protos::{Dead, Done};
 
 use crate::ids::{AccountKey, LaneKey, Seq};
 
 pub mod embedded;
 pub mod memory;
+pub mod nats;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;
@@ -32,7 +36,7 @@ pub mod conformance;
 pub const FIRST_MAX: usize = 64;
 /// Bytes of fetches from which one `first` returns no more than it must: one.
 pub const FIRST_BYTES_MAX: usize = 1024 * 1024;
-/// Most lanes that one `lanes` returns.
+/// Most lanes that one `lanes` of a queue in a folder or in memory returns; on NATS a page is a partition.
 pub const LANES_MAX: usize = 4096;
 /// Most fetches that one `append` takes.
 pub const APPEND_MAX: usize = 4096;
@@ -50,7 +54,8 @@ pub struct NewFetch {
     pub id: String,
     /// The fetch as JSON, id included; at most 256 KiB.
     pub payload: Bytes,
-    /// Not returned by `first` before this moment.
+    /// Not returned by `first` before this moment, where the queue looks at it: on NATS whoever reads it puts
+    /// it aside.
     pub not_before: Option<Timestamp>,
 }
 
@@ -70,12 +75,17 @@ pub enum Appended {
 /// A waiting fetch.
 #[derive(Debug, Clone)]
 pub struct Queued {
-    /// Its place.
+    /// Its place: what cursors, records and `finish` name.
     pub seq: Seq,
+    /// The number of its first storing: what its objects, events and letters name. Another than `seq` after
+    /// a move only.
+    pub origin: Seq,
     /// When it was first stored.
     pub queued_at: Timestamp,
-    /// The fetch as JSON.
+    /// The fetch, as JSON where nothing else is said.
     pub payload: Bytes,
+    /// What its publisher says that the payload is, if anything.
+    pub content_type: Option<Arc<str>>,
 }
 
 /// How many fetches wait in a lane.
@@ -85,6 +95,29 @@ pub struct LaneCount {
     pub lane: LaneKey,
     /// How many wait; postponed ones do not count.
     pub waiting: u64,
+}
+
+/// Where a listing of lanes goes on; only the queue that made it can read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneCursor(pub(crate) String);
+
+/// A part of all lanes.
+#[derive(Debug, Clone, Default)]
+pub struct LanePage {
+    /// Some of them; may be none though more follow.
+    pub lanes: Vec<LaneCount>,
+    /// Where it goes on; none after the last.
+    pub next: Option<LaneCursor>,
+}
+
+/// A dead letter in the list of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Letter {
+    /// Its place in the list: what `show`, `replay` and `drop` name.
+    pub number: Seq,
+    /// The letter; its `seq` is the number of the fetch's first storing.
+    #[serde(flatten)]
+    pub dead: Dead,
 }
 
 /// Work has come into a lane. May be lost, may come twice.
@@ -102,15 +135,20 @@ pub struct Wake {
 #[derive(Debug, Clone)]
 pub enum Ending {
     /// Its objects are durable.
-    Done(Box<Done>),
-    /// Given up.
+    Done {
+        /// What to tell of it; its `seq` is the fetch's origin.
+        done: Box<Done>,
+        /// Whether the fetch says `once`: [`Queue::once`] answers this from now on.
+        once: bool,
+    },
+    /// Given up; its `seq` is the fetch's origin.
     Dead(Box<Dead>),
 }
 
 /// What went wrong in a queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The store behind it does not answer or is full; nothing was changed, try again.
+    /// The store behind it does not answer or is full; try again: a repeat changes nothing twice.
     #[error("the queue does not answer: {0}")]
     Unavailable(Arc<str>),
     /// What it holds cannot be read.
@@ -134,18 +172,25 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     /// they are large, none only where there is none.
     fn first(&self, lane: LaneKey, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Queued>>;
 
-    /// Lanes that have waiting fetches, in the order of their keys, behind `after`; at most
-    /// [`LANES_MAX`]. Fewer than that means that these were the last.
-    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>>;
+    /// Lanes that have waiting fetches, from the beginning or from where an earlier page ended. Each lane
+    /// that has some all the while is on one page.
+    fn lanes(&self, from: Option<LaneCursor>) -> QueueFuture<LanePage>;
 
     /// The lanes of one account that have waiting fetches.
     fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>>;
 
-    /// Records how a fetch ended and removes it, in one step. Finishing what is not there is no error.
+    /// Records how a fetch ended and removes it, in one step, or in steps that may be repeated. Finishing
+    /// what is not there is no error.
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()>;
 
-    /// Puts a waiting fetch aside until `until`; then it is back in its lane, under its number, and a
-    /// wake follows. Postponing what is not there is no error.
+    /// How a fetch of this id that said `once` was done, as far as `append` does not know by itself. Asked
+    /// for fetches that say `once` only.
+    fn once(&self, _lane: LaneKey, _id: String) -> QueueFuture<Option<Done>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    /// Puts a waiting fetch aside until `until`; then it is back in its lane, under its origin, and a wake
+    /// follows. Postponing what is not there is no error.
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()>;
 
     /// How many fetches are put aside.
@@ -156,13 +201,19 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     fn bury(&self, key: [u8; 16], dead: Dead) -> QueueFuture<bool>;
 
     /// Dead letters behind `after` in order of their numbers, at most `max` (and [`DEAD_MAX`]).
-    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>>;
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>>;
 
     /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else
     /// it is forgotten (its id stays known as dead: the same input does not come back by itself). An id
-    /// that waits already is not stored a second time. False where there is none of that number.
-    fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool>;
+    /// that is known to wait already is not stored a second time. False where there is none of that number.
+    fn revive(&self, number: Seq, replay: Option<NewFetch>) -> QueueFuture<bool>;
 
     /// Wakes from now on. At most one receiver; a later call ends the earlier one's.
     fn wakes(&self) -> tokio::sync::mpsc::Receiver<Wake>;
+}
+
+/// Where a page of lanes in the order of their subjects goes on; a page that is not full is the last.
+fn next_page(lanes: &[LaneCount]) -> Option<LaneCursor> {
+    let last = lanes.last().filter(|_| lanes.len() == LANES_MAX);
+    last.map(|count| LaneCursor(count.lane.subject()))
 }

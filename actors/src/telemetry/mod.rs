@@ -350,6 +350,15 @@ pub(crate) fn postponed_unreadable(reason: &str) {
     );
 }
 
+/// Messages under subjects that are no lane could not be seen to yet.
+pub(crate) fn misfits_wait(reason: &str) {
+    tracing::warn!(
+        event = "misfits_wait",
+        reason,
+        "what was published under no good subject waits, trying again"
+    );
+}
+
 /// Something panicked on this thread; what its supervisor does about it follows.
 pub(crate) fn panicked(reason: &str, place: &str) {
     tracing::error!(event = "panicked", reason, place, "panicked");

@@ -43,7 +43,10 @@ fn a_drain_lets_nothing_new_through_and_waits_for_what_is_in_flight() {
             assert!(last_record(&rig, account).flying.is_empty());
         }
         assert_eq!(rig.look().await.live, 0);
-        assert_eq!(rig.queue.lanes(None).await.unwrap().iter().map(|l| l.waiting).sum::<u64>(), 52);
+        assert_eq!(
+            rig.queue.lanes(None).await.unwrap().lanes.iter().map(|l| l.waiting).sum::<u64>(),
+            52
+        );
     });
 }
 
@@ -106,7 +109,7 @@ fn work_that_comes_during_a_drain_waits_in_the_queue() {
         let ((_, drained), ()) = futures_util::join!(draining, more);
         assert_eq!(drained.broken_off, 0);
         assert_eq!(rig.wire.count(), 1);
-        assert_eq!(rig.queue.lanes(None).await.unwrap().len(), 2);
+        assert_eq!(rig.queue.lanes(None).await.unwrap().lanes.len(), 2);
     });
 }
 
@@ -126,7 +129,7 @@ fn a_drain_waits_for_the_calls_of_an_account_whose_actor_has_died() {
         let (at, drained) = drain(&rig, secs(30)).await;
         assert_eq!(drained, Drained { broken_off: 0 });
         assert!((3000..=3010).contains(&at), "the call ended at 3000 ms, the drain at {at} ms");
-        let left = rig.queue.lanes(None).await.unwrap();
+        let left = rig.queue.lanes(None).await.unwrap().lanes;
         assert_eq!(left.iter().map(|lane| lane.waiting).sum::<u64>(), 1, "the call's fetch is out");
     });
 }

@@ -217,8 +217,8 @@ impl Rig {
 
     /// Tells the shard of everything that waits, as a node does every minute.
     pub(super) async fn discover(&self) {
-        let Ok(lanes) = self.queue.lanes(None).await else { return };
-        let found = lanes.into_iter().map(|count| Found {
+        let Ok(page) = self.queue.lanes(None).await else { return };
+        let found = page.lanes.into_iter().map(|count| Found {
             lane: count.lane,
             count: count.waiting,
             all: true,
@@ -243,7 +243,7 @@ impl Rig {
             );
             sleep((within / 5000).clamp(ms(10), secs(1))).await;
         }
-        let left = self.queue.lanes(None).await.unwrap();
+        let left = self.queue.lanes(None).await.unwrap().lanes;
         assert!(left.is_empty(), "counted as ended but still in the queue: {left:?}");
     }
 
@@ -287,6 +287,7 @@ impl Rig {
     pub(super) async fn dead(&self) -> Vec<(String, String)> {
         let dead = self.queue.dead(None, 1000).await.unwrap();
         dead.into_iter()
+            .map(|letter| letter.dead)
             .map(|dead| (dead.fetch.and_then(|fetch| fetch.id).unwrap_or_default(), dead.code))
             .collect()
     }

@@ -158,18 +158,17 @@ fn more_accounts_than_may_be_live_take_turns_and_all_are_collected() {
         for number in 0..ACCOUNTS {
             rig.put_many(&format!("x{number}"), "a", 2).await;
         }
-        let mut after = None;
+        let mut from = None;
         loop {
-            let lanes = rig.queue.lanes(after.take()).await.unwrap();
-            after = lanes.last().map(|count| count.lane.clone());
-            let found: Vec<Found> = lanes
-                .into_iter()
-                .map(|count| Found { lane: count.lane, count: count.waiting, all: true })
-                .collect();
-            if found.is_empty() {
+            let page = rig.queue.lanes(from).await.unwrap();
+            from = page.next;
+            let lanes = page.lanes.into_iter();
+            let found =
+                lanes.map(|count| Found { lane: count.lane, count: count.waiting, all: true });
+            rig.shard.send(Work(found.collect())).await.unwrap();
+            if from.is_none() {
                 break;
             }
-            rig.shard.send(Work(found)).await.unwrap();
         }
         sleep(ms(10)).await;
         assert_eq!(rig.look().await.live, 8192);

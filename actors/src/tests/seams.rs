@@ -18,7 +18,8 @@ use crate::ledger::record::Record;
 use crate::ledger::{Ledger, LedgerFuture, Stored};
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{
-    Appended, Ending, LaneCount, NewFetch, Queue, QueueError, QueueFuture, Queued, Wake,
+    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queue, QueueError,
+    QueueFuture, Queued, Wake,
 };
 use crate::testkit::point;
 
@@ -238,8 +239,8 @@ impl Queue for WatchedQueue {
         .boxed()
     }
 
-    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>> {
-        self.inner.lanes(after)
+    fn lanes(&self, from: Option<LaneCursor>) -> QueueFuture<LanePage> {
+        self.inner.lanes(from)
     }
 
     fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>> {
@@ -257,7 +258,7 @@ impl Queue for WatchedQueue {
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
         let inner = self.inner.clone();
         let delay = *self.finish_after.lock().unwrap();
-        let is_done = matches!(ending, Ending::Done(_));
+        let is_done = matches!(ending, Ending::Done { .. });
         async move {
             let name = lane.account.account.to_string();
             point("before finish", &name);
@@ -300,7 +301,7 @@ impl Queue for WatchedQueue {
         self.inner.bury(key, dead)
     }
 
-    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>> {
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>> {
         self.inner.dead(after, max)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Appended, Bytes, FIRST_MAX, LaneKey, NewFetch, Priority, Queue, Seq, Timestamp, append_one,
-    clock, dead, done, fetch, finish, first, first_seqs, lane, lane_of, new, store,
+    clock, dead, done, fetch, finish, first, first_seqs, lane, lane_of, letter_of, new, store,
 };
 use crate::queue::{APPEND_MAX, QueueError};
 
@@ -115,7 +115,7 @@ pub async fn does_not_store_an_id_that_is_done_or_dead(queue: &dyn Queue) {
     let lane = lane("ended");
     let seqs = store(queue, &lane, 2).await;
     finish(queue, &lane, seqs[0], done("0", seqs[0])).await;
-    finish(queue, &lane, seqs[1], dead("1")).await;
+    finish(queue, &lane, seqs[1], dead("1", seqs[1])).await;
     assert_eq!(append_one(queue, fetch(&lane, "0")).await, Appended::Done(seqs[0]));
     assert_eq!(append_one(queue, fetch(&lane, "1")).await, Appended::Dead(seqs[1]));
     assert!(first(queue, &lane).await.is_empty());
@@ -194,10 +194,18 @@ pub async fn finished_fetches_are_gone_and_finishing_twice_is_harmless(queue: &d
         finish(queue, &lane, seqs[0], done("0", seqs[0])).await;
         assert_eq!(first_seqs(queue, &lane).await, seqs[1..]);
     }
-    finish(queue, &lane, seqs[0], dead("0")).await;
+    finish(queue, &lane, seqs[0], dead("0", seqs[0])).await;
+    assert!(letter_of(queue, seqs[0]).await.is_none(), "what is done cannot die");
+    assert_eq!(first_seqs(queue, &lane).await, seqs[1..]);
+}
+
+/// Whatever is said of it later.
+pub async fn a_finished_id_stays_known_as_it_first_ended(queue: &dyn Queue) {
+    let lane = lane("first-end");
+    let seqs = store(queue, &lane, 1).await;
+    finish(queue, &lane, seqs[0], done("0", seqs[0])).await;
+    finish(queue, &lane, seqs[0], dead("0", seqs[0])).await;
     assert_eq!(append_one(queue, fetch(&lane, "0")).await, Appended::Done(seqs[0]));
-    let letters = queue.dead(Some(Seq(seqs[0].0 - 1)), 1).await.expect("the queue answers");
-    assert!(letters.iter().all(|letter| letter.seq != seqs[0].0), "what is done cannot die");
 }
 
 /// Whichever ends first.

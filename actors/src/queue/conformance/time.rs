@@ -11,8 +11,34 @@ use super::{
 };
 use crate::queue::Wake;
 
-/// Not a moment early, under its own number, before those that came later.
-pub async fn a_postponed_fetch_comes_back_in_its_place_and_wakes(queue: &dyn Queue) {
+/// Not a moment early, and known by its first number.
+pub async fn a_postponed_fetch_comes_back_and_wakes(queue: &dyn Queue) {
+    let lane = lane("back");
+    let seqs = store(queue, &lane, 3).await;
+    let before = first(queue, &lane).await.remove(0);
+    let mut wakes = queue.wakes();
+    let until = Timestamp::now() + SignedDuration::from_millis(300);
+    postpone(queue, &lane, seqs[0], until).await;
+    let back = loop {
+        let mut found = first(queue, &lane).await;
+        // Read after the answer, so the answer was not given later than this.
+        let now = Timestamp::now();
+        found.retain(|queued| !seqs[1..].contains(&queued.seq));
+        if let [queued] = &found[..] {
+            assert_eq!(queued.origin, seqs[0]);
+            assert_eq!((queued.queued_at, &queued.payload), (before.queued_at, &before.payload));
+            break now;
+        }
+        assert!(found.is_empty(), "{found:?}");
+        assert!(now < until + SignedDuration::try_from(PATIENCE).expect("some seconds"));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert!(back >= until, "back at {back}, not before {until}");
+    woken(&mut wakes, &lane).await;
+}
+
+/// Under its own number, before those that came later.
+pub async fn a_postponed_fetch_comes_back_in_its_place(queue: &dyn Queue) {
     let lane = lane("postponed");
     let seqs = store(queue, &lane, 3).await;
     let mut wakes = queue.wakes();
@@ -127,8 +153,9 @@ pub async fn a_fetch_is_not_returned_before_its_time(queue: &dyn Queue) {
 /// A wake per lane at least; what was known wakes nobody.
 pub async fn wakes_for_new_work_and_not_for_known_ids(queue: &dyn Queue) {
     let (one, other, known) = (lane("wake"), lane("wake-too"), lane("wake-not"));
-    append_one(queue, fetch(&known, "a")).await;
     let mut wakes = queue.wakes();
+    append_one(queue, fetch(&known, "a")).await;
+    woken(&mut wakes, &known).await;
     append_one(queue, fetch(&known, "a")).await;
     let fetches = vec![fetch(&one, "a"), fetch(&other, "a"), fetch(&one, "b")];
     queue.append(fetches).await.expect("the queue answers");
@@ -158,14 +185,14 @@ pub async fn lanes_tell_of_work_whose_wakes_were_lost(queue: &dyn Queue) {
     }
     drop(wakes);
     let mut missing = mine;
-    let mut after = None;
+    let mut from = None;
     loop {
-        let page = queue.lanes(after).await.expect("the queue answers");
-        for count in &page {
+        let page = queue.lanes(from).await.expect("the queue answers");
+        for count in &page.lanes {
             missing.remove(&count.lane);
         }
-        after = page.last().map(|count| count.lane.clone());
-        if after.is_none() {
+        from = page.next;
+        if from.is_none() {
             break;
         }
     }

@@ -38,8 +38,8 @@ use tokio::sync::mpsc;
 use tollgate_protos::Dead;
 
 use super::{
-    APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, NewFetch, Queue, QueueError,
-    QueueFuture, Queued, Wake,
+    APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor, LanePage, Letter,
+    NewFetch, Queue, QueueError, QueueFuture, Queued, Wake, next_page,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::{Failure, State, clock};
@@ -117,13 +117,14 @@ impl Queue for EmbeddedQueue {
         .boxed()
     }
 
-    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>> {
+    fn lanes(&self, from: Option<LaneCursor>) -> QueueFuture<LanePage> {
         let state = self.state.clone();
         async move {
-            let after = after.map(|lane| lane.subject());
+            let after = from.map(|LaneCursor(after)| after);
             let counts =
                 state.call(move |turn| Ok(turn.index.lanes.behind(after.as_deref()))).await?;
-            lane_counts(counts)
+            let lanes = lane_counts(counts)?;
+            Ok(LanePage { next: next_page(&lanes), lanes })
         }
         .boxed()
     }
@@ -142,7 +143,7 @@ impl Queue for EmbeddedQueue {
         let state = self.state.clone();
         async move {
             let dead = match ending {
-                Ending::Done(_) => None,
+                Ending::Done { .. } => None,
                 Ending::Dead(dead) => Some(rows::dead_json(&dead)),
             };
             Ok(state.call(move |turn| ops::finish(turn, &lane.subject(), seq.0, dead)).await?)
@@ -173,12 +174,15 @@ impl Queue for EmbeddedQueue {
         .boxed()
     }
 
-    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>> {
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>> {
         let state = self.state.clone();
         async move {
             let max = max.min(DEAD_MAX);
             let rows = state.call(move |turn| ops::dead(turn, after, max)).await?;
-            Ok(rows.iter().map(|(seq, row)| rows::dead(*seq, row)).collect::<Result<_, _>>()?)
+            let letters = rows
+                .iter()
+                .map(|(seq, row)| Ok(Letter { number: Seq(*seq), dead: rows::dead(*seq, row)? }));
+            letters.collect()
         }
         .boxed()
     }

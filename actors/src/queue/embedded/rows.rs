@@ -72,7 +72,13 @@ pub(super) fn queued(seq: u64, row: &[u8]) -> Result<Queued, Failure> {
     let queued_at =
         i64::try_from(queued_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let queued_at = queued_at.ok_or_else(|| corrupt("a fetch was queued at no moment"))?;
-    Ok(Queued { seq: Seq(seq), queued_at, payload: Bytes::copy_from_slice(payload) })
+    Ok(Queued {
+        seq: Seq(seq),
+        origin: Seq(seq),
+        queued_at,
+        payload: Bytes::copy_from_slice(payload),
+        content_type: None,
+    })
 }
 
 /// The key of a waiting fetch.

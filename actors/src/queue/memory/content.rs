@@ -10,7 +10,10 @@ use tollgate_protos::Dead;
 
 use super::{IdKey, Ids, Row, Rows};
 use crate::ids::{LaneKey, Seq};
-use crate::queue::{Appended, Ending, LANES_MAX, LaneCount, NewFetch, Queued, WAKES_MAX, Wake};
+use crate::queue::{
+    Appended, Ending, LANES_MAX, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queued,
+    WAKES_MAX, Wake,
+};
 
 pub(super) struct Content {
     /// Wall time and tokio's at the beginning.
@@ -116,7 +119,16 @@ impl Content {
     fn store(&mut self, fetch: NewFetch) -> Seq {
         let (seq, now, id) = (self.next_seq(), self.now(), id_key(&fetch));
         self.ids.insert(id.clone(), Appended::Waiting(seq));
-        let row = Row { id, queued: Queued { seq, queued_at: now, payload: fetch.payload } };
+        let row = Row {
+            id,
+            queued: Queued {
+                seq,
+                origin: seq,
+                queued_at: now,
+                payload: fetch.payload,
+                content_type: None,
+            },
+        };
         match fetch.not_before {
             Some(until) if until > now => {
                 self.aside.insert(seq, (fetch.lane, until, row));
@@ -132,13 +144,14 @@ impl Content {
         rows.range((from, Bound::Unbounded)).take(max).map(|(_, row)| row.queued.clone()).collect()
     }
 
-    pub(super) fn lanes(&self, after: Option<String>) -> Vec<LaneCount> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.lanes
-            .range((from, Bound::Unbounded))
+    pub(super) fn lanes(&self, from: Option<LaneCursor>) -> LanePage {
+        let from = from.map_or(Bound::Unbounded, |LaneCursor(after)| Bound::Excluded(after));
+        let rows = self.lanes.range::<String, _>((from, Bound::Unbounded));
+        let lanes: Vec<_> = rows
             .take(LANES_MAX)
             .map(|(_, (lane, rows))| LaneCount { lane: lane.clone(), waiting: rows.len() as u64 })
-            .collect()
+            .collect();
+        LanePage { next: crate::queue::next_page(&lanes), lanes }
     }
 
     pub(super) fn account_lanes(&self, prefix: &str) -> Vec<LaneCount> {
@@ -153,7 +166,7 @@ impl Content {
     pub(super) fn finish(&mut self, lane: &LaneKey, seq: Seq, ending: Ending) {
         let Some(row) = self.take(lane, seq) else { return };
         match ending {
-            Ending::Done(_) => {
+            Ending::Done { .. } => {
                 self.ids.insert(row.id, Appended::Done(seq));
             }
             Ending::Dead(dead) => {
@@ -181,9 +194,10 @@ impl Content {
         true
     }
 
-    pub(super) fn dead(&self, after: Option<Seq>, max: usize) -> Vec<Dead> {
+    pub(super) fn dead(&self, after: Option<Seq>, max: usize) -> Vec<Letter> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.dead.range((from, Bound::Unbounded)).take(max).map(|(_, dead)| dead.clone()).collect()
+        let letters = self.dead.range((from, Bound::Unbounded)).take(max);
+        letters.map(|(number, dead)| Letter { number: *number, dead: dead.clone() }).collect()
     }
 
     pub(super) fn revive(&mut self, seq: Seq, replay: Option<NewFetch>) -> bool {

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tollgate_protos::Dead;
 
 use super::{
-    APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, NewFetch, Queue, QueueError,
-    QueueFuture, Queued, Wake,
+    APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor, LanePage, Letter,
+    NewFetch, Queue, QueueError, QueueFuture, Queued, Wake,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::clock;
@@ -166,8 +166,8 @@ impl Queue for MemoryQueue {
         self.step(move |content| content.first(&lane.subject(), after, max.min(FIRST_MAX)))
     }
 
-    fn lanes(&self, after: Option<LaneKey>) -> QueueFuture<Vec<LaneCount>> {
-        self.step(move |content| content.lanes(after.map(|lane| lane.subject())))
+    fn lanes(&self, from: Option<LaneCursor>) -> QueueFuture<LanePage> {
+        self.step(move |content| content.lanes(from))
     }
 
     fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>> {
@@ -190,7 +190,7 @@ impl Queue for MemoryQueue {
         self.step(move |content| content.bury(key, dead))
     }
 
-    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Dead>> {
+    fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>> {
         self.step(move |content| content.dead(after, max.min(DEAD_MAX)))
     }
 

@@ -100,7 +100,7 @@ async fn lost_wakes_leave_the_work_in_the_lanes() {
     queue.lose_wakes(true);
     queue.append(vec![fetch("a", None)]).await.expect("it answers");
     assert!(wakes.try_recv().is_err());
-    assert_eq!(queue.lanes(None).await.expect("it answers").len(), 1);
+    assert_eq!(queue.lanes(None).await.expect("it answers").lanes.len(), 1);
     queue.lose_wakes(false);
     queue.append(vec![fetch("b", None)]).await.expect("it answers");
     assert_eq!(wakes.recv().await.expect("the queue is there").lane, lane());

@@ -145,7 +145,7 @@ impl Throttle {
     ) {
         telemetry::fetch_dead(&item, code, &reason);
         let dead = Dead {
-            seq: item.seq.0,
+            seq: item.origin.0,
             fetch: Some(item.fetch.clone()),
             raw: None,
             source: None,

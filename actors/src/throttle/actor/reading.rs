@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 use tollgate_gate::{At, Span};
+use tollgate_protos::Done;
 
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
@@ -12,8 +13,10 @@ use crate::collector::{Item, LastAnswer, finish_until_confirmed, stored_before};
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::queue::{Ending, Queued};
-use crate::recipe;
+use crate::recipe::Content;
+use crate::recipe::{self, Refusal};
 use crate::shard::Found;
+use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
 use crate::telemetry::Totals;
 use crate::throttle::lane::{Candidate, Lane};
@@ -116,21 +119,19 @@ impl Throttle {
 
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
         let lane = self.lanes[place].key.clone();
-        let accepted = match recipe::check_fetch(&self.shard.plan, &row.payload) {
+        let content = Content::of(row.content_type.as_deref());
+        let checked = recipe::check_queued(&self.shard.plan, &lane, &content, &row.payload);
+        let accepted = match checked {
             Ok(accepted) => accepted,
             Err(refusal) => {
-                let fetch = refusal.fetch.map(|fetch| *fetch).unwrap_or_default();
-                let id = fetch.id.clone().unwrap_or_default();
-                let item = Item { lane, seq: row.seq, queued_at: row.queued_at, id, fetch };
-                let last = LastAnswer::default();
-                let tries = Tries::default();
-                self.give_up(Rc::new(item), refusal.code, refusal.reason, last, tries, ctx);
+                self.refuse(lane, row, refusal, ctx);
                 return;
             }
         };
         let item = Rc::new(Item {
             lane,
             seq: row.seq,
+            origin: row.origin,
             queued_at: row.queued_at,
             id: accepted.id,
             fetch: accepted.fetch,
@@ -153,8 +154,8 @@ impl Throttle {
             );
             let last = LastAnswer::default();
             self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
-        } else if was_flying {
-            self.look_up(place, candidate, ctx);
+        } else if was_flying || candidate.item.fetch.once {
+            self.look_up(place, candidate, was_flying, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
         } else {
@@ -162,13 +163,46 @@ impl Throttle {
         }
     }
 
-    /// A fetch that was in flight at a crash may have been stored: its manifest says so.
-    fn look_up(&mut self, place: usize, candidate: Candidate, ctx: &mut Context<Self>) {
+    /// What waits and is no fetch that can be called: the refusal becomes its letter.
+    fn refuse(&mut self, lane: LaneKey, row: &Queued, refusal: Refusal, ctx: &mut Context<Self>) {
+        let source = lane.subject();
+        let known = refusal.fetch.as_deref().cloned().unwrap_or_default();
+        let item = Rc::new(Item {
+            lane,
+            seq: row.seq,
+            origin: row.origin,
+            queued_at: row.queued_at,
+            id: known.id.clone().unwrap_or_default(),
+            fetch: known,
+        });
+        telemetry::fetch_dead(&item, refusal.code, &refusal.reason);
+        let place = self.lane(&item.lane);
+        let died_at = self.shard.clock.wall();
+        let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
+        let how = async move { Some(Ending::Dead(Box::new(dead))) };
+        self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
+    }
+
+    /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
+    /// may have been done under an earlier number.
+    fn look_up(
+        &mut self,
+        place: usize,
+        candidate: Candidate,
+        was_flying: bool,
+        ctx: &mut Context<Self>,
+    ) {
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
         let look = async move {
-            let done = stored_before(&shard, &item).await?;
-            Some(Ending::Done(Box::new(done)))
+            let once = item.fetch.once;
+            if was_flying && let Some(done) = stored_before(&shard, &item).await {
+                return Some(Ending::Done { done: Box::new(done), once });
+            }
+            if once && let Some(done) = done_before(&shard, &item).await {
+                return Some(Ending::Done { done: Box::new(done), once: false });
+            }
+            None
         };
         let item = Rc::clone(&candidate.item);
         self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
@@ -225,4 +259,20 @@ impl Throttle {
             throttle.step(ctx);
         });
     }
+}
+
+/// How a fetch that says `once` was done under an earlier number: a `done` of its own, without a call.
+async fn done_before(shard: &ShardContext, item: &Item) -> Option<Done> {
+    let done = loop {
+        match shard.queue.once(item.lane.clone(), item.id.clone()).await {
+            Ok(done) => break done?,
+            // As often as it takes: a guess would call a second time.
+            Err(error) => telemetry::queue_away(&item.lane.account, &error),
+        }
+        tokio::time::sleep(SEAM_AGAIN).await;
+    };
+    let labels = item.fetch.labels.clone();
+    // Its own from an earlier life of this node: then it is told again as it was.
+    let attempts = if done.seq == item.origin.0 { done.attempts } else { 0 };
+    Some(Done { seq: item.origin.0, attempts, labels, ..done })
 }

@@ -14,6 +14,7 @@ fn candidate(seq: u64, not_before: i64) -> Candidate {
     let item = Item {
         lane: key(),
         seq: Seq(seq),
+        origin: Seq(seq),
         queued_at: Timestamp::UNIX_EPOCH,
         id: seq.to_string(),
         fetch: Fetch::default(),

@@ -59,7 +59,7 @@ async fn first(queue: &EmbeddedQueue, lane: &LaneKey) -> Vec<Seq> {
 }
 
 fn done(seq: Seq) -> Ending {
-    Ending::Done(Box::new(Done {
+    let done = Done {
         id: String::new(),
         seq: seq.0,
         objects: Vec::new(),
@@ -69,7 +69,8 @@ fn done(seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Timestamp::UNIX_EPOCH,
         labels: std::collections::BTreeMap::new(),
-    }))
+    };
+    Ending::Done { done: Box::new(done), once: false }
 }
 
 fn letter(reason: &str) -> Dead {

@@ -34,11 +34,11 @@ async fn everything_is_there_after_reopening() {
     let expected: Vec<_> = [1, 2, 3, 6, 7, 8, 9].map(|number| seqs[number]).into();
     assert_eq!(first(&queue, &one).await, expected);
     assert_eq!(queue.postponed().await.expect("it answers"), 1);
-    let lanes = queue.lanes(None).await.expect("it answers");
+    let lanes = queue.lanes(None).await.expect("it answers").lanes;
     let lanes: Vec<_> = lanes.into_iter().map(|count| (count.lane, count.waiting)).collect();
     assert_eq!(lanes, [(one.clone(), 7), (other, 1)]);
     let letters = queue.dead(None, 10).await.expect("it answers");
-    let reasons: Vec<_> = letters.iter().map(|letter| &*letter.reason).collect();
+    let reasons: Vec<_> = letters.iter().map(|letter| &*letter.dead.reason).collect();
     assert_eq!(reasons, ["it died", "never lived"]);
     assert!(!queue.bury([7; 16], letter("again")).await.expect("it answers"));
     let appended = queue
@@ -53,7 +53,7 @@ async fn everything_is_there_after_reopening() {
     ];
     assert_eq!(appended, expected);
     let next = append(&queue, &one, 10..11).await[0];
-    assert!(next.0 > letters[1].seq, "no number is given twice");
+    assert!(next.0 > letters[1].number.0, "no number is given twice");
 }
 
 #[tokio::test]

@@ -1,0 +1,150 @@
+//! How fetches come in and how they end: each step confirmed before the next, each harmless when repeated.
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use sha2::{Digest, Sha256};
+use tollgate_protos::{Dead, Done};
+
+use super::headers::{CONTENT_TYPE, JSON, id_of};
+use super::wire::{Copy, away, within};
+use super::{Appended, Ending, Inner, NewFetch, QueueError};
+use crate::ids::{LaneKey, Seq};
+use crate::queue::APPEND_MAX;
+
+impl Inner {
+    /// All are on their way before the first is confirmed.
+    pub(super) async fn append(&self, fetches: Vec<NewFetch>) -> Result<Vec<Appended>, QueueError> {
+        if fetches.len() > APPEND_MAX {
+            let reason = format!("{} fetches at once, at most {APPEND_MAX}", fetches.len());
+            return Err(QueueError::Unavailable(reason.into()));
+        }
+        let fetch = &self.fetch.name;
+        let publishing = async {
+            let mut confirmations = FuturesOrdered::new();
+            for new in fetches {
+                let mut headers = json_headers();
+                headers.insert(NATS_MESSAGE_ID, id_of(&new.lane, &new.id));
+                let message = PublishMessage::build().payload(new.payload).headers(headers);
+                let sent = self.bus.js().send_publish(self.names().fetch(&new.lane), message).await;
+                let sent = sent.map_err(|error| away("publish to", fetch, &error))?;
+                confirmations.push_back(sent.into_future());
+            }
+            let mut appended = Vec::with_capacity(confirmations.len());
+            while let Some(confirmed) = confirmations.next().await {
+                let ack = confirmed.map_err(|error| away("publish to", fetch, &error))?;
+                let seq = Seq(ack.sequence);
+                let known = ack.duplicate;
+                appended.push(if known { Appended::Waiting(seq) } else { Appended::New(seq) });
+            }
+            Ok(appended)
+        };
+        within(publishing).await
+    }
+
+    /// DONE or DEAD, then ONCE, then the delete. A crash between two leaves the fetch waiting, and the repeat
+    /// finds what was written by its id.
+    pub(super) async fn finish(
+        &self,
+        lane: &LaneKey,
+        seq: Seq,
+        ending: Ending,
+    ) -> Result<(), QueueError> {
+        match ending {
+            Ending::Done { done, once } => {
+                self.tell_done(lane, &done).await?;
+                if once {
+                    self.remember_once(lane, &done).await?;
+                }
+            }
+            Ending::Dead(dead) => {
+                // What is done cannot die: a replica that is behind may have shown it.
+                if self.get(&self.fetch.stream, seq.0).await?.is_none() {
+                    return Ok(());
+                }
+                self.tell_dead(self.names().ended("dead", lane), &dead).await?;
+            }
+        }
+        self.delete(&self.fetch, seq.0).await
+    }
+
+    async fn tell_done(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
+        let copy = Copy {
+            subject: self.names().ended("done", lane),
+            id: format!("{}:{}", self.fetch.created(), done.seq),
+            headers: json_headers(),
+            payload: to_json(done),
+        };
+        let same = |there: &StreamMessage| {
+            serde_json::from_slice::<Done>(&there.payload).is_ok_and(|told| told.id == done.id)
+        };
+        self.store_once(&self.done, copy, same).await
+    }
+
+    pub(super) async fn tell_dead(&self, subject: String, dead: &Dead) -> Result<(), QueueError> {
+        let id = |dead: &Dead| dead.fetch.as_ref().and_then(|fetch| fetch.id.clone());
+        let copy = Copy {
+            subject,
+            id: format!("dead:{}:{}", self.fetch.created(), dead.seq),
+            headers: json_headers(),
+            payload: to_json(dead),
+        };
+        let same = |there: &StreamMessage| {
+            serde_json::from_slice::<Dead>(&there.payload)
+                .is_ok_and(|told| id(&told) == id(dead) && told.raw == dead.raw)
+        };
+        self.store_once(&self.dead, copy, same).await
+    }
+
+    async fn remember_once(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
+        let key = self.names().bucket_key("ONCE", &once_key(lane, &done.id));
+        self.publish(key, None, HeaderMap::new(), to_json(done)).await.map(drop)
+    }
+
+    pub(super) async fn done_once(
+        &self,
+        lane: &LaneKey,
+        id: &str,
+    ) -> Result<Option<Done>, QueueError> {
+        let key = self.names().bucket_key("ONCE", &once_key(lane, id));
+        let asking = async {
+            match self.once.get_last_raw_message_by_subject(&key).await {
+                Ok(message) => Ok(Some(message)),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+                Err(error) => Err(away("read", &key, &error)),
+            }
+        };
+        // An empty one is the mark of a key that an operator deleted.
+        let Some(message) = within(asking).await?.filter(|message| !message.payload.is_empty())
+        else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&message.payload)
+            .map(Some)
+            .map_err(|error| QueueError::Corrupt(format!("{key} is no `done`: {error}").into()))
+    }
+}
+
+pub(super) fn json_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers
+}
+
+pub(super) fn to_json(value: &impl serde::Serialize) -> bytes::Bytes {
+    serde_json::to_vec(value).expect("its maps have text keys and its values come from JSON").into()
+}
+
+/// Each part is preceded by its length, so that no two lists of parts read the same.
+fn once_key(lane: &LaneKey, id: &str) -> String {
+    let account = &lane.account;
+    let mut hash = Sha256::new();
+    for part in [account.platform.as_str(), account.account.as_str(), lane.api.as_str(), id] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    format!("{:x}", hash.finalize())
+}

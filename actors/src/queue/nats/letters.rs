@@ -1,0 +1,81 @@
+//! Dead letters: DEAD as a list that can be read, replayed and dropped.
+
+use async_nats::jetstream::message::StreamMessage;
+use tollgate_protos::Dead;
+
+use super::ending::{json_headers, to_json};
+use super::headers::stored_at;
+use super::wire::Copy;
+use super::{Inner, Letter, NewFetch, QueueError};
+use crate::codes::Code;
+use crate::ids::Seq;
+use crate::queue::DEAD_MAX;
+use crate::recipe::Refusal;
+
+impl Inner {
+    /// Where letters go of what names no lane.
+    pub(super) fn nowhere(&self) -> String {
+        self.names().subject("dead._._._")
+    }
+
+    pub(super) async fn bury(&self, key: [u8; 16], dead: &Dead) -> Result<bool, QueueError> {
+        let id = format!("bury:{:032x}", u128::from_be_bytes(key));
+        let ack = self.publish(self.nowhere(), Some(&id), json_headers(), to_json(dead)).await?;
+        Ok(!ack.duplicate)
+    }
+
+    pub(super) async fn letters(
+        &self,
+        after: Option<Seq>,
+        max: usize,
+    ) -> Result<Vec<Letter>, QueueError> {
+        let all = self.names().subject("dead.>");
+        let max = max.min(DEAD_MAX);
+        let mut letters: Vec<Letter> = Vec::new();
+        let mut after = after.map(|number| number.0);
+        while letters.len() < max {
+            let more = self.next_of(&self.dead, &all, after, max - letters.len()).await?;
+            let Some(last) = more.last() else { break };
+            after = Some(last.sequence);
+            letters.extend(more.iter().map(letter));
+        }
+        Ok(letters)
+    }
+
+    /// The copy first, then the letter goes: a crash between the two leaves a letter whose replay stores nothing
+    /// a second time within the duplicate window.
+    pub(super) async fn revive(
+        &self,
+        number: Seq,
+        replay: Option<NewFetch>,
+    ) -> Result<bool, QueueError> {
+        if self.get(&self.dead.stream, number.0).await?.is_none() {
+            return Ok(false);
+        }
+        if let Some(fetch) = replay {
+            let copy = Copy {
+                subject: self.names().fetch(&fetch.lane),
+                id: format!("replay:{}:{number}", self.dead.created()),
+                headers: json_headers(),
+                payload: fetch.payload.clone(),
+            };
+            let same = |there: &StreamMessage| there.payload == fetch.payload;
+            self.store_once(&self.fetch, copy, same).await?;
+        }
+        self.delete(&self.dead, number.0).await?;
+        Ok(true)
+    }
+}
+
+fn letter(message: &StreamMessage) -> Letter {
+    let number = message.sequence;
+    let dead = serde_json::from_slice::<Dead>(&message.payload).unwrap_or_else(|error| {
+        let reason = format!("this letter was not written by Tollgate: {error}");
+        let source = Some(message.subject.to_string());
+        let refusal = Refusal::new(Code::FetchNotJson, reason);
+        refusal.into_dead(0, &message.payload, source, stored_at(message))
+    });
+    // What never was a fetch has no number but this.
+    let seq = if dead.seq == 0 { number } else { dead.seq };
+    Letter { number: Seq(number), dead: Dead { seq, ..dead } }
+}
