@@ -68,7 +68,7 @@ pub fn load(
         let store = store::store(root.section("store"), &node.data);
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"));
-        node::http(root.section("http"));
+        let http = node::http(root.section("http"));
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults);
@@ -81,6 +81,7 @@ pub fn load(
             store,
             collect: collect.plan,
             nats,
+            http,
             platforms,
             hash,
         }

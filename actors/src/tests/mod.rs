@@ -6,6 +6,7 @@ mod drain;
 mod earliest;
 mod lanes;
 mod ledger;
+mod metrics;
 mod oracle;
 mod panics;
 mod resting;

@@ -171,7 +171,12 @@ impl Throttle {
             Some(Ending::Done(Box::new(done)))
         };
         let item = Rc::clone(&candidate.item);
-        self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
+        let (meters, api) = (Rc::clone(&self.meters), self.lanes[place].api);
+        let count = move |totals: &Totals| {
+            totals.finished_earlier();
+            meters.done_before(api);
+        };
+        self.end(item, look, count, ctx, move |throttle| {
             throttle.lanes[place].parked.push(candidate);
         });
     }
@@ -182,7 +187,7 @@ impl Throttle {
         &mut self,
         item: Rc<Item>,
         how: impl Future<Output = Option<Ending>> + 'static,
-        count: fn(&Totals),
+        count: impl FnOnce(&Totals) + 'static,
         ctx: &mut Context<Self>,
         stays: impl FnOnce(&mut Self) + 'static,
     ) {
@@ -190,10 +195,11 @@ impl Throttle {
         let place = self.lane(&item.lane);
         let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
+        let meters = Rc::clone(&self.meters);
         let end = actix_rt::spawn(async move {
             let _leaving = leaving;
             let ending = how.await?;
-            finish_until_confirmed(&shard, &item, ending).await;
+            finish_until_confirmed(&shard, &meters, &item, ending).await;
             count(&shard.totals);
             Some(())
         });
