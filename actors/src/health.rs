@@ -82,12 +82,12 @@ impl Health {
     }
 
     /// From now on this many shards have to answer.
-    pub(crate) fn expect_shards(&self, shards: usize) {
+    pub fn expect_shards(&self, shards: usize) {
         self.inner().beats = vec![Instant::now(); shards];
     }
 
     /// A shard has answered.
-    pub(crate) fn beat(&self, shard: usize) {
+    pub fn beat(&self, shard: usize) {
         if let Some(beat) = self.inner().beats.get_mut(shard) {
             *beat = Instant::now();
         }
