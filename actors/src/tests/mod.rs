@@ -4,6 +4,7 @@
 mod chaos;
 mod drain;
 mod earliest;
+mod health;
 mod lanes;
 mod ledger;
 mod metrics;
