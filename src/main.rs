@@ -2,6 +2,8 @@
 
 mod cli;
 mod commands;
+#[cfg_attr(not(test), expect(dead_code, reason = "`serve` will start it"))]
+mod http;
 mod logs;
 mod ui;
 

@@ -119,6 +119,7 @@ codes! {
     "TG0310" => InputUnreadable,
     "TG0311" => LedgerUnreadable,
     "TG0312" => TooFewFiles,
+    "TG0313" => HttpListen,
     // NATS.
     "TG0401" => NatsUnreachable,
     "TG0402" => NatsVersion,

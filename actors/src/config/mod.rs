@@ -89,7 +89,7 @@ fn load_for(
         let store = store::store(root.section("store"), &node.data);
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"));
-        node::http(root.section("http"));
+        let http = node::http(root.section("http"));
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
@@ -102,6 +102,7 @@ fn load_for(
             store,
             collect: collect.plan,
             nats,
+            http,
             platforms,
             hash,
         }

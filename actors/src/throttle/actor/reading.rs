@@ -175,8 +175,9 @@ impl Throttle {
             id: known.id.clone().unwrap_or_default(),
             fetch: known,
         });
-        telemetry::fetch_dead(&item, refusal.code, &refusal.reason);
         let place = self.lane(&item.lane);
+        let api = self.lanes[place].api;
+        telemetry::fetch_dead(&self.meters, api, &item, refusal.code, &refusal.reason);
         let died_at = self.shard.clock.wall();
         let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
@@ -205,7 +206,12 @@ impl Throttle {
             None
         };
         let item = Rc::clone(&candidate.item);
-        self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
+        let (meters, api) = (Rc::clone(&self.meters), self.lanes[place].api);
+        let count = move |totals: &Totals| {
+            totals.finished_earlier();
+            meters.done_before(api);
+        };
+        self.end(item, look, count, ctx, move |throttle| {
             throttle.lanes[place].parked.push(candidate);
         });
     }
@@ -216,7 +222,7 @@ impl Throttle {
         &mut self,
         item: Rc<Item>,
         how: impl Future<Output = Option<Ending>> + 'static,
-        count: fn(&Totals),
+        count: impl FnOnce(&Totals) + 'static,
         ctx: &mut Context<Self>,
         stays: impl FnOnce(&mut Self) + 'static,
     ) {
@@ -224,10 +230,11 @@ impl Throttle {
         let place = self.lane(&item.lane);
         let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
+        let meters = Rc::clone(&self.meters);
         let end = actix_rt::spawn(async move {
             let _leaving = leaving;
             let ending = how.await?;
-            finish_until_confirmed(&shard, &item, ending).await;
+            finish_until_confirmed(&shard, &meters, &item, ending).await;
             count(&shard.totals);
             Some(())
         });
