@@ -22,7 +22,7 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LANES_MAX, LaneCount, NewFetch, Queue, QueueError};
-use crate::shard::context::{Shared, StoreHealth};
+use crate::shard::context::{BackHealth, Shared, StoreHealth};
 use crate::shard::{AccountLook, Drain, Drained, Found, Look, LookAgain, Looks, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
@@ -50,6 +50,8 @@ pub struct Seams {
     pub ledger: Arc<dyn Ledger>,
     /// Where bodies go.
     pub store: Store,
+    /// Whether the server behind queue and ledger answers; the default where there is none.
+    pub back: Arc<BackHealth>,
 }
 
 /// Why a node does not start, or does not go on.
@@ -102,6 +104,7 @@ impl Node {
             slots,
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
+            back_health: seams.back,
             plan,
         };
         let plan = &shared.plan;
@@ -158,6 +161,14 @@ impl Node {
             }
         }));
         self.tasks.push(actix_rt::spawn(probe_store(self.shared.clone(), self.shards.clone())));
+        let (mut back, shards) = (self.shared.back_health.follow(), self.shards.clone());
+        self.tasks.push(actix_rt::spawn(async move {
+            while back.changed().await.is_ok() {
+                if !*back.borrow_and_update() {
+                    shards.iter().for_each(|shard| shard.do_send(LookAgain));
+                }
+            }
+        }));
         let clock = self.shared.clock.clone();
         self.tasks.push(actix_rt::spawn(watch(self.shards.clone(), clock, self.died.clone())));
         Ok(())

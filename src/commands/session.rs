@@ -75,7 +75,7 @@ pub(crate) async fn work(
     let store = open_store(&plan)?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
-    let seams = Seams { queue, ledger, store: store.clone() };
+    let seams = Seams { queue, ledger, store: store.clone(), back: Arc::default() };
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {

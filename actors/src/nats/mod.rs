@@ -6,12 +6,14 @@
 mod connect;
 mod error;
 mod names;
+pub mod session;
 mod streams;
 
 pub use connect::{Bus, Link};
+pub(crate) use error::refused;
 pub use error::{NatsError, Refused};
 pub use names::{Names, PARTITIONS, partition};
 pub use streams::{Change, Changed, setup};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

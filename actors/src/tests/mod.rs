@@ -141,6 +141,7 @@ impl Rig {
             slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
+            back_health: Arc::default(),
             plan,
         };
         let calls = log.clone();
