@@ -59,14 +59,17 @@ class Disturbances:
         kinds = [self.kill_node] * args.kill_node + [self.kill_nats] * args.kill_nats
         kinds += [self.stop_nats] * bool(args.stop_nats) + [self.freeze_nats] * bool(args.freeze_nats)
         self.random.shuffle(kinds)
-        shares = sorted(self.random.uniform(0.02, latest) for _ in kinds)
+        # One in each of as many equal parts of the work, so that not all come in one heap.
+        shares = [latest * self.random.uniform(i, i + 1) / len(kinds) for i in range(len(kinds))]
         self.planned = collections.deque(zip(shares, kinds))
         self.happened = []
         self.wrong = []
 
     async def next(self, done: int, fetches: int, backlog: Backlog) -> bool:
         """Does what is due; whether anything was."""
-        if not self.planned or done < self.planned[0][0] * fetches:
+        # Between two of them something ends, or the second would find nothing at work.
+        before = self.happened[-1]["done"] if self.happened else 0
+        if not self.planned or done < self.planned[0][0] * fetches or done <= before:
             return False
         _, kind = self.planned.popleft()
         await asyncio.sleep(self.random.uniform(0, PUT_OFF_MAX))
