@@ -188,7 +188,7 @@ def verified(args, data: pathlib.Path, fetches: pathlib.Path, calls: pathlib.Pat
             calls=calls if args.judge == "limits" else None,
         )
     )
-    verification.told = verification.run()
+    verification.run()
     return verification
 
 
