@@ -17,7 +17,7 @@ use tollgate_actors::control::{self, Desk};
 use tollgate_actors::holds::Holds;
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
-use tollgate_actors::node::{Intake, Node, Seams};
+use tollgate_actors::node::{Intake, Node, Seams, Unknown};
 use tollgate_actors::plan::{Plan, StoreTarget};
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
@@ -77,7 +77,8 @@ pub(crate) async fn work(
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let holds = Holds::default();
-    let seams = Seams { queue, ledger, store: store.clone(), holds };
+    let unknown = Unknown::Wait;
+    let seams = Seams { queue, ledger, store: store.clone(), holds, unknown };
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
