@@ -61,13 +61,13 @@ async fn an_account_in_another_spelling_is_moved_to_where_it_belongs() {
     // A publisher's own is none of ours.
     headers.insert("Tollgate-Seq", "12345");
     let before = clock::wall();
+    let mut wakes = queue.wakes();
     let mut numbers = Vec::new();
     for spelling in ["a@b", "%61%40b", "a%40%62"] {
         let subject = format!("tollgate.fetch.meta.{spelling}.insights.low");
         headers.insert("Nats-Msg-Id", spelling);
         numbers.push(Seq(publish(&bus, &subject, headers.clone(), spelling).await));
     }
-    let mut wakes = queue.wakes();
     let canonical = "tollgate.fetch.meta.a%40b.insights.low";
     numbers.push(Seq(publish(&bus, canonical, HeaderMap::new(), "a%40b").await));
     let found = until("all four are there", async || {
