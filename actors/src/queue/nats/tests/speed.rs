@@ -75,8 +75,49 @@ async fn a_million_fetches() {
             );
         }
         println!("  server {}", rss(&server));
-        drop(bus);
+        for deep in [false, true] {
+            let (mut chain, mut batch) = (Vec::new(), Vec::new());
+            for number in 0..100 {
+                let lane = &lanes[number * 997 % accounts];
+                let rows = queue.first(lane.clone(), None, 1).await.unwrap();
+                let after = rows.first().filter(|_| deep).map(|row| row.seq);
+                let before = Instant::now();
+                let rows = queue.first(lane.clone(), after, FIRST_MAX).await.unwrap();
+                chain.push(before.elapsed());
+                let before = Instant::now();
+                let found = read_batch(&bus, lane, after).await;
+                batch.push(before.elapsed());
+                assert_eq!(found, rows.len());
+            }
+            chain.sort();
+            batch.sort();
+            println!(
+                "  up to 64 of a lane, cursor {deep}: one by one p50 {:?} p99 {:?}, in a batch p50 {:?} p99 {:?}",
+                chain[50], chain[98], batch[50], batch[98]
+            );
+        }
     }
+}
+
+/// The same by one request with many answers (ADR-31): how many came.
+async fn read_batch(bus: &Bus, lane: &LaneKey, after: Option<Seq>) -> usize {
+    let inbox = bus.client().new_inbox();
+    let mut answers = bus.client().subscribe(inbox.clone()).await.unwrap();
+    let mut request = serde_json::json!({
+        "batch": FIRST_MAX, "max_bytes": 1 << 20, "next_by_subj": bus.names().queued(lane),
+    });
+    request["seq"] = after.map_or(1, |seq| seq.0 + 1).into();
+    let request = serde_json::to_vec(&request).unwrap().into();
+    let subject = "$JS.API.DIRECT.GET.TOLLGATE_FETCH";
+    bus.client().publish_with_reply(subject, inbox, request).await.unwrap();
+    let mut found = 0;
+    while let Some(answer) = answers.next().await {
+        if answer.status.is_some() {
+            break;
+        }
+        found += 1;
+    }
+    found
 }
 
 async fn finish_all(queue: &NatsQueue, lane: &LaneKey, rows: Vec<Queued>, at_once: usize) {
