@@ -43,6 +43,14 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Collects the fetches in JSON Lines files, and what is left of earlier runs
     Run(RunArgs),
+    /// Puts the fetches in JSON Lines or CSV files on NATS, each confirmed
+    Publish(PublishArgs),
+    /// Creates or upgrades the streams and buckets on NATS
+    Setup(SetupArgs),
+    /// Holds a platform, an account or an api: it makes no calls until it is resumed
+    Pause(PauseArgs),
+    /// Ends a hold of `pause`
+    Resume(ResumeArgs),
     /// Writes a commented configuration
     Init(InitArgs),
     /// Reads the configuration and prints what was understood, or every mistake
@@ -50,8 +58,7 @@ pub(crate) enum Command {
     /// Shows what waits, for what and until when
     Status(StatusArgs),
     /// Shows fetches that were given up, and collects them again
-    #[command(subcommand)]
-    Dead(DeadCommand),
+    Dead(DeadArgs),
     /// Says what an error code means and what to do
     Explain(ExplainArgs),
 }
@@ -83,6 +90,71 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// JSON Lines or CSV, one fetch each; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The form of all inputs; else the file's extension says it, and standard input is JSON Lines
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<InputFormat>,
+    /// Sends protobuf instead of JSON
+    #[arg(long)]
+    pub(crate) protobuf: bool,
+    /// Gives up when the server has confirmed nothing for so many seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) patience: u64,
+    /// Prints the counts as one JSON object on the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The form of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InputFormat {
+    /// One JSON object per line
+    Jsonl,
+    /// A header and rows
+    Csv,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// Changes nothing; exit 1 if something is missing or otherwise
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseArgs {
+    /// What to hold; none: shows what is held
+    #[arg(value_name = "PLATFORM[/ACCOUNT[/API]]")]
+    pub(crate) of: Option<String>,
+    /// Ends by itself after this time, as `2h` or `90m`
+    #[arg(long = "for", value_name = "DURATION", requires = "of")]
+    pub(crate) within: Option<String>,
+    /// Why, for those who wonder
+    #[arg(long, requires = "of")]
+    pub(crate) reason: Option<String>,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// What to let go on, as it was held
+    #[arg(
+        value_name = "PLATFORM[/ACCOUNT[/API]]",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    pub(crate) of: Option<String>,
+    /// Ends every hold
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// Where to; `-` is standard output
     #[arg(value_name = "FILE", default_value = "tollgate.toml")]
@@ -110,6 +182,18 @@ pub(crate) struct StatusArgs {
     /// Prints JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Asks the data folder of `run`, also where the configuration has a section [nats]
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadCommand,
+    /// Asks the data folder of `run`, also where the configuration has a section [nats]
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
 }
 
 #[derive(Debug, Subcommand)]

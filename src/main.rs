@@ -2,6 +2,8 @@
 
 mod cli;
 mod commands;
+#[cfg_attr(not(test), expect(dead_code, reason = "`serve` will start it"))]
+mod http;
 mod logs;
 mod ui;
 
@@ -20,6 +22,10 @@ fn main() -> ExitCode {
     let exit = match &cli.command {
         Command::Demo(args) => commands::demo::run(&cli.global, args),
         Command::Run(args) => commands::run::run(&cli.global, args),
+        Command::Publish(args) => commands::publish::run(&cli.global, args),
+        Command::Setup(args) => commands::setup::run(&cli.global, args),
+        Command::Pause(args) => commands::pause::pause(&cli.global, args),
+        Command::Resume(args) => commands::pause::resume(&cli.global, args),
         Command::Init(args) => commands::init::run(args),
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),

@@ -2,7 +2,8 @@
 //! deadline. One shard on one thread; queue, ledger and provider are stubs that keep nothing and answer at
 //! once, so what is measured is the shard's own.
 //!
-//! `cargo bench -p tollgate-actors --bench accounts [-- IDLE PENDING]`, by default 1000000 and 100000.
+//! `cargo bench -p tollgate-actors --bench accounts [-- IDLE PENDING [metrics]]`, by default 1000000 and 100000;
+//! with `metrics` everything is recorded as in a node that is asked for them.
 
 #![allow(clippy::print_stdout)]
 
@@ -16,6 +17,7 @@ use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::{FutureExt, StreamExt};
 use http::HeaderMap;
 use jiff::Timestamp;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tollgate_actors::clock::Clock;
@@ -256,6 +258,18 @@ fn main() {
     let numbers: Vec<u64> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let accounts = numbers.first().copied().unwrap_or(1_000_000);
     let deadlines = numbers.get(1).copied().unwrap_or(100_000);
+    if std::env::args().any(|arg| arg == "metrics") {
+        let handle = PrometheusBuilder::new().install_recorder().expect("the first one");
+        let upkeep = move || {
+            loop {
+                handle.run_upkeep();
+                std::thread::park_timeout(Duration::from_secs(1));
+            }
+        };
+        std::thread::spawn(upkeep);
+    }
     actix_rt::System::new().block_on(idle(accounts));
-    actix_rt::System::new().block_on(pending(deadlines));
+    if deadlines > 0 {
+        actix_rt::System::new().block_on(pending(deadlines));
+    }
 }

@@ -89,7 +89,11 @@ codes! {
     "TG0121" => TemplateFailed,
     "TG0122" => KeyRefused,
     "TG0123" => SubjectMismatch,
-    "TG0124" => BadSubject,
+    "TG0124" => FetchNotProtobuf,
+    "TG0125" => UnknownContentType,
+    "TG0126" => BadCsvHeader,
+    "TG0127" => BadCsvRow,
+    "TG0128" => BadSubject,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,
@@ -115,6 +119,7 @@ codes! {
     "TG0310" => InputUnreadable,
     "TG0311" => LedgerUnreadable,
     "TG0312" => TooFewFiles,
+    "TG0313" => HttpListen,
     // NATS.
     "TG0401" => NatsUnreachable,
     "TG0402" => NatsVersion,

@@ -72,6 +72,9 @@ pub struct Status {
     pub postponed: u64,
     /// Attempts in flight.
     pub in_flight: u64,
+    /// The nodes of a cluster that answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
     /// Accounts one by one, those with the most waiting first.
     pub accounts: Vec<AccountLook>,
 }
@@ -104,6 +107,31 @@ pub struct Desk {
     pub viewer: Viewer,
     /// Its queue.
     pub intake: Intake,
+}
+
+impl Desk {
+    /// The answer to a request, a line of JSON.
+    pub async fn answer(&self, request: &[u8]) -> Answer {
+        match serde_json::from_slice(request) {
+            Ok(Request::Status { platform, account, most }) => {
+                let looks = self.viewer.look(platform, account, most.min(ROWS_MAX)).await;
+                let postponed = self.intake.queue().postponed().await.unwrap_or(0);
+                Answer::Status(Status {
+                    running: true,
+                    waiting: looks.waiting,
+                    postponed,
+                    in_flight: looks.in_flight,
+                    nodes: Vec::new(),
+                    accounts: looks.accounts,
+                })
+            }
+            Ok(Request::Dead { after, most }) => dead(&**self.intake.queue(), after, most).await,
+            Ok(Request::Revive { seq, replay }) => {
+                revive(&self.plan, &self.intake, seq, replay).await
+            }
+            Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
+        }
+    }
 }
 
 /// Where the socket of a state folder is.
@@ -155,22 +183,7 @@ async fn converse(stream: UnixStream, desk: Desk) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     BufReader::new(read.take(REQUEST_BYTES_MAX)).read_line(&mut line).await?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(Request::Status { platform, account, most }) => {
-            let looks = desk.viewer.look(platform, account, most.min(ROWS_MAX)).await;
-            let postponed = desk.intake.queue().postponed().await.unwrap_or(0);
-            Answer::Status(Status {
-                running: true,
-                waiting: looks.waiting,
-                postponed,
-                in_flight: looks.in_flight,
-                accounts: looks.accounts,
-            })
-        }
-        Ok(Request::Dead { after, most }) => dead(&**desk.intake.queue(), after, most).await,
-        Ok(Request::Revive { seq, replay }) => revive(&desk.plan, &desk.intake, seq, replay).await,
-        Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
-    };
+    let answer = desk.answer(line.as_bytes()).await;
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
     write.write_all(&text).await?;

@@ -7,7 +7,6 @@ use std::io::{BufRead, BufReader, Read};
 
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
-use tollgate_protos::Dead;
 
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -23,8 +22,6 @@ const BATCH: usize = 256;
 const AHEAD: usize = 4;
 /// Bytes of fetches held before they are stored.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of a line that was refused, kept for its dead letter.
-const RAW_BYTES: usize = 2048;
 
 /// What became of the lines of one input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,7 +41,7 @@ pub struct Taken {
 }
 
 /// What came of reading one line.
-enum Line {
+pub(crate) enum Line {
     /// A line, within bounds.
     Whole,
     /// A line too long to be a fetch; its beginning is in the buffer.
@@ -173,33 +170,16 @@ async fn bury(
     let digest = Sha256::digest(line);
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
-    let raw = raw(line);
-    let fetch = refusal.fetch.map(|fetch| *fetch);
-    let dead = Dead {
-        seq: 0,
-        raw: fetch.is_none().then_some(raw),
-        fetch,
-        source: Some(source.clone()),
-        code: refusal.code.to_string(),
-        reason: refusal.reason.clone(),
-        attempts: 0,
-        http_status: None,
-        body_start: None,
-        died_at: clock.wall(),
-    };
+    let (code, reason) = (refusal.code, refusal.reason.clone());
+    let dead = refusal.into_dead(0, line, Some(source.clone()), clock.wall());
     if intake.queue().bury(key, dead).await? {
-        telemetry::fetch_refused(&source, refusal.code, &refusal.reason);
+        telemetry::fetch_refused(&source, code, &reason);
     }
     Ok(())
 }
 
-/// The beginning of what is no fetch, for its dead letter.
-pub(crate) fn raw(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&bytes[..bytes.len().min(RAW_BYTES)]).into_owned()
-}
-
 /// Reads up to the next line feed into `line`, without it and without holding more than a fetch may have.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Line> {
+pub(crate) fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<Line> {
     line.clear();
     let mut long = false;
     let mut any = false;

@@ -10,7 +10,7 @@
 //! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
 //! - [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
-//!   a clock; [`telemetry`]: every log event and count.
+//!   a clock; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
@@ -19,6 +19,7 @@ pub mod codes;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod health;
 pub mod holds;
 pub mod http;
 pub mod ids;
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod nats;
 pub mod node;
 pub mod plan;
+pub mod publish;
 pub mod queue;
 pub mod recipe;
 pub mod shard;

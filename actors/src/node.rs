@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::health::{self, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{AccountKey, LaneKey, Seq};
@@ -25,7 +26,8 @@ use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
 use crate::shard::context::{Shared, StoreHealth};
 use crate::shard::{
-    AccountLook, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Work,
+    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Tallied,
+    Tally, Work,
 };
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
@@ -45,8 +47,11 @@ const CLOCK_STEP_MS: i64 = 2000;
 /// Waits between two tries of a store that takes no bodies: the first and the longest.
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 const PROBE_MAX: Duration = Duration::from_secs(15);
-/// What a shard may take for an answer before it counts as dead.
-const SHARD_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two beats of a shard.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// Between two readings of what is at hand, and between two counts of all accounts.
+const GAUGE_EVERY: Duration = Duration::from_secs(1);
+const TALLY_EVERY: Duration = Duration::from_secs(5);
 
 /// The backs a node stands on.
 #[derive(Debug, Clone)]
@@ -88,6 +93,7 @@ pub struct Node {
     /// Where lanes of such go, if they do not wait.
     bury: Option<mpsc::Sender<LaneKey>>,
     died: Arc<Died>,
+    health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -138,6 +144,7 @@ impl Node {
             unknown: Arc::default(),
             bury: None,
             died: Arc::default(),
+            health: None,
             tasks: Vec::new(),
             shared,
         };
@@ -163,6 +170,7 @@ impl Node {
         }
         post.discover(true).await?;
         let pump = self.post();
+        let told = telemetry::WAKES.counter(&[]);
         self.tasks.push(actix_rt::spawn(async move {
             while let Some(wake) = wakes.recv().await {
                 let mut found = vec![Found { lane: wake.lane, count: wake.count, all: wake.all }];
@@ -171,6 +179,7 @@ impl Node {
                 {
                     found.push(Found { lane: wake.lane, count: wake.count, all: wake.all });
                 }
+                told.increment(found.len() as u64);
                 pump.send(found).await;
             }
         }));
@@ -196,6 +205,27 @@ impl Node {
             warned: Arc::default(),
             bury: self.bury.clone(),
         }
+    }
+
+    /// Tells `health` how the node fares, from now on, and keeps the gauges of the metrics: the node has
+    /// started. A recorder of metrics must have been installed before [`Node::start`].
+    pub fn report_to(&mut self, health: &Arc<Health>) {
+        self.shared.store_health.report_to(health);
+        health.expect_shards(self.shards.len());
+        for (number, shard) in self.shards.iter().enumerate() {
+            let (shard, health) = (shard.clone(), Arc::clone(health));
+            self.tasks.push(actix_rt::spawn(async move {
+                // A dead shard beats no more.
+                while shard.send(Beat).await.is_ok() {
+                    health.beat(number);
+                    tokio::time::sleep(BEAT_EVERY).await;
+                }
+            }));
+        }
+        self.tasks.push(actix_rt::spawn(gauge(self.shared.clone(), self.unknown.clone())));
+        self.tasks.push(actix_rt::spawn(tally(self.shared.plan.clone(), self.shards.clone())));
+        health.clear(health::STARTING);
+        self.health = Some(Arc::clone(health));
     }
 
     /// What this node has done so far.
@@ -262,6 +292,9 @@ impl Node {
     pub async fn drain(mut self, within: Duration) -> usize {
         let started = Instant::now();
         telemetry::drain_started(within);
+        if let Some(health) = &self.health {
+            health.set(health::DRAINING, "the node gives no more permits and ends");
+        }
         let drains: Vec<_> = self.shards.iter().map(|shard| shard.send(Drain { within })).collect();
         let mut broken_off = 0;
         for drain in drains {
@@ -534,6 +567,66 @@ pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
             }
         }
     }
+}
+
+/// Keeps the gauges of what is at hand.
+async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
+    telemetry::store_well();
+    telemetry::SLOTS.gauge(&[]).set(shared.plan.collect.concurrency as f64);
+    telemetry::BUFFER_MAX.gauge(&[]).set(shared.plan.collect.buffer_bytes_max as f64);
+    let open = telemetry::SLOTS_OPEN.gauge(&[]);
+    let buffered = telemetry::BUFFERED.gauge(&[]);
+    let not_known = telemetry::UNKNOWN.gauge(&[]);
+    loop {
+        open.set(shared.slots.available_permits() as f64);
+        buffered.set(shared.store.buffered_bytes() as f64);
+        not_known.set(unknown.load(Ordering::Acquire) as f64);
+        tokio::time::sleep(GAUGE_EVERY).await;
+    }
+}
+
+/// Counts accounts, and what waits in them, in small stretches: no shard is held up by it.
+pub(crate) async fn tally(plan: Arc<Plan>, shards: Arc<[Addr<Shard>]>) {
+    let platforms = plan.platforms.keys();
+    let waiting: Vec<_> = platforms
+        .map(|platform| (platform, telemetry::WAITING.gauge(&[platform.as_str()])))
+        .collect();
+    let known = telemetry::KNOWN.gauge(&[]);
+    let live = telemetry::LIVE.gauge(&[]);
+    let resting = telemetry::RESTING.gauge(&[]);
+    loop {
+        if let Some(sum) = tally_once(&shards).await {
+            for (platform, gauge) in &waiting {
+                gauge.set(sum.waiting.get(*platform).copied().unwrap_or(0) as f64);
+            }
+            known.set(sum.known as f64);
+            live.set(sum.live as f64);
+            resting.set(sum.resting as f64);
+        }
+        tokio::time::sleep(TALLY_EVERY).await;
+    }
+}
+
+/// Nothing if a shard does not answer: half a sum would look like a whole one.
+async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
+    let mut sum = Tallied::default();
+    for shard in shards {
+        let mut from = Some(0);
+        let (mut known, mut live) = (0, 0);
+        while let Some(place) = from {
+            let asked = shard.send(Tally { from: place });
+            let part = tokio::time::timeout(SHARD_PATIENCE, asked).await.ok()?.ok()?;
+            for (platform, count) in part.waiting {
+                *sum.waiting.entry(platform).or_default() += count;
+            }
+            sum.resting += part.resting;
+            (known, live) = (part.known, part.live);
+            from = part.next;
+        }
+        sum.known += known;
+        sum.live += live;
+    }
+    Some(sum)
 }
 
 /// Follows the wall clock, and notices a shard that is gone.

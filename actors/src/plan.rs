@@ -4,6 +4,7 @@
 //! an environment variable or a clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ pub struct Plan {
     pub collect: CollectPlan,
     /// Where NATS is; only `serve` and its friends use it.
     pub nats: NatsPlan,
+    /// Where `serve` answers HTTP; None: nowhere.
+    pub http: Option<HttpPlan>,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// First 16 hex digits of the SHA-256 of the limits in force.
@@ -41,6 +44,13 @@ impl Plan {
     pub fn state(&self) -> PathBuf {
         self.data.join("state")
     }
+}
+
+/// Where `/healthz`, `/readyz` and `/metrics` are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpPlan {
+    /// Address and port. Default 127.0.0.1:9464.
+    pub listen: SocketAddr,
 }
 
 /// Where NATS is, and what is Tollgate's there.

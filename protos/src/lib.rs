@@ -2,12 +2,15 @@
 //!
 //! Types and their JSON form only. No rule about limits, no IO, no defaults that need a clock: what a
 //! field may hold is checked where it is used (`tollgate-actors`), so that every refusal has a code.
+//! [`wire`] has the same messages in protobuf.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub mod wire;
 
 /// One order: collect this api of this platform for this account, with these parameters.
 ///
@@ -139,7 +142,8 @@ pub struct Dead {
     /// The fetch, where it could be understood.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<Fetch>,
-    /// The first 2 KiB of what came in, where it could not.
+    /// The first 2 KiB of what came in, where it could not; of bytes that are not text the first 512, escaped
+    /// as `\xff`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<String>,
     /// Where it came from, as `FILE:LINE`.

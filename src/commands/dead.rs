@@ -9,13 +9,13 @@ use tollgate_actors::queue::Letter;
 use super::folder::Folder;
 use super::status::printable;
 use super::{Exit, plan};
-use crate::cli::{DeadChoice, DeadCommand, Global};
+use crate::cli::{DeadArgs, DeadChoice, DeadCommand, Global};
 use crate::ui::{number, print, say};
 
-pub(crate) fn run(global: &Global, command: &DeadCommand) -> anyhow::Result<Exit> {
+pub(crate) fn run(global: &Global, args: &DeadArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let mut folder = Folder::open(Arc::new(plan))?;
-    let exit = match command {
+    let exit = match &args.command {
         DeadCommand::List { after, most, json } => list(&mut folder, *after, *most, *json),
         DeadCommand::Show { seq, json } => show(&mut folder, *seq, *json),
         DeadCommand::Replay(choice) => revive(&mut folder, choice, true),

@@ -6,14 +6,18 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod folder;
 pub(crate) mod init;
+pub(crate) mod nats;
+pub(crate) mod pause;
+pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod session;
+pub(crate) mod setup;
 pub(crate) mod status;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use tollgate_actors::config::{self, Loaded};
+use tollgate_actors::config::{self, Loaded, Mistakes};
 use tollgate_actors::plan::Plan;
 
 use crate::cli::Global;
@@ -46,7 +50,16 @@ pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
 
 /// Reads the configuration; its mistakes are told, all of them, and give nothing.
 pub(crate) fn plan(global: &Global) -> Option<Plan> {
-    match config::load(Some(&global.config), environment(), &[]) {
+    understood(global, config::load(Some(&global.config), environment(), &[]))
+}
+
+/// As [`plan`], for what needs no platforms: a machine that only publishes may leave them out.
+pub(crate) fn publisher_plan(global: &Global) -> Option<Plan> {
+    understood(global, config::load_to_publish(Some(&global.config), environment(), &[]))
+}
+
+fn understood(global: &Global, loaded: Result<Loaded, Mistakes>) -> Option<Plan> {
+    match loaded {
         Ok(Loaded { plan, warnings }) => {
             for warning in warnings {
                 say(format_args!("tollgate: warning: {warning}"));

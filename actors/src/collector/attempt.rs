@@ -23,6 +23,7 @@ use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
 use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored};
+use crate::telemetry::{self, PlatformMeters};
 
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
@@ -38,10 +39,17 @@ const FINISH_AGAIN: Duration = Duration::from_millis(500);
 /// Makes the attempt and tells the permit what became of it. Dropping the future ends the call; the
 /// permit then says that it crashed.
 pub(super) async fn make(shard: Rc<Context>, order: Order) {
-    let Order { permit, slot, platform, api, item, calls } = order;
+    let Order { permit, slot, platform, api, meters, item, calls } = order;
     let api = &platform.apis[usize::from(api)];
-    let attempt =
-        Attempt { shard: &shard, platform: &platform, api, item: &item, permit: &permit, calls };
+    let attempt = Attempt {
+        shard: &shard,
+        platform: &platform,
+        api,
+        meters: &meters,
+        item: &item,
+        permit: &permit,
+        calls,
+    };
     let outcome = attempt.run().await;
     drop(slot);
     permit.finish(outcome);
@@ -51,6 +59,7 @@ struct Attempt<'a> {
     shard: &'a Rc<Context>,
     platform: &'a Platform,
     api: &'a Api,
+    meters: &'a PlatformMeters,
     item: &'a Item,
     permit: &'a Permit,
     calls: u32,
@@ -206,14 +215,17 @@ impl Attempt<'_> {
             done = Some(made);
             Some((manifest_key, manifest))
         };
-        let stored = match sink.finish_and(manifest).await {
+        let ended = Instant::now();
+        let finished = sink.finish_and(manifest).await;
+        self.meters.store_finished(ended.elapsed());
+        let stored = match finished {
             Ok(stored) => stored,
             Err(error) => return self.unstored(&error, last),
         };
         let done = done.expect("whoever stored the object has told of it");
         // From here on it is done.
         let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
-        finish_until_confirmed(self.shard, self.item, ending).await;
+        finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
         Outcome::Done { bytes: stored.bytes, objects: 1 }
     }
 
@@ -285,16 +297,25 @@ impl Attempt<'_> {
 
 /// Records an ending, as often as it takes. The slot stays taken meanwhile, which is what keeps a queue
 /// that is away from being asked for more.
-pub(crate) async fn finish_until_confirmed(shard: &Context, item: &Item, ending: Ending) {
+pub(crate) async fn finish_until_confirmed(
+    shard: &Context,
+    meters: &PlatformMeters,
+    item: &Item,
+    ending: Ending,
+) {
+    let ended = Instant::now();
     let mut told = false;
     shard.totals.ending(item.seq);
     loop {
         match shard.queue.finish(item.lane.clone(), item.seq, ending.clone()).await {
-            Ok(()) => return,
+            Ok(()) => {
+                meters.queue_finished(ended.elapsed());
+                return;
+            }
             Err(error) => {
                 if !told {
                     told = true;
-                    crate::telemetry::queue_away(&item.lane.account, &error);
+                    telemetry::queue_away(&item.lane.account, &error);
                 }
                 tokio::time::sleep(FINISH_AGAIN).await;
             }

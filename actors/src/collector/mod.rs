@@ -15,6 +15,7 @@ use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
 use crate::plan::Platform;
 use crate::shard::permit::Permit;
+use crate::telemetry::PlatformMeters;
 
 pub mod actor;
 mod attempt;
@@ -64,6 +65,8 @@ pub struct Order {
     pub platform: Arc<Platform>,
     /// Which of its apis.
     pub api: u16,
+    /// What is counted of it.
+    pub(crate) meters: Rc<PlatformMeters>,
     /// What to collect.
     pub item: Rc<Item>,
     /// Calls for this fetch, this one included.

@@ -51,6 +51,14 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         collect.body_bytes_max,
         show(collect.drain)
     )?;
+    match &plan.http {
+        Some(http) => writeln!(
+            out,
+            "http     `serve` answers /healthz, /readyz and /metrics at {}",
+            http.listen
+        )?,
+        None => writeln!(out, "http     off")?,
+    }
     writeln!(out, "limits   {} (names the limits in force)", plan.hash)?;
     for platform in plan.platforms.values() {
         writeln!(out)?;

@@ -59,6 +59,27 @@ pub fn load(
     env: impl Iterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Loaded, Mistakes> {
+    load_for(path, env, overrides, platform::Needed::Yes)
+}
+
+/// As [`load`], for whoever only publishes: platforms need not be declared.
+///
+/// # Errors
+/// As [`load`]; platforms that are declared are checked like a node's.
+pub fn load_to_publish(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Loaded, Mistakes> {
+    load_for(path, env, overrides, platform::Needed::No)
+}
+
+fn load_for(
+    path: Option<&Path>,
+    env: impl Iterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+    platforms_needed: platform::Needed,
+) -> Result<Loaded, Mistakes> {
     let env: BTreeMap<String, String> = env.collect();
     let source = source::read(path, &env, overrides)?;
     let report = source.report;
@@ -68,10 +89,10 @@ pub fn load(
         let store = store::store(root.section("store"), &node.data);
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"));
-        node::http(root.section("http"));
+        let http = node::http(root.section("http"));
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
-        let platforms = platform::platforms(&mut root, &defaults);
+        let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
         root.finish();
         let hash = hash(&platforms);
@@ -81,6 +102,7 @@ pub fn load(
             store,
             collect: collect.plan,
             nats,
+            http,
             platforms,
             hash,
         }

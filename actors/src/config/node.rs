@@ -1,7 +1,7 @@
 //! The sections `[node]`, `[collect]`, `[nats]` and `[http]`, and timeouts wherever they stand.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::BAD;
 use super::section::Section;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
-use crate::plan::{CollectPlan, NatsPlan, NatsTls, Timeouts};
+use crate::plan::{CollectPlan, HttpPlan, NatsPlan, NatsTls, Timeouts};
 use crate::store::BUFFER_BYTES_MIN;
 
 const MIB: u64 = 1 << 20;
@@ -215,14 +215,24 @@ fn nats_tls(mut tls: Section<'_>) -> NatsTls {
     files
 }
 
-/// Checked, since one file serves all commands.
-pub(super) fn http(section: Option<Section<'_>>) {
-    let Some(mut section) = section else { return };
-    if let Some(listen) = section.text("listen")
-        && listen.parse::<SocketAddr>().is_err()
-    {
-        let message = format!("`{}` is not an address with a port", preview(&listen));
-        section.mistake(BAD, "listen", message, "such as \"127.0.0.1:9464\"");
+/// Where `serve` answers HTTP.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+/// Says that it does not.
+const LISTEN_OFF: &str = "off";
+
+pub(super) fn http(section: Option<Section<'_>>) -> Option<HttpPlan> {
+    let mut plan = Some(HttpPlan { listen: LISTEN });
+    let Some(mut section) = section else { return plan };
+    if let Some(text) = section.text("listen") {
+        match text.parse() {
+            Ok(listen) => plan = Some(HttpPlan { listen }),
+            Err(_) if text == LISTEN_OFF => plan = None,
+            Err(_) => {
+                let message = format!("`{}` is not an address with a port", preview(&text));
+                section.mistake(BAD, "listen", message, "such as \"127.0.0.1:9464\", or \"off\"");
+            }
+        }
     }
     section.finish();
+    plan
 }

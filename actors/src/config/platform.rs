@@ -34,20 +34,30 @@ pub(super) struct Defaults<'a> {
     pub(super) env: &'a BTreeMap<String, String>,
 }
 
+/// Whether a configuration without platforms is a mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// A node can do nothing then.
+    Yes,
+    /// A publisher need not know them.
+    No,
+}
+
 pub(super) fn platforms(
     root: &mut Section<'_>,
     defaults: &Defaults<'_>,
+    needed: Needed,
 ) -> BTreeMap<Slug, Arc<Platform>> {
     let mut platforms = BTreeMap::new();
     let had = root.has("platforms");
     let Some(mut table) = root.section("platforms") else {
-        if !had {
+        if !had && needed == Needed::Yes {
             no_platforms(root);
         }
         return platforms;
     };
     let entries = table.entries();
-    if entries.is_empty() {
+    if entries.is_empty() && needed == Needed::Yes {
         no_platforms(root);
     }
     if entries.len() > PLATFORMS_MAX {

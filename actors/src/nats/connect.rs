@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event, ServerInfo};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{NatsError, no_jetstream};
 use super::names::Names;
@@ -22,6 +22,8 @@ const ACK_WITHIN: Duration = Duration::from_secs(2);
 const ACKS_MAX: usize = 8192;
 /// How long one server may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A server that has just started has its JetStream, or its cluster's leader, after this time at the latest.
+const JETSTREAM_WITHIN: Duration = Duration::from_secs(30);
 /// Between two tries to connect, at most.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// A connection over which nothing came for so long is asked whether it lives.
@@ -157,8 +159,16 @@ impl Bus {
             // The sender lives as long as this does.
             let _up = link.wait_for(|link| link.up).await;
         }
-        bus.check().await?;
-        Ok(bus)
+        let until = Instant::now() + if wait { JETSTREAM_WITHIN } else { Duration::ZERO };
+        loop {
+            match bus.check().await {
+                Ok(()) => return Ok(bus),
+                Err(error) if error.code == Code::NatsVersion || Instant::now() >= until => {
+                    return Err(error);
+                }
+                Err(_) => sleep(RECONNECT_MAX).await,
+            }
+        }
     }
 
     async fn check(&self) -> Result<(), NatsError> {

@@ -3,10 +3,12 @@
 //! Knows how to connect, what the streams must be like and what a server's refusal means for people. The
 //! queue, the ledger and the rest build on it; it knows nothing of fetches, limits or actors.
 
+pub mod ask;
 mod connect;
 mod error;
 pub mod holds;
 mod names;
+pub mod publish;
 mod streams;
 
 pub use connect::{Bus, Link};

@@ -1,6 +1,7 @@
 //! What comes in becomes a fetch that can be called, or a refusal with a code. No call is made.
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tollgate_protos::Fetch;
@@ -8,7 +9,7 @@ use tollgate_protos::Fetch;
 use super::key::{KeyContext, object_key};
 use super::{FetchContext, RESERVED, Refusal, build, did_you_mean};
 use crate::codes::Code;
-use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, preview};
+use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
 
 /// Largest fetch in bytes.
@@ -19,8 +20,11 @@ const LABEL_NAME_BYTES_MAX: usize = 64;
 const LABEL_VALUE_BYTES_MAX: usize = 256;
 /// Hex digits of SHA-256 in an id that was not given.
 const ID_DIGITS: usize = 32;
+/// What of an id is encoded in a header, beside all that is not ASCII.
+const NOT_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-const FIELDS: &[&str] = &[
+/// The fields of a fetch.
+pub(crate) const FIELDS: &[&str] = &[
     "id",
     "platform",
     "account",
@@ -47,37 +51,88 @@ pub struct Accepted {
     pub payload: Bytes,
 }
 
-/// Checks what came in against the plan, and tries out the request and the key it would have.
+impl Accepted {
+    /// What `Nats-Msg-Id` says: `platform.account.api:id`, the account as in the subject.
+    ///
+    /// Of the id only visible ASCII stays as it is; `%` and the rest are percent-encoded, for a header holds
+    /// one line of text. At most 1,281 bytes.
+    pub fn message_id(&self) -> String {
+        let id = utf8_percent_encode(&self.id, NOT_IN_HEADER);
+        format!("{}.{}:{id}", self.lane.account.subject(), self.lane.api)
+    }
+}
+
+/// Checks a line against the plan, and tries out the request and the key it would have.
 ///
 /// A deadline is not compared with the time: that is for whoever has a clock.
 ///
 /// # Errors
 /// Whatever makes it no fetch that can be called; the refusal carries the fetch if it could be read.
 pub fn check_fetch(plan: &Plan, raw: &[u8]) -> Result<Accepted, Refusal> {
-    let mut fetch = parse(raw)?;
-    match check(plan, &mut fetch) {
+    finish(read_json(raw)?, |fetch| check(plan, fetch))
+}
+
+/// Checks a fetch before it is published: against the plan where that declares platforms, as [`check_fetch`]
+/// does, else its form only. A publisher's machine need not know the platforms; the node checks again.
+///
+/// # Errors
+/// As [`check_fetch`].
+pub fn check_to_publish(plan: &Plan, fetch: Fetch) -> Result<Accepted, Refusal> {
+    if plan.platforms.is_empty() {
+        check_form(fetch)
+    } else {
+        finish(fetch, |fetch| check(plan, fetch))
+    }
+}
+
+/// Checks what can be checked without a plan: names, id, labels, times, size. Whether there is such a
+/// platform, api or parameter is not known.
+///
+/// # Errors
+/// As [`check_fetch`].
+pub fn check_form(fetch: Fetch) -> Result<Accepted, Refusal> {
+    finish(fetch, form)
+}
+
+/// The fetch as JSON.
+///
+/// # Errors
+/// It is larger than 256 KiB.
+pub fn encode_json(fetch: &Fetch) -> Result<Bytes, Refusal> {
+    let json = to_json(fetch)?;
+    check_size(json.len())?;
+    Ok(Bytes::from(json))
+}
+
+/// The fetch as protobuf, for the content type `application/x-protobuf`.
+///
+/// # Errors
+/// A field does not fit, or it is larger than 256 KiB.
+pub fn encode_protobuf(fetch: &Fetch) -> Result<Bytes, Refusal> {
+    let bytes = fetch
+        .to_protobuf()
+        .map_err(|error| Refusal::new(Code::FetchWrongType, error.to_string()))?;
+    check_size(bytes.len())?;
+    Ok(Bytes::from(bytes))
+}
+
+/// Runs a check that fills in what was left out, and gives the fetch to whichever way it goes.
+pub(super) fn finish(
+    mut fetch: Fetch,
+    check: impl FnOnce(&mut Fetch) -> Result<(LaneKey, String, Bytes), Refusal>,
+) -> Result<Accepted, Refusal> {
+    match check(&mut fetch) {
         Ok((lane, id, payload)) => Ok(Accepted { lane, id, fetch, payload }),
         Err(refusal) => Err(Refusal { fetch: Some(Box::new(fetch)), ..refusal }),
     }
 }
 
-fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, Bytes), Refusal> {
+pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, Bytes), Refusal> {
     let (platform, api) = destination(plan, fetch)?;
-    let account = fetch.account.as_deref().ok_or_else(|| absent("account"))?;
-    let account = Account::new(account).map_err(|reason| Refusal::new(Code::BadAccount, reason))?;
+    let account = account(fetch)?;
     check_fields(fetch)?;
     check_params(&fetch.params, api)?;
-    for value in fetch.params.values_mut() {
-        value.sort_all_objects();
-    }
-    fetch.params.sort_keys();
-    if fetch.id.is_none() {
-        let digest = format!("{:x}", Sha256::digest(to_json(fetch)?));
-        fetch.id = Some(digest.chars().take(ID_DIGITS).collect());
-    }
-    let id = fetch.id.clone().unwrap_or_default();
-    let payload = to_json(fetch)?;
-    check_size(payload.len())?;
+    let (id, payload) = settle(fetch)?;
     build(platform, api, &FetchContext { account: &account, id: &id, params: &fetch.params })?;
     if plan.store.key.text().contains("params") {
         object_key(
@@ -94,15 +149,53 @@ fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, Bytes), Ref
             },
         )?;
     }
-    let lane = LaneKey {
-        account: AccountKey { platform: platform.name.clone(), account },
-        api: api.name.clone(),
-        priority: fetch.priority,
-    };
-    Ok((lane, id, Bytes::from(payload)))
+    Ok((lane(platform.name.clone(), account, api.name.clone(), fetch), id, payload))
 }
 
-fn parse(raw: &[u8]) -> Result<Fetch, Refusal> {
+fn form(fetch: &mut Fetch) -> Result<(LaneKey, String, Bytes), Refusal> {
+    let name = |field, given: &Option<String>, code| {
+        let given = given.as_deref().ok_or_else(|| absent(field))?;
+        Slug::new(given).map_err(|reason| Refusal::new(code, format!("{field}: {reason}")))
+    };
+    let platform = name("platform", &fetch.platform, Code::UnknownPlatform)?;
+    let api = name("api", &fetch.api, Code::UnknownApi)?;
+    let account = account(fetch)?;
+    check_fields(fetch)?;
+    for name in fetch.params.keys() {
+        check_not_reserved(name)?;
+    }
+    let (id, payload) = settle(fetch)?;
+    Ok((lane(platform, account, api, fetch), id, payload))
+}
+
+fn lane(platform: Slug, account: Account, api: Slug, fetch: &Fetch) -> LaneKey {
+    LaneKey { account: AccountKey { platform, account }, api, priority: fetch.priority }
+}
+
+fn account(fetch: &Fetch) -> Result<Account, Refusal> {
+    let account = fetch.account.as_deref().ok_or_else(|| absent("account"))?;
+    Account::new(account).map_err(|reason| Refusal::new(Code::BadAccount, reason))
+}
+
+/// Sorts the parameters, makes the id if there is none, and writes the fetch down.
+fn settle(fetch: &mut Fetch) -> Result<(String, Bytes), Refusal> {
+    for value in fetch.params.values_mut() {
+        value.sort_all_objects();
+    }
+    fetch.params.sort_keys();
+    let id = if let Some(id) = &fetch.id {
+        id.clone()
+    } else {
+        let digest = format!("{:x}", Sha256::digest(to_json(fetch)?));
+        let id: String = digest.chars().take(ID_DIGITS).collect();
+        fetch.id = Some(id.clone());
+        id
+    };
+    Ok((id, encode_json(fetch)?))
+}
+
+/// Reads JSON, without a look at what the fields hold.
+pub(crate) fn read_json(raw: &[u8]) -> Result<Fetch, Refusal> {
     check_size(raw.len())?;
     let text = std::str::from_utf8(raw).map_err(|error| {
         Refusal::new(Code::FetchNotUtf8, format!("byte {} is not UTF-8", error.valid_up_to() + 1))
@@ -173,7 +266,7 @@ fn destination<'p>(plan: &'p Plan, fetch: &Fetch) -> Result<(&'p Platform, &'p A
     let api = fetch.api.as_deref().ok_or_else(|| absent("api"))?;
     let found = plan.platforms.values().find(|known| known.name.as_str() == platform);
     let found = found.ok_or_else(|| {
-        let hint = did_you_mean(platform, plan.platforms.keys().map(crate::ids::Slug::as_str));
+        let hint = did_you_mean(platform, plan.platforms.keys().map(Slug::as_str));
         Refusal::new(
             Code::UnknownPlatform,
             format!("there is no platform `{}`{hint}", preview(platform)),
@@ -236,12 +329,7 @@ fn check_params(params: &Map<String, Value>, api: &Api) -> Result<(), Refusal> {
         if api.params.names.contains(name) {
             continue;
         }
-        if RESERVED.contains(&name.as_str()) {
-            return Err(Refusal::new(
-                Code::UnknownParameter,
-                format!("`{name}` is a field of the fetch itself and may not be in `params`"),
-            ));
-        }
+        check_not_reserved(name)?;
         let known = api.params.names.iter().map(String::as_str);
         return Err(Refusal::new(
             Code::UnknownParameter,
@@ -256,7 +344,17 @@ fn check_params(params: &Map<String, Value>, api: &Api) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_size(bytes: usize) -> Result<(), Refusal> {
+fn check_not_reserved(name: &str) -> Result<(), Refusal> {
+    if RESERVED.contains(&name) {
+        return Err(Refusal::new(
+            Code::UnknownParameter,
+            format!("`{name}` is a field of the fetch itself and may not be in `params`"),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_size(bytes: usize) -> Result<(), Refusal> {
     if bytes > FETCH_BYTES_MAX {
         return Err(Refusal::new(
             Code::FetchTooLarge,

@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use tollgate_protos::Fetch;
+use jiff::Timestamp;
+use tollgate_protos::{Dead, Fetch};
 
 use crate::codes::Code;
 
@@ -15,6 +16,7 @@ mod build;
 mod check;
 mod filters;
 mod key;
+mod queued;
 mod syntax;
 mod template;
 
@@ -23,14 +25,23 @@ mod tests;
 
 pub(crate) use build::path_problem;
 pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
-pub use check::{Accepted, FETCH_BYTES_MAX, check_fetch};
+pub use check::{
+    Accepted, FETCH_BYTES_MAX, check_fetch, check_form, check_to_publish, encode_json,
+    encode_protobuf,
+};
+pub(crate) use check::{FIELDS, read_json};
 pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
 pub(crate) use key::{KEY_VARIABLES, template_problems};
+pub use queued::{Content, PROTOBUF, check_queued};
 pub(crate) use syntax::is_name;
 pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError, Variables};
 
 /// Names that a parameter may not have, since templates use them for something else.
 pub const RESERVED: &[&str] = &["platform", "api", "account", "id"];
+
+/// Bytes of what was refused, kept for its dead letter; fewer where they are escaped, in four characters each.
+const RAW_BYTES: usize = 2048;
+const BINARY_BYTES: usize = 512;
 
 /// Why a fetch cannot be called. No call was made for it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +57,38 @@ pub struct Refusal {
 impl Refusal {
     pub(crate) fn new(code: Code, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into(), fetch: None }
+    }
+
+    /// The dead letter of what came in: with the fetch where it could be read, else with the beginning of
+    /// `raw`, escaped where it holds control characters (as protobuf does). `seq` is its place in the queue,
+    /// or 0; `source` says where it came from.
+    pub fn into_dead(
+        self,
+        seq: u64,
+        raw: &[u8],
+        source: Option<String>,
+        died_at: Timestamp,
+    ) -> Dead {
+        let text = &raw[..raw.len().min(RAW_BYTES)];
+        let binary = text.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());
+        let start = if binary {
+            text[..text.len().min(BINARY_BYTES)].escape_ascii().to_string()
+        } else {
+            String::from_utf8_lossy(text).into_owned()
+        };
+        let fetch = self.fetch.map(|fetch| *fetch);
+        Dead {
+            seq,
+            raw: fetch.is_none().then_some(start),
+            fetch,
+            source,
+            code: self.code.to_string(),
+            reason: self.reason,
+            attempts: 0,
+            http_status: None,
+            body_start: None,
+            died_at,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::plan::{Api, Plan, Platform};
 
 mod fetches;
 mod keys;
+mod queued;
 mod requests;
 mod templates;
 

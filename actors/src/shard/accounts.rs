@@ -197,6 +197,11 @@ impl Accounts {
         self.entries.iter_mut().map(|(_, entry)| entry)
     }
 
+    /// Places below which every account is.
+    pub(crate) fn end(&self) -> Ix {
+        Ix::try_from(self.entries.capacity()).unwrap_or(Ix::MAX)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

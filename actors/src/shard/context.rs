@@ -7,8 +7,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
@@ -22,6 +22,7 @@ use super::{AccountDied, CollectorDied, Shard};
 use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
+use crate::health::{self, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
 use crate::ids::Seq;
@@ -30,7 +31,7 @@ use crate::ledger::record::Tries;
 use crate::plan::Plan;
 use crate::queue::Queue;
 use crate::store::Store;
-use crate::telemetry::{self, Totals};
+use crate::telemetry::{self, Meters, PlatformMeters, Totals};
 use crate::throttle::messages::{Reported, SlotFree};
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
@@ -69,6 +70,8 @@ pub struct StoreHealth {
     away: AtomicBool,
     /// Wakes the prober.
     pub(crate) failed: Notify,
+    /// Who else is told.
+    health: OnceLock<Arc<Health>>,
 }
 
 impl StoreHealth {
@@ -80,11 +83,24 @@ impl StoreHealth {
     pub(crate) fn away(&self, reason: &str) {
         if !self.away.swap(true, Ordering::AcqRel) {
             telemetry::store_away(reason);
+            if let Some(health) = self.health.get() {
+                health.set(health::STORE, &format!("the object store takes no bodies: {reason}"));
+            }
+        }
+    }
+
+    /// Tells `health` from now on. A second one is not told.
+    pub(crate) fn report_to(&self, health: &Arc<Health>) {
+        if self.health.set(Arc::clone(health)).is_ok() && self.is_away() {
+            health.set(health::STORE, "the object store takes no bodies");
         }
     }
 
     pub(crate) fn back(&self) {
         self.away.store(false, Ordering::Release);
+        if let Some(health) = self.health.get() {
+            health.clear(health::STORE);
+        }
     }
 }
 
@@ -98,6 +114,7 @@ pub(crate) struct Running {
     pub(crate) answered: Option<At>,
     pub(crate) call_ended: Option<(At, Sent)>,
     pub(crate) outcome: Option<Outcome>,
+    pub(crate) meters: Rc<PlatformMeters>,
     /// Held while a fetch that must be tried alone is, also if its throttle actor dies meanwhile.
     pub(crate) _alone: Option<OwnedSemaphorePermit>,
 }
@@ -118,6 +135,7 @@ pub struct Context {
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
+    pub(crate) meters: Meters,
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
@@ -142,6 +160,7 @@ impl Context {
     pub(crate) fn new(shard: u16, shared: Shared, transport: Rc<dyn Transport>) -> Rc<Self> {
         Rc::new(Self {
             shard,
+            meters: Meters::new(&shared.plan),
             plan: shared.plan,
             clock: shared.clock,
             queue: shared.queue,
@@ -254,7 +273,8 @@ impl Context {
 
     /// Gives a permit to a free collector.
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
-        let Attempt { ix, item, tries, slot, alone, platform, api } = attempt;
+        let Attempt { ix, item, tries, slot, alone, platform, api, meters } = attempt;
+        meters.attempt_begins();
         let running = Running {
             ix,
             item: Rc::clone(&item),
@@ -263,11 +283,12 @@ impl Context {
             answered: None,
             call_ended: None,
             outcome: None,
+            meters: Rc::clone(&meters),
             _alone: alone,
         };
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self));
-        let order = Order { permit, slot, platform, api, item, calls: tries.calls() + 1 };
+        let order = Order { permit, slot, platform, api, meters, item, calls: tries.calls() + 1 };
         // Messages of actix may cross threads, orders may not: the order waits here for its collector.
         self.orders.borrow_mut().insert(id, order);
         loop {
@@ -325,7 +346,10 @@ impl Context {
                 Report::Written(Written::Unknown) => running.written = None,
                 Report::Answered(at) => running.answered = Some(*at),
                 Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
-                Report::Finished(outcome) => running.outcome = Some(outcome.clone()),
+                Report::Finished(outcome) => {
+                    running.meters.attempt_ends();
+                    running.outcome = Some(outcome.clone());
+                }
             }
             running.ix
         };
@@ -371,6 +395,7 @@ pub(crate) struct Attempt {
     pub(crate) alone: Option<OwnedSemaphorePermit>,
     pub(crate) platform: Arc<crate::plan::Platform>,
     pub(crate) api: u16,
+    pub(crate) meters: Rc<PlatformMeters>,
 }
 
 /// Faults on purpose, for tests of supervision; nothing outside them.

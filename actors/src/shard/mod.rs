@@ -71,6 +71,33 @@ pub struct Look {
     pub most: usize,
 }
 
+/// Sent by the node: are you there? The reply says yes.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Beat;
+
+/// Sent by the node, stretch after stretch: what do your accounts come to, from this place on? No more than a
+/// stretch is counted in one turn of the shard.
+#[derive(Debug, Message)]
+#[rtype(result = "Tallied")]
+pub(crate) struct Tally {
+    pub(crate) from: accounts::Ix,
+}
+
+/// What a stretch of accounts comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Tallied {
+    /// Where to go on; nothing at the end.
+    pub(crate) next: Option<accounts::Ix>,
+    /// Fetches that wait, by platform.
+    pub(crate) waiting: std::collections::BTreeMap<crate::ids::Slug, u64>,
+    /// Accounts that rest.
+    pub(crate) resting: u64,
+    /// Of the whole shard: accounts known, and those with an actor.
+    pub(crate) known: u64,
+    pub(crate) live: u64,
+}
+
 /// What a shard's accounts look like.
 #[derive(Debug, Clone, Default)]
 pub struct Looks {

@@ -8,10 +8,16 @@
 //! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
 //! so that a line break or an escape sequence in an account acts on no terminal.
 
+mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
 
+pub(crate) use metrics::{
+    BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PlatformMeters, RESTING, SLOTS, SLOTS_OPEN, UNKNOWN,
+    WAITING, WAKES,
+};
+pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
 
 use std::time::Duration;
@@ -115,6 +121,7 @@ pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart
 }
 
 pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
+    metrics::RESTARTS.counter(&["throttle"]).increment(1);
     tracing::info!(
         event = "actor_restarted",
         kind = "throttle",
@@ -148,10 +155,18 @@ pub(crate) fn collector_died(shard: u16, reason: &str, restart: Restart) {
 }
 
 pub(crate) fn collector_restarted(shard: u16) {
+    metrics::RESTARTS.counter(&["collector"]).increment(1);
     tracing::info!(event = "actor_restarted", kind = "collector", shard, "collector restarted");
 }
 
-pub(crate) fn permit(account: &AccountKey, item: &Item, call: u32) {
+pub(crate) fn permit(
+    meters: &PlatformMeters,
+    api: u16,
+    account: &AccountKey,
+    item: &Item,
+    call: u32,
+) {
+    meters.permit(api);
     tracing::debug!(
         event = "permit",
         platform = %account.platform,
@@ -181,7 +196,8 @@ pub(crate) fn waiting(
     );
 }
 
-pub(crate) fn hold(account: &AccountKey, kind: Again, wait: Duration) {
+pub(crate) fn hold(meters: &PlatformMeters, account: &AccountKey, kind: Again, wait: Duration) {
+    meters.held(kind);
     tracing::warn!(
         event = "hold",
         platform = %account.platform,
@@ -220,7 +236,15 @@ pub(crate) fn attempt_failed(
     );
 }
 
-pub(crate) fn fetch_done(item: &Item, bytes: u64, calls: u32) {
+pub(crate) fn fetch_done(
+    meters: &PlatformMeters,
+    api: u16,
+    item: &Item,
+    bytes: u64,
+    objects: u32,
+    calls: u32,
+) {
+    meters.done(api, bytes, objects);
     tracing::info!(
         event = "fetch_done",
         platform = %item.lane.account.platform,
@@ -234,7 +258,8 @@ pub(crate) fn fetch_done(item: &Item, bytes: u64, calls: u32) {
     );
 }
 
-pub(crate) fn fetch_dead(item: &Item, code: Code, reason: &str) {
+pub(crate) fn fetch_dead(meters: &PlatformMeters, api: u16, item: &Item, code: Code, reason: &str) {
+    meters.dead(api, code);
     tracing::warn!(
         event = "fetch_dead",
         platform = %item.lane.account.platform,
@@ -250,6 +275,7 @@ pub(crate) fn fetch_dead(item: &Item, code: Code, reason: &str) {
 
 /// A line that never became a fetch.
 pub fn fetch_refused(source: &str, code: Code, reason: &str) {
+    metrics::REFUSED.counter(&[code.id()]).increment(1);
     tracing::warn!(event = "fetch_dead", source, code = %code, reason, "fetch refused");
 }
 
@@ -266,6 +292,12 @@ pub fn lane_unknown(lane: &LaneKey, waiting: u64) {
 }
 
 pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
+    let kind = match error {
+        LedgerError::Conflict => "conflict",
+        LedgerError::Unsure(_) => "unsure",
+        LedgerError::Unavailable(_) => "away",
+    };
+    metrics::LEDGER_ERRORS.counter(&[account.platform.as_str(), kind]).increment(1);
     tracing::warn!(
         event = "ledger_away",
         platform = %account.platform,
@@ -276,7 +308,8 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
     );
 }
 
-pub(crate) fn permits_lapsed(account: &AccountKey, permits: usize) {
+pub(crate) fn permits_lapsed(meters: &PlatformMeters, account: &AccountKey, permits: usize) {
+    meters.lapsed(permits);
     tracing::warn!(
         event = "permits_lapsed",
         platform = %account.platform,
@@ -320,6 +353,7 @@ pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
 }
 
 pub(crate) fn store_away(reason: &str) {
+    metrics::STORE_AWAY.gauge(&[]).set(1);
     tracing::error!(
         event = "store_away",
         code = %Code::StoreUnavailable,
@@ -329,7 +363,13 @@ pub(crate) fn store_away(reason: &str) {
 }
 
 pub(crate) fn store_back(away: Duration) {
+    store_well();
     tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");
+}
+
+/// The store is believed to take bodies.
+pub(crate) fn store_well() {
+    metrics::STORE_AWAY.gauge(&[]).set(0);
 }
 
 /// The embedded database takes nothing any more, until it is opened anew.
@@ -375,11 +415,13 @@ pub(crate) fn clock_stepped(by_ms: i64) {
 
 /// The connection to NATS stands, the first time or again.
 pub(crate) fn nats_connected(times: u64, away: Duration) {
+    metrics::NATS_CONNECTED.gauge(&[]).set(1);
     tracing::info!(event = "nats_connected", times, away_ms = ms(away), "connected to NATS");
 }
 
 /// NATS is away: no permits until it is back.
 pub(crate) fn nats_away(reason: &str) {
+    metrics::NATS_CONNECTED.gauge(&[]).set(0);
     tracing::warn!(
         event = "nats_away",
         code = %Code::NatsUnreachable,

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::{Kind, METRICS, Metric};
 use crate::collector::Again;
 
 /// One event as it is written or as it is documented: name, level, and fields in order. A field whose value
@@ -147,4 +148,46 @@ fn nothing_is_logged_but_by_this_module() {
         }
     }
     assert!(files > 50, "only {files} files were found");
+}
+
+/// The rows of the table of metrics in a Markdown page.
+fn metric_rows(page: &str) -> BTreeSet<String> {
+    let rows = page.lines().filter(|line| line.starts_with("| `tollgate_"));
+    rows.filter(|row| row.split(" | ").count() == 5).map(str::to_owned).collect()
+}
+
+fn metric_row(metric: &Metric) -> String {
+    let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+    let Metric { name, unit, meaning, .. } = metric;
+    format!("| `{name}` | {} | {unit} | {} | {meaning} |", metric.kind.as_str(), labels.join(" "))
+}
+
+#[test]
+fn the_page_has_every_metric_and_no_other() {
+    let written: BTreeSet<String> = METRICS.iter().map(metric_row).collect();
+    assert_eq!(written.len(), METRICS.len(), "one of them is there twice");
+    let page = metric_rows(include_str!("../../../docs/metrics.md"));
+    let missing: Vec<_> = written.difference(&page).collect();
+    let too_many: Vec<_> = page.difference(&written).collect();
+    assert!(
+        missing.is_empty() && too_many.is_empty(),
+        "missing {missing:#?}, too many {too_many:#?}"
+    );
+}
+
+/// <https://prometheus.io/docs/practices/naming/>
+#[test]
+fn names_units_and_labels_are_as_prometheus_wants_them() {
+    for Metric { name, kind, unit, labels, buckets, .. } in METRICS {
+        assert!(name.starts_with("tollgate_"), "{name}");
+        assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+        for base in ["seconds", "bytes"] {
+            let bare = name.strip_suffix("_total").unwrap_or(name);
+            assert_eq!(bare.ends_with(base), *unit == base, "{name} in {unit}");
+        }
+        let bounded = ["platform", "api", "code", "class", "kind", "version"];
+        assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
+        assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");
+        assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
+    }
 }

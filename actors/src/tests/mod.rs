@@ -4,9 +4,11 @@
 mod chaos;
 mod drain;
 mod earliest;
+mod health;
 mod holds;
 mod lanes;
 mod ledger;
+mod metrics;
 mod oracle;
 mod panics;
 mod resting;

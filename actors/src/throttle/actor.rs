@@ -27,7 +27,7 @@ use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
 use crate::supervise::DeathNotice;
-use crate::telemetry::{self};
+use crate::telemetry::{self, PlatformMeters};
 
 /// Between two tries of a queue or ledger that does not answer.
 const SEAM_AGAIN: Duration = Duration::from_millis(250);
@@ -52,6 +52,8 @@ struct Decided {
     candidate: Candidate,
     slot: Slot,
     alone: Option<OwnedSemaphorePermit>,
+    /// When its limits let it go at the earliest; nothing if none made it wait, or that was not known.
+    due: Option<At>,
 }
 
 /// An attempt in flight.
@@ -72,6 +74,7 @@ pub struct Throttle {
     incarnation: u64,
     key: AccountKey,
     platform: Arc<Platform>,
+    meters: Rc<PlatformMeters>,
     start: Option<Start>,
     restarted: bool,
     /// The record has been read: permits may be given.
@@ -88,6 +91,8 @@ pub struct Throttle {
     decided: Vec<Decided>,
     /// Permits whose record is on its way; nothing if none is.
     writing: Option<Vec<Decided>>,
+    /// When that record was sent.
+    writing_since: At,
     slot: Option<Slot>,
     slot_asked: bool,
     busy: usize,
@@ -117,12 +122,14 @@ impl Throttle {
     ) -> Self {
         let told = Rc::clone(&shard);
         let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
+        let meters = shard.meters.of(&platform.name);
         Self {
             shard,
             ix,
             incarnation,
             key,
             platform,
+            meters,
             restarted: matches!(start, Start::Restarted),
             start: Some(start),
             open: false,
@@ -135,6 +142,7 @@ impl Throttle {
             remembered: HashMap::new(),
             decided: Vec::new(),
             writing: None,
+            writing_since: At::MIN,
             slot: None,
             slot_asked: false,
             busy: 0,

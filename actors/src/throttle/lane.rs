@@ -48,6 +48,8 @@ pub(crate) struct Lane {
     pub(crate) noted: bool,
     /// How many to read next time: doubled while reading is what the lane waits for.
     pub(crate) ahead: usize,
+    /// When a limit said last that its next permit is allowed.
+    pub(crate) due: Option<At>,
 }
 
 /// What a lane has to offer.
@@ -77,6 +79,7 @@ impl Lane {
             from_start: true,
             noted: false,
             ahead: 1,
+            due: None,
         }
     }
 

@@ -240,8 +240,21 @@ fn the_defaults_that_init_shows_are_the_defaults() {
     };
     assert_eq!(collect(&with), collect(&without));
     assert_eq!(format!("{:?}", with.store), format!("{:?}", without.store));
+    assert_eq!(with.http, without.http);
     let first = |plan: &Plan| plan.platforms.values().next().unwrap().lost_call;
     assert_eq!(first(&with), first(&without));
+}
+
+#[test]
+fn http_is_on_loopback_elsewhere_or_off() {
+    let listen = |text: &str| {
+        let plan = plan(&format!("{BASE}\n{text}"));
+        plan.http.map(|http| http.listen.to_string())
+    };
+    assert_eq!(listen("").as_deref(), Some("127.0.0.1:9464"));
+    assert_eq!(listen("[http]").as_deref(), Some("127.0.0.1:9464"));
+    assert_eq!(listen("[http]\nlisten = \"[::]:80\"").as_deref(), Some("[::]:80"));
+    assert_eq!(listen("[http]\nlisten = \"off\""), None);
 }
 
 #[test]

@@ -469,3 +469,23 @@ fn a_closed_list_of_parameters_covers_platform_headers_and_the_key() {
     assert!(mistakes.to_string().contains("`region`"));
     assert!(load_with(&(text + "params = [\"ids\", \"region\"]"), &[]).is_ok());
 }
+
+#[test]
+fn only_a_publisher_may_do_without_platforms() {
+    let none = || std::iter::empty();
+    for file in ["", "[platforms]\n", "[collect]\nconcurrency = 1\n"] {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file).unwrap();
+        let mistakes = load(Some(path.path()), none(), &[]).unwrap_err();
+        assert_eq!(mistakes.list()[0].code, Code::NoPlatforms);
+        assert!(load_to_publish(Some(path.path()), none(), &[]).unwrap().plan.platforms.is_empty());
+    }
+    // What it does declare must be right.
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), "[platforms.p]\nbase_url = \"x\"\n[nodes]\n").unwrap();
+    let of = |loaded: Result<Loaded, Mistakes>| loaded.unwrap_err();
+    assert_eq!(
+        of(load_to_publish(Some(path.path()), none(), &[])),
+        of(load(Some(path.path()), none(), &[]))
+    );
+}

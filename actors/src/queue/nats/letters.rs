@@ -9,8 +9,8 @@ use super::wire::Copy;
 use super::{Inner, Letter, NewFetch, QueueError};
 use crate::codes::Code;
 use crate::ids::Seq;
-use crate::intake::raw;
 use crate::queue::DEAD_MAX;
+use crate::recipe::Refusal;
 
 impl Inner {
     /// Where letters go of what names no lane.
@@ -69,17 +69,11 @@ impl Inner {
 
 fn letter(message: &StreamMessage) -> Letter {
     let number = message.sequence;
-    let dead = serde_json::from_slice::<Dead>(&message.payload).unwrap_or_else(|error| Dead {
-        seq: 0,
-        fetch: None,
-        raw: Some(raw(&message.payload)),
-        source: Some(message.subject.to_string()),
-        code: Code::FetchNotJson.to_string(),
-        reason: format!("this letter was not written by Tollgate: {error}"),
-        attempts: 0,
-        http_status: None,
-        body_start: None,
-        died_at: stored_at(message),
+    let dead = serde_json::from_slice::<Dead>(&message.payload).unwrap_or_else(|error| {
+        let reason = format!("this letter was not written by Tollgate: {error}");
+        let source = Some(message.subject.to_string());
+        let refusal = Refusal::new(Code::FetchNotJson, reason);
+        refusal.into_dead(0, &message.payload, source, stored_at(message))
     });
     // What never was a fetch has no number but this.
     let seq = if dead.seq == 0 { number } else { dead.seq };

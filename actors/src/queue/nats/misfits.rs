@@ -9,16 +9,15 @@ use async_nats::jetstream::message::StreamMessage;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
-use tollgate_protos::Dead;
 
 use super::headers::{Kept, id_of_move};
 use super::{AGAIN, Inner, QueueError, lock};
 use crate::codes::Code;
 use crate::ids::LaneKey;
-use crate::intake::raw;
 use crate::nats::Names;
 use crate::queue::FIRST_MAX;
 use crate::recipe::FETCH_BYTES_MAX;
+use crate::recipe::Refusal;
 use crate::state::clock;
 use crate::telemetry;
 
@@ -140,18 +139,9 @@ impl Inner {
         reason: String,
     ) -> Result<(), QueueError> {
         telemetry::fetch_refused(published, Code::BadSubject, &reason);
-        let dead = Dead {
-            seq: Kept::of(message).origin,
-            fetch: None,
-            raw: Some(raw(&message.payload)),
-            source: Some(published.to_owned()),
-            code: Code::BadSubject.to_string(),
-            reason,
-            attempts: 0,
-            http_status: None,
-            body_start: None,
-            died_at: clock::wall(),
-        };
+        let (seq, source) = (Kept::of(message).origin, Some(published.to_owned()));
+        let refusal = Refusal::new(Code::BadSubject, reason);
+        let dead = refusal.into_dead(seq, &message.payload, source, clock::wall());
         self.tell_dead(self.nowhere(), &dead).await
     }
 }

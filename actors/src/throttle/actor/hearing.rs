@@ -66,13 +66,16 @@ impl Throttle {
         self.shard.running.borrow_mut().remove(&id);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at } = flight;
+        let api = self.lanes[lane].api;
+        self.meters.attempt(api, &outcome);
         match outcome {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 self.lanes[lane].ended(item.seq);
                 self.shard.totals.done(bytes, objects);
-                telemetry::fetch_done(&item, bytes, tries.calls() + 1);
+                let calls = tries.calls() + 1;
+                telemetry::fetch_done(&self.meters, api, &item, bytes, objects, calls);
             }
             Outcome::Dead { code, reason, last } => {
                 self.throttled_in_a_row = 0;
@@ -100,7 +103,7 @@ impl Throttle {
                     Next::HoldAndRetry(wait) => {
                         let until = now.plus(Span::from(wait));
                         self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
-                        telemetry::hold(&self.key, kind, wait);
+                        telemetry::hold(&self.meters, &self.key, kind, wait);
                         if wait >= HOLD_WRITTEN_FROM && self.writing.is_none() {
                             // Not left to the next permit: a restart would forget it until then.
                             self.writing = Some(Vec::new());
@@ -143,7 +146,8 @@ impl Throttle {
         tries: Tries,
         ctx: &mut Context<Self>,
     ) {
-        telemetry::fetch_dead(&item, code, &reason);
+        let place = self.lane(&item.lane);
+        telemetry::fetch_dead(&self.meters, self.lanes[place].api, &item, code, &reason);
         let dead = Dead {
             seq: item.origin.0,
             fetch: Some(item.fetch.clone()),
@@ -156,7 +160,6 @@ impl Throttle {
             body_start: last.body_start,
             died_at: self.shard.clock.wall(),
         };
-        let place = self.lane(&item.lane);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
     }

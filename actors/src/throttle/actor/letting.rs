@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix::{ActorContext, AsyncContext, Context};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
-use tollgate_gate::{Ask, At, Decision, Sent, Span};
+use tollgate_gate::{Ask, At, Because, Decision, Sent, Span};
 
 use super::{Decided, Flight, SEAM_AGAIN, Throttle};
 use crate::clock::Clock;
@@ -51,6 +51,7 @@ impl Throttle {
         match halted {
             Some(reason) => {
                 self.slot = None;
+                self.forget_due();
                 if self.lanes.iter().any(|lane| lane.waiting() > 0) {
                     wait.for_event(reason);
                 }
@@ -100,7 +101,11 @@ impl Throttle {
                 let id = self.shard.permit_id();
                 let api = self.lanes[place].api;
                 self.gate.take(&self.platform.limits, id, Ask { api }, now);
-                self.decided.push(Decided { id, at: now, lane: place, candidate, slot, alone });
+                let due = self.lanes[place].due;
+                // What was known of the others is not true any more.
+                self.forget_due();
+                let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due };
+                self.decided.push(decided);
             } else {
                 self.slot = Some(slot);
             }
@@ -120,7 +125,10 @@ impl Throttle {
                 }
                 let offer = lane.offer(now);
                 match offer {
-                    Offer::Nothing => continue,
+                    Offer::Nothing => {
+                        self.lanes[place].due = None;
+                        continue;
+                    }
                     Offer::Later(at) => {
                         self.wait_for_retry(lane.api, at, now, wait);
                         continue;
@@ -144,6 +152,8 @@ impl Throttle {
                         reading = true;
                     }
                     Decision::WaitUntil { at, because } => {
+                        let by_limit = matches!(because, Because::Limit(_));
+                        self.lanes[place].due = at.filter(|_| by_limit);
                         let name = || self.gate.name(&self.platform.limits, &because);
                         match at {
                             None => wait.for_event(&name()),
@@ -243,6 +253,7 @@ impl Throttle {
         let now = self.now();
         let record = self.record(now);
         self.stale = !record.flying.is_empty();
+        self.writing_since = now;
         let store = self.shard.ledger.store(self.key.clone(), self.version, record.encode());
         self.spawn(ctx, store, Self::confirmed);
     }
@@ -283,6 +294,7 @@ impl Throttle {
     fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
         let batch = self.writing.take().unwrap_or_default();
         let now = self.now();
+        self.meters.ledger_stored(now.since(self.writing_since));
         match answer {
             Ok(version) => {
                 self.version = version;
@@ -290,16 +302,17 @@ impl Throttle {
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().partition(lapsed);
                 if !late.is_empty() {
-                    telemetry::permits_lapsed(&self.key, late.len());
+                    telemetry::permits_lapsed(&self.meters, &self.key, late.len());
                 }
                 self.spend(late, now);
                 for decided in good {
-                    self.give(decided);
+                    self.give(decided, now);
                 }
                 self.step(ctx);
             }
             Err(LedgerError::Unavailable(reason)) => {
                 telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
+                self.meters.lapsed(batch.len());
                 self.spend(batch, now);
                 // The record before this one is still there.
                 self.stale = true;
@@ -314,21 +327,34 @@ impl Throttle {
         }
     }
 
-    fn give(&mut self, decided: Decided) {
-        let Decided { id, at, lane, candidate, slot, alone } = decided;
+    fn give(&mut self, decided: Decided, now: At) {
+        let Decided { id, at, lane, candidate, slot, alone, due } = decided;
         let api = self.lanes[lane].api;
         self.usage.call(&self.platform.limits, api, at);
+        if let Some(due) = due {
+            let queued = self.shard.clock.at_wall(candidate.item.queued_at);
+            let earliest = due.max(candidate.not_before).max(queued);
+            self.meters.late(now.since(earliest));
+        }
         let Candidate { item, tries, .. } = candidate;
-        telemetry::permit(&self.key, &item, tries.calls() + 1);
+        telemetry::permit(&self.meters, api, &self.key, &item, tries.calls() + 1);
         let carried = Rc::clone(&item);
         let flight = Flight { item: carried, tries, lane, decided_at: at };
         self.flights.insert(id, flight);
         let platform = Arc::clone(&self.platform);
+        let meters = Rc::clone(&self.meters);
         self.shard.attempt(
             id,
             at,
-            Attempt { ix: self.ix, item, tries, slot, alone, platform, api },
+            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters },
         );
+    }
+
+    /// No lane's next permit has a known earliest time any more.
+    fn forget_due(&mut self) {
+        for lane in &mut self.lanes {
+            lane.due = None;
+        }
     }
 
     /// Permits that lapsed before their use: their quota is spent, their fetches wait on.

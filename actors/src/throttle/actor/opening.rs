@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use actix::{AsyncContext, Context};
-use tollgate_gate::{At, PermitId, Sent, Span};
+use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
 use super::{Flight, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
@@ -175,6 +175,13 @@ impl Throttle {
             let key = LaneKey { account: self.key.clone(), api: name, priority };
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
+            // What the gate said when the account went to rest.
+            let ask = Ask { api };
+            if let Decision::WaitUntil { at, because: Because::Limit(_) } =
+                self.gate.decide(&self.platform.limits, ask, rest.since)
+            {
+                self.lanes[lane].due = at;
+            }
         }
         self.open = true;
     }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 use tollgate_gate::{At, Span};
-use tollgate_protos::{Dead, Done};
+use tollgate_protos::Done;
 
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
 use crate::collector::{Item, LastAnswer, finish_until_confirmed, stored_before};
 use crate::ids::{LaneKey, Seq};
-use crate::intake::raw;
 use crate::ledger::record::Tries;
 use crate::queue::{Ending, Queued};
+use crate::recipe::Content;
 use crate::recipe::{self, Refusal};
 use crate::shard::Found;
 use crate::shard::context::Context as ShardContext;
@@ -119,7 +119,9 @@ impl Throttle {
 
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
         let lane = self.lanes[place].key.clone();
-        let accepted = match recipe::check_fetch(&self.shard.plan, &row.payload) {
+        let content = Content::of(row.content_type.as_deref());
+        let checked = recipe::check_queued(&self.shard.plan, &lane, &content, &row.payload);
+        let accepted = match checked {
             Ok(accepted) => accepted,
             Err(refusal) => {
                 self.refuse(lane, row, refusal, ctx);
@@ -163,9 +165,8 @@ impl Throttle {
 
     /// What waits and is no fetch that can be called: the refusal becomes its letter.
     fn refuse(&mut self, lane: LaneKey, row: &Queued, refusal: Refusal, ctx: &mut Context<Self>) {
-        let Refusal { code, reason, fetch } = refusal;
         let source = lane.subject();
-        let known = fetch.as_deref().cloned().unwrap_or_default();
+        let known = refusal.fetch.as_deref().cloned().unwrap_or_default();
         let item = Rc::new(Item {
             lane,
             seq: row.seq,
@@ -174,20 +175,11 @@ impl Throttle {
             id: known.id.clone().unwrap_or_default(),
             fetch: known,
         });
-        telemetry::fetch_dead(&item, code, &reason);
         let place = self.lane(&item.lane);
-        let dead = Dead {
-            seq: row.origin.0,
-            raw: fetch.is_none().then(|| raw(&row.payload)),
-            fetch: fetch.map(|fetch| *fetch),
-            source: Some(source),
-            code: code.to_string(),
-            reason,
-            attempts: 0,
-            http_status: None,
-            body_start: None,
-            died_at: self.shard.clock.wall(),
-        };
+        let api = self.lanes[place].api;
+        telemetry::fetch_dead(&self.meters, api, &item, refusal.code, &refusal.reason);
+        let died_at = self.shard.clock.wall();
+        let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
     }
@@ -214,7 +206,12 @@ impl Throttle {
             None
         };
         let item = Rc::clone(&candidate.item);
-        self.end(item, look, Totals::finished_earlier, ctx, move |throttle| {
+        let (meters, api) = (Rc::clone(&self.meters), self.lanes[place].api);
+        let count = move |totals: &Totals| {
+            totals.finished_earlier();
+            meters.done_before(api);
+        };
+        self.end(item, look, count, ctx, move |throttle| {
             throttle.lanes[place].parked.push(candidate);
         });
     }
@@ -225,7 +222,7 @@ impl Throttle {
         &mut self,
         item: Rc<Item>,
         how: impl Future<Output = Option<Ending>> + 'static,
-        count: fn(&Totals),
+        count: impl FnOnce(&Totals) + 'static,
         ctx: &mut Context<Self>,
         stays: impl FnOnce(&mut Self) + 'static,
     ) {
@@ -233,10 +230,11 @@ impl Throttle {
         let place = self.lane(&item.lane);
         let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
+        let meters = Rc::clone(&self.meters);
         let end = actix_rt::spawn(async move {
             let _leaving = leaving;
             let ending = how.await?;
-            finish_until_confirmed(&shard, &item, ending).await;
+            finish_until_confirmed(&shard, &meters, &item, ending).await;
             count(&shard.totals);
             Some(())
         });
