@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use actix_rt::{Arbiter, ArbiterHandle};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -31,6 +31,10 @@ use crate::shard::{
 };
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
+
+mod unknown;
+
+pub use unknown::Unknown;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
@@ -62,12 +66,21 @@ pub struct Seams {
     pub holds: Holds,
     /// Whether the server behind queue and ledger answers; the default where there is none.
     pub back: Arc<BackHealth>,
+    /// What becomes of fetches that the configuration does not know.
+    pub unknown: Unknown,
 }
 
 impl Seams {
     /// A node with its queue and ledger in its own process: nothing holds it but its store and its limits.
     pub fn new(queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, store: Store) -> Self {
-        Self { queue, ledger, store, holds: Holds::default(), back: Arc::default() }
+        Self {
+            queue,
+            ledger,
+            store,
+            holds: Holds::default(),
+            back: Arc::default(),
+            unknown: Unknown::Wait,
+        }
     }
 }
 
@@ -93,6 +106,8 @@ pub struct Node {
     shared: Shared,
     /// Fetches of apis that the configuration does not have.
     unknown: Arc<AtomicU64>,
+    /// Where lanes of such go, if they do not wait.
+    bury: Option<mpsc::Sender<LaneKey>>,
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
@@ -144,11 +159,18 @@ impl Node {
             shards: shards.into(),
             arbiters,
             unknown: Arc::default(),
+            bury: None,
             died: Arc::default(),
             health: None,
             tasks: Vec::new(),
             shared,
         };
+        if seams.unknown == Unknown::Die {
+            let (lanes, told) = mpsc::channel(unknown::LANES_MAX);
+            node.bury = Some(lanes);
+            let bury = unknown::bury(node.shared.clone(), told);
+            node.tasks.push(actix_rt::spawn(bury));
+        }
         node.begin().await?;
         Ok(node)
     }
@@ -159,6 +181,10 @@ impl Node {
         let post = self.post();
         let postponed = self.shared.queue.postponed().await?;
         self.shared.totals.come(postponed);
+        if self.bury.is_some() {
+            // No lines are read here: what ends need not be remembered for them.
+            self.shared.totals.inputs_read();
+        }
         post.discover(true).await?;
         let pump = self.post();
         let told = telemetry::WAKES.counter(&[]);
@@ -202,6 +228,7 @@ impl Node {
             shared: self.shared.clone(),
             unknown: self.unknown.clone(),
             warned: Arc::default(),
+            bury: self.bury.clone(),
         }
     }
 
@@ -426,6 +453,7 @@ struct Post {
     shared: Shared,
     unknown: Arc<AtomicU64>,
     warned: Arc<std::sync::Mutex<HashSet<LaneKey>>>,
+    bury: Option<mpsc::Sender<LaneKey>>,
 }
 
 /// Lanes of unknown apis that are warned of one by one.
@@ -442,10 +470,13 @@ impl Post {
             let mut found = Vec::with_capacity(FOUND_MAX);
             for LaneCount { lane, waiting: count } in lanes {
                 if !self.knows(&lane) {
-                    unknown += count;
                     if first {
                         self.shared.totals.come(count);
                     }
+                    if self.bury(&lane) {
+                        continue;
+                    }
+                    unknown += count;
                     self.warn(&lane, count);
                     continue;
                 }
@@ -471,6 +502,15 @@ impl Post {
         platform.is_some_and(|platform| platform.api(lane.api.as_str()).is_some())
     }
 
+    /// Has a lane that nobody serves buried, if that is what becomes of such.
+    fn bury(&self, lane: &LaneKey) -> bool {
+        // Full: the next discovery tells of it again.
+        self.bury.as_ref().is_some_and(|lanes| {
+            let _taken = lanes.try_send(lane.clone());
+            true
+        })
+    }
+
     fn warn(&self, lane: &LaneKey, waiting: u64) {
         let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if warned.len() < WARNED_MAX && warned.insert(lane.clone()) {
@@ -484,6 +524,8 @@ impl Post {
         for found in found {
             if self.knows(&found.lane) {
                 by_shard[shard_of(&found.lane.account, self.shards.len())].push(found);
+            } else {
+                self.bury(&found.lane);
             }
         }
         for (shard, found) in self.shards.iter().zip(by_shard) {

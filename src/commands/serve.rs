@@ -13,7 +13,7 @@ use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::session::{About, Session, SessionFile};
 use tollgate_actors::nats::{self, Bus, ask, holds};
-use tollgate_actors::node::{Node, NodeError, Seams};
+use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::shard::context::BackHealth;
@@ -102,6 +102,7 @@ async fn work(
         store: store.clone(),
         holds: held.clone(),
         back: Arc::clone(&back),
+        unknown: Unknown::Die,
     };
     let mut node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
     node.report_to(health);
