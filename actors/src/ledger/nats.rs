@@ -43,8 +43,11 @@ const FORM: u8 = 0xE1;
 pub const CLOCKS_APART: Duration = Duration::from_millis(100);
 /// How often the leader is asked what became of a store, how long each answer may take, and the pause between.
 const ASKS_MAX: u32 = 3;
-const ASK_WITHIN: Duration = Duration::from_secs(1);
+const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// How long a broken connection is waited for before the leader is asked.
+const UP_WITHIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+const BROKE: &str = "the connection to NATS broke";
 /// How often a claim is tried that others are faster than.
 const CLAIMS_MAX: u32 = 5;
 /// Between two of those, in milliseconds.
@@ -275,14 +278,13 @@ impl Inner {
         let message = PublishMessage::build()
             .payload(head.write(record))
             .expected_last_subject_sequence(expected);
-        let sent = self.bus.js().send_publish(self.bus.names().ledger(account), message).await;
-        let confirmed = match sent {
-            Ok(confirmation) => confirmation.await,
-            Err(error) => Err(error),
+        let sent = async {
+            self.bus.js().send_publish(self.bus.names().ledger(account), message).await?.await
         };
-        let error = match confirmed {
-            Ok(confirmed) => return Ok(confirmed.sequence),
-            Err(error) => error,
+        let error = match self.unbroken(sent).await {
+            Some(Ok(confirmed)) => return Ok(confirmed.sequence),
+            Some(Err(error)) => error,
+            None => return self.resolve(account, expected, head.number, BROKE.into()).await,
         };
         match error.kind() {
             PublishErrorKind::WrongLastSequence => Err(LedgerError::Conflict),
@@ -313,13 +315,14 @@ impl Inner {
         number: u64,
         why: Arc<str>,
     ) -> Result<u64, LedgerError> {
+        // Where the connection broke it is often back at once.
+        let mut link = self.bus.link();
+        let _up = timeout(UP_WITHIN, link.wait_for(|link| link.up)).await.is_ok();
         for ask in 0..ASKS_MAX {
             if ask > 0 {
                 sleep(ASK_AGAIN).await;
             }
-            let Ok(Ok(last)) = timeout(ASK_WITHIN, self.last_of_leader(account)).await else {
-                continue;
-            };
+            let Ok(last) = self.last_of_leader(account).await else { continue };
             let head = last.as_ref().and_then(|last| Head::read(&last.payload));
             let ours = head.is_some_and(|(head, _)| (head.by, head.number) == (self.own(), number));
             let sequence = last.map_or(0, |last| last.sequence);
@@ -334,12 +337,32 @@ impl Inner {
         Err(LedgerError::Unsure(why))
     }
 
+    /// Waits for an answer, not beyond the end of the connection: it does not come any more then.
+    async fn unbroken<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let mut link = self.bus.link();
+        let times = link.borrow().times;
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            _ = link.wait_for(|link| !link.up || link.times != times) => None,
+        }
+    }
+
+    /// Waits for an answer to a question, which may be asked again.
+    async fn ask<T>(&self, answer: impl Future<Output = T>) -> Result<T, LedgerError> {
+        match timeout(ASK_WITHIN, self.unbroken(answer)).await {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(LedgerError::Unavailable(BROKE.into())),
+            Err(_) => Err(LedgerError::Unavailable("NATS does not answer in time".into())),
+        }
+    }
+
     async fn last_of_any(
         &self,
         account: &AccountKey,
     ) -> Result<Option<StreamMessage>, LedgerError> {
         let subject = self.bus.names().ledger_stored(account);
-        match self.stream.direct_get_last_for_subject(subject).await {
+        match self.ask(self.stream.direct_get_last_for_subject(subject)).await? {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(unavailable(&error)),
@@ -351,7 +374,7 @@ impl Inner {
         account: &AccountKey,
     ) -> Result<Option<StreamMessage>, LedgerError> {
         let subject = self.bus.names().ledger_stored(account);
-        match self.stream.get_last_raw_message_by_subject(&subject).await {
+        match self.ask(self.stream.get_last_raw_message_by_subject(&subject)).await? {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(unavailable(&error)),
@@ -360,10 +383,10 @@ impl Inner {
 
     /// A message that was there a moment ago.
     async fn at(&self, sequence: u64) -> Result<StreamMessage, LedgerError> {
-        if let Ok(found) = self.stream.direct_get(sequence).await {
+        if let Ok(found) = self.ask(self.stream.direct_get(sequence)).await? {
             return Ok(found);
         }
-        match self.stream.get_raw_message(sequence).await {
+        match self.ask(self.stream.get_raw_message(sequence)).await? {
             Ok(found) => Ok(found),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 Err(LedgerError::Conflict)

@@ -9,10 +9,9 @@ use tollgate_protos::Dead;
 
 use crate::codes::Code;
 use crate::ids::LaneKey;
-use crate::intake::raw;
 use crate::plan::Plan;
 use crate::queue::{Ending, FIRST_MAX, QueueError, Queued};
-use crate::recipe;
+use crate::recipe::{Content, Refusal, check_queued};
 use crate::shard::context::Shared;
 use crate::telemetry;
 
@@ -67,22 +66,14 @@ async fn bury_one(shared: &Shared, lane: &LaneKey, row: Queued) -> Result<(), Qu
 }
 
 fn letter(shared: &Shared, lane: &LaneKey, row: &Queued, code: Code, reason: String) -> Dead {
-    let fetch = match recipe::check_fetch(&shared.plan, &row.payload) {
-        Ok(accepted) => Some(accepted.fetch),
-        Err(refusal) => refusal.fetch.map(|fetch| *fetch),
+    let content = Content::of(row.content_type.as_deref());
+    let fetch = match check_queued(&shared.plan, lane, &content, &row.payload) {
+        Ok(accepted) => Some(Box::new(accepted.fetch)),
+        Err(refusal) => refusal.fetch,
     };
-    Dead {
-        seq: row.origin.0,
-        raw: fetch.is_none().then(|| raw(&row.payload)),
-        fetch,
-        source: Some(lane.subject()),
-        code: code.to_string(),
-        reason,
-        attempts: 0,
-        http_status: None,
-        body_start: None,
-        died_at: shared.clock.wall(),
-    }
+    let refusal = Refusal { code, reason, fetch };
+    let source = Some(lane.subject());
+    refusal.into_dead(row.origin.0, &row.payload, source, shared.clock.wall())
 }
 
 fn why(plan: &Plan, lane: &LaneKey) -> (Code, String) {

@@ -4,6 +4,7 @@
 mod chaos;
 mod drain;
 mod earliest;
+mod fence;
 mod health;
 mod holds;
 mod lanes;
