@@ -6,7 +6,7 @@ use anyhow::bail;
 use tollgate_actors::control::{Answer, ROWS_MAX, Request};
 use tollgate_actors::queue::Letter;
 
-use super::folder::Folder;
+use super::place::Place;
 use super::status::printable;
 use super::{Exit, plan};
 use crate::cli::{DeadArgs, DeadChoice, DeadCommand, Global};
@@ -14,34 +14,29 @@ use crate::ui::{number, print, say};
 
 pub(crate) fn run(global: &Global, args: &DeadArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
-    let mut folder = Folder::open(Arc::new(plan))?;
+    let place = Place::open(Arc::new(plan), args.local)?;
     let exit = match &args.command {
-        DeadCommand::List { after, most, json } => list(&mut folder, *after, *most, *json),
-        DeadCommand::Show { seq, json } => show(&mut folder, *seq, *json),
-        DeadCommand::Replay(choice) => revive(&mut folder, choice, true),
-        DeadCommand::Drop(choice) => revive(&mut folder, choice, false),
+        DeadCommand::List { after, most, json } => list(&place, *after, *most, *json),
+        DeadCommand::Show { seq, json } => show(&place, *seq, *json),
+        DeadCommand::Replay(choice) => revive(&place, choice, true),
+        DeadCommand::Drop(choice) => revive(&place, choice, false),
     };
-    folder.close();
+    place.close();
     exit
 }
 
-fn page(folder: &mut Folder, after: Option<u64>, most: usize) -> anyhow::Result<Vec<Letter>> {
-    match folder.ask(&Request::Dead { after, most })? {
+fn page(place: &Place, after: Option<u64>, most: usize) -> anyhow::Result<Vec<Letter>> {
+    match place.ask(&Request::Dead { after, most })? {
         Answer::Dead(dead) => Ok(dead),
         _ => bail!("the running node gave another answer: is it of another version?"),
     }
 }
 
-fn list(
-    folder: &mut Folder,
-    mut after: Option<u64>,
-    most: usize,
-    json: bool,
-) -> anyhow::Result<Exit> {
+fn list(place: &Place, mut after: Option<u64>, most: usize, json: bool) -> anyhow::Result<Exit> {
     let mut left = most;
     let mut shown = 0;
     while left > 0 {
-        let letters = page(folder, after, left)?;
+        let letters = page(place, after, left)?;
         let Some(last) = letters.last() else { break };
         after = Some(last.number.0);
         left -= letters.len().min(left);
@@ -76,8 +71,8 @@ fn line(Letter { number, dead: letter }: &Letter) -> String {
     format!("{:>8}  {}  {}  {}", number.0, letter.code, printable(&what), printable(&letter.reason))
 }
 
-fn show(folder: &mut Folder, seq: u64, json: bool) -> anyhow::Result<Exit> {
-    let letters = page(folder, seq.checked_sub(1), 1)?;
+fn show(place: &Place, seq: u64, json: bool) -> anyhow::Result<Exit> {
+    let letters = page(place, seq.checked_sub(1), 1)?;
     let Some(letter) = letters.into_iter().find(|letter| letter.number.0 == seq) else {
         bail!("there is no dead letter {seq}; `tollgate dead list` shows them");
     };
@@ -90,10 +85,9 @@ fn show(folder: &mut Folder, seq: u64, json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn revive(folder: &mut Folder, choice: &DeadChoice, replay: bool) -> anyhow::Result<Exit> {
+fn revive(place: &Place, choice: &DeadChoice, replay: bool) -> anyhow::Result<Exit> {
     let (mut done, mut failed) = (0_u64, 0_u64);
-    let mut one = |folder: &mut Folder, seq: u64| match folder.ask(&Request::Revive { seq, replay })
-    {
+    let mut one = |place: &Place, seq: u64| match place.ask(&Request::Revive { seq, replay }) {
         Ok(Answer::Revived(true)) => done += 1,
         Ok(_) => {
             failed += 1;
@@ -109,23 +103,23 @@ fn revive(folder: &mut Folder, choice: &DeadChoice, replay: bool) -> anyhow::Res
         // What dies anew meanwhile has higher numbers: bounded by what is there now.
         let mut seqs = Vec::new();
         loop {
-            let letters = page(folder, after, ROWS_MAX)?;
+            let letters = page(place, after, ROWS_MAX)?;
             let Some(last) = letters.last() else { break };
             after = Some(last.number.0);
             seqs.extend(letters.iter().map(|letter| letter.number.0));
         }
         for seq in seqs {
-            one(folder, seq);
+            one(place, seq);
         }
     } else {
         for seq in &choice.seqs {
-            one(folder, *seq);
+            one(place, *seq);
         }
     }
     let what = if replay { "put back" } else { "dropped" };
     say(format_args!("{} {what}, {} not", number(done), number(failed)));
-    if replay && done > 0 && folder.is_at_rest() {
-        say(format_args!("`tollgate run` collects them"));
+    if let Some(command) = place.collected_by().filter(|_| replay && done > 0) {
+        say(format_args!("`{command}` collects them"));
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Failed })
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 use tollgate_actors::clock::Clock;
 use tollgate_actors::control::{self, Answer, Request, Status};
+use tollgate_actors::ledger::Ledger;
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::Intake;
 use tollgate_actors::plan::Plan;
@@ -52,84 +53,77 @@ pub(crate) fn with_code(error: StateError) -> anyhow::Error {
     anyhow::Error::from(error).context(code)
 }
 
-/// Asks once: whoever works on the folder, or the folder.
-pub(crate) fn ask(plan: &Arc<Plan>, request: &Request) -> anyhow::Result<Answer> {
-    let mut folder = Folder::open(Arc::clone(plan))?;
-    let answer = folder.ask(request);
-    folder.close();
-    answer
-}
-
-/// A data folder that can be asked several things.
-pub(crate) struct Folder {
-    runtime: actix_rt::SystemRunner,
+/// A data folder that can be asked several things: its running node if it has one, else the folder itself.
+pub(super) struct Folder {
     plan: Arc<Plan>,
     /// Nothing while a node works on it: then the node is asked.
     state: Option<State>,
 }
 
 impl Folder {
-    pub(crate) fn open(plan: Arc<Plan>) -> anyhow::Result<Self> {
-        let runtime = actix_rt::System::new();
+    pub(super) async fn open(plan: Arc<Plan>) -> anyhow::Result<Self> {
         let path = plan.state();
         if !path.exists() {
             bail!("{} holds nothing yet: `tollgate run` has not been here", shown(&plan.data));
         }
-        let opening = async {
-            let until = Instant::now() + OPENING_MAX;
-            while !is_answered(&path).await {
-                match State::open(&path, Options::default()) {
-                    // Another question, or a node that does not listen yet.
-                    Err(StateError::Locked { .. }) if Instant::now() < until => {
-                        sleep(LOOK_AGAIN).await;
-                    }
-                    opened => return opened.map(Some).map_err(with_code),
-                }
+        let until = Instant::now() + OPENING_MAX;
+        let state = loop {
+            if is_answered(&path).await {
+                break None;
             }
-            Ok(None)
+            match State::open(&path, Options::default()) {
+                // Another question, or a node that does not listen yet.
+                Err(StateError::Locked { .. }) if Instant::now() < until => {
+                    sleep(LOOK_AGAIN).await;
+                }
+                opened => break Some(opened.map_err(with_code)?),
+            }
         };
-        let state = runtime.block_on(opening)?;
-        Ok(Self { runtime, plan, state })
+        Ok(Self { plan, state })
     }
 
-    pub(crate) fn ask(&mut self, request: &Request) -> anyhow::Result<Answer> {
-        let answer = match &self.state {
+    pub(super) async fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
+        match &self.state {
             None => {
-                let path = self.plan.state();
-                let answer = control::ask(&path, request);
-                let answer = self.runtime.block_on(answer).context("ask the running node")?;
-                answer.context("the running node has just ended; ask again")?
+                let answer = control::ask(&self.plan.state(), request).await;
+                let answer = answer.context("ask the running node")?;
+                answer.context("the running node has just ended; ask again")
             }
-            Some(state) => self.runtime.block_on(at_rest(&self.plan, state, request))?,
-        };
-        match answer {
-            Answer::Failed { code, reason } if code.is_empty() => bail!("{reason}"),
-            Answer::Failed { code, reason } => bail!("{code}: {reason}"),
-            answer => Ok(answer),
+            Some(state) => at_rest(&self.plan, state, request).await,
         }
     }
 
     /// Whether nobody works on it.
-    pub(crate) fn is_at_rest(&self) -> bool {
+    pub(super) fn is_at_rest(&self) -> bool {
         self.state.is_some()
     }
 
-    pub(crate) fn close(self) {
+    pub(super) async fn close(self) {
         if let Some(state) = self.state {
-            self.runtime.block_on(state.close());
+            state.close().await;
         }
     }
 }
 
 async fn at_rest(plan: &Plan, state: &State, request: &Request) -> anyhow::Result<Answer> {
     let queue: Arc<dyn Queue> = Arc::new(EmbeddedQueue::new(state));
+    let ledger = EmbeddedLedger::new(state);
+    answer_at_rest(plan, queue, &ledger, request).await
+}
+
+/// The answer from a queue and a ledger that no node works on.
+pub(super) async fn answer_at_rest(
+    plan: &Plan,
+    queue: Arc<dyn Queue>,
+    ledger: &dyn Ledger,
+    request: &Request,
+) -> anyhow::Result<Answer> {
     Ok(match request {
         Request::Status { platform, account, most } => {
-            let ledger = EmbeddedLedger::new(state);
             let (platform, account) = (platform.as_deref(), account.as_deref());
             let clock = Clock::new();
             let status =
-                status::at_rest(plan, &*queue, &ledger, &clock, platform, account, *most).await?;
+                status::at_rest(plan, &*queue, ledger, &clock, platform, account, *most).await?;
             Answer::Status(Status { running: false, ..status })
         }
         Request::Dead { after, most } => control::dead(&*queue, *after, *most).await,

@@ -8,6 +8,7 @@ pub(crate) mod folder;
 pub(crate) mod init;
 pub(crate) mod nats;
 pub(crate) mod pause;
+pub(crate) mod place;
 pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod serve;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::bail;
 use tollgate_actors::control::{Answer, Request, Status};
 
-use super::{Exit, folder, plan};
+use super::place::ask_once;
+use super::{Exit, plan};
 use crate::cli::{Global, StatusArgs};
 use crate::ui::{number, print};
 
@@ -22,7 +23,7 @@ pub(crate) fn run(global: &Global, args: &StatusArgs) -> anyhow::Result<Exit> {
         bail!("the configuration has no platform `{name}`");
     }
     let request = Request::Status { platform, account, most: args.most };
-    let Answer::Status(status) = folder::ask(&Arc::new(plan), &request)? else {
+    let Answer::Status(status) = ask_once(Arc::new(plan), args.local, &request)? else {
         bail!("the running node gave another answer: is it of another version?");
     };
     if args.json {

@@ -37,6 +37,10 @@ use crate::nats::{Bus, Refused, refused};
 #[cfg(test)]
 mod tests;
 
+mod view;
+
+pub use view::NatsView;
+
 /// The form written now. No version of a record begins so.
 const FORM: u8 = 0xE1;
 /// How far the clocks of two servers of a cluster may be apart. One server has one clock.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -148,6 +149,19 @@ struct Inner {
     started: Instant,
     fares: watch::Sender<Fares>,
     seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
+}
+
+/// How many sessions show themselves, those that ended within the last seconds included.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
+    let failed = |error: &dyn std::error::Error| SessionError(format!("the sessions: {error}"));
+    let own = bus.js().get_stream_no_info(bus.names().bucket_stream("OWN")).await;
+    let own = own.map_err(|error| failed(&error))?;
+    let keys = own.info_with_subjects(bus.names().bucket_key("OWN", "n.*")).await;
+    let keys = keys.map_err(|error| failed(&error))?;
+    keys.try_fold(0, async |count, _| Ok(count + 1)).await.map_err(|error| failed(&error))
 }
 
 /// Why a session's key could not be written or read.

@@ -142,27 +142,7 @@ impl NatsQueue {
     /// # Errors
     /// A stream is not there, or NATS does not answer.
     pub async fn open(bus: &Bus) -> Result<Self, QueueError> {
-        let (fetch, info) = Home::open(bus, "FETCH").await?;
-        let (aside, _) = Home::open(bus, "LATER").await?;
-        let (done, _) = Home::open(bus, "DONE").await?;
-        let (dead, _) = Home::open(bus, "DEAD").await?;
-        let once = bus.names().bucket_stream("ONCE");
-        let once = bus.js().get_stream_no_info(&once).await;
-        let once = once.map_err(|error| wire::away("use the bucket", "ONCE", &error))?;
-        let inner = Arc::new(Inner {
-            bus: bus.clone(),
-            fetch,
-            aside,
-            done,
-            dead,
-            once,
-            replicated: info.config.num_replicas > 1,
-            deletes: Semaphore::new(DELETES_MAX),
-            wakes: wakes::WakeSlot::default(),
-            later: later::Later::default(),
-            misfits: misfits::Misfits::default(),
-            gone: Mutex::default(),
-        });
+        let inner = Inner::open(bus).await?;
         // Before anybody lists what waits: what comes meanwhile is then told twice rather than never.
         let heard = wakes::subscribe(&inner).await?;
         let tasks = vec![
@@ -172,6 +152,14 @@ impl NatsQueue {
             tokio::spawn(misfits::sort_out(inner.clone())).abort_handle(),
         ];
         Ok(Self(Arc::new(Handle { inner, tasks })))
+    }
+
+    /// The queue for somebody who asks and ends: it hears no wakes and moves nothing by itself.
+    ///
+    /// # Errors
+    /// As [`NatsQueue::open`].
+    pub async fn view(bus: &Bus) -> Result<Self, QueueError> {
+        Ok(Self(Arc::new(Handle { inner: Inner::open(bus).await?, tasks: Vec::new() })))
     }
 
     fn step<T, F>(&self, step: impl FnOnce(Arc<Inner>) -> F) -> QueueFuture<T>
@@ -189,6 +177,30 @@ impl fmt::Debug for NatsQueue {
 }
 
 impl Inner {
+    async fn open(bus: &Bus) -> Result<Arc<Self>, QueueError> {
+        let (fetch, info) = Home::open(bus, "FETCH").await?;
+        let (aside, _) = Home::open(bus, "LATER").await?;
+        let (done, _) = Home::open(bus, "DONE").await?;
+        let (dead, _) = Home::open(bus, "DEAD").await?;
+        let once = bus.names().bucket_stream("ONCE");
+        let once = bus.js().get_stream_no_info(&once).await;
+        let once = once.map_err(|error| wire::away("use the bucket", "ONCE", &error))?;
+        Ok(Arc::new(Self {
+            bus: bus.clone(),
+            fetch,
+            aside,
+            done,
+            dead,
+            once,
+            replicated: info.config.num_replicas > 1,
+            deletes: Semaphore::new(DELETES_MAX),
+            wakes: wakes::WakeSlot::default(),
+            later: later::Later::default(),
+            misfits: misfits::Misfits::default(),
+            gone: Mutex::default(),
+        }))
+    }
+
     fn names(&self) -> &Names {
         self.bus.names()
     }
