@@ -20,8 +20,9 @@ pub const HOLDS_MAX: usize = 10_000;
 const READS: usize = 64;
 /// The table is read anew this often, should a change not have been heard of.
 const READ_EVERY: Duration = Duration::from_secs(30);
-/// A change is heard of a moment before it can be read.
-const READ_AFTER: Duration = Duration::from_millis(200);
+/// A change is heard of a moment before it can be read: read after this, and once more after the longer time.
+const READ_AFTER: Duration = Duration::from_millis(10);
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Holds a scope, or changes its hold; confirmed when it returns.
 ///
@@ -105,6 +106,7 @@ pub async fn follow(bus: Bus, holds: Holds, changed: impl Fn(&[Scope])) {
             sleep(READ_EVERY).await;
             continue;
         };
+        let mut next = READ_EVERY;
         loop {
             // What is away is asked again when it is back, and every so often.
             if let Ok(table) = list(&bus).await {
@@ -119,12 +121,13 @@ pub async fn follow(bus: Bus, holds: Holds, changed: impl Fn(&[Scope])) {
                     if message.is_none() {
                         break;
                     }
+                    next = READ_AGAIN;
                     sleep(READ_AFTER).await;
                     // All that came meanwhile is read together.
                     while let Ok(Some(_)) = timeout(Duration::ZERO, heard.next()).await {}
                 }
-                _ = link.changed() => {}
-                () = sleep(READ_EVERY) => {}
+                _ = link.changed() => next = READ_AGAIN,
+                () = sleep(next) => next = READ_EVERY,
             }
         }
     }
