@@ -316,6 +316,8 @@ def run_in_folder(args, run, prefix: str):
         args.dir.mkdir(parents=True)
     folder = args.dir.resolve() if args.dir else pathlib.Path(tempfile.mkdtemp(prefix=prefix))
     servers = []
+    # So that SIGTERM, too, ends the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
     try:
         result = asyncio.run(run(args, folder, servers))
     except Failure as failure:
