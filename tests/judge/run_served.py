@@ -40,7 +40,7 @@ LOOK_EVERY = 0.1
 PUT_OFF_MAX = 0.4
 # Patience when the queue is empty and events are still missing.
 EVENTS_WITHIN = 5.0
-# A node that lost NATS for so long must say so at /readyz, and must be ready so soon after its return.
+# A node whose nats-server is gone for so long must say so at /readyz, and be ready so soon after its return.
 AWAY_IS_SAID_AFTER = 5.0
 READY_AGAIN_WITHIN = 30.0
 
@@ -93,29 +93,30 @@ class Disturbances:
 
     async def stop_nats(self):
         await asyncio.to_thread(self.nats_server.stop)
-        await self._away(self.args.stop_nats)
+        await self._away(self.args.stop_nats, must_say=self.args.stop_nats >= AWAY_IS_SAID_AFTER)
         self.nats_server.start()
         await asyncio.to_thread(self.nats_server.wait_listening)
-        await self._back(self.args.stop_nats)
+        await self._back()
 
     async def freeze_nats(self):
         self.nats_server.process.send_signal(signal.SIGSTOP)
         try:
-            await self._away(self.args.freeze_nats)
+            # Its connections stay open, so a node without work may take longer to notice.
+            await self._away(self.args.freeze_nats, must_say=False)
         finally:
             self.nats_server.process.send_signal(signal.SIGCONT)
-        await self._back(self.args.freeze_nats)
+        await self._back()
 
-    async def _away(self, seconds: float):
+    async def _away(self, seconds: float, must_say: bool):
         await asyncio.sleep(seconds)
         for node in self.nodes:
             node.must_live()
             status, body = await asyncio.to_thread(node.get, "/readyz")
             self.happened[-1].setdefault("readyz_away", []).append(status)
-            if seconds >= AWAY_IS_SAID_AFTER and status == 200:
+            if must_say and status == 200:
                 self.wrong.append(f"{node.name}: /readyz is 200 with NATS away for {seconds} s: {body[:200]}")
 
-    async def _back(self, seconds: float):
+    async def _back(self):
         started = time.monotonic()
         for node in self.nodes:
             while (await asyncio.to_thread(node.get, "/readyz"))[0] != 200:
@@ -129,13 +130,14 @@ class Disturbances:
 
 async def drained(args, fetches: int, backlog: Backlog, nodes: list, disturbances: Disturbances):
     """Returns when every fetch has ended, or when it is sure that some will not."""
-    last_done, moved_at, empty_since = -1, time.monotonic(), None
+    # What counts as a move is that less is left: events alone could be the same ones again and again.
+    least_left, moved_at, empty_since = None, time.monotonic(), None
     while True:
         done = await backlog.messages("DONE", "DEAD")
         left = await backlog.messages("FETCH", "LATER")
         now = time.monotonic()
-        if done is not None and done != last_done:
-            last_done, moved_at = done, now
+        if left is not None and (least_left is None or left < least_left):
+            least_left, moved_at = left, now
         if done is not None and await disturbances.next(done, fetches, backlog):
             moved_at = time.monotonic()
             continue
@@ -148,7 +150,7 @@ async def drained(args, fetches: int, backlog: Backlog, nodes: list, disturbance
         for node in nodes:
             node.must_live()
         if now - moved_at > args.patience:
-            raise Failure(f"nothing ended for {args.patience:.0f} s: {done} of {fetches} ended, {left} left")
+            raise Failure(f"no fetch left the queue for {args.patience:.0f} s: {done} of {fetches} ended, {left} left")
         await asyncio.sleep(LOOK_EVERY)
 
 
@@ -314,6 +316,8 @@ def run_in_folder(args, run, prefix: str):
         args.dir.mkdir(parents=True)
     folder = args.dir.resolve() if args.dir else pathlib.Path(tempfile.mkdtemp(prefix=prefix))
     servers = []
+    # So that SIGTERM, too, ends the servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
     try:
         result = asyncio.run(run(args, folder, servers))
     except Failure as failure:
@@ -360,7 +364,7 @@ def main():
     parser.add_argument("--stop-nats", type=float, default=0, metavar="SECONDS", help="away for so long, once")
     parser.add_argument("--freeze-nats", type=float, default=0, metavar="SECONDS", help="SIGSTOP for so long, once")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the moments; printed")
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds in which some fetch must end")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds in which some fetch must leave the queue")
     parser.add_argument("--share-min", type=float, help="the least share of the allowed rate that is good")
     add_servers(parser)
     args = parser.parse_args()
