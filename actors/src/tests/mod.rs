@@ -9,6 +9,7 @@ mod holds;
 mod lanes;
 mod ledger;
 mod metrics;
+mod once;
 mod oracle;
 mod panics;
 mod resting;
@@ -17,6 +18,7 @@ mod seams;
 mod slots;
 mod store_away;
 mod supervision;
+mod unknown;
 mod wakes;
 
 use std::rc::Rc;
