@@ -24,7 +24,7 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
-use crate::shard::context::{Shared, StoreHealth};
+use crate::shard::context::{BackHealth, Shared, StoreHealth};
 use crate::shard::{
     AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Tallied,
     Tally, Work,
@@ -66,8 +66,24 @@ pub struct Seams {
     pub store: Store,
     /// What operators hold.
     pub holds: Holds,
+    /// Whether the server behind queue and ledger answers; the default where there is none.
+    pub back: Arc<BackHealth>,
     /// What becomes of fetches that the configuration does not know.
     pub unknown: Unknown,
+}
+
+impl Seams {
+    /// A node with its queue and ledger in its own process: nothing holds it but its store and its limits.
+    pub fn new(queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, store: Store) -> Self {
+        Self {
+            queue,
+            ledger,
+            store,
+            holds: Holds::default(),
+            back: Arc::default(),
+            unknown: Unknown::Wait,
+        }
+    }
 }
 
 /// Why a node does not start, or does not go on.
@@ -124,6 +140,7 @@ impl Node {
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
             holds: seams.holds,
+            back_health: seams.back,
             plan,
         };
         let plan = &shared.plan;
@@ -194,6 +211,14 @@ impl Node {
             }
         }));
         self.tasks.push(actix_rt::spawn(probe_store(self.shared.clone(), self.shards.clone())));
+        let (mut back, shards) = (self.shared.back_health.follow(), self.shards.clone());
+        self.tasks.push(actix_rt::spawn(async move {
+            while back.changed().await.is_ok() {
+                if !*back.borrow_and_update() {
+                    shards.iter().for_each(|shard| shard.do_send(LookAgain));
+                }
+            }
+        }));
         let clock = self.shared.clock.clone();
         self.tasks.push(actix_rt::spawn(watch(self.shards.clone(), clock, self.died.clone())));
         Ok(())

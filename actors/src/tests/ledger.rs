@@ -136,7 +136,7 @@ fn limits_hold_from_one_process_to_the_next() {
             let clock = rig.shared.clock.clone();
             let (queue, ledger) = (rig.queue.clone(), rig.ledger.inner.clone());
             // As after kill -9: nothing of the shard is told to stop, its records stay.
-            ledger.take_over();
+            let ledger = ledger.take_over();
             rig.at(500 + pause).await;
             let next = Rig::start_on(gap(), clock, queue, ledger, |_| Reply::ok("{}"));
             next.put("x", "a", "two").await;
@@ -158,7 +158,7 @@ fn a_call_in_flight_when_its_process_died_counts_as_late_as_it_can_have_arrived(
         rig.at(100).await;
         let (clock, queue) = (rig.shared.clock.clone(), rig.queue.clone());
         let ledger = rig.ledger.inner.clone();
-        ledger.take_over();
+        let ledger = ledger.take_over();
         let next = Rig::start_on(setup, clock, queue, ledger, |_| Reply::ok("{}"));
         next.shared.totals.come(1);
         next.log.name(Seq(1), "one");

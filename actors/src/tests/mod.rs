@@ -147,6 +147,7 @@ impl Rig {
             alone: Arc::new(Semaphore::new(1)),
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
+            back_health: Arc::default(),
             plan,
         };
         let calls = log.clone();
