@@ -35,6 +35,8 @@ use crate::telemetry::{self, Totals};
 mod unknown;
 
 pub use unknown::Unknown;
+#[cfg(test)]
+pub(crate) use unknown::bury as bury_unknown;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;

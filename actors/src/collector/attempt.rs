@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use object_store::path::Path;
 use secrecy::ExposeSecret;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
 
@@ -18,7 +18,7 @@ use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
 use crate::plan::{Api, Auth, Compression, Format, Platform};
-use crate::queue::Ending;
+use crate::queue::{Ending, QueueError};
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
@@ -70,6 +70,19 @@ impl Attempt<'_> {
         self.shard.faults.collector(self.item);
         let clock = &self.shard.clock;
         let decided = self.permit.decided_at();
+        if self.item.fetch.once {
+            // Asked when it was read, but another of its id may have been done since.
+            match timeout(USE_WITHIN, done_once(self.shard, self.item)).await {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(done))) => {
+                    self.permit.call_ended(Sent::Never);
+                    let ending = Ending::Done { done: Box::new(done), once: false };
+                    finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+                    return Outcome::Done { bytes: 0, objects: 0 };
+                }
+                Ok(Err(_)) | Err(_) => return self.late(),
+            }
+        }
         if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
             return self.late();
         }
@@ -332,6 +345,17 @@ pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> 
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.origin.0;
     same.then_some(manifest.done)
+}
+
+/// How a fetch that says `once` was done under an earlier number: a `done` of its own, without a call.
+pub(crate) async fn done_once(shard: &Context, item: &Item) -> Result<Option<Done>, QueueError> {
+    let done = shard.queue.once(item.lane.clone(), item.id.clone()).await?;
+    Ok(done.map(|done| {
+        let labels = item.fetch.labels.clone();
+        // Its own from an earlier life of this node is told again as it was.
+        let attempts = if done.seq == item.origin.0 { done.attempts } else { 0 };
+        Done { seq: item.origin.0, attempts, labels, ..done }
+    }))
 }
 
 /// Where the first page of a fetch goes.

@@ -20,7 +20,7 @@ use crate::telemetry::PlatformMeters;
 pub mod actor;
 mod attempt;
 
-pub(crate) use attempt::{USE_WITHIN, finish_until_confirmed, stored_before};
+pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;

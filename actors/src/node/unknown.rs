@@ -5,11 +5,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tollgate_protos::Dead;
 
 use crate::codes::Code;
 use crate::ids::LaneKey;
-use crate::plan::Plan;
 use crate::queue::{Ending, FIRST_MAX, QueueError, Queued};
 use crate::recipe::{Content, Refusal, check_queued};
 use crate::shard::context::Shared;
@@ -33,7 +31,7 @@ const AT_ONCE: usize = 16;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Buries what waits in lanes that nobody serves, one lane after the other.
-pub(super) async fn bury(shared: Shared, mut lanes: mpsc::Receiver<LaneKey>) {
+pub(crate) async fn bury(shared: Shared, mut lanes: mpsc::Receiver<LaneKey>) {
     while let Some(lane) = lanes.recv().await {
         while let Err(error) = bury_lane(&shared, &lane).await {
             telemetry::queue_away(&lane.account, &error);
@@ -57,30 +55,22 @@ async fn bury_lane(shared: &Shared, lane: &LaneKey) -> Result<(), QueueError> {
 }
 
 async fn bury_one(shared: &Shared, lane: &LaneKey, row: Queued) -> Result<(), QueueError> {
-    let (code, reason) = why(&shared.plan, lane);
-    let dead = letter(shared, lane, &row, code, reason.clone());
+    let content = Content::of(row.content_type.as_deref());
+    let refusal = match check_queued(&shared.plan, lane, &content, &row.payload) {
+        Err(refusal) => refusal,
+        // Not for a lane that nobody serves; it is buried all the same.
+        Ok(accepted) => Refusal {
+            code: Code::UnknownApi,
+            reason: format!("this configuration does not have `{}`", lane.subject()),
+            fetch: Some(Box::new(accepted.fetch)),
+        },
+    };
+    let (code, reason) = (refusal.code, refusal.reason.clone());
+    let source = lane.subject();
+    let dead =
+        refusal.into_dead(row.origin.0, &row.payload, Some(source.clone()), shared.clock.wall());
     shared.queue.finish(lane.clone(), row.seq, Ending::Dead(Box::new(dead))).await?;
-    telemetry::fetch_refused(&lane.subject(), code, &reason);
+    telemetry::fetch_refused(&source, code, &reason);
     shared.totals.dead();
     Ok(())
-}
-
-fn letter(shared: &Shared, lane: &LaneKey, row: &Queued, code: Code, reason: String) -> Dead {
-    let content = Content::of(row.content_type.as_deref());
-    let fetch = match check_queued(&shared.plan, lane, &content, &row.payload) {
-        Ok(accepted) => Some(Box::new(accepted.fetch)),
-        Err(refusal) => refusal.fetch,
-    };
-    let refusal = Refusal { code, reason, fetch };
-    let source = Some(lane.subject());
-    refusal.into_dead(row.origin.0, &row.payload, source, shared.clock.wall())
-}
-
-fn why(plan: &Plan, lane: &LaneKey) -> (Code, String) {
-    let (platform, api) = (&lane.account.platform, &lane.api);
-    if plan.platforms.contains_key(platform) {
-        (Code::UnknownApi, format!("platform `{platform}` has no api `{api}`"))
-    } else {
-        (Code::UnknownPlatform, format!("there is no platform `{platform}`"))
-    }
 }

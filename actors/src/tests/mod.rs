@@ -10,6 +10,7 @@ mod holds;
 mod lanes;
 mod ledger;
 mod metrics;
+mod once;
 mod oracle;
 mod panics;
 mod resting;
@@ -18,6 +19,7 @@ mod seams;
 mod slots;
 mod store_away;
 mod supervision;
+mod unknown;
 mod wakes;
 
 use std::rc::Rc;

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tollgate_protos::Dead;
+use tollgate_protos::{Dead, Done};
 
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::memory::MemoryLedger;
@@ -183,6 +183,10 @@ pub(crate) struct WatchedQueue {
     finish_after: Arc<Mutex<Duration>>,
     postpones_fail: Arc<Mutex<u32>>,
     reads: Arc<Mutex<Vec<Vec<Seq>>>>,
+    /// What was done of fetches that say `once`, by their ids.
+    once: Arc<Mutex<HashMap<String, Done>>>,
+    once_fails: Arc<Mutex<u32>>,
+    endings: Arc<Mutex<Vec<Ending>>>,
 }
 
 impl WatchedQueue {
@@ -193,7 +197,25 @@ impl WatchedQueue {
             finish_after: Arc::default(),
             postpones_fail: Arc::default(),
             reads: Arc::default(),
+            once: Arc::default(),
+            once_fails: Arc::default(),
+            endings: Arc::default(),
         }
+    }
+
+    /// A fetch of this id that says `once` was done so, in an earlier life.
+    pub(crate) fn done_once(&self, done: Done) {
+        self.once.lock().unwrap().insert(done.id.clone(), done);
+    }
+
+    /// The next questions for what was done once, so many, are not answered.
+    pub(crate) fn fail_once(&self, calls: u32) {
+        *self.once_fails.lock().unwrap() = calls;
+    }
+
+    /// How fetches ended, in order.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        self.endings.lock().unwrap().clone()
     }
 
     /// From now on a read answers so much later than it looked.
@@ -263,6 +285,7 @@ impl Queue for WatchedQueue {
         let inner = self.inner.clone();
         let delay = *self.finish_after.lock().unwrap();
         let is_done = matches!(ending, Ending::Done { .. });
+        self.endings.lock().unwrap().push(ending.clone());
         async move {
             let name = lane.account.account.to_string();
             point("before finish", &name);
@@ -295,6 +318,17 @@ impl Queue for WatchedQueue {
             answer
         }
         .boxed()
+    }
+
+    fn once(&self, _lane: LaneKey, id: String) -> QueueFuture<Option<Done>> {
+        let mut fails = self.once_fails.lock().unwrap();
+        let answer = if *fails > 0 {
+            *fails -= 1;
+            Err(QueueError::Unavailable("a test asked for this".into()))
+        } else {
+            Ok(self.once.lock().unwrap().get(&id).cloned())
+        };
+        async move { answer }.boxed()
     }
 
     fn postponed(&self) -> QueueFuture<u64> {

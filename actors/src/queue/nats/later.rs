@@ -223,6 +223,8 @@ fn is_copy(there: &StreamMessage, kept: &Kept, message: &StreamMessage) -> bool 
 pub(super) async fn bring_back(inner: Arc<Inner>) {
     let mut link = inner.bus.link();
     loop {
+        // Said once by the connection, not each second by this.
+        inner.up().await;
         if let Err(error) = inner.read_later().await {
             telemetry::postponed_unreadable(&error.to_string());
             tokio::time::sleep(AGAIN).await;
@@ -240,7 +242,7 @@ pub(super) async fn bring_back(inner: Arc<Inner>) {
                 lock(&inner.later.known).soonest.extend(due);
                 telemetry::postponed_unreadable(&error.to_string());
                 tokio::time::sleep(AGAIN).await;
-                continue;
+                break;
             }
             if lock(&inner.later.known).must_reread() {
                 lock(&inner.later.known).forget();

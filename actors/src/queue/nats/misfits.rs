@@ -59,6 +59,8 @@ impl Misfits {
 /// Sees to misfits for as long as the queue is open.
 pub(super) async fn sort_out(inner: Arc<Inner>) {
     loop {
+        // Said once by the connection, not each second by this.
+        inner.up().await;
         // Two tokens or fewer behind `fetch`: stored as they were published.
         let all = inner.names().subject("fetch.>");
         if let Err(error) = inner.empty(&all).await {
@@ -75,6 +77,7 @@ pub(super) async fn sort_out(inner: Arc<Inner>) {
                     telemetry::misfits_wait(&error.to_string());
                     inner.misfits.add(subject);
                     sleep(AGAIN).await;
+                    inner.up().await;
                 }
             }
             if timeout_at(look_at, inner.misfits.come.notified()).await.is_err() {

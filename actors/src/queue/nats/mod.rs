@@ -147,6 +147,7 @@ impl NatsQueue {
         let heard = wakes::subscribe(&inner).await?;
         let tasks = vec![
             tokio::spawn(wakes::pump(inner.clone(), heard)).abort_handle(),
+            tokio::spawn(wakes::listen(inner.clone())).abort_handle(),
             tokio::spawn(wakes::relist(inner.clone())).abort_handle(),
             tokio::spawn(later::bring_back(inner.clone())).abort_handle(),
             tokio::spawn(misfits::sort_out(inner.clone())).abort_handle(),
@@ -203,6 +204,12 @@ impl Inner {
 
     fn names(&self) -> &Names {
         self.bus.names()
+    }
+
+    /// Waits until the connection stands.
+    async fn up(&self) {
+        // An error means that it is given up; then whoever asks something is told.
+        self.bus.link().wait_for(|link| link.up).await.map(drop).ok();
     }
 
     /// The lane of a subject as the server stores it or wakes with it; none if it is none, or not written as

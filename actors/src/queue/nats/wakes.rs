@@ -79,6 +79,14 @@ pub(super) async fn pump(inner: Arc<Inner>, heard: Subscriber) {
     }
 }
 
+/// Hears of wakes that the connection dropped, also while what waits is being listed.
+pub(super) async fn listen(inner: Arc<Inner>) {
+    loop {
+        inner.bus.slow().await;
+        inner.wakes.lost.notify_one();
+    }
+}
+
 /// Lists everything that waits whenever wakes may have been lost.
 pub(super) async fn relist(inner: Arc<Inner>) {
     let mut link = inner.bus.link();
@@ -86,7 +94,6 @@ pub(super) async fn relist(inner: Arc<Inner>) {
     loop {
         tokio::select! {
             () = inner.wakes.lost.notified() => {}
-            () = inner.bus.slow() => {}
             changed = link.changed() => {
                 if changed.is_err() {
                     return;

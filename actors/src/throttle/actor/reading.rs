@@ -9,7 +9,7 @@ use tollgate_protos::Done;
 
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
-use crate::collector::{Item, LastAnswer, finish_until_confirmed, stored_before};
+use crate::collector::{Item, LastAnswer, done_once, finish_until_confirmed, stored_before};
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::queue::{Ending, Queued};
@@ -200,7 +200,7 @@ impl Throttle {
             if was_flying && let Some(done) = stored_before(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once });
             }
-            if once && let Some(done) = done_before(&shard, &item).await {
+            if once && let Some(done) = done_once_surely(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once: false });
             }
             None
@@ -268,18 +268,13 @@ impl Throttle {
     }
 }
 
-/// How a fetch that says `once` was done under an earlier number: a `done` of its own, without a call.
-async fn done_before(shard: &ShardContext, item: &Item) -> Option<Done> {
-    let done = loop {
-        match shard.queue.once(item.lane.clone(), item.id.clone()).await {
-            Ok(done) => break done?,
+async fn done_once_surely(shard: &ShardContext, item: &Item) -> Option<Done> {
+    loop {
+        match done_once(shard, item).await {
+            Ok(done) => return done,
             // As often as it takes: a guess would call a second time.
             Err(error) => telemetry::queue_away(&item.lane.account, &error),
         }
         tokio::time::sleep(SEAM_AGAIN).await;
-    };
-    let labels = item.fetch.labels.clone();
-    // Its own from an earlier life of this node: then it is told again as it was.
-    let attempts = if done.seq == item.origin.0 { done.attempts } else { 0 };
-    Some(Done { seq: item.origin.0, attempts, labels, ..done })
+    }
 }
