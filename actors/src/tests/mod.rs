@@ -7,6 +7,7 @@ mod earliest;
 mod fence;
 mod lanes;
 mod ledger;
+mod nodes;
 mod oracle;
 mod panics;
 mod resting;
