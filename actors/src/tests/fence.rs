@@ -2,6 +2,7 @@
 //! tail. And a ledger that is away costs time and no quota.
 
 use super::oracle::{Limit, Rule, assert_never_too_many, assert_never_too_many_of, some_ms};
+use super::seams::Turn;
 use super::*;
 use crate::http::scripted::Reply;
 use crate::ledger::Writer;
@@ -39,6 +40,8 @@ fn two_nodes_for_one_account_take_turns_and_no_limit_is_broken() {
             };
             let one = Rig::start(setup(&limits), slow(&mut random));
             let two = second(&one, setup(&limits), 7, slow(&mut random));
+            // While a record is on its way, more is decided.
+            one.ledger.inner.delay(ms(seed % 4 * 15));
             for account in ["x", "y"] {
                 one.put_many(account, "a", 15).await;
                 sleep(some_ms(&mut random, 50)).await;
@@ -67,6 +70,26 @@ fn two_nodes_for_one_account_take_turns_and_no_limit_is_broken() {
             }
         });
     }
+}
+
+#[test]
+fn what_was_decided_upon_a_record_that_did_not_come_to_be_is_decided_anew() {
+    paused(|| async {
+        let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}").head_after(ms(5)));
+        let two = second(&one, setup(&[FIVE]), 7, |_| Reply::ok("{}").head_after(ms(5)));
+        one.ledger.next_stores([Turn { store_after: ms(100), ..Turn::default() }]);
+        one.put("x", "a", "batch").await;
+        one.at(20).await;
+        one.put_many("x", "b", 4).await;
+        one.at(50).await;
+        two.put("x", "a", "other").await;
+        one.at(200).await;
+        one.put_many("x", "a", 10).await;
+        one.all_end(secs(60)).await;
+        assert_eq!(two.calls_of("x").len(), 1, "the other was faster");
+        assert_eq!(one.wire.count(), 15);
+        assert_never_too_many_of(&[&one, &two], "x", FIVE);
+    });
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod holds;
 mod lanes;
 mod ledger;
 mod metrics;
+mod nodes;
 mod once;
 mod oracle;
 mod panics;

@@ -320,7 +320,9 @@ impl Throttle {
             }
             Err(error) => {
                 self.meters.lapsed(batch.len());
-                self.put_back(batch);
+                // What was decided meanwhile was so upon a record that did not come to be.
+                let meanwhile = std::mem::take(&mut self.decided);
+                self.put_back(batch.into_iter().chain(meanwhile).collect());
                 // A record before this one is still there.
                 self.stale = true;
                 match error {
