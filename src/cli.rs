@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Collects the fetches in JSON Lines files, and what is left of earlier runs
     Run(RunArgs),
+    /// One node on NATS JetStream: collects what is published there, until it is told to stop
+    Serve,
     /// Puts the fetches in JSON Lines or CSV files on NATS, each confirmed
     Publish(PublishArgs),
     /// Creates or upgrades the streams and buckets on NATS

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let exit = match &cli.command {
         Command::Demo(args) => commands::demo::run(&cli.global, args),
         Command::Run(args) => commands::run::run(&cli.global, args),
+        Command::Serve => commands::serve::run(&cli.global),
         Command::Publish(args) => commands::publish::run(&cli.global, args),
         Command::Setup(args) => commands::setup::run(&cli.global, args),
         Command::Pause(args) => commands::pause::pause(&cli.global, args),

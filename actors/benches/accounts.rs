@@ -105,6 +105,10 @@ impl Queue for Endless {
 struct Forgetful;
 
 impl Ledger for Forgetful {
+    fn session(&self) -> u64 {
+        1
+    }
+
     fn load(&self, _: AccountKey) -> LedgerFuture<Option<Stored>> {
         ready(Ok(None)).boxed()
     }
@@ -171,6 +175,7 @@ fn shared(every: &str) -> Shared {
         slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
         alone: Arc::new(Semaphore::new(1)),
         store_health: Arc::new(StoreHealth::default()),
+        back_health: Arc::default(),
         plan,
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use actix_rt::{Arbiter, ArbiterHandle};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -24,13 +24,17 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
-use crate::shard::context::{Shared, StoreHealth};
+use crate::shard::context::{BackHealth, Shared, StoreHealth};
 use crate::shard::{
     AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Tallied,
     Tally, Work,
 };
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
+
+mod unknown;
+
+pub use unknown::Unknown;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
@@ -60,6 +64,24 @@ pub struct Seams {
     pub store: Store,
     /// What operators hold.
     pub holds: Holds,
+    /// Whether the server behind queue and ledger answers; the default where there is none.
+    pub back: Arc<BackHealth>,
+    /// What becomes of fetches that the configuration does not know.
+    pub unknown: Unknown,
+}
+
+impl Seams {
+    /// A node with its queue and ledger in its own process: nothing holds it but its store and its limits.
+    pub fn new(queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, store: Store) -> Self {
+        Self {
+            queue,
+            ledger,
+            store,
+            holds: Holds::default(),
+            back: Arc::default(),
+            unknown: Unknown::Wait,
+        }
+    }
 }
 
 /// Why a node does not start, or does not go on.
@@ -84,6 +106,8 @@ pub struct Node {
     shared: Shared,
     /// Fetches of apis that the configuration does not have.
     unknown: Arc<AtomicU64>,
+    /// Where lanes of such go, if they do not wait.
+    bury: Option<mpsc::Sender<LaneKey>>,
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
@@ -114,6 +138,7 @@ impl Node {
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
             holds: seams.holds,
+            back_health: seams.back,
             plan,
         };
         let plan = &shared.plan;
@@ -134,11 +159,18 @@ impl Node {
             shards: shards.into(),
             arbiters,
             unknown: Arc::default(),
+            bury: None,
             died: Arc::default(),
             health: None,
             tasks: Vec::new(),
             shared,
         };
+        if seams.unknown == Unknown::Die {
+            let (lanes, told) = mpsc::channel(unknown::LANES_MAX);
+            node.bury = Some(lanes);
+            let bury = unknown::bury(node.shared.clone(), told);
+            node.tasks.push(actix_rt::spawn(bury));
+        }
         node.begin().await?;
         Ok(node)
     }
@@ -149,6 +181,10 @@ impl Node {
         let post = self.post();
         let postponed = self.shared.queue.postponed().await?;
         self.shared.totals.come(postponed);
+        if self.bury.is_some() {
+            // No lines are read here: what ends need not be remembered for them.
+            self.shared.totals.inputs_read();
+        }
         post.discover(true).await?;
         let pump = self.post();
         let told = telemetry::WAKES.counter(&[]);
@@ -173,6 +209,14 @@ impl Node {
             }
         }));
         self.tasks.push(actix_rt::spawn(probe_store(self.shared.clone(), self.shards.clone())));
+        let (mut back, shards) = (self.shared.back_health.follow(), self.shards.clone());
+        self.tasks.push(actix_rt::spawn(async move {
+            while back.changed().await.is_ok() {
+                if !*back.borrow_and_update() {
+                    shards.iter().for_each(|shard| shard.do_send(LookAgain));
+                }
+            }
+        }));
         let clock = self.shared.clock.clone();
         self.tasks.push(actix_rt::spawn(watch(self.shards.clone(), clock, self.died.clone())));
         Ok(())
@@ -184,6 +228,7 @@ impl Node {
             shared: self.shared.clone(),
             unknown: self.unknown.clone(),
             warned: Arc::default(),
+            bury: self.bury.clone(),
         }
     }
 
@@ -408,6 +453,7 @@ struct Post {
     shared: Shared,
     unknown: Arc<AtomicU64>,
     warned: Arc<std::sync::Mutex<HashSet<LaneKey>>>,
+    bury: Option<mpsc::Sender<LaneKey>>,
 }
 
 /// Lanes of unknown apis that are warned of one by one.
@@ -424,10 +470,13 @@ impl Post {
             let mut found = Vec::with_capacity(FOUND_MAX);
             for LaneCount { lane, waiting: count } in lanes {
                 if !self.knows(&lane) {
-                    unknown += count;
                     if first {
                         self.shared.totals.come(count);
                     }
+                    if self.bury(&lane) {
+                        continue;
+                    }
+                    unknown += count;
                     self.warn(&lane, count);
                     continue;
                 }
@@ -453,6 +502,15 @@ impl Post {
         platform.is_some_and(|platform| platform.api(lane.api.as_str()).is_some())
     }
 
+    /// Has a lane that nobody serves buried, if that is what becomes of such.
+    fn bury(&self, lane: &LaneKey) -> bool {
+        // Full: the next discovery tells of it again.
+        self.bury.as_ref().is_some_and(|lanes| {
+            let _taken = lanes.try_send(lane.clone());
+            true
+        })
+    }
+
     fn warn(&self, lane: &LaneKey, waiting: u64) {
         let mut warned = self.warned.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if warned.len() < WARNED_MAX && warned.insert(lane.clone()) {
@@ -466,6 +524,8 @@ impl Post {
         for found in found {
             if self.knows(&found.lane) {
                 by_shard[shard_of(&found.lane.account, self.shards.len())].push(found);
+            } else {
+                self.bury(&found.lane);
             }
         }
         for (shard, found) in self.shards.iter().zip(by_shard) {

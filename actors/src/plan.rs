@@ -178,6 +178,9 @@ pub struct Platform {
     pub apis: Vec<Api>,
     /// How long the slot of a call lost in a crash stays taken. Default 1 min.
     pub lost_call: Duration,
+    /// The same where the process that made the call may still live, cut off: its call may go on. Default
+    /// 10 min; what is declared counts for both.
+    pub lost_call_alive: Duration,
 }
 
 impl Platform {

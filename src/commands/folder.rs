@@ -47,7 +47,7 @@ async fn is_answered(state: &Path) -> bool {
     matches!(control::ask(state, &least).await, Ok(Some(_)))
 }
 
-fn with_code(error: StateError) -> anyhow::Error {
+pub(crate) fn with_code(error: StateError) -> anyhow::Error {
     let code = error.code();
     anyhow::Error::from(error).context(code)
 }

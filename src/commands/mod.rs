@@ -10,6 +10,7 @@ pub(crate) mod nats;
 pub(crate) mod pause;
 pub(crate) mod publish;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod status;

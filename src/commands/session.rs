@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
-use tollgate_actors::holds::Holds;
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Intake, Node, Seams};
@@ -43,7 +42,7 @@ const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 /// A node without an ended fetch for so long has its queue counted anew.
 const RECOUNT_AFTER: Duration = Duration::from_secs(5);
 /// Staged uploads older than this belong to nobody, wherever they are.
-const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
+pub(crate) const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
 /// Where fetches come from.
 #[derive(Debug, Clone)]
@@ -76,8 +75,7 @@ pub(crate) async fn work(
     let store = open_store(&plan)?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
-    let holds = Holds::default();
-    let seams = Seams { queue, ledger, store: store.clone(), holds };
+    let seams = Seams::new(queue, ledger, store.clone());
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
@@ -90,11 +88,7 @@ pub(crate) async fn work(
     // With the state folder among the objects, its lock says that nobody else puts any there.
     let alone = matches!(&plan.store.target, StoreTarget::File(root) if *root == plan.data);
     let leftovers_older = if alone { Duration::ZERO } else { LEFTOVERS_OLDER };
-    let sweep = actix_rt::spawn(async move {
-        #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
-        let now = std::time::SystemTime::now();
-        store.clean_leftovers(now - leftovers_older).await
-    });
+    let sweep = actix_rt::spawn(sweep(store, leftovers_older));
     let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
     let outcome = watch(&node, &state, reading, &stop, progress).await;
     progress.clear();
@@ -267,7 +261,14 @@ fn open_input(input: &Input) -> anyhow::Result<(String, BufReader<Box<dyn Read>>
     Ok((name, BufReader::with_capacity(INPUT_BYTES, input)))
 }
 
-fn open_store(plan: &Plan) -> anyhow::Result<Store> {
+/// Removes what killed processes left unfinished in the store that long ago.
+pub(crate) async fn sweep(store: Store, older: Duration) {
+    #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
+    let now = std::time::SystemTime::now();
+    store.clean_leftovers(now - older).await;
+}
+
+pub(crate) fn open_store(plan: &Plan) -> anyhow::Result<Store> {
     let budget = plan.collect.buffer_bytes_max;
     Ok(match &plan.store.target {
         StoreTarget::File(root) => Store::open_file(root, &plan.state(), plan.store.fsync, budget)?,
@@ -277,7 +278,7 @@ fn open_store(plan: &Plan) -> anyhow::Result<Store> {
 
 /// Each call needs a file for its socket. As many as the system allows are asked for; where that is not
 /// enough, fewer calls are made at a time.
-fn fit_open_files(plan: &mut Plan) {
+pub(crate) fn fit_open_files(plan: &mut Plan) {
     // In flight, and as many idle ones in each shard.
     let each = plan.collect.shards as u64 + 1;
     let wanted = plan.collect.concurrency as u64 * each + FILES_BESIDE;
@@ -298,13 +299,13 @@ fn fit_open_files(plan: &mut Plan) {
 }
 
 /// Whether somebody asked to stop: SIGTERM or SIGINT. A second one ends the process at once.
-struct Stop {
+pub(crate) struct Stop {
     asked: Arc<AtomicBool>,
     told: Arc<Notify>,
 }
 
 impl Stop {
-    fn listen() -> anyhow::Result<Self> {
+    pub(crate) fn listen() -> anyhow::Result<Self> {
         let stop = Self { asked: Arc::default(), told: Arc::default() };
         let (asked, told) = (stop.asked.clone(), stop.told.clone());
         let mut term = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
@@ -329,6 +330,17 @@ impl Stop {
 
     fn was_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody asked.
+    pub(crate) async fn asked(&self) {
+        loop {
+            let told = self.told.notified();
+            if self.was_asked() {
+                return;
+            }
+            told.await;
+        }
     }
 
     async fn notified(&self) {

@@ -35,6 +35,11 @@ impl Progress {
         Self { bar, started: Instant::now(), last_line: None }
     }
 
+    /// None: for what does not end by itself.
+    pub(crate) fn none() -> Self {
+        Self { bar: None, started: Instant::now(), last_line: None }
+    }
+
     /// Shows where things stand.
     pub(crate) fn show(&mut self, totals: &Totals, seen: u64, note: &str) {
         let ended = totals.fetches_done.get() + totals.fetches_dead.get();

@@ -67,11 +67,14 @@ def body_bytes(args) -> int:
 
 
 def config(args, port: int, folder: pathlib.Path) -> str:
+    return f"[node]\ndata = {json.dumps(str(folder / 'data'))}\n{platform(args, port)}"
+
+
+def platform(args, port: int) -> str:
+    """The judge as a platform; its fetches are those of fetches.py."""
     limits = [f"limit{i} = {limit.for_tollgate(args.judge)}" for i, limit in enumerate(args.limit)]
     return "\n".join(
         [
-            "[node]",
-            f"data = {json.dumps(str(folder / 'data'))}",
             "[platforms.judge]",
             f'base_url = "http://127.0.0.1:{port}/"',
             'headers = { X-Account = "{account}" }',

@@ -15,10 +15,15 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 import zstandard
 
+from backlog import Outcome, fetch_subject, token
 from bodies import judge_body, nginx_body
+from metrics import latencies
+from run_judged import Limit
+from run_served import needed_seconds
 from running import HERE, Running, free_port
 
 def call(connection, account, request="/report?n=1"):
@@ -170,6 +175,74 @@ def verify_finds_every_mistake(folder):
     claim(f"verify: every mistake is found: {wrong}", (code, wrong) == (1, expected))
 
 
+def outcome_finds_every_mistake(folder):
+    data = folder / "objects"
+
+    def event(seq, fetch, kind="done", **other):
+        key = f"{seq}/00001.json.zst"
+        told = {"id": fetch["id"], "seq": seq, "objects": [{"key": key}], **other}
+        subject = fetch_subject(fetch).replace(".fetch.", f".{kind}.")
+        return types.SimpleNamespace(data=json.dumps(told).encode(), subject=subject)
+
+    def manifest(seq, named=None):
+        (data / str(seq)).mkdir(parents=True)
+        told = {"seq": named or seq, "objects": [{"key": f"{seq}/00001.json.zst"}]}
+        (data / str(seq) / "_manifest.json").write_text(json.dumps(told))
+
+    fetch = {"id": "x", "platform": "judge", "account": "a@b", "api": "report"}
+    for seq in (1, 3, 5):
+        manifest(seq)
+    manifest(6, named=7)
+    good = Outcome([event(1, fetch), event(3, fetch)], []).wrong({1: fetch, 3: fetch}, data)
+    claim("events: all is well", good == {})
+    misnamed = event(5, fetch, id="y")
+    misnamed.subject = "tollgate.done.judge.a@b.report"
+    done = [event(1, fetch), event(1, fetch), event(4, fetch), misnamed, event(6, fetch), event(8, fetch, objects=[])]
+    dead = [event(2, fetch, "dead", code="TG0201", reason="so")]
+    wrong = Outcome(done, dead).wrong({seq: fetch for seq in (1, 2, 3, 5, 6, 8)}, data)
+    expected = {
+        "not_done": [2, 3],
+        "done_but_unknown": [4],
+        "dead": [[2, "TG0201", "so"]],
+        "done_twice": [1],
+        "done_names_another_id": [5],
+        "done_has_another_subject": [5],
+        "done_and_manifest_differ": [6],
+        "done_without_objects": [8],
+    }
+    claim(f"events: every mistake is found: {dict(wrong)}", wrong == expected)
+    (data / "1/_manifest.json").unlink()
+    wrong = Outcome([event(1, fetch)], []).wrong({1: fetch}, data)
+    claim("events: a missing manifest is found", wrong == {"done_without_manifest": [1]})
+
+
+def the_formulas_are_right():
+    claim("an account becomes one token", token("a@b.c/é") == "a%40b%2Ec%2F%C3%A9")
+    limits = [Limit("2 per 1 s"), Limit("10 per 10 s")]
+    claim("20 calls at 2 per 1 s and 10 per 10 s need 14 s", needed_seconds(limits, 20) == 14.0)
+    text = "\n".join(
+        f'tollgate_ledger_seconds_bucket{{shard="{shard}",le="{le}"}} {count}'
+        for shard in (0, 1)
+        for le, count in (("0.001", 25), ("0.01", 49), ("+Inf", 50))
+    )
+    told = latencies(text, "ledger")["tollgate_ledger_seconds"]
+    claim(f"percentiles from a histogram: {told}", told == {"count": 100, "p50_at_most": 1.0, "p99_at_most": None})
+
+
+def fast_counts_every_call():
+    with Running("fast.py") as provider:
+        one = socket.create_connection(provider.address)
+        request = b"GET /report?n=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+        # Two at once, and one in two pieces.
+        one.sendall(request * 2 + request[:20])
+        time.sleep(0.1)
+        one.sendall(request[20:])
+        time.sleep(0.1)
+        answers = one.recv(65536)
+    claim("fast: every request is answered", answers.count(b"HTTP/1.1 200 OK") == 3)
+    claim("fast: and counted", provider.score["calls"] == 3)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nginx", help="the nginx binary; without it nginx.py is not tried")
@@ -177,7 +250,10 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         verify_finds_every_mistake(folder)
+        outcome_finds_every_mistake(folder)
         limits_refuse_what_breaks_them(folder)
+    the_formulas_are_right()
+    fast_counts_every_call()
     latency_delays_answers_and_not_stamps()
     limits_survives_a_crowd()
     if args.nginx:

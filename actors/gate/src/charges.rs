@@ -61,6 +61,16 @@ impl Charges {
         self.entries.drain(..gone);
     }
 
+    /// From now on these count, for every moment, as many calls charged after it as the one or the other
+    /// did, whichever is more.
+    pub(crate) fn stricter(&mut self, other: &[Entry]) {
+        let joined = stricter(&self.entries, other);
+        self.entries.clear();
+        for entry in joined {
+            self.add(entry);
+        }
+    }
+
     fn join_closest(&mut self) {
         let gap = |i: &usize| self.entries[i + 1].at.since(self.entries[*i].at);
         if let Some(i) = (0..self.entries.len() - 1).min_by_key(gap) {
@@ -68,4 +78,28 @@ impl Charges {
             self.entries[i].calls = self.entries[i].calls.saturating_add(earlier.calls);
         }
     }
+}
+
+/// The fewest calls that are, after any moment, at least as many as in each of the two. Whether a call may
+/// go depends on nothing else: on how many calls lie after the beginning of the window. In order of time.
+pub(crate) fn stricter(one: &[Entry], other: &[Entry]) -> Vec<Entry> {
+    let mut times: Vec<At> = one.iter().chain(other).map(|entry| entry.at).collect();
+    times.sort_unstable();
+    times.dedup();
+    let calls_at = |entries: &[Entry], at: At| -> u64 {
+        entries.iter().filter(|entry| entry.at == at).map(|entry| u64::from(entry.calls)).sum()
+    };
+    let (mut after_one, mut after_other, mut after) = (0_u64, 0_u64, 0_u64);
+    let mut joined = Vec::with_capacity(times.len());
+    for at in times.into_iter().rev() {
+        after_one += calls_at(one, at);
+        after_other += calls_at(other, at);
+        let more = after_one.max(after_other) - after;
+        after += more;
+        if more > 0 {
+            joined.push(Entry { at, calls: u32::try_from(more).unwrap_or(u32::MAX) });
+        }
+    }
+    joined.reverse();
+    joined
 }

@@ -9,7 +9,7 @@
 //! A ledger belongs to one [`LimitSet`]: all calls must be given the same one. For another one (the
 //! configuration was changed) see [`Ledger::under`].
 
-use crate::charges::{Charges, Entry};
+use crate::charges::{Charges, Entry, stricter};
 use crate::codec::Note;
 use crate::decide::{Ask, Decision, decide};
 use crate::hold::Holds;
@@ -199,6 +199,77 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// The permit was not used and never will be: no byte of its call was written, and nobody holds it. As if
+    /// it had not been taken. What a stored record says of it errs to the safe side.
+    ///
+    /// Returns whether it was in flight without any report; nothing happens otherwise.
+    pub fn give_back(&mut self, id: PermitId) -> bool {
+        let unused = |permit: &Permit| permit.id == id && permit.state == State::Uncharged;
+        let Some(place) = self.permits.iter().position(unused) else { return false };
+        self.permits.swap_remove(place);
+        true
+    }
+
+    /// A call of this process that is in flight and that this ledger, read from a record, does not name.
+    /// `charged`: its charge is among the others; else it counts as now until it reports. Nothing happens if
+    /// a permit of that id is in flight.
+    pub fn adopt(&mut self, id: PermitId, ask: Ask, charged: bool) {
+        if self.find(id).is_none() {
+            let state = if charged { State::Charged } else { State::Uncharged };
+            self.permits.push(Permit { id, api: ask.api, state });
+        }
+    }
+
+    /// Adds what this process knows of the account to the record of another writer: the stricter counts.
+    /// The other writer's calls in flight must have been given up before ([`Ledger::lost`]).
+    ///
+    /// `known`: that record was made from one that names every permit of `own` that was used. Then each call
+    /// is in both, and after any moment as many calls count as in the one or the other, whichever is more;
+    /// those of `own` in flight are charged in the record already, as those of a lost writer, and only keep
+    /// their slots. Not `known`: the two may have nothing in common, and all calls of both count.
+    pub fn join(&mut self, own: &Self, known: bool) {
+        for permit in &own.permits {
+            let state = if known { State::Charged } else { permit.state };
+            if self.find(permit.id).is_none() {
+                self.permits.push(Permit { state, ..permit.clone() });
+            }
+        }
+        for charges in &own.charges {
+            let same = |other: &&mut Charges| {
+                (other.limit, other.bucket) == (charges.limit, charges.bucket)
+            };
+            match self.charges.iter_mut().find(same) {
+                Some(theirs) if known => theirs.stricter(charges.entries()),
+                Some(theirs) => charges.entries().iter().for_each(|entry| theirs.add(*entry)),
+                None => self.charges.push(charges.clone()),
+            }
+        }
+        if known {
+            self.slots = self.stricter_slots(own);
+        } else {
+            self.slots.extend(own.slots.iter().cloned());
+        }
+        for hold in own.holds.as_slice() {
+            self.holds.set(hold.clone());
+        }
+    }
+
+    fn stricter_slots(&self, own: &Self) -> Vec<Slot> {
+        let of = |slots: &[Slot], api: ApiIx| -> Vec<Entry> {
+            let same = slots.iter().filter(|slot| slot.api == api);
+            same.map(|slot| Entry { at: slot.until, calls: slot.calls }).collect()
+        };
+        let mut apis: Vec<ApiIx> =
+            self.slots.iter().chain(&own.slots).map(|slot| slot.api).collect();
+        apis.sort_unstable();
+        apis.dedup();
+        let slots = apis.into_iter().flat_map(|api| {
+            let joined = stricter(&of(&self.slots, api), &of(&own.slots, api));
+            joined.into_iter().map(move |entry| Slot { api, until: entry.at, calls: entry.calls })
+        });
+        slots.collect()
     }
 
     /// Forgets what no longer counts at `now` nor ever after. Decisions do not change.

@@ -5,10 +5,12 @@
 //!   ever. Neither uses the ledger.
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
 //! - `record`: the stored form.
+//! - `join`: two writers' knowledge of one account.
 //! - `apis`: the same under a configuration with other apis.
 
 mod apis;
 mod claims;
+mod join;
 mod judge;
 mod record;
 mod simulation;

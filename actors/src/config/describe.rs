@@ -81,7 +81,11 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     for (name, template) in &platform.headers {
         writeln!(out, "  {name}: {template}")?;
     }
-    writeln!(out, "  a call lost in a crash keeps its slot for {}", show(platform.lost_call))?;
+    let (lost, alive) = (show(platform.lost_call), show(platform.lost_call_alive));
+    writeln!(
+        out,
+        "  a call lost in a crash keeps its slot for {lost}, {alive} if its node may live"
+    )?;
     for limit in platform.limits.limits().iter().filter(|limit| limit.api.is_none()) {
         writeln!(out, "  limit {}: {}", limit.name, in_words(limit))?;
     }

@@ -25,6 +25,7 @@ const PLATFORMS_MAX: usize = 256;
 const LOST_CALL_MIN: Duration = Duration::from_secs(1);
 const LOST_CALL_MAX: Duration = Duration::from_secs(24 * 3600);
 const LOST_CALL: Duration = Duration::from_secs(60);
+const LOST_CALL_ALIVE: Duration = Duration::from_secs(600);
 
 /// What platforms need from the rest of the configuration.
 pub(super) struct Defaults<'a> {
@@ -106,6 +107,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         limits: Arc::default(),
         apis: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
+        lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
     };
     check_auth_alone(&section, &platform.headers, platform.auth.as_ref());
     let context = ApiContext {

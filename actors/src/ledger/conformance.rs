@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Ledger, LedgerError, RECORD_BYTES_MAX, Stored};
+use super::{Ledger, LedgerError, RECORD_BYTES_MAX, Stored, Writer};
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
 use crate::state::clock;
 
@@ -28,7 +28,7 @@ macro_rules! ledger_conformance {
             takes_a_record_of_256_kib_and_no_more
             an_age_is_never_longer_than_the_time_that_passed
             a_store_begins_a_new_age
-            the_writer_of_a_new_record_is_not_gone
+            the_writer_of_a_new_record_is_here
         }
     };
     ($open:expr; $($promise:ident)*) => {
@@ -187,10 +187,10 @@ pub async fn a_store_begins_a_new_age(ledger: &dyn Ledger) {
 }
 
 /// It is this very process.
-pub async fn the_writer_of_a_new_record_is_not_gone(ledger: &dyn Ledger) {
+pub async fn the_writer_of_a_new_record_is_here(ledger: &dyn Ledger) {
     let account = account("writer");
     store(ledger, &account, 0, &"x".into()).await;
-    assert!(!load(ledger, &account).await.writer_gone);
+    assert_eq!(load(ledger, &account).await.writer, Writer::Here);
 }
 
 /// An account that nobody else has.

@@ -20,6 +20,7 @@ use crate::ids::AccountKey;
 
 pub mod embedded;
 pub mod memory;
+pub mod nats;
 pub mod record;
 
 #[cfg(any(test, feature = "testkit"))]
@@ -38,9 +39,21 @@ pub struct Stored {
     /// Time since it was stored, never over-estimated. It counts from a moment between the call of
     /// `store` and its answer.
     pub age: Duration,
-    /// True if the process that stored it is known to be gone (its lock was taken over): what it had
-    /// on the way has left it by now.
-    pub writer_gone: bool,
+    /// Who stored it.
+    pub writer: Writer,
+}
+
+/// What is known of the process that stored a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// It is this one.
+    Here,
+    /// It is gone, its lock was taken over: what it had on the way has left it by now.
+    Dead,
+    /// Nothing is heard of it any more. It may live, cut off, and its calls may still be on their way.
+    Silent,
+    /// It lives: two processes work for one account, by mistake or while one takes over from the other.
+    Alive,
 }
 
 /// What went wrong in a ledger.
@@ -52,7 +65,7 @@ pub enum LedgerError {
     /// The record may or may not be stored: read it again, count its permits as spent.
     #[error("the ledger gave no answer: {0}")]
     Unsure(Arc<str>),
-    /// Nothing was stored; try again.
+    /// Nothing is stored that this process did not store before; try again.
     #[error("the ledger does not answer: {0}")]
     Unavailable(Arc<str>),
 }
@@ -62,7 +75,11 @@ pub type LedgerFuture<T> = BoxFuture<'static, Result<T, LedgerError>>;
 
 /// A place for ledger records. See the module for what it promises.
 pub trait Ledger: Send + Sync + fmt::Debug + 'static {
-    /// The record of an account, if it has one.
+    /// The number of this process among all that ever store there. Permits are numbered within it.
+    fn session(&self) -> u64;
+
+    /// The record of an account, if it has one. One that another process stored is claimed with it: whatever
+    /// that process stores after this answer conflicts.
     fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>>;
 
     /// Replaces the record of an account if its version is `expected`, and answers the new version.

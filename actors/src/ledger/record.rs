@@ -12,7 +12,12 @@ use super::RECORD_BYTES_MAX;
 use crate::ids::Seq;
 
 /// The form written now.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The form before: without [`Record::known`], its last field. An empty list is one zero byte.
+const VERSION_1: u8 = 1;
+/// Writers whose permits are named by [`Record::known`]. One that is not, because so many others came after
+/// it, is told to count everything twice should it still live.
+pub const KNOWN_MAX: usize = 8;
 
 /// How often a fetch was tried, by what became of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,15 @@ pub struct Waiting {
     pub not_within_ms: u64,
 }
 
+/// How far a record follows from what one process wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The process: [`Ledger::session`](super::Ledger::session).
+    pub session: u64,
+    /// Its permits of this account up to this number are in the record, or were and count no more.
+    pub permit: u64,
+}
+
 /// What a ledger keeps of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -75,6 +89,9 @@ pub struct Record {
     pub parked: Vec<Waiting>,
     /// How many 429s came in a row.
     pub throttled_in_a_row: u8,
+    /// The processes whose permits this record speaks of: its writer first, then those before it, at most
+    /// [`KNOWN_MAX`].
+    pub known: Vec<Known>,
 }
 
 /// A record that cannot be read.
@@ -83,6 +100,12 @@ pub struct Record {
 pub struct RecordError(String);
 
 impl Record {
+    /// The last permit of that process that this record speaks of, 0 if it speaks of none.
+    pub fn knows(&self, session: u64) -> u64 {
+        let known = self.known.iter().find(|known| known.session == session);
+        known.map_or(0, |known| known.permit)
+    }
+
     /// The record as bytes.
     pub fn encode(&self) -> Bytes {
         let mut bytes = vec![VERSION];
@@ -100,6 +123,8 @@ impl Record {
             Some((&VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|error| RecordError(error.to_string()))
             }
+            Some((&VERSION_1, rest)) => postcard::from_bytes(&[rest, &[0]].concat())
+                .map_err(|error| RecordError(error.to_string())),
             Some((version, _)) => {
                 Err(RecordError(format!("it has version {version}, this program reads {VERSION}")))
             }
@@ -124,6 +149,7 @@ mod tests {
                 not_within_ms: 1500,
             }],
             throttled_in_a_row: 2,
+            known: vec![Known { session: u64::MAX, permit: 1 << 50 }],
         };
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record);
@@ -131,5 +157,10 @@ mod tests {
             assert!(Record::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         assert!(Record::decode(&[9, 1, 2]).is_err());
+        let before = Record { known: Vec::new(), ..record };
+        let mut bytes = before.encode().to_vec();
+        bytes[0] = VERSION_1;
+        bytes.pop();
+        assert_eq!(Record::decode(&bytes).unwrap(), before);
     }
 }

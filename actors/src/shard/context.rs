@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
@@ -62,6 +62,39 @@ pub struct Shared {
     pub store_health: Arc<StoreHealth>,
     /// What operators hold.
     pub holds: Holds,
+    /// Whether what stands behind queue and ledger answers.
+    pub back_health: Arc<BackHealth>,
+}
+
+/// Whether what stands behind queue and ledger, a NATS server, answers; shared by the node. Without a server
+/// it always does.
+#[derive(Debug)]
+pub struct BackHealth(watch::Sender<bool>);
+
+impl Default for BackHealth {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl BackHealth {
+    /// What is said of calls that wait for it.
+    pub const WHY: &str = "NATS, which does not answer";
+
+    /// Whether it does not answer: no permits meanwhile.
+    pub fn is_away(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Says whether it is away.
+    pub fn set_away(&self, away: bool) {
+        self.0.send_if_modified(|is| std::mem::replace(is, away) != away);
+    }
+
+    /// Follows it: whether it is away, from now on.
+    pub fn follow(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
+    }
 }
 
 /// Whether the store takes bodies; shared by the node.
@@ -131,6 +164,7 @@ pub struct Context {
     pub(crate) alone: Arc<Semaphore>,
     pub(crate) store_health: Arc<StoreHealth>,
     pub(crate) holds: Holds,
+    pub(crate) back_health: Arc<BackHealth>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
@@ -170,6 +204,7 @@ impl Context {
             alone: shared.alone,
             store_health: shared.store_health,
             holds: shared.holds,
+            back_health: shared.back_health,
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
@@ -187,6 +222,19 @@ impl Context {
             next_permit: Cell::new(1),
             next_incarnation: Cell::new(1),
         })
+    }
+
+    /// Why no account may be given a permit now, if that is so.
+    pub(crate) fn halted(&self) -> Option<&'static str> {
+        if self.draining.get() {
+            Some("the drain")
+        } else if self.store_health.is_away() {
+            Some("the object store, which takes no bodies")
+        } else if self.back_health.is_away() {
+            Some(BackHealth::WHY)
+        } else {
+            None
+        }
     }
 
     /// The shard's own address.

@@ -104,6 +104,7 @@ pub(super) fn open(path: &Path) -> Result<Opened, StateError> {
 }
 
 /// The folder is this process's while this is there, and no longer than the process.
+#[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
@@ -114,7 +115,7 @@ impl Drop for Lock {
     }
 }
 
-fn lock(path: &Path) -> Result<Lock, StateError> {
+pub(super) fn lock(path: &Path) -> Result<Lock, StateError> {
     let io = |source| StateError::Io { path: path.to_owned(), source };
     let file = OpenOptions::new()
         .write(true)

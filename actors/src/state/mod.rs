@@ -101,6 +101,23 @@ impl StateError {
     }
 }
 
+/// A folder that is this process's, without a database in it: no other process opens or locks it until this
+/// is dropped.
+#[derive(Debug)]
+pub struct FolderLock(#[expect(dead_code, reason = "held")] database::Lock);
+
+impl FolderLock {
+    /// Locks a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be made.
+    pub fn take(path: &Path) -> Result<Self, StateError> {
+        let io = |source| StateError::Io { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(io)?;
+        database::lock(path).map(Self)
+    }
+}
+
 /// Why a call got no answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {

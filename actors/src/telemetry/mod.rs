@@ -308,6 +308,15 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
     );
 }
 
+pub(crate) fn ledger_conflict(account: &AccountKey) {
+    tracing::warn!(
+        event = "ledger_conflict",
+        platform = %account.platform,
+        account = account.account.as_str(),
+        "the account's record is not as this node left it, it is read again"
+    );
+}
+
 pub(crate) fn permits_lapsed(meters: &PlatformMeters, account: &AccountKey, permits: usize) {
     meters.lapsed(permits);
     tracing::warn!(
@@ -315,7 +324,7 @@ pub(crate) fn permits_lapsed(meters: &PlatformMeters, account: &AccountKey, perm
         platform = %account.platform,
         account = %account.account,
         permits,
-        "the ledger confirmed too late, permits are spent without a call"
+        "the ledger confirmed too late, permits go back unused"
     );
 }
 
@@ -433,6 +442,26 @@ pub(crate) fn nats_away(reason: &str) {
 /// Messages came faster than they were taken, and some were dropped: what waits is looked for anew.
 pub(crate) fn nats_slow() {
     tracing::warn!(event = "nats_slow", "wakes were dropped, what waits is looked for anew");
+}
+
+/// This run of the node shows itself to the others.
+pub(crate) fn session_started(session: &str) {
+    tracing::info!(event = "session_started", session, "session started");
+}
+
+/// The session could not be renewed: no permits until it is.
+pub(crate) fn session_lost(since: Duration) {
+    tracing::warn!(
+        event = "session_lost",
+        code = %Code::NatsUnreachable,
+        since_ms = ms(since),
+        "the session cannot be renewed, no permits until it is"
+    );
+}
+
+/// It was renewed again.
+pub(crate) fn session_back(away: Duration) {
+    tracing::info!(event = "session_back", away_ms = ms(away), "the session was renewed again");
 }
 
 /// The server refused something on the connection.

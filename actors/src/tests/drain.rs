@@ -160,7 +160,7 @@ fn limits_hold_over_a_drain_and_a_new_start() {
         assert_eq!(drained.broken_off, 0);
         let (clock, queue, ledger) =
             (rig.shared.clock.clone(), rig.queue.clone(), rig.ledger.inner.clone());
-        ledger.take_over();
+        let ledger = ledger.take_over();
         let next =
             Rig::start_on(limits(&limit.toml("gap")), clock, queue, ledger, |_| Reply::ok("{}"));
         next.shared.totals.come(1);

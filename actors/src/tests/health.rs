@@ -16,6 +16,10 @@ use crate::node::{Node, Seams};
 struct Blocking(Mutex<mpsc::Receiver<()>>);
 
 impl Ledger for Blocking {
+    fn session(&self) -> u64 {
+        1
+    }
+
     fn load(&self, _: AccountKey) -> LedgerFuture<Option<Stored>> {
         let go_on = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         go_on.recv_timeout(secs(30)).unwrap();
@@ -46,7 +50,7 @@ fn a_shard_that_is_held_up_makes_the_node_unwell_and_is_well_again_after() {
         let plan = plan(&limits(""));
         let plan = Plan { collect: crate::plan::CollectPlan { shards: 2, ..plan.collect }, ..plan };
         let ledger = Arc::new(Blocking(Mutex::new(held)));
-        let seams = Seams { queue: queue.clone(), ledger, store: Store::memory(1 << 30).unwrap() };
+        let seams = Seams::new(queue.clone(), ledger, Store::memory(1 << 30).unwrap());
         let mut node = Node::start(Arc::new(plan), seams, clock).await.unwrap();
         assert_eq!(health.reasons().len(), 1, "it starts");
         node.report_to(&health);

@@ -4,6 +4,7 @@
 mod chaos;
 mod drain;
 mod earliest;
+mod fence;
 mod health;
 mod holds;
 mod lanes;
@@ -145,6 +146,7 @@ impl Rig {
             alone: Arc::new(Semaphore::new(1)),
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
+            back_health: Arc::default(),
             plan,
         };
         let calls = log.clone();

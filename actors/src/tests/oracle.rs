@@ -133,9 +133,15 @@ pub(super) fn assert_earliest(rig: &Rig, account: &str, limits: &[Limit], apis: 
 /// connection was ready: then it enters a window. It leaves that by the latest moment at which it has certainly
 /// left here: when it was written or, where that is not known, answered.
 pub(super) fn assert_never_too_many(rig: &Rig, account: &str, limit: Limit) {
-    let seen = rig.wire.seen();
-    let own = seen.iter().filter(|seen| account_of(seen) == account);
-    let mut calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
+    assert_never_too_many_of(&[rig], account, limit);
+}
+
+/// The same for what several nodes called together.
+pub(super) fn assert_never_too_many_of(rigs: &[&Rig], account: &str, limit: Limit) {
+    let seen = rigs.iter().flat_map(|rig| rig.wire.seen());
+    let own = seen.filter(|seen| account_of(seen) == account);
+    let mut calls: Vec<Call> = own.map(|seen| Call::of(rigs[0], &seen)).collect();
+    calls.sort_by_key(|call| call.begun);
     let (max, window) = match limit.rule {
         Rule::Every(gap) => (1, gap),
         Rule::Max(max, window) => (max, window),

@@ -128,6 +128,10 @@ impl WatchedLedger {
 }
 
 impl Ledger for WatchedLedger {
+    fn session(&self) -> u64 {
+        self.inner.session()
+    }
+
     fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>> {
         let (inner, log) = (self.inner.clone(), self.log.clone());
         async move {

@@ -22,7 +22,7 @@ use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
-use crate::ledger::record::Tries;
+use crate::ledger::record::{Known, Tries};
 use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
@@ -31,6 +31,9 @@ use crate::telemetry::{self, PlatformMeters};
 
 /// Between two tries of a queue or ledger that does not answer.
 const SEAM_AGAIN: Duration = Duration::from_millis(250);
+
+/// The longest wait between two tries of a ledger.
+const LEDGER_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// How an actor starts.
 #[derive(Debug)]
@@ -54,6 +57,17 @@ struct Decided {
     alone: Option<OwnedSemaphorePermit>,
     /// When its limits let it go at the earliest; nothing if none made it wait, or that was not known.
     due: Option<At>,
+}
+
+/// How the account stands with its ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    /// The last record was confirmed.
+    Holds,
+    /// The last record was not stored: nothing is decided before one is. Tried again after this time.
+    Away(Duration),
+    /// The record there may be another one: nothing is decided before it was read.
+    Reads(Duration),
 }
 
 /// An attempt in flight.
@@ -81,6 +95,13 @@ pub struct Throttle {
     open: bool,
     gate: Gate,
     version: u64,
+    fence: Fence,
+    /// The next try to store or to read a record.
+    again: Option<SpawnHandle>,
+    /// The last permit that was used, by its number.
+    last_given: u64,
+    /// Other processes whose permits the gate knows of.
+    seen: Vec<Known>,
     /// The stored record speaks of permits in flight that are over by now.
     stale: bool,
     lanes: Vec<Lane>,
@@ -135,6 +156,10 @@ impl Throttle {
             open: false,
             gate: Gate::default(),
             version: 0,
+            fence: Fence::Holds,
+            again: None,
+            last_given: 0,
+            seen: Vec::new(),
             stale: false,
             lanes: Vec::new(),
             turn: 0,
@@ -258,6 +283,7 @@ impl Handler<LookAgain> for Throttle {
 
     fn handle(&mut self, _: LookAgain, ctx: &mut Self::Context) {
         self.handled += 1;
+        self.ledger_back(ctx);
         self.step(ctx);
     }
 }

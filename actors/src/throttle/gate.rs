@@ -45,6 +45,21 @@ impl Gate {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
     }
 
+    /// The permit was never handed on.
+    pub(super) fn give_back(&mut self, id: PermitId) {
+        self.ledger.give_back(id);
+    }
+
+    /// A call of this process that outlived what was known of it.
+    pub(super) fn adopt(&mut self, id: PermitId, api: u16, charged: bool) {
+        self.ledger.adopt(id, Ask { api }, charged);
+    }
+
+    /// Adds what this process knows to what another one wrote.
+    pub(super) fn join(&mut self, own: &Self, known: bool) {
+        self.ledger.join(&own.ledger, known);
+    }
+
     pub(super) fn in_flight(&self) -> Vec<PermitId> {
         self.ledger.in_flight().collect()
     }

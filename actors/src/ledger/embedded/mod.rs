@@ -17,7 +17,7 @@ use bytes::Bytes;
 use fjall::Slice;
 use futures_util::FutureExt;
 
-use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored};
+use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored, Writer};
 use crate::ids::AccountKey;
 use crate::state::clock::{self, Boot};
 use crate::state::{Failure, State, Turn};
@@ -57,6 +57,10 @@ impl From<Failure> for LedgerError {
 }
 
 impl Ledger for EmbeddedLedger {
+    fn session(&self) -> u64 {
+        self.state.session()
+    }
+
     fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>> {
         let state = self.state.clone();
         async move {
@@ -69,7 +73,7 @@ impl Ledger for EmbeddedLedger {
                 version: head.version,
                 record: Bytes::copy_from_slice(record),
                 age: head.age(&Head::now(&state, 0)),
-                writer_gone: head.session != state.session(),
+                writer: if head.session == state.session() { Writer::Here } else { Writer::Dead },
             }))
         }
         .boxed()

@@ -47,12 +47,12 @@ async fn a_record_outlives_its_process_whose_end_is_known() {
     let ledger = EmbeddedLedger::new(&state);
     let found = ledger.load(account()).await.expect("it answers").expect("there is one");
     assert_eq!((found.version, found.record), (version, "mine".into()));
-    assert!(found.writer_gone);
+    assert_eq!(found.writer, Writer::Dead);
     assert!(found.age > Duration::ZERO, "the same boot counts on");
     assert!(found.age <= before.elapsed());
     ledger.store(account(), version, "mine now".into()).await.expect("it stores");
     let found = ledger.load(account()).await.expect("it answers").expect("there is one");
-    assert!(!found.writer_gone);
+    assert_eq!(found.writer, Writer::Here);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored};
+use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored, Writer};
 use crate::ids::AccountKey;
 
 #[cfg(test)]
@@ -18,20 +18,26 @@ mod tests;
 
 /// A ledger in memory. Cheap to clone; every clone is the same ledger.
 #[derive(Clone, Default)]
-pub struct MemoryLedger(Arc<Mutex<Content>>);
+pub struct MemoryLedger {
+    content: Arc<Mutex<Content>>,
+    session: u64,
+}
 
 #[derive(Default)]
 struct Content {
     records: HashMap<AccountKey, Record>,
+    /// What became of the sessions that are not at work any more.
+    gone: HashMap<u64, Writer>,
     #[cfg(any(test, feature = "testkit"))]
     faults: Faults,
 }
 
+#[derive(Debug, Clone)]
 struct Record {
     version: u64,
     record: Bytes,
     stored: Instant,
-    writer_gone: bool,
+    session: u64,
 }
 
 /// What a test wants a `store` to do.
@@ -47,6 +53,11 @@ pub enum Fault {
     /// Another writer is faster: it raises the version and answers [`LedgerError::Conflict`].
     Conflict,
 }
+
+/// The records of a moment.
+#[cfg(any(test, feature = "testkit"))]
+#[derive(Debug, Clone)]
+pub struct Saved(HashMap<AccountKey, Record>);
 
 /// What a test asked for.
 #[cfg(any(test, feature = "testkit"))]
@@ -71,17 +82,17 @@ impl MemoryLedger {
 
     fn lock(&self) -> MutexGuard<'_, Content> {
         // What it guards is whole between two statements.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does one step under the lock, which is given up before anything is waited for.
     fn step<T: Send + 'static>(
         &self,
-        step: impl FnOnce(&mut Content) -> Result<T, LedgerError> + Send + 'static,
+        step: impl FnOnce(&mut Content, u64) -> Result<T, LedgerError> + Send + 'static,
     ) -> LedgerFuture<T> {
         let ledger = self.clone();
         async move {
-            let done = step(&mut ledger.lock());
+            let done = step(&mut ledger.lock(), ledger.session);
             #[cfg(any(test, feature = "testkit"))]
             {
                 let delay = ledger.lock().faults.delay;
@@ -113,36 +124,71 @@ impl MemoryLedger {
         self.lock().faults.delay = delay;
     }
 
-    /// Makes every record one of a process that is gone, as after a restart with a state folder.
-    pub fn take_over(&self) {
-        self.lock().records.values_mut().for_each(|record| record.writer_gone = true);
+    /// The same ledger as another process has it.
+    pub fn of_session(&self, session: u64) -> Self {
+        Self { content: Arc::clone(&self.content), session }
+    }
+
+    /// The same ledger for the next process; this one is gone, as after a restart with a state folder.
+    pub fn take_over(&self) -> Self {
+        self.ends_as(Writer::Dead);
+        self.of_session(self.session + 1)
+    }
+
+    /// Ends this process's session.
+    pub fn ends_as(&self, writer: Writer) {
+        self.lock().gone.insert(self.session, writer);
+    }
+
+    /// All records, for [`MemoryLedger::restore`].
+    pub fn save(&self) -> Saved {
+        Saved(self.lock().records.clone())
+    }
+
+    /// Has these records again and no others, as a server that lost its tail.
+    pub fn restore(&self, saved: &Saved) {
+        self.lock().records.clone_from(&saved.0);
     }
 }
 
 impl Ledger for MemoryLedger {
+    fn session(&self) -> u64 {
+        self.session
+    }
+
     fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>> {
-        self.step(move |content| {
+        self.step(move |content, session| {
             #[cfg(any(test, feature = "testkit"))]
             if content.faults.loads > 0 {
                 content.faults.loads -= 1;
                 return Err(LedgerError::Unavailable("a test asked for this".into()));
             }
-            Ok(content.records.get(&account).map(|record| Stored {
+            let Some(record) = content.records.get_mut(&account) else { return Ok(None) };
+            let writer = match content.gone.get(&record.session) {
+                _ if record.session == session => Writer::Here,
+                Some(gone) => *gone,
+                None => Writer::Alive,
+            };
+            if writer != Writer::Here {
+                // The claim: whoever stored it has to read it again.
+                record.version += 1;
+            }
+            Ok(Some(Stored {
                 version: record.version,
                 record: record.record.clone(),
                 age: record.stored.elapsed(),
-                writer_gone: record.writer_gone,
+                writer,
             }))
         })
     }
 
     fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64> {
-        self.step(move |content| {
+        self.step(move |content, session| {
             #[cfg(any(test, feature = "testkit"))]
             if let Some(fault) = content.faults.stores.pop_front() {
-                return Err(content.go_wrong(fault, account, expected, record));
+                return Err(content.go_wrong(fault, account, expected, record, session));
             }
-            content.store(account, expected, record)
+            content.store(account, expected, record, session)
         })
     }
 }
@@ -153,6 +199,7 @@ impl Content {
         account: AccountKey,
         expected: u64,
         record: Bytes,
+        session: u64,
     ) -> Result<u64, LedgerError> {
         if record.len() > RECORD_BYTES_MAX {
             let (bytes, max) = (record.len(), RECORD_BYTES_MAX);
@@ -164,7 +211,7 @@ impl Content {
         }
         let version = expected + 1;
         let stored = Instant::now();
-        self.records.insert(account, Record { version, record, stored, writer_gone: false });
+        self.records.insert(account, Record { version, record, stored, session });
         Ok(version)
     }
 
@@ -175,10 +222,11 @@ impl Content {
         account: AccountKey,
         expected: u64,
         record: Bytes,
+        session: u64,
     ) -> LedgerError {
         let reason = "a test asked for this";
         match fault {
-            Fault::UnsureStored => match self.store(account, expected, record) {
+            Fault::UnsureStored => match self.store(account, expected, record, session) {
                 Ok(_) => LedgerError::Unsure(reason.into()),
                 Err(error) => error,
             },
@@ -187,7 +235,7 @@ impl Content {
             Fault::Conflict => {
                 // The other writer stores the same permits: whoever reads it again finds a sound record.
                 let theirs = self.records.get(&account).map(|record| record.version);
-                self.store(account, theirs.unwrap_or(0), record).ok();
+                self.store(account, theirs.unwrap_or(0), record, session).ok();
                 LedgerError::Conflict
             }
         }

@@ -56,11 +56,12 @@ async fn faults_come_in_their_order_and_do_what_they_say() {
 async fn a_take_over_marks_what_the_one_before_left() {
     let ledger = MemoryLedger::new();
     let version = ledger.store(account(), 0, "x".into()).await.expect("it stores");
-    ledger.take_over();
-    let gone = async || {
-        ledger.load(account()).await.expect("it answers").expect("there is one").writer_gone
-    };
-    assert!(gone().await);
-    ledger.store(account(), version, "y".into()).await.expect("it stores");
-    assert!(!gone().await);
+    let next = ledger.take_over();
+    let load = async || next.load(account()).await.expect("it answers").expect("there is one");
+    let found = load().await;
+    assert_eq!(found.writer, Writer::Dead);
+    let late = ledger.store(account(), version, "z".into()).await;
+    assert!(matches!(late, Err(LedgerError::Conflict)), "it was claimed: {late:?}");
+    next.store(account(), found.version, "y".into()).await.expect("it stores");
+    assert_eq!(load().await.writer, Writer::Here);
 }

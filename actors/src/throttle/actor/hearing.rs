@@ -8,7 +8,7 @@ use actix::Context;
 use tollgate_gate::{At, PermitId, Span};
 use tollgate_protos::Dead;
 
-use super::{Flight, Throttle};
+use super::{Fence, Flight, Throttle};
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
@@ -104,7 +104,9 @@ impl Throttle {
                         let until = now.plus(Span::from(wait));
                         self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
                         telemetry::hold(&self.meters, &self.key, kind, wait);
-                        if wait >= HOLD_WRITTEN_FROM && self.writing.is_none() {
+                        // Else the next record has it: one is on its way, or due as soon as it can be.
+                        let free = self.writing.is_none() && self.fence == Fence::Holds;
+                        if wait >= HOLD_WRITTEN_FROM && free {
                             // Not left to the next permit: a restart would forget it until then.
                             self.writing = Some(Vec::new());
                             self.store_record(ctx);

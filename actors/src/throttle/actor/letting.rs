@@ -4,18 +4,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{ActorContext, AsyncContext, Context};
+use actix::{AsyncContext, Context};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
-use tollgate_gate::{Ask, At, Because, Decision, Sent, Span};
+use tollgate_gate::{Ask, At, Because, Decision, Span};
 
-use super::{Decided, Flight, SEAM_AGAIN, Throttle};
+use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::collector::{LastAnswer, Slot, USE_WITHIN};
 use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
-use crate::ledger::record::{Flying, Record, Tries, Waiting};
+use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries, Waiting};
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::lane::{Candidate, Offer};
@@ -41,13 +41,11 @@ impl Throttle {
         let now = self.now();
         self.gate.prune(&self.platform.limits, now);
         let mut wait = Wait::default();
-        let halted = if self.shard.draining.get() {
-            Some("the drain")
-        } else if self.shard.store_health.is_away() {
-            Some("the object store, which takes no bodies")
-        } else {
-            None
-        };
+        let halted = self.shard.halted().or(match self.fence {
+            Fence::Holds => None,
+            Fence::Away(_) => Some("its ledger, which takes no records"),
+            Fence::Reads(_) => Some("its record, which is read again"),
+        });
         match halted {
             Some(reason) => {
                 self.slot = None;
@@ -241,7 +239,7 @@ impl Throttle {
 
     /// Writes the record that covers what has been decided, if none is on its way.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || self.writing.is_some() {
+        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
             return;
         }
         let batch = std::mem::take(&mut self.decided);
@@ -288,7 +286,16 @@ impl Throttle {
             flying: flying.chain(decided).collect(),
             parked: parked.chain(remembered).collect(),
             throttled_in_a_row: self.throttled_in_a_row,
+            known: self.known(),
         }
+    }
+
+    /// Whose permits a record of now speaks of.
+    fn known(&self) -> Vec<Known> {
+        let decided = self.writing.iter().flatten().map(|decided| decided.id.0);
+        let permit = decided.fold(self.last_given, u64::max);
+        let own = Known { session: self.shard.ledger.session(), permit };
+        std::iter::once(own).chain(self.seen.iter().copied()).take(KNOWN_MAX).collect()
     }
 
     fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
@@ -298,37 +305,89 @@ impl Throttle {
         match answer {
             Ok(version) => {
                 self.version = version;
+                self.fence = Fence::Holds;
                 let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().partition(lapsed);
                 if !late.is_empty() {
                     telemetry::permits_lapsed(&self.meters, &self.key, late.len());
                 }
-                self.spend(late, now);
+                self.put_back(late);
                 for decided in good {
                     self.give(decided, now);
                 }
                 self.step(ctx);
             }
-            Err(LedgerError::Unavailable(reason)) => {
-                telemetry::ledger_away(&self.key, &LedgerError::Unavailable(reason));
-                self.meters.lapsed(batch.len());
-                self.spend(batch, now);
-                // The record before this one is still there.
-                self.stale = true;
-                ctx.run_later(SEAM_AGAIN, Self::look_again);
-                self.show();
-            }
-            // Whatever is stored now, it is not known here: start over from what is.
             Err(error) => {
-                telemetry::ledger_away(&self.key, &error);
-                ctx.stop();
+                self.meters.lapsed(batch.len());
+                self.put_back(batch);
+                // A record before this one is still there.
+                self.stale = true;
+                match error {
+                    LedgerError::Unavailable(_) => {
+                        telemetry::ledger_away(&self.key, &error);
+                        self.store_again(ctx);
+                    }
+                    // Whatever is stored now, it is not known here.
+                    LedgerError::Unsure(_) => {
+                        telemetry::ledger_away(&self.key, &error);
+                        self.read_again(ctx);
+                    }
+                    LedgerError::Conflict => {
+                        telemetry::ledger_conflict(&self.key);
+                        self.read_again(ctx);
+                    }
+                }
+                self.step(ctx);
             }
+        }
+    }
+
+    /// Tries again later, with a record that gives no permit: quota is not asked for before the ledger takes
+    /// records.
+    fn store_again(&mut self, ctx: &mut Context<Self>) {
+        let wait = match self.fence {
+            Fence::Away(before) => (before * 2).min(LEDGER_AGAIN_MAX),
+            Fence::Holds | Fence::Reads(_) => SEAM_AGAIN,
+        };
+        self.fence = Fence::Away(wait);
+        self.try_later(wait, ctx);
+    }
+
+    pub(super) fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.again.take() {
+            ctx.cancel_future(handle);
+        }
+        self.again = Some(ctx.run_later(wait, Self::ledger_again));
+    }
+
+    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
+        self.again = None;
+        match self.fence {
+            Fence::Holds => {}
+            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
+                // Nobody is there to be asked; that it is back will be told.
+                self.try_later(wait, ctx);
+            }
+            Fence::Away(_) => {
+                self.writing = Some(Vec::new());
+                self.store_record(ctx);
+            }
+            Fence::Reads(_) => self.read_again(ctx),
+        }
+    }
+
+    /// Whoever kept the ledger away is back: not waited for any longer.
+    pub(super) fn ledger_back(&mut self, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.again.take() {
+            ctx.cancel_future(handle);
+            self.ledger_again(ctx);
         }
     }
 
     fn give(&mut self, decided: Decided, now: At) {
         let Decided { id, at, lane, candidate, slot, alone, due } = decided;
+        self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
         self.usage.call(&self.platform.limits, api, at);
         if let Some(due) = due {
@@ -357,11 +416,12 @@ impl Throttle {
         }
     }
 
-    /// Permits that lapsed before their use: their quota is spent, their fetches wait on.
-    fn spend(&mut self, batch: Vec<Decided>, now: At) {
+    /// Permits that were not handed on, and so lead to no call, whatever a record says of them: their fetches
+    /// wait on.
+    fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
-            self.gate.ended(&self.platform.limits, decided.id, now, Sent::Never);
+            self.gate.give_back(decided.id);
             self.lanes[decided.lane].put_back(decided.candidate);
         }
     }

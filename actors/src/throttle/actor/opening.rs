@@ -1,21 +1,36 @@
 //! Opening: nothing is let through before the account's record has been read.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
-use super::{Flight, SEAM_AGAIN, Throttle};
+use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
 use crate::http::Written;
 use crate::ids::LaneKey;
-use crate::ledger::Stored;
-use crate::ledger::record::{Record, Tries};
+use crate::ledger::record::{KNOWN_MAX, Known, Record, Tries};
+use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
 use crate::shard::Found;
 use crate::shard::accounts::{Rest, RestLane};
 use crate::shard::permit::Report;
 use crate::telemetry;
+use crate::throttle::gate::Gate;
+
+/// How long whoever lost a race for an account waits before its next permit, in milliseconds.
+const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
+
+/// What may still come of another process's calls.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    /// When the last of them was written at the latest.
+    latest: At,
+    /// Until when they take their slots.
+    slots_until: At,
+}
 
 impl Throttle {
     pub(super) fn read_record(&mut self, ctx: &mut Context<Self>, restarted: bool) {
@@ -36,7 +51,7 @@ impl Throttle {
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
-            self.adopt_record(&stored.record, since, stored.writer_gone, now);
+            self.adopt_record(&stored.record, since, stored.writer, now);
         }
         if restarted {
             self.adopt_running();
@@ -48,7 +63,7 @@ impl Throttle {
         }
     }
 
-    fn adopt_record(&mut self, bytes: &[u8], since: At, writer_gone: bool, now: At) {
+    fn adopt_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
         let record = match Record::decode(bytes) {
             Ok(record) => record,
             Err(error) => {
@@ -58,43 +73,148 @@ impl Throttle {
             }
         };
         self.throttled_in_a_row = record.throttled_in_a_row;
+        self.last_given = record.knows(self.shard.ledger.session());
+        self.see(&record.known);
         let foreign = self.gate.load(&self.platform.limits, &record.gate, since, now);
         for note in foreign {
             telemetry::ledger_note(&self.key, &note);
         }
-        let in_flight: Vec<PermitId> = self.gate.in_flight();
-        if writer_gone {
-            // Its process is gone and its sockets with it: what it wrote last left it before now.
-            let connect = self.platform.apis.iter().map(|api| api.timeouts.connect).max();
-            let latest = since
-                .plus(Span::from(USE_WITHIN))
-                .plus(Span::from(connect.unwrap_or_default()))
-                .min(now);
-            let slots_until = now.plus(Span::from(self.platform.lost_call));
-            self.gate.lose_all(&self.platform.limits, latest, slots_until);
+        if let Some(lost) = self.lost(writer, since, now) {
+            self.gate.lose_all(&self.platform.limits, lost.latest, lost.slots_until);
         } else {
             // Same process: what is not in the shard's table any more is over.
             let running = self.shard.running.borrow();
-            for id in in_flight.iter().filter(|id| !running.contains_key(id)) {
+            for id in self.gate.in_flight().iter().filter(|id| !running.contains_key(id)) {
                 self.gate.ended(&self.platform.limits, *id, now, Sent::Maybe);
             }
         }
         self.stale = !record.flying.is_empty();
+        self.remember(record, writer, since, now);
+    }
+
+    /// When calls that another process had in flight have arrived at the latest, and for how long they may go
+    /// on; nothing for this process's own, of which more is known.
+    fn lost(&self, writer: Writer, since: At, now: At) -> Option<Lost> {
+        let connect = self.platform.apis.iter().map(|api| api.timeouts.connect).max();
+        let latest =
+            since.plus(Span::from(USE_WITHIN)).plus(Span::from(connect.unwrap_or_default()));
+        match writer {
+            Writer::Here => None,
+            // Its process is gone and its sockets with it: what it wrote last left it before now.
+            Writer::Dead => Some(Lost {
+                latest: latest.min(now),
+                slots_until: now.plus(Span::from(self.platform.lost_call)),
+            }),
+            Writer::Silent | Writer::Alive => Some(Lost {
+                latest,
+                slots_until: latest.max(now).plus(Span::from(self.platform.lost_call_alive)),
+            }),
+        }
+    }
+
+    /// Keeps what a record says of fetches until they are read. One that its writer took with it has crashed
+    /// once more; while the writer lives it has not, or two nodes for one account would condemn it.
+    fn remember(&mut self, record: Record, writer: Writer, since: At, now: At) {
+        let crashed = matches!(writer, Writer::Dead | Writer::Silent);
         for flying in record.flying {
             let mut tries = flying.tries;
-            let running =
-                self.shard.running.borrow().contains_key(&PermitId(flying.permit)) && !writer_gone;
-            if writer_gone {
+            // Numbers of permits mean something within their process only.
+            let running = writer == Writer::Here
+                && self.shard.running.borrow().contains_key(&PermitId(flying.permit));
+            if crashed {
                 tries.crashes = tries.crashes.saturating_add(1);
             }
-            if !running {
-                self.remembered.insert(flying.seq, (tries, now, writer_gone));
+            if !running && !self.has(flying.seq) {
+                self.remembered.insert(flying.seq, (tries, now, writer != Writer::Here));
             }
         }
         for parked in record.parked {
             let at = since.plus(Span::from_millis(parked.not_within_ms));
-            self.remembered.insert(parked.seq, (parked.tries, at, false));
+            if !self.has(parked.seq) {
+                self.remembered.insert(parked.seq, (parked.tries, at, false));
+            }
         }
+    }
+
+    /// Notes whose permits the gate knows of beside this process's own.
+    fn see(&mut self, known: &[Known]) {
+        let own = self.shard.ledger.session();
+        for known in known.iter().filter(|known| known.session != own) {
+            match self.seen.iter_mut().find(|seen| seen.session == known.session) {
+                Some(seen) => seen.permit = seen.permit.max(known.permit),
+                None => self.seen.push(*known),
+            }
+        }
+        self.seen.truncate(KNOWN_MAX - 1);
+    }
+
+    /// Reads the record again, in a process that knows what it did itself. Nothing is decided meanwhile.
+    pub(super) fn read_again(&mut self, ctx: &mut Context<Self>) {
+        let wait = match self.fence {
+            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
+            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
+        };
+        self.fence = Fence::Reads(wait);
+        let load = self.shard.ledger.load(self.key.clone());
+        self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
+            Ok(stored) => throttle.rejoin(stored, ctx),
+            Err(error) => {
+                telemetry::ledger_away(&throttle.key, &error);
+                throttle.try_later(wait, ctx);
+            }
+        });
+    }
+
+    fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        // The gate knows every permit that was given here. What is stored is an earlier record of this
+        // process, or a late one whose permits were not used, or none any more: the gate is the stricter.
+        self.version = stored.as_ref().map_or(0, |stored| stored.version);
+        self.stale = true;
+        match stored {
+            Some(stored) if stored.writer != Writer::Here => {
+                let since = now.minus(Span::from(stored.age));
+                self.join_record(&stored.record, since, stored.writer, now);
+                // Two that want the same account take turns rather than race.
+                let pause = Duration::from_millis(fastrand::u64(YIELD_MS));
+                self.spawn(ctx, tokio::time::sleep(pause), |throttle, (), ctx| {
+                    throttle.fenced(ctx)
+                });
+            }
+            _ => self.fenced(ctx),
+        }
+    }
+
+    fn fenced(&mut self, ctx: &mut Context<Self>) {
+        self.fence = Fence::Holds;
+        self.step(ctx);
+    }
+
+    /// Another process has written: its record, and what is known here beside it.
+    fn join_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
+        let limits = Arc::clone(&self.platform.limits);
+        let record = match Record::decode(bytes) {
+            Ok(record) => record,
+            Err(error) => {
+                let until = self.gate.shut_for_longest_window(&limits, now);
+                telemetry::ledger_unreadable(&self.key, &error.to_string(), until.since(now));
+                return;
+            }
+        };
+        let mut gate = Gate::default();
+        for note in gate.load(&limits, &record.gate, since, now) {
+            telemetry::ledger_note(&self.key, &note);
+        }
+        if let Some(lost) = self.lost(writer, since, now) {
+            gate.lose_all(&limits, lost.latest, lost.slots_until);
+        }
+        let known = record.knows(self.shard.ledger.session()) >= self.last_given;
+        gate.join(&self.gate, known);
+        self.gate = gate;
+        self.see(&record.known);
+        self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
+        self.stale = !record.flying.is_empty();
+        self.remember(record, writer, since, now);
     }
 
     /// Takes over the attempts that outlived the last actor.
@@ -104,8 +224,12 @@ impl Throttle {
             let mine = running.iter().filter(|(_, running)| running.ix == self.ix);
             mine.map(|(id, running)| (*id, Rc::clone(&running.item), running.tries)).collect()
         };
+        let recorded = self.last_given;
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
+            // The record has counted it, or is older than its permit.
+            self.gate.adopt(id, self.lanes[lane].api, id.0 <= recorded);
+            self.last_given = self.last_given.max(id.0);
             let flight = Flight { item, tries, lane, decided_at: At::MIN };
             self.flights.insert(id, flight);
         }
@@ -165,7 +289,7 @@ impl Throttle {
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
         if !rest.record.is_empty() {
-            self.adopt_record(&rest.record, rest.since, false, now);
+            self.adopt_record(&rest.record, rest.since, Writer::Here, now);
         }
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())

@@ -57,7 +57,7 @@ impl Throttle {
     }
 
     /// Whether a fetch is in hand somewhere, so that reading it again means nothing.
-    fn has(&self, seq: Seq) -> bool {
+    pub(super) fn has(&self, seq: Seq) -> bool {
         self.shard.is_leaving(seq)
             || self.flights.values().any(|flight| flight.item.seq == seq)
             || self

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::{ActorContext, Context};
 use tollgate_gate::{At, Span};
 
-use super::Throttle;
+use super::{Fence, Throttle};
 use crate::shard::Room;
 use crate::shard::accounts::{Glance, Rest, RestLane, State};
 use crate::telemetry;
@@ -26,6 +26,7 @@ impl Throttle {
             && self.decided.is_empty()
             && self.writing.is_none()
             && self.busy == 0
+            && self.fence == Fence::Holds
             && self.slot.is_none()
             && !self.slot_asked;
         if !quiet {

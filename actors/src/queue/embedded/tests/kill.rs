@@ -127,7 +127,7 @@ impl Confirmed {
         let record = ledger.load(lane.account.clone()).await.expect("it answers");
         let record = record.expect("there is a record");
         assert!(record.version >= self.version, "{} after {}", record.version, self.version);
-        assert!(record.writer_gone);
+        assert_eq!(record.writer, crate::ledger::Writer::Dead);
         state.close().await;
     }
 }

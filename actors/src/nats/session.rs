@@ -1,0 +1,386 @@
+//! One run of a node, as the other nodes see it: a key in the bucket OWN that ends with it.
+//!
+//! The key is `n.SESSION`, with a time to live that every renewal begins anew. Raw publishes and not the
+//! client's key-value calls: those drop the time to live where they create a key over the mark of an ended one.
+//! It says who lives, for liveness and for telling a crash from a second node; no limit depends on it.
+//!
+//! Which sessions are proven to be over is kept in the node's folder: whoever holds its lock is the only one
+//! that runs there.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::connect::Bus;
+use crate::ledger::Writer;
+use crate::shard::context::BackHealth;
+use crate::state::{FolderLock, StateError, clock};
+use crate::telemetry;
+
+/// The key lives so long after its last renewal (whole seconds, ADR-43:
+/// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md>).
+const LIVES: Duration = Duration::from_secs(5);
+/// Between two renewals, and how long one may take.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Without a renewal for so long a node gives no permits.
+const LOST_AFTER: Duration = Duration::from_secs(3);
+/// After renewals were missed others may have missed theirs too: nobody counts as gone before this has passed.
+const STEADY_AFTER: Duration = Duration::from_secs(2);
+/// What was seen of another session holds so long.
+const SEEN_HOLDS: Duration = Duration::from_secs(1);
+/// Other sessions remembered; more are looked for each time.
+const SEEN_MAX: usize = 1024;
+/// Earlier sessions that a folder remembers. One before those counts as silent, which only waits longer.
+const BEFORE_MAX: usize = 64;
+
+/// The number of a session: 64 random bits, shown as 16 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// One that nobody has had.
+    pub fn draw() -> Self {
+        Self(clock::random())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text.trim(), 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A node's folder as far as its sessions are concerned; nobody else has it while this is there.
+#[derive(Debug)]
+pub struct SessionFile {
+    _lock: FolderLock,
+    /// This session.
+    pub id: SessionId,
+    /// Those that ran here before: over, since their lock was free.
+    pub before: Vec<SessionId>,
+}
+
+impl SessionFile {
+    /// Locks a folder, which is made if it is not there, and draws a session that is on record before it is
+    /// used. Blocks.
+    ///
+    /// # Errors
+    /// Another process has the folder, or it cannot be written.
+    pub fn open(folder: &Path) -> Result<Self, StateError> {
+        let io = |source| StateError::Io { path: folder.to_owned(), source };
+        let lock = FolderLock::take(folder)?;
+        let path = folder.join("sessions");
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(error)),
+            text => text.unwrap_or_default(),
+        };
+        let all: Vec<SessionId> = text.lines().filter_map(SessionId::parse).collect();
+        let before = all[all.len().saturating_sub(BEFORE_MAX)..].to_vec();
+        let id = SessionId::draw();
+        let lines: String = before.iter().chain([&id]).map(|id| format!("{id}\n")).collect();
+        let unfinished = folder.join("sessions-new");
+        let write = || {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).open(&unfinished)?;
+            file.write_all(lines.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&unfinished, &path)?;
+            File::open(folder)?.sync_all()
+        };
+        write().map_err(io)?;
+        Ok(Self { _lock: lock, id, before })
+    }
+}
+
+/// What a session tells of itself, as the value of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The node's name.
+    pub node: String,
+    /// The program's version.
+    pub version: String,
+    /// When it started.
+    pub started: jiff::Timestamp,
+    /// The hash of its limits in force.
+    pub config: String,
+}
+
+/// How a session fares.
+#[derive(Debug, Clone, Copy)]
+struct Fares {
+    renewed: Instant,
+    /// False once it was not renewed for [`LOST_AFTER`], until it is again.
+    held: bool,
+    /// When it was first renewed after a failure; its start.
+    steady_from: Instant,
+}
+
+/// A session at work: renewed until it is dropped or ended.
+#[derive(Debug)]
+pub struct Session {
+    inner: Arc<Inner>,
+    renewing: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    bus: Bus,
+    own: Stream<()>,
+    id: SessionId,
+    before: Vec<SessionId>,
+    value: Vec<u8>,
+    started: Instant,
+    fares: watch::Sender<Fares>,
+    seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
+}
+
+/// Why a session's key could not be written or read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct SessionError(String);
+
+enum Put {
+    At(u64),
+    /// Something else is the last under that key.
+    Replaced,
+}
+
+impl Session {
+    /// Shows a session, and ends the keys of those that ran in its folder before.
+    ///
+    /// # Errors
+    /// The server does not take the key.
+    pub async fn start(
+        bus: &Bus,
+        id: SessionId,
+        before: Vec<SessionId>,
+        about: &About,
+    ) -> Result<Self, SessionError> {
+        let name = bus.names().bucket_stream("OWN");
+        let own = bus.js().get_stream_no_info(name).await;
+        let own = own.map_err(|error| SessionError(error.to_string()))?;
+        let now = Instant::now();
+        let fares = Fares { renewed: now, held: true, steady_from: now };
+        let inner = Arc::new(Inner {
+            bus: bus.clone(),
+            own,
+            id,
+            before,
+            value: serde_json::to_vec(about).expect("names and a time are JSON"),
+            started: now,
+            fares: watch::Sender::new(fares),
+            seen: Mutex::default(),
+        });
+        let revision = inner.renew(0).await?;
+        for gone in &inner.before {
+            if inner.last(*gone).await?.is_some_and(|(_, lives)| lives) {
+                inner.end(*gone).await?;
+            }
+        }
+        telemetry::session_started(&id.to_string());
+        let renewing = tokio::spawn(Arc::clone(&inner).keep(revision));
+        Ok(Self { inner, renewing })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> SessionId {
+        self.inner.id
+    }
+
+    /// When it began, on the clock that nobody sets.
+    pub fn started(&self) -> Instant {
+        self.inner.started
+    }
+
+    /// Whether it was renewed within the last 3 s.
+    pub fn is_held(&self) -> bool {
+        self.inner.fares.borrow().held
+    }
+
+    /// What is known of a session: this one, one that ran here before, one that shows itself, or none of these.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn look(&self, id: SessionId) -> Result<Writer, SessionError> {
+        let inner = &self.inner;
+        if id == inner.id {
+            return Ok(Writer::Here);
+        }
+        if inner.before.contains(&id) {
+            return Ok(Writer::Dead);
+        }
+        let known = inner.seen().get(&id).copied();
+        let lives = match known {
+            Some((at, lives)) if at.elapsed() < SEEN_HOLDS => lives,
+            _ => {
+                let at = Instant::now();
+                let lives = inner.last(id).await?.is_some_and(|(_, lives)| lives);
+                let mut seen = inner.seen();
+                if seen.len() >= SEEN_MAX {
+                    seen.retain(|_, (at, _)| at.elapsed() < SEEN_HOLDS);
+                }
+                if seen.len() < SEEN_MAX {
+                    seen.insert(id, (at, lives));
+                }
+                lives
+            }
+        };
+        let fares = *inner.fares.borrow();
+        let steady = fares.held && fares.steady_from.elapsed() >= STEADY_AFTER;
+        let never_failed = fares.steady_from == inner.started && fares.held;
+        Ok(if lives || !(steady || never_failed) { Writer::Alive } else { Writer::Silent })
+    }
+
+    /// Keeps `health` told: away while the connection is down or this session is not renewed. Ends with the
+    /// session.
+    pub fn watch(&self, health: Arc<BackHealth>) -> JoinHandle<()> {
+        let (mut link, mut fares) = (self.inner.bus.link(), self.inner.fares.subscribe());
+        tokio::spawn(async move {
+            loop {
+                let away = !link.borrow_and_update().up || !fares.borrow_and_update().held;
+                health.set_away(away);
+                let changed = tokio::select! {
+                    changed = link.changed() => changed,
+                    changed = fares.changed() => changed,
+                };
+                if changed.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Takes its key away: others need not wait for it to end by itself.
+    ///
+    /// # Errors
+    /// The server does not answer; the key ends by itself then.
+    pub async fn end(&self) -> Result<(), SessionError> {
+        self.renewing.abort();
+        self.inner.end(self.inner.id).await
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+impl Inner {
+    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Instant, bool)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subject(&self, id: SessionId) -> String {
+        self.bus.names().bucket_key("OWN", &format!("n.{id}"))
+    }
+
+    async fn keep(self: Arc<Self>, mut revision: u64) {
+        let mut ticks = interval(RENEW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await;
+        let mut failed = false;
+        loop {
+            ticks.tick().await;
+            // The client's own patience is longer; what comes through late is found by the next renewal.
+            match timeout(RENEW_EVERY, self.renew(revision)).await {
+                Ok(Ok(renewed)) => {
+                    revision = renewed;
+                    let now = Instant::now();
+                    let before = *self.fares.borrow();
+                    let steady_from = if failed { now } else { before.steady_from };
+                    self.fares.send_replace(Fares { renewed: now, held: true, steady_from });
+                    if !before.held {
+                        telemetry::session_back(before.renewed.elapsed());
+                    }
+                    failed = false;
+                }
+                Ok(Err(_)) | Err(_) => {
+                    failed = true;
+                    let fares = *self.fares.borrow();
+                    if fares.held && fares.renewed.elapsed() >= LOST_AFTER {
+                        self.fares.send_replace(Fares { held: false, ..fares });
+                        telemetry::session_lost(fares.renewed.elapsed());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the key over `revision`, or over what is there now: it is this session's whatever happened.
+    async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
+        for _ in 0..3 {
+            let value = PublishMessage::build().payload(self.value.clone().into()).ttl(LIVES);
+            match self.put(self.id, value, revision).await? {
+                Put::At(revision) => return Ok(revision),
+                Put::Replaced => {
+                    revision = self.last(self.id).await?.map_or(0, |(revision, _)| revision);
+                }
+            }
+        }
+        Err(SessionError("somebody else writes the key of this session".into()))
+    }
+
+    async fn end(&self, id: SessionId) -> Result<(), SessionError> {
+        for _ in 0..3 {
+            let Some((revision, true)) = self.last(id).await? else { return Ok(()) };
+            let mark = PublishMessage::build().header("KV-Operation", "DEL").ttl(LIVES);
+            if let Put::At(_) = self.put(id, mark, revision).await? {
+                return Ok(());
+            }
+        }
+        Err(SessionError(format!("the session {id} is renewed again and again")))
+    }
+
+    async fn put(
+        &self,
+        id: SessionId,
+        message: PublishMessage,
+        revision: u64,
+    ) -> Result<Put, SessionError> {
+        let message = message.expected_last_subject_sequence(revision);
+        let sent = self.bus.js().send_publish(self.subject(id), message).await;
+        let confirmed = match sent {
+            Ok(confirmation) => confirmation.await,
+            Err(error) => Err(error),
+        };
+        match confirmed {
+            Ok(confirmed) => Ok(Put::At(confirmed.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Put::Replaced),
+            Err(error) => Err(SessionError(format!("the session's key: {error}"))),
+        }
+    }
+
+    /// The last entry of a session's key, from the leader: its revision, and whether it says that it lives.
+    async fn last(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
+        match self.own.get_last_raw_message_by_subject(&self.subject(id)).await {
+            Ok(last) => {
+                // The server marks a key whose time has passed.
+                let over = last.headers.get("KV-Operation").is_some()
+                    || last.headers.get("Nats-Marker-Reason").is_some();
+                Ok(Some((last.sequence, !over)))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(SessionError(format!("the session {id}: {error}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

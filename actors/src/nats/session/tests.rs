@@ -1,0 +1,123 @@
+//! Against a real server.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::*;
+use crate::nats::tests::{plan, ready};
+
+fn about(node: &str) -> About {
+    About {
+        node: node.into(),
+        version: "0".into(),
+        started: jiff::Timestamp::UNIX_EPOCH,
+        config: "none".into(),
+    }
+}
+
+async fn session(bus: &Bus) -> Session {
+    Session::start(bus, SessionId::draw(), Vec::new(), &about("one")).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_session_shows_itself_and_lives_on_beyond_the_time_of_one_key() {
+    let (_folder, server, bus) = ready("").await;
+    let one = session(&bus).await;
+    let subject = bus.names().bucket_key("OWN", &format!("n.{}", one.id()));
+    let shown = one.inner.own.get_last_raw_message_by_subject(&subject).await.unwrap();
+    assert_eq!(serde_json::from_slice::<About>(&shown.payload).unwrap(), about("one"));
+    let other = Bus::connect(&plan(&server), "other", false).await.unwrap();
+    let two = session(&other).await;
+    sleep(LIVES + RENEW_EVERY).await;
+    assert_eq!(two.look(one.id()).await.unwrap(), Writer::Alive);
+    assert_eq!(two.look(two.id()).await.unwrap(), Writer::Here);
+    let id = one.id();
+    one.end().await.unwrap();
+    sleep(SEEN_HOLDS).await;
+    assert_eq!(two.look(id).await.unwrap(), Writer::Silent);
+}
+
+#[tokio::test]
+async fn a_session_that_is_renewed_no_more_falls_silent_within_its_time() {
+    let (_folder, _server, bus) = ready("").await;
+    let (one, two) = (session(&bus).await, session(&bus).await);
+    let id = one.id();
+    drop(one);
+    let dropped = Instant::now();
+    assert_eq!(two.look(id).await.unwrap(), Writer::Alive);
+    while two.look(id).await.unwrap() == Writer::Alive {
+        assert!(dropped.elapsed() < LIVES + SEEN_HOLDS + Duration::from_secs(3));
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(dropped.elapsed() >= LIVES - RENEW_EVERY - Duration::from_millis(500));
+    assert_eq!(two.look(id).await.unwrap(), Writer::Silent);
+}
+
+#[tokio::test]
+async fn a_server_away_takes_the_session_and_its_return_brings_it_back_with_the_same_number() {
+    let (_folder, mut server, bus) = ready("").await;
+    let one = session(&bus).await;
+    let two = session(&bus).await;
+    let health = Arc::new(BackHealth::default());
+    let watching = one.watch(Arc::clone(&health));
+    let mut away = health.follow();
+    assert!(one.is_held() && !health.is_away());
+    // It does not answer, and the connection stands: only the renewals tell.
+    server.signal("STOP");
+    let stopped = Instant::now();
+    timeout(Duration::from_secs(10), away.wait_for(|away| *away)).await.unwrap().unwrap();
+    assert!(stopped.elapsed() >= LOST_AFTER - RENEW_EVERY, "{:?}", stopped.elapsed());
+    assert!(!one.is_held());
+    sleep((LIVES + RENEW_EVERY).saturating_sub(stopped.elapsed())).await;
+    server.signal("CONT");
+    timeout(Duration::from_secs(10), away.wait_for(|away| !away)).await.unwrap().unwrap();
+    assert!(one.is_held());
+    // Both keys had ended, through nobody's fault: neither counts the other as gone.
+    assert_ne!(two.look(one.id()).await.unwrap(), Writer::Silent);
+    // Now it breaks: told at once.
+    server.kill();
+    let killed = Instant::now();
+    timeout(Duration::from_secs(10), away.wait_for(|away| *away)).await.unwrap().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    server.restart();
+    timeout(Duration::from_secs(10), away.wait_for(|away| !away)).await.unwrap().unwrap();
+    watching.abort();
+}
+
+#[tokio::test]
+async fn what_ran_in_a_folder_before_is_over_and_its_key_is_taken_away() {
+    let (_folder, _server, bus) = ready("").await;
+    let folder = TempDir::new().unwrap();
+    let file = SessionFile::open(folder.path()).unwrap();
+    assert!(file.before.is_empty());
+    let refused = SessionFile::open(folder.path()).unwrap_err();
+    assert!(matches!(refused, StateError::Locked { .. }), "{refused}");
+    let one = Session::start(&bus, file.id, file.before.clone(), &about("one")).await.unwrap();
+    let first = file.id;
+    drop((one, file));
+    let file = SessionFile::open(folder.path()).unwrap();
+    assert_eq!(file.before, [first]);
+    assert_ne!(file.id, first);
+    let third = session(&bus).await;
+    assert_eq!(third.look(first).await.unwrap(), Writer::Alive);
+    let two = Session::start(&bus, file.id, file.before.clone(), &about("two")).await.unwrap();
+    assert_eq!(two.look(first).await.unwrap(), Writer::Dead);
+    sleep(SEEN_HOLDS).await;
+    assert_eq!(third.look(first).await.unwrap(), Writer::Silent, "its key is gone at once");
+}
+
+#[test]
+fn a_folder_remembers_so_many_sessions_and_nothing_torn() {
+    let folder = TempDir::new().unwrap();
+    let mut all = Vec::new();
+    for _ in 0..BEFORE_MAX + 3 {
+        let file = SessionFile::open(folder.path()).unwrap();
+        all.push(file.id);
+    }
+    let torn = std::fs::read_to_string(folder.path().join("sessions")).unwrap() + "zz\n\n";
+    std::fs::write(folder.path().join("sessions"), torn).unwrap();
+    let file = SessionFile::open(folder.path()).unwrap();
+    assert_eq!(file.before, all[all.len() - BEFORE_MAX..]);
+}

@@ -1,0 +1,117 @@
+//! DONE, DEAD and ONCE: before the delete, and once only.
+
+use super::*;
+
+#[tokio::test]
+async fn an_ending_is_told_once_however_often_it_is_repeated() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let inner = &queue.0.inner;
+    let lane = lane("meta.act_1.insights.high");
+    let (one, two) = (store(&queue, &lane, "a").await, store(&queue, &lane, "b").await);
+    // As after a crash between DONE and the delete: the fetch is there, and it is done again.
+    inner.finish(&lane, Seq(99), ended("a", one)).await.unwrap();
+    assert_eq!(first(&queue, &lane).await.len(), 2);
+    for _ in 0..3 {
+        queue.finish(lane.clone(), one, ended("a", one)).await.unwrap();
+    }
+    inner.tell_dead(inner.names().ended("dead", &lane), &letter("b", two)).await.unwrap();
+    for _ in 0..3 {
+        queue.finish(lane.clone(), two, Ending::Dead(Box::new(letter("b", two)))).await.unwrap();
+    }
+    assert_eq!(count(&inner.fetch).await, 0);
+    let told = all(inner, &inner.done).await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].subject.as_str(), "tollgate.done.meta.act_1.insights");
+    assert_eq!(serde_json::from_slice::<Done>(&told[0].payload).unwrap().seq, one.0);
+    let header = |name| told[0].headers.get(name).unwrap().as_str();
+    assert_eq!(header("Nats-Msg-Id"), format!("{}:{one}", inner.fetch.created()));
+    assert_eq!(header("Content-Type"), "application/json");
+    let told = all(inner, &inner.dead).await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].subject.as_str(), "tollgate.dead.meta.act_1.insights");
+    assert_eq!(queue.name(), format!("TOLLGATE_FETCH@{}", inner.fetch.created()).into());
+}
+
+#[tokio::test]
+async fn an_ending_of_another_fetch_under_the_same_number_is_told_too() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let inner = &queue.0.inner;
+    let lane = lane("meta.act_1.insights");
+    let seq = store(&queue, &lane, "a").await;
+    // A server that lost its latest messages gives their numbers to others.
+    queue.finish(lane.clone(), seq, ended("of a lost message", seq)).await.unwrap();
+    queue.finish(lane.clone(), seq, ended("a", seq)).await.unwrap();
+    queue.finish(lane.clone(), seq, ended("a", seq)).await.unwrap();
+    assert_eq!(count(&inner.done).await, 3, "a repeat finds only the first of the number");
+}
+
+#[tokio::test]
+async fn what_was_collected_once_is_known_by_its_id() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let (one, other) = (lane("meta.act_1.insights"), lane("meta.act_1.campaigns"));
+    let seq = store(&queue, &one, "a").await;
+    assert_eq!(queue.once(one.clone(), "a".into()).await.unwrap(), None);
+    let told = done("a", seq);
+    let ending = Ending::Done { done: Box::new(told.clone()), once: true };
+    queue.finish(one.clone(), seq, ending).await.unwrap();
+    assert_eq!(queue.once(one.clone(), "a".into()).await.unwrap(), Some(told.clone()));
+    let urgent = lane("meta.act_1.insights.high");
+    assert_eq!(queue.once(urgent, "a".into()).await.unwrap(), Some(told));
+    assert_eq!(queue.once(other, "a".into()).await.unwrap(), None);
+    assert_eq!(queue.once(one.clone(), "b".into()).await.unwrap(), None);
+    let without = store(&queue, &one, "c").await;
+    queue.finish(one.clone(), without, ended("c", without)).await.unwrap();
+    assert_eq!(queue.once(one, "c".into()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_server_is_named_as_such() {
+    let (folder, server, bus) = ready("max_file_store: 4MB").await;
+    let queue = NatsQueue::open(&bus).await.unwrap();
+    let lane = lane("meta.act_1.insights");
+    let large = Bytes::from(vec![b'x'; 200 * 1024]);
+    let refused = async {
+        for id in 0..100 {
+            let large = NewFetch { payload: large.clone(), ..fetch(&lane, &id.to_string()) };
+            if let Err(error) = queue.append(vec![large]).await {
+                return error;
+            }
+        }
+        panic!("20 MB in 4 MB");
+    };
+    let refused = refused.await.to_string();
+    assert!(refused.contains("TG0405"), "{refused}");
+    drop((folder, server));
+}
+
+#[tokio::test]
+async fn a_queue_whose_server_is_gone_says_so_in_time() {
+    let (queue, (_folder, mut server, _bus)) = open().await;
+    let lane = lane("meta.act_1.insights");
+    let seq = store(&queue, &lane, "a").await;
+    server.kill();
+    let asked = tokio::join!(
+        queue.first(lane.clone(), None, 1),
+        queue.finish(lane.clone(), seq, ended("a", seq)),
+        queue.lanes(None),
+        queue.append(vec![fetch(&lane, "b")]),
+    );
+    let away = |error: QueueError| matches!(error, QueueError::Unavailable(_));
+    assert!(away(asked.0.unwrap_err()) && away(asked.1.unwrap_err()));
+    assert!(away(asked.2.unwrap_err()) && away(asked.3.unwrap_err()));
+    server.restart();
+    until("it answers again", async || queue.finish(lane.clone(), seq, ended("a", seq)).await.ok())
+        .await;
+    let left: Vec<_> = first(&queue, &lane).await.iter().map(|queued| queued.seq).collect();
+    assert!(!left.contains(&seq), "it was finished");
+}
+
+#[tokio::test]
+async fn an_id_with_line_breaks_is_a_header_all_the_same() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let lane = lane("meta.act_1.insights");
+    let seq = store(&queue, &lane, "a\r\nNats-Rollup: all\0").await;
+    let again = queue.append(vec![fetch(&lane, "a\r\nNats-Rollup: all\0")]).await.unwrap();
+    assert_eq!(again, [Appended::Waiting(seq)]);
+    store(&queue, &lane, "a\n\nNats-Rollup: all\0").await;
+}

@@ -1,0 +1,182 @@
+//! `tollgate serve`: one node on NATS JetStream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tollgate_actors::clock::Clock;
+use tollgate_actors::control::{self, Desk};
+use tollgate_actors::health::{self, Health};
+use tollgate_actors::holds::{Holds, Scope};
+use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::nats::session::{About, Session, SessionFile};
+use tollgate_actors::nats::{self, Bus, ask, holds};
+use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
+use tollgate_actors::plan::Plan;
+use tollgate_actors::queue::nats::NatsQueue;
+use tollgate_actors::shard::context::BackHealth;
+use tollgate_actors::store::Store;
+use tollgate_actors::{install_tls, supervise};
+
+use super::folder::with_code;
+use super::session::{LEFTOVERS_OLDER, Stop, fit_open_files, open_store, sweep};
+use super::{Exit, plan};
+use crate::cli::Global;
+use crate::http;
+use crate::logs::Logs;
+use crate::ui::{Progress, say};
+
+/// What the last words to NATS may take.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
+    let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
+    let logs = Logs::start(global, &Progress::none(), "info")?;
+    install_tls();
+    supervise::keep_panics();
+    let exit = actix_rt::System::new().block_on(serve(plan));
+    let lost = logs.dropped();
+    drop(logs);
+    if lost > 0 {
+        say(format_args!("{lost} log lines were dropped: nobody read them in time"));
+    }
+    exit
+}
+
+async fn serve(mut plan: Plan) -> anyhow::Result<Exit> {
+    fit_open_files(&mut plan);
+    let plan = Arc::new(plan);
+    let stop = Stop::listen()?;
+    let clock = Clock::new();
+    let health = Health::new(clock.clone());
+    // Before anything that may take long: who watches this node learns what it waits for.
+    let server = http::start(plan.http.as_ref(), Arc::clone(&health))?;
+    let file = SessionFile::open(&plan.state()).map_err(with_code)?;
+    health.set(health::NATS, "not connected yet");
+    let connected = tokio::select! {
+        connected = connect(&plan) => connected?,
+        () = stop.asked() => return Ok(Exit::Done),
+    };
+    health.clear(health::NATS);
+    let exit = work(&plan, &connected, &file, &stop, &clock, &health).await;
+    drop(server);
+    exit
+}
+
+async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
+    let bus = Bus::connect(&plan.nats, &plan.node_name, true).await?;
+    for changed in nats::setup(&bus, &plan.nats, plan.nats.setup).await? {
+        if changed.change != nats::Change::Kept {
+            say(format_args!("tollgate: {changed}"));
+        }
+    }
+    Ok(bus)
+}
+
+async fn work(
+    plan: &Arc<Plan>,
+    bus: &Bus,
+    file: &SessionFile,
+    stop: &Stop,
+    clock: &Clock,
+    health: &Arc<Health>,
+) -> anyhow::Result<Exit> {
+    let about = About {
+        node: plan.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        started: clock.wall(),
+        config: plan.hash.clone(),
+    };
+    let session = Session::start(bus, file.id, file.before.clone(), &about).await;
+    let session = Arc::new(session.context("show this node's session on NATS")?);
+    let store = open_store(plan)?;
+    let held = Holds::default();
+    held.replace(holds::list(bus).await?);
+    let back = Arc::new(BackHealth::default());
+    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
+    let seams = Seams {
+        queue: Arc::new(NatsQueue::open(bus).await?),
+        ledger: Arc::new(ledger),
+        store: store.clone(),
+        holds: held.clone(),
+        back: Arc::clone(&back),
+        unknown: Unknown::Die,
+    };
+    let mut node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
+    node.report_to(health);
+    let watching = session.watch(Arc::clone(&back));
+    let beside = beside(plan, bus, &node, held, store, health, back);
+    let died = tokio::select! {
+        () = stop.asked() => None,
+        error = node.died() => Some(error),
+    };
+    let broken_off = node.drain(plan.collect.drain).await;
+    for task in beside {
+        task.abort();
+    }
+    watching.abort();
+    // Others wait for the key to end by itself otherwise.
+    let _said = timeout(FAREWELL_WITHIN, session.end()).await;
+    let _flushed = timeout(FAREWELL_WITHIN, bus.client().flush()).await;
+    if broken_off > 0 {
+        say(format_args!("{broken_off} calls were broken off; they are made again"));
+    }
+    match died {
+        None => Ok(Exit::Done),
+        Some(error @ NodeError::ShardDied(_)) => {
+            say(format_args!("tollgate: {error}"));
+            Ok(Exit::Failed)
+        }
+        Some(error) => Err(error.into()),
+    }
+}
+
+/// What goes on beside the node: answering questions, following holds, cleaning up, telling how NATS fares.
+fn beside(
+    plan: &Arc<Plan>,
+    bus: &Bus,
+    node: &Node,
+    held: Holds,
+    store: Store,
+    health: &Arc<Health>,
+    back: Arc<BackHealth>,
+) -> Vec<JoinHandle<()>> {
+    let desk = Desk { plan: Arc::clone(plan), viewer: node.viewer(), intake: node.intake() };
+    let bell = node.bell();
+    let changed = move |scopes: &[Scope]| bell.holds_changed(scopes);
+    let mut tasks = vec![
+        actix_rt::spawn(holds::follow(bus.clone(), held, changed)),
+        actix_rt::spawn(sweep(store, LEFTOVERS_OLDER)),
+        actix_rt::spawn(tell_back(Arc::clone(health), back)),
+    ];
+    let (asked, name, answers) = (bus.clone(), plan.node_name.clone(), desk.clone());
+    tasks.push(actix_rt::spawn(async move {
+        if let Err(error) = ask::serve(asked, name, answers).await {
+            say(format_args!("tollgate: `status` cannot ask this node over NATS: {error}"));
+        }
+    }));
+    match control::serve(&plan.state(), desk) {
+        Ok(serving) => tasks.push(actix_rt::spawn(serving)),
+        Err(error) => {
+            say(format_args!("tollgate: `status --local` cannot ask this node: {error}"));
+        }
+    }
+    tasks
+}
+
+/// Says whether NATS is there to those who ask whether the node is ready.
+async fn tell_back(health: Arc<Health>, back: Arc<BackHealth>) {
+    let mut follow = back.follow();
+    loop {
+        if *follow.borrow_and_update() {
+            health.set(health::NATS, "not connected, or this node's session is not confirmed");
+        } else {
+            health.clear(health::NATS);
+        }
+        if follow.changed().await.is_err() {
+            return;
+        }
+    }
+}
