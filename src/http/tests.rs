@@ -1,15 +1,23 @@
 //! The server over real sockets, with polite clients and rude ones.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
 use reqwest::{Client, Method};
 use serde_json::Value;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::health::{DRAINING, NATS, STARTING, STORE};
-use tollgate_actors::{install_tls, telemetry};
+use tollgate_actors::holds::Holds;
+use tollgate_actors::intake::take_lines;
+use tollgate_actors::ledger::embedded::EmbeddedLedger;
+use tollgate_actors::node::{Node, Seams};
+use tollgate_actors::queue::embedded::EmbeddedQueue;
+use tollgate_actors::store::Store;
+use tollgate_actors::{config, install_tls, telemetry};
+use tollgate_emulator::{Emulator, Profile};
 
 use super::*;
+use crate::commands::folder::open_state;
 
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -255,6 +263,105 @@ async fn a_server_that_is_stopped_has_given_its_port_back() {
     assert!(is_closed(&mut slow, Duration::from_secs(1)));
     let again = start(Some(&plan), health).unwrap().unwrap();
     assert_eq!(get(&again, "/healthz").await.status, 200);
+}
+
+/// A node as `serve` will start it, on the embedded back, against an emulated provider.
+#[test]
+fn a_node_at_work_is_seen_from_outside_until_it_has_drained() {
+    const CONFIG: &str = r#"
+[node]
+data = "DATA"
+[store]
+url = "file:DATA"
+[http]
+listen = "127.0.0.1:0"
+[platforms.p]
+base_url = "BASE"
+[platforms.p.limits]
+gap = { per = ["account"], every = "1s" }
+[platforms.p.apis.a]
+path = "v1/reports/daily"
+headers = { X-Account = "{account}" }
+"#;
+    install_tls();
+    actix_rt::System::new().block_on(async {
+        let profile = Profile { limits: Vec::new(), ..Profile::default() };
+        let emulator = Emulator::start(profile).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let text = CONFIG
+            .replace("DATA", folder.path().to_str().unwrap())
+            .replace("BASE", emulator.base_url());
+        let file = folder.path().join("tollgate.toml");
+        std::fs::write(&file, text).unwrap();
+        let loaded = config::load(Some(&file), std::iter::empty(), &[]);
+        let plan = Arc::new(loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).plan);
+
+        let clock = Clock::new();
+        let health = Health::new(clock.clone());
+        let server = start(plan.http.as_ref(), Arc::clone(&health)).unwrap().unwrap();
+        assert_eq!(get(&server, "/readyz").await.status, 503, "it starts");
+        let state = open_state(&plan).await.unwrap();
+        let seams = Seams {
+            queue: Arc::new(EmbeddedQueue::new(&state)),
+            ledger: Arc::new(EmbeddedLedger::new(&state)),
+            store: Store::open_file(folder.path(), &plan.state(), false, 1 << 28).unwrap(),
+            holds: Holds::default(),
+        };
+        let mut node = Node::start(Arc::clone(&plan), seams, clock.clone()).await.unwrap();
+        node.report_to(&health);
+        assert_eq!(get(&server, "/readyz").await.status, 200);
+
+        let line = |number| {
+            let account = number % 10;
+            format!(r#"{{"id":"{number}","platform":"p","account":"act_{account}","api":"a"}}"#)
+        };
+        let lines: Vec<String> = (0..40).map(line).collect();
+        let lines = lines.join("\n");
+        let (taking, intake, time) = (Arc::clone(&plan), node.intake(), clock.clone());
+        let wait = tokio::runtime::Handle::current();
+        let take = move || {
+            let lines = BufReader::new(lines.as_bytes());
+            take_lines(&taking, &intake, &time, "here", lines, &wait, || true).unwrap()
+        };
+        actix_rt::task::spawn_blocking(take).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while node.totals().fetches_done.get() < 40 {
+            assert!(Instant::now() < deadline, "{:?}", node.totals());
+            sleep(Duration::from_millis(50)).await;
+        }
+        // What waits is counted every 5 s.
+        sleep(Duration::from_secs(6)).await;
+        let text = get(&server, "/metrics").await.body;
+        let series = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.unwrap_or_else(|| panic!("{name} in\n{text}")).parse::<f64>().unwrap()
+        };
+        for (name, wanted) in [
+            ("tollgate_permits_total{platform=\"p\",api=\"a\"}", 40.0),
+            ("tollgate_fetches_done_total{platform=\"p\",api=\"a\"}", 40.0),
+            ("tollgate_attempts_total{platform=\"p\",api=\"a\",class=\"ok\"}", 40.0),
+            ("tollgate_permit_lateness_seconds_count{platform=\"p\"}", 30.0),
+            ("tollgate_permit_lateness_seconds_bucket{platform=\"p\",le=\"10\"}", 30.0),
+            ("tollgate_queue_finish_seconds_count{platform=\"p\"}", 40.0),
+            ("tollgate_store_finish_seconds_count{platform=\"p\"}", 40.0),
+            ("tollgate_fetches_in_flight{platform=\"p\"}", 0.0),
+            ("tollgate_fetches_waiting{platform=\"p\"}", 0.0),
+            ("tollgate_slots_open", 1024.0),
+            ("tollgate_store_away", 0.0),
+        ] {
+            assert!((series(name) - wanted).abs() < 0.5, "{name} in\n{text}");
+        }
+        assert!(series("tollgate_wakes_total") >= 1.0);
+        assert!(series("tollgate_ledger_store_seconds_count{platform=\"p\"}") >= 40.0);
+        assert!(!text.contains("act_"), "no account is a label");
+
+        node.drain(Duration::from_secs(1)).await;
+        let answer = get(&server, "/readyz").await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(parsed(&answer)["reasons"][0]["name"], DRAINING);
+        server.stop();
+        state.close().await;
+    });
 }
 
 #[test]
