@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod folder;
 pub(crate) mod init;
+pub(crate) mod open_store;
 pub(crate) mod run;
 pub(crate) mod session;
 pub(crate) mod status;

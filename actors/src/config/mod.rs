@@ -23,6 +23,7 @@ mod node;
 mod pairs;
 mod params;
 mod platform;
+mod s3;
 mod secret;
 mod section;
 mod source;
@@ -65,8 +66,9 @@ pub fn load(
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
-        let store = store::store(root.section("store"), &node.data);
+        let store = store::store(root.section("store"), &node.data, &env);
         let collect = node::collect(root.section("collect"));
+        store::check_bodies_fit(&report, &store, &collect.plan);
         node::nats(root.section("nats"));
         node::http(root.section("http"));
         let defaults =

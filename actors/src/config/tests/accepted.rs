@@ -47,7 +47,7 @@ fn ten_lines_suffice_for_a_provider() {
 fn what_is_not_said_has_the_documented_default() {
     let plan = plan(BASE);
     assert_eq!(plan.data, Path::new("./tollgate-data"));
-    assert_eq!(plan.store.target, StoreTarget::File("./tollgate-data".into()));
+    assert!(is_file(&plan.store.target, "./tollgate-data"));
     assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
     assert_eq!(plan.store.compression, Compression::Zstd);
     assert!(!plan.store.fsync && !plan.node_name.is_empty());
@@ -63,10 +63,14 @@ fn what_is_not_said_has_the_documented_default() {
 #[test]
 fn objects_go_to_the_data_folder_unless_told_otherwise() {
     let target = |text: &str| plan(&format!("{BASE}\n{text}")).store.target;
-    assert_eq!(target("[node]\ndata = \"/var/t\""), StoreTarget::File("/var/t".into()));
-    assert_eq!(target("[store]\nurl = \"file:o\""), StoreTarget::File("o".into()));
-    assert_eq!(target("[store]\nurl = \"file:///srv/o\""), StoreTarget::File("/srv/o".into()));
-    assert_eq!(target("[store]\nurl = \"memory:\""), StoreTarget::Memory);
+    assert!(is_file(&target("[node]\ndata = \"/var/t\""), "/var/t"));
+    assert!(is_file(&target("[store]\nurl = \"file:o\""), "o"));
+    assert!(is_file(&target("[store]\nurl = \"file:///srv/o\""), "/srv/o"));
+    assert!(matches!(target("[store]\nurl = \"memory:\""), StoreTarget::Memory));
+}
+
+fn is_file(target: &StoreTarget, path: &str) -> bool {
+    matches!(target, StoreTarget::File(found) if found == Path::new(path))
 }
 
 #[test]

@@ -25,7 +25,7 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[collect]\ntimeouts = { stall = \"2h\" }", Code::BadDuration, "collect.timeouts.stall"),
     ("[collect]\ntimeouts = \"3s\"", Code::WrongType, "collect.timeouts"),
     ("[node]\nname = \"\"", Code::BadValue, "node.name"),
-    ("[store]\nurl = \"s3://bucket/prefix\"", Code::NotSupported, "store.url"),
+    ("[store]\nurl = \"gs://bucket/prefix\"", Code::NotSupported, "store.url"),
     ("[store]\nurl = \"./objects\"", Code::UnknownStore, "store.url"),
     ("[store]\nurl = \"ftp://x/y\"", Code::UnknownStore, "store.url"),
     ("[store]\nurl = \"file:\"", Code::BadUrl, "store.url"),
@@ -245,7 +245,7 @@ fn all_mistakes_of_one_file_are_found_at_once_in_its_order() {
 [node]
 nmae = "a"
 [store]
-url = "s3://bucket"
+url = "gs://bucket"
 compression = "lz4"
 [collect]
 concurrency = "x"
