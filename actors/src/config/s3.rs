@@ -22,7 +22,8 @@ const PREFIX_BYTES_MAX: usize = 256;
 const REGION_BYTES_MAX: usize = 64;
 
 const URL_HINT: &str = "such as \"s3://bucket/prefix\"";
-const KEYS_HINT: &str = "both or none: access_key_id = \"env:NAME\", secret_access_key = \"env:NAME\"";
+const KEYS_HINT: &str =
+    "both or none: access_key_id = \"env:NAME\", secret_access_key = \"env:NAME\"";
 
 /// Variables of the environment that say where temporary keys come from
 /// (<https://docs.aws.amazon.com/sdkref/latest/guide/settings-reference.html#EVarSettings>).
@@ -55,7 +56,14 @@ pub(super) fn bucket(
     let (bucket, prefix) = named?;
     // A certificate of Amazon's covers one label before its own name, so a bucket with a dot has none.
     let path_style = path_style.unwrap_or(endpoint.is_some() || bucket.contains('.'));
-    Some(S3Plan { bucket, prefix, region: region?, endpoint, path_style, credentials: credentials? })
+    Some(S3Plan {
+        bucket,
+        prefix,
+        region: region?,
+        endpoint,
+        path_style,
+        credentials: credentials?,
+    })
 }
 
 /// Refuses what only a bucket has in the section of another store.
@@ -72,7 +80,12 @@ pub(super) fn no_bucket(section: &mut Section<'_>) {
     for key in KEYS {
         if section.take(key).is_some() {
             let message = format!("`{key}` says something of a bucket, and objects go into none");
-            section.mistake(Code::BadValue, key, message, "url = \"s3://bucket/prefix\", or leave it out");
+            section.mistake(
+                Code::BadValue,
+                key,
+                message,
+                "url = \"s3://bucket/prefix\", or leave it out",
+            );
         }
     }
 }
@@ -105,7 +118,8 @@ fn name_and_prefix(section: &Section<'_>, rest: &str) -> Option<(String, String)
     }
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
     let plain = |c: char| !c.is_control() && !"#?{}\\%".contains(c);
-    if prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(plain) || Path::parse(prefix).is_err() {
+    if prefix.len() > PREFIX_BYTES_MAX || !prefix.chars().all(plain) || Path::parse(prefix).is_err()
+    {
         let message = format!("`{}` cannot be what keys begin with", preview(prefix));
         let hint = "up to 256 bytes, no empty part, none of `#?{}\\%`; names such as {platform} go into store.key";
         section.mistake(Code::BadUrl, "url", message, hint);
@@ -165,7 +179,9 @@ fn region(
 ) -> Option<String> {
     let given = if section.has("region") {
         section.text("region")?
-    } else if let Some(region) = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|n| set(env, n)) {
+    } else if let Some(region) =
+        ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|n| set(env, n))
+    {
         region
     } else if elsewhere {
         REGION.to_owned()
@@ -184,18 +200,20 @@ fn region(
 }
 
 /// The configuration's references, or else the environment as Amazon's own tools read it.
-fn credentials(
-    section: &mut Section<'_>,
-    env: &BTreeMap<String, String>,
-) -> Option<S3Credentials> {
-    let (has_id, has_secret, has_token) =
-        (section.has("access_key_id"), section.has("secret_access_key"), section.has("session_token"));
+fn credentials(section: &mut Section<'_>, env: &BTreeMap<String, String>) -> Option<S3Credentials> {
+    let (has_id, has_secret, has_token) = (
+        section.has("access_key_id"),
+        section.has("secret_access_key"),
+        section.has("session_token"),
+    );
     let id = secret(section, "access_key_id", env);
     let key = secret(section, "secret_access_key", env);
     let token = secret(section, "session_token", env);
     if has_id || has_secret || has_token {
-        for (has, name) in [(has_id, "access_key_id"), (has_secret, "secret_access_key")] {
-            if !has {
+        let companions = [(has_id, &key, "access_key_id"), (has_secret, &id, "secret_access_key")];
+        for (has, companion, name) in companions {
+            // One mistake at a time: the other may have its own.
+            if !has && (companion.is_some() || !(has_id || has_secret)) {
                 section.mistake(Code::MissingKey, name, format!("`{name}` is missing"), KEYS_HINT);
             }
         }

@@ -174,7 +174,8 @@ pub(super) fn check_bodies_fit(report: &Report, store: &StorePlan, collect: &Col
         return;
     }
     if collect.body_bytes_max > S3_BODY_BYTES_MAX {
-        let message = format!("an object in a bucket has at most {S3_BODY_BYTES_MAX} bytes (5 TiB)");
+        let message =
+            format!("an object in a bucket has at most {S3_BODY_BYTES_MAX} bytes (5 TiB)");
         report.mistake(Code::BadValue, "collect.body_bytes_max", message, "");
         return;
     }

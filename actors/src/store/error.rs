@@ -189,6 +189,10 @@ impl Answer {
             let status = rest.get(..3)?.parse().ok()?;
             return Some(Self { status, code: code().unwrap_or_default() });
         }
+        // 301, as S3 tells that the bucket is in another region.
+        if text.starts_with("Received redirect without LOCATION") {
+            return Some(Self { status: 301, code: String::new() });
+        }
         // A success that turned into an error while it was told.
         text.strip_prefix("Server returned error response: ")?;
         Some(Self { status: 503, code: code().unwrap_or_default() })

@@ -39,8 +39,7 @@ impl Upload {
         key: &Path,
     ) -> object_store::Result<Self> {
         let (objects, key) = (Arc::clone(objects), key.clone());
-        let begun =
-            tokio::spawn(async move { objects.put_multipart(&key).await.map(Self::new) });
+        let begun = tokio::spawn(async move { objects.put_multipart(&key).await.map(Self::new) });
         begun.await?
     }
 

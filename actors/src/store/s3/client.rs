@@ -55,7 +55,10 @@ impl Clients {
 }
 
 impl HttpService for Clients {
-    fn call<'s, 'f>(&'s self, request: HttpRequest) -> BoxFuture<'f, Result<HttpResponse, HttpError>>
+    fn call<'s, 'f>(
+        &'s self,
+        request: HttpRequest,
+    ) -> BoxFuture<'f, Result<HttpResponse, HttpError>>
     where
         's: 'f,
         Self: 'f,

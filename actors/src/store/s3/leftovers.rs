@@ -28,8 +28,7 @@ const TRIES_MAX: u32 = 3;
 const PAGE_BYTES_MAX: usize = 8 << 20;
 
 /// What a signature leaves as it is (RFC 3986 §2.3).
-const QUERY: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
 #[derive(Debug, Deserialize)]
@@ -131,7 +130,7 @@ async fn ask(bucket: &Bucket, key: &str, id: &str) -> Result<Page, Failure> {
     };
     for (name, value) in [("prefix", &*prefix), ("key-marker", key), ("upload-id-marker", id)] {
         if !value.is_empty() {
-            url.push_str(&format!("&{name}={}", utf8_percent_encode(value, QUERY)));
+            url.extend(["&", name, "="].into_iter().chain(utf8_percent_encode(value, QUERY)));
         }
     }
     let mut request = HttpRequest::new(HttpRequestBody::empty());

@@ -154,7 +154,11 @@ impl Bucket {
     /// Why a key may not be used, if it may not.
     pub(super) fn check(&self, key: &Path) -> Result<(), &'static str> {
         let bytes = self.prefix.as_ref().len() + 1 + key.as_ref().len();
-        if bytes > KEY_BYTES_MAX { Err("a key in a bucket has at most 1,024 bytes") } else { Ok(()) }
+        if bytes > KEY_BYTES_MAX {
+            Err("a key in a bucket has at most 1,024 bytes")
+        } else {
+            Ok(())
+        }
     }
 
     /// Aborts uploads below the prefix that were begun before `older_than` and not ended.
@@ -201,7 +205,7 @@ mod tests {
         assert_eq!(part_bytes(8 << 30), PART_BYTES_MIN, "the default");
         for body in [0, 1, 40 << 30, 50 << 30, 1 << 40, S3_BODY_BYTES_MAX] {
             let part = part_bytes(body);
-            assert!(part >= PART_BYTES_MIN && part < 5 << 30, "{body}: {part}");
+            assert!((PART_BYTES_MIN..5 << 30).contains(&part), "{body}: {part}");
             assert!((body + body / 256 + 1024).div_ceil(part) <= PARTS_MAX, "{body}: {part}");
         }
     }
