@@ -100,12 +100,49 @@ pub struct StorePlan {
 }
 
 /// A store by URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreTarget {
     /// `file:PATH`.
     File(PathBuf),
     /// `memory:`; gone when the process ends.
     Memory,
+    /// `s3://BUCKET/PREFIX`: S3, or a store that speaks its language.
+    S3(Box<S3Plan>),
+}
+
+/// A bucket, where it is and who asks.
+#[derive(Debug, Clone)]
+pub struct S3Plan {
+    /// Its name.
+    pub bucket: String,
+    /// What every key begins with, without a slash at either end; empty: nothing.
+    pub prefix: String,
+    /// Part of each signature.
+    pub region: String,
+    /// `scheme://host[:port][/path]` of a compatible store; `http` only where the configuration allows it.
+    /// None: Amazon's of the region.
+    pub endpoint: Option<Url>,
+    /// Whether the bucket stands in the path of a URL, and not in its host.
+    pub path_style: bool,
+    /// Who asks.
+    pub credentials: S3Credentials,
+}
+
+/// Where the keys come from that requests to a bucket are signed with.
+#[derive(Debug, Clone)]
+pub enum S3Credentials {
+    /// From the configuration's references or the environment; the same until the process ends.
+    Keys {
+        /// The access key id.
+        id: SecretString,
+        /// The secret access key.
+        secret: SecretString,
+        /// The session token of temporary keys.
+        token: Option<SecretString>,
+    },
+    /// Temporary ones, fetched and renewed: from a web identity, a container's or the instance's service,
+    /// as these variables of the environment say (`AWS_ROLE_ARN` and so on; none: the instance's).
+    Ambient(Vec<(String, String)>),
 }
 
 /// How bodies are stored.

@@ -7,6 +7,7 @@ pub(crate) mod explain;
 pub(crate) mod folder;
 pub(crate) mod init;
 pub(crate) mod nats;
+pub(crate) mod open_store;
 pub(crate) mod pause;
 pub(crate) mod place;
 pub(crate) mod publish;

@@ -17,11 +17,12 @@ use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::shard::context::BackHealth;
-use tollgate_actors::store::Store;
+use tollgate_actors::store::{Store, keep_clean};
 use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
-use super::session::{LEFTOVERS_OLDER, Stop, fit_open_files, open_store, sweep};
+use super::open_store::open_store;
+use super::session::{Stop, fit_open_files};
 use super::{Exit, plan};
 use crate::cli::Global;
 use crate::http;
@@ -91,7 +92,7 @@ async fn work(
     };
     let session = Session::start(bus, file.id, file.before.clone(), &about).await;
     let session = Arc::new(session.context("show this node's session on NATS")?);
-    let store = open_store(plan)?;
+    let store = open_store(plan).await?;
     let held = Holds::default();
     held.replace(holds::list(bus).await?);
     let back = Arc::new(BackHealth::default());
@@ -145,10 +146,11 @@ fn beside(
 ) -> Vec<JoinHandle<()>> {
     let desk = Desk { plan: Arc::clone(plan), viewer: node.viewer(), intake: node.intake() };
     let bell = node.bell();
+    let swept = Arc::clone(plan);
     let changed = move |scopes: &[Scope]| bell.holds_changed(scopes);
     let mut tasks = vec![
         actix_rt::spawn(holds::follow(bus.clone(), held, changed)),
-        actix_rt::spawn(sweep(store, LEFTOVERS_OLDER)),
+        actix_rt::spawn(async move { keep_clean(store, &swept).await }),
         actix_rt::spawn(tell_back(Arc::clone(health), back)),
     ];
     let (asked, name, answers) = (bus.clone(), plan.node_name.clone(), desk.clone());

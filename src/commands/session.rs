@@ -17,13 +17,14 @@ use tollgate_actors::control::{self, Desk};
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Intake, Node, Seams};
-use tollgate_actors::plan::{Plan, StoreTarget};
+use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
-use tollgate_actors::store::Store;
+use tollgate_actors::store::keep_clean;
 use tollgate_actors::telemetry::Summary;
 
 use super::folder::open_state;
+use super::open_store::open_store;
 use super::{Exit, shown};
 use crate::ui::{Progress, say};
 
@@ -41,8 +42,6 @@ const QUIET_WITHIN: Duration = Duration::from_secs(5);
 const BROKEN_WITHIN: Duration = Duration::from_secs(1);
 /// A node without an ended fetch for so long has its queue counted anew.
 const RECOUNT_AFTER: Duration = Duration::from_secs(5);
-/// Staged uploads older than this belong to nobody, wherever they are.
-pub(crate) const LEFTOVERS_OLDER: Duration = Duration::from_secs(3600);
 
 /// Where fetches come from.
 #[derive(Debug, Clone)]
@@ -72,7 +71,7 @@ pub(crate) async fn work(
     let started = Instant::now();
     let clock = Clock::new();
     let state = open_state(&plan).await?;
-    let store = open_store(&plan)?;
+    let store = open_store(&plan).await?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let seams = Seams::new(queue, ledger, store.clone());
@@ -85,10 +84,8 @@ pub(crate) async fn work(
             None
         }
     };
-    // With the state folder among the objects, its lock says that nobody else puts any there.
-    let alone = matches!(&plan.store.target, StoreTarget::File(root) if *root == plan.data);
-    let leftovers_older = if alone { Duration::ZERO } else { LEFTOVERS_OLDER };
-    let sweep = actix_rt::spawn(sweep(store, leftovers_older));
+    let swept = Arc::clone(&plan);
+    let sweep = actix_rt::spawn(async move { keep_clean(store, &swept).await });
     let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
     let outcome = watch(&node, &state, reading, &stop, progress).await;
     progress.clear();
@@ -259,21 +256,6 @@ fn open_input(input: &Input) -> anyhow::Result<(String, BufReader<Box<dyn Read>>
         }
     };
     Ok((name, BufReader::with_capacity(INPUT_BYTES, input)))
-}
-
-/// Removes what killed processes left unfinished in the store that long ago.
-pub(crate) async fn sweep(store: Store, older: Duration) {
-    #[expect(clippy::disallowed_methods, reason = "compared with the times of files")]
-    let now = std::time::SystemTime::now();
-    store.clean_leftovers(now - older).await;
-}
-
-pub(crate) fn open_store(plan: &Plan) -> anyhow::Result<Store> {
-    let budget = plan.collect.buffer_bytes_max;
-    Ok(match &plan.store.target {
-        StoreTarget::File(root) => Store::open_file(root, &plan.state(), plan.store.fsync, budget)?,
-        StoreTarget::Memory => Store::memory(budget)?,
-    })
 }
 
 /// Each call needs a file for its socket. As many as the system allows are asked for; where that is not

@@ -9,7 +9,7 @@ const ALL_WRONG: &str = r#"[node]
 dta = "data"
 
 [store]
-url = "s3://bucket"
+url = "gs://bucket"
 key = "{id}"
 
 [collect]

@@ -21,6 +21,9 @@ mod objects;
 mod output;
 mod rude;
 mod run;
+mod s3;
+#[path = "../../actors/src/store/tests/s3_server.rs"]
+mod s3_server;
 mod secrets;
 mod status;
 mod tls;

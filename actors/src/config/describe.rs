@@ -10,7 +10,9 @@ use tollgate_gate::{Guard, Limit, Rule, Span};
 
 use super::values::show;
 use crate::ids::Account;
-use crate::plan::{Api, Auth, Format, Plan, Platform, StoreTarget, Timeouts};
+use crate::plan::{
+    Api, Auth, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Timeouts,
+};
 use crate::recipe::{KeyContext, object_key};
 
 /// Says what a plan does, line by line: where objects go, and for each platform its apis with their
@@ -28,13 +30,19 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     let place = match &plan.store.target {
         StoreTarget::File(path) => format!("files below {}", path.display()),
         StoreTarget::Memory => "memory, gone when the process ends".to_owned(),
+        StoreTarget::S3(s3) => in_bucket(s3),
     };
     let compression = match plan.store.compression.suffix() {
         "" => "not compressed",
         ".gz" => "gzip",
         _ => "zstd",
     };
-    let fsync = if plan.store.fsync { "fsynced" } else { "not fsynced" };
+    let fsync = match (&plan.store.target, plan.store.fsync) {
+        (StoreTarget::S3(_), true) => "state fsynced",
+        (StoreTarget::S3(_), false) => "state not fsynced",
+        (_, true) => "fsynced",
+        (_, false) => "not fsynced",
+    };
     writeln!(out, "objects  {place}; {compression}, {fsync}")?;
     writeln!(out, "key      {}", plan.store.key)?;
     writeln!(
@@ -65,6 +73,20 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         write_platform(out, plan, platform)?;
     }
     Ok(())
+}
+
+fn in_bucket(s3: &S3Plan) -> String {
+    let below = if s3.prefix.is_empty() { String::new() } else { format!(" below {}/", s3.prefix) };
+    let at = match &s3.endpoint {
+        Some(endpoint) => endpoint.to_string(),
+        None => "Amazon S3".to_owned(),
+    };
+    let keys = match &s3.credentials {
+        S3Credentials::Keys { token: None, .. } => "with keys that were given",
+        S3Credentials::Keys { token: Some(_), .. } => "with temporary keys that were given",
+        S3Credentials::Ambient(_) => "with keys of this machine's role",
+    };
+    format!("bucket {}{below} at {at}, region {}, {keys}", s3.bucket, s3.region)
 }
 
 fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Result {

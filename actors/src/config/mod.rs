@@ -23,6 +23,7 @@ mod node;
 mod pairs;
 mod params;
 mod platform;
+mod s3;
 mod secret;
 mod section;
 mod source;
@@ -86,10 +87,11 @@ fn load_for(
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
-        let store = store::store(root.section("store"), &node.data);
+        let store = store::store(root.section("store"), &node.data, &env);
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"));
         let http = node::http(root.section("http"));
+        store::check_bodies_fit(&report, &store, &collect.plan);
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);

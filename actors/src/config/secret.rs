@@ -62,7 +62,7 @@ pub(super) fn auth(section: &mut Section<'_>, env: &BTreeMap<String, String>) ->
 }
 
 /// Looks up a secret written as `env:NAME` or `file:PATH`.
-fn secret(
+pub(super) fn secret(
     section: &mut Section<'_>,
     name: &'static str,
     env: &BTreeMap<String, String>,

@@ -5,11 +5,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::mistake::Report;
+use super::s3;
 use super::section::{Section, one_of};
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
-use crate::plan::{Compression, Platform, StorePlan, StoreTarget};
+use crate::plan::{CollectPlan, Compression, Platform, StorePlan, StoreTarget};
 use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, template_problems};
+use crate::store::{S3_BODY_BYTES_MAX, s3_buffer_bytes_min};
 
 const KEY: &str = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
 /// Most parts of a key, so that it stays below what file systems allow.
@@ -19,9 +21,13 @@ const COMPRESSIONS: &[(&str, Compression)] =
     &[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
 
 /// Kinds of stores that are declared but not built.
-const CLOUD: &[&str] = &["s3", "gs", "az"];
+const CLOUD: &[&str] = &["gs", "az"];
 
-pub(super) fn store(section: Option<Section<'_>>, data: &Path) -> StorePlan {
+pub(super) fn store(
+    section: Option<Section<'_>>,
+    data: &Path,
+    env: &BTreeMap<String, String>,
+) -> StorePlan {
     let mut plan = StorePlan {
         target: StoreTarget::File(data.to_owned()),
         key: default_key(),
@@ -29,10 +35,16 @@ pub(super) fn store(section: Option<Section<'_>>, data: &Path) -> StorePlan {
         fsync: false,
     };
     let Some(mut section) = section else { return plan };
-    if let Some(url) = section.text("url")
-        && let Some(target) = target(&section, &url)
-    {
-        plan.target = target;
+    let url = section.text("url");
+    if let Some(rest) = url.as_deref().and_then(|url| url.strip_prefix("s3:")) {
+        if let Some(bucket) = s3::bucket(&mut section, rest, env) {
+            plan.target = StoreTarget::S3(Box::new(bucket));
+        }
+    } else {
+        s3::no_bucket(&mut section);
+        if let Some(target) = url.and_then(|url| target(&section, &url)) {
+            plan.target = target;
+        }
     }
     if let Some(text) = section.text("key")
         && let Some(key) = key(&section, &text)
@@ -57,7 +69,7 @@ fn default_key() -> Template {
 
 fn target(section: &Section<'_>, url: &str) -> Option<StoreTarget> {
     let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
-    let hint = "file:PATH or memory:";
+    let hint = "file:PATH, s3://BUCKET/PREFIX or memory:";
     match scheme {
         "memory" if rest.is_empty() || rest == "//" => Some(StoreTarget::Memory),
         "file" => {
@@ -153,6 +165,29 @@ pub(super) fn check_state_apart(
             message,
             "give store.url or node.data a folder of its own",
         );
+    }
+}
+
+/// The largest body must fit into the parts of an upload, and two of these into the buffer.
+pub(super) fn check_bodies_fit(report: &Report, store: &StorePlan, collect: &CollectPlan) {
+    if !matches!(store.target, StoreTarget::S3(_)) {
+        return;
+    }
+    if collect.body_bytes_max > S3_BODY_BYTES_MAX {
+        let message =
+            format!("an object in a bucket has at most {S3_BODY_BYTES_MAX} bytes (5 TiB)");
+        report.mistake(Code::BadValue, "collect.body_bytes_max", message, "");
+        return;
+    }
+    let least = s3_buffer_bytes_min(collect.body_bytes_max);
+    if collect.buffer_bytes_max < least {
+        let message = format!(
+            "a body of up to {} bytes goes into a bucket in 10,000 parts, and two of them with what belongs \
+             to them take {least} bytes",
+            collect.body_bytes_max
+        );
+        let hint = "a larger buffer_bytes_max, or a smaller body_bytes_max";
+        report.mistake(Code::BadValue, "collect.buffer_bytes_max", message, hint);
     }
 }
 

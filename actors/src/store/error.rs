@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use object_store::client::HttpError;
 use object_store::path::Path;
 
 /// Why a store could not be opened.
@@ -23,6 +24,15 @@ pub enum OpenError {
         /// Where objects were to go.
         path: PathBuf,
         /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The client for a bucket could not be made.
+    #[error("open the store in the bucket `{bucket}`")]
+    Bucket {
+        /// Where objects were to go.
+        bucket: String,
+        /// What is wrong.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -121,10 +131,96 @@ impl SinkError {
 
 fn store_kind(error: &object_store::Error) -> StoreErrorKind {
     use object_store::Error as E;
+    if let Some(kind) = remote_kind(error) {
+        return kind;
+    }
     match error {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreErrorKind::Denied,
         // The file store wraps what the system said in private types; only the chain shows it.
         _ => io_error(error).map_or(StoreErrorKind::Other, io_kind),
+    }
+}
+
+/// What a remote store said, or that it said nothing.
+fn remote_kind(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<HttpError>() {
+            // No answer, whatever the reason: refused, reset, silent, no such host, no TLS.
+            return Some(StoreErrorKind::Away);
+        }
+        if let Some(answer) = Answer::of(&error.to_string()) {
+            return Some(answer.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Whether a store said that the bucket itself is missing, not an object in it.
+pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if Answer::of(&error.to_string()).is_some_and(|answer| answer.code == "NoSuchBucket") {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// A remote store's answer that was no success.
+struct Answer {
+    status: u16,
+    /// The name of the error in its body; empty if it has none
+    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>).
+    code: String,
+}
+
+impl Answer {
+    /// `object_store` tells an answer as text only: the type that holds it is private. Of the chain just
+    /// that error begins so.
+    fn of(text: &str) -> Option<Self> {
+        let code = || {
+            let (_, rest) = text.split_once("<Code>")?;
+            rest.split_once("</Code>").map(|(code, _)| code.trim().to_owned())
+        };
+        if let Some(rest) = text.strip_prefix("Server returned non-2xx status code: ") {
+            let status = rest.get(..3)?.parse().ok()?;
+            return Some(Self { status, code: code().unwrap_or_default() });
+        }
+        // 301, as S3 tells that the bucket is in another region.
+        if text.starts_with("Received redirect without LOCATION") {
+            return Some(Self { status: 301, code: String::new() });
+        }
+        // A success that turned into an error while it was told.
+        text.strip_prefix("Server returned error response: ")?;
+        Some(Self { status: 503, code: code().unwrap_or_default() })
+    }
+
+    fn kind(&self) -> StoreErrorKind {
+        match (&*self.code, self.status) {
+            ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage", _) | (_, 507) => {
+                StoreErrorKind::Full
+            }
+            ("RequestTimeout" | "SlowDown" | "ServiceUnavailable", _) => StoreErrorKind::Away,
+            ("NotImplemented", _) | (_, 501) => StoreErrorKind::Other,
+            // Keys that have expired or are unknown, another region, no such bucket: 301, 400, 403, 404.
+            (
+                "NoSuchBucket"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired"
+                | "AuthorizationHeaderMalformed"
+                | "InvalidBucketName"
+                | "KeyTooLongError"
+                | "IllegalLocationConstraintException",
+                _,
+            )
+            | (_, 300..=399 | 401 | 403 | 405) => StoreErrorKind::Denied,
+            (_, 408 | 429 | 500..=599) => StoreErrorKind::Away,
+            _ => StoreErrorKind::Other,
+        }
     }
 }
 

@@ -16,14 +16,16 @@ pub(super) const ENTRIES_MAX: u64 = 1_000_000;
 pub(super) const PROBE_PREFIX: &str = "_probe-";
 
 /// What a clean-up did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cleaned {
-    /// Files removed.
+    /// Files removed, uploads aborted.
     pub removed: u64,
-    /// Directory entries looked at; at most a million.
+    /// Directory entries looked at, at most a million; in a bucket uploads, at most 20,000.
     pub seen: u64,
-    /// Whether everything was looked at; false at the bound, or where the system refused.
+    /// Whether everything was looked at; false at the bound, or where system or store refused.
     pub complete: bool,
+    /// What a store said that did not let itself be looked at.
+    pub trouble: Option<String>,
 }
 
 /// Walks `root` and removes leftovers last written before `older_than`. Leaves `keep_out` alone and

@@ -18,13 +18,18 @@
 //! file and folder to the disk before an object counts as stored. Staging files of killed processes
 //! stay until
 //! [`Store::clean_leftovers`].
+//!
+//! In a bucket an object appears whole or not at all, and is durable when the put is answered. Parts of a
+//! larger body whose process was killed stay, unseen, until [`Store::clean_leftovers`] aborts their upload.
 
 mod budget;
 mod codec;
 mod error;
 mod leftovers;
 mod pipeline;
+mod s3;
 mod sink;
+mod sweep;
 mod upload;
 mod writers;
 
@@ -44,12 +49,18 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use self::budget::Budget;
+use self::s3::Bucket;
 use self::upload::Upload;
 use self::writers::Writers;
 
+use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind};
 pub use self::leftovers::Cleaned;
+pub use self::s3::S3_BODY_BYTES_MAX;
 pub use self::sink::Sink;
+pub use self::sweep::keep_clean;
+
+use crate::plan::{Plan, S3Plan, StoreTarget};
 
 /// Largest body that is decoded, hashed and compressed on the calling thread, in bytes on the wire
 /// and after decoding: small enough not to hold up a loop.
@@ -75,6 +86,12 @@ const STREAM_SLACK_BYTES: u64 = 2 * 1024 * 1024;
 /// Least budget of a store: one streamed body and one small one.
 pub const BUFFER_BYTES_MIN: u64 =
     2 * FILE_PART_BYTES as u64 + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES;
+
+/// Least budget of a store in a bucket, where bodies have up to `body_bytes_max` bytes: the larger these,
+/// the larger their parts.
+pub fn s3_buffer_bytes_min(body_bytes_max: u64) -> u64 {
+    2 * s3::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
+}
 
 /// How an object is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +156,7 @@ struct Inner {
     places: Arc<Semaphore>,
     part_bytes: usize,
     files: Option<Files>,
+    bucket: Option<Bucket>,
 }
 
 /// What only a file store has; both paths are absolute.
@@ -156,6 +174,40 @@ const WRITERS: usize = 2;
 const WRITERS_FSYNC: usize = 16;
 
 impl Store {
+    /// The store of a configuration. Blocks for a few file operations; makes no request: whether a bucket
+    /// can be used is told by [`Store::probe`].
+    ///
+    /// # Errors
+    /// Any [`OpenError`].
+    pub fn open(plan: &Plan) -> Result<Self, OpenError> {
+        let budget = plan.collect.buffer_bytes_max;
+        match &plan.store.target {
+            StoreTarget::File(root) => {
+                Self::open_file(root, &plan.state(), plan.store.fsync, budget)
+            }
+            StoreTarget::Memory => Self::memory(budget),
+            StoreTarget::S3(s3) => Self::open_s3(s3, plan.collect.body_bytes_max, budget),
+        }
+    }
+
+    /// Objects in a bucket, each of at most `body_bytes_max` bytes before it is compressed. Needs
+    /// [`crate::install_tls`].
+    ///
+    /// # Errors
+    /// [`OpenError`]: `buffer_bytes_max` (bytes) is less than [`s3_buffer_bytes_min`], or no client can be
+    /// made.
+    pub fn open_s3(
+        plan: &S3Plan,
+        body_bytes_max: u64,
+        buffer_bytes_max: u64,
+    ) -> Result<Self, OpenError> {
+        let part_bytes = s3::part_bytes(body_bytes_max);
+        let bucket = Bucket::new(plan, part_bytes)?;
+        let objects = bucket.objects();
+        let part_bytes = usize::try_from(part_bytes).unwrap_or(usize::MAX);
+        Self::new(objects, part_bytes, None, Some(bucket), buffer_bytes_max)
+    }
+
     /// Objects as files below `root`, which is made if it is missing. `state` is the state folder:
     /// no object is put into it and nothing in it is cleaned up. With `fsync` an object counts as
     /// stored when it is on the disk (see the module's head). Blocks for a few file operations.
@@ -207,7 +259,7 @@ impl Store {
         let objects: Arc<dyn ObjectStore> = Arc::new(objects.with_fsync(fsync));
         let writers = Writers::start(&objects, writers).map_err(|e| folder(e.into()))?;
         let files = Files { root: canonical, state, state_key, writers };
-        Self::new(objects, FILE_PART_BYTES, Some(files), buffer_bytes_max)
+        Self::new(objects, FILE_PART_BYTES, Some(files), None, buffer_bytes_max)
     }
 
     /// Objects in memory, gone when the process ends. For tests and trials: its objects are not
@@ -216,20 +268,21 @@ impl Store {
     /// # Errors
     /// [`OpenError::Budget`]: `buffer_bytes_max` (bytes) is too small for one body.
     pub fn memory(buffer_bytes_max: u64) -> Result<Self, OpenError> {
-        Self::new(Arc::new(InMemory::new()), FILE_PART_BYTES, None, buffer_bytes_max)
+        Self::new(Arc::new(InMemory::new()), FILE_PART_BYTES, None, None, buffer_bytes_max)
     }
 
     fn new(
         objects: Arc<dyn ObjectStore>,
         part_bytes: usize,
         files: Option<Files>,
+        bucket: Option<Bucket>,
         buffer_bytes_max: u64,
     ) -> Result<Self, OpenError> {
         let stream_share_bytes = 2 * part_bytes as u64 + STREAM_SLACK_BYTES;
         let budget = Budget::new(buffer_bytes_max, stream_share_bytes)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let places = Arc::new(Semaphore::new(cores));
-        Ok(Self { inner: Arc::new(Inner { objects, budget, places, part_bytes, files }) })
+        Ok(Self { inner: Arc::new(Inner { objects, budget, places, part_bytes, files, bucket }) })
     }
 
     /// A sink for one body. Nothing happens before its first `write`.
@@ -259,7 +312,9 @@ impl Store {
         self.check(key)?;
         let found = match self.inner.objects.get(key).await {
             Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                return Ok(None);
+            }
             Err(error) => return Err(SinkError::store(key, error)),
         };
         if found.meta.size > SMALL_OBJECT_BYTES_MAX as u64 {
@@ -270,23 +325,35 @@ impl Store {
 
     /// Writes and deletes a tiny object at the root: whether the store can be used now.
     ///
-    /// Dropping the future may leave the object behind; [`Store::clean_leftovers`] removes it.
+    /// Dropping the future may leave the object behind; [`Store::clean_leftovers`] removes it. In a bucket
+    /// all probes have one key, and it stays where nobody may delete.
     ///
     /// # Errors
     /// [`SinkError::Store`].
     pub async fn probe(&self) -> Result<(), SinkError> {
-        let key = Path::from(format!("{}{:016x}", leftovers::PROBE_PREFIX, fastrand::u64(..)));
+        let number = if self.inner.bucket.is_some() { 0 } else { fastrand::u64(..) };
+        let key = Path::from(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
         self.put(&key, Bytes::from_static(b"probe\n")).await?;
+        if self.inner.bucket.is_some() {
+            // Work needs no right to delete, and another node's probe may be gone with ours.
+            drop(self.inner.objects.delete(&key).await);
+            return Ok(());
+        }
         self.inner.objects.delete(&key).await.map_err(|e| SinkError::store(&key, e))
     }
 
     /// Removes staging files and probes that killed processes left, last written before
-    /// `older_than`. Best effort, at most a million directory entries. Does nothing in a store
-    /// without files.
+    /// `older_than`; in a bucket it aborts uploads below the prefix that were begun before. Best effort,
+    /// at most a million directory entries or 20,000 uploads. Does nothing in memory.
     ///
     /// Another process's upload has its staging file written with each part, so an hour's age tells
     /// them apart. One that is removed all the same fails to finish and is tried again.
+    ///
+    /// An upload to a bucket shows only when it was begun, so its age must be longer than any body takes.
     pub async fn clean_leftovers(&self, older_than: SystemTime) -> Cleaned {
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.clean(older_than).await;
+        }
         let inner = Arc::clone(&self.inner);
         let walk = spawn_blocking(move || match &inner.files {
             Some(files) => {
@@ -326,7 +393,11 @@ impl Store {
 
     async fn begin(&self, key: &Path) -> Result<Upload, SinkError> {
         self.check(key)?;
-        Upload::begin(&self.inner.objects, key).await.map_err(|e| SinkError::store(key, e))
+        let begun = match self.inner.bucket {
+            Some(_) => Upload::begin_remote(&self.inner.objects, key).await,
+            None => Upload::begin(&self.inner.objects, key).await,
+        };
+        begun.map_err(|e| SinkError::store(key, e))
     }
 
     /// Every way to an object passes here.
@@ -337,6 +408,9 @@ impl Store {
         // `Path::from` and `PathPart` encode it; `Path::parse` lets it through.
         if key.as_ref().contains('#') {
             return Err(SinkError::bad_key(key, "a `#` in a key is kept for staging files"));
+        }
+        if let Some(bucket) = &self.inner.bucket {
+            bucket.check(key).map_err(|reason| SinkError::bad_key(key, reason))?;
         }
         let state_key = self.inner.files.as_ref().and_then(|files| files.state_key.as_ref());
         if state_key.is_some_and(|state| key.prefix_matches(state)) {

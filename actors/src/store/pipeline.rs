@@ -104,7 +104,7 @@ impl Pipeline {
     /// Works until a part is full, which it gives, or nothing waits any more.
     pub(super) fn turn(&mut self) -> Result<Option<Bytes>, Fault> {
         while self.taken < self.input.len() {
-            if self.decoder.out().encoder.out().len() >= self.part_bytes {
+            if self.decoder.out().encoder.out().len() > self.part_bytes {
                 return Ok(Some(self.cut_part()));
             }
             let end = self.input.len().min(self.taken + STEP_BYTES);
@@ -116,7 +116,8 @@ impl Pipeline {
         }
         self.input.clear();
         self.taken = 0;
-        let full = self.decoder.out().encoder.out().len() >= self.part_bytes;
+        // A body of just one part is put at once: whether it is one shows with the next byte.
+        let full = self.decoder.out().encoder.out().len() > self.part_bytes;
         Ok(full.then(|| self.cut_part()))
     }
 

@@ -1,8 +1,10 @@
-//! Claims about the store, on files and in memory.
+//! Claims about the store, on files, in memory and in a bucket.
 
 mod bodies;
 mod bounds;
 mod files;
+mod s3;
+mod s3_server;
 
 use std::io::{Read, Write};
 use std::path::Path as FsPath;
@@ -11,8 +13,12 @@ use std::time::Duration;
 use flate2::Compression;
 use tempfile::TempDir;
 
+use self::s3_server::{BUCKET, KEY_ID, S3Server, SECRET};
 use super::*;
+use crate::plan::S3Credentials;
 
+/// What keys in the bucket begin with; the space and the sign are encoded on the way.
+const PREFIX: &str = "a b/c&d";
 const MIB: usize = 1024 * 1024;
 const CODECS: [Codec; 3] = [Codec::None, Codec::Gzip, Codec::Zstd];
 const STREAM_SHARE_BYTES: u64 = 2 * FILE_PART_BYTES as u64 + STREAM_SLACK_BYTES;
@@ -29,6 +35,33 @@ fn plain(codec: Codec) -> SinkOptions {
 
 fn memory() -> Store {
     Store::memory(64 * MIB as u64).unwrap()
+}
+
+/// A store in a bucket, and the server that has it.
+fn bucket() -> (Store, S3Server) {
+    let server = S3Server::start();
+    (bucket_at(&server.endpoint()), server)
+}
+
+fn bucket_at(endpoint: &str) -> Store {
+    bucket_with(endpoint, SECRET)
+}
+
+fn bucket_with(endpoint: &str, secret: &str) -> Store {
+    crate::install_tls();
+    let plan = S3Plan {
+        bucket: BUCKET.to_owned(),
+        prefix: PREFIX.to_owned(),
+        region: "eu-north-1".to_owned(),
+        endpoint: Some(endpoint.parse().unwrap()),
+        path_style: true,
+        credentials: S3Credentials::Keys {
+            id: KEY_ID.to_owned().into(),
+            secret: secret.to_owned().into(),
+            token: None,
+        },
+    };
+    Store::open_s3(&plan, 1 << 33, 128 * MIB as u64).unwrap()
 }
 
 fn files_with(budget: u64) -> (Store, TempDir) {

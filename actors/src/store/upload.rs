@@ -29,7 +29,22 @@ impl Upload {
         let (objects, key) = (Arc::clone(objects), key.clone());
         let handle = Handle::current();
         let begun = spawn_blocking(move || handle.block_on(objects.put_multipart(&key)));
-        Ok(Self { parts: Some(begun.await??), in_flight: None, put_bytes: 0 })
+        Ok(Self::new(begun.await??))
+    }
+
+    /// Begins an upload of a remote store, which does not hold up the loop. A dropped future lets the
+    /// store answer all the same, so that what it has begun is given up.
+    pub(super) async fn begin_remote(
+        objects: &Arc<dyn ObjectStore>,
+        key: &Path,
+    ) -> object_store::Result<Self> {
+        let (objects, key) = (Arc::clone(objects), key.clone());
+        let begun = tokio::spawn(async move { objects.put_multipart(&key).await.map(Self::new) });
+        begun.await?
+    }
+
+    fn new(parts: Box<dyn MultipartUpload>) -> Self {
+        Self { parts: Some(parts), in_flight: None, put_bytes: 0 }
     }
 
     /// Puts a part while the caller goes on; waits for the part before. The part holds the share

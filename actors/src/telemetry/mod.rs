@@ -371,6 +371,22 @@ pub(crate) fn store_away(reason: &str) {
     );
 }
 
+pub(crate) fn leftovers_removed(count: u64) {
+    tracing::info!(
+        event = "leftovers_removed",
+        count,
+        "unfinished objects of killed processes were removed from the store"
+    );
+}
+
+pub(crate) fn leftovers_unseen(reason: &str) {
+    tracing::warn!(
+        event = "leftovers_unseen",
+        reason,
+        "the store does not say which uploads killed processes left in it"
+    );
+}
+
 pub(crate) fn store_back(away: Duration) {
     store_well();
     tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");

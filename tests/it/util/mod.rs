@@ -13,6 +13,7 @@ mod process;
 
 pub(crate) use config::{Config, accounts, fetch, reports};
 pub(crate) use dir::Dir;
+pub(crate) use process::Tollgate;
 
 /// Longest wait for something that a process is about to do.
 const PATIENCE: Duration = Duration::from_secs(20);

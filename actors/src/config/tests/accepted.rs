@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use tollgate_gate::{Guard, Rule, Span};
 
 use super::*;
-use crate::plan::{Auth, Compression, Format, StoreTarget};
+use crate::plan::{Auth, Compression, Format, S3Credentials, S3Plan, StoreTarget};
 
 /// As long as a provider needs to be.
 const TEN_LINES: &str = r#"[platforms.kakao]
@@ -47,7 +47,7 @@ fn ten_lines_suffice_for_a_provider() {
 fn what_is_not_said_has_the_documented_default() {
     let plan = plan(BASE);
     assert_eq!(plan.data, Path::new("./tollgate-data"));
-    assert_eq!(plan.store.target, StoreTarget::File("./tollgate-data".into()));
+    assert!(is_file(&plan.store.target, "./tollgate-data"));
     assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
     assert_eq!(plan.store.compression, Compression::Zstd);
     assert!(!plan.store.fsync && !plan.node_name.is_empty());
@@ -63,10 +63,88 @@ fn what_is_not_said_has_the_documented_default() {
 #[test]
 fn objects_go_to_the_data_folder_unless_told_otherwise() {
     let target = |text: &str| plan(&format!("{BASE}\n{text}")).store.target;
-    assert_eq!(target("[node]\ndata = \"/var/t\""), StoreTarget::File("/var/t".into()));
-    assert_eq!(target("[store]\nurl = \"file:o\""), StoreTarget::File("o".into()));
-    assert_eq!(target("[store]\nurl = \"file:///srv/o\""), StoreTarget::File("/srv/o".into()));
-    assert_eq!(target("[store]\nurl = \"memory:\""), StoreTarget::Memory);
+    assert!(is_file(&target("[node]\ndata = \"/var/t\""), "/var/t"));
+    assert!(is_file(&target("[store]\nurl = \"file:o\""), "o"));
+    assert!(is_file(&target("[store]\nurl = \"file:///srv/o\""), "/srv/o"));
+    assert!(matches!(target("[store]\nurl = \"memory:\""), StoreTarget::Memory));
+}
+
+/// A plan's bucket; `env` beside the configuration.
+fn bucket(text: &str, env: &[(&str, &str)]) -> S3Plan {
+    let loaded = load_with(&format!("{BASE}\n[store]\n{text}"), env);
+    match loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).plan.store.target {
+        StoreTarget::S3(s3) => *s3,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn objects_go_into_a_bucket_with_the_keys_of_the_environment() {
+    let keys =
+        [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "hidden"), ("AWS_REGION", "r-1")];
+    let s3 = bucket("url = \"s3://my.bucket-1/a/b/\"", &keys);
+    assert_eq!((&*s3.bucket, &*s3.prefix, &*s3.region), ("my.bucket-1", "a/b", "r-1"));
+    assert!(s3.endpoint.is_none() && s3.path_style, "no certificate has a bucket with a dot");
+    assert!(matches!(&s3.credentials, S3Credentials::Keys { id, secret, token: None }
+        if id.expose_secret() == "id" && secret.expose_secret() == "hidden"));
+    assert!(!format!("{s3:?}").contains("hidden"));
+
+    let s3 = bucket("url = \"s3://bucket\"\nregion = \"eu-west-1\"", &keys);
+    assert_eq!((&*s3.prefix, &*s3.region, s3.path_style), ("", "eu-west-1", false));
+}
+
+#[test]
+fn a_bucket_elsewhere_has_an_endpoint_and_keys_by_reference() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "hidden").unwrap();
+    let text = format!(
+        "url = \"s3://bucket/a\"\nendpoint = \"http://minio:9000\"\nallow_http = true\n\
+         access_key_id = \"env:ID\"\nsecret_access_key = \"file:{}\"\nsession_token = \"env:ID\"",
+        file.path().display()
+    );
+    let env = [("ID", "x"), ("AWS_ACCESS_KEY_ID", "not this one")];
+    let s3 = bucket(&text, &env);
+    assert_eq!(s3.endpoint.as_ref().unwrap().as_str(), "http://minio:9000/");
+    assert!(s3.path_style);
+    assert_eq!(s3.region, "us-east-1");
+    assert!(matches!(&s3.credentials, S3Credentials::Keys { id, secret, token: Some(token) }
+        if [id, token].iter().all(|x| x.expose_secret() == "x") && secret.expose_secret() == "hidden"));
+    let told = describe(&load_with(&format!("{BASE}\n[store]\n{text}"), &env).unwrap().plan);
+    let place =
+        "bucket bucket below a/ at http://minio:9000/, region us-east-1, with temporary keys";
+    assert!(told.contains(place) && !told.contains("hidden"), "{told}");
+}
+
+#[test]
+fn a_machine_without_keys_has_a_role() {
+    let env =
+        [("AWS_ROLE_ARN", "arn:x"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "/t"), ("AWS_PROFILE", "p")];
+    let s3 = bucket("url = \"s3://bucket\"\nregion = \"eu-west-1\"", &env);
+    let S3Credentials::Ambient(told) = s3.credentials else { panic!("{s3:?}") };
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"]);
+}
+
+#[test]
+fn what_init_shows_of_a_bucket_is_right() {
+    let shown: String = init_text()
+        .lines()
+        .map(|line| {
+            let bare = line.strip_prefix("#   ").unwrap_or(line);
+            bare.replace("# url = \"file:./tollgate-data\"", "url = \"s3://bucket\"")
+                .replace("file:PATH\"", "env:NAME\"")
+                + "\n"
+        })
+        .collect();
+    let plan = load_with(&shown, &[("EXAMPLE_TOKEN", "t"), ("NAME", "n")])
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+        .plan;
+    assert!(matches!(&plan.store.target, StoreTarget::S3(s3)
+        if s3.region == "ap-northeast-2" && s3.endpoint.is_some() && s3.path_style));
+}
+
+fn is_file(target: &StoreTarget, path: &str) -> bool {
+    matches!(target, StoreTarget::File(found) if found == Path::new(path))
 }
 
 #[test]

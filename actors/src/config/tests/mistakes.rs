@@ -25,7 +25,36 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[collect]\ntimeouts = { stall = \"2h\" }", Code::BadDuration, "collect.timeouts.stall"),
     ("[collect]\ntimeouts = \"3s\"", Code::WrongType, "collect.timeouts"),
     ("[node]\nname = \"\"", Code::BadValue, "node.name"),
-    ("[store]\nurl = \"s3://bucket/prefix\"", Code::NotSupported, "store.url"),
+    ("[store]\nurl = \"gs://bucket/prefix\"", Code::NotSupported, "store.url"),
+    ("[store]\nurl = \"s3:bucket\"\nregion = \"r\"", Code::BadUrl, "store.url"),
+    ("[store]\nurl = \"s3://Bucket\"\nregion = \"r\"", Code::BadUrl, "store.url"),
+    ("[store]\nurl = \"s3://id:key@bucket\"\nregion = \"r\"", Code::InlineSecret, "store.url"),
+    ("[store]\nurl = \"s3://bucket/{platform}\"\nregion = \"r\"", Code::BadUrl, "store.url"),
+    ("[store]\nurl = \"s3://bucket\"", Code::MissingKey, "store.region"),
+    ("[store]\nurl = \"s3://bucket\"\nregion = \"a/b\"", Code::BadValue, "store.region"),
+    ("[store]\nurl = \"s3://bucket\"\nendpoint = \"http://x\"", Code::BadValue, "store.endpoint"),
+    ("[store]\nurl = \"s3://bucket\"\nendpoint = \"x:9000\"", Code::BadUrl, "store.endpoint"),
+    (
+        "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\naccess_key_id = \"env:A\"",
+        Code::SecretNotFound,
+        "store.access_key_id",
+    ),
+    (
+        "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\nsecret_access_key = \"inline\"",
+        Code::InlineSecret,
+        "store.secret_access_key",
+    ),
+    ("[store]\nendpoint = \"https://x\"", Code::BadValue, "store.endpoint"),
+    (
+        "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\n[collect]\nbody_bytes_max = 6000000000000",
+        Code::BadValue,
+        "collect.body_bytes_max",
+    ),
+    (
+        "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\n[collect]\nbuffer_bytes_max = \"8MiB\"",
+        Code::BadValue,
+        "collect.buffer_bytes_max",
+    ),
     ("[store]\nurl = \"./objects\"", Code::UnknownStore, "store.url"),
     ("[store]\nurl = \"ftp://x/y\"", Code::UnknownStore, "store.url"),
     ("[store]\nurl = \"file:\"", Code::BadUrl, "store.url"),
@@ -245,7 +274,7 @@ fn all_mistakes_of_one_file_are_found_at_once_in_its_order() {
 [node]
 nmae = "a"
 [store]
-url = "s3://bucket"
+url = "gs://bucket"
 compression = "lz4"
 [collect]
 concurrency = "x"

@@ -150,7 +150,8 @@ fn refuses_to_open_below_the_state_folder() {
 #[tokio::test]
 async fn small_objects_come_back_and_large_ones_do_not() {
     let (on_files, _folder) = files();
-    for store in [memory(), on_files] {
+    let (in_bucket, _server) = bucket();
+    for store in [memory(), on_files, in_bucket] {
         let key = Path::from("a/_manifest.json");
         assert_eq!(store.get(&key).await.unwrap(), None);
         for size in [0, 10, SMALL_OBJECT_BYTES_MAX] {
@@ -242,7 +243,7 @@ fn a_clean_up_ends_at_its_bound() {
     let later = last_change(folder.path()) + Duration::from_secs(3600);
     let nowhere = folder.path().join("state");
     let cleaned = leftovers::clean(folder.path(), &nowhere, later, 5);
-    assert_eq!(cleaned, Cleaned { removed: 5, seen: 5, complete: false });
+    assert_eq!(cleaned, Cleaned { removed: 5, seen: 5, complete: false, trouble: None });
 }
 
 #[tokio::test]
