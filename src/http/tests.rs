@@ -7,7 +7,6 @@ use reqwest::{Client, Method};
 use serde_json::Value;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::health::{DRAINING, NATS, STARTING, STORE};
-use tollgate_actors::holds::Holds;
 use tollgate_actors::intake::take_lines;
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Node, Seams};
@@ -290,7 +289,7 @@ headers = { X-Account = "{account}" }
         let folder = tempfile::tempdir().unwrap();
         let text = CONFIG
             .replace("DATA", folder.path().to_str().unwrap())
-            .replace("BASE", emulator.base_url());
+            .replace("BASE", &emulator.base_url());
         let file = folder.path().join("tollgate.toml");
         std::fs::write(&file, text).unwrap();
         let loaded = config::load(Some(&file), std::iter::empty(), &[]);
@@ -301,12 +300,10 @@ headers = { X-Account = "{account}" }
         let server = start(plan.http.as_ref(), Arc::clone(&health)).unwrap().unwrap();
         assert_eq!(get(&server, "/readyz").await.status, 503, "it starts");
         let state = open_state(&plan).await.unwrap();
-        let seams = Seams {
-            queue: Arc::new(EmbeddedQueue::new(&state)),
-            ledger: Arc::new(EmbeddedLedger::new(&state)),
-            store: Store::open_file(folder.path(), &plan.state(), false, 1 << 28).unwrap(),
-            holds: Holds::default(),
-        };
+        let queue = Arc::new(EmbeddedQueue::new(&state));
+        let ledger = Arc::new(EmbeddedLedger::new(&state));
+        let store = Store::open_file(folder.path(), &plan.state(), false, 1 << 28).unwrap();
+        let seams = Seams::new(queue, ledger, store);
         let mut node = Node::start(Arc::clone(&plan), seams, clock.clone()).await.unwrap();
         node.report_to(&health);
         assert_eq!(get(&server, "/readyz").await.status, 200);
