@@ -49,6 +49,8 @@ impl Running {
         session.watch(Arc::clone(&back));
         let queue = MemoryQueue::new();
         let seams = Seams {
+            holds: crate::holds::Holds::default(),
+            unknown: crate::node::Unknown::Die,
             queue: Arc::new(queue.clone()),
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),
