@@ -296,13 +296,10 @@ impl Inner {
             | PublishErrorKind::WrongLastMessageId
             | PublishErrorKind::Other => {
                 let said = error.source().and_then(|source| source.downcast_ref());
-                match said {
-                    Some(said) => Err(refusal(said)),
-                    None => {
-                        let why = error.to_string();
-                        self.resolve(account, expected, head.number, why.into()).await
-                    }
+                if let Some(said) = said {
+                    return Err(refusal(said));
                 }
+                self.resolve(account, expected, head.number, error.to_string().into()).await
             }
         }
     }
