@@ -94,7 +94,7 @@ impl SessionFile {
         let before = all[all.len().saturating_sub(BEFORE_MAX)..].to_vec();
         let id = SessionId::draw();
         let lines: Vec<String> = before.iter().chain([&id]).map(SessionId::to_string).collect();
-        let lines = lines.join("\n");
+        let lines = lines.join("\n") + "\n";
         let unfinished = folder.join("sessions-new");
         let write = || {
             let mut file =
