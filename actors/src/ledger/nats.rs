@@ -26,6 +26,7 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind,
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored, Writer};
@@ -48,6 +49,8 @@ pub const CLOCKS_APART: Duration = Duration::from_millis(100);
 /// How often the leader is asked what became of a store, how long each answer may take, and the pause between.
 const ASKS_MAX: u32 = 3;
 const ASK_WITHIN: Duration = Duration::from_secs(2);
+/// Questions on their way at once; more wait for their turn, and their time begins with it.
+const ASKING_MAX: usize = 128;
 /// How long a broken connection is waited for before the leader is asked.
 const UP_WITHIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -100,6 +103,7 @@ struct Inner {
     session: Arc<Session>,
     apart: Duration,
     writes: AtomicU64,
+    asking: Semaphore,
     /// Accounts of whose record a replica may not know the last: read from the leader.
     unsure: Mutex<HashSet<AccountKey>>,
 }
@@ -129,6 +133,7 @@ impl NatsLedger {
             session,
             apart: if replicas > 1 { CLOCKS_APART } else { Duration::ZERO },
             writes: AtomicU64::new(1),
+            asking: Semaphore::new(ASKING_MAX),
             unsure: Mutex::default(),
         })))
     }
@@ -300,13 +305,10 @@ impl Inner {
             | PublishErrorKind::WrongLastMessageId
             | PublishErrorKind::Other => {
                 let said = error.source().and_then(|source| source.downcast_ref());
-                match said {
-                    Some(said) => Err(refusal(said)),
-                    None => {
-                        let why = error.to_string();
-                        self.resolve(account, expected, head.number, why.into()).await
-                    }
+                if let Some(said) = said {
+                    return Err(refusal(said));
                 }
+                self.resolve(account, expected, head.number, error.to_string().into()).await
             }
         }
     }
@@ -354,6 +356,8 @@ impl Inner {
 
     /// Waits for an answer to a question, which may be asked again.
     async fn ask<T>(&self, answer: impl Future<Output = T>) -> Result<T, LedgerError> {
+        let asking = self.asking.acquire().await;
+        let _asking = asking.map_err(|error| unavailable(&error))?;
         match timeout(ASK_WITHIN, self.unbroken(answer)).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(LedgerError::Unavailable(BROKE.into())),

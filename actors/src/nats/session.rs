@@ -94,7 +94,8 @@ impl SessionFile {
         let all: Vec<SessionId> = text.lines().filter_map(SessionId::parse).collect();
         let before = all[all.len().saturating_sub(BEFORE_MAX)..].to_vec();
         let id = SessionId::draw();
-        let lines: String = before.iter().chain([&id]).map(|id| format!("{id}\n")).collect();
+        let lines: Vec<String> = before.iter().chain([&id]).map(SessionId::to_string).collect();
+        let lines = lines.join("\n") + "\n";
         let unfinished = folder.join("sessions-new");
         let write = || {
             let mut file =
@@ -313,25 +314,22 @@ impl Inner {
         loop {
             ticks.tick().await;
             // The client's own patience is longer; what comes through late is found by the next renewal.
-            match timeout(RENEW_EVERY, self.renew(revision)).await {
-                Ok(Ok(renewed)) => {
-                    revision = renewed;
-                    let now = Instant::now();
-                    let before = *self.fares.borrow();
-                    let steady_from = if failed { now } else { before.steady_from };
-                    self.fares.send_replace(Fares { renewed: now, held: true, steady_from });
-                    if !before.held {
-                        telemetry::session_back(before.renewed.elapsed());
-                    }
-                    failed = false;
+            if let Ok(Ok(renewed)) = timeout(RENEW_EVERY, self.renew(revision)).await {
+                revision = renewed;
+                let now = Instant::now();
+                let before = *self.fares.borrow();
+                let steady_from = if failed { now } else { before.steady_from };
+                self.fares.send_replace(Fares { renewed: now, held: true, steady_from });
+                if !before.held {
+                    telemetry::session_back(before.renewed.elapsed());
                 }
-                Ok(Err(_)) | Err(_) => {
-                    failed = true;
-                    let fares = *self.fares.borrow();
-                    if fares.held && fares.renewed.elapsed() >= LOST_AFTER {
-                        self.fares.send_replace(Fares { held: false, ..fares });
-                        telemetry::session_lost(fares.renewed.elapsed());
-                    }
+                failed = false;
+            } else {
+                failed = true;
+                let fares = *self.fares.borrow();
+                if fares.held && fares.renewed.elapsed() >= LOST_AFTER {
+                    self.fares.send_replace(Fares { held: false, ..fares });
+                    telemetry::session_lost(fares.renewed.elapsed());
                 }
             }
         }

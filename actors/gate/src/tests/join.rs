@@ -109,7 +109,9 @@ proptest! {
 fn calls_that_both_writers_know_count_once_and_others_twice() {
     let with = |times: &[i64]| {
         let mut ledger = Ledger::new();
-        times.iter().for_each(|at| ledger.add(0, None, Entry { at: At(at * S), calls: 1 }));
+        for at in times {
+            ledger.add(0, None, Entry { at: At(at * S), calls: 1 });
+        }
         ledger
     };
     // The record has the two calls of 1 and 2 s a little later, as a lost writer's, and one of its own.

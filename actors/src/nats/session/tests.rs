@@ -51,7 +51,7 @@ async fn a_session_that_is_renewed_no_more_falls_silent_within_its_time() {
         assert!(dropped.elapsed() < LIVES + SEEN_HOLDS + Duration::from_secs(3));
         sleep(Duration::from_millis(100)).await;
     }
-    assert!(dropped.elapsed() >= LIVES - RENEW_EVERY - Duration::from_millis(500));
+    assert!(dropped.elapsed() + RENEW_EVERY + Duration::from_millis(500) >= LIVES);
     assert_eq!(two.look(id).await.unwrap(), Writer::Silent);
 }
 
@@ -68,7 +68,7 @@ async fn a_server_away_takes_the_session_and_its_return_brings_it_back_with_the_
     server.signal("STOP");
     let stopped = Instant::now();
     timeout(Duration::from_secs(10), away.wait_for(|away| *away)).await.unwrap().unwrap();
-    assert!(stopped.elapsed() >= LOST_AFTER - RENEW_EVERY, "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() + RENEW_EVERY >= LOST_AFTER, "{:?}", stopped.elapsed());
     assert!(!one.is_held());
     sleep((LIVES + RENEW_EVERY).saturating_sub(stopped.elapsed())).await;
     server.signal("CONT");

@@ -178,7 +178,7 @@ impl Throttle {
                 // Two that want the same account take turns rather than race.
                 let pause = Duration::from_millis(fastrand::u64(YIELD_MS));
                 self.spawn(ctx, tokio::time::sleep(pause), |throttle, (), ctx| {
-                    throttle.fenced(ctx)
+                    throttle.fenced(ctx);
                 });
             }
             _ => self.fenced(ctx),
