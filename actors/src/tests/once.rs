@@ -48,7 +48,7 @@ fn what_was_done_once_is_told_again_without_a_call() {
         };
         let (done, remember) = of("known");
         assert_eq!((done.seq, done.attempts, remember), (known.0, 0, false));
-        assert_eq!((&done.objects, &done.labels["run"][..]), (&earlier("known").objects, "7"));
+        assert_eq!((&done.objects, done.labels["run"].as_str()), (&earlier("known").objects, "7"));
         let (done, remember) = of("new");
         assert_eq!((done.seq, done.attempts, remember), (new.0, 1, true));
         assert!(!of("says-nothing").1);
