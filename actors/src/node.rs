@@ -574,7 +574,13 @@ fn idle_max(plan: &Plan) -> usize {
 /// Waits for the store to fail, tries it until it takes a body again, and says so.
 pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
     loop {
-        shared.store_health.failed.notified().await;
+        tokio::select! {
+            () = shared.store_health.failed.notified() => {}
+            // What is being stored is tried for some more seconds; no quota is spent for more meanwhile.
+            () = shared.store.failing() => {
+                shared.store_health.away("requests to it fail, one after the other");
+            }
+        }
         if !shared.store_health.is_away() {
             // One object was refused, maybe for its key alone: only if others are too, all wait.
             let Err(error) = shared.store.probe().await else { continue };

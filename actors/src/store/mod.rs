@@ -342,6 +342,15 @@ impl Store {
         self.inner.objects.delete(&key).await.map_err(|e| SinkError::store(&key, e))
     }
 
+    /// Waits until requests to a bucket fail one after the other: it is away, although each operation is
+    /// still being tried. Never ends for other stores. Dropping the future is safe.
+    pub(crate) async fn failing(&self) {
+        match &self.inner.bucket {
+            Some(bucket) => bucket.failing().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Removes staging files and probes that killed processes left, last written before
     /// `older_than`; in a bucket it aborts uploads below the prefix that were begun before. Best effort,
     /// at most a million directory entries or 20,000 uploads. Does nothing in memory.

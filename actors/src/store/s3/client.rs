@@ -1,18 +1,21 @@
-//! Connections to the store, apart for each thread.
+//! Connections to the store, apart for each thread, and whether requests come through at all.
 //!
 //! A connection is worked on by the runtime it was opened in, and each shard has one of its own. With
 //! connections in common a request would wait for another shard's loop, and break when that ends.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
     ReqwestConnector,
 };
+use tokio::sync::Notify;
 
 thread_local! {
     /// This thread's clients, by the number of the store's. They live as long as their thread: a process
@@ -20,21 +23,62 @@ thread_local! {
     static CLIENTS: RefCell<HashMap<u64, HttpClient>> = RefCell::default();
 }
 
+/// So many requests that fail in a row, whoever made them: the store is away. Where it is slow and refuses
+/// some, others come through in between.
+const FAILING: u32 = 16;
+
+/// How many requests have failed since the last that did not. Tells of a store that is away long before the
+/// last try of an operation ends.
+#[derive(Debug, Default)]
+pub(super) struct Streak {
+    length: AtomicU32,
+    grown: Notify,
+}
+
+impl Streak {
+    fn ended(&self, answer: &Result<HttpResponse, HttpError>) {
+        let failed = answer.as_ref().map_or(true, |answer| {
+            let status = answer.status();
+            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+        });
+        if !failed {
+            self.length.store(0, Ordering::Relaxed);
+        } else if self.length.fetch_add(1, Ordering::Relaxed) + 1 == FAILING {
+            self.grown.notify_one();
+        }
+    }
+
+    /// Waits until requests fail one after the other.
+    pub(super) async fn failing(&self) {
+        loop {
+            self.grown.notified().await;
+            // It may be over by the time that somebody asks.
+            if self.length.load(Ordering::Relaxed) >= FAILING {
+                return;
+            }
+        }
+    }
+}
+
 /// Makes clients that keep connections apart.
-#[derive(Debug)]
-pub(super) struct PerThread;
+#[derive(Debug, Clone)]
+pub(super) struct PerThread {
+    pub(super) streak: Arc<Streak>,
+}
 
 #[derive(Debug)]
 struct Clients {
     number: u64,
     options: ClientOptions,
+    streak: Arc<Streak>,
 }
 
 impl HttpConnector for PerThread {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed);
-        let clients = Clients { number, options: options.clone() };
+        let (options, streak) = (options.clone(), Arc::clone(&self.streak));
+        let clients = Clients { number, options, streak };
         // What is wrong with the options shows here, not at the first request.
         clients.here()?;
         Ok(HttpClient::new(clients))
@@ -65,7 +109,9 @@ impl HttpService for Clients {
     {
         Box::pin(async move {
             let client = self.here().map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
-            client.execute(request).await
+            let answer = client.execute(request).await;
+            self.streak.ended(&answer);
+            answer
         })
     }
 }

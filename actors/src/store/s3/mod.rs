@@ -26,7 +26,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use secrecy::ExposeSecret;
 
-use self::client::PerThread;
+use self::client::{PerThread, Streak};
 use super::error::OpenError;
 use super::leftovers::Cleaned;
 use crate::plan::{S3Credentials, S3Plan};
@@ -89,6 +89,7 @@ pub(super) struct Bucket {
     region: String,
     prefix: Path,
     retries: RetryConfig,
+    streak: Arc<Streak>,
 }
 
 impl Bucket {
@@ -111,6 +112,8 @@ impl Bucket {
         let url = bucket_url(plan);
         let tls = url.starts_with("https:");
         let options = client_options(tls, part_bytes);
+        let streak = Arc::<Streak>::default();
+        let connector = PerThread { streak: Arc::clone(&streak) };
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&plan.bucket)
             .with_region(&plan.region)
@@ -118,7 +121,7 @@ impl Bucket {
             // The endpoint names the bucket already, in its host or its path.
             .with_virtual_hosted_style_request(true)
             .with_client_options(options.clone())
-            .with_http_connector(PerThread)
+            .with_http_connector(connector.clone())
             .with_retry(retries.clone())
             // TLS guards the bytes on their way; hashing a part would hold up a loop.
             .with_unsigned_payload(tls)
@@ -141,14 +144,19 @@ impl Bucket {
             }
         }
         let store = builder.build().map_err(refused)?;
-        let http = PerThread.connect(&options).map_err(refused)?;
-        Ok(Self { store, http, url, region: plan.region.clone(), prefix, retries })
+        let http = connector.connect(&options).map_err(refused)?;
+        Ok(Self { store, http, url, region: plan.region.clone(), prefix, retries, streak })
     }
 
     /// The objects below the prefix, no more of them at work on at once than [`REQUESTS_MAX`].
     pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
         let below = PrefixStore::new(self.store.clone(), self.prefix.clone());
         Arc::new(LimitStore::new(below, REQUESTS_MAX))
+    }
+
+    /// Waits until requests fail one after the other.
+    pub(super) async fn failing(&self) {
+        self.streak.failing().await;
     }
 
     /// Why a key may not be used, if it may not.

@@ -317,3 +317,24 @@ fn four_threads_put_into_one_bucket_each_on_its_own_connections() {
     }
     assert_eq!(objects(&server).len(), 200);
 }
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_noticed_before_the_first_put_gives_up() {
+    let (store, mut server) = bucket();
+    store.probe().await.unwrap();
+    let keys: Vec<Path> = (0..20).map(|i| Path::from(format!("{i}"))).collect();
+    // Some that fail among others are no sign.
+    with(&server, |t| t.slow_down_one_in = 2);
+    let puts = keys.iter().map(|key| store.put(key, Bytes::new()));
+    let early = tokio::select! {
+        all = futures_util::future::join_all(puts) => all.into_iter().all(|put| put.is_ok()),
+        () = store.failing() => false,
+    };
+    assert!(early, "told of a store that is only slow");
+    server.go_away();
+    let puts = keys.iter().map(|key| store.put(key, Bytes::new()));
+    tokio::select! {
+        _ = futures_util::future::join_all(puts) => panic!("the puts gave up first"),
+        told = tokio::time::timeout(Duration::from_secs(4), store.failing()) => told.unwrap(),
+    }
+}
