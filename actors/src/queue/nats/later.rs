@@ -159,12 +159,15 @@ impl Inner {
     /// Reads the headers of what was put aside since the last time.
     async fn read_later(&self) -> Result<(), QueueError> {
         let last = self.aside.info().await?.state.last_sequence;
-        let from = lock(&self.later.known).read_to + 1;
-        if last < from {
-            if last + 1 < from {
+        let from = {
+            let mut known = lock(&self.later.known);
+            if last < known.read_to {
                 // Made anew: what was known is of another stream.
-                lock(&self.later.known).forget();
+                known.forget();
             }
+            known.read_to + 1
+        };
+        if last < from {
             return Ok(());
         }
         let config = pull::Config {
