@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -118,6 +119,37 @@ impl Health {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether what stands behind queue and ledger, a NATS server, answers; shared by the node. Without a server
+/// it always does.
+#[derive(Debug)]
+pub struct BackHealth(watch::Sender<bool>);
+
+impl Default for BackHealth {
+    fn default() -> Self {
+        Self(watch::Sender::new(false))
+    }
+}
+
+impl BackHealth {
+    /// What is said of calls that wait for it.
+    pub const WHY: &str = "NATS, which does not answer";
+
+    /// Whether it does not answer: no permits meanwhile.
+    pub fn is_away(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Says whether it is away.
+    pub fn set_away(&self, away: bool) {
+        self.0.send_if_modified(|is| std::mem::replace(is, away) != away);
+    }
+
+    /// Follows it: whether it is away, from now on.
+    pub fn follow(&self) -> watch::Receiver<bool> {
+        self.0.subscribe()
     }
 }
 

@@ -17,14 +17,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::health::{self, Health, SHARD_PATIENCE};
+use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
-use crate::shard::context::{BackHealth, Shared, StoreHealth};
+use crate::shard::context::{Shared, StoreHealth};
 use crate::shard::{
     AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Tallied,
     Tally, Work,

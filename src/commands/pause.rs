@@ -73,16 +73,12 @@ pub(crate) fn resume(global: &Global, args: &ResumeArgs) -> anyhow::Result<Exit>
 }
 
 fn overlap(one: &Scope, other: &Scope) -> bool {
-    let fits = |a: Option<&str>, b: Option<&str>| a.is_none() || b.is_none() || a == b;
+    fn fits<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
+        one.is_none() || other.is_none() || one == other
+    }
     one.platform == other.platform
-        && fits(
-            one.account.as_ref().map(|account| account.as_str()),
-            other.account.as_ref().map(|account| account.as_str()),
-        )
-        && fits(
-            one.api.as_ref().map(|api| api.as_str()),
-            other.api.as_ref().map(|api| api.as_str()),
-        )
+        && fits(one.account.as_ref(), other.account.as_ref())
+        && fits(one.api.as_ref(), other.api.as_ref())
 }
 
 fn show(plan: &Plan, json: bool) -> anyhow::Result<Exit> {

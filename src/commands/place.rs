@@ -29,7 +29,7 @@ pub(crate) struct Place {
 
 enum At {
     Folder(Folder),
-    Nats(Cluster),
+    Nats(Box<Cluster>),
 }
 
 struct Cluster {
@@ -44,7 +44,7 @@ impl Place {
         let runtime = actix_rt::System::new();
         let at = runtime.block_on(async {
             anyhow::Ok(if plan.nats.declared && !local {
-                At::Nats(Cluster::open(plan).await?)
+                At::Nats(Box::new(Cluster::open(plan).await?))
             } else {
                 At::Folder(Folder::open(plan).await?)
             })

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::control::{self, Desk};
-use tollgate_actors::health::{self, Health};
+use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::session::{About, Session, SessionFile};
@@ -16,7 +16,6 @@ use tollgate_actors::nats::{self, Bus, ask, holds};
 use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
-use tollgate_actors::shard::context::BackHealth;
 use tollgate_actors::store::{Store, keep_clean};
 use tollgate_actors::{install_tls, supervise};
 

@@ -25,8 +25,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
+use crate::health::BackHealth;
 use crate::ledger::Writer;
-use crate::shard::context::BackHealth;
 use crate::state::{FolderLock, StateError, clock};
 use crate::telemetry;
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
@@ -22,7 +22,7 @@ use super::{AccountDied, CollectorDied, Shard};
 use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
-use crate::health::{self, Health};
+use crate::health::{self, BackHealth, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
 use crate::ids::Seq;
@@ -64,37 +64,6 @@ pub struct Shared {
     pub holds: Holds,
     /// Whether what stands behind queue and ledger answers.
     pub back_health: Arc<BackHealth>,
-}
-
-/// Whether what stands behind queue and ledger, a NATS server, answers; shared by the node. Without a server
-/// it always does.
-#[derive(Debug)]
-pub struct BackHealth(watch::Sender<bool>);
-
-impl Default for BackHealth {
-    fn default() -> Self {
-        Self(watch::Sender::new(false))
-    }
-}
-
-impl BackHealth {
-    /// What is said of calls that wait for it.
-    pub const WHY: &str = "NATS, which does not answer";
-
-    /// Whether it does not answer: no permits meanwhile.
-    pub fn is_away(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Says whether it is away.
-    pub fn set_away(&self, away: bool) {
-        self.0.send_if_modified(|is| std::mem::replace(is, away) != away);
-    }
-
-    /// Follows it: whether it is away, from now on.
-    pub fn follow(&self) -> watch::Receiver<bool> {
-        self.0.subscribe()
-    }
 }
 
 /// Whether the store takes bodies; shared by the node.

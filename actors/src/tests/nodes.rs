@@ -6,12 +6,12 @@ use std::path::Path;
 use tollgate_emulator::{Emulator, Profile, ProviderLimit};
 
 use super::*;
+use crate::health::BackHealth;
 use crate::ledger::nats::NatsLedger;
 use crate::nats::Bus;
 use crate::nats::session::{About, Session, SessionId};
 use crate::nats::tests::{plan as nats_plan, ready};
 use crate::node::{Node, Seams};
-use crate::shard::context::BackHealth;
 use crate::testkit::nats_server::NatsServer;
 
 /// A node at work, with a queue of its own.
