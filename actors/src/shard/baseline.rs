@@ -21,8 +21,10 @@ const EPOCH: Span = Span::from_secs(30);
 /// Writings are counted in slices of this length, for about two seconds.
 const SLICE_US: i64 = 50_000;
 const SLICES: usize = 40;
-/// From this many writings of one shard in a slice and its neighbours, a provider is crowded.
+/// From this many writings of the node in a slice and its neighbours, a provider is crowded. Accounts are
+/// spread evenly over shards, so each counts its own and takes its part of the number, but not a handful.
 const CROWD: u32 = 32;
+const CROWD_OF_SHARD_MIN: u32 = 8;
 
 #[derive(Debug)]
 struct Best {
@@ -62,13 +64,22 @@ impl Writings {
 
 /// Times to the first byte at their best, per api, and writings per platform; as many as there are of
 /// those.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Baselines {
+    /// From so many writings of this shard on it is a crowd.
+    crowd: u32,
     best: HashMap<(Slug, ApiIx), Best>,
     writings: HashMap<Slug, Writings>,
 }
 
 impl Baselines {
+    /// For one of so many shards.
+    pub(crate) fn new(shards: usize) -> Self {
+        let shards = u32::try_from(shards.max(1)).unwrap_or(u32::MAX);
+        let crowd = (CROWD / shards).max(CROWD_OF_SHARD_MIN);
+        Self { crowd, best: HashMap::new(), writings: HashMap::new() }
+    }
+
     /// Notes that a request was written.
     pub(crate) fn written(&mut self, platform: &Slug, at: At) {
         let writings = match self.writings.get_mut(platform) {
@@ -105,7 +116,7 @@ impl Baselines {
         best.now = best.now.min(took);
         let slower = Span(took.0 - best.now.min(best.before).min(took).0);
         let around = self.writings.get(platform).map_or(0, |writings| writings.around(written));
-        if around >= CROWD { slower } else { Span::ZERO }
+        if around >= self.crowd { slower } else { Span::ZERO }
     }
 }
 
@@ -130,7 +141,7 @@ mod tests {
 
     #[test]
     fn in_a_crowd_what_exceeds_the_best_answer_of_late_counts_as_waiting() {
-        let mut baselines = Baselines::default();
+        let mut baselines = Baselines::new(1);
         assert_eq!(slower(&mut baselines, 0, 300, 40), 0, "nothing to compare with");
         assert_eq!(slower(&mut baselines, 10, 380, 1), 80);
         assert_eq!(slower(&mut baselines, 20, 290, 1), 0);
@@ -139,7 +150,7 @@ mod tests {
 
     #[test]
     fn without_a_crowd_a_slow_answer_is_just_slow() {
-        let mut baselines = Baselines::default();
+        let mut baselines = Baselines::new(1);
         slower(&mut baselines, 0, 100, 1);
         assert_eq!(slower(&mut baselines, 1000, 900, 1), 0);
         assert_eq!(slower(&mut baselines, 2000, 900, CROWD), 800);
@@ -147,8 +158,16 @@ mod tests {
     }
 
     #[test]
+    fn a_shard_of_many_sees_its_part_of_the_crowd() {
+        let mut baselines = Baselines::new(2);
+        slower(&mut baselines, 0, 100, 1);
+        assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 0);
+        assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
+    }
+
+    #[test]
     fn a_provider_that_became_slower_for_good_is_taken_as_it_is_after_two_epochs() {
-        let mut baselines = Baselines::default();
+        let mut baselines = Baselines::new(1);
         slower(&mut baselines, 0, 10, 40);
         let still = slower(&mut baselines, 31_000, 500, 40);
         assert_eq!(still, 490, "the epoch before still counts");

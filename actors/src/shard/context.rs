@@ -164,6 +164,7 @@ impl Context {
         Rc::new(Self {
             shard,
             meters: Meters::new(&shared.plan),
+            baselines: RefCell::new(Baselines::new(shared.plan.collect.shards)),
             plan: shared.plan,
             clock: shared.clock,
             queue: shared.queue,
@@ -177,7 +178,6 @@ impl Context {
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
-            baselines: RefCell::default(),
             draining: Cell::new(false),
             me: OnceCell::new(),
             faults: Faults,
