@@ -81,12 +81,14 @@ fn a_fetch_may_leave_to_its_subject_what_that_says_already() {
     // Both may say it, if they agree.
     let all = json!({ "platform": "p", "account": "x@y", "api": "report", "priority": "high" });
     nats.publish("tollgate.fetch.p.x%40y.report.high", &[], body("3", &all));
-    nats.wait_count("DONE", 4);
+    // A sign of percent that encodes nothing stands for itself.
+    nats.publish("tollgate.fetch.p.50%.report", &[], body("4", &json!({})));
+    nats.wait_count("DONE", 5);
     stop(node);
     let mut found: Vec<String> =
         dir.collected().into_values().map(|one| one.manifest.account).collect();
     found.sort();
-    assert_eq!(found, ["a", "com.shop.app", "x@y", &long]);
+    assert_eq!(found, ["50%", "a", "com.shop.app", "x@y", &long]);
     assert_eq!((nats.count("DEAD"), nats.count("FETCH")), (0, 0));
 }
 

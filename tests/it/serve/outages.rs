@@ -73,9 +73,10 @@ fn a_node_waits_for_a_server_that_is_not_there_yet() {
     let dir = Dir::with(&config);
     // One that is told to stop meanwhile does.
     let node = serve(&dir);
-    wait_status(port, "/readyz", 503);
-    let (_, why) = get(port, "/readyz").unwrap();
-    assert!(why.contains("not connected"), "{why}");
+    wait_until("why it is not ready", || {
+        let (status, why) = get(port, "/readyz")?;
+        (status == 503 && why.contains("not connected")).then_some(())
+    });
     stop(node);
 
     let mut node = serve(&dir);

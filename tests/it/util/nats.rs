@@ -4,8 +4,11 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, Context};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -98,6 +101,26 @@ impl Nats {
             }
             assert_eq!(all.len() as u64, state.messages, "messages that could be read");
             all
+        })
+    }
+
+    /// The message ids of a stream, for streams with many.
+    pub(crate) fn ids(&self, stream: &str) -> Vec<String> {
+        self.js(async |js| {
+            let stream = js.get_stream(name(stream)).await.unwrap();
+            let config = pull::Config {
+                ack_policy: AckPolicy::None,
+                headers_only: true,
+                memory_storage: true,
+                ..pull::Config::default()
+            };
+            let reader = stream.create_consumer(config).await.unwrap();
+            let count = reader.cached_info().num_pending as usize;
+            let messages = reader.stream().messages().await.unwrap().take(count);
+            let id = |message: jetstream::Message| {
+                message.headers.as_ref().unwrap().get(NATS_MESSAGE_ID).unwrap().to_string()
+            };
+            messages.map(|message| id(message.unwrap())).collect().await
         })
     }
 
