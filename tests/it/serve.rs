@@ -17,7 +17,7 @@ use serde_json::Value;
 use tollgate_emulator::{Emulator, Latency, Profile, ProviderLimit};
 use tollgate_protos::{Dead, Done};
 
-use crate::util::{Dir, Nats, Running};
+use crate::util::{Dir, Nats, Ran, Running};
 
 /// A provider that takes some time for each answer, so that calls are in flight at any moment.
 fn emulator(limits: Vec<ProviderLimit>, latency_ms: u64) -> Emulator {
@@ -44,7 +44,7 @@ fn dead(nats: &Nats) -> Vec<(String, Dead)> {
 }
 
 /// Ends a node as an operator does.
-fn stop(node: Running) {
+fn stop(node: Running) -> Ran {
     node.signal("TERM");
-    node.wait().exits(0);
+    node.wait().exits(0)
 }

@@ -60,6 +60,7 @@ pub struct Publisher {
     ahead: VecDeque<Sent>,
     /// Some of `ahead` could not be sent.
     unsent: bool,
+    given_up: bool,
     heard: Instant,
     published: Published,
     refused: usize,
@@ -70,8 +71,9 @@ impl Publisher {
     pub fn new(bus: Bus, patience: Duration) -> Self {
         let published = Published::default();
         let heard = Instant::now();
-        let (ahead, unsent) = (VecDeque::new(), false);
-        Self { bus, patience, ahead, unsent, heard, published, refused: 0 }
+        let ahead = VecDeque::new();
+        let (unsent, given_up) = (false, false);
+        Self { bus, patience, ahead, unsent, given_up, heard, published, refused: 0 }
     }
 
     /// Sends one; waits while too many are without a confirmation.
@@ -88,12 +90,12 @@ impl Publisher {
         self.post(fetch).await
     }
 
-    /// Waits until all that was sent is confirmed.
+    /// Waits until all that was sent is confirmed; not once that was given up.
     ///
     /// # Errors
     /// As [`Publisher::send`].
     pub async fn finish(&mut self) -> Result<Published, NatsError> {
-        while !self.ahead.is_empty() {
+        while !self.ahead.is_empty() && !self.given_up {
             self.confirm().await?;
         }
         Ok(self.published)
@@ -129,6 +131,7 @@ impl Publisher {
             return Err(refusal);
         }
         if self.heard.elapsed() > self.patience {
+            self.given_up = true;
             self.refused += 1;
             let waited = self.patience.as_secs();
             let error = error.map_or_else(|| "it could not be sent".into(), |e| e.to_string());
