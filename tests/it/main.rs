@@ -17,6 +17,9 @@ mod cli;
 mod crash;
 mod dead;
 mod inputs;
+#[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
+#[path = "../../actors/src/testkit/nats_server.rs"]
+mod nats_server;
 mod objects;
 mod output;
 mod rude;
@@ -25,6 +28,7 @@ mod s3;
 #[path = "../../actors/src/store/tests/s3_server.rs"]
 mod s3_server;
 mod secrets;
+mod serve;
 mod status;
 mod tls;
 mod util;

@@ -1,13 +1,17 @@
 //! Publishing fetches: many on their way at once, each confirmed by the server before it counts.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
 use super::Bus;
@@ -44,13 +48,19 @@ pub struct Published {
     pub duplicate: u64,
 }
 
-/// Publishes fetches in order. One that gets no answer is sent again, under its id, until `patience` has
-/// passed without any confirmation at all.
+/// A fetch on its way, and its confirmation to come; none if it could not even be sent.
+type Sent = (Outgoing, Option<PublishAckFuture>);
+
+/// Publishes fetches in order. What gets no answer is sent again, under its id and behind what was confirmed
+/// meanwhile, until `patience` has passed without any confirmation at all.
 #[derive(Debug)]
 pub struct Publisher {
     bus: Bus,
     patience: Duration,
-    ahead: VecDeque<(Outgoing, PublishAckFuture)>,
+    ahead: VecDeque<Sent>,
+    /// Some of `ahead` could not be sent.
+    unsent: bool,
+    given_up: bool,
     heard: Instant,
     published: Published,
     refused: usize,
@@ -61,7 +71,9 @@ impl Publisher {
     pub fn new(bus: Bus, patience: Duration) -> Self {
         let published = Published::default();
         let heard = Instant::now();
-        Self { bus, patience, ahead: VecDeque::new(), heard, published, refused: 0 }
+        let ahead = VecDeque::new();
+        let (unsent, given_up) = (false, false);
+        Self { bus, patience, ahead, unsent, given_up, heard, published, refused: 0 }
     }
 
     /// Sends one; waits while too many are without a confirmation.
@@ -69,23 +81,21 @@ impl Publisher {
     /// # Errors
     /// The server refuses fetches, or confirms none. What was confirmed is in [`Publisher::published`].
     pub async fn send(&mut self, fetch: Outgoing) -> Result<(), NatsError> {
-        while self.ahead.len() >= AHEAD_MAX {
+        while self.ahead.len() >= AHEAD_MAX || self.unsent {
             self.confirm().await?;
         }
-        let ack = self.post(&fetch).await?;
         if self.ahead.is_empty() {
             self.heard = Instant::now();
         }
-        self.ahead.push_back((fetch, ack));
-        Ok(())
+        self.post(fetch).await
     }
 
-    /// Waits until all that was sent is confirmed.
+    /// Waits until all that was sent is confirmed; not once that was given up.
     ///
     /// # Errors
     /// As [`Publisher::send`].
     pub async fn finish(&mut self) -> Result<Published, NatsError> {
-        while !self.ahead.is_empty() {
+        while !self.ahead.is_empty() && !self.given_up {
             self.confirm().await?;
         }
         Ok(self.published)
@@ -102,40 +112,68 @@ impl Publisher {
     }
 
     async fn confirm(&mut self) -> Result<(), NatsError> {
-        let Some((fetch, mut ack)) = self.ahead.pop_front() else { return Ok(()) };
-        loop {
-            let error = match ack.await {
-                Ok(ack) if ack.duplicate => {
-                    self.published.duplicate += 1;
-                    break;
+        let Some((fetch, ack)) = self.ahead.pop_front() else {
+            self.unsent = false;
+            return Ok(());
+        };
+        let error = match ack {
+            None => None,
+            Some(ack) => match ack.await {
+                Ok(ack) => {
+                    self.note(&ack);
+                    return Ok(());
                 }
-                Ok(_) => {
-                    self.published.new += 1;
-                    break;
-                }
-                Err(error) => error,
-            };
-            if let Some(refusal) = self.refusal(&error) {
-                self.refused += 1;
-                return Err(refusal);
-            }
-            if self.heard.elapsed() > self.patience {
-                let waited = self.patience.as_secs();
-                return Err(NatsError::new(
-                    Code::NatsUnreachable,
-                    format!("no publish was confirmed within {waited} s: {error}"),
-                    "publish the same again when NATS is back: ids keep repeats out for 2 min, later a \
-                     fetch may be collected twice",
-                ));
-            }
-            sleep(AGAIN).await;
-            ack = self.post(&fetch).await?;
+                Err(error) => Some(error),
+            },
+        };
+        if let Some(refusal) = error.as_ref().and_then(|error| self.refusal(error)) {
+            self.refused += 1;
+            return Err(refusal);
         }
-        self.heard = Instant::now();
+        if self.heard.elapsed() > self.patience {
+            self.given_up = true;
+            self.refused += 1;
+            let waited = self.patience.as_secs();
+            let error = error.map_or_else(|| "it could not be sent".into(), |e| e.to_string());
+            return Err(NatsError::new(
+                Code::NatsUnreachable,
+                format!("no publish was confirmed within {waited} s: {error}"),
+                "publish the same again when NATS is back: ids keep repeats out for 2 min, later a \
+                 fetch may be collected twice",
+            ));
+        }
+        sleep(AGAIN).await;
+        self.post_again(fetch).await
+    }
+
+    /// Sends one again, and with it all that is on its way: a connection that broke took the confirmations of
+    /// thousands with it, and each of them would be waited for in turn.
+    async fn post_again(&mut self, fetch: Outgoing) -> Result<(), NatsError> {
+        self.unsent = false;
+        let behind = mem::take(&mut self.ahead);
+        self.post(fetch).await?;
+        for (fetch, ack) in behind {
+            // Outside of the runtime's budget, which would tell of an answer that is there that it is not.
+            let answer = ack.and_then(|ack| unconstrained(ack.into_future()).now_or_never());
+            match answer {
+                Some(Ok(ack)) => self.note(&ack),
+                _ if self.unsent => self.ahead.push_back((fetch, None)),
+                _ => self.post(fetch).await?,
+            }
+        }
         Ok(())
     }
 
-    async fn post(&self, fetch: &Outgoing) -> Result<PublishAckFuture, NatsError> {
+    fn note(&mut self, ack: &PublishAck) {
+        self.heard = Instant::now();
+        if ack.duplicate {
+            self.published.duplicate += 1;
+        } else {
+            self.published.new += 1;
+        }
+    }
+
+    async fn post(&mut self, fetch: Outgoing) -> Result<(), NatsError> {
         let mut headers = HeaderMap::new();
         if let Some(content_type) = fetch.content_type {
             headers.insert("Content-Type", content_type);
@@ -145,13 +183,26 @@ impl Publisher {
             .message_id(&fetch.message_id)
             .payload(fetch.payload.clone());
         let sent = self.bus.js().send_publish(self.bus.names().fetch(&fetch.lane), message).await;
-        sent.map_err(|error| {
-            NatsError::new(
-                Code::NatsUnreachable,
-                format!("a fetch cannot be sent: {error}"),
-                "see whether nats-server is well and takes messages of this size (max_payload)",
-            )
-        })
+        let ack = match sent {
+            Ok(ack) => Some(ack),
+            // What waits to be sent fills the connection's line while it is down.
+            Err(error) if error.kind() == PublishErrorKind::TimedOut => {
+                self.unsent = true;
+                None
+            }
+            Err(error) => {
+                self.refused += 1;
+                return Err(self.refusal(&error).unwrap_or_else(|| {
+                    NatsError::new(
+                        Code::NatsUnreachable,
+                        format!("a fetch cannot be sent: {error}"),
+                        "see whether nats-server is well (its log)",
+                    )
+                }));
+            }
+        };
+        self.ahead.push_back((fetch, ack));
+        Ok(())
     }
 
     /// What no second try would change.

@@ -6,6 +6,8 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use tollgate_emulator::Emulator;
 
+use super::Nats;
+
 /// A configuration for one platform, `p`.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -38,6 +40,21 @@ impl Config {
         self.line("collect", line)
     }
 
+    /// With the streams on this server.
+    pub(crate) fn on(self, nats: &Nats) -> Self {
+        self.nats(&format!("url = \"{}\"", nats.server.url()))
+    }
+
+    /// A line of `[nats]`, a section that is there only with a line.
+    pub(crate) fn nats(self, line: &str) -> Self {
+        self.line("nats", line)
+    }
+
+    /// A line of `[http]`. Without one a node answers no HTTP: its usual port is of no use to many tests at once.
+    pub(crate) fn http(self, line: &str) -> Self {
+        self.line("http", line)
+    }
+
     /// A line of `[platforms.p]`.
     pub(crate) fn platform(self, line: &str) -> Self {
         self.line("platforms.p", line)
@@ -66,6 +83,12 @@ impl Config {
         writeln!(text, "[node]\ndata = \"data\"").unwrap();
         for section in ["store", "collect"] {
             writeln!(text, "[{section}]\n{}", lines(section)).unwrap();
+        }
+        if self.sections.contains_key("nats") {
+            writeln!(text, "[nats]\n{}", lines("nats")).unwrap();
+            let listen = self.sections.contains_key("http");
+            let listen = if listen { lines("http") } else { "listen = \"off\"".into() };
+            writeln!(text, "[http]\n{listen}").unwrap();
         }
         writeln!(text, "[platforms.p]\nbase_url = \"{}\"", self.base_url).unwrap();
         writeln!(text, "{}", lines("platforms.p")).unwrap();

@@ -1,6 +1,8 @@
 //! What every test needs: a folder, a configuration, a process that cannot outlive its test, and what the
 //! process left behind.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,11 +11,13 @@ use tollgate_emulator::Emulator;
 
 mod config;
 mod dir;
+mod nats;
 mod process;
 
 pub(crate) use config::{Config, accounts, fetch, reports};
 pub(crate) use dir::Dir;
-pub(crate) use process::Tollgate;
+pub(crate) use nats::Nats;
+pub(crate) use process::{Ran, Running, Tollgate};
 
 /// Longest wait for something that a process is about to do.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -83,4 +87,21 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 pub(crate) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What a port of this machine answers to `GET path`: the status and all of the answer, if it answers.
+pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+    Some((status, answer))
 }

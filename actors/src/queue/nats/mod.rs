@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
 use futures_util::FutureExt;
 use jiff::Timestamp;
@@ -107,7 +108,12 @@ impl Home {
         let name = bus.names().stream(name);
         let opening = async {
             let stream = bus.js().get_stream(&name).await;
-            stream.map_err(|error| wire::away("look at the stream", &name, &error))
+            stream.map_err(|error| match error.kind() {
+                GetStreamErrorKind::JetStream(said) => {
+                    wire::refusal("look at the stream", &name, &said)
+                }
+                _ => wire::away("look at the stream", &name, &error),
+            })
         };
         let info = wire::within(opening).await?.cached_info().clone();
         let handle = bus.js().get_stream_no_info(&name).await;

@@ -30,7 +30,7 @@ pub(super) async fn within<T>(
     })
 }
 
-/// What did not work, with whom, and what was said; a full server is named as such.
+/// What did not work, with whom, and what was said; a full server and a missing stream are named as such.
 pub(super) fn away(doing: &str, what: &str, error: &(dyn Error + 'static)) -> QueueError {
     let mut cause = Some(error);
     while let Some(one) = cause {
@@ -42,10 +42,14 @@ pub(super) fn away(doing: &str, what: &str, error: &(dyn Error + 'static)) -> Qu
     QueueError::Unavailable(format!("NATS: cannot {doing} {what}: {error}").into())
 }
 
-fn refusal(doing: &str, what: &str, said: &jetstream::Error) -> QueueError {
+/// The same of what the server answered itself.
+pub(super) fn refusal(doing: &str, what: &str, said: &jetstream::Error) -> QueueError {
     let reason = format!("NATS: cannot {doing} {what}: {said}");
     QueueError::Unavailable(match refused(said) {
         Refused::Full => format!("{}: {reason}", Code::NatsFull).into(),
+        Refused::NoStream => {
+            format!("{}: {reason}; run `tollgate setup`", Code::StreamMissing).into()
+        }
         _ => reason.into(),
     })
 }
