@@ -16,7 +16,7 @@ use tollgate_actors::nats::{self, Bus, ask, holds};
 use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
-use tollgate_actors::store::{Store, keep_clean};
+use tollgate_actors::store::keep_clean;
 use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
@@ -104,10 +104,11 @@ async fn work(
         back: Arc::clone(&back),
         unknown: Unknown::Die,
     };
+    let sweep = keep_clean(store, plan);
     let mut node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
     node.report_to(health);
     let watching = session.watch(Arc::clone(&back));
-    let beside = beside(plan, bus, &node, held, store, health, back);
+    let beside = beside(plan, bus, &node, held, sweep, health, back);
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
@@ -139,17 +140,16 @@ fn beside(
     bus: &Bus,
     node: &Node,
     held: Holds,
-    store: Store,
+    sweep: impl Future<Output = ()> + 'static,
     health: &Arc<Health>,
     back: Arc<BackHealth>,
 ) -> Vec<JoinHandle<()>> {
     let desk = Desk { plan: Arc::clone(plan), viewer: node.viewer(), intake: node.intake() };
     let bell = node.bell();
-    let swept = Arc::clone(plan);
     let changed = move |scopes: &[Scope]| bell.holds_changed(scopes);
     let mut tasks = vec![
         actix_rt::spawn(holds::follow(bus.clone(), held, changed)),
-        actix_rt::spawn(async move { keep_clean(store, &swept).await }),
+        actix_rt::spawn(sweep),
         actix_rt::spawn(tell_back(Arc::clone(health), back)),
     ];
     let (asked, name, answers) = (bus.clone(), plan.node_name.clone(), desk.clone());

@@ -75,6 +75,7 @@ pub(crate) async fn work(
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let seams = Seams::new(queue, ledger, store.clone());
+    let sweep = keep_clean(store, &plan);
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
@@ -84,8 +85,7 @@ pub(crate) async fn work(
             None
         }
     };
-    let swept = Arc::clone(&plan);
-    let sweep = actix_rt::spawn(async move { keep_clean(store, &swept).await });
+    let sweep = actix_rt::spawn(sweep);
     let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
     let outcome = watch(&node, &state, reading, &stop, progress).await;
     progress.clear();

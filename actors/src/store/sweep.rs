@@ -15,8 +15,12 @@ const FILES_OLDER: Duration = Duration::from_secs(3600);
 /// tried again.
 const UPLOADS_OLDER: Duration = Duration::from_secs(24 * 3600);
 
-/// Sweeps for ever. Dropping the future is safe at any moment.
-pub async fn keep_clean(store: Store, plan: &Plan) {
+/// Files bear the time of the kernel's last tick: one written now may seem so much older.
+const TICK_MAX: Duration = Duration::from_millis(20);
+
+/// Sweeps for ever. Dropping the future is safe at any moment. What was begun after this call is left alone: it
+/// is to come before the node puts anything.
+pub fn keep_clean(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<> {
     // With the state folder among the objects, its lock says that nobody else puts any there; and this node
     // has not begun to.
     let alone = matches!(&plan.store.target, StoreTarget::File(root) if *root == plan.data);
@@ -24,18 +28,23 @@ pub async fn keep_clean(store: Store, plan: &Plan) {
         StoreTarget::S3(_) => UPLOADS_OLDER,
         StoreTarget::File(_) | StoreTarget::Memory => FILES_OLDER,
     };
-    let mut now_older = if alone { Duration::ZERO } else { older };
-    loop {
-        #[expect(clippy::disallowed_methods, reason = "compared with the times of others")]
-        let now = SystemTime::now();
-        let Cleaned { removed, trouble, .. } = store.clean_leftovers(now - now_older).await;
-        if removed > 0 {
-            telemetry::leftovers_removed(removed);
+    let mut before = now() - if alone { TICK_MAX } else { older };
+    async move {
+        loop {
+            let Cleaned { removed, trouble, .. } = store.clean_leftovers(before).await;
+            if removed > 0 {
+                telemetry::leftovers_removed(removed);
+            }
+            if let Some(reason) = trouble {
+                telemetry::leftovers_unseen(&reason);
+            }
+            tokio::time::sleep(EVERY).await;
+            before = now() - older;
         }
-        if let Some(reason) = trouble {
-            telemetry::leftovers_unseen(&reason);
-        }
-        now_older = older;
-        tokio::time::sleep(EVERY).await;
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "compared with the times of others")]
+fn now() -> SystemTime {
+    SystemTime::now()
 }
