@@ -59,7 +59,7 @@ pub async fn at_rest(
             account: key.account.to_string(),
             waiting: count,
             in_flight: 0,
-            because: because.or_else(|| Some("nothing: start `tollgate run`".into())),
+            because: because.or_else(|| Some("nothing: no node works on it".into())),
             until: until.map(|at| clock.wall_at(at)),
         });
     }

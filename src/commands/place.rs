@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::bail;
+use tollgate_actors::codes::Code;
 use tollgate_actors::control::{Answer, Request};
 use tollgate_actors::ledger::nats::NatsView;
 use tollgate_actors::nats::{Bus, ask, session};
@@ -12,6 +13,7 @@ use tollgate_actors::queue::nats::NatsQueue;
 
 use super::folder::{Folder, answer_at_rest};
 use super::nats::connect;
+use crate::ui::say;
 
 /// Asks once.
 pub(crate) fn ask_once(plan: Arc<Plan>, local: bool, request: &Request) -> anyhow::Result<Answer> {
@@ -96,6 +98,11 @@ impl Cluster {
                 if let Some(status) = ask::together(answers, *most) {
                     return Ok(Answer::Status(status));
                 }
+                say(format_args!(
+                    "tollgate: {}: {living} node(s) show themselves and none answered in time; what \
+                     follows is from the streams",
+                    Code::NoNodeAnswers
+                ));
             }
         }
         let ledger = NatsView::open(&self.bus).await?;

@@ -89,23 +89,12 @@ async fn work(
         started: clock.wall(),
         config: plan.hash.clone(),
     };
-    let session = Session::start(bus, file.id, file.before.clone(), &about).await;
-    let session = Arc::new(session.context("show this node's session on NATS")?);
-    let store = open_store(plan).await?;
-    let held = Holds::default();
-    held.replace(holds::list(bus).await?);
-    let back = Arc::new(BackHealth::default());
-    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
-    let seams = Seams {
-        queue: Arc::new(NatsQueue::open(bus).await?),
-        ledger: Arc::new(ledger),
-        store: store.clone(),
-        holds: held.clone(),
-        back: Arc::clone(&back),
-        unknown: Unknown::Die,
+    let started = tokio::select! {
+        started = start(plan, bus, file, &about, clock) => started?,
+        // What was begun ends with it; the session's key by itself.
+        () = stop.asked() => return Ok(Exit::Done),
     };
-    let sweep = keep_clean(store, plan);
-    let mut node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
+    let Started { session, held, back, sweep, mut node } = started;
     node.report_to(health);
     let watching = session.watch(Arc::clone(&back));
     let beside = beside(plan, bus, &node, held, sweep, health, back);
@@ -132,6 +121,42 @@ async fn work(
         }
         Some(error) => Err(error.into()),
     }
+}
+
+/// A node and what goes with it.
+struct Started<S> {
+    session: Arc<Session>,
+    held: Holds,
+    back: Arc<BackHealth>,
+    sweep: S,
+    node: Node,
+}
+
+async fn start(
+    plan: &Arc<Plan>,
+    bus: &Bus,
+    file: &SessionFile,
+    about: &About,
+    clock: &Clock,
+) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
+    let session = Session::start(bus, file.id, file.before.clone(), about).await;
+    let session = Arc::new(session.context("show this node's session on NATS")?);
+    let store = open_store(plan).await?;
+    let held = Holds::default();
+    held.replace(holds::list(bus).await?);
+    let back = Arc::new(BackHealth::default());
+    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
+    let seams = Seams {
+        queue: Arc::new(NatsQueue::open(bus).await?),
+        ledger: Arc::new(ledger),
+        store: store.clone(),
+        holds: held.clone(),
+        back: Arc::clone(&back),
+        unknown: Unknown::Die,
+    };
+    let sweep = keep_clean(store, plan);
+    let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
+    Ok(Started { session, held, back, sweep, node })
 }
 
 /// What goes on beside the node: answering questions, following holds, cleaning up, telling how NATS fares.

@@ -1,12 +1,13 @@
 //! One connection to NATS, and how it fares.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectOptions, Event, ServerInfo};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerInfo};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::error::{NatsError, no_jetstream};
 use super::names::Names;
@@ -28,6 +29,10 @@ const JETSTREAM_WITHIN: Duration = Duration::from_secs(30);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// A connection over which nothing came for so long is asked whether it lives.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Dropped messages are told of this often at most.
+const SLOW_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether an event of the connection was missed.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// Messages of one subscription that wait to be taken; beyond, they are dropped and that is told.
 const SUBSCRIPTION_MAX: usize = 64 * 1024;
 /// The oldest server that knows all that is needed: TTLs of keys with markers came with 2.11
@@ -59,6 +64,7 @@ struct Watched {
     link: watch::Sender<Link>,
     /// Messages of a subscription were dropped.
     slow: Notify,
+    slow_told: Mutex<Option<Instant>>,
     /// What the server last refused on the connection, a right that is missing for example.
     said: Mutex<Option<String>>,
 }
@@ -71,6 +77,7 @@ impl Watched {
                 let times = link.times + 1;
                 let away = link.since.elapsed();
                 self.link.send_replace(Link { up: true, since: Instant::now(), times });
+                *self.said() = None;
                 telemetry::nats_connected(times, away);
             }
             Event::Disconnected | Event::Closed => {
@@ -81,16 +88,32 @@ impl Watched {
                 }
             }
             Event::SlowConsumer(_) => {
-                telemetry::nats_slow();
+                // One comes for each message that is dropped.
+                let mut told = self.slow_told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.is_none_or(|told| told.elapsed() >= SLOW_TOLD_EVERY) {
+                    *told = Some(Instant::now());
+                    telemetry::nats_slow();
+                }
                 self.slow.notify_waiters();
             }
-            Event::ServerError(error) => {
-                let said = error.to_string();
-                telemetry::nats_refused(&said);
-                *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
-            }
-            Event::LameDuckMode | Event::Draining | Event::ClientError(_) => {}
+            Event::ServerError(error) => self.refused(error.to_string()),
+            // How a try to connect again ended, for example.
+            Event::ClientError(error) => self.refused(error.to_string()),
+            Event::LameDuckMode | Event::Draining => {}
         }
+    }
+
+    /// Told once as long as it stays the same.
+    fn refused(&self, what: String) {
+        let mut said = self.said();
+        if said.as_ref() != Some(&what) {
+            telemetry::nats_refused(&what);
+            *said = Some(what);
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Option<String>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -106,59 +129,33 @@ impl Bus {
         let watched = Arc::new(Watched {
             link: watch::Sender::new(link),
             slow: Notify::new(),
+            slow_told: Mutex::new(None),
             said: Mutex::default(),
         });
-        let noted = Arc::clone(&watched);
-        let mut options = ConnectOptions::new()
-            .name(name)
-            .connection_timeout(CONNECT_WITHIN)
-            .ping_interval(PING_EVERY)
-            .request_timeout(Some(API_WITHIN))
-            .subscription_capacity(SUBSCRIPTION_MAX)
-            .reconnect_delay_callback(|attempts| {
-                let doubled = 50_u64 << attempts.clamp(1, 6).saturating_sub(1);
-                let jitter = fastrand::u64(0..=doubled / 4 + 1);
-                RECONNECT_MAX.min(Duration::from_millis(doubled + jitter))
-            })
-            .event_callback(move |event| {
-                noted.note(&event);
-                std::future::ready(())
-            });
-        if let Some(path) = &plan.creds {
-            options = options.credentials_file(path).await.map_err(|error| {
-                NatsError::new(
-                    Code::NatsDenied,
-                    format!("the credentials file {} cannot be used: {error}", path.display()),
-                    "nats.creds names a file as `nsc generate creds` writes it",
-                )
-            })?;
-        }
-        if let Some(tls) = &plan.tls {
-            options = options.require_tls(true);
-            if let Some(ca) = &tls.ca {
-                options = options.add_root_certificates(ca.clone());
+        let mut told = false;
+        let client = loop {
+            let error = match options(plan, name, &watched).await?.connect(plan.urls.clone()).await
+            {
+                Ok(client) => break client,
+                Err(error) => error,
+            };
+            // What waiting does not mend is told at once, also to those who would wait.
+            let refused = unreachable(plan, &error);
+            if !wait || refused.code == Code::NatsDenied || error.kind() == ConnectErrorKind::Tls {
+                return Err(refused);
             }
-            if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-                options = options.add_client_certificate(cert.clone(), key.clone());
+            if !std::mem::replace(&mut told, true) {
+                telemetry::nats_away(&refused.what);
             }
-        }
-        if wait {
-            options = options.retry_on_initial_connect();
-        }
-        let client =
-            options.connect(plan.urls.clone()).await.map_err(|error| unreachable(plan, &error))?;
+            sleep(RECONNECT_MAX).await;
+        };
         let js = ContextBuilder::new()
             .timeout(API_WITHIN)
             .ack_timeout(ACK_WITHIN)
             .max_ack_inflight(ACKS_MAX)
             .build(client.clone());
+        tokio::spawn(compare(client.clone(), Arc::downgrade(&watched)));
         let bus = Self { client, js, names: Names::new(&plan.prefix), watched };
-        let mut link = bus.watched.link.subscribe();
-        if wait && timeout(CONNECT_WITHIN, link.wait_for(|link| link.up)).await.is_err() {
-            telemetry::nats_away(&format!("no server at {} answers yet", plan.urls.join(", ")));
-            // The sender lives as long as this does.
-            let _up = link.wait_for(|link| link.up).await;
-        }
         let until = Instant::now() + if wait { JETSTREAM_WITHIN } else { Duration::ZERO };
         loop {
             match bus.check().await {
@@ -221,7 +218,61 @@ impl Bus {
 
     /// What the server refused on this connection, last.
     pub fn said(&self) -> Option<String> {
-        self.watched.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.watched.said().clone()
+    }
+}
+
+async fn options(
+    plan: &NatsPlan,
+    name: &str,
+    watched: &Arc<Watched>,
+) -> Result<ConnectOptions, NatsError> {
+    let noted = Arc::clone(watched);
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .connection_timeout(CONNECT_WITHIN)
+        .ping_interval(PING_EVERY)
+        .request_timeout(Some(API_WITHIN))
+        .subscription_capacity(SUBSCRIPTION_MAX)
+        .reconnect_delay_callback(|attempts| {
+            let doubled = 50_u64 << attempts.clamp(1, 6).saturating_sub(1);
+            let jitter = fastrand::u64(0..=doubled / 4 + 1);
+            RECONNECT_MAX.min(Duration::from_millis(doubled + jitter))
+        })
+        .event_callback(move |event| {
+            noted.note(&event);
+            std::future::ready(())
+        });
+    if let Some(path) = &plan.creds {
+        options = options.credentials_file(path).await.map_err(|error| {
+            NatsError::new(
+                Code::NatsDenied,
+                format!("the credentials file {} cannot be used: {error}", path.display()),
+                "nats.creds names a file as `nsc generate creds` writes it",
+            )
+        })?;
+    }
+    if let Some(tls) = &plan.tls {
+        options = options.require_tls(true);
+        if let Some(ca) = &tls.ca {
+            options = options.add_root_certificates(ca.clone());
+        }
+        if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+            options = options.add_client_certificate(cert.clone(), key.clone());
+        }
+    }
+    Ok(options)
+}
+
+/// The client drops events that come faster than they are taken: what it says of itself has the last word.
+async fn compare(client: Client, watched: Weak<Watched>) {
+    loop {
+        sleep(COMPARE_EVERY).await;
+        let Some(watched) = watched.upgrade() else { return };
+        let stands = client.connection_state() == State::Connected;
+        if stands != watched.link.borrow().up {
+            watched.note(if stands { &Event::Connected } else { &Event::Disconnected });
+        }
     }
 }
 
