@@ -146,7 +146,7 @@ async fn one(
                     say(format_args!("{place}: {}: {reason}", refusal.code));
                 }
                 count if count == TOLD_MAX + 1 => {
-                    say(format_args!("further refusals are counted only"))
+                    say(format_args!("further refusals are counted only"));
                 }
                 _ => {}
             }
