@@ -70,7 +70,7 @@ fn a_held_account_makes_no_calls_until_it_is_resumed_and_others_go_on() {
     assert!(text.contains("p/held@x") && text.contains("asked us to"), "{text}");
 
     // Kept while nobody runs.
-    stop(node);
+    let first = stop(node);
     let shown = run(&dir, &["pause"]).exits(0).out();
     assert!(shown.contains("p/held@x") && shown.contains("until it is resumed"), "{shown}");
     assert_eq!(run(&dir, &["pause", "--json"]).exits(0).json()["of"], "p/held@x");
@@ -85,9 +85,9 @@ fn a_held_account_makes_no_calls_until_it_is_resumed_and_others_go_on() {
     nats.wait_count("FETCH", 0);
     run(&dir, &["resume", "p/held@x"]).exits(1).says("was not held");
     run(&dir, &["pause"]).exits(0).says("nothing is held");
-    stop(node);
-    assert_eq!(calls(&emulator, "held@x", ""), 8);
+    let second = stop(node);
     assert_none_refused(&emulator);
+    assert_eq!(calls(&emulator, "held@x", ""), 8, "{first}\n{second}");
 }
 
 #[test]

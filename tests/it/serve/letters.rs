@@ -9,6 +9,8 @@ use crate::util::{Config, Dir, Nats, fetch, reports};
 const PROTOBUF: (&str, &str) = ("Content-Type", "application/x-protobuf");
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
+type Header = &'static [(&'static str, &'static str)];
+
 /// The letter of the message with this number in FETCH.
 fn letter(all: &[(String, Dead)], seq: u64) -> &(String, Dead) {
     let mut found = all.iter().filter(|(_, dead)| dead.seq == seq);
@@ -32,7 +34,6 @@ fn what_is_no_fetch_becomes_a_letter_with_a_code_and_stops_nothing_behind_it() {
     let long = with(json!({ "labels": { "k": "x".repeat(300_000) } }));
     let past = jiff::Timestamp::now() - std::time::Duration::from_secs(60);
     let report = "p.a.report";
-    type Header = &'static [(&'static str, &'static str)];
     let bad: Vec<(&str, Header, String, &str)> = vec![
         ("nope.a.report", &[], good("0"), "TG0105"),
         ("p.a.nope", &[], good("1"), "TG0106"),

@@ -234,6 +234,29 @@ async fn removes_only_old_leftovers() {
     assert_eq!(names(outside.path()), ["k#1"]);
 }
 
+#[tokio::test]
+async fn a_sweep_leaves_alone_what_was_begun_after_it_was_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let settings = TempDir::new().unwrap();
+    let file = settings.path().join("tollgate.toml");
+    let text = format!(
+        "[node]\ndata = {root:?}\n[store]\nurl = \"file:{root}\"\n\
+         [platforms.p]\nbase_url = \"https://api.example.com/\"\n[platforms.p.apis.a]\npath = \"x\"\n",
+        root = folder.path().to_str().unwrap()
+    );
+    std::fs::write(&file, text).unwrap();
+    let plan = crate::config::load(Some(&file), std::iter::empty(), &[]).unwrap().plan;
+    let store = Store::open(&plan).unwrap();
+    std::fs::write(folder.path().join("before#1"), b"x").unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let sweep = keep_clean(store, &plan);
+    std::fs::write(folder.path().join("after#1"), b"x").unwrap();
+    // It looks at once, and then not for hours.
+    let ended = tokio::time::timeout(Duration::from_secs(1), sweep).await;
+    assert!(ended.is_err(), "it sweeps for ever");
+    assert_eq!(names(folder.path()), ["after#1"]);
+}
+
 #[test]
 fn a_clean_up_ends_at_its_bound() {
     let folder = TempDir::new().unwrap();
