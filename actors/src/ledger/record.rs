@@ -9,12 +9,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::RECORD_BYTES_MAX;
-use crate::ids::Seq;
+use crate::ids::{LaneKey, Priority, Seq};
 
 /// The form written now.
-const VERSION: u8 = 2;
-/// The form before: without [`Record::known`], its last field. An empty list is one zero byte.
-const VERSION_1: u8 = 1;
+const VERSION: u8 = 3;
+/// The forms before end earlier: version 1 before [`Record::known`], version 2 before [`Record::open`]. What
+/// they lack are lists, and an empty list is one zero byte.
+const LACKS: [(u8, &[u8]); 2] = [(1, &[0, 0, 0]), (2, &[0, 0])];
 /// Writers whose permits are named by [`Record::known`]. One that is not, because so many others came after
 /// it, is told to count everything twice should it still live.
 pub const KNOWN_MAX: usize = 8;
@@ -67,6 +68,31 @@ pub struct Waiting {
     pub not_within_ms: u64,
 }
 
+/// A stretch of one lane, by the numbers of its fetches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// The lane's api.
+    pub api: String,
+    /// The lane's priority.
+    pub priority: Priority,
+    /// The first number.
+    pub from: Seq,
+    /// The last number.
+    pub to: Seq,
+}
+
+impl Stretch {
+    /// Whether a fetch of that lane lies in it.
+    pub fn holds(&self, lane: &LaneKey, seq: Seq) -> bool {
+        (self.from..=self.to).contains(&seq) && self.is_of(lane)
+    }
+
+    /// Whether it is one of that lane; accounts are not told apart.
+    pub fn is_of(&self, lane: &LaneKey) -> bool {
+        self.priority == lane.priority && self.api == lane.api.as_str()
+    }
+}
+
 /// How far a record follows from what one process wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
@@ -92,6 +118,11 @@ pub struct Record {
     /// The processes whose permits this record speaks of: its writer first, then those before it, at most
     /// [`KNOWN_MAX`].
     pub known: Vec<Known>,
+    /// The open block of an account without limits: fetches that were not tried before and lie here may be in
+    /// flight too, without a further record. Nothing for accounts with a limit.
+    pub open: Vec<Stretch>,
+    /// Open blocks of processes that crashed, as far as their fetches may still wait: each is tried for itself.
+    pub suspected: Vec<Stretch>,
 }
 
 /// A record that cannot be read.
@@ -123,10 +154,13 @@ impl Record {
             Some((&VERSION, rest)) => {
                 postcard::from_bytes(rest).map_err(|error| RecordError(error.to_string()))
             }
-            Some((&VERSION_1, rest)) => postcard::from_bytes(&[rest, &[0]].concat())
-                .map_err(|error| RecordError(error.to_string())),
-            Some((version, _)) => {
-                Err(RecordError(format!("it has version {version}, this program reads {VERSION}")))
+            Some((version, rest)) => {
+                let Some((_, lacks)) = LACKS.iter().find(|(before, _)| before == version) else {
+                    let reason = format!("it has version {version}, this program reads {VERSION}");
+                    return Err(RecordError(reason));
+                };
+                postcard::from_bytes(&[rest, lacks].concat())
+                    .map_err(|error| RecordError(error.to_string()))
             }
             None => Err(RecordError("it is empty".into())),
         }
@@ -150,6 +184,8 @@ mod tests {
             }],
             throttled_in_a_row: 2,
             known: vec![Known { session: u64::MAX, permit: 1 << 50 }],
+            open: vec![stretch(8, 71)],
+            suspected: vec![stretch(1, 3), stretch(5, 5)],
         };
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record);
@@ -157,10 +193,48 @@ mod tests {
             assert!(Record::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         assert!(Record::decode(&[9, 1, 2]).is_err());
-        let before = Record { known: Vec::new(), ..record };
-        let mut bytes = before.encode().to_vec();
-        bytes[0] = VERSION_1;
-        bytes.pop();
-        assert_eq!(Record::decode(&bytes).unwrap(), before);
+    }
+
+    fn stretch(from: u64, to: u64) -> Stretch {
+        let (from, to) = (Seq(from), Seq(to));
+        Stretch { api: "a".into(), priority: Priority::Low, from, to }
+    }
+
+    #[test]
+    fn records_of_earlier_versions_are_still_read() {
+        let one = Record {
+            config: "abc".into(),
+            gate: vec![1, 2, 3],
+            flying: vec![Flying { seq: Seq(7), permit: 1 << 50, tries: Tries::default() }],
+            throttled_in_a_row: 2,
+            ..Record::default()
+        };
+        let two = Record { known: vec![Known { session: 9, permit: 7 }], ..one.clone() };
+        for (version, record, lacks) in [(1, one, 3), (2, two, 2)] {
+            let mut bytes = record.encode().to_vec();
+            bytes[0] = version;
+            bytes.truncate(bytes.len() - lacks);
+            assert_eq!(Record::decode(&bytes).unwrap(), record, "version {version}");
+            bytes.pop();
+            assert!(Record::decode(&bytes).is_err(), "version {version}, torn");
+        }
+    }
+
+    #[test]
+    fn a_stretch_holds_the_numbers_of_its_own_lane() {
+        let lane = |api: &str, priority| LaneKey {
+            account: crate::ids::AccountKey {
+                platform: crate::ids::Slug::new("p").unwrap(),
+                account: crate::ids::Account::new("x").unwrap(),
+            },
+            api: crate::ids::Slug::new(api).unwrap(),
+            priority,
+        };
+        let stretch = stretch(8, 71);
+        for (seq, held) in [(7, false), (8, true), (71, true), (72, false)] {
+            assert_eq!(stretch.holds(&lane("a", Priority::Low), Seq(seq)), held, "{seq}");
+        }
+        assert!(!stretch.holds(&lane("a", Priority::High), Seq(8)));
+        assert!(!stretch.holds(&lane("b", Priority::Low), Seq(8)));
     }
 }

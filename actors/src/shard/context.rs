@@ -6,6 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -233,6 +234,11 @@ impl Context {
     /// Whether a fetch is on its way out of its lane.
     pub(crate) fn is_leaving(&self, seq: Seq) -> bool {
         self.leaving.borrow().contains(&seq)
+    }
+
+    /// Whether one of these fetches is on its way out of its lane.
+    pub(crate) fn any_leaving(&self, within: &RangeInclusive<Seq>) -> bool {
+        self.leaving.borrow().iter().any(|seq| within.contains(seq))
     }
 
     /// Sends something to an account's actor, if it has one.

@@ -1,6 +1,7 @@
 //! The actors as a whole: one shard on the System's own thread, paused time, a provider by script, queue,
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
+mod blocks;
 mod chaos;
 mod drain;
 mod earliest;
@@ -154,7 +155,7 @@ impl Rig {
         };
         let calls = log.clone();
         let wire = Scripted::new(clock, move |seen| {
-            calls.push(Event::Call { account: account_of(seen), id: id_of(seen) });
+            calls.push(called(seen));
             script(seen)
         });
         let shard = Shard::start_here(0, shared.clone(), Rc::new(wire.clone()));
@@ -174,7 +175,7 @@ impl Rig {
     pub(super) fn answer(&self, script: impl Fn(&Seen) -> Reply + 'static) {
         let calls = self.log.clone();
         self.wire.answer(move |seen| {
-            calls.push(Event::Call { account: account_of(seen), id: id_of(seen) });
+            calls.push(called(seen));
             script(seen)
         });
     }
@@ -307,6 +308,10 @@ pub(super) fn key(account: &str) -> AccountKey {
 
 pub(super) fn lane(account: &str, api: &str, priority: Priority) -> LaneKey {
     LaneKey { account: key(account), api: Slug::new(api).unwrap(), priority }
+}
+
+fn called(seen: &Seen) -> Event {
+    Event::Call { account: account_of(seen), api: api_of(seen), id: id_of(seen) }
 }
 
 /// The account that a call names.

@@ -14,7 +14,7 @@ use tollgate_protos::{Dead, Done};
 
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::record::Record;
+use crate::ledger::record::{Record, Stretch, Tries};
 use crate::ledger::{Ledger, LedgerFuture, Stored};
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{
@@ -31,7 +31,7 @@ pub(crate) enum Event {
     /// A record was stored and this was confirmed.
     Confirmed { account: String, record: Record },
     /// A call began.
-    Call { account: String, id: String },
+    Call { account: String, api: String, id: String },
 }
 
 #[derive(Debug, Default)]
@@ -68,27 +68,55 @@ impl Log {
     }
 
     /// Asserts that before each call a record was confirmed that speaks of this very try: of a permit of
-    /// that fetch that no earlier call used up.
+    /// that fetch that no earlier call used up, or of a block that it lies in: at its first call, or at the
+    /// first since the record was read, as nothing else is known of it then.
     pub(crate) fn assert_recorded_before_called(&self) {
         let logged = self.0.lock().unwrap();
         let mut permits: HashMap<String, Vec<u64>> = HashMap::new();
         let mut calls: HashMap<String, usize> = HashMap::new();
+        let mut open: HashMap<&str, &[Stretch]> = HashMap::new();
+        // How often a record was read, and how often it had been at the last call on its block.
+        let mut loads: HashMap<&str, usize> = HashMap::new();
+        let mut by_block: HashMap<&str, (usize, usize)> = HashMap::new();
+        let mut called: HashMap<&str, usize> = HashMap::new();
+        let seqs: HashMap<&str, Seq> =
+            logged.ids.iter().map(|(seq, id)| (id.as_str(), *seq)).collect();
         for (at, event) in &logged.events {
             match event {
-                Event::Loaded { .. } => {}
-                Event::Confirmed { record, .. } => {
+                Event::Loaded { account } => *loads.entry(account).or_default() += 1,
+                Event::Confirmed { record, account } => {
+                    open.insert(account, &record.open);
                     for flying in &record.flying {
                         let id = logged.ids[&flying.seq].clone();
+                        let since = by_block.get(id.as_str()).map(|(_, loads)| loads);
+                        if since.is_some_and(|since| *since == loads[account.as_str()])
+                            && flying.tries == Tries::default()
+                        {
+                            // It goes on, and says nothing of another try.
+                            continue;
+                        }
                         let known = permits.entry(id).or_default();
                         if !known.contains(&flying.permit) {
                             known.push(flying.permit);
                         }
                     }
                 }
-                Event::Call { id, .. } => {
+                Event::Call { id, account, api } => {
                     let calls = calls.entry(id.clone()).or_default();
                     *calls += 1;
-                    let permits = permits.get(id).map_or(0, Vec::len);
+                    let mut permits = permits.get(id).map_or(0, Vec::len);
+                    let open = open.get(account.as_str()).copied().unwrap_or_default();
+                    let holds = |stretch: &Stretch| {
+                        stretch.api == *api && (stretch.from..=stretch.to).contains(&seqs[&**id])
+                    };
+                    let loads = loads[account.as_str()];
+                    let first = called.insert(id, loads) != Some(loads);
+                    let on_blocks = by_block.get(id.as_str()).map_or(0, |(calls, _)| *calls);
+                    permits += on_blocks;
+                    if permits < *calls && first && open.iter().any(holds) {
+                        by_block.insert(id, (on_blocks + 1, loads));
+                        permits += 1;
+                    }
                     assert!(
                         permits >= *calls,
                         "call {calls} of {id} at {at:?}: {permits} recorded"

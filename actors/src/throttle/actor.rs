@@ -1,6 +1,7 @@
 //! The throttle actor itself: what it holds and what it does on each message. What that means stands in
 //! the files below, by duty.
 
+mod blocks;
 mod hearing;
 mod letting;
 mod opening;
@@ -22,7 +23,7 @@ use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
-use crate::ledger::record::{Known, Tries};
+use crate::ledger::record::{Known, Stretch, Tries};
 use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
@@ -78,6 +79,8 @@ struct Flight {
     lane: usize,
     /// When the gate let it through; long ago where that is not known any more.
     decided_at: At,
+    /// See [`Candidate::suspect`].
+    suspect: bool,
 }
 
 /// Owner of one account's gate and lanes.
@@ -109,6 +112,15 @@ pub struct Throttle {
     flights: HashMap<PermitId, Flight>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
     remembered: HashMap<Seq, (Tries, At, bool)>,
+    /// Stretches whose fetches may have been in flight in another process, until they are read; whether that
+    /// process has crashed.
+    suspected: Vec<(Stretch, bool)>,
+    /// Suspects decided or in flight: one at most.
+    suspects_out: usize,
+    /// The open block of the stored record: what lies in it needs no further record.
+    block: Vec<Stretch>,
+    /// The open block of the record on its way.
+    next_block: Vec<Stretch>,
     decided: Vec<Decided>,
     /// Permits whose record is on its way; nothing if none is.
     writing: Option<Vec<Decided>>,
@@ -165,6 +177,10 @@ impl Throttle {
             turn: 0,
             flights: HashMap::new(),
             remembered: HashMap::new(),
+            suspected: Vec::new(),
+            suspects_out: 0,
+            block: Vec::new(),
+            next_block: Vec::new(),
             decided: Vec::new(),
             writing: None,
             writing_since: At::MIN,

@@ -22,6 +22,8 @@ pub(crate) struct Candidate {
     pub(crate) tries: Tries,
     /// Not tried before this moment.
     pub(crate) not_before: At,
+    /// It may be what a process died of: one such fetch of its account at a time.
+    pub(crate) suspect: bool,
 }
 
 /// A lane of one account.
@@ -50,6 +52,8 @@ pub(crate) struct Lane {
     pub(crate) ahead: usize,
     /// When a limit said last that its next permit is allowed.
     pub(crate) due: Option<At>,
+    /// A suspect of this account is in flight: others of its kind wait.
+    pub(crate) suspects_wait: bool,
 }
 
 /// What a lane has to offer.
@@ -80,6 +84,7 @@ impl Lane {
             noted: false,
             ahead: 1,
             due: None,
+            suspects_wait: false,
         }
     }
 
@@ -128,7 +133,7 @@ impl Lane {
     /// What could be tried now.
     pub(crate) fn offer(&self, now: At) -> Offer {
         let mut later: Option<At> = None;
-        for parked in &self.parked {
+        for parked in self.parked.iter().filter(|parked| self.may_go(parked)) {
             if parked.not_before <= now {
                 return Offer::Fetch;
             }
@@ -151,7 +156,7 @@ impl Lane {
             .parked
             .iter()
             .enumerate()
-            .filter(|(_, parked)| parked.not_before <= now)
+            .filter(|(_, parked)| parked.not_before <= now && self.may_go(parked))
             .min_by_key(|(_, parked)| parked.item.seq)
             .map(|(place, _)| place);
         match due {
@@ -162,7 +167,16 @@ impl Lane {
 
     /// Puts back what was taken and not tried.
     pub(crate) fn put_back(&mut self, candidate: Candidate) {
-        self.heads.push_front(candidate);
+        if candidate.suspect {
+            // Among the heads it would be taken for one that may go beside others of its kind.
+            self.parked.push(candidate);
+        } else {
+            self.heads.push_front(candidate);
+        }
+    }
+
+    fn may_go(&self, candidate: &Candidate) -> bool {
+        !(candidate.suspect && self.suspects_wait)
     }
 
     /// Whether a fetch is in hand here.

@@ -65,7 +65,8 @@ impl Throttle {
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
         let Some(flight) = self.flights.remove(&id) else { return };
-        let Flight { item, mut tries, lane, decided_at } = flight;
+        let Flight { item, mut tries, lane, decided_at, suspect } = flight;
+        self.suspects_out(0, usize::from(suspect));
         let api = self.lanes[lane].api;
         self.meters.attempt(api, &outcome);
         match outcome {
@@ -109,13 +110,14 @@ impl Throttle {
                         if wait >= HOLD_WRITTEN_FROM && free {
                             // Not left to the next permit: a restart would forget it until then.
                             self.writing = Some(Vec::new());
-                            self.store_record(ctx);
+                            self.store_record(Vec::new(), ctx);
                         }
                         wait
                     }
                 };
                 let not_before = now.plus(Span::from(wait));
-                self.lanes[lane].parked.push(Candidate { item, tries, not_before });
+                let suspect = self.is_suspect(&item.lane, item.seq, tries);
+                self.lanes[lane].parked.push(Candidate { item, tries, not_before, suspect });
             }
         }
     }

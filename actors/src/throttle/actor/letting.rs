@@ -15,7 +15,7 @@ use crate::collector::{LastAnswer, Slot, USE_WITHIN};
 use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
-use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries, Waiting};
+use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Stretch, Tries, Waiting};
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::lane::{Candidate, Offer};
@@ -63,7 +63,11 @@ impl Throttle {
         self.set_timer(wait.wake, ctx);
         let decided = !self.decided.is_empty() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
-            self.remembered.clear();
+            // What is looked up waits too, and is in no lane.
+            if self.busy == 0 {
+                self.remembered.clear();
+                self.suspected.clear();
+            }
             self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
         }
         if !self.try_rest(now, ctx) {
@@ -102,8 +106,14 @@ impl Throttle {
                 let due = self.lanes[place].due;
                 // What was known of the others is not true any more.
                 self.forget_due();
+                self.suspects_out(usize::from(candidate.suspect), 0);
+                let covered = self.covered(place, &candidate);
                 let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due };
-                self.decided.push(decided);
+                if covered {
+                    self.give(decided, now);
+                } else {
+                    self.decided.push(decided);
+                }
             } else {
                 self.slot = Some(slot);
             }
@@ -244,13 +254,18 @@ impl Throttle {
         }
         let batch = std::mem::take(&mut self.decided);
         self.writing = Some(batch);
-        self.store_record(ctx);
+        let open = self.block_to_open();
+        self.store_record(open, ctx);
     }
 
-    pub(super) fn store_record(&mut self, ctx: &mut Context<Self>) {
+    /// Stores a record that covers what is in flight, `self.writing` and the block that it opens.
+    pub(super) fn store_record(&mut self, open: Vec<Stretch>, ctx: &mut Context<Self>) {
         let now = self.now();
-        let record = self.record(now);
-        self.stale = !record.flying.is_empty();
+        self.forget_suspected();
+        let mut record = self.record(now);
+        self.stale = !record.flying.is_empty() || !open.is_empty();
+        self.next_block.clone_from(&open);
+        record.open = open;
         self.writing_since = now;
         let store = self.shard.ledger.store(self.key.clone(), self.version, record.encode());
         self.spawn(ctx, store, Self::confirmed);
@@ -287,6 +302,8 @@ impl Throttle {
             parked: parked.chain(remembered).collect(),
             throttled_in_a_row: self.throttled_in_a_row,
             known: self.known(),
+            open: Vec::new(),
+            suspected: self.suspected_of_the_dead(),
         }
     }
 
@@ -306,9 +323,16 @@ impl Throttle {
             Ok(version) => {
                 self.version = version;
                 self.fence = Fence::Holds;
+                self.block = std::mem::take(&mut self.next_block);
+                // Decided meanwhile, and in the block that is open now.
+                let (covered, others): (Vec<Decided>, Vec<Decided>) =
+                    std::mem::take(&mut self.decided)
+                        .into_iter()
+                        .partition(|decided| self.covered(decided.lane, &decided.candidate));
+                self.decided = others;
                 let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
-                    batch.into_iter().partition(lapsed);
+                    batch.into_iter().chain(covered).partition(lapsed);
                 if !late.is_empty() {
                     telemetry::permits_lapsed(&self.meters, &self.key, late.len());
                 }
@@ -320,6 +344,9 @@ impl Throttle {
             }
             Err(error) => {
                 self.meters.lapsed(batch.len());
+                // No record is known to be there that has it.
+                self.block.clear();
+                self.next_block.clear();
                 // What was decided meanwhile was so upon a record that did not come to be.
                 let meanwhile = std::mem::take(&mut self.decided);
                 self.put_back(batch.into_iter().chain(meanwhile).collect());
@@ -373,7 +400,7 @@ impl Throttle {
             }
             Fence::Away(_) => {
                 self.writing = Some(Vec::new());
-                self.store_record(ctx);
+                self.store_record(Vec::new(), ctx);
             }
             Fence::Reads(_) => self.read_again(ctx),
         }
@@ -397,10 +424,10 @@ impl Throttle {
             let earliest = due.max(candidate.not_before).max(queued);
             self.meters.late(now.since(earliest));
         }
-        let Candidate { item, tries, .. } = candidate;
+        let Candidate { item, tries, suspect, .. } = candidate;
         telemetry::permit(&self.meters, api, &self.key, &item, tries.calls() + 1);
         let carried = Rc::clone(&item);
-        let flight = Flight { item: carried, tries, lane, decided_at: at };
+        let flight = Flight { item: carried, tries, lane, decided_at: at, suspect };
         self.flights.insert(id, flight);
         let platform = Arc::clone(&self.platform);
         let meters = Rc::clone(&self.meters);
@@ -424,6 +451,7 @@ impl Throttle {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
             self.gate.give_back(decided.id);
+            self.suspects_out(0, usize::from(decided.candidate.suspect));
             self.lanes[decided.lane].put_back(decided.candidate);
         }
     }

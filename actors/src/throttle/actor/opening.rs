@@ -88,7 +88,7 @@ impl Throttle {
                 self.gate.ended(&self.platform.limits, *id, now, Sent::Maybe);
             }
         }
-        self.stale = !record.flying.is_empty();
+        self.stale = !record.flying.is_empty() || !record.open.is_empty();
         self.remember(record, writer, since, now);
     }
 
@@ -116,6 +116,7 @@ impl Throttle {
     /// once more; while the writer lives it has not, or two nodes for one account would condemn it.
     fn remember(&mut self, record: Record, writer: Writer, since: At, now: At) {
         let crashed = matches!(writer, Writer::Dead | Writer::Silent);
+        self.suspect(record.open, record.suspected, writer);
         for flying in record.flying {
             let mut tries = flying.tries;
             // Numbers of permits mean something within their process only.
@@ -213,7 +214,7 @@ impl Throttle {
         self.gate = gate;
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
-        self.stale = !record.flying.is_empty();
+        self.stale = !record.flying.is_empty() || !record.open.is_empty();
         self.remember(record, writer, since, now);
     }
 
@@ -230,7 +231,9 @@ impl Throttle {
             // The record has counted it, or is older than its permit.
             self.gate.adopt(id, self.lanes[lane].api, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
-            let flight = Flight { item, tries, lane, decided_at: At::MIN };
+            let suspect = self.is_suspect(&item.lane, item.seq, tries);
+            self.suspects_out(usize::from(suspect), 0);
+            let flight = Flight { item, tries, lane, decided_at: At::MIN, suspect };
             self.flights.insert(id, flight);
         }
     }

@@ -32,7 +32,9 @@ impl Throttle {
             return place;
         }
         let api = self.platform.api(key.api.as_str()).map_or(0, |(number, _)| number);
-        self.lanes.push(Lane::new(key.clone(), api));
+        let mut lane = Lane::new(key.clone(), api);
+        lane.suspects_wait = self.suspects_out > 0;
+        self.lanes.push(lane);
         self.lanes.len() - 1
     }
 
@@ -138,6 +140,8 @@ impl Throttle {
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
+        let was_flying = was_flying || self.was_in_block(&item.lane, item.seq, tries);
+        let suspect = self.is_suspect(&item.lane, item.seq, tries);
         let wanted = item.fetch.not_before.map(|wall| self.shard.clock.at_wall(wall));
         if let Some(wanted) = wanted
             && wanted > now.plus(Span::from(POSTPONE_FROM))
@@ -146,7 +150,7 @@ impl Throttle {
             return;
         }
         let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
-        let candidate = Candidate { item, tries, not_before };
+        let candidate = Candidate { item, tries, not_before, suspect };
         if tries.crashes >= retry::CRASHES_MAX {
             let reason = format!(
                 "it was in flight when the process or a collector died, {} times",
@@ -195,6 +199,9 @@ impl Throttle {
     ) {
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
+        // A record that is written meanwhile speaks of it.
+        let known = (candidate.tries, candidate.not_before, was_flying);
+        self.remembered.insert(item.seq, known);
         let look = async move {
             let once = item.fetch.once;
             if was_flying && let Some(done) = stored_before(&shard, &item).await {
@@ -239,6 +246,7 @@ impl Throttle {
             Some(())
         });
         self.spawn(ctx, end, move |throttle, ended, ctx| {
+            throttle.remembered.remove(&seq);
             if matches!(ended, Ok(Some(()))) {
                 throttle.lanes[place].ended(seq);
             } else {

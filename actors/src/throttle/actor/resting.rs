@@ -46,14 +46,14 @@ impl Throttle {
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
         };
-        // Without limits only tries between two attempts are worth another record.
-        let worth = !self.platform.limits.limits().is_empty()
-            || self.lanes.iter().any(|lane| !lane.parked.is_empty());
+        // Without limits only tries between two attempts are worth another record, and an open block whose
+        // fetches wait: after a restart they would count as in flight at a crash.
+        let worth = waiting || !self.platform.limits.limits().is_empty();
         if self.stale && worth {
             // The stored record speaks of calls in flight that are over: after a restart they would
             // count as lost. Written anew, then this is asked again.
             self.writing = Some(Vec::new());
-            self.store_record(ctx);
+            self.store_record(Vec::new(), ctx);
             return false;
         }
         let all_handled = {
@@ -76,7 +76,7 @@ impl Throttle {
         }
         let usage = goes_on.then(|| Box::new(std::mem::take(&mut self.usage)));
         let record = self.record(now);
-        let empty = record.parked.is_empty() && self.gate.is_empty();
+        let empty = record.parked.is_empty() && record.suspected.is_empty() && self.gate.is_empty();
         let lanes: Box<[RestLane]> = self
             .lanes
             .iter()

@@ -19,7 +19,12 @@ fn candidate(seq: u64, not_before: i64) -> Candidate {
         id: seq.to_string(),
         fetch: Fetch::default(),
     };
-    Candidate { item: Rc::new(item), tries: Tries::default(), not_before: At(not_before) }
+    Candidate {
+        item: Rc::new(item),
+        tries: Tries::default(),
+        not_before: At(not_before),
+        suspect: false,
+    }
 }
 
 fn lane() -> Lane {
