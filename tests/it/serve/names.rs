@@ -72,7 +72,7 @@ fn a_fetch_may_leave_to_its_subject_what_that_says_already() {
     let node = serve(&dir);
     node.wait_says("shard started");
     let long = "é".repeat(80);
-    let encoded: String = long.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let encoded = long.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"));
     let subjects = ["a.report", "com%2Eshop%2Eapp.report.high", &format!("{encoded}.report.low")];
     for (n, subject) in subjects.iter().enumerate() {
         let subject = format!("tollgate.fetch.p.{subject}");

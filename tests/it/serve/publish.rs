@@ -154,9 +154,9 @@ fn a_server_killed_twice_while_fetches_are_published_has_them_all_once() {
     let (mut nats, dir) = publisher("");
     let all = reports(&accounts("act", 300), 100);
     let (running, mut pipe) = dir.tollgate(&["publish", "--json", "-"]).start_with_open_input();
-    let half = all.len() / 2;
-    let half = half + all[half..].find('\n').unwrap() + 1;
-    let (one, two) = (all[..half].to_owned(), all[half..].to_owned());
+    let lines: Vec<&str> = all.split_inclusive('\n').collect();
+    let (one, two) = lines.split_at(lines.len() / 2);
+    let (one, two) = (one.concat(), two.concat());
     let writer = thread::spawn(move || {
         pipe.write_all(one.as_bytes()).unwrap();
         // So that the kill is in the middle, however fast it is.
