@@ -97,7 +97,7 @@ pub(super) fn wall() -> Timestamp {
 pub(super) fn plan(setup: &Setup) -> Plan {
     let text = format!(
         "[store]\nurl = \"memory:\"\ncompression = \"none\"\n\
-         [collect]\nconcurrency = {}\nattempts_max = {}\n\
+         [collect]\nshards = 1\nconcurrency = {}\nattempts_max = {}\n\
          [platforms.p]\nbase_url = \"http://p.test/\"\nheaders = {{ X-Account = \"{{account}}\" }}\n{}",
         setup.concurrency, setup.attempts_max, setup.platform
     );
