@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use crate::telemetry;
 const KNOWN_MAX: usize = 1_000_000;
 /// Between two looks for what another node put aside.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Least time between two reads of headers, however often fetches are put aside.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep while fetches are aside: the wall clock may be set meanwhile.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// Fetches brought back at once, and out of how many that are taken together.
@@ -40,6 +42,14 @@ const READER_KEPT: Duration = Duration::from_secs(30);
 pub(super) struct Later {
     known: Mutex<Known>,
     changed: Notify,
+}
+
+#[cfg(test)]
+impl Later {
+    /// How many are known by their moments.
+    pub(super) fn known(&self) -> usize {
+        lock(&self.known).soonest.len()
+    }
 }
 
 /// Moments of return (ms since 1970) and numbers in LATER.
@@ -184,6 +194,17 @@ impl Inner {
             reader.map_err(|error| away("read headers of", &self.aside.name, &error))
         };
         let reader = within(making).await?;
+        let read = self.read_headers(&reader).await;
+        let name = &reader.cached_info().name;
+        // The stream has few places for readers; one that cannot be deleted goes by itself.
+        timeout(STEP_WITHIN, self.aside.stream.delete_consumer(name)).await.map(drop).ok();
+        read?;
+        let mut known = lock(&self.later.known);
+        known.read_to = known.read_to.max(last);
+        Ok(())
+    }
+
+    async fn read_headers(&self, reader: &Consumer<pull::Config>) -> Result<(), QueueError> {
         let mut left = reader.cached_info().num_pending;
         while left > 0 {
             let asking = async {
@@ -212,8 +233,6 @@ impl Inner {
                 return Err(QueueError::Unavailable(reason.into()));
             }
         }
-        let mut known = lock(&self.later.known);
-        known.read_to = known.read_to.max(last);
         Ok(())
     }
 }
@@ -228,12 +247,14 @@ pub(super) async fn bring_back(inner: Arc<Inner>) {
     loop {
         // Said once by the connection, not each second by this.
         inner.up().await;
-        if let Err(error) = inner.read_later().await {
+        let read = inner.read_later().await;
+        let read_at = Instant::now();
+        let mut look_at = read_at + LOOK_EVERY;
+        if let Err(error) = read {
+            // What is known comes back all the same.
             telemetry::postponed_unreadable(&error.to_string());
-            tokio::time::sleep(AGAIN).await;
-            continue;
+            look_at = read_at + AGAIN;
         }
-        let look_at = Instant::now() + LOOK_EVERY;
         loop {
             let (due, next) = lock(&inner.later.known).take_due(clock::wall_ms());
             let returning = stream::iter(due.clone())
@@ -254,7 +275,7 @@ pub(super) async fn bring_back(inner: Arc<Inner>) {
             let wait = next.map_or(LOOK_EVERY, |next| next.min(CLOCK_CHECK));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = inner.later.changed.notified() => break,
+                () = inner.later.changed.notified() => look_at = look_at.min(read_at + READ_PAUSE),
                 () = tokio::time::sleep_until(look_at) => break,
                 changed = link.changed() => {
                     if changed.is_err() {
