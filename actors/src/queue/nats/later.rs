@@ -56,26 +56,22 @@ impl Later {
 #[derive(Debug, Default)]
 struct Known {
     soonest: BTreeSet<(u64, u64)>,
-    /// Some were left out, none of them due before this moment.
-    left_out: Option<u64>,
+    /// Some were left out, none of them before this one.
+    left_out: Option<(u64, u64)>,
     /// Headers up to this number were read.
     read_to: u64,
 }
 
 impl Known {
     fn add(&mut self, until_ms: u64, seq: u64, max: usize) {
-        if self.left_out.is_some_and(|left_out| until_ms >= left_out) {
+        let one = (until_ms, seq);
+        if self.left_out.is_some_and(|left_out| one >= left_out) {
             return;
         }
-        self.soonest.insert((until_ms, seq));
-        if self.soonest.len() > max
-            && let Some((until_ms, _)) = self.soonest.pop_last()
-        {
-            self.left_out = Some(until_ms);
-            // Those of the same moment are left out with it, so that one bound tells of all.
-            while self.soonest.last().is_some_and(|last| last.0 >= until_ms) {
-                self.soonest.pop_last();
-            }
+        self.soonest.insert(one);
+        if self.soonest.len() > max {
+            // Of those of one moment the first numbers stay, so that there is always one that comes back.
+            self.left_out = self.soonest.pop_last();
         }
     }
 
@@ -300,7 +296,7 @@ mod tests {
         }
         // 94 was the last to be left out: 80, 82, 84 and 86 are due before it.
         assert_eq!(known.soonest.len(), 4);
-        assert_eq!(known.left_out, Some(88));
+        assert_eq!(known.left_out, Some((88, 6)));
         known.add(88, 11, 4);
         assert_eq!(known.soonest.len(), 4, "as late as one that was left out");
         let (due, next) = known.take_due(83);
@@ -314,11 +310,20 @@ mod tests {
     }
 
     #[test]
-    fn of_one_moment_all_are_held_or_none() {
-        let mut known = Known::default();
-        for seq in 1..=6 {
-            known.add(50, seq, 4);
+    fn of_one_moment_all_come_back_however_few_are_held() {
+        let mut aside: BTreeSet<u64> = (1..=10).collect();
+        for reads in 1..=3 {
+            let mut known = Known::default();
+            for seq in &aside {
+                known.add(50, *seq, 4);
+            }
+            assert_eq!(known.take_due(49), (vec![], Some(Duration::from_millis(1))));
+            assert!(!known.must_reread(), "not while one is held that is not due");
+            for (_, seq) in known.take_due(50).0 {
+                assert!(aside.remove(&seq));
+            }
+            assert_eq!(known.must_reread(), !aside.is_empty(), "after {reads} reads");
         }
-        assert!(known.soonest.is_empty() && known.must_reread());
+        assert!(aside.is_empty());
     }
 }
