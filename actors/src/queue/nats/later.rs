@@ -116,18 +116,28 @@ impl Inner {
         if message.subject.as_str() != self.names().queued(lane) {
             return Ok(());
         }
-        let kept = Kept::of(&message);
+        self.put_aside(lane, &message, until).await
+    }
+
+    /// Moves a message of FETCH to LATER, from where it comes back to the lane.
+    pub(super) async fn put_aside(
+        &self,
+        lane: &LaneKey,
+        message: &StreamMessage,
+        until: Timestamp,
+    ) -> Result<(), QueueError> {
+        let kept = Kept::of(message);
         let mut headers = kept.headers();
         headers.insert(UNTIL, until.to_string());
         let copy = Copy {
             subject: self.names().later(lane),
-            id: id_of_move(self.fetch.created(), seq.0, "later"),
+            id: id_of_move(self.fetch.created(), message.sequence, "later"),
             headers,
             payload: message.payload.clone(),
         };
-        let same = |there: &StreamMessage| is_copy(there, &kept, &message);
+        let same = |there: &StreamMessage| is_copy(there, &kept, message);
         self.store_once(&self.aside, copy, same).await?;
-        self.delete(&self.fetch, seq.0).await?;
+        self.delete(&self.fetch, message.sequence).await?;
         self.later.changed.notify_one();
         Ok(())
     }
