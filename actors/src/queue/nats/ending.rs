@@ -82,14 +82,17 @@ impl Inner {
     }
 
     async fn tell_done(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
+        let subject = self.names().ended("done", lane);
         let copy = Copy {
-            subject: self.names().ended("done", lane),
+            subject: subject.clone(),
             id: format!("{}:{}", self.fetch.created(), done.seq),
             headers: json_headers(),
             payload: to_json(done),
         };
         let same = |there: &StreamMessage| {
-            serde_json::from_slice::<Done>(&there.payload).is_ok_and(|told| told.id == done.id)
+            there.subject.as_str() == subject
+                && serde_json::from_slice::<Done>(&there.payload)
+                    .is_ok_and(|told| told.id == done.id)
         };
         self.store_once(&self.done, copy, same).await
     }
@@ -98,14 +101,15 @@ impl Inner {
         let id = |dead: &Dead| dead.fetch.as_ref().and_then(|fetch| fetch.id.clone());
         let (dead, payload) = self.letter_json(dead);
         let copy = Copy {
-            subject,
+            subject: subject.clone(),
             id: format!("dead:{}:{}", self.fetch.created(), dead.seq),
             headers: json_headers(),
             payload,
         };
         let same = |there: &StreamMessage| {
-            serde_json::from_slice::<Dead>(&there.payload)
-                .is_ok_and(|told| id(&told) == id(&dead) && told.raw == dead.raw)
+            there.subject.as_str() == subject
+                && serde_json::from_slice::<Dead>(&there.payload)
+                    .is_ok_and(|told| id(&told) == id(&dead) && told.raw == dead.raw)
         };
         self.store_once(&self.dead, copy, same).await
     }

@@ -129,13 +129,16 @@ impl Inner {
         let kept = Kept::of(message);
         let mut headers = kept.headers();
         headers.insert(UNTIL, until.to_string());
+        let subject = self.names().later(lane);
         let copy = Copy {
-            subject: self.names().later(lane),
+            subject: subject.clone(),
             id: id_of_move(self.fetch.created(), message.sequence, "later"),
             headers,
             payload: message.payload.clone(),
         };
-        let same = |there: &StreamMessage| is_copy(there, &kept, message);
+        let same = |there: &StreamMessage| {
+            there.subject.as_str() == subject && is_copy(there, &kept, message)
+        };
         self.store_once(&self.aside, copy, same).await?;
         self.delete(&self.fetch, message.sequence).await?;
         self.later.changed.notify_one();
@@ -168,7 +171,10 @@ impl Inner {
             headers: kept.headers(),
             payload: message.payload.clone(),
         };
-        let same = |there: &StreamMessage| is_copy(there, &kept, message);
+        let stored = self.names().queued(lane);
+        let same = |there: &StreamMessage| {
+            there.subject.as_str() == stored && is_copy(there, &kept, message)
+        };
         self.store_once(&self.fetch, copy, same).await
     }
 

@@ -60,7 +60,10 @@ impl Inner {
                 headers: json_headers(),
                 payload: fetch.payload.clone(),
             };
-            let same = |there: &StreamMessage| there.payload == fetch.payload;
+            let stored = self.names().queued(&fetch.lane);
+            let same = |there: &StreamMessage| {
+                there.subject.as_str() == stored && there.payload == fetch.payload
+            };
             self.store_once(&self.fetch, copy, same).await?;
         }
         self.delete(&self.dead, number.0).await?;

@@ -46,6 +46,26 @@ async fn an_ending_of_another_fetch_under_the_same_number_is_told_too() {
 }
 
 #[tokio::test]
+async fn an_ending_of_the_same_id_of_another_account_under_the_same_number_is_told_too() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let inner = &queue.0.inner;
+    let (lost, lane) = (lane("meta.act_1.insights"), lane("meta.act_2.insights"));
+    let dies = |seq| Ending::Dead(Box::new(letter("b", seq)));
+    let (one, two) = (store(&queue, &lane, "a").await, store(&queue, &lane, "b").await);
+    // A server that lost its latest messages gives their numbers to others.
+    queue.finish(lost.clone(), Seq(99), ended("a", one)).await.unwrap();
+    inner.tell_dead(inner.names().ended("dead", &lost), &letter("b", two)).await.unwrap();
+    queue.finish(lane.clone(), one, ended("a", one)).await.unwrap();
+    queue.finish(lane.clone(), two, dies(two)).await.unwrap();
+    for home in [&inner.done, &inner.dead] {
+        let told = all(inner, home).await;
+        let subjects: Vec<_> = told.iter().map(|one| one.subject.as_str()).collect();
+        let ends = |account| subjects.iter().filter(|one| one.contains(account)).count();
+        assert_eq!((ends("act_1"), ends("act_2")), (1, 1), "{subjects:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_collected_once_is_known_by_its_id() {
     let (queue, (_folder, _server, _bus)) = open().await;
     let (one, other) = (lane("meta.act_1.insights"), lane("meta.act_1.campaigns"));
