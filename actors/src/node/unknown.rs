@@ -1,5 +1,6 @@
 //! Fetches for a platform or api that the configuration does not have: they wait for one that has it, or die.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -30,11 +31,26 @@ const AT_ONCE: usize = 16;
 /// Between two tries when the queue does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Buries what waits in lanes that nobody serves, one lane after the other.
+/// Buries what waits in lanes that nobody serves, one lane after the other. A lane that cannot be buried is
+/// tried again behind the others.
 pub(crate) async fn bury(shared: Shared, mut lanes: mpsc::Receiver<LaneKey>) {
-    while let Some(lane) = lanes.recv().await {
-        while let Err(error) = bury_lane(&shared, &lane).await {
+    let mut waiting = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            let Some(lane) = lanes.recv().await else { return };
+            waiting.push_back(lane);
+        }
+        while waiting.len() < LANES_MAX
+            && let Ok(lane) = lanes.try_recv()
+        {
+            if !waiting.contains(&lane) {
+                waiting.push_back(lane);
+            }
+        }
+        let Some(lane) = waiting.pop_front() else { continue };
+        if let Err(error) = bury_lane(&shared, &lane).await {
             telemetry::queue_away(&lane.account, &error);
+            waiting.push_back(lane);
             sleep(AGAIN).await;
         }
     }

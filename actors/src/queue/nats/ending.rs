@@ -1,9 +1,12 @@
 //! How fetches come in and how they end: each step confirmed before the next, each harmless when repeated.
 
+use std::borrow::Cow;
+
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use sha2::{Digest, Sha256};
@@ -14,6 +17,13 @@ use super::wire::{Copy, away, within};
 use super::{Appended, Ending, Inner, NewFetch, QueueError};
 use crate::ids::{LaneKey, Seq};
 use crate::queue::APPEND_MAX;
+
+/// Room that a letter leaves for its headers in what the server takes as one message.
+const HEADERS_MAX: usize = 512;
+/// Bytes of a fetch that its letter keeps where it cannot keep the whole, and of any text of a letter where
+/// even this is too much: both may be six times as long in JSON.
+const RAW_BYTES: usize = 2048;
+const LETTER_TEXT_MAX: usize = 256;
 
 impl Inner {
     /// All are on their way before the first is confirmed.
@@ -72,31 +82,64 @@ impl Inner {
     }
 
     async fn tell_done(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
+        let subject = self.names().ended("done", lane);
         let copy = Copy {
-            subject: self.names().ended("done", lane),
+            subject: subject.clone(),
             id: format!("{}:{}", self.fetch.created(), done.seq),
             headers: json_headers(),
             payload: to_json(done),
         };
         let same = |there: &StreamMessage| {
-            serde_json::from_slice::<Done>(&there.payload).is_ok_and(|told| told.id == done.id)
+            there.subject.as_str() == subject
+                && serde_json::from_slice::<Done>(&there.payload)
+                    .is_ok_and(|told| told.id == done.id)
         };
         self.store_once(&self.done, copy, same).await
     }
 
     pub(super) async fn tell_dead(&self, subject: String, dead: &Dead) -> Result<(), QueueError> {
         let id = |dead: &Dead| dead.fetch.as_ref().and_then(|fetch| fetch.id.clone());
+        let (dead, payload) = self.letter_json(dead);
         let copy = Copy {
-            subject,
+            subject: subject.clone(),
             id: format!("dead:{}:{}", self.fetch.created(), dead.seq),
             headers: json_headers(),
-            payload: to_json(dead),
+            payload,
         };
         let same = |there: &StreamMessage| {
-            serde_json::from_slice::<Dead>(&there.payload)
-                .is_ok_and(|told| id(&told) == id(dead) && told.raw == dead.raw)
+            there.subject.as_str() == subject
+                && serde_json::from_slice::<Dead>(&there.payload)
+                    .is_ok_and(|told| id(&told) == id(&dead) && told.raw == dead.raw)
         };
         self.store_once(&self.dead, copy, same).await
+    }
+
+    /// A letter as it is stored. One that the server takes no message for keeps the beginning of its fetch:
+    /// refused for ever, it would hold up all that must be buried behind it.
+    pub(super) fn letter_json<'a>(&self, dead: &'a Dead) -> (Cow<'a, Dead>, Bytes) {
+        let payload_max = self.bus.client().max_payload();
+        let max = payload_max.saturating_sub(HEADERS_MAX);
+        let payload = to_json(dead);
+        if payload.len() <= max {
+            return (Cow::Borrowed(dead), payload);
+        }
+        let mut short = dead.clone();
+        short.reason = format!(
+            "{}; the letter keeps only a beginning: whole it has {} bytes, and the server's `max_payload` is {payload_max}",
+            start(&dead.reason, LETTER_TEXT_MAX),
+            payload.len()
+        );
+        if let Some(fetch) = short.fetch.take() {
+            let text = serde_json::to_string(&fetch).unwrap_or_default();
+            short.raw.get_or_insert_with(|| start(&text, RAW_BYTES).to_owned());
+        }
+        let mut payload = to_json(&short);
+        if payload.len() > max {
+            short.body_start = None;
+            short.raw = short.raw.map(|raw| start(&raw, LETTER_TEXT_MAX).to_owned());
+            payload = to_json(&short);
+        }
+        (Cow::Owned(short), payload)
     }
 
     async fn remember_once(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
@@ -134,8 +177,17 @@ pub(super) fn json_headers() -> HeaderMap {
     headers
 }
 
-pub(super) fn to_json(value: &impl serde::Serialize) -> bytes::Bytes {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Bytes {
     serde_json::to_vec(value).expect("its maps have text keys and its values come from JSON").into()
+}
+
+/// As much of a text as has at most `max` bytes.
+fn start(text: &str, max: usize) -> &str {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Each part is preceded by its length, so that no two lists of parts read the same.

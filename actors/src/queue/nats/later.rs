@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ use crate::telemetry;
 const KNOWN_MAX: usize = 1_000_000;
 /// Between two looks for what another node put aside.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Least time between two reads of headers, however often fetches are put aside.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Longest sleep while fetches are aside: the wall clock may be set meanwhile.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// Fetches brought back at once, and out of how many that are taken together.
@@ -42,30 +44,34 @@ pub(super) struct Later {
     changed: Notify,
 }
 
+#[cfg(test)]
+impl Later {
+    /// How many are known by their moments.
+    pub(super) fn known(&self) -> usize {
+        lock(&self.known).soonest.len()
+    }
+}
+
 /// Moments of return (ms since 1970) and numbers in LATER.
 #[derive(Debug, Default)]
 struct Known {
     soonest: BTreeSet<(u64, u64)>,
-    /// Some were left out, none of them due before this moment.
-    left_out: Option<u64>,
+    /// Some were left out, none of them before this one.
+    left_out: Option<(u64, u64)>,
     /// Headers up to this number were read.
     read_to: u64,
 }
 
 impl Known {
     fn add(&mut self, until_ms: u64, seq: u64, max: usize) {
-        if self.left_out.is_some_and(|left_out| until_ms >= left_out) {
+        let one = (until_ms, seq);
+        if self.left_out.is_some_and(|left_out| one >= left_out) {
             return;
         }
-        self.soonest.insert((until_ms, seq));
-        if self.soonest.len() > max
-            && let Some((until_ms, _)) = self.soonest.pop_last()
-        {
-            self.left_out = Some(until_ms);
-            // Those of the same moment are left out with it, so that one bound tells of all.
-            while self.soonest.last().is_some_and(|last| last.0 >= until_ms) {
-                self.soonest.pop_last();
-            }
+        self.soonest.insert(one);
+        if self.soonest.len() > max {
+            // Of those of one moment the first numbers stay, so that there is always one that comes back.
+            self.left_out = self.soonest.pop_last();
         }
     }
 
@@ -110,18 +116,31 @@ impl Inner {
         if message.subject.as_str() != self.names().queued(lane) {
             return Ok(());
         }
-        let kept = Kept::of(&message);
+        self.put_aside(lane, &message, until).await
+    }
+
+    /// Moves a message of FETCH to LATER, from where it comes back to the lane.
+    pub(super) async fn put_aside(
+        &self,
+        lane: &LaneKey,
+        message: &StreamMessage,
+        until: Timestamp,
+    ) -> Result<(), QueueError> {
+        let kept = Kept::of(message);
         let mut headers = kept.headers();
         headers.insert(UNTIL, until.to_string());
+        let subject = self.names().later(lane);
         let copy = Copy {
-            subject: self.names().later(lane),
-            id: id_of_move(self.fetch.created(), seq.0, "later"),
+            subject: subject.clone(),
+            id: id_of_move(self.fetch.created(), message.sequence, "later"),
             headers,
             payload: message.payload.clone(),
         };
-        let same = |there: &StreamMessage| is_copy(there, &kept, &message);
+        let same = |there: &StreamMessage| {
+            there.subject.as_str() == subject && is_copy(there, &kept, message)
+        };
         self.store_once(&self.aside, copy, same).await?;
-        self.delete(&self.fetch, seq.0).await?;
+        self.delete(&self.fetch, message.sequence).await?;
         self.later.changed.notify_one();
         Ok(())
     }
@@ -152,7 +171,10 @@ impl Inner {
             headers: kept.headers(),
             payload: message.payload.clone(),
         };
-        let same = |there: &StreamMessage| is_copy(there, &kept, message);
+        let stored = self.names().queued(lane);
+        let same = |there: &StreamMessage| {
+            there.subject.as_str() == stored && is_copy(there, &kept, message)
+        };
         self.store_once(&self.fetch, copy, same).await
     }
 
@@ -184,6 +206,17 @@ impl Inner {
             reader.map_err(|error| away("read headers of", &self.aside.name, &error))
         };
         let reader = within(making).await?;
+        let read = self.read_headers(&reader).await;
+        let name = &reader.cached_info().name;
+        // The stream has few places for readers; one that cannot be deleted goes by itself.
+        timeout(STEP_WITHIN, self.aside.stream.delete_consumer(name)).await.map(drop).ok();
+        read?;
+        let mut known = lock(&self.later.known);
+        known.read_to = known.read_to.max(last);
+        Ok(())
+    }
+
+    async fn read_headers(&self, reader: &Consumer<pull::Config>) -> Result<(), QueueError> {
         let mut left = reader.cached_info().num_pending;
         while left > 0 {
             let asking = async {
@@ -212,8 +245,6 @@ impl Inner {
                 return Err(QueueError::Unavailable(reason.into()));
             }
         }
-        let mut known = lock(&self.later.known);
-        known.read_to = known.read_to.max(last);
         Ok(())
     }
 }
@@ -228,12 +259,14 @@ pub(super) async fn bring_back(inner: Arc<Inner>) {
     loop {
         // Said once by the connection, not each second by this.
         inner.up().await;
-        if let Err(error) = inner.read_later().await {
+        let read = inner.read_later().await;
+        let read_at = Instant::now();
+        let mut look_at = read_at + LOOK_EVERY;
+        if let Err(error) = read {
+            // What is known comes back all the same.
             telemetry::postponed_unreadable(&error.to_string());
-            tokio::time::sleep(AGAIN).await;
-            continue;
+            look_at = read_at + AGAIN;
         }
-        let look_at = Instant::now() + LOOK_EVERY;
         loop {
             let (due, next) = lock(&inner.later.known).take_due(clock::wall_ms());
             let returning = stream::iter(due.clone())
@@ -254,7 +287,7 @@ pub(super) async fn bring_back(inner: Arc<Inner>) {
             let wait = next.map_or(LOOK_EVERY, |next| next.min(CLOCK_CHECK));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = inner.later.changed.notified() => break,
+                () = inner.later.changed.notified() => look_at = look_at.min(read_at + READ_PAUSE),
                 () = tokio::time::sleep_until(look_at) => break,
                 changed = link.changed() => {
                     if changed.is_err() {
@@ -279,7 +312,7 @@ mod tests {
         }
         // 94 was the last to be left out: 80, 82, 84 and 86 are due before it.
         assert_eq!(known.soonest.len(), 4);
-        assert_eq!(known.left_out, Some(88));
+        assert_eq!(known.left_out, Some((88, 6)));
         known.add(88, 11, 4);
         assert_eq!(known.soonest.len(), 4, "as late as one that was left out");
         let (due, next) = known.take_due(83);
@@ -293,11 +326,20 @@ mod tests {
     }
 
     #[test]
-    fn of_one_moment_all_are_held_or_none() {
-        let mut known = Known::default();
-        for seq in 1..=6 {
-            known.add(50, seq, 4);
+    fn of_one_moment_all_come_back_however_few_are_held() {
+        let mut aside: BTreeSet<u64> = (1..=10).collect();
+        for reads in 1..=3 {
+            let mut known = Known::default();
+            for seq in &aside {
+                known.add(50, *seq, 4);
+            }
+            assert_eq!(known.take_due(49), (vec![], Some(Duration::from_millis(1))));
+            assert!(!known.must_reread(), "not while one is held that is not due");
+            for (_, seq) in known.take_due(50).0 {
+                assert!(aside.remove(&seq));
+            }
+            assert_eq!(known.must_reread(), !aside.is_empty(), "after {reads} reads");
         }
-        assert!(known.soonest.is_empty() && known.must_reread());
+        assert!(aside.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use async_nats::jetstream::message::StreamMessage;
 use tollgate_protos::Dead;
 
-use super::ending::{json_headers, to_json};
+use super::ending::json_headers;
 use super::headers::stored_at;
 use super::wire::Copy;
 use super::{Inner, Letter, NewFetch, QueueError};
@@ -20,7 +20,8 @@ impl Inner {
 
     pub(super) async fn bury(&self, key: [u8; 16], dead: &Dead) -> Result<bool, QueueError> {
         let id = format!("bury:{:032x}", u128::from_be_bytes(key));
-        let ack = self.publish(self.nowhere(), Some(&id), json_headers(), to_json(dead)).await?;
+        let (_, payload) = self.letter_json(dead);
+        let ack = self.publish(self.nowhere(), Some(&id), json_headers(), payload).await?;
         Ok(!ack.duplicate)
     }
 
@@ -59,7 +60,10 @@ impl Inner {
                 headers: json_headers(),
                 payload: fetch.payload.clone(),
             };
-            let same = |there: &StreamMessage| there.payload == fetch.payload;
+            let stored = self.names().queued(&fetch.lane);
+            let same = |there: &StreamMessage| {
+                there.subject.as_str() == stored && there.payload == fetch.payload
+            };
             self.store_once(&self.fetch, copy, same).await?;
         }
         self.delete(&self.dead, number.0).await?;

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::headers::{Kept, id_of_move};
+use super::wire::is_full;
 use super::{AGAIN, Inner, QueueError, lock};
 use crate::codes::Code;
 use crate::ids::LaneKey;
@@ -51,43 +52,51 @@ impl Misfits {
         }
     }
 
-    fn take(&self) -> Option<String> {
-        lock(&self.subjects).pop_first()
+    fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *lock(&self.subjects))
     }
 }
 
 /// Sees to misfits for as long as the queue is open.
 pub(super) async fn sort_out(inner: Arc<Inner>) {
+    let all = inner.names().subject("fetch.>");
     loop {
         // Said once by the connection, not each second by this.
         inner.up().await;
         // Two tokens or fewer behind `fetch`: stored as they were published.
-        let all = inner.names().subject("fetch.>");
-        if let Err(error) = inner.empty(&all).await {
-            telemetry::misfits_wait(&error.to_string());
-            sleep(AGAIN).await;
-            continue;
-        }
+        let all_seen = inner.try_to_empty(&all).await;
         // A stream that was made anew has numbers of its own; what is written of them says so.
         let _asked = inner.fetch.info().await;
-        let look_at = Instant::now() + LOOK_EVERY;
-        loop {
-            while let Some(subject) = inner.misfits.take() {
-                if let Err(error) = inner.empty(&subject).await {
-                    telemetry::misfits_wait(&error.to_string());
+        let look_at = Instant::now() + if all_seen { LOOK_EVERY } else { AGAIN };
+        while Instant::now() < look_at {
+            // One that cannot be seen to now holds up none of the others.
+            let mut waiting = false;
+            for subject in inner.misfits.take() {
+                if !inner.try_to_empty(&subject).await {
                     inner.misfits.add(subject);
-                    sleep(AGAIN).await;
+                    waiting = true;
                     inner.up().await;
                 }
             }
-            if timeout_at(look_at, inner.misfits.come.notified()).await.is_err() {
-                break;
+            if waiting {
+                sleep(AGAIN).await;
+            } else {
+                timeout_at(look_at, inner.misfits.come.notified()).await.ok();
             }
         }
     }
 }
 
 impl Inner {
+    /// Whether every message of a subject was seen to; what was in the way is logged.
+    async fn try_to_empty(&self, subject: &str) -> bool {
+        let emptied = self.empty(subject).await;
+        if let Err(error) = &emptied {
+            telemetry::misfits_wait(&error.to_string());
+        }
+        emptied.is_ok()
+    }
+
     /// Sees to every message of a subject.
     async fn empty(&self, subject: &str) -> Result<(), QueueError> {
         let mut after = None;
@@ -111,7 +120,14 @@ impl Inner {
             Ok(lane) if rest == Ok(&*lane.subject()) => return Ok(()),
             Ok(lane) if message.payload.len() <= FETCH_BYTES_MAX => {
                 let id = id_of_move(self.fetch.created(), message.sequence, "name");
-                self.move_to(&lane, message, id).await?;
+                match self.move_to(&lane, message, id).await {
+                    // No room for two of it until one of them goes: the other then waits in LATER for room.
+                    Err(error) if is_full(&error) => {
+                        self.put_aside(&lane, message, clock::wall()).await?;
+                        return Ok(());
+                    }
+                    moved => moved?,
+                }
             }
             Ok(_) => {
                 let reason = format!("the fetch is longer than {FETCH_BYTES_MAX} bytes");

@@ -54,6 +54,12 @@ pub(super) fn refusal(doing: &str, what: &str, said: &jetstream::Error) -> Queue
     })
 }
 
+/// Whether an error of [`refusal`] says that there is no room.
+pub(super) fn is_full(error: &QueueError) -> bool {
+    let full = Code::NatsFull.to_string();
+    matches!(error, QueueError::Unavailable(reason) if reason.starts_with(&full))
+}
+
 /// A message to be stored once.
 pub(super) struct Copy {
     pub(super) subject: String,

@@ -46,6 +46,26 @@ async fn an_ending_of_another_fetch_under_the_same_number_is_told_too() {
 }
 
 #[tokio::test]
+async fn an_ending_of_the_same_id_of_another_account_under_the_same_number_is_told_too() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let inner = &queue.0.inner;
+    let (lost, lane) = (lane("meta.act_1.insights"), lane("meta.act_2.insights"));
+    let dies = |seq| Ending::Dead(Box::new(letter("b", seq)));
+    let (one, two) = (store(&queue, &lane, "a").await, store(&queue, &lane, "b").await);
+    // A server that lost its latest messages gives their numbers to others.
+    queue.finish(lost.clone(), Seq(99), ended("a", one)).await.unwrap();
+    inner.tell_dead(inner.names().ended("dead", &lost), &letter("b", two)).await.unwrap();
+    queue.finish(lane.clone(), one, ended("a", one)).await.unwrap();
+    queue.finish(lane.clone(), two, dies(two)).await.unwrap();
+    for home in [&inner.done, &inner.dead] {
+        let told = all(inner, home).await;
+        let subjects: Vec<_> = told.iter().map(|one| one.subject.as_str()).collect();
+        let ends = |account| subjects.iter().filter(|one| one.contains(account)).count();
+        assert_eq!((ends("act_1"), ends("act_2")), (1, 1), "{subjects:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_collected_once_is_known_by_its_id() {
     let (queue, (_folder, _server, _bus)) = open().await;
     let (one, other) = (lane("meta.act_1.insights"), lane("meta.act_1.campaigns"));
@@ -114,4 +134,33 @@ async fn an_id_with_line_breaks_is_a_header_all_the_same() {
     let again = queue.append(vec![fetch(&lane, "a\r\nNats-Rollup: all\0")]).await.unwrap();
     assert_eq!(again, [Appended::Waiting(seq)]);
     store(&queue, &lane, "a\n\nNats-Rollup: all\0").await;
+}
+
+#[tokio::test]
+async fn a_letter_that_is_too_long_for_the_server_keeps_a_beginning() {
+    let (queue, (_folder, _server, bus)) = open().await;
+    let inner = &queue.0.inner;
+    let lane = lane("meta.act_1.insights");
+    let seq = store(&queue, &lane, "a").await;
+    // In protobuf one byte each, in JSON six.
+    let params = serde_json::json!({"q": "\u{1}".repeat(200 * 1024)});
+    let mut dead = letter("a", seq);
+    dead.fetch.as_mut().unwrap().params = params.as_object().unwrap().clone();
+    dead.body_start = Some("x".repeat(2048));
+    assert!(serde_json::to_vec(&dead).unwrap().len() > bus.client().max_payload());
+    for _ in 0..2 {
+        // As after a crash between DEAD and the delete.
+        inner.tell_dead(inner.names().ended("dead", &lane), &dead).await.unwrap();
+    }
+    queue.finish(lane.clone(), seq, Ending::Dead(Box::new(dead.clone()))).await.unwrap();
+    assert!(queue.bury([1; 16], dead.clone()).await.unwrap());
+    assert_eq!(count(&inner.fetch).await, 0);
+    let told = queue.dead(None, 10).await.unwrap();
+    assert_eq!(told.len(), 2);
+    for Letter { dead: told, .. } in told {
+        assert_eq!((&told.code, &told.body_start), (&dead.code, &dead.body_start));
+        assert!(told.reason.starts_with("no; ") && told.reason.contains("max_payload"), "{told:?}");
+        let raw = told.raw.unwrap();
+        assert!(told.fetch.is_none() && raw.len() == 2048 && raw.contains(r#""id":"a""#), "{raw}");
+    }
 }

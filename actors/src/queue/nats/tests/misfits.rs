@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::codes::Code;
+use crate::nats::setup;
+use crate::nats::tests::plan;
+use crate::plan::NatsPlan;
 
 #[tokio::test]
 async fn what_names_no_lane_becomes_dead_letters_and_stops_nobody() {
@@ -123,4 +126,44 @@ async fn a_move_that_was_broken_off_is_gone_on_with_and_stores_nothing_twice() {
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].origin, Seq(seq));
     drop((folder, server));
+}
+
+#[tokio::test]
+async fn in_a_full_stream_accounts_are_moved_and_what_is_no_fetch_is_buried() {
+    let (_folder, server, bus) = ready("").await;
+    let small = NatsPlan { fetch_bytes_max: Some(1 << 20), ..plan(&server) };
+    setup(&bus, &small, true).await.unwrap();
+    publish(&bus, "tollgate.fetch.x", HeaderMap::new(), "{}").await;
+    publish(&bus, "tollgate.fetch.meta.act_1.insights.urgent", HeaderMap::new(), "{}").await;
+    let large = "x".repeat(200 * 1024);
+    let mut published = 0;
+    loop {
+        let subject = format!("tollgate.fetch.meta.a@{published}.insights");
+        let sent = bus.js().publish(subject, large.clone().into()).await.unwrap();
+        if sent.await.is_err() {
+            break;
+        }
+        published += 1;
+    }
+    assert_eq!(published, 5, "there is no room for a sixth, nor for a second of any");
+    let queue = NatsQueue::open(&bus).await.unwrap();
+    let inner = &queue.0.inner;
+    let lanes = until("all are in their lanes", async || {
+        let mut lanes = Vec::new();
+        let mut from = None;
+        loop {
+            let page = queue.lanes(from).await.unwrap();
+            lanes.extend(page.lanes);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        (lanes.len() == published).then_some(lanes)
+    })
+    .await;
+    assert!(lanes.iter().all(|lane| lane.waiting == 1), "{lanes:?}");
+    until("the others are buried", async || (count(&inner.dead).await == 2).then_some(())).await;
+    assert_eq!(count(&inner.fetch).await, published as u64);
+    until("none is left aside", async || (count(&inner.aside).await == 0).then_some(())).await;
 }

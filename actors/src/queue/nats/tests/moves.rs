@@ -1,5 +1,7 @@
 //! Fetches that are put aside, replayed, and read in their order.
 
+use async_nats::jetstream::consumer::pull;
+
 use super::*;
 
 fn in_ms(ms: i64) -> Timestamp {
@@ -101,6 +103,46 @@ async fn two_queues_bring_back_what_is_aside_once() {
     let mut origins: Vec<_> = found.iter().map(|queued| queued.origin).collect();
     origins.sort();
     assert_eq!(origins, seqs);
+}
+
+#[tokio::test]
+async fn reading_what_is_aside_leaves_no_readers_behind() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let lane = lane("meta.act_1.insights");
+    let inner = &queue.0.inner;
+    for id in 1..=30 {
+        let seq = store(&queue, &lane, &id.to_string()).await;
+        queue.postpone(lane.clone(), seq, in_ms(3_600_000)).await.unwrap();
+        let readers = inner.aside.info().await.unwrap().state.consumer_count;
+        assert!(readers <= 1, "{readers} at once");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("all are known", async || (inner.later.known() == 30).then_some(())).await;
+    until("the last reader goes", async || {
+        (inner.aside.info().await.unwrap().state.consumer_count == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_due_comes_back_also_while_nothing_can_be_read() {
+    let (queue, (_folder, _server, _bus)) = open().await;
+    let lane = lane("meta.act_1.insights");
+    let inner = &queue.0.inner;
+    let (due, far) = (store(&queue, &lane, "due").await, store(&queue, &lane, "far").await);
+    queue.postpone(lane.clone(), due, in_ms(5000)).await.unwrap();
+    until("it is known", async || (inner.later.known() == 1).then_some(())).await;
+    // Others have taken every place for readers.
+    let mut others = 0;
+    let config = pull::Config { memory_storage: true, ..pull::Config::default() };
+    while inner.aside.stream.create_consumer(config.clone()).await.is_ok() {
+        others += 1;
+        assert!(others <= 100);
+    }
+    queue.postpone(lane.clone(), far, in_ms(3_600_000)).await.unwrap();
+    let back = until("it comes back", async || first(&queue, &lane).await.pop()).await;
+    assert_eq!(back.origin, due);
+    assert_eq!(inner.aside.info().await.unwrap().state.consumer_count, others);
 }
 
 #[tokio::test]
