@@ -286,3 +286,32 @@ fn an_actor_that_dies_is_told_of_its_calls_also_where_the_record_does_not_know_t
         assert_eq!(rig.wire.count(), 10);
     });
 }
+
+#[test]
+fn an_actor_that_dies_does_not_take_an_older_record_of_its_own_for_the_last() {
+    for known in [false, true] {
+        paused(|| async move {
+            let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}").head_after(ms(10)));
+            if known {
+                rig.put("x", "a", "first").await;
+                rig.at(100).await;
+            }
+            let saved = rig.ledger.inner.save();
+            rig.put_many("x", "a", 4).await;
+            rig.at(200).await;
+            // All of them have ended: nothing but the ledger knows of them.
+            assert_eq!(rig.wire.count(), 4 + usize::from(known));
+            rig.ledger.inner.fall_behind(saved);
+            let hooked = crate::testkit::on_points(|point, account| {
+                assert!(!(point == "step" && account == "x"), "a test asked for this");
+            });
+            rig.put_many("x", "b", 5).await;
+            rig.at(250).await;
+            drop(hooked);
+            rig.all_end(secs(60)).await;
+            assert!(rig.shared.totals.restarts.get() > 0);
+            assert_never_too_many(&rig, "x", FIVE);
+            assert_eq!(rig.wire.count(), 9 + usize::from(known));
+        });
+    }
+}

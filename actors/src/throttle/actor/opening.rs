@@ -34,6 +34,10 @@ struct Lost {
 
 impl Throttle {
     pub(super) fn read_record(&mut self, ctx: &mut Context<Self>, restarted: bool) {
+        if restarted {
+            // What has ended since an older record would not be known of.
+            self.shard.ledger.doubt(&self.key);
+        }
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
             Ok(stored) => throttle.adopt(stored, restarted, ctx),
@@ -168,8 +172,9 @@ impl Throttle {
 
     fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
         let now = self.now();
-        // The gate knows every permit that was given here. What is stored is an earlier record of this
-        // process, or a late one whose permits were not used, or none any more: the gate is the stricter.
+        // The gate knows every permit that was given here, also in a restarted actor: its record was read where
+        // it is certain to be the last. What is stored is an earlier record of this process, or a late one
+        // whose permits were not used, or none any more: the gate is the stricter.
         self.version = stored.as_ref().map_or(0, |stored| stored.version);
         self.stale = true;
         match stored {
