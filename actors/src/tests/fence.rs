@@ -5,8 +5,10 @@ use super::oracle::{Limit, Rule, assert_never_too_many, assert_never_too_many_of
 use super::seams::Turn;
 use super::*;
 use crate::http::scripted::Reply;
+use crate::ledger::Ledger;
 use crate::ledger::Writer;
 use crate::ledger::memory::Fault;
+use crate::ledger::record::{Flying, Record, Tries};
 
 const FIVE: Limit = Limit { rule: Rule::Max(5, 1000), per_api: false, guard: Some(25) };
 
@@ -314,4 +316,58 @@ fn an_actor_that_dies_does_not_take_an_older_record_of_its_own_for_the_last() {
             assert_eq!(rig.wire.count(), 9 + usize::from(known));
         });
     }
+}
+
+/// Stores the account's last record as another session does, changed like this.
+async fn store_as(rig: &Rig, session: u64, change: impl FnOnce(&mut Record)) {
+    let ledger = rig.ledger.inner.of_session(session);
+    let stored = ledger.load(key("x")).await.unwrap().unwrap();
+    let mut record = Record::decode(&stored.record).unwrap();
+    change(&mut record);
+    ledger.store(key("x"), stored.version, record.encode()).await.unwrap();
+}
+
+fn flying(seqs: std::ops::Range<u64>) -> Vec<Flying> {
+    let seqs = seqs.map(|seq| (Seq(seq), seq));
+    seqs.map(|(seq, permit)| Flying { seq, permit, tries: Tries::default() }).collect()
+}
+
+#[test]
+fn fetches_of_another_node_that_never_come_here_fill_no_record() {
+    for (writer, kept) in [(Writer::Alive, 0), (Writer::Dead, 4096)] {
+        paused(|| async move {
+            let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+            one.put("x", "a", "one").await;
+            one.at(100).await;
+            store_as(&one, 7, |record| record.flying = flying(1000..6000)).await;
+            if writer != Writer::Alive {
+                one.ledger.inner.of_session(7).ends_as(writer);
+            }
+            one.put_many("x", "a", 20).await;
+            one.at(3_000).await;
+            let (_, record) = one.log.records("x").pop().unwrap();
+            assert_eq!(record.parked.len(), kept, "{writer:?}");
+            assert!(record.parked.iter().all(|parked| parked.seq.0 >= 6000 - 4096));
+            one.all_end(secs(60)).await;
+        });
+    }
+}
+
+#[test]
+fn fetches_of_a_crash_that_all_lanes_were_read_beyond_are_forgotten_after_minutes() {
+    paused(|| async move {
+        let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        one.put_many("x", "a", 40).await;
+        one.all_end(secs(60)).await;
+        one.at(20_000).await;
+        store_as(&one, 7, |record| record.flying = flying(1..40)).await;
+        one.ledger.inner.of_session(7).ends_as(Writer::Dead);
+        one.put_many("x", "b", 2500).await;
+        one.at(60_000).await;
+        let parked = |rig: &Rig| rig.log.records("x").pop().unwrap().1.parked.len();
+        assert_eq!(parked(&one), 39);
+        one.at(400_000).await;
+        assert!(one.done() < 2500, "something waits still");
+        assert_eq!(parked(&one), 0);
+    });
 }

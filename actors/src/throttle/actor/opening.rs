@@ -10,7 +10,7 @@ use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
 use crate::http::Written;
-use crate::ids::LaneKey;
+use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::{KNOWN_MAX, Known, Record, Tries};
 use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
@@ -22,6 +22,12 @@ use crate::throttle::gate::Gate;
 
 /// How long whoever lost a race for an account waits before its next permit, in milliseconds.
 const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
+
+/// Most fetches that are remembered from records until they are read. Beyond it those with no crash are
+/// forgotten first, then the oldest: they are tried as if they never had been.
+const REMEMBERED_MAX: usize = 4096;
+/// Within this time every lane of an account has been found, so that one that is not known has no work.
+const LANES_FOUND: Duration = Duration::from_mins(5);
 
 /// What may still come of another process's calls.
 #[derive(Debug, Clone, Copy)]
@@ -135,10 +141,33 @@ impl Throttle {
         }
         for parked in record.parked {
             let at = since.plus(Span::from_millis(parked.not_within_ms));
+            let at = if writer == Writer::Here { at } else { at.max(now) };
             if !self.has(parked.seq) {
                 self.remembered.insert(parked.seq, (parked.tries, at, false));
             }
         }
+        let beyond = self.remembered.len().saturating_sub(REMEMBERED_MAX);
+        if beyond > 0 {
+            let known = self.remembered.iter().map(|(seq, (tries, ..))| (tries.crashes > 0, *seq));
+            let mut known: Vec<(bool, Seq)> = known.collect();
+            known.sort_unstable();
+            for (_, seq) in &known[..beyond] {
+                self.remembered.remove(seq);
+            }
+        }
+    }
+
+    /// Forgets what every lane has been read beyond: it ended after the record that spoke of it.
+    pub(super) fn forget_passed(&mut self, now: At) {
+        if self.remembered.is_empty() {
+            return;
+        }
+        let cursors = self.lanes.iter().filter(|lane| lane.waiting() > 0).map(|lane| lane.cursor);
+        let Some(Some(passed)) = cursors.min() else { return };
+        let shard = &self.shard;
+        self.remembered.retain(|seq, (_, at, _)| {
+            *seq > passed || at.plus(Span::from(LANES_FOUND)) > now || shard.is_leaving(*seq)
+        });
     }
 
     /// Notes whose permits the gate knows of beside this process's own.

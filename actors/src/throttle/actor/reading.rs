@@ -117,6 +117,7 @@ impl Throttle {
                 self.take_in_one(place, row, now, ctx);
             }
         }
+        self.forget_passed(now);
     }
 
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
