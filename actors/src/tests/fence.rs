@@ -8,7 +8,7 @@ use crate::http::scripted::Reply;
 use crate::ledger::Ledger;
 use crate::ledger::Writer;
 use crate::ledger::memory::Fault;
-use crate::ledger::record::{Flying, Record, Tries};
+use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries};
 
 const FIVE: Limit = Limit { rule: Rule::Max(5, 1000), per_api: false, guard: Some(25) };
 
@@ -369,5 +369,33 @@ fn fetches_of_a_crash_that_all_lanes_were_read_beyond_are_forgotten_after_minute
         one.at(400_000).await;
         assert!(one.done() < 2500, "something waits still");
         assert_eq!(parked(&one), 0);
+    });
+}
+
+#[test]
+fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
+    paused(|| async move {
+        let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        let sessions = |record: &Record| -> Vec<u64> {
+            record.known.iter().map(|known| known.session).collect()
+        };
+        // As many as are named beside this one, then a new one, then one of before.
+        let writers: [&[u64]; 3] = [&[26, 25, 24, 23, 22, 21, 20], &[30], &[23]];
+        let wanted: [&[u64]; 3] = [
+            &[0, 26, 25, 24, 23, 22, 21, 20],
+            &[0, 30, 26, 25, 24, 23, 22, 21],
+            &[0, 23, 30, 26, 25, 24, 22, 21],
+        ];
+        for (round, (writers, wanted)) in writers.iter().zip(wanted).enumerate() {
+            one.put("x", "a", &format!("before-{round}")).await;
+            sleep(secs(3)).await;
+            let known = writers.iter().map(|session| Known { session: *session, permit: 1 });
+            store_as(&one, writers[0], |record| record.known = known.collect()).await;
+            one.put("x", "a", &format!("after-{round}")).await;
+            sleep(secs(3)).await;
+            let (_, record) = one.log.records("x").pop().unwrap();
+            assert_eq!(sessions(&record), wanted, "round {round}");
+        }
+        assert_eq!(wanted[0].len(), KNOWN_MAX);
     });
 }

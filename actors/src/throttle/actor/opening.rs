@@ -170,14 +170,13 @@ impl Throttle {
         });
     }
 
-    /// Notes whose permits the gate knows of beside this process's own.
+    /// Notes whose permits the gate knows of beside this process's own: the last writer first.
     fn see(&mut self, known: &[Known]) {
         let own = self.shard.ledger.session();
-        for known in known.iter().filter(|known| known.session != own) {
-            match self.seen.iter_mut().find(|seen| seen.session == known.session) {
-                Some(seen) => seen.permit = seen.permit.max(known.permit),
-                None => self.seen.push(*known),
-            }
+        for known in known.iter().rev().filter(|known| known.session != own) {
+            let before = self.seen.iter().position(|seen| seen.session == known.session);
+            let before = before.map_or(0, |place| self.seen.remove(place).permit);
+            self.seen.insert(0, Known { permit: known.permit.max(before), ..*known });
         }
         self.seen.truncate(KNOWN_MAX - 1);
     }
