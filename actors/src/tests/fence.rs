@@ -8,7 +8,7 @@ use crate::http::scripted::Reply;
 use crate::ledger::Ledger;
 use crate::ledger::Writer;
 use crate::ledger::memory::Fault;
-use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries};
+use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries, Waiting};
 
 const FIVE: Limit = Limit { rule: Rule::Max(5, 1000), per_api: false, guard: Some(25) };
 
@@ -398,4 +398,30 @@ fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
         }
         assert_eq!(wanted[0].len(), KNOWN_MAX);
     });
+}
+
+#[test]
+fn a_fetch_that_was_in_flight_two_processes_ago_is_looked_up_in_the_store() {
+    for crashes in [0, 1] {
+        paused(|| async move {
+            let store = Store::memory(1 << 30).unwrap();
+            let setup = || Setup { store: Some(store.clone()), ..setup(&[FIVE]) };
+            let one = Rig::start(setup(), |_| Reply::ok("{}"));
+            one.put("x", "a", "one").await;
+            one.all_end(secs(60)).await;
+            // As the second process writes it, which has not read the fetch.
+            let tries = Tries { attempts: 1, crashes, ..Tries::default() };
+            let waiting = Waiting { seq: Seq(1), tries, not_within_ms: 0 };
+            store_as(&one, 1, |record| record.parked = vec![waiting]).await;
+            one.ledger.inner.of_session(1).ends_as(Writer::Dead);
+            // The queue as it was before: the first process stored the body and was gone.
+            let (clock, queue) = (one.shared.clock.clone(), MemoryQueue::starting(wall()));
+            let ledger = one.ledger.inner.of_session(2);
+            let three = Rig::start_on(setup(), clock, queue, ledger, |_| Reply::ok("{}"));
+            assert_eq!(three.put("x", "a", "one").await, Seq(1));
+            three.all_end(secs(60)).await;
+            assert_eq!(three.wire.count(), usize::from(crashes == 0), "crashes {crashes}");
+            assert_eq!(three.done(), 1);
+        });
+    }
 }

@@ -141,6 +141,9 @@ impl Throttle {
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
+        // One that crashed may have been stored then, also if it was in flight two processes ago and not read
+        // by the one between.
+        let was_flying = was_flying || tries.crashes > 0;
         let was_flying = was_flying || self.was_in_block(&item.lane, item.seq, tries);
         let suspect = self.is_suspect(&item.lane, item.seq, tries);
         let wanted = item.fetch.not_before.map(|wall| self.shard.clock.at_wall(wall));
