@@ -266,6 +266,37 @@ fn while_the_server_behind_the_ledger_is_away_nothing_is_asked_of_it_and_its_ret
 }
 
 #[test]
+fn an_account_that_was_not_read_yet_asks_less_and_less_and_nothing_while_the_server_is_away() {
+    paused(|| async {
+        let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        rig.ledger.inner.fail_loads(6);
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(60)).await;
+        // 0.25, 0.5, 1, 2, 2, 2 s between the tries.
+        let at = rig.times_of("one")[0];
+        assert!((7_700..8_000).contains(&at), "at {at} ms");
+
+        let loads = Rc::new(std::cell::Cell::new(0));
+        let count = Rc::clone(&loads);
+        let _hooked = crate::testkit::on_points(move |point, _| {
+            count.set(count.get() + u32::from(point == "before load"));
+        });
+        let back = Arc::clone(&rig.shared.back_health);
+        rig.at(10_000).await;
+        rig.ledger.inner.fail_loads(1);
+        rig.put("y", "a", "other").await;
+        rig.at(10_100).await;
+        back.set_away(true);
+        rig.at(60_000).await;
+        assert_eq!(loads.get(), 1);
+        back.set_away(false);
+        rig.shard.send(crate::shard::LookAgain).await.unwrap();
+        rig.at(60_010).await;
+        assert_eq!((loads.get(), rig.done()), (2, 2));
+    });
+}
+
+#[test]
 fn an_actor_that_dies_is_told_of_its_calls_also_where_the_record_does_not_know_them() {
     paused(|| async {
         let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}").head_after(secs(2)));

@@ -407,7 +407,8 @@ impl Throttle {
                 self.writing = Some(Vec::new());
                 self.store_record(Vec::new(), ctx);
             }
-            Fence::Reads(_) => self.read_again(ctx),
+            Fence::Reads(_) if self.open => self.read_again(ctx),
+            Fence::Reads(_) => self.read_record(ctx),
         }
     }
 

@@ -39,31 +39,41 @@ struct Lost {
 }
 
 impl Throttle {
-    pub(super) fn read_record(&mut self, ctx: &mut Context<Self>, restarted: bool) {
-        if restarted {
+    pub(super) fn read_record(&mut self, ctx: &mut Context<Self>) {
+        if self.restarted {
             // What has ended since an older record would not be known of.
             self.shard.ledger.doubt(&self.key);
         }
+        let wait = self.wait_to_read();
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
-            Ok(stored) => throttle.adopt(stored, restarted, ctx),
+            Ok(stored) => throttle.adopt(stored, ctx),
             Err(error) => {
                 telemetry::ledger_away(&throttle.key, &error);
-                ctx.run_later(SEAM_AGAIN, move |throttle, ctx| {
-                    throttle.read_record(ctx, restarted);
-                });
+                throttle.try_later(wait, ctx);
             }
         });
     }
 
-    fn adopt(&mut self, stored: Option<Stored>, restarted: bool, ctx: &mut Context<Self>) {
+    /// How long to wait should the record not be read this time: longer from time to time.
+    fn wait_to_read(&mut self) -> Duration {
+        let wait = match self.fence {
+            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
+            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
+        };
+        self.fence = Fence::Reads(wait);
+        wait
+    }
+
+    fn adopt(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        self.fence = Fence::Holds;
         let now = self.now();
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
             self.adopt_record(&stored.record, since, stored.writer, now);
         }
-        if restarted {
+        if self.restarted {
             self.adopt_running();
             let lanes = self.shard.queue.account_lanes(self.key.clone());
             self.spawn(ctx, lanes, Self::adopt_lanes);
@@ -183,11 +193,7 @@ impl Throttle {
 
     /// Reads the record again, in a process that knows what it did itself. Nothing is decided meanwhile.
     pub(super) fn read_again(&mut self, ctx: &mut Context<Self>) {
-        let wait = match self.fence {
-            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Reads(wait);
+        let wait = self.wait_to_read();
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
             Ok(stored) => throttle.rejoin(stored, ctx),
