@@ -434,22 +434,39 @@ fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
 #[test]
 fn a_fetch_that_was_in_flight_two_processes_ago_is_looked_up_in_the_store() {
     for crashes in [0, 1] {
-        paused(|| async move {
-            let store = Store::memory(1 << 30).unwrap();
-            let setup = || Setup { store: Some(store.clone()), ..setup(&[FIVE]) };
-            let one = Rig::start(setup(), |_| Reply::ok("{}"));
+        let (store, ledger) = (Store::memory(1 << 30).unwrap(), MemoryLedger::new());
+        let (clock, queue) = (Clock::starting_at(wall()), MemoryQueue::starting(wall()));
+        let start = |session| {
+            let setup = Setup { store: Some(store.clone()), ..setup(&[FIVE]) };
+            let ledger = ledger.of_session(session);
+            Rig::start_on(setup, clock.clone(), queue.clone(), ledger, |_| {
+                Reply::ok("{}").head_after(ms(50))
+            })
+        };
+        paused(|| async {
+            let one = start(0);
             one.put("x", "a", "one").await;
-            one.all_end(secs(60)).await;
+            one.at(20).await;
+            // It is stored, and the process gone before it leaves the queue.
+            queue.fail_next(u32::MAX);
+            one.at(1000).await;
+            assert_eq!((one.wire.count(), one.done()), (1, 0));
             // As the second process writes it, which has not read the fetch.
             let tries = Tries { attempts: 1, crashes, ..Tries::default() };
             let waiting = Waiting { seq: Seq(1), tries, not_within_ms: 0 };
-            store_as(&one, 1, |record| record.parked = vec![waiting]).await;
-            one.ledger.inner.of_session(1).ends_as(Writer::Dead);
-            // The queue as it was before: the first process stored the body and was gone.
-            let (clock, queue) = (one.shared.clock.clone(), MemoryQueue::starting(wall()));
-            let ledger = one.ledger.inner.of_session(2);
-            let three = Rig::start_on(setup(), clock, queue, ledger, |_| Reply::ok("{}"));
-            assert_eq!(three.put("x", "a", "one").await, Seq(1));
+            let change = |record: &mut Record| {
+                record.flying.clear();
+                record.parked = vec![waiting];
+            };
+            store_as(&one, 1, change).await;
+        });
+        queue.fail_next(0);
+        ledger.of_session(1).ends_as(Writer::Dead);
+        paused(|| async {
+            let three = start(2);
+            three.log.name(Seq(1), "one");
+            three.shared.totals.come(1);
+            three.discover().await;
             three.all_end(secs(60)).await;
             assert_eq!(three.wire.count(), usize::from(crashes == 0), "crashes {crashes}");
             assert_eq!(three.done(), 1);
