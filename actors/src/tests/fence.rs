@@ -406,7 +406,9 @@ fn fetches_of_a_crash_that_all_lanes_were_read_beyond_are_forgotten_after_minute
 #[test]
 fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
     paused(|| async move {
-        let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        // Long enough for the account to stay.
+        let minute = Limit::new(Rule::Max(50, 60_000));
+        let one = Rig::start(setup(&[minute]), |_| Reply::ok("{}"));
         let sessions = |record: &Record| -> Vec<u64> {
             record.known.iter().map(|known| known.session).collect()
         };
@@ -419,11 +421,11 @@ fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
         ];
         for (round, (writers, wanted)) in writers.iter().zip(wanted).enumerate() {
             one.put("x", "a", &format!("before-{round}")).await;
-            sleep(secs(3)).await;
+            sleep(ms(300)).await;
             let known = writers.iter().map(|session| Known { session: *session, permit: 1 });
             store_as(&one, writers[0], |record| record.known = known.collect()).await;
             one.put("x", "a", &format!("after-{round}")).await;
-            sleep(secs(3)).await;
+            sleep(ms(300)).await;
             let (_, record) = one.log.records("x").pop().unwrap();
             assert_eq!(sessions(&record), wanted, "round {round}");
         }
