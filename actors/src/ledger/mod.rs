@@ -82,6 +82,11 @@ pub trait Ledger: Send + Sync + fmt::Debug + 'static {
     /// that process stores after this answer conflicts.
     fn load(&self, account: AccountKey) -> LedgerFuture<Option<Stored>>;
 
+    /// The next `load` of that account asks whoever is certain to know the last record, not a copy that may
+    /// be behind. Whoever forgot what it stored itself has to say so before it reads: an older record of its
+    /// own looks like the last one. A ledger with one copy has nothing to do.
+    fn doubt(&self, _account: &AccountKey) {}
+
     /// Replaces the record of an account if its version is `expected`, and answers the new version.
     fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64>;
 }

@@ -156,6 +156,10 @@ impl Ledger for NatsLedger {
         .boxed()
     }
 
+    fn doubt(&self, account: &AccountKey) {
+        self.0.unsure().insert(account.clone());
+    }
+
     fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64> {
         let inner = Arc::clone(&self.0);
         // Stamped now: what a record says of its permits is relative to this moment.
@@ -200,7 +204,8 @@ impl Inner {
     }
 
     async fn load(&self, account: &AccountKey) -> Result<Option<Stored>, LedgerError> {
-        // A replica may be behind: then the first store conflicts, and the leader is asked.
+        // A replica may be behind: then the first store conflicts, and the leader is asked. That is too late for
+        // this session's own calls if their throttle actor forgot them: it doubts the record before it loads it.
         let mut leader = self.unsure().contains(account);
         for _ in 0..CLAIMS_MAX {
             let found = if leader {

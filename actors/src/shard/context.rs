@@ -236,6 +236,11 @@ impl Context {
         self.leaving.borrow().contains(&seq)
     }
 
+    /// Fetches on their way out of their lanes.
+    pub(crate) fn leaving_now(&self) -> usize {
+        self.leaving.borrow().len()
+    }
+
     /// Whether one of these fetches is on its way out of its lane.
     pub(crate) fn any_leaving(&self, within: &RangeInclusive<Seq>) -> bool {
         self.leaving.borrow().iter().any(|seq| within.contains(seq))

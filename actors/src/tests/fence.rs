@@ -5,8 +5,10 @@ use super::oracle::{Limit, Rule, assert_never_too_many, assert_never_too_many_of
 use super::seams::Turn;
 use super::*;
 use crate::http::scripted::Reply;
+use crate::ledger::Ledger;
 use crate::ledger::Writer;
 use crate::ledger::memory::Fault;
+use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries, Waiting};
 
 const FIVE: Limit = Limit { rule: Rule::Max(5, 1000), per_api: false, guard: Some(25) };
 
@@ -264,6 +266,37 @@ fn while_the_server_behind_the_ledger_is_away_nothing_is_asked_of_it_and_its_ret
 }
 
 #[test]
+fn an_account_that_was_not_read_yet_asks_less_and_less_and_nothing_while_the_server_is_away() {
+    paused(|| async {
+        let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        rig.ledger.inner.fail_loads(6);
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(60)).await;
+        // 0.25, 0.5, 1, 2, 2, 2 s between the tries.
+        let at = rig.times_of("one")[0];
+        assert!((7_700..8_000).contains(&at), "at {at} ms");
+
+        let loads = Rc::new(std::cell::Cell::new(0));
+        let count = Rc::clone(&loads);
+        let _hooked = crate::testkit::on_points(move |point, _| {
+            count.set(count.get() + u32::from(point == "before load"));
+        });
+        let back = Arc::clone(&rig.shared.back_health);
+        rig.at(10_000).await;
+        rig.ledger.inner.fail_loads(1);
+        rig.put("y", "a", "other").await;
+        rig.at(10_100).await;
+        back.set_away(true);
+        rig.at(60_000).await;
+        assert_eq!(loads.get(), 1);
+        back.set_away(false);
+        rig.shard.send(crate::shard::LookAgain).await.unwrap();
+        rig.at(60_010).await;
+        assert_eq!((loads.get(), rig.done()), (2, 2));
+    });
+}
+
+#[test]
 fn an_actor_that_dies_is_told_of_its_calls_also_where_the_record_does_not_know_them() {
     paused(|| async {
         let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}").head_after(secs(2)));
@@ -285,4 +318,160 @@ fn an_actor_that_dies_is_told_of_its_calls_also_where_the_record_does_not_know_t
         assert_never_too_many(&rig, "x", FIVE);
         assert_eq!(rig.wire.count(), 10);
     });
+}
+
+#[test]
+fn an_actor_that_dies_does_not_take_an_older_record_of_its_own_for_the_last() {
+    for known in [false, true] {
+        paused(|| async move {
+            let rig = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}").head_after(ms(10)));
+            if known {
+                rig.put("x", "a", "first").await;
+                rig.at(100).await;
+            }
+            let saved = rig.ledger.inner.save();
+            rig.put_many("x", "a", 4).await;
+            rig.at(200).await;
+            // All of them have ended: nothing but the ledger knows of them.
+            assert_eq!(rig.wire.count(), 4 + usize::from(known));
+            rig.ledger.inner.fall_behind(saved);
+            let hooked = crate::testkit::on_points(|point, account| {
+                assert!(!(point == "step" && account == "x"), "a test asked for this");
+            });
+            rig.put_many("x", "b", 5).await;
+            rig.at(250).await;
+            drop(hooked);
+            rig.all_end(secs(60)).await;
+            assert!(rig.shared.totals.restarts.get() > 0);
+            assert_never_too_many(&rig, "x", FIVE);
+            assert_eq!(rig.wire.count(), 9 + usize::from(known));
+        });
+    }
+}
+
+/// Stores the account's last record as another session does, changed like this.
+async fn store_as(rig: &Rig, session: u64, change: impl FnOnce(&mut Record)) {
+    let ledger = rig.ledger.inner.of_session(session);
+    let stored = ledger.load(key("x")).await.unwrap().unwrap();
+    let mut record = Record::decode(&stored.record).unwrap();
+    change(&mut record);
+    ledger.store(key("x"), stored.version, record.encode()).await.unwrap();
+}
+
+fn flying(seqs: std::ops::Range<u64>) -> Vec<Flying> {
+    let seqs = seqs.map(|seq| (Seq(seq), seq));
+    seqs.map(|(seq, permit)| Flying { seq, permit, tries: Tries::default() }).collect()
+}
+
+#[test]
+fn fetches_of_another_node_that_never_come_here_fill_no_record() {
+    for (writer, kept) in [(Writer::Alive, 0), (Writer::Dead, 4096)] {
+        paused(|| async move {
+            let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+            one.put("x", "a", "one").await;
+            one.at(100).await;
+            store_as(&one, 7, |record| record.flying = flying(1000..6000)).await;
+            if writer != Writer::Alive {
+                one.ledger.inner.of_session(7).ends_as(writer);
+            }
+            one.put_many("x", "a", 20).await;
+            one.at(3_000).await;
+            let (_, record) = one.log.records("x").pop().unwrap();
+            assert_eq!(record.parked.len(), kept, "{writer:?}");
+            assert!(record.parked.iter().all(|parked| parked.seq.0 >= 6000 - 4096));
+            one.all_end(secs(60)).await;
+        });
+    }
+}
+
+#[test]
+fn fetches_of_a_crash_that_all_lanes_were_read_beyond_are_forgotten_after_minutes() {
+    paused(|| async move {
+        let one = Rig::start(setup(&[FIVE]), |_| Reply::ok("{}"));
+        one.put_many("x", "a", 40).await;
+        one.all_end(secs(60)).await;
+        one.at(20_000).await;
+        store_as(&one, 7, |record| record.flying = flying(1..40)).await;
+        one.ledger.inner.of_session(7).ends_as(Writer::Dead);
+        one.put_many("x", "b", 2500).await;
+        one.at(60_000).await;
+        let parked = |rig: &Rig| rig.log.records("x").pop().unwrap().1.parked.len();
+        assert_eq!(parked(&one), 39);
+        one.at(400_000).await;
+        assert!(one.done() < 2500, "something waits still");
+        assert_eq!(parked(&one), 0);
+    });
+}
+
+#[test]
+fn of_more_processes_than_a_record_names_those_that_wrote_last_are_named() {
+    paused(|| async move {
+        // Long enough for the account to stay.
+        let minute = Limit::new(Rule::Max(50, 60_000));
+        let one = Rig::start(setup(&[minute]), |_| Reply::ok("{}"));
+        let sessions = |record: &Record| -> Vec<u64> {
+            record.known.iter().map(|known| known.session).collect()
+        };
+        // As many as are named beside this one, then a new one, then one of before.
+        let writers: [&[u64]; 3] = [&[26, 25, 24, 23, 22, 21, 20], &[30], &[23]];
+        let wanted: [&[u64]; 3] = [
+            &[0, 26, 25, 24, 23, 22, 21, 20],
+            &[0, 30, 26, 25, 24, 23, 22, 21],
+            &[0, 23, 30, 26, 25, 24, 22, 21],
+        ];
+        for (round, (writers, wanted)) in writers.iter().zip(wanted).enumerate() {
+            one.put("x", "a", &format!("before-{round}")).await;
+            sleep(ms(300)).await;
+            let known = writers.iter().map(|session| Known { session: *session, permit: 1 });
+            store_as(&one, writers[0], |record| record.known = known.collect()).await;
+            one.put("x", "a", &format!("after-{round}")).await;
+            sleep(ms(300)).await;
+            let (_, record) = one.log.records("x").pop().unwrap();
+            assert_eq!(sessions(&record), wanted, "round {round}");
+        }
+        assert_eq!(wanted[0].len(), KNOWN_MAX);
+    });
+}
+
+#[test]
+fn a_fetch_that_was_in_flight_two_processes_ago_is_looked_up_in_the_store() {
+    for crashes in [0, 1] {
+        let (store, ledger) = (Store::memory(1 << 30).unwrap(), MemoryLedger::new());
+        let (clock, queue) = (Clock::starting_at(wall()), MemoryQueue::starting(wall()));
+        let start = |session| {
+            let setup = Setup { store: Some(store.clone()), ..setup(&[FIVE]) };
+            let ledger = ledger.of_session(session);
+            Rig::start_on(setup, clock.clone(), queue.clone(), ledger, |_| {
+                Reply::ok("{}").head_after(ms(50))
+            })
+        };
+        paused(|| async {
+            let one = start(0);
+            one.put("x", "a", "one").await;
+            one.at(20).await;
+            // It is stored, and the process gone before it leaves the queue.
+            queue.fail_next(u32::MAX);
+            one.at(1000).await;
+            assert_eq!((one.wire.count(), one.done()), (1, 0));
+            // As the second process writes it, which has not read the fetch.
+            let tries = Tries { attempts: 1, crashes, ..Tries::default() };
+            let waiting = Waiting { seq: Seq(1), tries, not_within_ms: 0 };
+            let change = |record: &mut Record| {
+                record.flying.clear();
+                record.parked = vec![waiting];
+            };
+            store_as(&one, 1, change).await;
+        });
+        queue.fail_next(0);
+        ledger.of_session(1).ends_as(Writer::Dead);
+        paused(|| async {
+            let three = start(2);
+            three.log.name(Seq(1), "one");
+            three.shared.totals.come(1);
+            three.discover().await;
+            three.all_end(secs(60)).await;
+            assert_eq!(three.wire.count(), usize::from(crashes == 0), "crashes {crashes}");
+            assert_eq!(three.done(), 1);
+        });
+    }
 }

@@ -175,6 +175,10 @@ impl Ledger for WatchedLedger {
         .boxed()
     }
 
+    fn doubt(&self, account: &AccountKey) {
+        self.inner.doubt(account);
+    }
+
     fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64> {
         let (inner, log) = (self.inner.clone(), self.log.clone());
         let turn = self.turns.lock().unwrap().pop_front().unwrap_or_default();

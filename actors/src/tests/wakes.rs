@@ -133,3 +133,23 @@ fn a_deep_backlog_is_read_a_little_at_a_time() {
         assert_eq!(rig.wire.count(), 21);
     });
 }
+
+#[test]
+fn what_cannot_leave_its_lane_is_read_no_further_and_holds_up_nobody_else() {
+    paused(|| async {
+        let rig = Rig::start(limits(""), |_| Reply::ok("{}"));
+        rig.watched_queue.delay_endings(secs(60));
+        for number in 0..2000 {
+            let late = r#""deadline":"2026-11-20T11:00:00Z""#;
+            rig.put_as("x", "a", &format!("late-{number}"), Priority::Normal, late).await;
+        }
+        rig.put("y", "a", "other").await;
+        rig.at(30_000).await;
+        let leaving = rig.watched_queue.endings().len();
+        assert!((256..400).contains(&leaving), "{leaving} of 2000 on their way");
+        assert_eq!(rig.calls_of("y").len(), 1);
+        rig.watched_queue.delay_endings(ms(1));
+        rig.all_end(secs(600)).await;
+        assert_eq!(rig.shared.totals.fetches_dead.get(), 2000);
+    });
+}

@@ -249,8 +249,8 @@ impl Actor for Throttle {
                 self.wake_up(*rest);
                 self.step(ctx);
             }
-            Some(Start::Restarted) => self.read_record(ctx, true),
-            Some(Start::Fresh) | None => self.read_record(ctx, false),
+            Some(Start::Restarted) => self.read_record(ctx),
+            Some(Start::Fresh) | None => self.read_record(ctx),
         }
     }
 }

@@ -65,6 +65,9 @@ pub struct Saved(HashMap<AccountKey, Record>);
 struct Faults {
     stores: std::collections::VecDeque<Fault>,
     loads: u32,
+    /// What a copy that is behind knows, and of which accounts it is not asked.
+    behind: Option<Saved>,
+    doubted: std::collections::HashSet<AccountKey>,
     delay: std::time::Duration,
 }
 
@@ -119,6 +122,11 @@ impl MemoryLedger {
         self.lock().faults.loads = calls;
     }
 
+    /// From now on a `load` that nobody doubts answers from these records, as a replica that is behind.
+    pub fn fall_behind(&self, saved: Saved) {
+        self.lock().faults.behind = Some(saved);
+    }
+
     /// From now on each answer comes so much later than what it answers was done.
     pub fn delay(&self, delay: std::time::Duration) {
         self.lock().faults.delay = delay;
@@ -163,6 +171,10 @@ impl Ledger for MemoryLedger {
                 content.faults.loads -= 1;
                 return Err(LedgerError::Unavailable("a test asked for this".into()));
             }
+            #[cfg(any(test, feature = "testkit"))]
+            if let Some(answer) = content.answer_behind(&account, session) {
+                return Ok(answer);
+            }
             let Some(record) = content.records.get_mut(&account) else { return Ok(None) };
             let writer = match content.gone.get(&record.session) {
                 _ if record.session == session => Writer::Here,
@@ -182,6 +194,11 @@ impl Ledger for MemoryLedger {
         })
     }
 
+    #[cfg(any(test, feature = "testkit"))]
+    fn doubt(&self, account: &AccountKey) {
+        self.lock().faults.doubted.insert(account.clone());
+    }
+
     fn store(&self, account: AccountKey, expected: u64, record: Bytes) -> LedgerFuture<u64> {
         self.step(move |content, session| {
             #[cfg(any(test, feature = "testkit"))]
@@ -194,6 +211,25 @@ impl Ledger for MemoryLedger {
 }
 
 impl Content {
+    /// What a copy that is behind says of an account, if one is asked.
+    #[cfg(any(test, feature = "testkit"))]
+    fn answer_behind(&mut self, account: &AccountKey, session: u64) -> Option<Option<Stored>> {
+        if self.faults.doubted.remove(account) {
+            return None;
+        }
+        let record = self.faults.behind.as_ref()?.0.get(account);
+        if record.is_some_and(|record| record.session != session) {
+            // It would be claimed, and the claim conflict.
+            return None;
+        }
+        Some(record.map(|record| Stored {
+            version: record.version,
+            record: record.record.clone(),
+            age: record.stored.elapsed(),
+            writer: Writer::Here,
+        }))
+    }
+
     fn store(
         &mut self,
         account: AccountKey,
@@ -207,6 +243,8 @@ impl Content {
             return Err(LedgerError::Unavailable(reason.into()));
         }
         if self.records.get(&account).map_or(0, |record| record.version) != expected {
+            #[cfg(any(test, feature = "testkit"))]
+            self.faults.doubted.insert(account);
             return Err(LedgerError::Conflict);
         }
         let version = expected + 1;

@@ -112,6 +112,22 @@ async fn the_writer_of_a_record_is_told_by_its_session() {
 }
 
 #[tokio::test]
+async fn a_record_in_doubt_is_read_from_the_leader_once() {
+    let (_folder, _server, bus) = ready("").await;
+    let (key, one) = (account("x"), ledger(&bus).await);
+    one.store(key.clone(), 0, Bytes::from_static(b"one")).await.unwrap();
+    let mut stream = bus.js().get_stream(bus.names().stream("LEDGER")).await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    // No replica answers any more, only the leader does.
+    config.allow_direct = false;
+    bus.js().update_stream(config).await.unwrap();
+    assert!(one.load(key.clone()).await.is_err());
+    one.doubt(&key);
+    assert_eq!(load(&one, &key).await.record.as_ref(), b"one");
+    assert!(one.load(key).await.is_err());
+}
+
+#[tokio::test]
 async fn a_record_that_is_no_envelope_is_handed_over_as_it_is() {
     let (_folder, _server, bus) = ready("").await;
     let (key, one) = (account("x"), ledger(&bus).await);

@@ -290,7 +290,12 @@ impl Throttle {
             tries: candidate.tries,
             not_within_ms: candidate.not_before.since(now).0.div_ceil(1000),
         });
-        let remembered = self.remembered.iter().map(|(seq, (tries, at, _))| Waiting {
+        // Every node that reads the same work would add the others' fetches in flight, and keep them.
+        let remembered = self
+            .remembered
+            .iter()
+            .filter(|(_, (tries, at, _))| *tries != Tries::default() || *at > now);
+        let remembered = remembered.map(|(seq, (tries, at, _))| Waiting {
             seq: *seq,
             tries: *tries,
             not_within_ms: at.since(now).0.div_ceil(1000),
@@ -402,7 +407,8 @@ impl Throttle {
                 self.writing = Some(Vec::new());
                 self.store_record(Vec::new(), ctx);
             }
-            Fence::Reads(_) => self.read_again(ctx),
+            Fence::Reads(_) if self.open => self.read_again(ctx),
+            Fence::Reads(_) => self.read_record(ctx),
         }
     }
 

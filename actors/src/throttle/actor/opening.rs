@@ -10,7 +10,7 @@ use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
 use crate::http::Written;
-use crate::ids::LaneKey;
+use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::{KNOWN_MAX, Known, Record, Tries};
 use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
@@ -23,6 +23,12 @@ use crate::throttle::gate::Gate;
 /// How long whoever lost a race for an account waits before its next permit, in milliseconds.
 const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
 
+/// Most fetches that are remembered from records until they are read. Beyond it those with no crash are
+/// forgotten first, then the oldest: they are tried as if they never had been.
+const REMEMBERED_MAX: usize = 4096;
+/// Within this time every lane of an account has been found, so that one that is not known has no work.
+const LANES_FOUND: Duration = Duration::from_mins(5);
+
 /// What may still come of another process's calls.
 #[derive(Debug, Clone, Copy)]
 struct Lost {
@@ -33,27 +39,41 @@ struct Lost {
 }
 
 impl Throttle {
-    pub(super) fn read_record(&mut self, ctx: &mut Context<Self>, restarted: bool) {
+    pub(super) fn read_record(&mut self, ctx: &mut Context<Self>) {
+        if self.restarted {
+            // What has ended since an older record would not be known of.
+            self.shard.ledger.doubt(&self.key);
+        }
+        let wait = self.wait_to_read();
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
-            Ok(stored) => throttle.adopt(stored, restarted, ctx),
+            Ok(stored) => throttle.adopt(stored, ctx),
             Err(error) => {
                 telemetry::ledger_away(&throttle.key, &error);
-                ctx.run_later(SEAM_AGAIN, move |throttle, ctx| {
-                    throttle.read_record(ctx, restarted);
-                });
+                throttle.try_later(wait, ctx);
             }
         });
     }
 
-    fn adopt(&mut self, stored: Option<Stored>, restarted: bool, ctx: &mut Context<Self>) {
+    /// How long to wait should the record not be read this time: longer from time to time.
+    fn wait_to_read(&mut self) -> Duration {
+        let wait = match self.fence {
+            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
+            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
+        };
+        self.fence = Fence::Reads(wait);
+        wait
+    }
+
+    fn adopt(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        self.fence = Fence::Holds;
         let now = self.now();
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
             self.adopt_record(&stored.record, since, stored.writer, now);
         }
-        if restarted {
+        if self.restarted {
             self.adopt_running();
             let lanes = self.shard.queue.account_lanes(self.key.clone());
             self.spawn(ctx, lanes, Self::adopt_lanes);
@@ -131,31 +151,49 @@ impl Throttle {
         }
         for parked in record.parked {
             let at = since.plus(Span::from_millis(parked.not_within_ms));
+            let at = if writer == Writer::Here { at } else { at.max(now) };
             if !self.has(parked.seq) {
                 self.remembered.insert(parked.seq, (parked.tries, at, false));
             }
         }
+        let beyond = self.remembered.len().saturating_sub(REMEMBERED_MAX);
+        if beyond > 0 {
+            let known = self.remembered.iter().map(|(seq, (tries, ..))| (tries.crashes > 0, *seq));
+            let mut known: Vec<(bool, Seq)> = known.collect();
+            known.sort_unstable();
+            for (_, seq) in &known[..beyond] {
+                self.remembered.remove(seq);
+            }
+        }
     }
 
-    /// Notes whose permits the gate knows of beside this process's own.
+    /// Forgets what every lane has been read beyond: it ended after the record that spoke of it.
+    pub(super) fn forget_passed(&mut self, now: At) {
+        if self.remembered.is_empty() {
+            return;
+        }
+        let cursors = self.lanes.iter().filter(|lane| lane.waiting() > 0).map(|lane| lane.cursor);
+        let Some(Some(passed)) = cursors.min() else { return };
+        let shard = &self.shard;
+        self.remembered.retain(|seq, (_, at, _)| {
+            *seq > passed || at.plus(Span::from(LANES_FOUND)) > now || shard.is_leaving(*seq)
+        });
+    }
+
+    /// Notes whose permits the gate knows of beside this process's own: the last writer first.
     fn see(&mut self, known: &[Known]) {
         let own = self.shard.ledger.session();
-        for known in known.iter().filter(|known| known.session != own) {
-            match self.seen.iter_mut().find(|seen| seen.session == known.session) {
-                Some(seen) => seen.permit = seen.permit.max(known.permit),
-                None => self.seen.push(*known),
-            }
+        for known in known.iter().rev().filter(|known| known.session != own) {
+            let before = self.seen.iter().position(|seen| seen.session == known.session);
+            let before = before.map_or(0, |place| self.seen.remove(place).permit);
+            self.seen.insert(0, Known { permit: known.permit.max(before), ..*known });
         }
         self.seen.truncate(KNOWN_MAX - 1);
     }
 
     /// Reads the record again, in a process that knows what it did itself. Nothing is decided meanwhile.
     pub(super) fn read_again(&mut self, ctx: &mut Context<Self>) {
-        let wait = match self.fence {
-            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Reads(wait);
+        let wait = self.wait_to_read();
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
             Ok(stored) => throttle.rejoin(stored, ctx),
@@ -168,8 +206,9 @@ impl Throttle {
 
     fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
         let now = self.now();
-        // The gate knows every permit that was given here. What is stored is an earlier record of this
-        // process, or a late one whose permits were not used, or none any more: the gate is the stricter.
+        // The gate knows every permit that was given here, also in a restarted actor: its record was read where
+        // it is certain to be the last. What is stored is an earlier record of this process, or a late one
+        // whose permits were not used, or none any more: the gate is the stricter.
         self.version = stored.as_ref().map_or(0, |stored| stored.version);
         self.stale = true;
         match stored {

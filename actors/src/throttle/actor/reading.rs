@@ -25,6 +25,12 @@ use crate::throttle::retry;
 /// A head due later than this is put aside in the queue, so that it blocks nothing.
 const POSTPONE_FROM: Duration = Duration::from_secs(60);
 
+/// Answers that an account waits for at once, most of them of fetches on their way out of its lanes. With that
+/// many no more are read, until one of them comes.
+const BUSY_MAX: usize = 256;
+/// Fetches of a shard on their way out. With that many an account reads only while it waits for no answer.
+const LEAVING_MAX: usize = 16_384;
+
 impl Throttle {
     /// The place of a lane; it gets one if it has none.
     pub(super) fn lane(&mut self, key: &LaneKey) -> usize {
@@ -72,7 +78,9 @@ impl Throttle {
 
     pub(super) fn read(&mut self, place: usize, ctx: &mut Context<Self>) {
         let lane = &mut self.lanes[place];
-        if lane.loading {
+        let crowded = self.busy > 0 && self.shard.leaving_now() >= LEAVING_MAX;
+        // Whatever is waited for looks at the lanes again when it comes.
+        if lane.loading || crowded || self.busy >= BUSY_MAX {
             return;
         }
         lane.loading = true;
@@ -117,6 +125,7 @@ impl Throttle {
                 self.take_in_one(place, row, now, ctx);
             }
         }
+        self.forget_passed(now);
     }
 
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
@@ -140,6 +149,9 @@ impl Throttle {
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
+        // One that crashed may have been stored then, also if it was in flight two processes ago and not read
+        // by the one between.
+        let was_flying = was_flying || tries.crashes > 0;
         let was_flying = was_flying || self.was_in_block(&item.lane, item.seq, tries);
         let suspect = self.is_suspect(&item.lane, item.seq, tries);
         let wanted = item.fetch.not_before.map(|wall| self.shard.clock.at_wall(wall));
