@@ -2,7 +2,7 @@
 //!
 //! One message per account in the stream LEDGER, replaced with `Nats-Expected-Last-Subject-Sequence`: the
 //! server takes it only if the last one is the one that was decided upon. A message, in this order: one byte
-//! of form, then [postcard](https://postcard.jamesmunns.com/wire-format) of [`Head`], then the record.
+//! of form, then [postcard](https://postcard.jamesmunns.com/wire-format) of `Head`, then the record.
 //!
 //! Whoever finds a record of another session claims it first: the same record, stored anew. That fences the
 //! other one, and tells the time: between processes only the server's clock counts, and the claim has a stamp

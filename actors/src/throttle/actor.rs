@@ -249,8 +249,7 @@ impl Actor for Throttle {
                 self.wake_up(*rest);
                 self.step(ctx);
             }
-            Some(Start::Restarted) => self.read_record(ctx),
-            Some(Start::Fresh) | None => self.read_record(ctx),
+            Some(Start::Restarted | Start::Fresh) | None => self.read_record(ctx),
         }
     }
 }

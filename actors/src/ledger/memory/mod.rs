@@ -213,6 +213,7 @@ impl Ledger for MemoryLedger {
 impl Content {
     /// What a copy that is behind says of an account, if one is asked.
     #[cfg(any(test, feature = "testkit"))]
+    #[expect(clippy::option_option, reason = "no answer, or one that says that there is no record")]
     fn answer_behind(&mut self, account: &AccountKey, session: u64) -> Option<Option<Stored>> {
         if self.faults.doubted.remove(account) {
             return None;

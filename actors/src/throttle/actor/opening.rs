@@ -27,7 +27,7 @@ const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
 /// forgotten first, then the oldest: they are tried as if they never had been.
 const REMEMBERED_MAX: usize = 4096;
 /// Within this time every lane of an account has been found, so that one that is not known has no work.
-const LANES_FOUND: Duration = Duration::from_mins(5);
+const LANES_FOUND: Duration = Duration::from_secs(300);
 
 /// What may still come of another process's calls.
 #[derive(Debug, Clone, Copy)]
