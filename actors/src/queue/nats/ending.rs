@@ -211,11 +211,10 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Bytes {
 
 /// As much of a text as has at most `max` bytes.
 fn start(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    let fits = |end: &usize| *end <= max;
+    let ends = text.char_indices().map(|(at, letter)| at + letter.len_utf8());
+    let end = ends.take_while(fits).last().unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Each part is preceded by its length, so that no two lists of parts read the same.
