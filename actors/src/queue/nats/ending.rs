@@ -12,9 +12,9 @@ use futures_util::stream::FuturesOrdered;
 use sha2::{Digest, Sha256};
 use tollgate_protos::{Dead, Done};
 
-use super::headers::{CONTENT_TYPE, JSON, id_of};
+use super::headers::{CONTENT_TYPE, JSON, id_of, stored_at};
 use super::wire::{Copy, away, within};
-use super::{Appended, Ending, Inner, NewFetch, QueueError};
+use super::{Appended, Ending, Inner, NewFetch, QueueError, SeenAs, lock};
 use crate::ids::{LaneKey, Seq};
 use crate::queue::APPEND_MAX;
 
@@ -72,13 +72,41 @@ impl Inner {
             }
             Ending::Dead(dead) => {
                 // What is done cannot die: a replica that is behind may have shown it.
-                if self.get(&self.fetch.stream, seq.0).await?.is_none() {
+                if self.as_read(lane, seq).await?.is_none() {
                     return Ok(());
                 }
                 self.tell_dead(self.names().ended("dead", lane), &dead).await?;
             }
         }
-        self.delete(&self.fetch, seq.0).await
+        let seen = lock(&self.seen).0.get(&seq.0).copied();
+        match seen {
+            Some(SeenAs { stored_at, era }) if era.is_some() && era == self.era() => {
+                self.delete_fetch(seq.0, stored_at).await
+            }
+            _ => match self.as_read(lane, seq).await? {
+                Some(message) => self.delete_fetch(seq.0, stored_at(&message)).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// The message of a number, if it is the one that was read under it. A server that lost its latest
+    /// messages, or whose stream was made anew, gives their numbers to others: none of these must go for it.
+    pub(super) async fn as_read(
+        &self,
+        lane: &LaneKey,
+        seq: Seq,
+    ) -> Result<Option<StreamMessage>, QueueError> {
+        let message = self.get(&self.fetch.stream, seq.0).await?;
+        let seen = lock(&self.seen).0.get(&seq.0).copied();
+        let message = message.filter(|message| {
+            message.subject.as_str() == self.names().queued(lane)
+                && seen.is_none_or(|seen| seen.stored_at == stored_at(message))
+        });
+        if let (None, Some(seen)) = (&message, seen) {
+            self.forget(seq.0, seen.stored_at);
+        }
+        Ok(message)
     }
 
     async fn tell_done(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
@@ -183,11 +211,10 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Bytes {
 
 /// As much of a text as has at most `max` bytes.
 fn start(text: &str, max: usize) -> &str {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    let fits = |end: &usize| *end <= max;
+    let ends = text.char_indices().map(|(at, letter)| at + letter.len_utf8());
+    let end = ends.take_while(fits).last().unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 /// Each part is preceded by its length, so that no two lists of parts read the same.

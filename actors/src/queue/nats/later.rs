@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::headers::{Kept, UNTIL, id_of_move};
+use super::headers::{Kept, UNTIL, id_of_move, stored_at};
 use super::wire::{Copy, away, within};
 use super::{AGAIN, Inner, QueueError, STEP_WITHIN, lock};
 use crate::ids::{LaneKey, Seq};
@@ -112,10 +112,7 @@ impl Inner {
         if until <= clock::wall() {
             return Ok(());
         }
-        let Some(message) = self.get(&self.fetch.stream, seq.0).await? else { return Ok(()) };
-        if message.subject.as_str() != self.names().queued(lane) {
-            return Ok(());
-        }
+        let Some(message) = self.as_read(lane, seq).await? else { return Ok(()) };
         self.put_aside(lane, &message, until).await
     }
 
@@ -140,7 +137,7 @@ impl Inner {
             there.subject.as_str() == subject && is_copy(there, &kept, message)
         };
         self.store_once(&self.aside, copy, same).await?;
-        self.delete(&self.fetch, message.sequence).await?;
+        self.delete_fetch(message.sequence, stored_at(message)).await?;
         self.later.changed.notify_one();
         Ok(())
     }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::headers::{Kept, id_of_move};
+use super::headers::{Kept, id_of_move, stored_at};
 use super::wire::is_full;
 use super::{AGAIN, Inner, QueueError, lock};
 use crate::codes::Code;
@@ -147,7 +147,7 @@ impl Inner {
                 self.bury_message(message, &published, reason).await?;
             }
         }
-        self.delete(&self.fetch, message.sequence).await
+        self.delete_fetch(message.sequence, stored_at(message)).await
     }
 
     /// A letter for a message that names no lane.

@@ -19,7 +19,7 @@
 //! An id is known for as long as the stream's duplicate window, not for ever. A fetch that comes back stands
 //! behind those that came meanwhile. Both are as the product says of NATS.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tollgate_protos::{Dead, Done};
 
@@ -38,7 +38,7 @@ use super::{
     QueueFuture, Queued, Wake,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
-use crate::nats::{Bus, Names};
+use crate::nats::{Bus, Link, Names};
 
 mod ending;
 mod headers;
@@ -61,6 +61,10 @@ const DELETES_MAX: usize = 256;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Deleted messages that are remembered where a replica may still show them.
 const GONE_MAX: usize = 64 * 1024;
+
+/// Fetches that are remembered between their reading and their end, about 60 bytes each; one that is not is
+/// looked at before it is deleted.
+const SEEN_MAX: usize = 128 * 1024;
 
 /// The queue in the streams of a NATS server. Cheap to clone; all clones are the same one.
 #[derive(Clone)]
@@ -93,6 +97,8 @@ struct Inner {
     later: later::Later,
     misfits: misfits::Misfits,
     gone: Mutex<Gone>,
+    seen: Mutex<Seen>,
+    link: watch::Receiver<Link>,
 }
 
 /// A stream of fetches or letters.
@@ -205,11 +211,19 @@ impl Inner {
             later: later::Later::default(),
             misfits: misfits::Misfits::default(),
             gone: Mutex::default(),
+            seen: Mutex::default(),
+            link: bus.link(),
         }))
     }
 
     fn names(&self) -> &Names {
         self.bus.names()
+    }
+
+    /// None while the connection is down: what the server has when it is back nobody knows.
+    fn era(&self) -> Option<Era> {
+        let link = *self.link.borrow();
+        link.up.then(|| (link.times, self.fetch.created()))
     }
 
     /// Waits until the connection stands.
@@ -281,16 +295,17 @@ impl Queue for NatsQueue {
     }
 }
 
-/// Numbers of messages that were deleted lately: a replica that is behind may still show them.
+/// Messages that were deleted lately: a replica that is behind may still show them. The number alone does not
+/// tell one: a server that lost its latest messages gives their numbers again.
 #[derive(Debug, Default)]
 struct Gone {
-    known: HashSet<u64>,
+    known: HashMap<u64, Timestamp>,
     order: VecDeque<u64>,
 }
 
 impl Gone {
-    fn add(&mut self, seq: u64) {
-        if self.known.insert(seq) {
+    fn add(&mut self, seq: u64, stored_at: Timestamp) {
+        if self.known.insert(seq, stored_at).is_none() {
             self.order.push_back(seq);
         }
         while self.order.len() > GONE_MAX {
@@ -300,8 +315,35 @@ impl Gone {
         }
     }
 
-    fn has(&self, seq: u64) -> bool {
-        self.known.contains(&seq)
+    fn has(&self, seq: u64, stored_at: Timestamp) -> bool {
+        self.known.get(&seq) == Some(&stored_at)
+    }
+}
+
+/// Fetches that were read and are not finished, by their numbers.
+#[derive(Debug, Default)]
+struct Seen(BTreeMap<u64, SeenAs>);
+
+#[derive(Debug, Clone, Copy)]
+struct SeenAs {
+    stored_at: Timestamp,
+    /// While this is the same, so is the message of the number.
+    era: Option<Era>,
+}
+
+/// How often the connection was made, and when the stream.
+type Era = (u64, u64);
+
+impl Seen {
+    /// What was read first under a number stays until it is finished, or its ending would be another's.
+    fn add(&mut self, seq: u64, now: SeenAs) {
+        let seen = self.0.entry(seq).or_insert(now);
+        if seen.stored_at == now.stored_at {
+            seen.era = now.era;
+        }
+        while self.0.len() > SEEN_MAX {
+            self.0.pop_first();
+        }
     }
 }
 

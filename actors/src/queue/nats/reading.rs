@@ -8,9 +8,9 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, RawMessageErrorKind};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::headers::Kept;
+use super::headers::{Kept, stored_at};
 use super::wire::{away, within};
-use super::{Home, Inner, LaneCount, LaneCursor, LanePage, QueueError, Queued, lock};
+use super::{Home, Inner, LaneCount, LaneCursor, LanePage, QueueError, Queued, SeenAs, lock};
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::nats::PARTITIONS;
 use crate::queue::{FIRST_BYTES_MAX, FIRST_MAX};
@@ -42,7 +42,14 @@ impl Inner {
         max: usize,
     ) -> Result<Vec<Queued>, QueueError> {
         let subject = self.names().queued(lane);
+        let era = self.era();
         let found = self.next_of(&self.fetch, &subject, after.map(|seq| seq.0), max).await?;
+        {
+            let mut seen = lock(&self.seen);
+            for message in &found {
+                seen.add(message.sequence, SeenAs { stored_at: stored_at(message), era });
+            }
+        }
         let queued = found.into_iter().map(|message| {
             let Kept { origin, queued_at, content_type } = Kept::of(&message);
             let (seq, payload) = (Seq(message.sequence), message.payload);
@@ -76,7 +83,7 @@ impl Inner {
             from = Some(message.sequence.saturating_add(1));
             let is_gone = self.replicated
                 && home.name == self.fetch.name
-                && lock(&self.gone).has(message.sequence);
+                && lock(&self.gone).has(message.sequence, stored_at(&message));
             if is_gone {
                 continue;
             }

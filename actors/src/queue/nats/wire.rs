@@ -11,6 +11,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{DeleteStatus, RawMessageErrorKind, Stream};
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -153,9 +154,25 @@ impl Inner {
             let reason = format!("NATS: cannot delete {seq} of {}", home.name);
             return Err(QueueError::Unavailable(reason.into()));
         }
-        if self.replicated && home.name == self.fetch.name {
-            lock(&self.gone).add(seq);
-        }
         Ok(())
+    }
+
+    /// The same of a fetch, by what was read of it.
+    pub(super) async fn delete_fetch(
+        &self,
+        seq: u64,
+        stored_at: Timestamp,
+    ) -> Result<(), QueueError> {
+        self.delete(&self.fetch, seq).await?;
+        self.forget(seq, stored_at);
+        Ok(())
+    }
+
+    /// A fetch does not wait any more.
+    pub(super) fn forget(&self, seq: u64, stored_at: Timestamp) {
+        if self.replicated {
+            lock(&self.gone).add(seq, stored_at);
+        }
+        lock(&self.seen).0.remove(&seq);
     }
 }

@@ -1,6 +1,10 @@
 //! DONE, DEAD and ONCE: before the delete, and once only.
 
+use std::path::Path;
+
 use super::*;
+use crate::nats::setup;
+use crate::nats::tests::plan;
 
 #[tokio::test]
 async fn an_ending_is_told_once_however_often_it_is_repeated() {
@@ -163,4 +167,85 @@ async fn a_letter_that_is_too_long_for_the_server_keeps_a_beginning() {
         let raw = told.raw.unwrap();
         assert!(told.fetch.is_none() && raw.len() == 2048 && raw.contains(r#""id":"a""#), "{raw}");
     }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_fetch_goes_for_one_that_a_power_cut_took_together_with_its_number() {
+    let (queue, (folder, mut server, _bus)) = open().await;
+    let lane = lane("meta.act_1.insights");
+    let kept = store(&queue, &lane, "kept").await;
+    let (store_dir, before) = (folder.path().join("jetstream"), folder.path().join("before"));
+    server.kill();
+    copy_all(&store_dir, &before);
+    server.restart();
+    let mut lost = Vec::new();
+    for id in ["done", "dead", "aside"] {
+        let again = async || queue.append(vec![fetch(&lane, id)]).await.ok();
+        until("it is back", again).await;
+        lost.push(first(&queue, &lane).await.pop().unwrap().seq);
+    }
+    server.kill();
+    std::fs::remove_dir_all(&store_dir).unwrap();
+    std::fs::rename(&before, &store_dir).unwrap();
+    server.restart();
+    let mut given_again = Vec::new();
+    for id in ["x", "y", "z"] {
+        let again = async || queue.append(vec![fetch(&lane, id)]).await.ok();
+        let appended = until("it is back", again).await;
+        let [Appended::New(seq) | Appended::Waiting(seq)] = appended[..] else { panic!() };
+        given_again.push(seq);
+    }
+    assert_eq!(given_again, lost);
+    let waiting = async || {
+        let found = first(&queue, &lane).await;
+        found.iter().map(|queued| queued.seq).collect::<Vec<_>>()
+    };
+    let all = [&[kept][..], &lost].concat();
+    assert_eq!(waiting().await, all);
+    // What was under way when the power went.
+    let dies = |seq| Ending::Dead(Box::new(letter("dead", seq)));
+    let far = clock::wall() + SignedDuration::from_hours(1);
+    queue.finish(lane.clone(), lost[0], ended("done", lost[0])).await.unwrap();
+    queue.finish(lane.clone(), lost[1], dies(lost[1])).await.unwrap();
+    queue.postpone(lane.clone(), lost[2], far).await.unwrap();
+    assert_eq!(waiting().await, all, "the others wait for their own turn");
+    queue.finish(lane.clone(), kept, ended("kept", kept)).await.unwrap();
+    queue.finish(lane.clone(), lost[0], ended("x", lost[0])).await.unwrap();
+    queue.finish(lane.clone(), lost[1], dies(lost[1])).await.unwrap();
+    queue.postpone(lane.clone(), lost[2], far).await.unwrap();
+    assert_eq!(waiting().await, []);
+    let inner = &queue.0.inner;
+    assert_eq!((count(&inner.dead).await, count(&inner.aside).await), (1, 1));
+    assert!(lock(&inner.seen).0.is_empty());
+}
+
+#[tokio::test]
+async fn no_fetch_goes_for_one_of_a_stream_that_was_made_anew() {
+    let (queue, (_folder, server, bus)) = open().await;
+    let inner = &queue.0.inner;
+    let lane = lane("meta.act_1.insights");
+    let old = store(&queue, &lane, "old").await;
+    assert_eq!(first(&queue, &lane).await[0].seq, old);
+    bus.js().delete_stream(&inner.fetch.name).await.unwrap();
+    setup(&bus, &plan(&server), true).await.unwrap();
+    assert_eq!(store(&queue, &lane, "new").await, old);
+    // As is done from time to time.
+    inner.fetch.info().await.unwrap();
+    queue.finish(lane.clone(), old, ended("old", old)).await.unwrap();
+    assert_eq!(first(&queue, &lane).await.len(), 1);
+    queue.finish(lane.clone(), old, ended("new", old)).await.unwrap();
+    assert!(first(&queue, &lane).await.is_empty());
 }

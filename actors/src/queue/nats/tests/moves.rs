@@ -203,10 +203,28 @@ async fn a_long_lane_is_drained_in_order() {
 #[test]
 fn what_a_replica_may_still_show_is_remembered_within_bounds() {
     let mut gone = Gone::default();
+    let stored_at = clock::wall();
     for seq in 0..=GONE_MAX as u64 {
-        gone.add(seq);
-        gone.add(seq);
+        gone.add(seq, stored_at);
+        gone.add(seq, stored_at);
     }
-    assert!(!gone.has(0) && gone.has(1) && gone.has(GONE_MAX as u64));
+    let has = |seq| gone.has(seq, stored_at);
+    assert!(!has(0) && has(1) && has(GONE_MAX as u64));
+    assert!(!gone.has(1, in_ms(1)), "another under the same number");
     assert_eq!((gone.known.len(), gone.order.len()), (GONE_MAX, GONE_MAX));
+}
+
+#[test]
+fn what_is_read_and_not_finished_is_remembered_within_bounds() {
+    let mut seen = Seen::default();
+    let (first, later) = (clock::wall(), in_ms(1));
+    for seq in 0..=SEEN_MAX as u64 {
+        seen.add(seq, SeenAs { stored_at: first, era: Some((1, 1)) });
+    }
+    assert_eq!((seen.0.len(), seen.0.contains_key(&0)), (SEEN_MAX, false));
+    seen.add(1, SeenAs { stored_at: first, era: Some((2, 1)) });
+    seen.add(2, SeenAs { stored_at: later, era: Some((2, 1)) });
+    let era = |seq| (seen.0[&seq].stored_at, seen.0[&seq].era);
+    assert_eq!(era(1), (first, Some((2, 1))), "it is there still");
+    assert_eq!(era(2), (first, Some((1, 1))), "whoever finishes means the first");
 }
