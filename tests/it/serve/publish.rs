@@ -196,10 +196,12 @@ fn a_server_that_stays_away_ends_the_publishing_with_counts() {
         drop(pipe);
         let ran = running.wait().exits(2).says("TG0401").says("publish the same again");
         let json = ran.json();
-        assert_eq!((&json["new"], &json["refused"]), (&json!(100), &json!(0)), "{ran}");
+        // All of the first hundred were stored; some confirmations may have died with the server.
+        let new = json["new"].as_u64().unwrap();
+        assert!((1..=100).contains(&new) && json["refused"] == json!(0), "{ran}");
         let unconfirmed = json["unconfirmed"].as_u64().unwrap();
-        assert_eq!(json["fetches"], 100 + unconfirmed, "{ran}");
-        assert!((10..=late as u64).contains(&unconfirmed), "{ran}");
+        assert_eq!(json["fetches"], new + unconfirmed, "{ran}");
+        assert!((10..=100 + late as u64).contains(&unconfirmed), "{ran}");
         assert!(ran.took < Duration::from_secs(15), "{ran}");
         nats.server.restart();
         nats.js(async |js| {
