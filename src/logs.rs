@@ -30,7 +30,8 @@ impl Logs {
         let terminal = std::io::stderr().is_terminal();
         let default = if terminal { "warn" } else { default };
         let level = global.log_level.as_deref().unwrap_or(default);
-        let filter = EnvFilter::try_new(level)
+        // What the NATS client says below a warning stands in events of our own.
+        let filter = EnvFilter::try_new(format!("async_nats=warn,{level}"))
             .with_context(|| format!("--log-level {level}: not a level and not a filter"))?;
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)

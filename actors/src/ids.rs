@@ -95,11 +95,17 @@ impl Account {
         utf8_percent_encode(&self.0, ENCODED).to_string()
     }
 
-    /// Reads an encoded name, canonical or not.
+    /// Reads an encoded name, canonical or not: bytes that need not be encoded may be, and others may not be.
+    /// A `%` must begin a code, or a name that was cut off would be taken for another account's.
     ///
     /// # Errors
-    /// The bytes are not UTF-8, or the name is not an account.
+    /// A `%` without two hex digits behind it, bytes that are not UTF-8, or a name that is no account.
     pub fn decode(text: &str) -> Result<Self, String> {
+        let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+        if text.split('%').skip(1).any(|rest| !is_code(rest)) {
+            let text = preview(text);
+            return Err(format!("the account `{text}` has a `%` without two hex digits behind it"));
+        }
         let decoded = percent_decode_str(text)
             .decode_utf8()
             .map_err(|_| format!("the account `{}` is not UTF-8", preview(text)))?;

@@ -17,6 +17,14 @@ pub(crate) fn pause(global: &Global, args: &PauseArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let Some(of) = &args.of else { return show(&plan, args.json) };
     let scope = scope(&plan, of)?;
+    if let (Some(account), None) = (&scope.account, &scope.api)
+        && let Some((_, last)) = account.as_str().rsplit_once('/')
+    {
+        let (platform, last) = (&scope.platform, printable(last));
+        say(format_args!(
+            "tollgate: warning: {platform} has no api `{last}`: the account is meant whose name ends so"
+        ));
+    }
     let since = Clock::new().wall();
     let until = match &args.within {
         None => None,

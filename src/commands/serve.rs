@@ -33,6 +33,12 @@ const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
+    if !plan.nats.declared {
+        let url = plan.nats.urls.join(", ");
+        say(format_args!(
+            "tollgate: warning: the configuration has no section [nats]; trying {url}"
+        ));
+    }
     let logs = Logs::start(global, &Progress::none(), "info")?;
     install_tls();
     supervise::keep_panics();

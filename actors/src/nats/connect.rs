@@ -280,7 +280,7 @@ pub(super) fn denied(said: &str) -> NatsError {
     NatsError::new(
         Code::NatsDenied,
         format!("the server refused: {said}"),
-        "give this user the rights that README lists, or name other credentials in nats.creds",
+        "give this user the rights that docs/nats.md lists, or name other credentials in nats.creds",
     )
 }
 

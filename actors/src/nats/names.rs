@@ -1,7 +1,7 @@
 //! Subjects, streams and buckets by name, and which partition an account is in.
 //!
 //! Every name starts with the prefix of the configuration: subjects as it is, streams and buckets in upper
-//! case. What follows stands in one place, here, and in README's table for publishers.
+//! case. What follows stands in one place, here, and in docs/nats.md for people.
 
 use std::sync::Arc;
 

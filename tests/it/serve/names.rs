@@ -81,15 +81,17 @@ fn a_fetch_may_leave_to_its_subject_what_that_says_already() {
     // Both may say it, if they agree.
     let all = json!({ "platform": "p", "account": "x@y", "api": "report", "priority": "high" });
     nats.publish("tollgate.fetch.p.x%40y.report.high", &[], body("3", &all));
-    // A sign of percent that encodes nothing stands for itself.
+    // A sign of percent that encodes nothing may be a name that was cut off.
     nats.publish("tollgate.fetch.p.50%.report", &[], body("4", &json!({})));
+    nats.publish("tollgate.fetch.p.50%25.report", &[], body("5", &json!({})));
     nats.wait_count("DONE", 5);
+    nats.wait_count("DEAD", 1);
     stop(node);
     let mut found: Vec<String> =
         dir.collected().into_values().map(|one| one.manifest.account).collect();
     found.sort();
     assert_eq!(found, ["50%", "a", "com.shop.app", "x@y", &long]);
-    assert_eq!((nats.count("DEAD"), nats.count("FETCH")), (0, 0));
+    assert_eq!((nats.count("DEAD"), nats.count("FETCH")), (1, 0));
 }
 
 #[test]
