@@ -130,11 +130,15 @@ async fn what_is_due_comes_back_also_while_nothing_can_be_read() {
     let lane = lane("meta.act_1.insights");
     let inner = &queue.0.inner;
     let (due, far) = (store(&queue, &lane, "due").await, store(&queue, &lane, "far").await);
-    queue.postpone(lane.clone(), due, in_ms(5000)).await.unwrap();
+    queue.postpone(lane.clone(), due, in_ms(3000)).await.unwrap();
     until("it is known", async || (inner.later.known() == 1).then_some(())).await;
     // Others have taken every place for readers.
     let mut others = 0;
-    let config = pull::Config { memory_storage: true, ..pull::Config::default() };
+    let config = pull::Config {
+        memory_storage: true,
+        inactive_threshold: Duration::from_secs(600),
+        ..pull::Config::default()
+    };
     while inner.aside.stream.create_consumer(config.clone()).await.is_ok() {
         others += 1;
         assert!(others <= 100);
