@@ -53,9 +53,9 @@ pub struct ObjectValue {
 ///
 /// Published on NATS under
 ///
-///      tollgate.fetch.<platform>.<account>.<api>          in order
-///      tollgate.fetch.<platform>.<account>.<api>.high     before the rest of its account
-///      tollgate.fetch.<platform>.<account>.<api>.low      when nothing else of its account waits
+/// - `tollgate.fetch.<platform>.<account>.<api>`: in order
+/// - `tollgate.fetch.<platform>.<account>.<api>.high`: before the rest of its account
+/// - `tollgate.fetch.<platform>.<account>.<api>.low`: when nothing else of its account waits
 ///
 /// with the header "Content-Type: application/x-protobuf". In the account every byte outside \[A-Za-z0-9_-\] is
 /// written as % and two upper-case hex digits. The header "Nats-Msg-Id: <platform>.<account>.<api>:<id>"
