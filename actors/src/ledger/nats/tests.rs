@@ -2,7 +2,6 @@
 
 mod network;
 
-use futures_util::StreamExt;
 use tempfile::TempDir;
 
 use super::*;
@@ -288,76 +287,4 @@ async fn load_when_ready(ledger: &NatsLedger, account: &AccountKey) -> Stored {
         }
     };
     timeout(Duration::from_secs(20), loaded).await.unwrap()
-}
-
-/// Figures, not a promise: `cargo test --release … -- --ignored --nocapture ledger_figures`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn ledger_figures() {
-    for jetstream in ["", "sync_interval: always"] {
-        let (_folder, server, bus) = ready(jetstream).await;
-        let one = ledger(&bus).await;
-        let keys: Vec<AccountKey> = (0..10_000).map(|n| account(&format!("act_{n}"))).collect();
-        let record = Bytes::from(vec![7; 300]);
-        for rate in [1_000_u32, 5_000] {
-            let took = Arc::new(Mutex::new(Vec::new()));
-            let (start, count) = (Instant::now(), rate * 6);
-            let mut tasks = Vec::new();
-            for number in 0..count {
-                tokio::time::sleep_until(start + Duration::from_secs(1) * number / rate).await;
-                let (ledger, record) = (one.clone(), record.clone());
-                let (key, took) = (keys[number as usize % keys.len()].clone(), took.clone());
-                tasks.push(tokio::spawn(async move {
-                    // The version is asked for outside of what is measured.
-                    let seen = load_or_none(&ledger, &key).await;
-                    let began = Instant::now();
-                    if ledger.store(key, seen, record).await.is_ok() {
-                        took.lock().unwrap().push(began.elapsed());
-                    }
-                }));
-            }
-            for task in tasks {
-                task.await.unwrap();
-            }
-            let mut took = took.lock().unwrap().clone();
-            took.sort_unstable();
-            let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
-            println!(
-                "`{jetstream}` {rate}/s: {} of {count} stored, p50 {:?} p99 {:?} max {:?}",
-                took.len(),
-                at(0.5),
-                at(0.99),
-                at(1.0)
-            );
-        }
-        let next = Bus::connect(&plan(&server), "next", false).await.unwrap();
-        let two = ledger_after(&next, vec![one.0.session.id()]).await;
-        for at_once in [64, 1024] {
-            let two = if at_once == 64 {
-                two.clone()
-            } else {
-                let third = Bus::connect(&plan(&server), "third", false).await.unwrap();
-                ledger_after(&third, vec![two.0.session.id()]).await
-            };
-            let began = Instant::now();
-            let claims = futures_util::stream::iter(keys.clone()).map(|key| {
-                let two = two.clone();
-                async move { two.load(key).await.map_err(|error| println!("{error}")).is_ok() }
-            });
-            let claims = claims.buffer_unordered(at_once);
-            let good = claims.filter(|good| std::future::ready(*good)).count().await;
-            let took = began.elapsed();
-            println!(
-                "`{jetstream}` claims, {at_once} at once: {good} of 10000, {:.0}/s",
-                10_000.0 / took.as_secs_f64()
-            );
-        }
-        let began = Instant::now();
-        let absent = futures_util::stream::iter(0..100_000).map(|n| {
-            let two = two.clone();
-            async move { assert!(two.load(account(&format!("new_{n}"))).await.unwrap().is_none()) }
-        });
-        absent.buffer_unordered(1024).count().await;
-        println!("`{jetstream}` 100,000 accounts without a record: {:?}", began.elapsed());
-    }
 }

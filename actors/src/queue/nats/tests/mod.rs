@@ -20,7 +20,6 @@ use crate::testkit::nats_server::NatsServer;
 mod endings;
 mod misfits;
 mod moves;
-mod speed;
 mod waking;
 
 queue_conformance!(everywhere open().await);
