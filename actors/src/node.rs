@@ -24,7 +24,7 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
-use crate::shard::context::{Shared, StoreHealth};
+use crate::shard::context::{LANDINGS_PER_SLOT, Shared, StoreHealth};
 use crate::shard::{
     AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Shard, Tallied,
     Tally, Work,
@@ -130,6 +130,7 @@ impl Node {
     pub async fn start(plan: Arc<Plan>, seams: Seams, clock: Clock) -> Result<Self, NodeError> {
         let totals = Arc::new(Totals::default());
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
+        let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
         let shared = Shared {
             clock,
             queue: seams.queue,
@@ -137,6 +138,7 @@ impl Node {
             store: seams.store,
             totals,
             slots,
+            landings,
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
             holds: seams.holds,

@@ -331,6 +331,13 @@ impl LimitSet {
         dated.filter_map(Limit::guard_span).min().unwrap_or(Span::ZERO)
     }
 
+    /// Whether the guard of any limit that counts by time was left to [`Guard::Default`].
+    pub fn has_default_guard(&self) -> bool {
+        self.limits
+            .iter()
+            .any(|limit| limit.rule.window().is_some() && limit.guard == Guard::Default)
+    }
+
     /// The limits that count calls of that api, with their places in the set.
     pub(crate) fn of(&self, api: ApiIx) -> impl Iterator<Item = (usize, &Limit)> {
         self.limits.iter().enumerate().filter(move |(_, limit)| limit.matches(api))

@@ -6,8 +6,10 @@
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
+//! - `amend`: what is learnt of a call after it was charged.
 //! - `apis`: the same under a configuration with other apis.
 
+mod amend;
 mod apis;
 mod claims;
 mod join;

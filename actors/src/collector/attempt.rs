@@ -1,5 +1,6 @@
 //! One attempt from permit to outcome: call, judge, store, manifest, out of the queue.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
 
-use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome};
+use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome, Slot};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
@@ -48,10 +49,11 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         meters: &meters,
         item: &item,
         permit: &permit,
+        slot: RefCell::new(slot),
         calls,
     };
     let outcome = attempt.run().await;
-    drop(slot);
+    drop(attempt);
     permit.finish(outcome);
 }
 
@@ -62,6 +64,7 @@ struct Attempt<'a> {
     meters: &'a PlatformMeters,
     item: &'a Item,
     permit: &'a Permit,
+    slot: RefCell<Slot>,
     calls: u32,
 }
 
@@ -221,6 +224,12 @@ impl Attempt<'_> {
         }
         drop(body);
         self.permit.call_ended(Sent::Maybe);
+        if let Some(place) = self.shard.landing()
+            && sink.is_held()
+        {
+            // Nothing is left to do but to store it: the next call need not wait for a slow store.
+            self.slot.replace(place);
+        }
         let mut done = None;
         let manifest = |stored: &Stored| {
             let made = self.done(status, stored);
@@ -308,8 +317,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Records an ending, as often as it takes. The slot stays taken meanwhile, which is what keeps a queue
-/// that is away from being asked for more.
+/// Records an ending, as often as it takes. The slot, or the place among those that are stored, stays taken
+/// meanwhile, which is what keeps a queue that is away from being asked for more.
 pub(crate) async fn finish_until_confirmed(
     shard: &Context,
     meters: &PlatformMeters,

@@ -37,6 +37,9 @@ use crate::throttle::messages::{Reported, SlotFree};
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
 const FREE_COLLECTORS_MAX: usize = 256;
+/// So many small bodies may be on their way into the store for each slot, with their calls over. What is
+/// called meanwhile and cannot be stored in the end is called again, so there is a bound beside memory's.
+pub(crate) const LANDINGS_PER_SLOT: usize = 3;
 /// High bits of a permit's number say which shard gave it.
 const PERMIT_SHARD_SHIFT: u32 = 48;
 
@@ -57,6 +60,8 @@ pub struct Shared {
     pub totals: Arc<Totals>,
     /// Attempts in flight over all shards.
     pub slots: Arc<Semaphore>,
+    /// Attempts whose calls are over and whose small bodies are held until they are stored.
+    pub landings: Arc<Semaphore>,
     /// One fetch at a time that was in flight at two crashes already.
     pub alone: Arc<Semaphore>,
     /// Whether the store takes bodies.
@@ -145,6 +150,7 @@ pub struct Context {
     pub(crate) faults: Faults,
     leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
+    landings: Arc<Semaphore>,
     slot_waiters: RefCell<VecDeque<(Ix, u64)>>,
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
@@ -184,6 +190,7 @@ impl Context {
             faults: Faults,
             leaving: RefCell::default(),
             slots: shared.slots,
+            landings: shared.landings,
             slot_waiters: RefCell::default(),
             slot_asked: Cell::new(false),
             free: RefCell::default(),
@@ -273,6 +280,11 @@ impl Context {
             actix_rt::spawn(Rc::clone(self).hand_out_slots());
         }
         None
+    }
+
+    /// A place for an attempt that only has its body to store, if one is free.
+    pub(crate) fn landing(&self) -> Option<Slot> {
+        Arc::clone(&self.landings).try_acquire_owned().ok().map(Slot::new)
     }
 
     async fn hand_out_slots(self: Rc<Self>) {

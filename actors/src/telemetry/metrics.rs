@@ -134,7 +134,7 @@ metrics! {
     NATS_CONNECTED: Gauge "tollgate_nats_connected" in "0 or 1" by [], NO_BUCKETS,
         "1 while the connection to NATS stands; absent without NATS";
     SLOTS: Gauge "tollgate_slots" in "attempts" by [], NO_BUCKETS,
-        "attempts that may be in flight at once: `collect.concurrency`";
+        "attempts that may be in flight at once, small bodies that are only stored not counted: `collect.concurrency`";
     SLOTS_OPEN: Gauge "tollgate_slots_open" in "attempts" by [], NO_BUCKETS,
         "how many of those are free; 0 for long means that `collect.concurrency` is the limit";
     BUFFERED: Gauge "tollgate_buffered_bytes" in "bytes" by [], NO_BUCKETS,

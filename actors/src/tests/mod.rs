@@ -147,6 +147,7 @@ impl Rig {
             store,
             totals: Arc::new(Totals::default()),
             slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
+            landings: Arc::new(Semaphore::new(plan.collect.concurrency)),
             alone: Arc::new(Semaphore::new(1)),
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),

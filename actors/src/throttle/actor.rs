@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
-use tollgate_gate::{At, PermitId};
+use tollgate_gate::{At, Charged, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
@@ -83,6 +83,14 @@ struct Flight {
     suspect: bool,
 }
 
+/// A call charged by its answer when little was known of its api.
+#[derive(Debug)]
+struct Doubted {
+    charged: Charged,
+    /// Its true stamp.
+    written: At,
+}
+
 /// Owner of one account's gate and lanes.
 #[derive(Debug)]
 pub struct Throttle {
@@ -110,6 +118,8 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
+    /// Those of an api's first two seconds, within bounds.
+    doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
     remembered: HashMap<Seq, (Tries, At, bool)>,
     /// Stretches whose fetches may have been in flight in another process, until they are read; whether that
@@ -176,6 +186,7 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
+            doubted: Vec::new(),
             remembered: HashMap::new(),
             suspected: Vec::new(),
             suspects_out: 0,

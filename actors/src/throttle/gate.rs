@@ -1,11 +1,12 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
 use tollgate_gate::{
-    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule, Sent, Span,
+    Ask, At, Because, Charged, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule,
+    Sent, Span,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
     ledger: Ledger,
 }
@@ -58,6 +59,10 @@ impl Gate {
     /// Adds what this process knows to what another one wrote.
     pub(super) fn join(&mut self, own: &Self, known: bool) {
         self.ledger.join(&own.ledger, known);
+    }
+
+    pub(super) fn arrived_later(&mut self, limits: &LimitSet, call: Charged, stamp: At) {
+        self.ledger.arrived_later(limits, call, stamp);
     }
 
     pub(super) fn in_flight(&self) -> Vec<PermitId> {

@@ -39,6 +39,7 @@ impl Throttle {
         }
         self.shard.faults.throttle(&self.key);
         let now = self.now();
+        self.reconsider(now);
         self.gate.prune(&self.platform.limits, now);
         let mut wait = Wait::default();
         let halted = self.shard.halted().or(match self.fence {
@@ -302,7 +303,7 @@ impl Throttle {
         });
         Record {
             config: self.shard.plan.hash.clone(),
-            gate: self.gate.encode(&self.platform.limits, now),
+            gate: self.gate_without_doubt().encode(&self.platform.limits, now),
             flying: flying.chain(decided).collect(),
             parked: parked.chain(remembered).collect(),
             throttled_in_a_row: self.throttled_in_a_row,
