@@ -249,8 +249,10 @@ impl Throttle {
             gate.lose_all(&limits, lost.latest, lost.slots_until);
         }
         let known = record.knows(self.shard.ledger.session()) >= self.last_given;
-        gate.join(&self.gate, known);
+        gate.join(&self.gate_without_doubt(), known);
         self.gate = gate;
+        // Their charges may be joined with others and could not be found any more.
+        self.doubted.clear();
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
         self.stale = !record.flying.is_empty() || !record.open.is_empty();
