@@ -7,6 +7,7 @@
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `apis`: the same under a configuration with other apis.
+//! - `walk`: a whole account in virtual time, against arithmetic.
 
 mod apis;
 mod claims;
@@ -14,6 +15,7 @@ mod join;
 mod judge;
 mod record;
 mod simulation;
+mod walk;
 
 use core::num::NonZeroU32;
 
