@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Serve,
     /// Puts the fetches in JSON Lines or CSV files on NATS, each confirmed
     Publish(PublishArgs),
+    /// Says when fetches would be done, what they would wait for and what would help; makes no call
+    Plan(PlanArgs),
     /// Creates or upgrades the streams and buckets on NATS
     Setup(SetupArgs),
     /// Holds a platform, an account or an api: it makes no calls until it is resumed
@@ -117,6 +119,43 @@ pub(crate) enum InputFormat {
     Jsonl,
     /// A header and rows
     Csv,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+What is assumed, and can be said otherwise: each fetch is one call that succeeds, an answer comes after
+--latency, the accounts have made no calls before (--local: those that the data folder knows of), and at most
+collect.concurrency calls are in flight. The machine and the network cost no time.
+
+Examples:
+  tollgate plan fetches.jsonl
+  tollgate plan --latency 0.2s --latency kakao=1.5s --latency kakao/creative-report=20s fetches.csv
+  tollgate plan --at 2026-11-22T00:00:00+09:00 --json - < fetches.jsonl")]
+pub(crate) struct PlanArgs {
+    /// JSON Lines or CSV, one fetch each; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The form of all inputs; else the file's extension says it, and standard input is JSON Lines
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<InputFormat>,
+    /// When it starts, as 2026-11-22T00:00:00Z; else now
+    #[arg(long, value_name = "TIME", conflicts_with = "local")]
+    pub(crate) at: Option<String>,
+    /// From a request to the end of its answer; of all, of a platform or of one api; may be said many times
+    #[arg(long, value_name = "[PLATFORM[/API]=]DURATION", default_value = "0.3s")]
+    pub(crate) latency: Vec<String>,
+    /// Starts from what the data folder of `run` knows of the accounts; nobody may be working on it
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Leaves out what changing a limit would buy
+    #[arg(long)]
+    pub(crate) no_changes: bool,
+    /// Most accounts shown one by one
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) most: usize,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

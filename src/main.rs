@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&cli.global, args),
         Command::Serve => commands::serve::run(&cli.global),
         Command::Publish(args) => commands::publish::run(&cli.global, args),
+        Command::Plan(args) => commands::plan::run(&cli.global, args),
         Command::Setup(args) => commands::setup::run(&cli.global, args),
         Command::Pause(args) => commands::pause::pause(&cli.global, args),
         Command::Resume(args) => commands::pause::resume(&cli.global, args),

@@ -10,6 +10,7 @@ pub(crate) mod nats;
 pub(crate) mod open_store;
 pub(crate) mod pause;
 pub(crate) mod place;
+pub(crate) mod plan;
 pub(crate) mod publish;
 pub(crate) mod run;
 pub(crate) mod serve;
