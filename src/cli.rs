@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
+    /// Proves from a log of calls that no window of any limit was exceeded, or shows the calls that did
+    Audit(AuditArgs),
     /// Says what an error code means and what to do
     Explain(ExplainArgs),
 }
@@ -273,6 +275,83 @@ pub(crate) struct DeadChoice {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A log is JSON Lines, or text: the combined format of nginx and Apache, or another that --line declares as
+nginx's log_format does. Logs that are gzip are unpacked. Several files are read as one, the oldest first.
+
+SOURCE is path:TEMPLATE as path:/v1/{account}/reports/{api}, query:NAME, or the name of a field (JSON) or
+variable (text, as http_x_account). Where nothing is said: the fields `account` and `api`, then what the
+configuration's paths, queries and headers hold.
+FIELD may end in its unit: at:ms. Times without one are told by their size; RFC 3339 and %t are known.
+
+exit 0: every limit is proved. 1: one was exceeded, or the log does not tell. 2: it could not begin.
+
+A stamp of a whole second may be a second before the call: such a log proves nothing about a window of 1 s, and
+says so. nginx stamps the end of a call: --line with $msec and $request_time, and --stamp end.
+
+Examples:
+  tollgate audit access.log --platform kakao
+  tollgate audit --line '$msec $request_time $http_x_account \"$request\"' --stamp end access.log.1.gz
+  tollgate audit calls.jsonl --limit 'gap = { per = [\"account\"], every = \"5s\" }' --time at_ns
+  tollgate audit --ledger")]
+pub(crate) struct AuditArgs {
+    /// Logs, oldest first; `-` is standard input
+    #[arg(value_name = "LOG", required_unless_present = "ledger", conflicts_with = "ledger")]
+    pub(crate) logs: Vec<PathBuf>,
+    /// Looks at what the data folder of `run` keeps of calls, instead of a log
+    #[arg(long)]
+    pub(crate) ledger: bool,
+    /// Whose limits, if the configuration has several platforms; calls of others are stepped over
+    #[arg(long, value_name = "NAME")]
+    pub(crate) platform: Option<String>,
+    /// A limit as the configuration would declare it; with these, that is not read unless --config is said
+    #[arg(long = "limit", value_name = "TOML")]
+    pub(crate) limits: Vec<String>,
+    /// Only this limit; may be said many times
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) only: Vec<String>,
+    /// The form of text lines, as nginx's log_format
+    #[arg(long, value_name = "FORM")]
+    pub(crate) line: Option<String>,
+    /// Where the account stands
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) account: Option<String>,
+    /// Where the api stands
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) api: Option<String>,
+    /// The time of a call
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) time: Option<String>,
+    /// How long a call took: calls at once cannot be counted without
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) took: Option<String>,
+    /// Whether the time is that of the call's start or of its end
+    #[arg(long, value_enum, default_value_t = StampOf::Start)]
+    pub(crate) stamp: StampOf,
+    /// The step of the log's clock, where it is another than it looks
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) step: Option<String>,
+    /// By how much a time may be wrong beyond that, either way
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) slack: String,
+    /// How far lines may be out of order
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) sort_within: String,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which moment of a call a log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StampOf {
+    /// When it came
+    Start,
+    /// When it was answered
+    End,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
+        Command::Audit(args) => commands::audit::run(&cli.global, args),
         Command::Explain(args) => commands::explain::run(args),
     };
     match exit {

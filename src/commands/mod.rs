@@ -1,5 +1,6 @@
 //! One file per command, and what several of them need.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod dead;
 pub(crate) mod demo;

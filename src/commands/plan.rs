@@ -232,7 +232,7 @@ fn limits(forecast: &Forecast) -> std::io::Result<()> {
 }
 
 fn changes(forecast: &Forecast) -> std::io::Result<()> {
-    let worth = |saved: f64| saved > forecast.seconds / 1000.0;
+    let worth = |saved: f64| saved > forecast.seconds / 100.0;
     let (helps, idle): (Vec<_>, Vec<_>) =
         forecast.changes.iter().partition(|row| worth(row.saved_seconds));
     if !helps.is_empty() {
