@@ -38,6 +38,8 @@ pub(super) struct Error {
     pub(super) late: Ns,
     /// Whether the late end itself is impossible: a stamp of a whole second was cut off, not rounded.
     pub(super) cut: bool,
+    /// By how much the time that a call took may be longer than it is told.
+    pub(super) took: Ns,
 }
 
 impl Error {
@@ -234,7 +236,7 @@ fn concurrent(
     call: Call,
     error: Error,
 ) -> Finding {
-    let e = error.distance();
+    let e = error.distance().saturating_add(error.took);
     while open.peek().is_some_and(|Reverse((end, _, _))| end.saturating_add(e) <= call.at) {
         open.pop();
     }

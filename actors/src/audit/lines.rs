@@ -294,14 +294,14 @@ pub(super) fn stamp(cell: &Cell<'_>, unit: Option<Unit>) -> Option<Stamp> {
     }
 }
 
-/// A length of time.
-pub(super) fn length(cell: &Cell<'_>, unit: Unit) -> Option<Ns> {
+/// A length of time and its step.
+pub(super) fn length(cell: &Cell<'_>, unit: Unit) -> Option<(Ns, Ns)> {
     let length = match cell {
-        Cell::Whole(number) => number.checked_mul(unit.0)?,
-        Cell::Real(number) => decimal(&number.to_string(), unit)?.at,
-        Cell::Text(text) => decimal(text.trim(), unit)?.at,
+        Cell::Whole(number) => Stamp { at: number.checked_mul(unit.0)?, step: unit.0 },
+        Cell::Real(number) => decimal(&number.to_string(), unit)?,
+        Cell::Text(text) => decimal(text.trim(), unit)?,
     };
-    (length >= 0).then_some(length)
+    (length.at >= 0).then_some((length.at, length.step))
 }
 
 /// `1763712345.123`: exact, where a binary fraction is not. The step is that of its last digit.
@@ -405,7 +405,7 @@ mod tests {
         for wrong in wrong {
             assert_eq!(of(wrong), None, "{wrong}");
         }
-        assert_eq!(length(&Cell::Text("0.250".into()), Unit::SECONDS), Some(250 * ms));
+        assert_eq!(length(&Cell::Text("0.250".into()), Unit::SECONDS), Some((250 * ms, ms)));
         assert_eq!(length(&Cell::Real(-0.5), Unit::SECONDS), None);
     }
 

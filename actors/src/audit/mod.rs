@@ -175,6 +175,8 @@ pub struct Audit {
     newest: Ns,
     first: Vec<Entry>,
     steps: Vec<Ns>,
+    /// The finest step of the times that calls took.
+    took_step: Option<Ns>,
     started: bool,
     ours: bool,
     logs: Vec<String>,
@@ -223,7 +225,7 @@ enum Found {
 
 struct Seen {
     at: lines::Stamp,
-    took: Option<Ns>,
+    took: Option<(Ns, Ns)>,
     account: Option<String>,
     api: Option<String>,
     /// It is a line of Tollgate's own log.
@@ -365,6 +367,7 @@ impl Audit {
             newest: Ns::MIN,
             first: Vec::new(),
             steps: Vec::new(),
+            took_step: None,
             started: false,
             ours: false,
             logs: Vec::new(),
@@ -425,6 +428,10 @@ impl Audit {
                     self.ours |= ours;
                     let account = account.map(|name| self.names.number(&name)).transpose()?;
                     let api = api.map(|name| self.names.number(&name)).transpose()?;
+                    if let Some((_, step)) = took.filter(|_| !self.started) {
+                        self.took_step = Some(self.took_step.map_or(step, |known| known.min(step)));
+                    }
+                    let took = took.map(|(took, _)| took);
                     let start = match took {
                         Some(took) if self.options.stamped_at_end => at.at.saturating_sub(took),
                         _ => at.at,
@@ -544,17 +551,19 @@ impl Audit {
             self.first.len() >= STEP_LINES_MIN && self.first.iter().all(|call| call.at % step == 0)
         });
         let step = self.options.step.unwrap_or(finest.max(coarser.unwrap_or(1)));
-        let cut = if step <= EXACT { 0 } else { step };
+        let cut_off = |step: Ns| if step <= EXACT { 0 } else { step };
+        let (cut, took) = (cut_off(step), cut_off(self.took_step.unwrap_or(0)));
         let slack = self.options.slack;
+        // The start is the end less the time it took, which is cut off as well.
+        let back = if self.options.stamped_at_end { took } else { 0 };
         let permit = if self.ours { PERMIT_USE } else { 0 };
-        self.proof.stamps(
-            step,
-            counter::Error {
-                early: slack,
-                late: slack.saturating_add(cut).saturating_add(permit),
-                cut: cut > 0,
-            },
-        );
+        let error = counter::Error {
+            early: slack.saturating_add(back),
+            late: slack.saturating_add(cut).saturating_add(permit),
+            cut: cut > 0,
+            took,
+        };
+        self.proof.stamps(step, error);
         for call in std::mem::take(&mut self.first) {
             self.sort(call);
         }

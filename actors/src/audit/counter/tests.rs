@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const S: Ns = 1_000_000_000;
-const EXACT: Error = Error { early: 0, late: 0, cut: false };
+const EXACT: Error = Error { early: 0, late: 0, cut: false, took: 0 };
 
 fn call(at: Ns, line: usize) -> Call {
     Call { at, end: None, line: line as u64 }
@@ -131,7 +131,7 @@ proptest! {
         times in times(), max in 1_u64..6, window in 1_i64..40, rate in 1_i64..9, step in 1_i64..12,
     ) {
         let (window, step) = (window * 50_000_000, step * 100_000_000);
-        let error = Error { early: 0, late: step, cut: true };
+        let error = Error { early: 0, late: step, cut: true, took: 0 };
         let stamps: Vec<Ns> = times.iter().map(|at| at - at % step).collect();
         let coarse = found(&Rule::Window { max, window }, &calls(&stamps), error);
         let truth = naive_window(max, window, &times);
@@ -175,7 +175,7 @@ proptest! {
     ) {
         let window = window * 50_000_000;
         let slack = 150_000_000;
-        let error = Error { early: slack, late: slack, cut: false };
+        let error = Error { early: slack, late: slack, cut: false, took: 0 };
         let mut stamps: Vec<Ns> =
             times.iter().zip(&off).map(|(at, off)| at + off * 1_000_000).collect();
         stamps.sort_unstable();
@@ -192,7 +192,7 @@ proptest! {
 
 #[test]
 fn whole_seconds_cannot_prove_a_window_of_one_but_can_break_it() {
-    let error = Error { early: 0, late: S, cut: true };
+    let error = Error { early: 0, late: S, cut: true, took: 0 };
     let rule = |secs: Ns| Rule::Window { max: 1, window: secs * S };
     let at = |secs: &[Ns]| -> Vec<Call> { calls(&secs.iter().map(|s| s * S).collect::<Vec<_>>()) };
     assert_eq!(found(&rule(1), &at(&[1, 2, 4]), error), [0, 1, 0], "2 s are over 1 s for certain");
