@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
     /// Proves from a log of calls that no window of any limit was exceeded, or shows the calls that did
-    Audit(AuditArgs),
+    Audit(Box<AuditArgs>),
     /// Says what an error code means and what to do
     Explain(ExplainArgs),
 }

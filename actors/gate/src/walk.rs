@@ -218,13 +218,12 @@ impl<'a> Walk<'a> {
                     let answer = self.flights.peek().map(|Reverse((at, _))| *at);
                     let sooner = self.lanes.iter().filter_map(|lane| lane.later.last());
                     let sooner = sooner.map(|run| run.not_before).min();
-                    match [until, answer, sooner].into_iter().flatten().min() {
-                        Some(at) => self.wait(at, what),
+                    let next = [until, answer, sooner].into_iter().flatten().min();
+                    if let Some(at) = next {
+                        self.wait(at, what);
+                    } else {
                         // It waits for a report that no walk brings.
-                        None => {
-                            let left = self.lanes.iter_mut().map(Lane::drop_all);
-                            self.never += left.sum::<u64>();
-                        }
+                        self.never += self.lanes.iter_mut().map(Lane::drop_all).sum::<u64>();
                     }
                 }
                 Choice::Nothing => match self.flights.iter().map(|Reverse((at, _))| *at).max() {

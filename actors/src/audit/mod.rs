@@ -307,21 +307,20 @@ impl Audit {
         };
         let account_told = place(&options.account, "--account")?;
         let api_told = place(&options.api, "--api")?;
-        let accounts = match account_told {
-            Some(place) => vec![place],
-            None => {
-                let mut places = vec![Where::Field(field("account"))];
-                for header in &declared.account_headers {
-                    let variable = header.to_ascii_lowercase().replace('-', "_");
-                    places.push(Where::Field(field(&format!("http_{variable}"))));
-                }
-                let paths = declared.apis.iter().map(|(_, path)| path);
-                let with_account = paths.filter(|path| path.names().next().is_some());
-                places.extend(with_account.map(|path| Where::Target(Source::Path(path.clone()))));
-                let queries = declared.account_queries.iter();
-                places.extend(queries.map(|name| Where::Target(Source::Query(name.clone()))));
-                places
+        let accounts = if let Some(place) = account_told {
+            vec![place]
+        } else {
+            let mut places = vec![Where::Field(field("account"))];
+            for header in &declared.account_headers {
+                let variable = header.to_ascii_lowercase().replace('-', "_");
+                places.push(Where::Field(field(&format!("http_{variable}"))));
             }
+            let paths = declared.apis.iter().map(|(_, path)| path);
+            let with_account = paths.filter(|path| path.names().next().is_some());
+            places.extend(with_account.map(|path| Where::Target(Source::Path(path.clone()))));
+            let queries = declared.account_queries.iter();
+            places.extend(queries.map(|name| Where::Target(Source::Query(name.clone()))));
+            places
         };
         let apis = match api_told {
             Some(place) => vec![place],
@@ -483,8 +482,7 @@ impl Audit {
         let target = target.as_deref().unwrap_or_default();
         let mut words = target.split(' ');
         let target = match (words.next(), words.next()) {
-            (Some(_), Some(target)) => target,
-            (Some(target), None) => target,
+            (Some(_), Some(target)) | (Some(target), None) => target,
             (None, _) => "",
         };
         let (path, query) = split_target(target);

@@ -163,7 +163,7 @@ fn row(
         (false, None) => Verdict::Proved,
     };
     let name = |number: Option<u32>| {
-        number.and_then(|number| names.get(number as usize)).map(|name| name.to_string())
+        number.and_then(|number| names.get(number as usize)).map(ToString::to_string)
     };
     let first = found.broken.as_ref().or(found.open.as_ref().filter(|_| verdict == Verdict::Open));
     Row {

@@ -164,9 +164,13 @@ pub(super) fn split_target(target: &str) -> (&str, &str) {
 pub(super) fn query_value<'a>(name: &str, query: &'a str) -> Option<Cow<'a, str>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decoded(key) == name).then(|| match value.contains('+') {
-            true => Cow::Owned(decoded(&value.replace('+', " ")).into_owned()),
-            false => decoded(value),
+        if decoded(key) != name {
+            return None;
+        }
+        Some(if value.contains('+') {
+            Cow::Owned(decoded(&value.replace('+', " ")).into_owned())
+        } else {
+            decoded(value)
         })
     })
 }

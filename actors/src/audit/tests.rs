@@ -197,7 +197,9 @@ fn daily_and_bucket_limits_are_counted_as_declared() {
     assert_eq!(verdicts(&report), [("day", Verdict::Exceeded)]);
     let bucket = "burst = { per = [\"account\"], rate = \"2/s\", burst = 3 }";
     let calls = |ms: &[u32]| -> String {
-        ms.iter().map(|ms| format!("{{\"account\":\"a\",\"at_ms\":{ms}}}\n")).collect()
+        let lines: Vec<String> =
+            ms.iter().map(|ms| format!("{{\"account\":\"a\",\"at_ms\":{ms}}}")).collect();
+        lines.join("\n")
     };
     let exact = || Options { step: Some(0), ..with(&[bucket]) };
     assert!(audit(exact(), &calls(&[0, 0, 0, 500, 1000])).proved);

@@ -98,7 +98,7 @@ fn what_a_change_buys_is_what_a_plan_with_that_change_says() {
     ];
     let limits = |without: usize| {
         let kept = rows.iter().enumerate().filter(|(place, _)| *place != without);
-        kept.map(|(_, (name, rule))| format!("{name} = {rule}\n")).collect::<String>()
+        kept.map(|(_, (name, rule))| format!("{name} = {rule}")).collect::<Vec<_>>().join("\n")
     };
     let mut lines = String::new();
     for (account, count) in [("a", 40), ("b", 33), ("c", 17), ("d", 40)] {

@@ -88,17 +88,14 @@ proptest! {
         times in times(), rate in 1_i64..20, burst in 1_i64..12,
     ) {
         let rule = Rule::Bucket { calls: rate as u64, within: S, burst: burst as u64 };
-        let mut all = true;
         // Up to the first: behind it the two mean different things.
         for end in 1..=times.len() {
             let exceeded = naive_bucket(rate, S, burst, &times[..end]);
             let told = found(&rule, &calls(&times[..end]), EXACT);
             prop_assert!(!told.contains(&1), "nothing is open where stamps are exact");
             prop_assert_eq!(told.contains(&2), exceeded);
-            all &= !exceeded;
             if exceeded { break; }
         }
-        let _seen = all;
     }
 
     #[test]
