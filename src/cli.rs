@@ -125,8 +125,8 @@ pub(crate) enum InputFormat {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-What is assumed, and can be said otherwise: each fetch is one call that succeeds, an answer comes after
---latency, the accounts have made no calls before (--local: those that the data folder knows of), and at most
+What is assumed: each fetch is one call that succeeds; an answer comes after --latency; the
+accounts have made no calls before (--local: those that the data folder knows of); at most
 collect.concurrency calls are in flight. The machine and the network cost no time.
 
 Examples:
@@ -279,18 +279,21 @@ pub(crate) struct DeadChoice {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
-A log is JSON Lines, or text: the combined format of nginx and Apache, or another that --line declares as
-nginx's log_format does. Logs that are gzip are unpacked. Several files are read as one, the oldest first.
+A log is JSON Lines, or text: the combined format of nginx and Apache, or another that --line
+declares as nginx's log_format does. Logs that are gzip are unpacked. Several are read as one,
+the oldest first.
 
-SOURCE is path:TEMPLATE as path:/v1/{account}/reports/{api}, query:NAME, or the name of a field (JSON) or
-variable (text, as http_x_account). Where nothing is said: the fields `account` and `api`, then what the
-configuration's paths, queries and headers hold.
-FIELD may end in its unit: at:ms. Times without one are told by their size; RFC 3339 and %t are known.
+SOURCE is path:TEMPLATE as path:/v1/{account}/reports/{api}, query:NAME, or the name of a field
+(JSON) or variable (text, as http_x_account). Where nothing is said: the fields `account` and
+`api`, then what the configuration's paths, queries and headers hold.
+FIELD may end in its unit, as at:ms. Times without one are told by their size; RFC 3339 and the
+form of the combined format are known.
 
-exit 0: every limit is proved. 1: one was exceeded, or the log does not tell. 2: it could not begin.
+Exit 0: every limit is proved. 1: one was exceeded, or the log does not tell. 2: it could not begin.
 
-A stamp of a whole second may be a second before the call: such a log proves nothing about a window of 1 s, and
-says so. nginx stamps the end of a call: --line with $msec and $request_time, and --stamp end.
+A call may come up to a second after its stamp of a whole second: such a log proves nothing about
+a window of 1 s, and the audit says so. nginx stamps the end of a call: log $msec and
+$request_time, and say --stamp end.
 
 Examples:
   tollgate audit access.log --platform kakao
@@ -307,7 +310,8 @@ pub(crate) struct AuditArgs {
     /// Whose limits, if the configuration has several platforms; calls of others are stepped over
     #[arg(long, value_name = "NAME")]
     pub(crate) platform: Option<String>,
-    /// A limit as the configuration would declare it; with these, that is not read unless --config is said
+    /// A limit as the configuration would declare it; with one, the configuration's own do not count
+    /// unless --platform is said
     #[arg(long = "limit", value_name = "TOML")]
     pub(crate) limits: Vec<String>,
     /// Only this limit; may be said many times

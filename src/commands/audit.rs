@@ -117,11 +117,11 @@ fn show(report: &Report, args: &AuditArgs) -> std::io::Result<()> {
         (Some(first), Some(last)) if !args.ledger => format!(", {first} to {last}"),
         _ => String::new(),
     };
-    let read = if args.ledger { "records" } else { "lines" };
+    let read = if args.ledger { "record" } else { "line" };
     print(format_args!(
-        "{} calls in {} {read}{from_to}",
-        number(report.calls),
-        number(report.lines)
+        "{} in {}{from_to}",
+        count(report.calls, "call"),
+        count(report.lines, read)
     ))?;
     if report.stepped_over > 0 {
         print(format_args!("{} lines are no calls that count here", number(report.stepped_over)))?;
@@ -141,10 +141,18 @@ fn show(report: &Report, args: &AuditArgs) -> std::io::Result<()> {
     verdict(report, args)
 }
 
+fn count(count: u64, what: &str) -> String {
+    let many = if count == 1 { "" } else { "s" };
+    format!("{} {what}{many}", number(count))
+}
+
 fn limit(row: &LimitRow, wide: usize) -> std::io::Result<()> {
     let LimitRow { limit, allows, .. } = row;
-    let counted = format!("{} calls, {} counters", number(row.calls), number(row.counters));
+    let counted = format!("{}, {}", count(row.calls, "call"), count(row.counters, "counter"));
     match row.verdict {
+        Verdict::Proved if row.calls == 0 => {
+            print(format_args!("no calls  {limit:<wide$}  {allows}"))
+        }
         Verdict::Proved => {
             let closest = row.closest_seconds.map_or_else(String::new, |closest| {
                 format!("; one more took {closest} s at least")
@@ -156,8 +164,8 @@ fn limit(row: &LimitRow, wide: usize) -> std::io::Result<()> {
             print(format_args!("not shown {limit:<wide$}  {allows}: {}", printable(why)))
         }
         Verdict::Exceeded => {
-            let times = number(row.exceeded_times);
-            print(format_args!("EXCEEDED  {limit:<wide$}  {allows} ({counted}; {times} times)"))?;
+            let times = count(row.exceeded_times, "time");
+            print(format_args!("EXCEEDED  {limit:<wide$}  {allows} ({counted}; {times})"))?;
             row.first.as_ref().map_or(Ok(()), calls)
         }
     }

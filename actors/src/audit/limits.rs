@@ -17,7 +17,7 @@ use crate::ids::preview;
 
 /// Keys of a limit that say how *we* keep it, or what answers say about it: what the provider allows is not
 /// changed by them.
-const OURS: [&str; 4] = ["guard", "observe", "over", "reserve"];
+const OURS: [&str; 5] = ["guard", "observe", "over", "reserve", "share"];
 
 /// A limit to be proved.
 #[derive(Debug, Clone)]

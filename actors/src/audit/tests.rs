@@ -1,5 +1,7 @@
 use std::fmt::Write;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const CONFIG: &str = r#"
@@ -235,5 +237,46 @@ fn every_mistake_says_what_is_wrong() {
     for (options, wanted) in cases {
         let text = refused(options);
         assert!(text.starts_with("TG0320: ") && text.contains(wanted), "{wanted}: {text}");
+    }
+}
+
+/// A line of a known form with some of its bytes replaced, cut off or repeated.
+fn torn_line() -> impl Strategy<Value = Vec<u8>> {
+    let good = [
+        r#"{"account":"a","at_us":1800000000000000,"took_ms":3,"api":"list","x":[1,{"y":null}]}"#,
+        r#"{"account":"a","time":"2026-11-21T00:00:00.123Z","path":"/v4/a/list?x=1"}"#,
+        r#"1.2.3.4 - a [10/Oct/2000:13:55:36 -0700] "GET /v4/a/list HTTP/1.1" 200 1 "-" "-""#,
+    ];
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5);
+    (prop::sample::select(good.to_vec()), edits, any::<prop::sample::Index>()).prop_map(
+        |(line, edits, end)| {
+            let mut line = line.as_bytes().to_vec();
+            for (place, byte) in edits {
+                let place = place.index(line.len());
+                line[place] = byte;
+            }
+            line.truncate(end.index(line.len() * 3).max(1));
+            line
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn no_line_whatever_brings_it_down_and_each_is_counted_once(
+        lines in prop::collection::vec(
+            prop_oneof![torn_line(), prop::collection::vec(any::<u8>(), 0..80)], 0..20),
+    ) {
+        let mut audit = Audit::new(Options {
+            config: Some(CONFIG.into()),
+            sort_within: 1_000_000_000,
+            ..Options::default()
+        }).unwrap();
+        let log = lines.join(&b'\n');
+        audit.read("log", &log[..]).unwrap();
+        let report = audit.finish();
+        let told = report.calls + report.unsorted + report.stepped_over + report.unreadable;
+        prop_assert_eq!(told, report.lines);
+        prop_assert!(!(report.proved && report.unreadable > 0));
     }
 }
