@@ -298,6 +298,16 @@ impl Ledger {
         self.permits.iter().map(|permit| permit.id)
     }
 
+    /// The charges that still count, for whoever checks them: the place of the limit, the api whose counter it
+    /// is (`None`: the one that all share), when, and how many calls. Those of a counter come in order of time;
+    /// charges that were rounded up are told as they are kept. Calls in flight are not among them.
+    pub fn charged(&self) -> impl Iterator<Item = (usize, Option<ApiIx>, At, u32)> {
+        self.charges.iter().flat_map(|charges| {
+            let entries = charges.entries().iter();
+            entries.map(|entry| (charges.limit, charges.bucket, entry.at, entry.calls))
+        })
+    }
+
     /// The same ledger for another set of limits, matched by the names of limits and apis: what a restart
     /// with a changed configuration does, without the restart ([`Ledger::decode`] says what is kept). `old`
     /// is the set it belonged to until now.

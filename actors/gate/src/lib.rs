@@ -18,7 +18,8 @@
 //!
 //! The parts: [`LimitSet`] (what is allowed), [`Ledger`] (what was done), [`Holds`] (what else stops),
 //! [`decide`] (the decision). [`Ledger::encode`] and [`Ledger::decode`] carry it over a restart and over a
-//! change of limits and apis, both of which are found by their names.
+//! change of limits and apis, both of which are found by their names. [`Walk`] is the same decision in virtual
+//! time.
 #![warn(missing_docs)]
 
 mod amend;
@@ -29,6 +30,7 @@ mod hold;
 mod ledger;
 mod limit;
 mod time;
+mod walk;
 
 #[cfg(test)]
 mod tests;
@@ -43,3 +45,4 @@ pub use limit::{
     NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
 pub use time::{At, Span};
+pub use walk::{LaneWork, Run, Step, WaitedFor, Walk};

@@ -8,6 +8,7 @@
 //! - `join`: two writers' knowledge of one account.
 //! - `amend`: what is learnt of a call after it was charged.
 //! - `apis`: the same under a configuration with other apis.
+//! - `walk`: a whole account in virtual time, against arithmetic.
 
 mod amend;
 mod apis;
@@ -16,6 +17,7 @@ mod join;
 mod judge;
 mod record;
 mod simulation;
+mod walk;
 
 use core::num::NonZeroU32;
 
