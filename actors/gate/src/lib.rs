@@ -21,6 +21,7 @@
 //! change of limits and apis, both of which are found by their names.
 #![warn(missing_docs)]
 
+mod change;
 mod charges;
 mod codec;
 mod decide;
@@ -32,6 +33,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+pub use change::{Change, ChangeKind, Known};
 pub use codec::{DecodeError, Note};
 pub use decide::{Ask, Because, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};

@@ -7,8 +7,10 @@
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `apis`: the same under a configuration with other apis.
+//! - `change`: a ledger under another set of limits.
 
 mod apis;
+mod change;
 mod claims;
 mod join;
 mod judge;

@@ -301,7 +301,7 @@ impl Throttle {
             not_within_ms: at.since(now).0.div_ceil(1000),
         });
         Record {
-            config: self.shard.plan.hash.clone(),
+            config: self.shard.plan().hash.clone(),
             gate: self.gate.encode(&self.platform.limits, now),
             flying: flying.chain(decided).collect(),
             parked: parked.chain(remembered).collect(),

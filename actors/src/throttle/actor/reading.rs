@@ -131,7 +131,7 @@ impl Throttle {
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
         let lane = self.lanes[place].key.clone();
         let content = Content::of(row.content_type.as_deref());
-        let checked = recipe::check_queued(&self.shard.plan, &lane, &content, &row.payload);
+        let checked = recipe::check_queued(&self.shard.plan(), &lane, &content, &row.payload);
         let accepted = match checked {
             Ok(accepted) => accepted,
             Err(refusal) => {
