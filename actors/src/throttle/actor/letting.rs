@@ -445,7 +445,7 @@ impl Throttle {
     }
 
     /// No lane's next permit has a known earliest time any more.
-    fn forget_due(&mut self) {
+    pub(super) fn forget_due(&mut self) {
         for lane in &mut self.lanes {
             lane.due = None;
         }
@@ -453,7 +453,7 @@ impl Throttle {
 
     /// Permits that were not handed on, and so lead to no call, whatever a record says of them: their fetches
     /// wait on.
-    fn put_back(&mut self, batch: Vec<Decided>) {
+    pub(super) fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
             self.gate.give_back(decided.id);
