@@ -11,6 +11,7 @@ pub(crate) mod open_store;
 pub(crate) mod pause;
 pub(crate) mod place;
 pub(crate) mod publish;
+pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod session;

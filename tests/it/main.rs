@@ -22,6 +22,7 @@ mod inputs;
 mod nats_server;
 mod objects;
 mod output;
+mod reload;
 mod rude;
 mod run;
 mod s3;

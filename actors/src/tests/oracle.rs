@@ -1,6 +1,7 @@
 //! A brute-force judge of when calls may go, written without the gate: it looks at every millisecond of a
 //! run and counts.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{Rig, account_of, api_of};
@@ -47,9 +48,17 @@ impl Limit {
         }
     }
 
+    /// The length of its window in milliseconds, if it counts by time.
+    fn window(self) -> Option<u64> {
+        match self.rule {
+            Rule::Every(window) | Rule::Max(_, window) => Some(window),
+            Rule::Concurrent(_) => None,
+        }
+    }
+
     /// Whether a call of `api` may go at `now`, after these of its account.
-    fn allows(self, api: &str, now: u64, before: &[Call]) -> bool {
-        let mine = before.iter().filter(|call| !self.per_api || call.api == api);
+    fn allows<'a>(self, api: &str, now: u64, before: impl IntoIterator<Item = &'a Call>) -> bool {
+        let mine = before.into_iter().filter(|call| !self.per_api || call.api == api);
         let (max, taken) = match self.rule {
             Rule::Every(gap) => (1, mine.filter(|call| !self.has_left(call, gap, now)).count()),
             Rule::Max(max, window) => {
@@ -122,6 +131,99 @@ pub(super) fn assert_earliest(rig: &Rig, account: &str, limits: &[Limit], apis: 
             assert!(
                 left == 0 || !allowed,
                 "{account}: at {now} ms a call of {api} could go, the next came at {} ms; {limits:?}: {:#?}",
+                calls[made].begun,
+                &calls[..made]
+            );
+        }
+    }
+}
+
+/// Limits by name, and from when on they are in force.
+#[derive(Debug, Clone)]
+pub(super) struct Phase {
+    pub(super) from: u64,
+    pub(super) limits: Vec<(String, Limit)>,
+}
+
+/// Which calls, by their places, a limit does not know any more.
+type Forgotten = HashMap<String, HashSet<usize>>;
+
+impl Phase {
+    /// What the limits of this phase do not know of the calls before it. One of the same name remembers; a new one
+    /// takes over from the limit that counted the same calls for longest.
+    fn forgotten(&self, before: &Self, known: &Forgotten, calls: &[Call]) -> Forgotten {
+        let of = |(name, limit): &(String, Limit)| {
+            let dated = || before.limits.iter().filter(|(_, old)| old.window().is_some());
+            let same = dated().find(|(old, _)| old == name);
+            let source = same.or_else(|| {
+                let counted = dated().filter(|(_, old)| old.per_api || !limit.per_api);
+                // Of equal ones the first.
+                counted.rev().max_by_key(|(_, old)| old.window())
+            });
+            let final_by_now =
+                |call: &Call| call.answered.or(call.ended).is_some_and(|at| at <= self.from);
+            let forgotten = calls.iter().enumerate().filter(|(place, call)| {
+                final_by_now(call)
+                    && source.is_none_or(|(name, old)| {
+                        known.get(name).is_some_and(|gone| gone.contains(place))
+                            || old.window().is_none_or(|w| old.has_left(call, w, self.from))
+                    })
+            });
+            (name.clone(), forgotten.map(|(place, _)| place).collect())
+        };
+        self.limits.iter().map(of).collect()
+    }
+
+    fn allows(&self, api: &str, now: u64, before: &[Call], forgotten: &Forgotten) -> bool {
+        self.limits.iter().all(|(name, limit)| {
+            let gone = forgotten.get(name).filter(|_| limit.window().is_some());
+            let known = before.iter().enumerate();
+            let known = known
+                .filter(|(place, _)| gone.is_none_or(|gone| !gone.contains(place)))
+                .map(|(_, call)| call);
+            limit.allows(api, now, known)
+        })
+    }
+}
+
+/// As [`assert_earliest`], with limits that change: each call is judged by those in force when it went, and by all
+/// that they know of the calls before. In the millisecond of a change either will do.
+pub(super) fn assert_earliest_in(
+    rig: &Rig,
+    account: &str,
+    phases: &[Phase],
+    apis: &[(&str, usize)],
+) {
+    let seen = rig.wire.seen();
+    let own = seen.iter().filter(|seen| account_of(seen) == account);
+    let calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
+    assert_eq!(calls.len(), apis.iter().map(|(_, count)| count).sum::<usize>(), "each called once");
+    let (mut made, mut at, mut forgotten) = (0, 0, Forgotten::new());
+    for now in 0..=calls.last().map_or(0, |last| last.begun) {
+        let changes = phases.get(at + 1).is_some_and(|next| next.from == now);
+        let before = (&phases[at], forgotten.clone());
+        if changes {
+            forgotten = phases[at + 1].forgotten(&phases[at], &forgotten, &calls[..made]);
+            at += 1;
+        }
+        let (phase, either) = (&phases[at], changes.then_some(before));
+        while calls.get(made).is_some_and(|call| call.begun == now) {
+            let call = &calls[made];
+            let allowed = |phase: &Phase, gone| phase.allows(&call.api, now, &calls[..made], gone);
+            assert!(
+                allowed(phase, &forgotten) || either.as_ref().is_some_and(|(p, g)| allowed(p, g)),
+                "{account}: call {made} at {now} ms is too early for {phase:?}, which does not know \
+                 {forgotten:?}: {:#?}",
+                &calls[..=made]
+            );
+            made += 1;
+        }
+        for (api, count) in apis {
+            let left = count - calls[..made].iter().filter(|call| call.api == *api).count();
+            assert!(
+                left == 0 || changes || !phase.allows(api, now, &calls[..made], &forgotten),
+                "{account}: at {now} ms a call of {api} could go, the next came at {} ms; {phase:?} \
+                 does not know {forgotten:?}: {:#?}",
                 calls[made].begun,
                 &calls[..made]
             );
