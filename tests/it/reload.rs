@@ -134,8 +134,8 @@ fn what_needs_a_restart_is_named_and_the_rest_comes_into_force() {
     replace(&dir, &changed.text());
     run.signal("HUP");
     let ran = run.wait().exits(0);
-    ran.says(r#""code":"TG0316","key":"collect.concurrency""#);
-    ran.says(r#""code":"TG0316","key":"store""#);
+    ran.says(r#""code":"TG0316","key":"collect.concurrency""#)
+        .says(r#""code":"TG0316","key":"store""#);
     dir.assert_reports(&accounts, 2);
     assert!(dir.files("data").iter().all(|file| !file.ends_with(".gz")), "the store is as it was");
 }
@@ -145,9 +145,9 @@ fn a_hundred_reloads_in_a_row_under_load_lose_nothing_and_exceed_nothing() {
     let emulator = emulator(vec![ProviderLimit::window("sec", 6, Duration::from_secs(1))]);
     let texts = [6, 2, 5, 3].map(|max| config(&emulator, &per_second(max)).text());
     let dir = Dir::with(&config(&emulator, &per_second(6)));
-    let accounts = accounts("act", 40);
-    let mut run = start(&dir, &accounts, 20);
-    wait_calls(&emulator, 40);
+    let accounts = accounts("act", 15);
+    let mut run = start(&dir, &accounts, 80);
+    wait_calls(&emulator, 30);
     let mut luck = Luck::of(4);
     for number in 1..=100 {
         replace(&dir, &texts[number % texts.len()]);
@@ -162,5 +162,5 @@ fn a_hundred_reloads_in_a_row_under_load_lose_nothing_and_exceed_nothing() {
     let reloads = ran.err().matches(RELOADED).count();
     assert!(reloads >= 30, "only {reloads} reloads");
     assert_none_refused(&emulator);
-    dir.assert_reports(&accounts, 20);
+    dir.assert_reports(&accounts, 80);
 }

@@ -1,7 +1,6 @@
 //! A brute-force judge of when calls may go, written without the gate: it looks at every millisecond of a
 //! run and counts.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{Rig, account_of, api_of};
@@ -145,45 +144,50 @@ pub(super) struct Phase {
     pub(super) limits: Vec<(String, Limit)>,
 }
 
-/// Which calls, by their places, a limit does not know any more.
-type Forgotten = HashMap<String, HashSet<usize>>;
+/// Which calls each limit of a phase does not know any more: a bit for each, by their places.
+type Forgotten = Vec<u64>;
 
 impl Phase {
     /// What the limits of this phase do not know of the calls before it. One of the same name remembers; a new one
     /// takes over from the limit that counted the same calls for longest.
     fn forgotten(&self, before: &Self, known: &Forgotten, calls: &[Call]) -> Forgotten {
+        assert!(calls.len() <= 64, "a bit for each call");
+        let final_by_now =
+            |call: &Call| call.answered.or(call.ended).is_some_and(|at| at <= self.from);
         let of = |(name, limit): &(String, Limit)| {
-            let dated = || before.limits.iter().filter(|(_, old)| old.window().is_some());
-            let same = dated().find(|(old, _)| old == name);
+            let dated = before.limits.iter().enumerate();
+            let dated = dated.filter(|(_, (_, old))| old.window().is_some());
+            let same = dated.clone().find(|(_, (old, _))| old == name);
             let source = same.or_else(|| {
-                let counted = dated().filter(|(_, old)| old.per_api || !limit.per_api);
+                let counted = dated.filter(|(_, (_, old))| old.per_api || !limit.per_api);
                 // Of equal ones the first.
-                counted.rev().max_by_key(|(_, old)| old.window())
+                counted.rev().max_by_key(|(_, (_, old))| old.window())
             });
-            let final_by_now =
-                |call: &Call| call.answered.or(call.ended).is_some_and(|at| at <= self.from);
-            let forgotten = calls.iter().enumerate().filter(|(place, call)| {
-                final_by_now(call)
-                    && source.is_none_or(|(name, old)| {
-                        known.get(name).is_some_and(|gone| gone.contains(place))
-                            || old.window().is_none_or(|w| old.has_left(call, w, self.from))
-                    })
-            });
-            (name.clone(), forgotten.map(|(place, _)| place).collect())
+            let gone = |place: usize, call: &Call| match source {
+                _ if !final_by_now(call) => false,
+                None => true,
+                Some((at, (_, old))) => {
+                    is_in(known[at], place)
+                        || old.window().is_none_or(|w| old.has_left(call, w, self.from))
+                }
+            };
+            let places = calls.iter().enumerate().filter(|(place, call)| gone(*place, call));
+            places.fold(0, |bits, (place, _)| bits | 1 << place)
         };
         self.limits.iter().map(of).collect()
     }
 
     fn allows(&self, api: &str, now: u64, before: &[Call], forgotten: &Forgotten) -> bool {
-        self.limits.iter().all(|(name, limit)| {
-            let gone = forgotten.get(name).filter(|_| limit.window().is_some());
-            let known = before.iter().enumerate();
-            let known = known
-                .filter(|(place, _)| gone.is_none_or(|gone| !gone.contains(place)))
-                .map(|(_, call)| call);
-            limit.allows(api, now, known)
+        self.limits.iter().zip(forgotten).all(|((_, limit), gone)| {
+            let gone = if limit.window().is_some() { *gone } else { 0 };
+            let known = before.iter().enumerate().filter(|(place, _)| !is_in(gone, *place));
+            limit.allows(api, now, known.map(|(_, call)| call))
         })
     }
+}
+
+fn is_in(bits: u64, place: usize) -> bool {
+    bits >> place & 1 == 1
 }
 
 /// As [`assert_earliest`], with limits that change: each call is judged by those in force when it went, and by all
@@ -198,7 +202,7 @@ pub(super) fn assert_earliest_in(
     let own = seen.iter().filter(|seen| account_of(seen) == account);
     let calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
     assert_eq!(calls.len(), apis.iter().map(|(_, count)| count).sum::<usize>(), "each called once");
-    let (mut made, mut at, mut forgotten) = (0, 0, Forgotten::new());
+    let (mut made, mut at, mut forgotten) = (0, 0, vec![0; phases[0].limits.len()]);
     for now in 0..=calls.last().map_or(0, |last| last.begun) {
         let changes = phases.get(at + 1).is_some_and(|next| next.from == now);
         let before = (&phases[at], forgotten.clone());
