@@ -70,7 +70,9 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let follow = |node: &Node| watched.follow(node.reloader(as_read), stop.clone());
+    let follow = |node: &Node, told: Box<dyn Fn()>| {
+        watched.follow(node.reloader(as_read), stop.clone(), told)
+    };
     let exit = work(&plan, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
@@ -93,7 +95,7 @@ async fn work(
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
-    follow: impl FnOnce(&Node) -> JoinHandle<()>,
+    follow: impl FnOnce(&Node, Box<dyn Fn()>) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
         node: plan.node_name.clone(),
@@ -110,7 +112,9 @@ async fn work(
     node.report_to(health);
     let watching = session.watch(Arc::clone(&back));
     let mut beside = beside(plan, bus, &node, held, sweep, health, back);
-    beside.push(follow(&node));
+    let (in_force, shown) = (node.plan(), Arc::clone(&session));
+    let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
+    beside.push(follow(&node, Box::new(told)));
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),

@@ -81,7 +81,8 @@ pub(crate) async fn work(
     let seams = Seams::new(queue, ledger, store.clone());
     let sweep = keep_clean(store, &plan);
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
-    let following = watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone()));
+    let following =
+        watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone(), || ()));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),

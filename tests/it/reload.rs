@@ -137,7 +137,7 @@ fn what_needs_a_restart_is_named_and_the_rest_comes_into_force() {
     ran.says(r#""code":"TG0316","key":"collect.concurrency""#)
         .says(r#""code":"TG0316","key":"store""#);
     dir.assert_reports(&accounts, 2);
-    assert!(dir.files("data").iter().all(|file| !file.ends_with(".gz")), "the store is as it was");
+    assert!(dir.files("data").iter().all(|file| !file.contains(".gz")), "the store is as it was");
 }
 
 #[test]
