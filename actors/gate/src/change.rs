@@ -142,19 +142,6 @@ impl LimitSet {
         self.apis().get(usize::from(api)).map(String::as_str)
     }
 
-    /// The same set but for the name of one limit. One that has that name, and does not count by time, takes its
-    /// old one.
-    fn renamed(&self, place: usize, name: &str) -> Option<Self> {
-        let mut limits = self.limits().to_vec();
-        let (api, before) = (limits.get(place)?.api, limits.get(place)?.name.clone());
-        if let Some(other) = limits.iter_mut().find(|other| other.name == name && other.api == api)
-        {
-            other.name = before;
-        }
-        name.clone_into(&mut limits.get_mut(place)?.name);
-        Self::new(limits).and_then(|set| set.with_apis(self.apis().to_vec())).ok()
-    }
-
     /// Which limit of the set before counted the calls that a new one counts, one by one and for longest: what it
     /// remembers is what the new one knows. Only such as count each call once.
     fn stand_in(&self, limit: &Limit, before: &Self) -> Option<usize> {
@@ -222,8 +209,7 @@ impl Ledger {
             let Some(place) = new.limits().iter().position(named) else { continue };
             let Some(other) = new.stand_in(&new.limits()[place], old) else { continue };
             // As if it had been called that all along.
-            let Some(renamed) = old.renamed(other, name) else { continue };
-            let (renamed, _) = read(&renamed);
+            let (renamed, _) = read(&old.renamed(other, name));
             ledger
                 .charges
                 .extend(renamed.charges.into_iter().filter(|charges| charges.limit == place));
