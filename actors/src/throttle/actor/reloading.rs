@@ -22,7 +22,10 @@ impl Throttle {
             return;
         };
         self.meters = self.shard.meters_of(&platform.name);
-        self.go_by_limits(platform, now);
+        if self.go_by_limits(platform, now) && !self.gate.is_empty() {
+            // What a limit of a new name took over is in no record yet; it is before the account rests.
+            self.stale = true;
+        }
         for place in 0..self.lanes.len() {
             match self.platform.api(self.lanes[place].key.api.as_str()) {
                 Some((number, _)) => self.lanes[place].api = number,
