@@ -7,6 +7,7 @@ use tollgate_gate::{At, Ledger};
 
 use super::oracle::{Limit, Phase, Rule, assert_earliest_in, some_ms};
 use super::*;
+use crate::ledger::record::Record;
 use crate::testkit::on_points;
 
 /// An hour in milliseconds.
@@ -149,6 +150,14 @@ fn no_permit_is_given_upon_a_record_of_the_form_before() {
         assert!((2..19).contains(&before), "{before} calls before the change");
         rig.reload(&setup(&new)).await;
         rig.at(40_000).await;
+        let (first, _) = rig.calls().into_iter().find(|(at, _)| *at > 50).unwrap();
+        let hash = rig.shared.plan.get().hash.clone();
+        let of_now =
+            |(at, record): &(Instant, Record)| rig.ms(*at) <= first && record.config == hash;
+        assert!(
+            rig.log.records("x").iter().any(of_now),
+            "a call at {first} ms without a new record"
+        );
         // One in flight when it came counts.
         assert!(rig.calls().len() <= before + 2, "{:?}", rig.calls());
         let limits = &rig.shared.plan.get().platforms[&Slug::new("p").unwrap()].limits;
