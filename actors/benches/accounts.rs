@@ -177,7 +177,7 @@ fn shared(every: &str) -> Shared {
         alone: Arc::new(Semaphore::new(1)),
         store_health: Arc::new(StoreHealth::default()),
         back_health: Arc::default(),
-        plan,
+        plan: tollgate_actors::plan::InForce::new(plan),
     }
 }
 

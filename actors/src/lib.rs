@@ -11,7 +11,7 @@
 //! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
-//!   a clock; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
+//!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
@@ -34,6 +34,7 @@ pub mod plan;
 pub mod publish;
 pub mod queue;
 pub mod recipe;
+pub mod reload;
 pub mod shard;
 pub mod state;
 pub mod status;

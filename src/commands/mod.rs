@@ -13,6 +13,7 @@ pub(crate) mod pause;
 pub(crate) mod place;
 pub(crate) mod plan;
 pub(crate) mod publish;
+pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod session;

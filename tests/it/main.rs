@@ -24,6 +24,7 @@ mod nats_server;
 mod objects;
 mod output;
 mod plan;
+mod reload;
 mod rude;
 mod run;
 mod s3;

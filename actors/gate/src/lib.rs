@@ -23,6 +23,7 @@
 #![warn(missing_docs)]
 
 mod amend;
+mod change;
 mod charges;
 mod codec;
 mod decide;
@@ -36,6 +37,7 @@ mod walk;
 mod tests;
 
 pub use amend::Charged;
+pub use change::{Change, ChangeKind, Known};
 pub use codec::{DecodeError, Note};
 pub use decide::{Ask, Because, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};

@@ -9,9 +9,11 @@
 //! - `amend`: what is learnt of a call after it was charged.
 //! - `apis`: the same under a configuration with other apis.
 //! - `walk`: a whole account in virtual time, against arithmetic.
+//! - `change`: a ledger under another set of limits.
 
 mod amend;
 mod apis;
+mod change;
 mod claims;
 mod join;
 mod judge;

@@ -18,7 +18,7 @@ use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome, Slot};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
-use crate::plan::{Api, Auth, Compression, Format, Platform};
+use crate::plan::{Api, Auth, Compression, Format, Plan, Platform};
 use crate::queue::{Ending, QueueError};
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
@@ -189,9 +189,9 @@ impl Attempt<'_> {
                 };
             }
         };
-        let plan = &self.shard.plan;
+        let plan = self.shard.plan();
         let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
-        let key = match object_key(self.shard, self.item, &extension) {
+        let key = match object_key(&plan, self.platform, self.api, self.item, &extension) {
             Ok(key) => key,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Maybe);
@@ -349,7 +349,10 @@ pub(crate) async fn finish_until_confirmed(
 /// the fetch is called again and writes the same keys.
 pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> {
     // The manifest's folder does not depend on what the objects' keys end in.
-    let key = recipe::manifest_key(&object_key(shard, item, "x").ok()?);
+    let plan = shard.plan();
+    let platform = plan.platforms.get(&item.lane.account.platform)?;
+    let (_, api) = platform.api(item.lane.api.as_str())?;
+    let key = recipe::manifest_key(&object_key(&plan, platform, api, item, "x").ok()?);
     let bytes = shard.store.get(&key).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.origin.0;
@@ -368,26 +371,24 @@ pub(crate) async fn done_once(shard: &Context, item: &Item) -> Result<Option<Don
 }
 
 /// Where the first page of a fetch goes.
-fn object_key(shard: &Context, item: &Item, ext: &str) -> Result<Path, Refusal> {
-    let lane = &item.lane;
-    let missing = || Refusal {
-        code: Code::UnknownApi,
-        reason: format!("the configuration has no api `{}`", lane.api),
-        fetch: None,
-    };
-    let platform = shard.plan.platforms.get(&lane.account.platform).ok_or_else(missing)?;
-    let (_, api) = platform.api(lane.api.as_str()).ok_or_else(missing)?;
+fn object_key(
+    plan: &Plan,
+    platform: &Platform,
+    api: &Api,
+    item: &Item,
+    ext: &str,
+) -> Result<Path, Refusal> {
     let context = KeyContext {
         platform,
         api,
-        account: &lane.account.account,
+        account: &item.lane.account.account,
         id: &item.id,
         params: &item.fetch.params,
         queued_at: item.queued_at,
         page: 1,
         ext,
     };
-    recipe::object_key(&shard.plan.store, &context)
+    recipe::object_key(&plan.store, &context)
 }
 
 fn codec(compression: Compression) -> Codec {

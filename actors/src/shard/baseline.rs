@@ -143,6 +143,16 @@ impl Baselines {
         Self { crowd, answers: HashMap::new(), writings: HashMap::new() }
     }
 
+    /// The apis of a platform have other numbers from now on, or none.
+    pub(crate) fn renumber(&mut self, platform: &Slug, new: impl Fn(ApiIx) -> Option<ApiIx>) {
+        let before = std::mem::take(&mut self.answers);
+        let renumbered = before.into_iter().filter_map(|((of, api), best)| {
+            let api = if of == *platform { new(api)? } else { api };
+            Some(((of, api), best))
+        });
+        self.answers = renumbered.collect();
+    }
+
     /// Notes that a request was written.
     pub(crate) fn written(&mut self, platform: &Slug, at: At) {
         let writings = match self.writings.get_mut(platform) {

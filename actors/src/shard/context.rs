@@ -26,10 +26,10 @@ use crate::collector::{Item, Order, Outcome, Slot};
 use crate::health::{self, BackHealth, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
-use crate::ids::Seq;
+use crate::ids::{Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
-use crate::plan::Plan;
+use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
 use crate::store::Store;
 use crate::telemetry::{self, Meters, PlatformMeters, Totals};
@@ -46,8 +46,8 @@ const PERMIT_SHARD_SHIFT: u32 = 48;
 /// What a node gives every shard.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// The configuration.
-    pub plan: Arc<Plan>,
+    /// The configuration in force.
+    pub plan: InForce,
     /// The one clock.
     pub clock: Clock,
     /// Where fetches wait.
@@ -130,7 +130,7 @@ pub(crate) struct Running {
 /// One shard's share of a node.
 pub struct Context {
     pub(crate) shard: u16,
-    pub(crate) plan: Arc<Plan>,
+    plan: RefCell<Arc<Plan>>,
     pub(crate) clock: Clock,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) ledger: Arc<dyn Ledger>,
@@ -144,7 +144,7 @@ pub struct Context {
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
-    pub(crate) meters: Meters,
+    meters: RefCell<Meters>,
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
@@ -168,11 +168,12 @@ impl fmt::Debug for Context {
 
 impl Context {
     pub(crate) fn new(shard: u16, shared: Shared, transport: Rc<dyn Transport>) -> Rc<Self> {
+        let plan = shared.plan.get();
         Rc::new(Self {
             shard,
-            meters: Meters::new(&shared.plan),
-            baselines: RefCell::new(Baselines::new(shared.plan.collect.shards)),
-            plan: shared.plan,
+            meters: RefCell::new(Meters::new(&plan)),
+            baselines: RefCell::new(Baselines::new(plan.collect.shards)),
+            plan: RefCell::new(plan),
             clock: shared.clock,
             queue: shared.queue,
             ledger: shared.ledger,
@@ -199,6 +200,37 @@ impl Context {
             next_permit: Cell::new(1),
             next_incarnation: Cell::new(1),
         })
+    }
+
+    /// The configuration that this shard goes by.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.borrow())
+    }
+
+    /// A platform as this shard goes by it.
+    pub(crate) fn platform(&self, name: &Slug) -> Option<Arc<Platform>> {
+        self.plan.borrow().platforms.get(name).cloned()
+    }
+
+    /// Goes by another configuration from now on, and returns the one until now. Accounts are the shard's to tell.
+    pub(crate) fn go_by(&self, plan: Arc<Plan>) -> Arc<Plan> {
+        let before = self.plan();
+        let mut baselines = self.baselines.borrow_mut();
+        for (name, old) in &before.platforms {
+            if let Some(new) = plan.platforms.get(name).filter(|new| !Arc::ptr_eq(old, new)) {
+                baselines.renumber(name, |api| {
+                    let name = &old.apis.get(usize::from(api))?.name;
+                    new.api(name.as_str()).map(|(number, _)| number)
+                });
+            }
+        }
+        *self.meters.borrow_mut() = Meters::new(&plan);
+        self.plan.replace(plan)
+    }
+
+    /// The series of a platform that is declared.
+    pub(crate) fn meters_of(&self, platform: &Slug) -> Rc<PlatformMeters> {
+        self.meters.borrow().of(platform)
     }
 
     /// Why no account may be given a permit now, if that is so.
@@ -433,7 +465,7 @@ pub(crate) struct Attempt {
     pub(crate) tries: Tries,
     pub(crate) slot: Slot,
     pub(crate) alone: Option<OwnedSemaphorePermit>,
-    pub(crate) platform: Arc<crate::plan::Platform>,
+    pub(crate) platform: Arc<Platform>,
     pub(crate) api: u16,
     pub(crate) meters: Rc<PlatformMeters>,
 }

@@ -6,6 +6,7 @@ mod hearing;
 mod letting;
 mod opening;
 mod reading;
+mod reloading;
 mod resting;
 
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use tollgate_gate::{At, Charged, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
-use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
+use super::messages::{GoBy, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
@@ -165,7 +166,7 @@ impl Throttle {
     ) -> Self {
         let told = Rc::clone(&shard);
         let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
-        let meters = shard.meters.of(&platform.name);
+        let meters = shard.meters_of(&platform.name);
         Self {
             shard,
             ix,
@@ -300,6 +301,16 @@ impl Handler<SlotFree> for Throttle {
         self.handled += 1;
         self.slot_asked = false;
         self.slot = Some(slot);
+        self.step(ctx);
+    }
+}
+
+impl Handler<GoBy> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, GoBy(platform): GoBy, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.go_by(platform);
         self.step(ctx);
     }
 }

@@ -83,6 +83,11 @@ impl Gate {
         self.ledger.holds_mut().set(hold);
     }
 
+    /// Goes by other limits from now on, with all that is known of the past.
+    pub(super) fn under(&mut self, old: &LimitSet, new: &LimitSet, now: At) {
+        (self.ledger, _) = self.ledger.under(old, new, now);
+    }
+
     /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot
     /// be read at all shuts the account for its longest window, never starts it full.
     pub(super) fn load(

@@ -129,7 +129,7 @@ impl Throttle {
             }
             Outcome::Again { kind, after, reason, last } => {
                 let in_a_row = self.count_in_a_row(kind, decided_at);
-                let attempts_max = self.shard.plan.collect.attempts_max;
+                let attempts_max = self.shard.plan().collect.attempts_max;
                 let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
                 telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
                 let now = self.now();

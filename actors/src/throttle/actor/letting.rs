@@ -302,7 +302,7 @@ impl Throttle {
             not_within_ms: at.since(now).0.div_ceil(1000),
         });
         Record {
-            config: self.shard.plan.hash.clone(),
+            config: self.shard.plan().hash.clone(),
             gate: self.gate_without_doubt().encode(&self.platform.limits, now),
             flying: flying.chain(decided).collect(),
             parked: parked.chain(remembered).collect(),
@@ -446,7 +446,7 @@ impl Throttle {
     }
 
     /// No lane's next permit has a known earliest time any more.
-    fn forget_due(&mut self) {
+    pub(super) fn forget_due(&mut self) {
         for lane in &mut self.lanes {
             lane.due = None;
         }
@@ -454,7 +454,7 @@ impl Throttle {
 
     /// Permits that were not handed on, and so lead to no call, whatever a record says of them: their fetches
     /// wait on.
-    fn put_back(&mut self, batch: Vec<Decided>) {
+    pub(super) fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
             self.gate.give_back(decided.id);

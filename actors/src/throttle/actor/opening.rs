@@ -332,9 +332,12 @@ impl Throttle {
         self.version = rest.version;
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
+        // Read by the limits it was written by.
+        let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {
             self.adopt_record(&rest.record, rest.since, Writer::Here, now);
         }
+        let same_limits = !self.go_by_limits(in_force, now);
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
@@ -345,8 +348,9 @@ impl Throttle {
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
             let ask = Ask { api };
-            if let Decision::WaitUntil { at, because: Because::Limit(_) } =
-                self.gate.decide(&self.platform.limits, ask, rest.since)
+            if same_limits
+                && let Decision::WaitUntil { at, because: Because::Limit(_) } =
+                    self.gate.decide(&self.platform.limits, ask, rest.since)
             {
                 self.lanes[lane].due = at;
             }
