@@ -90,7 +90,7 @@ async fn next(
             soonest.get_or_insert((Some(reason), None));
             continue;
         };
-        let decision = decide(&platform.limits, &gate, gate.holds(), Ask { api }, now);
+        let decision = decide(&platform.limits, &gate, gate.holds(), Ask::new(api), now);
         let Decision::WaitUntil { at, because } = decision else { return Some((None, None)) };
         let sooner = match (&soonest, at) {
             (Some((_, Some(known))), Some(at)) => at < *known,

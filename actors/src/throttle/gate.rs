@@ -1,7 +1,7 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
 use tollgate_gate::{
-    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule, Sent, Span,
+    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Sent,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
@@ -11,7 +11,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask, now: At) -> Decision {
+    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask<'_>, now: At) -> Decision {
         tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
     }
 
@@ -20,7 +20,7 @@ impl Gate {
         because.text(limits, self.ledger.holds()).into()
     }
 
-    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask, now: At) {
+    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask<'_>, now: At) {
         self.ledger.take(limits, id, ask, now);
     }
 
@@ -52,7 +52,7 @@ impl Gate {
 
     /// A call of this process that outlived what was known of it.
     pub(super) fn adopt(&mut self, id: PermitId, api: u16, charged: bool) {
-        self.ledger.adopt(id, Ask { api }, charged);
+        self.ledger.adopt(id, Ask::new(api), charged);
     }
 
     /// Adds what this process knows to what another one wrote.
@@ -101,7 +101,7 @@ impl Gate {
     }
 
     pub(super) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
-        let until = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let until = now.plus(limits.guard_max()).plus(limits.window_max());
         self.hold(until, "its ledger could not be read");
         until
     }
@@ -112,20 +112,11 @@ impl Gate {
             return now;
         }
         let held = self.ledger.holds().as_slice().iter().map(|hold| hold.until).max();
-        let counted = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let counted = now.plus(limits.guard_max()).plus(limits.window_max());
         held.map_or(counted, |held| held.max(counted))
     }
 
     pub(super) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
         self.ledger.encode(limits, now)
     }
-}
-
-fn longest_window(limits: &LimitSet) -> Span {
-    let windows = limits.limits().iter().map(|limit| match limit.rule {
-        Rule::Every { gap } => gap,
-        Rule::Sliding { window, .. } => window,
-        Rule::Concurrent { .. } => Span::ZERO,
-    });
-    windows.max().unwrap_or(Span::ZERO)
 }

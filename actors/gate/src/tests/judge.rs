@@ -31,6 +31,7 @@ pub(super) fn assert_within(limits: &LimitSet, arrivals: &[Arrival]) {
                 Rule::Concurrent { max } => {
                     (others.filter(|o| o.at <= last.at && last.at < o.over).count(), max.get())
                 }
+                _ => todo!(),
             };
             assert!(count <= max as usize, "{count} calls at {:?} under {limit:?}", last.at);
         }
@@ -125,6 +126,7 @@ pub(super) fn due(limit: &Limit, calls: &[Call], api: ApiIx) -> (Due, Span) {
             });
             (leaving.collect(), max.get(), Span::ZERO)
         }
+        _ => todo!(),
     };
     // Fewer than `max` may stay: the `max`-th from the end has to have left.
     leaving.sort_unstable();
@@ -148,6 +150,7 @@ pub(super) fn transit_max(limits: &LimitSet, api: ApiIx) -> Span {
             _ if !counted || limit.guard == Guard::Never => None,
             Rule::Concurrent { .. } => None,
             Rule::Every { gap: window } | Rule::Sliding { window, .. } => limit.guard.span(window),
+            _ => todo!(),
         }
     });
     guards.min().unwrap_or(Span::from_millis(150))

@@ -7,7 +7,7 @@ use crate::charges::Entry;
 use crate::codec::checksum;
 use crate::ledger::{Permit, Slot, State};
 use crate::{
-    Ask, At, DecodeError, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span, decide,
+    ApiIx, Ask, At, DecodeError, Hold, HoldScope, Ledger, LimitSet, PermitId, Sent, Span, decide,
 };
 
 pub(super) fn any_at() -> impl Strategy<Value = At> {
@@ -30,15 +30,15 @@ pub(super) fn any_ledger_without_names() -> impl Strategy<Value = (LimitSet, Led
         any_at().prop_map(State::Written),
         Just(State::Charged),
     ];
-    let permit = (0..APIS, state);
-    let slot = (0..APIS, any_at(), 1u32..9);
+    let one = (0..APIS, state);
+    let taken = (0..APIS, any_at(), 1u32..9);
     let until = prop_oneof![9 => any_at(), 1 => Just(At::MAX)];
     let hold = (prop::option::of(0..APIS), until, "\\PC{0,12}");
     (
         any_limits(),
         prop::collection::vec(charge, 0..60),
-        prop::collection::btree_map(any::<u64>(), permit, 0..8),
-        prop::collection::vec(slot, 0..4),
+        prop::collection::btree_map(any::<u64>(), one, 0..8),
+        prop::collection::vec(taken, 0..4),
         prop::collection::vec(hold, 0..4),
     )
         .prop_map(|(limits, charges, permits, slots, holds)| {
@@ -52,16 +52,26 @@ pub(super) fn any_ledger_without_names() -> impl Strategy<Value = (LimitSet, Led
             }
             ledger.permits = permits
                 .into_iter()
-                .map(|(id, (api, state))| Permit { id: PermitId(id), api, state })
+                .map(|(id, (api, state))| permit(PermitId(id), api, state))
                 .collect();
             ledger.slots =
-                slots.into_iter().map(|(api, until, calls)| Slot { api, until, calls }).collect();
+                slots.into_iter().map(|(api, until, calls)| slot(api, until, calls)).collect();
             for (api, until, reason) in holds {
                 let scope = api.map_or(HoldScope::Account, HoldScope::Api);
                 ledger.holds_mut().set(Hold { scope, until, reason });
             }
             (limits, ledger)
         })
+}
+
+/// A permit that costs one everywhere.
+pub(super) fn permit(id: PermitId, api: ApiIx, state: State) -> Permit {
+    Permit { id, api, taken: At::MIN, state, costs: None, job: 0 }
+}
+
+/// Slots of a dead writer.
+pub(super) fn slot(api: ApiIx, until: At, calls: u32) -> Slot {
+    Slot { api, until, calls, limit: None }
 }
 
 /// All times of a ledger that much later.
@@ -97,7 +107,7 @@ fn framed(body: &[u8]) -> Vec<u8> {
 /// Does with a ledger whatever can be done; nothing may panic.
 fn exercise(limits: &LimitSet, mut ledger: Ledger, now: At) {
     for api in 0..APIS {
-        decide(limits, &ledger, ledger.holds(), Ask { api }, now);
+        decide(limits, &ledger, ledger.holds(), Ask::new(api), now);
     }
     let ids: Vec<_> = ledger.in_flight().collect();
     for (i, id) in ids.into_iter().enumerate() {
@@ -190,18 +200,18 @@ fn errors_tell_foreign_other_and_damaged_records_apart() {
     assert_eq!(decode(&[record[0], 9, 0, 0, 0, 0]), DecodeError::Version(9));
     assert_eq!(decode(&record[..5]), DecodeError::Damaged);
     assert_eq!(decode(&[record[0], 1, 0, 0, 0, 0]), DecodeError::Version(1));
-    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0, 0, 0])), DecodeError::Malformed("end"));
-    assert_eq!(decode(&framed(&[0, 0, 0, 0, 0])), DecodeError::Malformed("holds"));
+    assert_eq!(decode(&framed(&[0; 10])), DecodeError::Malformed("end"));
+    assert_eq!(decode(&framed(&[0; 8])), DecodeError::Malformed("holds"));
     // More apis or limits than there are bytes, and a number of 70 bits.
     assert_eq!(decode(&framed(&[31, 0, 0])), DecodeError::Malformed("apis"));
     assert_eq!(decode(&framed(&[0, 31, 0, 0])), DecodeError::Malformed("limits"));
     assert_eq!(decode(&framed(&[0xff; 12])), DecodeError::Malformed("apis"));
     // An api 70,000 without a name; a permit of the second of one api.
     assert_eq!(decode(&framed(&[1, 0, 0xf0, 0xa2, 4, 0, 0])), DecodeError::Malformed("apis"));
-    let other = [1, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0];
+    let other = [1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0];
     assert_eq!(decode(&framed(&other)), DecodeError::Malformed("permits"));
     // The same permit twice: id 1, the first api, uncharged.
-    let twice = [1, 0, 0, 0, 0, 2, 1, 1, 0, 1, 1, 0, 0, 0];
+    let twice = [1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 1, 0, 1, 1, 0, 0, 0];
     assert_eq!(decode(&framed(&twice)), DecodeError::Malformed("permits"));
 }
 
@@ -240,7 +250,7 @@ fn a_record_keeps_what_counts_for_one_more_microsecond_and_no_more() {
 fn a_record_says_the_same_on_another_timeline() {
     let limits = set([limit("gap", every(60))]);
     let mut ledger = Ledger::new();
-    ledger.take(&limits, PermitId(1), Ask { api: 0 }, At(1_000 * S));
+    ledger.take(&limits, PermitId(1), Ask::new(0), At(1_000 * S));
     ledger.answered(&limits, PermitId(1), At(1_000 * S));
     ledger.ended(&limits, PermitId(1), At(1_001 * S), Sent::Maybe);
     ledger.holds_mut().set(Hold {

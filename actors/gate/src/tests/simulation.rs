@@ -268,7 +268,7 @@ impl World {
     }
 
     fn decide(&self, api: ApiIx, now: At) -> Decision {
-        let ask = Ask { api: self.number(api).unwrap() };
+        let ask = Ask::new(self.number(api).unwrap());
         decide(&self.declared, &self.ledger, self.ledger.holds(), ask, now)
     }
 
@@ -331,7 +331,7 @@ impl World {
         }
         self.num_permits += 1;
         let id = PermitId(self.num_permits);
-        let ask = Ask { api: self.number(api).unwrap() };
+        let ask = Ask::new(self.number(api).unwrap());
         self.ledger.take(&self.declared, id, ask, self.now);
         self.calls.push(Call::new(id, api));
         self.waiting[usize::from(api)] -= 1;

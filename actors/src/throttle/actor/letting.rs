@@ -102,7 +102,7 @@ impl Throttle {
                 };
                 let id = self.shard.permit_id();
                 let api = self.lanes[place].api;
-                self.gate.take(&self.platform.limits, id, Ask { api }, now);
+                self.gate.take(&self.platform.limits, id, Ask::new(api), now);
                 let due = self.lanes[place].due;
                 // What was known of the others is not true any more.
                 self.forget_due();
@@ -147,7 +147,7 @@ impl Throttle {
                     wait.for_operator(&hold, &self.shard.clock);
                     continue;
                 }
-                let ask = Ask { api: lane.api };
+                let ask = Ask::new(lane.api);
                 match self.gate.decide(&self.platform.limits, ask, now) {
                     Decision::Go if offer == Offer::Fetch => return Some(place),
                     Decision::Go => {
@@ -201,7 +201,7 @@ impl Throttle {
     /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
     /// after a 429 say, is the better reason.
     fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
-        match self.gate.decide(&self.platform.limits, Ask { api }, now) {
+        match self.gate.decide(&self.platform.limits, Ask::new(api), now) {
             // A stored time of a try is rounded up to its millisecond.
             Decision::WaitUntil { at: Some(open), because }
                 if open.plus(Span::from_millis(1)) >= at =>

@@ -342,7 +342,7 @@ impl Throttle {
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
-            let ask = Ask { api };
+            let ask = Ask::new(api);
             if let Decision::WaitUntil { at, because: Because::Limit(_) } =
                 self.gate.decide(&self.platform.limits, ask, rest.since)
             {
