@@ -247,7 +247,9 @@ impl Ledger {
                     out.number(more + 3);
                     out.time(at);
                     out.number(written.is_some().into());
-                    written.iter().for_each(|at| out.time(*at));
+                    if let Some(at) = written {
+                        out.time(at);
+                    }
                 }
             }
             if has_more {
@@ -436,12 +438,13 @@ impl Ledger {
             if let Some((index, bucket)) = counter
                 && matches!(limits.limits()[index].rule, Rule::FirstUse { .. })
             {
-                let opened = if is_exact {
-                    Opened { ends_from, ends_by, sure_from }
-                } else {
-                    Opened::unknown(At::MAX)
-                };
-                ledger.counter(index, bucket).set_opened(opened);
+                let counter = ledger.counter(index, bucket);
+                if is_exact {
+                    counter.set_opened(Opened { ends_from, ends_by, sure_from });
+                } else if counter.entries().is_empty() {
+                    // That there was something is known, or a call in flight would seem to be the first.
+                    counter.set_opened(Opened::unknown(At::MAX));
+                }
             }
         }
 

@@ -180,12 +180,13 @@ impl Ledger {
                 return true;
             }
         };
-        let answered = State::Answered { at, written };
+        let state = State::Answered { at, written };
+        let permit = Permit { state, ..permit };
         self.charge(limits, &permit, |limit, cost| {
-            (!cost.is_estimate).then(|| answered.charge(limit).unwrap_or(at))
+            (!cost.is_estimate).then(|| state.charge(limit).unwrap_or(at))
         });
         let estimated = permit.costs.as_deref().unwrap_or(&[]).iter().any(|cost| cost.is_estimate);
-        let state = if estimated { answered } else { State::Charged };
+        let state = if estimated { state } else { State::Charged };
         self.permits.push(Permit { state, ..permit });
         true
     }
@@ -366,12 +367,11 @@ impl Ledger {
             let same = |slot: &&mut Slot| {
                 slot.api == permit.api && slot.until == slots_until && slot.limit.is_none()
             };
-            match self.slots.iter_mut().find(same) {
-                Some(slot) => slot.calls = slot.calls.saturating_add(1),
-                None => {
-                    let (api, limit) = (permit.api, None);
-                    self.slots.push(Slot { api, until: slots_until, calls: 1, limit });
-                }
+            if let Some(slot) = self.slots.iter_mut().find(same) {
+                slot.calls = slot.calls.saturating_add(1);
+            } else {
+                let (api, limit) = (permit.api, None);
+                self.slots.push(Slot { api, until: slots_until, calls: 1, limit });
             }
         }
     }
@@ -422,25 +422,22 @@ impl Ledger {
             let same = |other: &&mut Charges| {
                 (other.limit, other.bucket) == (charges.limit, charges.bucket)
             };
-            match self.charges.iter_mut().find(same) {
-                Some(theirs) => {
-                    if known {
-                        theirs.stricter(charges.entries());
-                    } else {
-                        charges.entries().iter().for_each(|entry| theirs.add(*entry));
-                    }
-                    if let Some(more) = charges.drained() {
-                        match theirs.drained() {
-                            Some(own) if known && own.full_at() >= more.full_at() => {}
-                            Some(_) if known => theirs.kept.clone_from(&charges.kept),
-                            _ => theirs.drain(more),
-                        }
-                    }
-                }
-                None => {
-                    let mut charges = charges.clone();
-                    unsure(&mut charges);
-                    self.charges.push(charges);
+            let Some(theirs) = self.charges.iter_mut().find(same) else {
+                let mut charges = charges.clone();
+                unsure(&mut charges);
+                self.charges.push(charges);
+                continue;
+            };
+            if known {
+                theirs.stricter(charges.entries());
+            } else {
+                charges.entries().iter().for_each(|entry| theirs.add(*entry));
+            }
+            if let Some(more) = charges.drained() {
+                match theirs.drained() {
+                    Some(own) if known && own.full_at() >= more.full_at() => {}
+                    Some(_) if known => theirs.kept.clone_from(&charges.kept),
+                    _ => theirs.drain(more),
                 }
             }
         }
@@ -458,20 +455,27 @@ impl Ledger {
 
     /// A job that both know, by its number, is one, until the later time.
     fn stricter_jobs(&self, own: &Self) -> Vec<Slot> {
-        let is_job = |slot: &&Slot| slot.limit.is_some();
-        let mut theirs: Vec<Slot> = self.slots.iter().filter(is_job).cloned().collect();
+        let jobs_of = |ledger: &Self| -> Vec<Slot> {
+            let mut jobs: Vec<Slot> =
+                ledger.slots.iter().filter(|slot| slot.limit.is_some()).cloned().collect();
+            jobs.sort_unstable_by_key(|slot| (slot.until, slot.calls));
+            jobs
+        };
+        let mut theirs = jobs_of(self);
         let mut jobs = Vec::with_capacity(theirs.len());
-        for job in own.slots.iter().filter(is_job) {
+        // The latest of a number in the one is the latest of it in the other.
+        for job in jobs_of(own).into_iter().rev() {
             let has_number = job.limit.is_some_and(|(_, number)| number > 0);
-            let same = theirs.iter().position(|slot| {
-                slot == job || has_number && (slot.limit, slot.api) == (job.limit, job.api)
+            let same = theirs.iter().rposition(|slot| {
+                *slot == job || has_number && (slot.limit, slot.api) == (job.limit, job.api)
             });
-            let known = same.map(|place| theirs.swap_remove(place));
+            let known = same.map(|place| theirs.remove(place));
             let later = known.map_or((At::MIN, 0), |slot| (slot.until, slot.calls));
             let (until, calls) = (job.until.max(later.0), job.calls.max(later.1));
-            jobs.push(Slot { until, calls, ..job.clone() });
+            jobs.push(Slot { until, calls, ..job });
         }
         jobs.extend(theirs);
+        jobs.sort_unstable_by_key(|slot| (slot.limit, slot.api, slot.until, slot.calls));
         jobs
     }
 
@@ -530,7 +534,9 @@ impl Ledger {
                     if charges.entries().is_empty() && opened.sure_from == At::MAX {
                         opened.sure_from = now;
                     }
-                    charges.set_opened(opened);
+                    if charges.opened().is_some() || opened != Opened::unknown(At::MAX) {
+                        charges.set_opened(opened);
+                    }
                     true
                 }
                 _ => {
@@ -627,7 +633,9 @@ impl Ledger {
                 // Nothing was open when the first of those in flight was let go.
                 opened.ends_from = opened.ends_from.or(Some(first.plus(window)));
             }
-            if is_sure && opened.ends_from.is_some() {
+            // One without an answer may never have arrived, and then it opened nothing.
+            let has_arrived = matches!(permit.state, State::Answered { .. });
+            if is_sure && has_arrived && opened.ends_from.is_some() {
                 let by = at.plus(window);
                 opened.ends_by = Some(opened.ends_by.map_or(by, |known| known.min(by)));
             }
