@@ -256,6 +256,8 @@ pub(super) fn due(
     let earliest = match limit.rule {
         // The provider judges whether it was too early.
         Rule::FirstUse { .. } => Due::From(At::MIN),
+        // What has left a window is forgotten, and would now be on this side of its reset.
+        Rule::Calendar { .. } if moved => Due::From(At::MIN),
         _ => due,
     };
     (earliest, due.plus(slack))
