@@ -633,8 +633,10 @@ impl Ledger {
                 // Nothing was open when the first of those in flight was let go.
                 opened.ends_from = opened.ends_from.or(Some(first.plus(window)));
             }
-            // One without an answer may never have arrived, and then it opened nothing.
-            let has_arrived = matches!(permit.state, State::Answered { .. });
+            // One without an answer may never have arrived, and one whose cost is not known may have cost
+            // nothing: then it opened nothing.
+            let has_arrived =
+                matches!(permit.state, State::Answered { .. }) && !permit.cost(place).is_estimate;
             if is_sure && has_arrived && opened.ends_from.is_some() {
                 let by = at.plus(window);
                 opened.ends_by = Some(opened.ends_by.map_or(by, |known| known.min(by)));

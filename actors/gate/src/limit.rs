@@ -155,7 +155,7 @@ impl Rule {
     }
 
     /// Most units in a window, in flight, or in the bucket.
-    pub(crate) fn max(self) -> u32 {
+    pub fn max(self) -> u32 {
         match self {
             Self::Every { .. } => 1,
             Self::Bucket { burst: max, .. }

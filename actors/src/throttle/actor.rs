@@ -7,6 +7,7 @@ mod letting;
 mod opening;
 mod reading;
 mod resting;
+mod weighing;
 
 use std::collections::HashMap;
 use std::rc::Rc;

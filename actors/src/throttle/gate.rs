@@ -1,5 +1,7 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
+use std::collections::HashMap;
+
 use tollgate_gate::{
     Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Sent,
 };
@@ -8,6 +10,8 @@ use tollgate_gate::{
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     ledger: Ledger,
+    /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
+    over: HashMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {
@@ -40,6 +44,35 @@ impl Gate {
         self.ledger.ended(limits, id, at, sent);
     }
 
+    /// The call is over, but what it cost is still to be settled.
+    pub(super) fn hold_back(&mut self, id: PermitId, at: At, sent: Sent) {
+        self.over.insert(id, (at, sent));
+    }
+
+    /// Whether a call that is held back was sent.
+    pub(super) fn held_back(&self, id: PermitId) -> Option<Sent> {
+        self.over.get(&id).map(|(_, sent)| *sent)
+    }
+
+    /// What the call cost by the limit at that place.
+    pub(super) fn settle(
+        &mut self,
+        limits: &LimitSet,
+        id: PermitId,
+        place: usize,
+        units: u32,
+        now: At,
+    ) {
+        self.ledger.settle(limits, id, place, units, now);
+    }
+
+    /// It was over when it was held back.
+    pub(super) fn end_held_back(&mut self, limits: &LimitSet, id: PermitId) {
+        if let Some((at, sent)) = self.over.remove(&id) {
+            self.ledger.ended(limits, id, at, sent);
+        }
+    }
+
     /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
     pub(super) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
@@ -51,8 +84,8 @@ impl Gate {
     }
 
     /// A call of this process that outlived what was known of it.
-    pub(super) fn adopt(&mut self, id: PermitId, api: u16, charged: bool) {
-        self.ledger.adopt(id, Ask::new(api), charged);
+    pub(super) fn adopt(&mut self, id: PermitId, ask: Ask<'_>, charged: bool) {
+        self.ledger.adopt(id, ask, charged);
     }
 
     /// Adds what this process knows to what another one wrote.
@@ -78,16 +111,17 @@ impl Gate {
         self.ledger.holds_mut().set(hold);
     }
 
-    /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot
+    /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is told; what cannot
     /// be read at all shuts the account for its longest window, never starts it full.
     pub(super) fn load(
         &mut self,
         limits: &LimitSet,
         bytes: &[u8],
-        since: At,
+        (since, is_exact): (At, bool),
         now: At,
     ) -> Vec<String> {
-        match Ledger::decode(limits, bytes, since) {
+        let decode = if is_exact { Ledger::decode_exact } else { Ledger::decode };
+        match decode(limits, bytes, since) {
             Ok((ledger, notes)) => {
                 self.ledger = ledger;
                 notes.iter().map(Note::to_string).collect()

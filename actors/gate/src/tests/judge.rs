@@ -11,7 +11,9 @@ pub(super) struct Arrival {
     pub(super) over: At,
     /// When the job that it ordered was done.
     pub(super) job_over: At,
-    /// What it cost by each limit, but no more than it said it would: nobody can know better.
+    /// What it cost by each limit.
+    pub(super) actual: Vec<u32>,
+    /// The same, but no more than it said it would: nobody can know better.
     pub(super) costs: Vec<u32>,
 }
 
@@ -26,7 +28,7 @@ pub(super) fn assert_within(limits: &LimitSet, arrivals: &[Arrival]) {
     let mut arrivals = arrivals.to_vec();
     arrivals.sort_by_key(|arrival| arrival.at);
     for (place, limit) in limits.limits().iter().enumerate() {
-        let counted: Vec<&Arrival> = arrivals.iter().filter(|a| a.costs[place] > 0).collect();
+        let counted: Vec<&Arrival> = arrivals.iter().filter(|a| a.actual[place] > 0).collect();
         for last in &counted {
             let others: Vec<&Arrival> = counted
                 .iter()

@@ -76,8 +76,8 @@ pub(super) fn any_ledger_without_names() -> impl Strategy<Value = (LimitSet, Led
                 .into_iter()
                 .map(|(id, (api, state, costs, job))| {
                     let costs = costs.map(|costs| costs[..count].into());
-                    let says = |costs: &Box<[Cost]>| costs.iter().any(|cost| *cost != Cost::ONE);
-                    let costs = costs.filter(says);
+                    let costs: Option<Box<[Cost]>> = costs;
+                    let costs = costs.filter(|costs| costs.iter().any(|cost| *cost != Cost::ONE));
                     Permit { costs, job, ..permit(PermitId(id), api, state) }
                 })
                 .collect();

@@ -471,12 +471,14 @@ impl World {
             self.at(at, event);
         }
         if !matches!(script.kind, Kind::Unsent) {
-            let actual = |cost: &Cost| match settled {
-                Some((units, _)) if cost.is_estimate => units.min(cost.units),
+            let actual = costs.iter().map(|cost| match settled {
+                Some((units, _)) if cost.is_estimate => units,
                 _ => cost.units,
-            };
-            let costs = costs.iter().map(actual).collect();
-            self.arrivals.push(Arrival { api, at: arrived, over: over_at, job_over, costs });
+            });
+            let actual: Vec<u32> = actual.collect();
+            let costs = costs.iter().zip(&actual).map(|(said, cost)| said.units.min(*cost));
+            let (at, over, costs) = (arrived, over_at, costs.collect());
+            self.arrivals.push(Arrival { api, at, over, job_over, actual, costs });
         }
     }
 }

@@ -36,6 +36,10 @@ impl Throttle {
             }
             Report::Written(Written::Unknown) => self.gate.unwritten(id),
             Report::Answered(at) => self.answered(id, at),
+            // What it cost is known when the attempt is over, and has to be told before.
+            Report::CallEnded(at, sent) if self.platform.costs.are_settled() => {
+                self.gate.hold_back(id, at, sent);
+            }
             Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
@@ -64,6 +68,7 @@ impl Throttle {
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
+        self.settle(id, &outcome);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect } = flight;
         self.suspects_out(0, usize::from(suspect));
