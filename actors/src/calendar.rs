@@ -141,3 +141,6 @@ pub fn plan_on(plan: &Arc<Plan>, line: &Line) -> Arc<Plan> {
     }
     Arc::new(plan)
 }
+
+#[cfg(test)]
+mod tests;

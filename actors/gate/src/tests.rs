@@ -4,6 +4,7 @@
 //! - `judge`: the provider, which knows only arrivals, and a second, naive gate that keeps every call for
 //!   ever. Neither uses the ledger.
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
+//! - `kinds`: the same for buckets, windows of the first call, jobs, scores, and costs.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `apis`: the same under a configuration with other apis.
@@ -12,6 +13,7 @@ mod apis;
 mod claims;
 mod join;
 mod judge;
+mod kinds;
 mod record;
 mod simulation;
 

@@ -154,8 +154,13 @@ fn known_after(ledger: &Ledger) -> Ledger {
 }
 
 fn framed(body: &[u8]) -> Vec<u8> {
+    framed_as(3, body)
+}
+
+/// A record of that version with a right checksum.
+pub(super) fn framed_as(version: u8, body: &[u8]) -> Vec<u8> {
     let empty = Ledger::new().encode(&LimitSet::default(), At(0));
-    let mut bytes = [&empty[..2], body].concat();
+    let mut bytes = [&[empty[0], version], body].concat();
     bytes.extend(checksum(&bytes));
     bytes
 }

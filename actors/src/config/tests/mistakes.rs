@@ -142,14 +142,249 @@ const TABLE: &[(&str, Code, &str)] = &[
         "platforms.kakao.limits.x.concurrent",
     ),
     (
-        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"50/s\"\nburst = 100",
-        Code::NotSupported,
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = 50",
+        Code::BadValue,
         "platforms.kakao.limits.x.rate",
     ),
     (
-        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nresets = \"00:00 Asia/Seoul\"",
-        Code::NotSupported,
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"20\"\nburst = 5",
+        Code::BadValue,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"x/s\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"0/s\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"50/parsec\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"50/d\"",
+        Code::SlidingDay,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = true",
+        Code::WrongType,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"50/s\"\nburst = 0",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.burst",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nrate = \"1/h\"\nburst = 9000",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.burst",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nburst = 5",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.rate",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"5s\"\nburst = 5",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.burst",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"5s\"\nresets = \"00:00 UTC\"",
+        Code::ImpossibleLimit,
         "platforms.kakao.limits.x.resets",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nresets = \"midnight\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.resets",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nresets = \"25:00 UTC\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.resets",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nresets = \"00:00 Asia/Soul\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.resets",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"7h\"\nresets = \"00:00 UTC\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"48h\"\nresets = \"00:00 UTC\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1m\"\nresets = \"00:00 UTC\"\nreset_slack = \"30s\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.reset_slack",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nreset_slack = \"1s\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.reset_slack",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nanchor = \"midnight\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.anchor",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nanchor = \"first_use\"\nresets = \"00:00 UTC\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.anchor",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1d\"\nanchor = \"first_use\"",
+        Code::SlidingDay,
+        "platforms.kakao.limits.x.in",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncost = 10",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.cost",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncost = -1",
+        Code::BadValue,
+        "platforms.kakao.limits.x.cost",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncost = { GETT = 1 }",
+        Code::BadValue,
+        "platforms.kakao.limits.x.cost.GETT",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncost = { GET = true }",
+        Code::WrongType,
+        "platforms.kakao.limits.x.cost.GET",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"5s\"\ncost = 2",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.cost",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncounts = \"apples\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.counts",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\ncounts = \"errors\"\ncost = 1",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.cost",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nconcurrent = 9\ncounts = \"bytes\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.counts",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = \"9 apples\"\nin = \"1h\"\ncounts = \"bytes\"",
+        Code::BadSize,
+        "platforms.kakao.limits.x.max",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nreserve = 9",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.reserve",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nreserve = \"120%\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.reserve",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nshare = 0.01",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.share",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 9\nin = \"1h\"\nshare = 5",
+        Code::BadValue,
+        "platforms.kakao.limits.x.share",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nevery = \"5s\"\nreserve = 2",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.reserve",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nscore = 60\ndecay = \"300s\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.block",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nscore = 60\nblock = \"300s\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.decay",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nscore = 60\ndecay = \"300s\"\nblock = \"10ms\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.block",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\ndecay = \"300s\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.score",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\njobs = 5",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.ttl",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\njobs = 0\nttl = \"3h\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits.x.jobs",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nttl = \"3h\"",
+        Code::MissingKey,
+        "platforms.kakao.limits.x.jobs",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\njobs = 5\nttl = \"3h\"\nguard = \"1s\"",
+        Code::BadValue,
+        "platforms.kakao.limits.x.guard",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 5\nin = \"1m\"\n[platforms.kakao.limits.y]\nper = [\"account\"]\nmax = 6\nin = \"1m\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits",
+    ),
+    (
+        "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 50\nin = \"1m\"\n[platforms.kakao.limits.y]\nper = [\"account\"]\nmax = 6\nin = \"2m\"",
+        Code::ImpossibleLimit,
+        "platforms.kakao.limits",
+    ),
+    (
+        "[platforms.kakao.apis.report.costs]\ngapp = 2",
+        Code::BadValue,
+        "platforms.kakao.apis.report.costs.gapp",
+    ),
+    (
+        "[platforms.kakao.apis.report.costs]\ngap = 2",
+        Code::ImpossibleLimit,
+        "platforms.kakao.apis.report.costs.gap",
+    ),
+    (
+        "[platforms.kakao.apis.report.costs]\ngap = \"free\"",
+        Code::WrongType,
+        "platforms.kakao.apis.report.costs.gap",
     ),
     (
         "[platforms.kakao.limits.x]\nper = [\"platform\"]\nevery = \"1s\"",
@@ -253,8 +488,7 @@ fn every_mistake_has_its_code_its_key_and_its_line() {
         let wanted = wanted.unwrap_or_else(|| panic!("{text}\ngave {found:#?}"));
         assert!(wanted.line > Some(9), "{text}: line {:?}", wanted.line);
         assert!(!wanted.message.is_empty() && !wanted.message.ends_with('.'));
-        let expected = if text.contains("burst") { 2 } else { 1 };
-        assert_eq!(found.len(), expected, "{text} gave {found:#?}");
+        assert_eq!(found.len(), 1, "{text} gave {found:#?}");
     }
 }
 
