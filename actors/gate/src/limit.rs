@@ -310,6 +310,12 @@ impl Limit {
         (self.per_api && self.api.is_none()).then_some(api)
     }
 
+    /// How long a charge counts, if the limit counts by time: its window or gap, the time in which a bucket
+    /// fills, the usual time between two resets.
+    pub fn window(&self) -> Option<Span> {
+        self.rule.window()
+    }
+
     /// The guard, if the limit has one and counts by time.
     pub(crate) fn guard_span(&self) -> Option<Span> {
         self.rule.window().and_then(|window| self.guard.span(window))

@@ -132,7 +132,7 @@ fn api(
         timeouts,
         format: format.unwrap_or(Format::Auto),
     };
-    api.params = params(&section, &api, platform, declared, context.key);
+    api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();
     Some((api, costs))
 }

@@ -9,6 +9,7 @@ use super::rules::units_of;
 use super::section::{Section, kind_of};
 use crate::codes::Code;
 use crate::costs::{ApiCosts, Costs, Counts};
+use crate::plan::Api;
 use crate::recipe::{Template, Variables, did_you_mean};
 
 /// What `cost` and `counts` of one limit say.
@@ -105,7 +106,12 @@ pub(super) fn costs(
 }
 
 /// Two limits of one key of which one makes the other meaningless: most likely a slip.
-pub(super) fn contradictions(section: &Section<'_>, limits: &[Limit], costs: &[LimitCost]) {
+pub(super) fn contradictions(
+    section: &Section<'_>,
+    apis: &[Api],
+    limits: &[Limit],
+    costs: &[LimitCost],
+) {
     let window = |limit: &Limit| match limit.rule {
         Rule::Sliding { max, window } => Some((max.get(), window)),
         _ => None,
@@ -134,7 +140,13 @@ pub(super) fn contradictions(section: &Section<'_>, limits: &[Limit], costs: &[L
                 continue;
             };
             let hint = "one of the two is mistyped, or not needed";
-            section.mistake(Code::ImpossibleLimit, "limits", message, hint);
+            let later = &limits[place.max(other_place)];
+            let api = later.api.and_then(|api| apis.get(usize::from(api)));
+            let key = match api {
+                Some(api) => format!("apis.{}.limits.{}", api.name, later.name),
+                None => format!("limits.{}", later.name),
+            };
+            section.mistake(Code::ImpossibleLimit, &key, message, hint);
         }
     }
 }

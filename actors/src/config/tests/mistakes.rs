@@ -364,12 +364,12 @@ const TABLE: &[(&str, Code, &str)] = &[
     (
         "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 5\nin = \"1m\"\n[platforms.kakao.limits.y]\nper = [\"account\"]\nmax = 6\nin = \"1m\"",
         Code::ImpossibleLimit,
-        "platforms.kakao.limits",
+        "platforms.kakao.limits.y",
     ),
     (
         "[platforms.kakao.limits.x]\nper = [\"account\"]\nmax = 50\nin = \"1m\"\n[platforms.kakao.limits.y]\nper = [\"account\"]\nmax = 6\nin = \"2m\"",
         Code::ImpossibleLimit,
-        "platforms.kakao.limits",
+        "platforms.kakao.limits.y",
     ),
     (
         "[platforms.kakao.apis.report.costs]\ngapp = 2",
