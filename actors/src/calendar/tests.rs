@@ -15,38 +15,38 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-/// Noon of the day, its reset and the next one, by UTC; and the hours between them.
-const DAYS: &[(&str, &str, &str, &str, f64)] = &[
+/// Noon of the day, its reset and the next one, by UTC; and the minutes between them.
+const DAYS: &[(&str, &str, &str, &str, i64)] = &[
     // No daylight saving: midnight is 15:00 UTC.
-    ("Asia/Seoul", "2026-11-21T03:00:00Z", "2026-11-20T15:00:00Z", "2026-11-21T15:00:00Z", 24.0),
+    ("Asia/Seoul", "2026-11-21T03:00:00Z", "2026-11-20T15:00:00Z", "2026-11-21T15:00:00Z", 1440),
     // Clocks go forward on 8 March 2026 and back on 1 November 2026, at 2:00.
     (
         "America/New_York",
         "2026-03-08T16:00:00Z",
         "2026-03-08T05:00:00Z",
         "2026-03-09T04:00:00Z",
-        23.0,
+        1380,
     ),
     (
         "America/New_York",
         "2026-11-01T17:00:00Z",
         "2026-11-01T04:00:00Z",
         "2026-11-02T05:00:00Z",
-        25.0,
+        1500,
     ),
     (
         "America/Los_Angeles",
         "2026-03-08T19:00:00Z",
         "2026-03-08T08:00:00Z",
         "2026-03-09T07:00:00Z",
-        23.0,
+        1380,
     ),
     (
         "America/Los_Angeles",
         "2026-11-01T20:00:00Z",
         "2026-11-01T07:00:00Z",
         "2026-11-02T08:00:00Z",
-        25.0,
+        1500,
     ),
     // By half an hour, on 5 April 2026 back to +10:30 and on 4 October 2026 forward to +11:00.
     (
@@ -54,26 +54,26 @@ const DAYS: &[(&str, &str, &str, &str, f64)] = &[
         "2026-04-05T01:30:00Z",
         "2026-04-04T13:00:00Z",
         "2026-04-05T13:30:00Z",
-        24.5,
+        1470,
     ),
     (
         "Australia/Lord_Howe",
         "2026-10-04T01:00:00Z",
         "2026-10-03T13:30:00Z",
         "2026-10-04T13:00:00Z",
-        23.5,
+        1410,
     ),
     // Midnight itself is skipped on 29 March 2026: the day begins at 1:00.
-    ("Asia/Beirut", "2026-03-29T09:00:00Z", "2026-03-28T22:00:00Z", "2026-03-29T21:00:00Z", 23.0),
+    ("Asia/Beirut", "2026-03-29T09:00:00Z", "2026-03-28T22:00:00Z", "2026-03-29T21:00:00Z", 1380),
 ];
 
 #[test]
 fn days_begin_at_midnight_also_when_clocks_change() {
-    for (zone, noon, first, next, hours) in DAYS {
+    for (zone, noon, first, next, minutes) in DAYS {
         let found = daily(zone).around(at(noon)).unwrap();
         assert_eq!(found, (at(first), at(next)), "{zone} {noon}");
         let length = found.1.as_second() - found.0.as_second();
-        assert_eq!(length as f64 / 3600.0, *hours, "{zone} {noon}");
+        assert_eq!(length / 60, *minutes, "{zone} {noon}");
     }
 }
 

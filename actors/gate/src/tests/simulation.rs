@@ -543,7 +543,7 @@ fn any_ops() -> impl Strategy<Value = Vec<(u64, Op)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(400) })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(150) })]
 
     #[test]
     fn never_lets_more_arrive_than_allowed_and_is_never_late(

@@ -752,3 +752,103 @@ fn only_a_publisher_may_do_without_platforms() {
         of(load(Some(path.path()), none(), &[]))
     );
 }
+
+/// Keys of a limit with values that are right, wrong and absurd.
+fn any_limit() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let key = prop::sample::select(vec![
+        "per",
+        "every",
+        "max",
+        "in",
+        "resets",
+        "reset_slack",
+        "anchor",
+        "rate",
+        "burst",
+        "concurrent",
+        "score",
+        "decay",
+        "block",
+        "jobs",
+        "ttl",
+        "cost",
+        "counts",
+        "reserve",
+        "share",
+        "guard",
+        "what",
+    ]);
+    let value = prop_oneof![
+        prop::sample::select(vec![
+            "[\"account\"]",
+            "[\"account\", \"api\"]",
+            "\"5s\"",
+            "\"1h\"",
+            "\"1d\"",
+            "\"0s\"",
+            "\"8784h\"",
+            "\"50/s\"",
+            "\"1/8784h\"",
+            "\"0/s\"",
+            "\"/\"",
+            "\"4294967296/s\"",
+            "\"00:00 Asia/Seoul\"",
+            "\"24:00 UTC\"",
+            "\"first_use\"",
+            "\"bytes\"",
+            "\"errors\"",
+            "\"100MB\"",
+            "\"8388607GiB\"",
+            "\"10%\"",
+            "\"-1%\"",
+            "\"nan%\"",
+            "\"inf%\"",
+            "0.5",
+            "nan",
+            "inf",
+            "-0.0",
+            "1",
+            "0",
+            "-1",
+            "4294967295",
+            "4294967296",
+            "9223372036854775807",
+            "true",
+            "{ GET = 0 }",
+            "{ POST = 9 }",
+            "\"never\"",
+        ])
+        .prop_map(str::to_owned),
+        any::<i64>().prop_map(|number| number.to_string()),
+        "[ -~&&[^\"\\\\]]{0,12}".prop_map(|text| format!("\"{text}\"")),
+    ];
+    prop::collection::btree_map(key, value, 0..7).prop_map(|pairs| {
+        let pairs: Vec<String> =
+            pairs.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        pairs.join("\n")
+    })
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_limit_however_written_is_a_panic_or_passes_the_gate_unseen(one in any_limit(), two in any_limit()) {
+        let text = format!(
+            "{BASE}\n[platforms.kakao.limits.x]\n{one}\n[platforms.kakao.apis.report.limits.y]\n{two}\n"
+        );
+        if let Ok(loaded) = load_with(&text, &[]) {
+            // What is accepted is what was written, and can be told.
+            let platform = &loaded.plan.platforms.values().next().unwrap();
+            proptest::prop_assert_eq!(platform.limits.limits().len(), 3);
+            let told = crate::config::describe(&loaded.plan);
+            proptest::prop_assert!(told.contains("limit x: ") && told.contains("limit y: "));
+            let line = crate::calendar::Line::From("2026-11-20T12:00:00Z".parse().unwrap());
+            let limits = crate::calendar::limits_on(platform, &line);
+            let ledger = tollgate_gate::Ledger::new();
+            let ask = tollgate_gate::Ask::new(0).with_costs(platform.costs.usual(0));
+            let now = tollgate_gate::At(0);
+            let decision = tollgate_gate::decide(&limits, &ledger, ledger.holds(), ask, now);
+            proptest::prop_assert_eq!(decision, tollgate_gate::Decision::Go);
+        }
+    }
+}
