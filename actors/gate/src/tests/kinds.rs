@@ -85,6 +85,22 @@ fn a_bucket_in_steady_use_is_a_few_bytes() {
 }
 
 #[test]
+fn an_account_of_two_limits_takes_so_many_bytes() {
+    // "1 per 5 s and 60 per hour": never called, and after 60 calls 5 s apart.
+    let limits = set([limit("gap", every(5)), limit("hourly", sliding(60, 3600))]);
+    let limits = limits.with_apis(vec!["reports".into()]).unwrap();
+    let (mut ledger, mut now) = (Ledger::new(), 0);
+    assert_eq!(ledger.encode(&limits, At(0)).len(), 28);
+    for _ in 0..60 {
+        call(&limits, &mut ledger, &[], now);
+        now += 5 * S + 1_234;
+    }
+    let record = ledger.encode(&limits, At(now)).len();
+    assert!((320..=340).contains(&record), "{record}");
+    assert!(size_of::<Ledger>() <= 96);
+}
+
+#[test]
 fn a_restart_and_another_rate_keep_what_is_missing_in_a_bucket() {
     let (old, new) = (bucket(50, 100, Span::from_secs(1)), bucket(1, 100, Span::from_secs(1)));
     let mut ledger = Ledger::new();
