@@ -81,6 +81,7 @@ impl Reloader {
             telemetry::config_needs_restart(key);
         }
         let before = self.switch.plan();
+        let plan = Arc::unwrap_or_clone(self.switch.on_clock(plan));
         let (plan, changes) = merge(&before, plan);
         let Changes { applied, limits } = &changes;
         if *applied == Applied::default()

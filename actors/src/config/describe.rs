@@ -1,14 +1,17 @@
 //! What was understood of a configuration, for people. Secrets are not in it.
 
 use std::fmt::{self, Write};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::civil::date;
 use jiff::tz::TimeZone;
 use serde_json::Map;
-use tollgate_gate::{Guard, Limit, Rule, Span};
+use tollgate_gate::{Cost, Guard, Limit, Rule, Span};
 
 use super::values::show;
+use crate::calendar::DAY;
+use crate::costs::Counts;
 use crate::ids::Account;
 use crate::plan::{
     Api, Auth, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Timeouts,
@@ -108,16 +111,21 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
         out,
         "  a call lost in a crash keeps its slot for {lost}, {alive} if its node may live"
     )?;
-    for limit in platform.limits.limits().iter().filter(|limit| limit.api.is_none()) {
-        writeln!(out, "  limit {}: {}", limit.name, in_words(limit))?;
+    for (place, limit) in platform.limits.limits().iter().enumerate() {
+        if limit.api.is_none() {
+            writeln!(out, "  limit {}: {}", limit.name, in_words(platform, place, limit))?;
+        }
     }
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
-        for limit in platform.limits.limits() {
+        for (place, limit) in platform.limits.limits().iter().enumerate() {
             if limit.api.is_some_and(|ix| usize::from(ix) == number) {
-                writeln!(out, "    limit {}: {}", limit.name, in_words(limit))?;
+                writeln!(out, "    limit {}: {}", limit.name, in_words(platform, place, limit))?;
             }
+        }
+        if let Some(costs) = costs_in_words(platform, number) {
+            writeln!(out, "    a call costs {costs}")?;
         }
     }
     Ok(())
@@ -185,26 +193,56 @@ fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
 }
 
 /// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
-fn in_words(limit: &Limit) -> String {
+fn in_words(platform: &Platform, place: usize, limit: &Limit) -> String {
     let per = match (limit.api, limit.per_api) {
         (Some(_), _) => "per account, of this api's calls",
         (None, true) => "per account and api",
         (None, false) => "per account",
     };
     let long = |span: Span| show(Duration::from(span));
-    let (rule, window) = match limit.rule {
-        Rule::Every { gap } => {
-            (format!("at least {} between two calls {per}", long(gap)), Some(gap))
-        }
+    let counts = platform.costs.counts.iter().find(|(own, _)| *own == place);
+    let units = |max: NonZeroU32| match counts {
+        Some((_, Counts::Bytes { unit })) => format!("{} bytes", u64::from(max.get()) * unit),
+        Some((_, Counts::Errors)) => count(max.get() as usize, "error"),
+        _ if costs_one(platform, place) => count(max.get() as usize, "call"),
+        _ => count(max.get() as usize, "unit"),
+    };
+    let rule = match limit.rule {
+        Rule::Every { gap } => format!("at least {} between two calls {per}", long(gap)),
         Rule::Sliding { max, window } => {
-            let calls = count(max.get() as usize, "call");
-            (format!("at most {calls} in any {} {per}", long(window)), Some(window))
+            format!("at most {} in any {} {per}", units(max), long(window))
         }
-        Rule::Concurrent { max } => {
-            (format!("at most {} in flight {per}", count(max.get() as usize, "call")), None)
+        Rule::Concurrent { max } => format!("at most {} in flight {per}", units(max)),
+        Rule::Bucket { burst, rate, per: time } => {
+            format!("a bucket of {} into which {rate} flow in {} {per}", units(burst), long(time))
+        }
+        Rule::Calendar { max, window, slack, calendar } => {
+            let resets = platform.resets.get(usize::from(calendar));
+            let resets = resets.map(ToString::to_string).unwrap_or_default();
+            let window = if window == Span::from(DAY) { "day".to_owned() } else { long(window) };
+            let slack = long(slack);
+            format!(
+                "at most {} each {window} from {resets} {per}; clocks may be {slack} apart",
+                units(max)
+            )
+        }
+        Rule::FirstUse { max, window } => {
+            format!("at most {} in {} from the first on {per}", units(max), long(window))
+        }
+        Rule::Score { max, decay, block } => format!(
+            "a score of at most {max} {per}, each point counts for {}; above it no answer for {}",
+            long(decay),
+            long(block)
+        ),
+        Rule::Jobs { max, ttl } => {
+            format!(
+                "at most {} at once {per}, each over after {}",
+                count(max.get() as usize, "job"),
+                long(ttl)
+            )
         }
     };
-    match (window, limit.guard) {
+    match (limit.window(), limit.guard) {
         (None, _) => rule,
         (Some(_), Guard::Never) => format!("{rule}; counted from the answer"),
         (Some(window), guard) => {
@@ -213,6 +251,43 @@ fn in_words(limit: &Limit) -> String {
             format!("{rule}; guard {}{default}", long(span))
         }
     }
+}
+
+/// Whether every call costs one by the limit at that place.
+fn costs_one(platform: &Platform, place: usize) -> bool {
+    platform.costs.apis.iter().all(|api| {
+        let usual = api.usual.get(place).is_none_or(|cost| *cost == Cost::ONE);
+        usual && api.templates.iter().all(|(own, _)| *own != place)
+    })
+}
+
+/// What an api's calls cost where it is not one: `costs 3 of points, {ids|length} of daily`.
+fn costs_in_words(platform: &Platform, number: usize) -> Option<String> {
+    let costs = platform.costs.apis.get(number)?;
+    let limits = platform.limits.limits().iter().enumerate();
+    let own = limits.filter(|(_, limit)| limit.api.is_none_or(|api| usize::from(api) == number));
+    let words: Vec<String> = own
+        .filter_map(|(place, limit)| {
+            let name = &limit.name;
+            if let Some((_, template)) = costs.templates.iter().find(|(own, _)| *own == place) {
+                return Some(format!("{template} of {name}"));
+            }
+            let cost = costs.usual.get(place).filter(|cost| **cost != Cost::ONE)?;
+            let counts = platform.costs.counts.iter().find(|(own, _)| *own == place);
+            Some(match (cost.units, counts) {
+                (0, _) => format!("nothing of {name}"),
+                (_, Some((_, Counts::Errors))) => format!("one of {name} if it fails"),
+                (units, Some((_, Counts::Bytes { unit }))) => {
+                    format!(
+                        "its body of {name}, {} bytes until it is known",
+                        u64::from(units) * unit
+                    )
+                }
+                (units, _) => format!("{units} of {name}"),
+            })
+        })
+        .collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -55,6 +55,17 @@ impl Limit {
         }
     }
 
+    /// Whether the configuration takes one of the two for a slip.
+    fn contradicts(self, other: Self) -> bool {
+        match (self.rule, other.rule) {
+            (Rule::Max(max, window), Rule::Max(other_max, longer)) => {
+                let never_used_up = window < longer && max > other_max;
+                self.per_api == other.per_api && (window == longer || never_used_up)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a call of `api` may go at `now`, after these of its account.
     fn allows<'a>(self, api: &str, now: u64, before: impl IntoIterator<Item = &'a Call>) -> bool {
         let mine = before.into_iter().filter(|call| !self.per_api || call.api == api);
@@ -280,4 +291,15 @@ pub(super) fn assert_never_too_many_of(rigs: &[&Rig], account: &str, limit: Limi
 /// A time from a seed.
 pub(super) fn some_ms(random: &mut fastrand::Rng, most: u64) -> Duration {
     Duration::from_millis(random.u64(0..=most))
+}
+
+/// Of these limits those that contradict none before them.
+pub(super) fn consistent(limits: Vec<Limit>) -> Vec<Limit> {
+    let mut kept: Vec<Limit> = Vec::new();
+    for limit in limits {
+        if !kept.iter().any(|other| other.contradicts(limit) || limit.contradicts(*other)) {
+            kept.push(limit);
+        }
+    }
+    kept
 }

@@ -9,6 +9,7 @@ use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
+use super::weighing::costs_of;
 use super::{Doubted, Fence, Flight, Throttle};
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
@@ -44,6 +45,10 @@ impl Throttle {
             }
             Report::Written(Written::Unknown) => self.gate.unwritten(id),
             Report::Answered(at) => self.answered(id, at),
+            // What it cost is known when the attempt is over, and has to be told before.
+            Report::CallEnded(at, sent) if self.platform.costs.are_settled() => {
+                self.gate.hold_back(id, at, sent);
+            }
             Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
@@ -61,9 +66,10 @@ impl Throttle {
             if late.in_crowd || limits.has_default_guard() {
                 let mut stamp = written.plus(beyond_guard(limits, late.by));
                 if stamp < at && baselines.is_young(platform, api, at) {
-                    if self.doubted.len() < DOUBTED_MAX {
+                    if limits.can_amend() && self.doubted.len() < DOUBTED_MAX {
                         let charged = Charged { api, stamp, answered: at };
-                        self.doubted.push(Doubted { charged, written });
+                        let costs = costs_of(&self.platform, api, &flight.item).into();
+                        self.doubted.push(Doubted { charged, costs, written });
                     } else {
                         stamp = at;
                     }
@@ -84,11 +90,11 @@ impl Throttle {
         let limits = &self.platform.limits;
         let platform = &self.key.platform;
         let baselines = self.shard.baselines.borrow();
-        for Doubted { charged, written } in &mut self.doubted {
+        for Doubted { charged, costs, written } in &mut self.doubted {
             let late = baselines.late(platform, charged.api, *written, charged.answered);
             let stamp = written.plus(beyond_guard(limits, late.by));
             if stamp > charged.stamp {
-                self.gate.arrived_later(limits, *charged, stamp);
+                self.gate.arrived_later(limits, *charged, costs, stamp);
                 charged.stamp = stamp;
             }
         }
@@ -99,14 +105,16 @@ impl Throttle {
     /// are charged at their answers.
     pub(super) fn gate_without_doubt(&self) -> Cow<'_, Gate> {
         let mut gate = Cow::Borrowed(&self.gate);
-        for Doubted { charged, .. } in &self.doubted {
-            gate.to_mut().arrived_later(&self.platform.limits, *charged, charged.answered);
+        for Doubted { charged, costs, .. } in &self.doubted {
+            let limits = &self.platform.limits;
+            gate.to_mut().arrived_later(limits, *charged, costs, charged.answered);
         }
         gate
     }
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
+        self.settle(id, &outcome);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect } = flight;
         self.suspects_out(0, usize::from(suspect));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
+use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
 use crate::http::Written;
@@ -71,7 +72,7 @@ impl Throttle {
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
-            self.adopt_record(&stored.record, since, stored.writer, now);
+            self.adopt_record(&stored.record, (since, false), stored.writer, now);
         }
         if self.restarted {
             self.adopt_running();
@@ -83,7 +84,14 @@ impl Throttle {
         }
     }
 
-    fn adopt_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
+    /// `since`: when it was written, and whether that is exact.
+    fn adopt_record(
+        &mut self,
+        bytes: &[u8],
+        (since, is_exact): (At, bool),
+        writer: Writer,
+        now: At,
+    ) {
         let record = match Record::decode(bytes) {
             Ok(record) => record,
             Err(error) => {
@@ -95,7 +103,7 @@ impl Throttle {
         self.throttled_in_a_row = record.throttled_in_a_row;
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
-        let foreign = self.gate.load(&self.platform.limits, &record.gate, since, now);
+        let foreign = self.gate.load(&self.platform.limits, &record.gate, (since, is_exact), now);
         for note in foreign {
             telemetry::ledger_note(&self.key, &note);
         }
@@ -242,7 +250,7 @@ impl Throttle {
             }
         };
         let mut gate = Gate::default();
-        for note in gate.load(&limits, &record.gate, since, now) {
+        for note in gate.load(&limits, &record.gate, (since, false), now) {
             telemetry::ledger_note(&self.key, &note);
         }
         if let Some(lost) = self.lost(writer, since, now) {
@@ -270,7 +278,10 @@ impl Throttle {
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
             // The record has counted it, or is older than its permit.
-            self.gate.adopt(id, self.lanes[lane].api, id.0 <= recorded);
+            let api = self.lanes[lane].api;
+            let costs = costs_of(&self.platform, api, &item);
+            let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
+            self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);
             self.suspects_out(usize::from(suspect), 0);
@@ -335,7 +346,7 @@ impl Throttle {
         // Read by the limits it was written by.
         let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {
-            self.adopt_record(&rest.record, rest.since, Writer::Here, now);
+            self.adopt_record(&rest.record, (rest.since, true), Writer::Here, now);
         }
         let same_limits = !self.go_by_limits(in_force, now);
         for RestLane { api, priority, waiting, .. } in rest.lanes {
@@ -347,7 +358,7 @@ impl Throttle {
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
-            let ask = Ask { api };
+            let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
             if same_limits
                 && let Decision::WaitUntil { at, because: Because::Limit(_) } =
                     self.gate.decide(&self.platform.limits, ask, rest.since)
