@@ -295,10 +295,18 @@ pub(super) fn some_ms(random: &mut fastrand::Rng, most: u64) -> Duration {
 
 /// Of these limits those that contradict none before them.
 pub(super) fn consistent(limits: Vec<Limit>) -> Vec<Limit> {
-    let mut kept: Vec<Limit> = Vec::new();
-    for limit in limits {
-        if !kept.iter().any(|other| other.contradicts(limit) || limit.contradicts(*other)) {
-            kept.push(limit);
+    let named = limits.into_iter().map(|limit| ((), limit)).collect();
+    consistent_named(named).into_iter().map(|((), limit)| limit).collect()
+}
+
+/// The same of limits with names.
+pub(super) fn consistent_named<N>(limits: Vec<(N, Limit)>) -> Vec<(N, Limit)> {
+    let mut kept: Vec<(N, Limit)> = Vec::new();
+    for (name, limit) in limits {
+        let against =
+            |(_, other): &(N, Limit)| other.contradicts(limit) || limit.contradicts(*other);
+        if !kept.iter().any(against) {
+            kept.push((name, limit));
         }
     }
     kept
