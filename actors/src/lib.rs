@@ -8,12 +8,14 @@
 //! - [`queue`], [`ledger`], [`store`]: seams, each with a conformance suite and several backs; [`state`] is
 //!   the embedded database under two of them;
 //! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
-//! - [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
-//!   a clock; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
+//!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod audit;
 pub mod calendar;
 pub mod clock;
 pub mod codes;
@@ -21,6 +23,7 @@ pub mod collector;
 pub mod config;
 pub mod control;
 pub mod costs;
+pub mod forecast;
 pub mod health;
 pub mod holds;
 pub mod http;
@@ -33,6 +36,7 @@ pub mod plan;
 pub mod publish;
 pub mod queue;
 pub mod recipe;
+pub mod reload;
 pub mod shard;
 pub mod state;
 pub mod status;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -45,6 +45,28 @@ impl Plan {
     /// The state folder: embedded queue and ledger, lock, control socket.
     pub fn state(&self) -> PathBuf {
         self.data.join("state")
+    }
+}
+
+/// The plan in force: whoever asks each time follows when the configuration is read anew. It is replaced as a
+/// whole, never changed.
+#[derive(Debug, Clone)]
+pub struct InForce(Arc<RwLock<Arc<Plan>>>);
+
+impl InForce {
+    /// This one, until another takes its place.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self(Arc::new(RwLock::new(plan)))
+    }
+
+    /// The one of now.
+    pub fn get(&self) -> Arc<Plan> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another in its place, for all who hold a copy of this.
+    pub(crate) fn put(&self, plan: Arc<Plan>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = plan;
     }
 }
 

@@ -7,15 +7,21 @@
 //! - `kinds`: the same for buckets, windows of the first call, jobs, scores, and costs.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
+//! - `amend`: what is learnt of a call after it was charged.
 //! - `apis`: the same under a configuration with other apis.
+//! - `walk`: a whole account in virtual time, against arithmetic.
+//! - `change`: a ledger under another set of limits.
 
+mod amend;
 mod apis;
+mod change;
 mod claims;
 mod join;
 mod judge;
 mod kinds;
 mod record;
 mod simulation;
+mod walk;
 
 use core::cell::Cell;
 use core::num::NonZeroU32;

@@ -6,6 +6,7 @@ mod hearing;
 mod letting;
 mod opening;
 mod reading;
+mod reloading;
 mod resting;
 mod weighing;
 
@@ -16,11 +17,11 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
-use tollgate_gate::{At, PermitId};
+use tollgate_gate::{At, Charged, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
-use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
+use super::messages::{GoBy, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
@@ -84,6 +85,14 @@ struct Flight {
     suspect: bool,
 }
 
+/// A call charged by its answer when little was known of its api.
+#[derive(Debug)]
+struct Doubted {
+    charged: Charged,
+    /// Its true stamp.
+    written: At,
+}
+
 /// Owner of one account's gate and lanes.
 #[derive(Debug)]
 pub struct Throttle {
@@ -111,6 +120,8 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
+    /// Those of an api's first two seconds, within bounds.
+    doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
     remembered: HashMap<Seq, (Tries, At, bool)>,
     /// Stretches whose fetches may have been in flight in another process, until they are read; whether that
@@ -156,7 +167,7 @@ impl Throttle {
     ) -> Self {
         let told = Rc::clone(&shard);
         let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
-        let meters = shard.meters.of(&platform.name);
+        let meters = shard.meters_of(&platform.name);
         Self {
             shard,
             ix,
@@ -177,6 +188,7 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
+            doubted: Vec::new(),
             remembered: HashMap::new(),
             suspected: Vec::new(),
             suspects_out: 0,
@@ -290,6 +302,16 @@ impl Handler<SlotFree> for Throttle {
         self.handled += 1;
         self.slot_asked = false;
         self.slot = Some(slot);
+        self.step(ctx);
+    }
+}
+
+impl Handler<GoBy> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, GoBy(platform): GoBy, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.go_by(platform);
         self.step(ctx);
     }
 }

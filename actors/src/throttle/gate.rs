@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use tollgate_gate::{
-    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Sent,
+    Ask, At, Because, Charged, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Sent,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
     ledger: Ledger,
     /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
@@ -93,6 +93,10 @@ impl Gate {
         self.ledger.join(&own.ledger, known);
     }
 
+    pub(super) fn arrived_later(&mut self, limits: &LimitSet, call: Charged, stamp: At) {
+        self.ledger.arrived_later(limits, call, stamp);
+    }
+
     pub(super) fn in_flight(&self) -> Vec<PermitId> {
         self.ledger.in_flight().collect()
     }
@@ -109,6 +113,11 @@ impl Gate {
     pub(super) fn hold(&mut self, until: At, reason: &str) {
         let hold = Hold { scope: HoldScope::Account, until, reason: reason.to_owned() };
         self.ledger.holds_mut().set(hold);
+    }
+
+    /// Goes by other limits from now on, with all that is known of the past.
+    pub(super) fn under(&mut self, old: &LimitSet, new: &LimitSet, now: At) {
+        (self.ledger, _) = self.ledger.under(old, new, now);
     }
 
     /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is told; what cannot

@@ -257,8 +257,10 @@ impl Throttle {
             gate.lose_all(&limits, lost.latest, lost.slots_until);
         }
         let known = record.knows(self.shard.ledger.session()) >= self.last_given;
-        gate.join(&self.gate, known);
+        gate.join(&self.gate_without_doubt(), known);
         self.gate = gate;
+        // Their charges may be joined with others and could not be found any more.
+        self.doubted.clear();
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
         self.stale = !record.flying.is_empty() || !record.open.is_empty();
@@ -341,9 +343,12 @@ impl Throttle {
         self.version = rest.version;
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
+        // Read by the limits it was written by.
+        let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {
             self.adopt_record(&rest.record, (rest.since, true), Writer::Here, now);
         }
+        let same_limits = !self.go_by_limits(in_force, now);
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
@@ -354,8 +359,9 @@ impl Throttle {
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
             let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
-            if let Decision::WaitUntil { at, because: Because::Limit(_) } =
-                self.gate.decide(&self.platform.limits, ask, rest.since)
+            if same_limits
+                && let Decision::WaitUntil { at, because: Because::Limit(_) } =
+                    self.gate.decide(&self.platform.limits, ask, rest.since)
             {
                 self.lanes[lane].due = at;
             }
