@@ -295,11 +295,17 @@ pub(super) fn some_ms(random: &mut fastrand::Rng, most: u64) -> Duration {
 
 /// Of these limits those that contradict none before them.
 pub(super) fn consistent(limits: Vec<Limit>) -> Vec<Limit> {
+    let mut named = limits.into_iter().map(|limit| (String::new(), limit)).collect();
+    drop_contradictions(&mut named);
+    named.into_iter().map(|(_, limit)| limit).collect()
+}
+
+/// The same for limits that have names.
+pub(super) fn drop_contradictions(limits: &mut Vec<(String, Limit)>) {
     let mut kept: Vec<Limit> = Vec::new();
-    for limit in limits {
-        if !kept.iter().any(|other| other.contradicts(limit) || limit.contradicts(*other)) {
-            kept.push(limit);
-        }
-    }
-    kept
+    limits.retain(|(_, limit)| {
+        let fits = !kept.iter().any(|other| other.contradicts(*limit) || limit.contradicts(*other));
+        kept.extend(fits.then_some(*limit));
+        fits
+    });
 }

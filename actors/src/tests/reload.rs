@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tollgate_gate::{At, Ledger};
 
-use super::oracle::{Limit, Phase, Rule, assert_earliest_in, some_ms};
+use super::oracle::{Limit, Phase, Rule, assert_earliest_in, drop_contradictions, some_ms};
 use super::*;
 use crate::ledger::record::Record;
 use crate::testkit::on_points;
@@ -106,6 +106,7 @@ fn limits_that_change_by_seed_let_each_call_go_at_the_first_allowed_millisecond(
                 phases[0].limits.push((name.to_owned(), Limit::new(some_rule(&mut random))));
             }
         }
+        drop_contradictions(&mut phases[0].limits);
         for _ in 0..random.usize(1..=4) {
             let mut next = phases[phases.len() - 1].clone();
             next.from += random.u64(1..4000);
@@ -119,6 +120,7 @@ fn limits_that_change_by_seed_let_each_call_go_at_the_first_allowed_millisecond(
             if random.u8(0..3) == 0 {
                 next.limits.push((new, Limit::new(some_rule(&mut random))));
             }
+            drop_contradictions(&mut next.limits);
             phases.push(next);
         }
         let accounts = &["x", "y", "z"][..random.usize(1..=3)];
