@@ -500,7 +500,8 @@ impl Switch {
     /// Has every shard go by it, then everybody else; answers how long that took.
     pub(crate) async fn to(&self, plan: Plan) -> Duration {
         let since = Instant::now();
-        let (before, plan) = (self.plan(), Arc::new(plan));
+        let line = Line::Clock(self.post.shared.clock.clone());
+        let (before, plan) = (self.plan(), plan_on(&Arc::new(plan), &line));
         self.post.retire(&before, &plan);
         let shards = self.post.shards.iter();
         let told: Vec<_> = shards.map(|shard| shard.send(Reload(Arc::clone(&plan)))).collect();
