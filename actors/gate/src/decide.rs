@@ -111,7 +111,12 @@ pub fn decide(limits: &LimitSet, ledger: &Ledger, holds: &Holds, ask: Ask, now: 
     };
     for (place, limit) in limits.of(ask.api) {
         let max = limit.rule.max();
-        consider(opens(max, ledger.places(place, limit, ask.api), now), Because::Limit(place));
+        let bucket = limit.bucket(ask.api);
+        let places = ledger.places(place, limit, ask.api).chain(ledger.others(place, bucket));
+        consider(opens(max, places, now), Because::Limit(place));
+        if let Some(until) = ledger.shut_until(place, bucket, now) {
+            consider(Opens::At(until), Because::Limit(place));
+        }
     }
     for (place, hold) in holds.as_slice().iter().enumerate() {
         if hold.scope.stops(ask.api) && hold.until > now {

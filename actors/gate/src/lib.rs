@@ -27,6 +27,7 @@ mod decide;
 mod hold;
 mod ledger;
 mod limit;
+mod observe;
 mod time;
 
 #[cfg(test)]
@@ -40,4 +41,5 @@ pub use limit::{
     APIS_MAX, ApiIx, Guard, LIMITS_MAX, Limit, LimitError, LimitSet, NAME_BYTES_MAX,
     NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
+pub use observe::{Effect, OBSERVED_MAX, Seen};
 pub use time::{At, Span};

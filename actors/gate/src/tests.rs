@@ -7,11 +7,13 @@
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `apis`: the same under a configuration with other apis.
+//! - `observe`: what providers say, against a provider that others use too.
 
 mod apis;
 mod claims;
 mod join;
 mod judge;
+mod observe;
 mod record;
 mod simulation;
 

@@ -46,8 +46,8 @@ impl Gate {
     }
 
     /// The permit was never handed on.
-    pub(super) fn give_back(&mut self, id: PermitId) {
-        self.ledger.give_back(id);
+    pub(super) fn give_back(&mut self, limits: &LimitSet, id: PermitId) {
+        self.ledger.give_back(limits, id);
     }
 
     /// A call of this process that outlived what was known of it.

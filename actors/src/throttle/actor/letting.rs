@@ -456,7 +456,7 @@ impl Throttle {
     fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
-            self.gate.give_back(decided.id);
+            self.gate.give_back(&self.platform.limits, decided.id);
             self.suspects_out(0, usize::from(decided.candidate.suspect));
             self.lanes[decided.lane].put_back(decided.candidate);
         }
