@@ -22,6 +22,7 @@ use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::ledger::Ledger;
+use crate::observe::Shuts;
 use crate::plan::Plan;
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
 use crate::shard::context::{Shared, StoreHealth};
@@ -131,6 +132,7 @@ impl Node {
         let totals = Arc::new(Totals::default());
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
         let shared = Shared {
+            shuts: Shuts::default(),
             clock,
             queue: seams.queue,
             ledger: seams.ledger,

@@ -331,3 +331,28 @@ impl Ledger {
         }
     }
 }
+
+/// What whoever reads answers asks of a set.
+impl LimitSet {
+    /// Most calls that the limit at that place allows.
+    pub fn max_of(&self, place: usize) -> Option<u32> {
+        self.limits().get(place).map(|limit| limit.rule.max())
+    }
+
+    /// The window of the limit at that place, if it counts by time.
+    pub fn window_of(&self, place: usize) -> Option<Span> {
+        self.limits().get(place).and_then(|limit| limit.rule.window())
+    }
+
+    /// Whether the limit at that place counts calls of an api.
+    pub fn counts(&self, place: usize, api: ApiIx) -> bool {
+        self.limits().get(place).is_some_and(|limit| limit.matches(api))
+    }
+
+    /// The limit of that name that counts calls of an api, its own before one of all; `None` asks for those of
+    /// all only.
+    pub fn named(&self, name: &str, api: Option<ApiIx>) -> Option<usize> {
+        let of = |api| self.limits().iter().position(|own| own.name == name && own.api == api);
+        api.and_then(|api| of(Some(api))).or_else(|| of(None))
+    }
+}

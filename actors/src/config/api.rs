@@ -1,9 +1,12 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::sync::Arc;
+
 use tollgate_gate::{Guard, Limit};
 
 use super::limits::limits;
 use super::node::timeouts;
+use super::observe::{Unresolved, rules};
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -35,12 +38,13 @@ pub(super) struct ApiContext<'a> {
     pub(super) knows_host: bool,
 }
 
-/// The table `apis` of a platform. Their own limits are added to `all_limits`.
+/// The table `apis` of a platform. Their own limits are added to `all_limits`, their rules to `all_rules`.
 pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
     all_limits: &mut Vec<Limit>,
+    all_rules: &mut Vec<Unresolved>,
 ) -> Vec<Api> {
     let had = section.has("apis");
     let mut apis = Vec::new();
@@ -74,7 +78,11 @@ pub(super) fn apis(
             }
             all_limits.push(own);
         }
-        apis.extend(api(section, slug, platform, context));
+        let own = rules(&mut section);
+        if let Some(api) = api(section, slug, platform, context) {
+            apis.push(api);
+            all_rules.push(own);
+        }
     }
     apis
 }
@@ -118,6 +126,7 @@ fn api(
         params: Params::default(),
         timeouts,
         format: format.unwrap_or(Format::Auto),
+        rules: Arc::default(),
     };
     api.params = params(&section, &api, platform, declared, context.key);
     section.finish();

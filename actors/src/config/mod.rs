@@ -20,6 +20,7 @@ mod describe;
 mod limits;
 mod mistake;
 mod node;
+mod observe;
 mod pairs;
 mod params;
 mod platform;

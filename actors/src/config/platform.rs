@@ -11,6 +11,7 @@ use super::BAD;
 use super::api::{ApiContext, apis};
 use super::limits::{guard, limits};
 use super::node::timeouts;
+use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
@@ -97,6 +98,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let lost_call = section.duration("lost_call", LOST_CALL_MIN..=LOST_CALL_MAX);
     let timeouts = timeouts(&mut section, defaults.timeouts);
     let mut limits = limits(&mut section, None, own_guard);
+    let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let mut platform = Platform {
         name,
@@ -106,6 +108,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         auth,
         limits: Arc::default(),
         apis: Vec::new(),
+        observed: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
         lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
     };
@@ -116,12 +119,22 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         key: defaults.key,
         knows_host: base_url.is_some(),
     };
-    platform.apis = apis(&mut section, &platform, &context, &mut limits);
+    let mut api_rules = Vec::new();
+    platform.apis = apis(&mut section, &platform, &context, &mut limits, &mut api_rules);
     warn(&section, &platform, &limits);
     let total = limits.len();
     let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
     match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
-        Ok(set) => platform.limits = Arc::new(set),
+        Ok(set) => {
+            for (number, own) in api_rules.iter().enumerate() {
+                let rules = resolve(&section, own, &own_rules, &set, number as u16);
+                platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
+                platform.apis[number].rules = Arc::new(rules);
+            }
+            platform.observed.sort_unstable();
+            platform.observed.dedup();
+            platform.limits = Arc::new(set);
+        }
         // Its api was not understood, and what is wrong there is reported already.
         Err(LimitError::NoApi(_)) => {}
         Err(_) if total > LIMITS_MAX => {

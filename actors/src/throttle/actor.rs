@@ -4,6 +4,7 @@
 mod blocks;
 mod hearing;
 mod letting;
+mod listening;
 mod opening;
 mod reading;
 mod resting;
@@ -17,6 +18,7 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tollgate_gate::{At, PermitId};
 
+use self::listening::Listening;
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
 use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
@@ -136,6 +138,7 @@ pub struct Throttle {
     refused_at: Option<At>,
     handled: u64,
     usage: Usage,
+    listening: Listening,
     because: Option<Box<str>>,
     until: Option<At>,
     /// Nothing but an operator's hold is waited for: until when.
@@ -193,6 +196,7 @@ impl Throttle {
             refused_at: None,
             handled: 0,
             usage: Usage::default(),
+            listening: Listening::default(),
             because: None,
             until: None,
             held: None,

@@ -1,7 +1,8 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
 use tollgate_gate::{
-    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule, Sent, Span,
+    Ask, At, Because, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule,
+    Seen, Sent, Span,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
@@ -76,6 +77,22 @@ impl Gate {
     pub(super) fn hold(&mut self, until: At, reason: &str) {
         let hold = Hold { scope: HoldScope::Account, until, reason: reason.to_owned() };
         self.ledger.holds_mut().set(hold);
+    }
+
+    /// Shuts one api until then.
+    pub(super) fn hold_api(&mut self, api: u16, until: At, reason: &str) {
+        let hold = Hold { scope: HoldScope::Api(api), until, reason: reason.to_owned() };
+        self.ledger.holds_mut().set(hold);
+    }
+
+    /// What an answer said of a limit.
+    pub(super) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
+        self.ledger.observe(limits, seen, now)
+    }
+
+    /// How many permits are in flight.
+    pub(super) fn flying(&self) -> usize {
+        self.ledger.in_flight().len()
     }
 
     /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot

@@ -76,7 +76,10 @@ impl Throttle {
         }
         let usage = goes_on.then(|| Box::new(std::mem::take(&mut self.usage)));
         let record = self.record(now);
-        let empty = record.parked.is_empty() && record.suspected.is_empty() && self.gate.is_empty();
+        let empty = record.parked.is_empty()
+            && record.suspected.is_empty()
+            && record.paces.is_empty()
+            && self.gate.is_empty();
         let lanes: Box<[RestLane]> = self
             .lanes
             .iter()
