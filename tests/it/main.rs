@@ -23,6 +23,7 @@ mod nats_server;
 mod objects;
 mod output;
 mod rude;
+mod rules;
 mod run;
 mod s3;
 #[path = "../../actors/src/store/tests/s3_server.rs"]

@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde_json::Map;
 use tollgate_gate::{Guard, Limit, Rule, Span};
 
+use super::describe_rules::write_rules;
 use super::values::show;
 use crate::ids::Account;
 use crate::plan::{
@@ -114,6 +115,7 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
+        write_rules(out, &api.rules, &platform.limits)?;
         for limit in platform.limits.limits() {
             if limit.api.is_some_and(|ix| usize::from(ix) == number) {
                 writeln!(out, "    limit {}: {}", limit.name, in_words(limit))?;

@@ -17,6 +17,7 @@ use crate::plan::Plan;
 
 mod api;
 mod describe;
+mod describe_rules;
 mod limits;
 mod mistake;
 mod node;

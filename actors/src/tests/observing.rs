@@ -316,7 +316,7 @@ fn what_contradicts_the_declared_limits_again_and_again_is_told() {
         text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok()).unwrap_or(0.0)
     };
     assert!(METRICS.iter().any(|metric| metric.name == "tollgate_limit_drift_total"));
-    metrics::with_local_recorder(&recorder, || {
+    ::metrics::with_local_recorder(&recorder, || {
         paused(|| async {
             // It refuses what is declared.
             let rig = Rig::start(limits(HOURLY), |seen| match seen.number {

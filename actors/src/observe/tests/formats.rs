@@ -161,7 +161,7 @@ fn the_ratelimit_field_is_read_as_a_structured_field() {
         (r#""default";r=50;t=30"#, Some(vec![item("default", Some(50), Some(30))])),
         (r#""problemPolicy";r=0;t=10"#, Some(vec![item("problemPolicy", Some(0), Some(10))])),
         (
-            r#""perminute";r=9;t=50 , "perhour" ; r=999"#,
+            r#""perminute";r=9;t=50 , "perhour"; r=999"#,
             Some(vec![item("perminute", Some(9), Some(50)), item("perhour", Some(999), None)]),
         ),
         (r#""peruser";r=7;pk=:cHsdsRa894==:;t=9"#, Some(vec![item("peruser", Some(7), Some(9))])),
@@ -169,6 +169,7 @@ fn the_ratelimit_field_is_read_as_a_structured_field() {
         // Of a repeated parameter the last counts.
         (r#""a";r=5;r=4"#, Some(vec![item("a", Some(4), None)])),
         ("", Some(vec![])),
+        (r#""a" ;r=5"#, None),
         (r#""a";r=5,"#, None),
         (r#""a";r=-5"#, None),
         (r#""a";r="5""#, None),

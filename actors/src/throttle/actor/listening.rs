@@ -242,6 +242,11 @@ impl Throttle {
         }
     }
 
+    /// Whether a pace was learnt.
+    pub(super) fn has_pace(&self) -> bool {
+        !self.listening.paces.is_empty()
+    }
+
     /// The paces, for the record.
     pub(super) fn pace_notes(&self, now: At) -> Vec<PaceNote> {
         let name = |api: u16| self.platform.apis[usize::from(api)].name.to_string();
