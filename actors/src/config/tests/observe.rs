@@ -6,8 +6,8 @@ use super::*;
 
 /// Text to add to the api of [`BASE`], the code that it must give, and the key.
 const TABLE: &[(&str, Code, &str)] = &[
-    (r#"observe = 5"#, Code::WrongType, "platforms.kakao.apis.report.observe"),
-    (r#"observe = [5]"#, Code::WrongType, "platforms.kakao.apis.report.observe.0"),
+    ("observe = 5", Code::WrongType, "platforms.kakao.apis.report.observe"),
+    ("observe = [5]", Code::WrongType, "platforms.kakao.apis.report.observe.0"),
     (
         r#"observe = [{ header = "x" }]"#,
         Code::MissingKey,
@@ -125,15 +125,15 @@ const TABLE: &[(&str, Code, &str)] = &[
         Code::BadValue,
         "platforms.kakao.apis.report.over.0",
     ),
-    (r#"over = [{ status = [99] }]"#, Code::BadValue, "platforms.kakao.apis.report.over.0.status"),
+    ("over = [{ status = [99] }]", Code::BadValue, "platforms.kakao.apis.report.over.0.status"),
     (
         r#"over = [{ status = "many" }]"#,
         Code::BadValue,
         "platforms.kakao.apis.report.over.0.status",
     ),
-    (r#"over = [{ status = 1.5 }]"#, Code::WrongType, "platforms.kakao.apis.report.over.0.status"),
+    ("over = [{ status = 1.5 }]", Code::WrongType, "platforms.kakao.apis.report.over.0.status"),
     (
-        r#"over = [{ status = 429, is = 1 }]"#,
+        "over = [{ status = 429, is = 1 }]",
         Code::MissingKey,
         "platforms.kakao.apis.report.over.0.is",
     ),
@@ -148,12 +148,12 @@ const TABLE: &[(&str, Code, &str)] = &[
         "platforms.kakao.apis.report.over.0.hits",
     ),
     (
-        r#"over = [{ status = 429, wait = 5 }]"#,
+        "over = [{ status = 429, wait = 5 }]",
         Code::BadDuration,
         "platforms.kakao.apis.report.over.0.wait",
     ),
     (
-        r#"over = [{ status = 429, wait = {} }]"#,
+        "over = [{ status = 429, wait = {} }]",
         Code::MissingKey,
         "platforms.kakao.apis.report.over.0.wait",
     ),
@@ -202,7 +202,7 @@ const TABLE: &[(&str, Code, &str)] = &[
         Code::UnknownKey,
         "platforms.kakao.apis.report.over.0.limit",
     ),
-    (r#"adaptive = 5"#, Code::WrongType, "platforms.kakao.apis.report.adaptive"),
+    ("adaptive = 5", Code::WrongType, "platforms.kakao.apis.report.adaptive"),
     (r#"adaptive = { max = "5/s" }"#, Code::MissingKey, "platforms.kakao.apis.report.adaptive.min"),
     (r#"adaptive = { min = "5/s" }"#, Code::MissingKey, "platforms.kakao.apis.report.adaptive.max"),
     (
