@@ -14,11 +14,13 @@
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod calendar;
 pub mod clock;
 pub mod codes;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod costs;
 pub mod health;
 pub mod holds;
 pub mod http;

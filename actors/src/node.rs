@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
@@ -129,6 +130,7 @@ impl Node {
     /// # Errors
     /// The HTTP client cannot be built, or the queue cannot be read.
     pub async fn start(plan: Arc<Plan>, seams: Seams, clock: Clock) -> Result<Self, NodeError> {
+        let plan = plan_on(&plan, &Line::Clock(clock.clone()));
         let totals = Arc::new(Totals::default());
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
         let shared = Shared {

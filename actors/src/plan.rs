@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::calendar::Resets;
+use crate::costs::Costs;
 use crate::ids::Slug;
 use crate::observe::Rules;
 use crate::recipe::Template;
@@ -211,7 +213,12 @@ pub struct Platform {
     /// How calls are authorised.
     pub auth: Option<Auth>,
     /// Every limit of the platform and its apis; an api's number in it is its place in `apis`.
+    /// Its calendar windows start anew only after [`crate::calendar::plan_on`].
     pub limits: Arc<LimitSet>,
+    /// When calendar windows start anew, by the numbers in the limits' rules.
+    pub resets: Vec<Resets>,
+    /// What calls cost under each limit.
+    pub costs: Costs,
     /// The endpoints.
     pub apis: Vec<Api>,
     /// The places of the limits that answers of any api tell something of.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use tollgate_gate::{Ask, At, Decision, Ledger as GateLedger, Span, decide};
 
+use crate::calendar::{Line, limits_on};
 use crate::clock::Clock;
 use crate::control::Status;
 use crate::ids::{AccountKey, LaneKey};
@@ -75,14 +76,15 @@ async fn next(
     lanes: &[LaneKey],
 ) -> Option<(Option<String>, Option<At>)> {
     let platform = plan.platforms.get(&key.platform)?;
+    let limits = &*limits_on(platform, &Line::Clock(clock.clone()));
     let stored = ledger.load(key.clone()).await.ok()??;
     let record = Record::decode(&stored.record).ok()?;
     let now = clock.now();
     let since = now.minus(Span::from(stored.age));
-    let (mut gate, _) = GateLedger::decode(&platform.limits, &record.gate, since).ok()?;
+    let (mut gate, _) = GateLedger::decode(limits, &record.gate, since).ok()?;
     // What was in flight when its process died counts from now on, as it would at a start.
     let slots_until = now.plus(Span::from(platform.lost_call));
-    gate.lost(&platform.limits, now.plus(platform.limits.guard_max()), slots_until);
+    gate.lost(limits, now.plus(limits.guard_max()), slots_until);
     let mut soonest: Option<(Option<String>, Option<At>)> = None;
     for lane in lanes {
         let Some((api, _)) = platform.api(lane.api.as_str()) else {
@@ -90,7 +92,13 @@ async fn next(
             soonest.get_or_insert((Some(reason), None));
             continue;
         };
-        let decision = decide(&platform.limits, &gate, gate.holds(), Ask { api }, now);
+        let decision = decide(
+            limits,
+            &gate,
+            gate.holds(),
+            Ask::new(api).with_costs(platform.costs.usual(api)),
+            now,
+        );
         let Decision::WaitUntil { at, because } = decision else { return Some((None, None)) };
         let sooner = match (&soonest, at) {
             (Some((_, Some(known))), Some(at)) => at < *known,
@@ -98,7 +106,7 @@ async fn next(
             _ => true,
         };
         if sooner {
-            soonest = Some((Some(because.text(&platform.limits, gate.holds()).to_owned()), at));
+            soonest = Some((Some(because.text(limits, gate.holds()).to_owned()), at));
         }
     }
     soonest

@@ -23,6 +23,7 @@
 
 mod charges;
 mod codec;
+mod counting;
 mod decide;
 mod hold;
 mod ledger;
@@ -34,12 +35,12 @@ mod time;
 mod tests;
 
 pub use codec::{DecodeError, Note};
-pub use decide::{Ask, Because, Decision, decide};
+pub use decide::{Ask, Because, Cost, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};
 pub use ledger::{Ledger, PermitId, Sent};
 pub use limit::{
-    APIS_MAX, ApiIx, Guard, LIMITS_MAX, Limit, LimitError, LimitSet, NAME_BYTES_MAX,
-    NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
+    APIS_MAX, ApiIx, CALENDARS_MAX, Calendar, Guard, LIMITS_MAX, Limit, LimitError, LimitSet,
+    NAME_BYTES_MAX, NO_ANSWER_BOUND, Rule, SLACK_MAX, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
 pub use observe::{Effect, OBSERVED_MAX, Seen};
 pub use time::{At, Span};

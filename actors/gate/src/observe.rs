@@ -19,8 +19,9 @@
 //!   at the latest. Own calls go on leaving the window at their own times.
 
 use crate::charges::Charges;
-use crate::ledger::Ledger;
-use crate::limit::{ApiIx, Limit, LimitSet};
+use crate::decide::Opens;
+use crate::ledger::{Ledger, PermitId};
+use crate::limit::{ApiIx, LimitSet, Rule};
 use crate::time::{At, Span};
 
 /// Most observations with a reset that are kept for one counter. Beyond them the two that end first are
@@ -37,9 +38,9 @@ pub struct Seen {
     pub limit: usize,
     /// The api of the call that was answered: which counter of the limit is meant.
     pub api: ApiIx,
-    /// How many further calls it says are allowed, the answered one not among them.
+    /// How many further units (calls, mostly) it says are allowed, the answered call not among them.
     pub left: u32,
-    /// How many calls of this account the answer may not know of: those in flight beside it when it came,
+    /// How many units calls of this account cost that the answer may not know of: those in flight beside it when it came,
     /// and those that ended during its flight without an answer that said what is left.
     pub unknown: u32,
     /// When the answered call was taken: the answer knows of everything that was answered before.
@@ -118,7 +119,7 @@ impl Ledger {
     ///     guard: Guard::After(Span::ZERO),
     /// };
     /// let limits = LimitSet::new(vec![hourly]).unwrap();
-    /// let (mut ledger, ask, s) = (Ledger::new(), Ask { api: 0 }, 1_000_000);
+    /// let (mut ledger, ask, s) = (Ledger::new(), Ask::new(0), 1_000_000);
     /// let call = |ledger: &mut Ledger, id, at| {
     ///     ledger.take(&limits, PermitId(id), ask, at);
     ///     ledger.answered(&limits, PermitId(id), at);
@@ -142,25 +143,34 @@ impl Ledger {
         if !limit.matches(seen.api) {
             return Effect::Unusable;
         }
+        let max = limit.rule.max();
+        let until = match (seen.until, limit.rule) {
+            // It flows in by itself: at the latest when all that is missing has.
+            (None, Rule::Bucket { rate, per, .. }) => {
+                let missing = u64::from(max.saturating_sub(seen.left));
+                Some(now.plus(Span(per.times(missing).0.div_ceil(u64::from(rate.get())))))
+            }
+            (until, _) => until,
+        };
         let new = Observed {
             limit: seen.limit,
             bucket: limit.bucket(seen.api),
             what: What::Left(i64::from(seen.left) - i64::from(seen.unknown)),
-            until: seen.until.unwrap_or(now),
+            until: until.unwrap_or(now),
             said: seen.left,
             heard: now,
         };
-        match (seen.until, limit.rule.window()) {
+        match (until, limit.rule.window()) {
             (Some(until), _) if until <= now => Effect::None,
             (Some(_), window) => {
                 let same = window.map_or(SAME_RESET, |window| Span(window.0 / 4).min(SAME_RESET));
                 self.observed.retain(|old| old.until > now);
-                self.hear_left(new, seen, same, limit.rule.max())
+                self.hear_left(new, seen, same, max)
             }
-            (None, Some(window)) => {
-                let own = self.used(seen.limit, limit, seen.api, now);
-                let new = Observed { until: now.plus(window), ..new };
-                self.hear_others(new, seen, limit.rule.max(), own)
+            (None, Some(_)) => {
+                let own = self.used(limits, seen.limit, seen.api, now);
+                let new = Observed { until: limits.leaves(limit, now), ..new };
+                self.hear_others(new, seen, max, own)
             }
             (None, None) => Effect::Unusable,
         }
@@ -212,13 +222,72 @@ impl Ledger {
         Effect::Kept
     }
 
-    /// How many of the limit's places calls of this account take at `now`, those of `api` being asked
-    /// about. What others use ([`Ledger::observe`]) is not among them.
-    pub fn used(&self, place: usize, limit: &Limit, api: ApiIx, now: At) -> u32 {
-        let places = self.places(place, limit, api);
-        let taken = places.filter(|(leaves, _)| leaves.is_none_or(|at| at > now));
-        let count: u64 = taken.map(|(_, calls)| u64::from(calls)).sum();
-        u32::try_from(count).unwrap_or(u32::MAX)
+    /// How many units of the limit calls of this account take at `now`, those of `api` being asked about. What
+    /// others use ([`Ledger::observe`]) is not among them.
+    fn used(&self, limits: &LimitSet, place: usize, api: ApiIx, now: At) -> u32 {
+        let Some(limit) = limits.limits().get(place) else { return 0 };
+        let left = limits.left_by(limit, now);
+        let mut used = 0_u64;
+        for charges in self.charges_of(place, limit, api) {
+            let opened = charges.opened().and_then(|opened| opened.left_by(now));
+            let left = opened.unwrap_or(left).max(left);
+            used += charges.after(left).iter().map(|entry| u64::from(entry.calls)).sum::<u64>();
+        }
+        let open =
+            self.unfinished(place, limit, api).filter(|(at, _)| at.is_none_or(|at| at > left));
+        used += open.map(|(_, units)| u64::from(units)).sum::<u64>();
+        u32::try_from(used).unwrap_or(u32::MAX)
+    }
+
+    /// How many units of the limit at that place calls in flight take, beside one of them, as a call of `api`
+    /// counts them: what [`Seen::unknown`] is at least.
+    pub fn units_in_flight(
+        &self,
+        limits: &LimitSet,
+        place: usize,
+        api: ApiIx,
+        beside: PermitId,
+    ) -> u32 {
+        let Some(limit) = limits.limits().get(place) else { return 0 };
+        let bucket = limit.bucket(api);
+        let others = self.permits.iter().filter(|permit| permit.id != beside);
+        let counted =
+            others.filter(|permit| limit.matches(permit.api) && limit.bucket(permit.api) == bucket);
+        counted.fold(0, |sum, permit| sum.saturating_add(permit.cost(place).units))
+    }
+
+    /// When a call may go that may at `opens` by its limit alone, as far as the provider has said something of
+    /// it.
+    pub(crate) fn opens_observed(
+        &self,
+        limits: &LimitSet,
+        place: usize,
+        (api, units): (ApiIx, u32),
+        mut opens: Opens,
+        now: At,
+    ) -> Opens {
+        let Some(limit) = limits.limits().get(place).filter(|_| !self.observed.is_empty()) else {
+            return opens;
+        };
+        let alone = opens;
+        let bucket = limit.bucket(api);
+        for observed in self.observed.iter().filter(|own| own.is_of(place, bucket)) {
+            let later = match observed.what {
+                _ if observed.until <= now => continue,
+                What::Left(left) if left >= i64::from(units) => continue,
+                What::Left(_) => Opens::At(observed.until),
+                What::Others(others) => {
+                    // Beside them, or when they have given their places back.
+                    let until = alone.max(Opens::At(observed.until));
+                    match units.checked_add(others).filter(|units| *units <= limit.rule.max()) {
+                        Some(all) => self.opens(limits, place, limit, (api, all), now).min(until),
+                        None => until,
+                    }
+                }
+            };
+            opens = opens.max(later);
+        }
+        opens
     }
 
     /// Adds an observation. One with a reset goes beside those with another, up to the bound.
@@ -262,37 +331,22 @@ impl Ledger {
         }
     }
 
-    /// A call of `api` goes: what was left is one less.
-    pub(crate) fn count_down(&mut self, limits: &LimitSet, api: ApiIx, by: i64) {
+    /// A call of `api` goes: what was left is less by its cost.
+    pub(crate) fn count_down(
+        &mut self,
+        limits: &LimitSet,
+        api: ApiIx,
+        cost: impl Fn(usize) -> i64,
+    ) {
         for observed in &mut self.observed {
             let Some(limit) = limits.limits().get(observed.limit) else { continue };
             if limit.matches(api)
                 && observed.is_of(observed.limit, limit.bucket(api))
                 && let What::Left(left) = &mut observed.what
             {
-                *left = left.saturating_sub(by);
+                *left = left.saturating_sub(cost(observed.limit));
             }
         }
-    }
-
-    /// Until when the provider said that no further call of that counter may go; `None` if it did not.
-    pub(crate) fn shut_until(&self, place: usize, bucket: Option<ApiIx>, now: At) -> Option<At> {
-        let own = self.observed.iter().filter(|observed| observed.is_of(place, bucket));
-        let shut = own.filter(|observed| observed.left().is_some_and(|left| left <= 0));
-        shut.map(|observed| observed.until).max().filter(|until| *until > now)
-    }
-
-    /// The places that others take in a counter: when they are given back, and how many.
-    pub(crate) fn others(
-        &self,
-        place: usize,
-        bucket: Option<ApiIx>,
-    ) -> impl Iterator<Item = (Option<At>, u32)> + Clone {
-        let own = self.observed.iter().filter(move |observed| observed.is_of(place, bucket));
-        own.filter_map(|observed| match observed.what {
-            What::Others(calls) => Some((Some(observed.until), calls)),
-            What::Left(_) => None,
-        })
     }
 
     /// Takes over what the same account's other ledger was told; before anything else of it is. Not `known`:

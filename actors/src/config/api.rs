@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use tollgate_gate::{Guard, Limit};
+use tollgate_gate::Guard;
 
-use super::limits::limits;
+use super::limits::{Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
 use super::section::{Section, one_of};
+use super::weights::{ApiCost, api_costs};
 use crate::codes::Code;
 use crate::ids::Slug;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
@@ -38,22 +39,26 @@ pub(super) struct ApiContext<'a> {
     pub(super) knows_host: bool,
 }
 
-/// The table `apis` of a platform. Their own limits are added to `all_limits`, their rules to `all_rules`.
+/// What each api says its calls cost.
+pub(super) type AllCosts = Vec<Vec<(usize, ApiCost)>>;
+
+/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all_limits`,
+/// their rules to `all_rules`.
 pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
-    all_limits: &mut Vec<Limit>,
+    all_limits: &mut Declared,
     all_rules: &mut Vec<Unresolved>,
-) -> Vec<Api> {
+) -> (Vec<Api>, AllCosts) {
     let had = section.has("apis");
-    let mut apis = Vec::new();
+    let (mut apis, mut costs) = (Vec::new(), Vec::new());
     let Some(mut table) = section.section("apis") else {
         if !had {
             let hint = format!("[{}.apis.NAME] with path = \"…\"", section.path());
             section.mistake(Code::NoPlatforms, "apis", "the platform has no api", hint);
         }
-        return apis;
+        return (apis, costs);
     };
     let entries = table.entries();
     if entries.is_empty() || entries.len() > APIS_MAX {
@@ -63,28 +68,33 @@ pub(super) fn apis(
             (Code::TooMany, format!("{} apis, at most {APIS_MAX} are allowed", entries.len()))
         };
         section.mistake(code, "apis", message, "");
-        return apis;
+        return (apis, costs);
     }
-    let platform_limits: Vec<String> = all_limits.iter().map(|limit| limit.name.clone()).collect();
+    let platform_limits: Vec<String> =
+        all_limits.limits.iter().map(|limit| limit.name.clone()).collect();
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(mut section) = table.section_of(&name, value) else { continue };
-        for own in limits(&mut section, Some(apis.len() as u16), context.guard) {
+        let before = all_limits.limits.len();
+        let number = apis.len() as u16;
+        limits(&mut section, Some(number), context.guard, all_limits);
+        for own in &all_limits.limits[before..] {
             if platform_limits.contains(&own.name) {
                 let message =
                     format!("the platform has a limit `{}` too, and both count", own.name);
                 let key = format!("limits.{}", own.name);
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
-            all_limits.push(own);
         }
-        let own = rules(&mut section);
-        if let Some(api) = api(section, slug, platform, context) {
-            apis.push(api);
-            all_rules.push(own);
-        }
+        let of_answers = rules(&mut section);
+        let Some((api, own)) = api(section, slug, platform, context, (number, all_limits)) else {
+            continue;
+        };
+        apis.push(api);
+        costs.push(own);
+        all_rules.push(of_answers);
     }
-    apis
+    (apis, costs)
 }
 
 fn api(
@@ -92,7 +102,8 @@ fn api(
     name: Slug,
     platform: &Platform,
     context: &ApiContext<'_>,
-) -> Option<Api> {
+    (number, all_limits): (u16, &Declared),
+) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
     let names: Vec<&str> = declared
         .iter()
@@ -106,6 +117,7 @@ fn api(
     let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
     let headers = headers(&mut section, &allowed);
     check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let costs = api_costs(&mut section, &all_limits.limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     for name in ["body", "method"] {
@@ -130,7 +142,7 @@ fn api(
     };
     api.params = params(&section, &api, platform, declared, context.key);
     section.finish();
-    Some(api)
+    Some((api, costs))
 }
 
 fn path(

@@ -205,6 +205,35 @@ fn in_words(limit: &Limit) -> String {
         Rule::Concurrent { max } => {
             (format!("at most {} in flight {per}", count(max.get() as usize, "call")), None)
         }
+        Rule::Bucket { burst, rate, per: time } => (
+            format!("{rate} in {} {per}, up to {burst} at once", long(time)),
+            Some(Span::from(Duration::from_micros(
+                time.0.saturating_mul(burst.get().into()).div_ceil(rate.get().into()),
+            ))),
+        ),
+        Rule::Calendar { max, window, slack, .. } => (
+            format!(
+                "at most {max} units in each {} {per}, which begins anew; a clock may be {} off",
+                long(window),
+                long(slack)
+            ),
+            Some(window),
+        ),
+        Rule::FirstUse { max, window } => (
+            format!("at most {max} units in the {} from the first call on {per}", long(window)),
+            Some(window),
+        ),
+        Rule::Score { max, decay, block } => (
+            format!(
+                "a score of at most {max}, each unit counts for {} {per}; beyond it, {} without an answer",
+                long(decay),
+                long(block)
+            ),
+            Some(decay),
+        ),
+        Rule::Jobs { max, ttl } => {
+            (format!("at most {max} jobs at once {per}, each for up to {}", long(ttl)), None)
+        }
     };
     match (window, limit.guard) {
         (None, _) => rule,

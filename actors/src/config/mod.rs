@@ -25,12 +25,14 @@ mod observe;
 mod pairs;
 mod params;
 mod platform;
+mod rules;
 mod s3;
 mod secret;
 mod section;
 mod source;
 mod store;
 mod values;
+mod weights;
 
 #[cfg(test)]
 mod tests;
@@ -132,6 +134,14 @@ fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platf
                 "{} {api} {} per_api={} {:?} {:?}\n",
                 platform.name, limit.name, limit.per_api, limit.rule, limit.guard
             ));
+        }
+        // The rules say by number when windows start anew.
+        lines.extend(platform.resets.iter().enumerate().map(|(number, resets)| {
+            format!("{} resets {number} {resets} {:?}\n", platform.name, resets.every)
+        }));
+        if platform.costs.apis.iter().any(|api| !api.usual.is_empty()) {
+            let costs: Vec<_> = platform.costs.apis.iter().map(|api| &api.usual).collect();
+            lines.push(format!("{} costs {costs:?} {:?}\n", platform.name, platform.costs.counts));
         }
     }
     lines.sort_unstable();

@@ -9,13 +9,15 @@ use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
-use super::limits::{guard, limits};
+use super::limits::{Declared, guard, limits};
 use super::node::timeouts;
 use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
+use super::weights::{contradictions, costs};
 use crate::codes::Code;
+use crate::costs::Costs;
 use crate::ids::{Slug, preview};
 use crate::plan::{Platform, Timeouts};
 use crate::recipe::{Template, Variables};
@@ -97,7 +99,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let own_guard = guard(&mut section).unwrap_or(Guard::Default);
     let lost_call = section.duration("lost_call", LOST_CALL_MIN..=LOST_CALL_MAX);
     let timeouts = timeouts(&mut section, defaults.timeouts);
-    let mut limits = limits(&mut section, None, own_guard);
+    let mut declared = Declared::default();
+    limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let mut platform = Platform {
@@ -107,6 +110,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         headers,
         auth,
         limits: Arc::default(),
+        resets: Vec::new(),
+        costs: Costs::default(),
         apis: Vec::new(),
         observed: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
@@ -120,8 +125,12 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         knows_host: base_url.is_some(),
     };
     let mut api_rules = Vec::new();
-    platform.apis = apis(&mut section, &platform, &context, &mut limits, &mut api_rules);
+    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared, &mut api_rules);
+    platform.apis = apis;
+    let Declared { limits, costs: of_limits, resets } = declared;
     warn(&section, &platform, &limits);
+    contradictions(&section, &limits, &of_limits);
+    platform.resets = resets;
     let total = limits.len();
     let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
     match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
@@ -133,6 +142,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
             }
             platform.observed.sort_unstable();
             platform.observed.dedup();
+            platform.costs = costs(&set, &of_limits, of_apis);
             platform.limits = Arc::new(set);
         }
         // Its api was not understood, and what is wrong there is reported already.

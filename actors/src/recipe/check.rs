@@ -133,7 +133,10 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
     check_fields(fetch)?;
     check_params(&fetch.params, api)?;
     let (id, payload) = settle(fetch)?;
-    build(platform, api, &FetchContext { account: &account, id: &id, params: &fetch.params })?;
+    let context = FetchContext { account: &account, id: &id, params: &fetch.params };
+    build(platform, api, &context)?;
+    let (number, _) = platform.api(api.name.as_str()).unwrap_or((u16::MAX, api));
+    platform.costs.check(platform, number, &context)?;
     if plan.store.key.text().contains("params") {
         object_key(
             &plan.store,

@@ -8,6 +8,7 @@ mod listening;
 mod opening;
 mod reading;
 mod resting;
+mod weighing;
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -1,18 +1,22 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
+use std::collections::HashMap;
+
 use tollgate_gate::{
-    Ask, At, Because, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule,
-    Seen, Sent, Span,
+    Ask, At, Because, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Seen,
+    Sent, Span,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     ledger: Ledger,
+    /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
+    over: HashMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {
-    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask, now: At) -> Decision {
+    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask<'_>, now: At) -> Decision {
         tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
     }
 
@@ -21,7 +25,7 @@ impl Gate {
         because.text(limits, self.ledger.holds()).into()
     }
 
-    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask, now: At) {
+    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask<'_>, now: At) {
         self.ledger.take(limits, id, ask, now);
     }
 
@@ -41,6 +45,35 @@ impl Gate {
         self.ledger.ended(limits, id, at, sent);
     }
 
+    /// The call is over, but what it cost is still to be settled.
+    pub(super) fn hold_back(&mut self, id: PermitId, at: At, sent: Sent) {
+        self.over.insert(id, (at, sent));
+    }
+
+    /// Whether a call that is held back was sent.
+    pub(super) fn held_back(&self, id: PermitId) -> Option<Sent> {
+        self.over.get(&id).map(|(_, sent)| *sent)
+    }
+
+    /// What the call cost by the limit at that place.
+    pub(super) fn settle(
+        &mut self,
+        limits: &LimitSet,
+        id: PermitId,
+        place: usize,
+        units: u32,
+        now: At,
+    ) {
+        self.ledger.settle(limits, id, place, units, now);
+    }
+
+    /// It was over when it was held back.
+    pub(super) fn end_held_back(&mut self, limits: &LimitSet, id: PermitId) {
+        if let Some((at, sent)) = self.over.remove(&id) {
+            self.ledger.ended(limits, id, at, sent);
+        }
+    }
+
     /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
     pub(super) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
@@ -52,8 +85,8 @@ impl Gate {
     }
 
     /// A call of this process that outlived what was known of it.
-    pub(super) fn adopt(&mut self, id: PermitId, api: u16, charged: bool) {
-        self.ledger.adopt(id, Ask { api }, charged);
+    pub(super) fn adopt(&mut self, id: PermitId, ask: Ask<'_>, charged: bool) {
+        self.ledger.adopt(id, ask, charged);
     }
 
     /// Adds what this process knows to what another one wrote.
@@ -90,21 +123,39 @@ impl Gate {
         self.ledger.observe(limits, seen, now)
     }
 
-    /// How many permits are in flight.
-    pub(super) fn flying(&self) -> usize {
-        self.ledger.in_flight().len()
+    /// What calls in flight beside that one take of a limit.
+    pub(super) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
+        self.ledger.units_in_flight(limits, place, api, id)
     }
 
-    /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot
+    /// The provider refused a call because of that limit.
+    pub(super) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) {
+        self.ledger.over(limits, place, api, at);
+    }
+
+    /// The provider said when the window of that limit ends.
+    pub(super) fn window_ends(
+        &mut self,
+        limits: &LimitSet,
+        place: usize,
+        api: u16,
+        end: (At, Span),
+        now: At,
+    ) {
+        self.ledger.window_ends(limits, place, api, end, now);
+    }
+
+    /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is told; what cannot
     /// be read at all shuts the account for its longest window, never starts it full.
     pub(super) fn load(
         &mut self,
         limits: &LimitSet,
         bytes: &[u8],
-        since: At,
+        (since, is_exact): (At, bool),
         now: At,
     ) -> Vec<String> {
-        match Ledger::decode(limits, bytes, since) {
+        let decode = if is_exact { Ledger::decode_exact } else { Ledger::decode };
+        match decode(limits, bytes, since) {
             Ok((ledger, notes)) => {
                 self.ledger = ledger;
                 notes.iter().map(Note::to_string).collect()
@@ -118,7 +169,7 @@ impl Gate {
     }
 
     pub(super) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
-        let until = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let until = now.plus(limits.guard_max()).plus(limits.window_max());
         self.hold(until, "its ledger could not be read");
         until
     }
@@ -129,20 +180,11 @@ impl Gate {
             return now;
         }
         let held = self.ledger.holds().as_slice().iter().map(|hold| hold.until).max();
-        let counted = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let counted = now.plus(limits.guard_max()).plus(limits.window_max());
         held.map_or(counted, |held| held.max(counted))
     }
 
     pub(super) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
         self.ledger.encode(limits, now)
     }
-}
-
-fn longest_window(limits: &LimitSet) -> Span {
-    let windows = limits.limits().iter().map(|limit| match limit.rule {
-        Rule::Every { gap } => gap,
-        Rule::Sliding { window, .. } => window,
-        Rule::Concurrent { .. } => Span::ZERO,
-    });
-    windows.max().unwrap_or(Span::ZERO)
 }

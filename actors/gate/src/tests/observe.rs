@@ -14,7 +14,7 @@ const HOUR: i64 = 3600 * S;
 
 /// When a call may go: now, at a time, or after a report.
 fn opens(limits: &LimitSet, ledger: &Ledger, api: u16, now: At) -> At {
-    match decide(limits, ledger, &Holds::new(), Ask { api }, now) {
+    match decide(limits, ledger, &Holds::new(), Ask::new(api), now) {
         Decision::Go => now,
         Decision::WaitUntil { at, .. } => at.unwrap_or(At::MAX),
         Decision::Never { .. } => panic!("a window without room"),
@@ -31,7 +31,7 @@ fn wait(at: i64) -> Decision {
 
 /// A call that is over in the moment of its beginning.
 fn call(limits: &LimitSet, ledger: &mut Ledger, id: u64, at: i64) {
-    ledger.take(limits, PermitId(id), Ask { api: 0 }, At(at));
+    ledger.take(limits, PermitId(id), Ask::new(0), At(at));
     ledger.answered(limits, PermitId(id), At(at));
     ledger.ended(limits, PermitId(id), At(at), Sent::Maybe);
 }
@@ -89,7 +89,7 @@ fn drive(
         let soon = flights.iter().map(event).min();
         if next < ways.len() && goes && (told || next < burst || flights.is_empty()) {
             let (there, back, pause, tells) = ways[next];
-            ledger.take(&limits, PermitId(next as u64), Ask { api: 0 }, At(now));
+            ledger.take(&limits, PermitId(next as u64), Ask::new(0), At(now));
             flights.push(Flight {
                 id: next as u64,
                 arrives: now + there,
@@ -196,6 +196,7 @@ proptest! {
         for seen in all {
             ledger.observe(&limits, &seen, At(0));
         }
+        ledger.prune(&limits, At(0));
         let (read, _) = Ledger::decode(&limits, &ledger.encode(&limits, At(0)), At(0)).unwrap();
         // Only what limits of calls at once were told is forgotten.
         let dated = |api: u16| limits.of(api).all(|(_, limit)| limit.rule.window().is_some());
@@ -243,7 +244,7 @@ fn with_a_reset_so_many_calls_go_before_it_and_the_declared_limit_rules_after_it
     assert_eq!(ledger.observe(&limits, &seen(2, Some(900 * S)), At(0)), Effect::Kept);
     call(&limits, &mut ledger, 2, S);
     call(&limits, &mut ledger, 3, 2 * S);
-    let decision = |at| decide(&limits, &ledger, ledger.holds(), Ask { api: 0 }, At(at));
+    let decision = |at| decide(&limits, &ledger, ledger.holds(), Ask::new(0), At(at));
     assert_eq!(decision(3 * S), wait(900 * S));
     assert_eq!(decision(900 * S - 1), wait(900 * S));
     assert_eq!(decision(900 * S), Decision::Go);
@@ -262,7 +263,7 @@ fn without_a_reset_others_have_the_places_that_own_calls_do_not_explain() {
         call(&limits, &mut ledger, id, id as i64 * S);
     }
     let decision =
-        |ledger: &Ledger, at| decide(&limits, ledger, ledger.holds(), Ask { api: 0 }, At(at));
+        |ledger: &Ledger, at| decide(&limits, ledger, ledger.holds(), Ask::new(0), At(at));
     // The first own call leaves before those of the others do.
     assert_eq!(decision(&ledger, 8 * S), wait(HOUR));
     // As many as are known already: nothing is counted twice.
@@ -297,12 +298,12 @@ fn more_than_is_declared_and_times_that_have_passed_say_nothing() {
 fn calls_that_the_answer_cannot_know_of_are_taken_off_and_an_unused_permit_comes_back() {
     let limits = set([limit("a", sliding(10, 60))]);
     let mut ledger = Ledger::new();
-    ledger.take(&limits, PermitId(1), Ask { api: 0 }, At(0));
-    ledger.take(&limits, PermitId(2), Ask { api: 0 }, At(0));
+    ledger.take(&limits, PermitId(1), Ask::new(0), At(0));
+    ledger.take(&limits, PermitId(2), Ask::new(0), At(0));
     ledger.answered(&limits, PermitId(1), At(S));
     let said = Seen { unknown: 1, ..seen(1, Some(30 * S)) };
     ledger.observe(&limits, &said, At(S));
-    let decision = |ledger: &Ledger| decide(&limits, ledger, ledger.holds(), Ask { api: 0 }, At(S));
+    let decision = |ledger: &Ledger| decide(&limits, ledger, ledger.holds(), Ask::new(0), At(S));
     assert_eq!(decision(&ledger), wait(30 * S));
     ledger.give_back(&limits, PermitId(2));
     assert_eq!(decision(&ledger), Decision::Go);
@@ -314,7 +315,7 @@ fn a_gap_whose_provider_says_that_nothing_is_left_waits_for_it() {
     let mut ledger = Ledger::new();
     ledger.observe(&limits, &seen(0, Some(17 * S)), At(0));
     let decision =
-        |ledger: &Ledger, at| decide(&limits, ledger, ledger.holds(), Ask { api: 0 }, At(at));
+        |ledger: &Ledger, at| decide(&limits, ledger, ledger.holds(), Ask::new(0), At(at));
     assert_eq!(decision(&ledger, S), wait(17 * S));
     ledger.observe(&limits, &seen(0, None), At(14 * S));
     assert_eq!(decision(&ledger, 15 * S), wait(19 * S));

@@ -37,7 +37,12 @@ impl Throttle {
             Report::Told(facts) => self.told(id, &facts, ctx),
             Report::CallEnded(at, sent) => {
                 self.listened(id, sent);
-                self.gate.ended(&limits, id, at, sent);
+                if self.platform.costs.are_settled() {
+                    // What it cost is known when the attempt is over, and has to be told before.
+                    self.gate.hold_back(id, at, sent);
+                } else {
+                    self.gate.ended(&limits, id, at, sent);
+                }
             }
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
@@ -66,6 +71,7 @@ impl Throttle {
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         self.shard.running.borrow_mut().remove(&id);
+        self.settle(id, &outcome);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect } = flight;
         self.suspects_out(0, usize::from(suspect));

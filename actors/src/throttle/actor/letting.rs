@@ -1,5 +1,6 @@
 //! The loop: slot, decision, record, call.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use actix::{AsyncContext, Context};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
+use super::weighing::costs_of;
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -102,7 +104,9 @@ impl Throttle {
                 };
                 let id = self.shard.permit_id();
                 let api = self.lanes[place].api;
-                self.gate.take(&self.platform.limits, id, Ask { api }, now);
+                let costs = costs_of(&self.platform, api, &candidate.item);
+                let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
+                self.gate.take(&self.platform.limits, id, ask, now);
                 self.pace_taken(api, now);
                 let due = self.lanes[place].due;
                 // What was known of the others is not true any more.
@@ -148,7 +152,12 @@ impl Throttle {
                     wait.for_operator(&hold, &self.shard.clock);
                     continue;
                 }
-                let ask = Ask { api: lane.api };
+                // What a fetch costs that is still to be read is not known; then it is only read.
+                let costs = match lane.peek(now) {
+                    Some(candidate) => costs_of(&self.platform, lane.api, &candidate.item),
+                    None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
+                };
+                let ask = Ask::new(lane.api).with_costs(&costs);
                 let decision = self.gate.decide(&self.platform.limits, ask, now);
                 if let Some((until, why)) = self.shut_beside(&decision, ask.api, now) {
                     self.wait_beside(place, offer, (until, why), now, wait, ctx);
@@ -182,6 +191,15 @@ impl Throttle {
                             }
                             Some(at) => wait.until(at, at, name),
                         }
+                    }
+                    Decision::Never { because } if offer == Offer::Fetch => {
+                        let name = self.gate.name(&self.platform.limits, &because);
+                        let reason = format!("it costs more than limit `{name}` ever allows");
+                        if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
+                            let last = LastAnswer::default();
+                            self.give_up(item, Code::BadCost, reason, last, tries, ctx);
+                        }
+                        wait.for_event("a fetch that no limit allows to be out");
                     }
                     Decision::Never { because } => {
                         let name = self.gate.name(&self.platform.limits, &because);
@@ -230,7 +248,8 @@ impl Throttle {
     /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
     /// after a 429 say, is the better reason.
     fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
-        match self.gate.decide(&self.platform.limits, Ask { api }, now) {
+        let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
+        match self.gate.decide(&self.platform.limits, ask, now) {
             // A stored time of a try is rounded up to its millisecond.
             Decision::WaitUntil { at: Some(open), because }
                 if open.plus(Span::from_millis(1)) >= at =>
@@ -454,7 +473,8 @@ impl Throttle {
         let Decided { id, at, lane, candidate, slot, alone, due } = decided;
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
-        self.usage.call(&self.platform.limits, api, at);
+        let costs = costs_of(&self.platform, api, &candidate.item);
+        self.usage.call(&self.platform.limits, api, &costs, at);
         if let Some(due) = due {
             let queued = self.shard.clock.at_wall(candidate.item.queued_at);
             let earliest = due.max(candidate.not_before).max(queued);

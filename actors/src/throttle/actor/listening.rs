@@ -15,6 +15,8 @@ use crate::telemetry;
 
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
+/// Resets are mostly told in whole seconds, and the provider's clock may differ.
+const RESET_SLACK: Span = Span::from_secs(2);
 /// What is waited for by an account whose api has an adaptive pace.
 const PACE: &str = "its adaptive pace";
 
@@ -93,6 +95,9 @@ impl Throttle {
         {
             *told = true;
         }
+        if let Some(place) = facts.over.as_ref().and_then(|over| over.hits) {
+            self.gate.over(&self.platform.limits, place, api, now);
+        }
         for press in &facts.presses {
             self.hold_scope(press.scope, api, press.wait, "told", &press.reason, ctx);
         }
@@ -109,19 +114,28 @@ impl Throttle {
             }
             _ => {}
         }
-        let Some(left) = left else { return };
+        let limits = &self.platform.limits;
         let until = reset.map(|reset| now.plus(Span::from(reset)));
-        let in_flight = self.gate.flying().saturating_sub(1) as u64;
-        let unknown = in_flight + self.listening.unknown(id);
-        let unknown = u32::try_from(unknown).unwrap_or(u32::MAX);
+        if let Some(until) = until {
+            self.gate.window_ends(limits, limit, api, (until, RESET_SLACK), now);
+        }
+        let Some(left) = left else { return };
+        // What ended unheard costs what a call of this api mostly does.
+        let usual = self.platform.costs.usual(api).get(limit).map_or(1, |cost| cost.units);
+        let untold = u32::try_from(self.listening.unknown(id)).unwrap_or(u32::MAX);
+        let in_flight = self.gate.flying(limits, limit, api, id);
+        let unknown = in_flight.saturating_add(untold.saturating_mul(usual));
         let seen = Seen { limit, api, left, unknown, as_of, until };
         self.gate.observe(&self.platform.limits, &seen, now);
         let limits = &self.platform.limits;
-        let counted =
-            self.listening.calls.iter().filter(|(other, _)| limits.counts(limit, **other));
         let per_api = limits.limits().get(limit).is_some_and(|limit| limit.per_api);
-        let calls: u64 =
-            counted.filter(|(other, _)| !per_api || **other == api).map(|(_, calls)| calls).sum();
+        let cost = |api: u16| {
+            let cost = self.platform.costs.usual(api).get(limit);
+            cost.map_or(1, |cost| u64::from(cost.units))
+        };
+        let made = self.listening.calls.iter().filter(|(other, _)| limits.counts(limit, **other));
+        let made = made.filter(|(other, _)| !per_api || **other == api);
+        let calls: u64 = made.map(|(other, calls)| calls * cost(*other)).sum();
         let key = (limit, if per_api { api } else { 0 });
         let new = Pulse::new(left, calls, until);
         let pulse = self.listening.pulses.entry(key).or_insert(new);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
+use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::{Item, USE_WITHIN};
 use crate::http::Written;
@@ -71,7 +72,7 @@ impl Throttle {
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
-            self.adopt_record(&stored.record, since, stored.writer, now);
+            self.adopt_record(&stored.record, (since, false), stored.writer, now);
         }
         if self.restarted {
             self.adopt_running();
@@ -83,7 +84,14 @@ impl Throttle {
         }
     }
 
-    fn adopt_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
+    /// `since`: when it was written, and whether that is exact.
+    fn adopt_record(
+        &mut self,
+        bytes: &[u8],
+        (since, is_exact): (At, bool),
+        writer: Writer,
+        now: At,
+    ) {
         let record = match Record::decode(bytes) {
             Ok(record) => record,
             Err(error) => {
@@ -96,7 +104,7 @@ impl Throttle {
         self.pace_read(&record.paces, since);
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
-        let foreign = self.gate.load(&self.platform.limits, &record.gate, since, now);
+        let foreign = self.gate.load(&self.platform.limits, &record.gate, (since, is_exact), now);
         for note in foreign {
             telemetry::ledger_note(&self.key, &note);
         }
@@ -243,7 +251,7 @@ impl Throttle {
             }
         };
         let mut gate = Gate::default();
-        for note in gate.load(&limits, &record.gate, since, now) {
+        for note in gate.load(&limits, &record.gate, (since, false), now) {
             telemetry::ledger_note(&self.key, &note);
         }
         if let Some(lost) = self.lost(writer, since, now) {
@@ -269,7 +277,10 @@ impl Throttle {
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
             // The record has counted it, or is older than its permit.
-            self.gate.adopt(id, self.lanes[lane].api, id.0 <= recorded);
+            let api = self.lanes[lane].api;
+            let costs = costs_of(&self.platform, api, &item);
+            let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
+            self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);
             self.suspects_out(usize::from(suspect), 0);
@@ -332,7 +343,7 @@ impl Throttle {
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
         if !rest.record.is_empty() {
-            self.adopt_record(&rest.record, rest.since, Writer::Here, now);
+            self.adopt_record(&rest.record, (rest.since, true), Writer::Here, now);
         }
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
@@ -343,7 +354,7 @@ impl Throttle {
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
-            let ask = Ask { api };
+            let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
             if let Decision::WaitUntil { at, because: Because::Limit(_) } =
                 self.gate.decide(&self.platform.limits, ask, rest.since)
             {
