@@ -6,8 +6,8 @@ use super::record::any_ledger_without_names;
 use super::{APIS, S, concurrent, every, limit, set, sliding};
 use crate::observe::Observed;
 use crate::{
-    Ask, At, Because, Decision, Effect, Holds, Ledger, LimitSet, OBSERVED_MAX, PermitId, Seen,
-    Sent, decide,
+    Ask, At, Because, Decision, Effect, Holds, Ledger, LimitSet, OBSERVED_MAX, PermitId, Rule,
+    Seen, Sent, decide,
 };
 
 const HOUR: i64 = 3600 * S;
@@ -198,8 +198,12 @@ proptest! {
         }
         ledger.prune(&limits, At(0));
         let (read, _) = Ledger::decode(&limits, &ledger.encode(&limits, At(0)), At(0)).unwrap();
-        // Only what limits of calls at once were told is forgotten.
-        let dated = |api: u16| limits.of(api).all(|(_, limit)| limit.rule.window().is_some());
+        // Only what limits of calls at once were told is forgotten, and when a window was opened.
+        let dated = |api: u16| {
+            limits.of(api).all(|(_, limit)| {
+                limit.rule.window().is_some() && !matches!(limit.rule, Rule::FirstUse { .. })
+            })
+        };
         for now in times {
             for api in (0..APIS).filter(|api| dated(*api)) {
                 let of = |ledger: &Ledger| opens(&limits, ledger, api, At(now));
