@@ -108,8 +108,9 @@ fn over(rule: &Over, limits: &LimitSet) -> String {
         ("and up to ", rule.jitter, " more"),
     ];
     let bounds = bounds.into_iter().filter(|(_, bound, _)| !bound.is_zero() && *bound < NO_BOUND);
-    let bounds: String =
+    let bounds: Vec<String> =
         bounds.map(|(word, bound, more)| format!(", {word}{}{more}", show(bound))).collect();
+    let bounds = bounds.concat();
     let hits = rule.hits.map(|place| format!(" (limit {})", name(limits, place)));
     let then = match rule.then {
         Then::Retry => "tried again",

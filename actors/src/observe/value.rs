@@ -50,11 +50,8 @@ impl Unit {
 /// RFC 9110 §6.6.1: <https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1>.
 pub(super) fn answered_at(headers: &HeaderMap, wall: Timestamp) -> Timestamp {
     let said = headers.get(DATE).and_then(|date| date.to_str().ok());
-    said.and_then(|date| http_date(date.trim())).unwrap_or(wall)
-}
-
-fn http_date(text: &str) -> Option<Timestamp> {
-    Timestamp::try_from(httpdate::parse_http_date(text).ok()?).ok()
+    let said = said.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
+    said.and_then(|date| Timestamp::try_from(date).ok()).unwrap_or(wall)
 }
 
 /// The wait that a text means, counted from `now`, the answer's own time. A moment that has passed is no wait;
@@ -68,7 +65,8 @@ pub(super) fn wait(text: &str, unit: Unit, now: Timestamp) -> Option<Duration> {
         Unit::Epoch => Some(until(Timestamp::UNIX_EPOCH, seconds(text, 1.0)?, now)),
         Unit::EpochMillis => Some(until(Timestamp::UNIX_EPOCH, seconds(text, 0.001)?, now)),
         Unit::Date => {
-            let at = http_date(text).or_else(|| text.parse().ok())?;
+            let date = httpdate::parse_http_date(text).ok();
+            let at = date.or_else(|| text.parse().ok().map(|at: Timestamp| at.into()))?;
             Some(between(now, at))
         }
         Unit::Duration => {
@@ -78,19 +76,18 @@ pub(super) fn wait(text: &str, unit: Unit, now: Timestamp) -> Option<Duration> {
         Unit::RetryAfter if is_digits(text) => {
             Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
         }
-        Unit::RetryAfter => Some(between(now, http_date(text)?)),
+        Unit::RetryAfter => Some(between(now, httpdate::parse_http_date(text).ok()?)),
     }
 }
 
-fn between(now: Timestamp, at: Timestamp) -> Duration {
-    let (now, at) = (SystemTime::from(now), SystemTime::from(at));
-    at.duration_since(now).unwrap_or(Duration::ZERO)
+fn between(now: Timestamp, at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::from(now)).unwrap_or(Duration::ZERO)
 }
 
 fn until(from: Timestamp, after: Duration, now: Timestamp) -> Duration {
     // Beyond the calendar it is a mistake in any case, and a cap makes it a wait that is believed.
     let at = SignedDuration::try_from(after).ok().and_then(|after| from.checked_add(after).ok());
-    between(now, at.unwrap_or(Timestamp::MAX))
+    between(now, SystemTime::from(at.unwrap_or(Timestamp::MAX)))
 }
 
 /// So many of a unit of that length. Rounded up to whole microseconds: never too early.
