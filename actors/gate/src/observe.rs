@@ -398,6 +398,13 @@ impl LimitSet {
         self.limits().get(place).and_then(|limit| limit.rule.window())
     }
 
+    /// When what is charged at `at` has left the limit at that place: its next reset, or a window later;
+    /// `None` if it does not count by time.
+    pub fn boundary(&self, place: usize, at: At) -> Option<At> {
+        let limit = self.limits().get(place).filter(|limit| limit.rule.window().is_some())?;
+        Some(self.leaves(limit, at))
+    }
+
     /// Whether the limit at that place counts calls of an api.
     pub fn counts(&self, place: usize, api: ApiIx) -> bool {
         self.limits().get(place).is_some_and(|limit| limit.matches(api))

@@ -96,6 +96,7 @@ fn over(rule: &Over, limits: &LimitSet) -> String {
     }
     let wait = match &rule.wait {
         Wait::Asked => "waits as Retry-After says, else longer each time".to_owned(),
+        Wait::Boundary => "waits for the end of the limit's window".to_owned(),
         Wait::For(wait) => format!("waits {}", show(*wait)),
         Wait::Told(from, of) => format!("waits as {} says ({})", source(from), unit(*of)),
         Wait::UntilTime(time, zone) => {

@@ -266,6 +266,10 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
     }
     let hits = named(&mut entry, "hits");
     let wait = wait(&mut entry);
+    if matches!(wait, Some(Wait::Boundary)) && hits.is_none() {
+        let message = "it is not said which limit's window is waited for";
+        entry.mistake(Code::MissingKey, "hits", message, "hits = \"LIMIT\"");
+    }
     let floor = entry.duration("floor", Duration::ZERO..=WAIT_MAX).unwrap_or_default();
     let cap = entry.duration("cap", Duration::from_millis(1)..=WAIT_MAX);
     let told = matches!(wait, Some(Wait::Asked | Wait::Told(..)));
@@ -275,7 +279,7 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
     }
     let jitter = entry.duration("jitter", Duration::ZERO..=JITTER_MAX);
     // Nobody else should come in the very moment of a boundary that all know.
-    let boundary = matches!(wait, Some(Wait::UntilTime(..)));
+    let boundary = matches!(wait, Some(Wait::Boundary | Wait::UntilTime(..)));
     let jitter = jitter.unwrap_or(Duration::from_secs(u64::from(boundary)));
     let scope = scope(&mut entry).unwrap_or_default();
     let then = entry.text("then").and_then(|text| match text.as_str() {
@@ -410,6 +414,9 @@ fn named(entry: &mut Section<'_>, name: &'static str) -> Option<Named> {
 
 fn wait(entry: &mut Section<'_>) -> Option<Wait> {
     let Some(value) = entry.take("wait") else { return Some(Wait::Asked) };
+    if matches!(&value.kind, ValueKind::String(text) if text == "boundary") {
+        return Some(Wait::Boundary);
+    }
     let table = matches!(value.kind, ValueKind::Table(_));
     if !table {
         let range = Duration::from_millis(1)..=WAIT_MAX;

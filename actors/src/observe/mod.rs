@@ -154,6 +154,8 @@ pub enum Wait {
     For(Duration),
     /// As the answer tells there; as [`Wait::Asked`] where it does not. Retry-After goes before it.
     Told(Source, Unit),
+    /// Until what counts now has left the limit that was exceeded: its next reset, or one window.
+    Boundary,
     /// Until this time of day.
     UntilTime(Time, TimeZone),
 }

@@ -53,6 +53,8 @@ pub struct Press {
 pub struct Overuse {
     /// The limit that was exceeded, if the rule names one.
     pub hits: Option<usize>,
+    /// The limit whose window is waited for.
+    pub boundary: Option<usize>,
     /// How long to wait; nothing: the usual doubling, between floor and cap.
     pub after: Option<Duration>,
     /// At least so long.
@@ -260,7 +262,7 @@ impl Over {
     fn overuse(&self, view: &View<'_>) -> Overuse {
         let asked = retry_after(view.answer.headers, view.answer.wall);
         let after = match &self.wait {
-            Wait::Asked => asked,
+            Wait::Asked | Wait::Boundary => asked,
             Wait::For(wait) => Some(asked.map_or(*wait, |asked| asked.max(*wait))),
             Wait::Told(from, unit) => asked.or_else(|| {
                 let values = view.values(from, *unit != Unit::Date);
@@ -273,6 +275,7 @@ impl Over {
         };
         Overuse {
             hits: self.hits,
+            boundary: self.hits.filter(|_| matches!(self.wait, Wait::Boundary)),
             after: after.map(|after| after.clamp(self.floor, self.cap)),
             floor: self.floor,
             cap: self.cap,

@@ -34,6 +34,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::http::CallError;
 use crate::http::scripted::{Reply, Scripted, Seen};
@@ -137,7 +138,7 @@ impl Rig {
         ledger: MemoryLedger,
         script: impl Fn(&Seen) -> Reply + 'static,
     ) -> Self {
-        let plan = Arc::new(plan(&setup));
+        let plan = plan_on(&Arc::new(plan(&setup)), &Line::Clock(clock.clone()));
         let log = Log::default();
         let watched_queue = WatchedQueue::new(queue.clone());
         let ledger = WatchedLedger::new(ledger, log.clone());

@@ -225,6 +225,24 @@ fn statuses_that_are_given_up_elsewhere_are_refusals_by_rule_and_waits_are_bound
 }
 
 #[test]
+fn the_window_of_the_limit_that_was_exceeded_is_waited_for() {
+    paused(|| async {
+        let rule = r#"over = [{ body = "code", is = 40100, hits = "day", wait = "boundary" }]"#;
+        let day = r#"day = { per = ["account"], max = 60, in = "1d", resets = "00:00 Asia/Seoul", guard = "0ms" }"#;
+        let rig = Rig::start(declared(rule, day), |seen| match seen.number {
+            0 => code(r#"{"code":40100}"#),
+            _ => code(r#"{"code":0}"#),
+        });
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(20_000)).await;
+        // It is 12:00 UTC, 21:00 in Seoul: three hours, the slack for the provider's clock, and up to a second.
+        let second = rig.times_of("one")[1];
+        let midnight = 3 * 3_600_000;
+        assert!((midnight..midnight + 6000).contains(&second), "{second}");
+    });
+}
+
+#[test]
 fn a_refusal_that_repeats_is_waited_for_longer_each_time_within_its_cap() {
     paused(|| async {
         let rule = r#"over = [{ status = 403, wait = "2s", cap = "20s" }]"#;

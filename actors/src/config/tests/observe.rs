@@ -6,6 +6,11 @@ use super::*;
 
 /// Text to add to the api of [`BASE`], the code that it must give, and the key.
 const TABLE: &[(&str, Code, &str)] = &[
+    (
+        r#"over = [{ status = 429, wait = "boundary" }]"#,
+        Code::MissingKey,
+        "platforms.kakao.apis.report.over.0.hits",
+    ),
     ("observe = 5", Code::WrongType, "platforms.kakao.apis.report.observe"),
     ("observe = [5]", Code::WrongType, "platforms.kakao.apis.report.observe.0"),
     (

@@ -118,7 +118,8 @@ impl Throttle {
                     Next::Retry(wait) => wait,
                     Next::HoldAndRetry(wait) => {
                         let over = last.over.as_deref();
-                        let wait = over.map_or(wait, |over| within(over, wait));
+                        let wait = over
+                            .map_or(wait, |over| within(&self.platform.limits, over, wait, now));
                         let scope = over.map_or(Scope::Account, |over| over.scope);
                         let reason = hold_reason(kind, &last, after.is_some());
                         self.hold_scope(scope, api, wait, kind.as_str(), &reason, ctx);

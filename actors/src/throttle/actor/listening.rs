@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use actix::Context;
-use tollgate_gate::{At, Decision, PermitId, Seen, Sent, Span};
+use tollgate_gate::{At, Decision, LimitSet, PermitId, Seen, Sent, Span};
 
 use super::{Fence, Throttle};
 use crate::collector::{LastAnswer, Outcome};
@@ -196,7 +196,8 @@ impl Throttle {
         ctx: &mut Context<Self>,
     ) {
         if let Some(over) = &last.over {
-            let wait = within(over, over.after.unwrap_or(PRESSED_WAIT));
+            let wait =
+                within(&self.platform.limits, over, over.after.unwrap_or(PRESSED_WAIT), self.now());
             self.hold_scope(over.scope, api, wait, "throttled", reason, ctx);
         }
     }
@@ -285,7 +286,10 @@ impl Throttle {
 }
 
 /// A wait within the bounds of the rule that called the answer a refusal, and its jitter behind it.
-pub(super) fn within(over: &Overuse, wait: Duration) -> Duration {
+pub(super) fn within(limits: &LimitSet, over: &Overuse, wait: Duration, now: At) -> Duration {
+    let boundary = over.boundary.and_then(|place| limits.boundary(place, now));
+    let boundary = boundary.map(|at| Duration::from(at.since(now)));
+    let wait = boundary.map_or(wait, |boundary| boundary.max(over.after.unwrap_or_default()));
     let jitter = over.jitter.mul_f64(fastrand::f64());
     wait.clamp(over.floor, over.cap).saturating_add(jitter)
 }
