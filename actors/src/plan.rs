@@ -18,6 +18,7 @@ use url::Url;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::Slug;
+use crate::observe::Rules;
 use crate::recipe::Template;
 
 /// A whole node.
@@ -242,6 +243,8 @@ pub struct Platform {
     pub costs: Costs,
     /// The endpoints.
     pub apis: Vec<Api>,
+    /// The places of the limits that answers of any api tell something of.
+    pub observed: Vec<usize>,
     /// How long the slot of a call lost in a crash stays taken. Default 1 min.
     pub lost_call: Duration,
     /// The same where the process that made the call may still live, cut off: its call may go on. Default
@@ -276,6 +279,8 @@ pub struct Api {
     pub timeouts: Timeouts,
     /// What a good answer is.
     pub format: Format,
+    /// What its answers say about limits.
+    pub rules: Arc<Rules>,
 }
 
 /// Which parameters the fetches of an api carry.

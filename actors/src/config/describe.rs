@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::Map;
 use tollgate_gate::{Cost, Guard, Limit, Rule, Span};
 
+use super::describe_rules::write_rules;
 use super::values::show;
 use crate::calendar::DAY;
 use crate::costs::Counts;
@@ -119,6 +120,7 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
+        write_rules(out, &api.rules, &platform.limits)?;
         for (place, limit) in platform.limits.limits().iter().enumerate() {
             if limit.api.is_some_and(|ix| usize::from(ix) == number) {
                 writeln!(out, "    limit {}: {}", limit.name, in_words(platform, place, limit))?;

@@ -17,9 +17,11 @@ use crate::plan::Plan;
 
 mod api;
 mod describe;
+mod describe_rules;
 mod limits;
 mod mistake;
 mod node;
+mod observe;
 mod pairs;
 mod params;
 mod platform;

@@ -11,6 +11,7 @@ use super::BAD;
 use super::api::{ApiContext, apis};
 use super::limits::{Declared, guard, limits};
 use super::node::timeouts;
+use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
@@ -100,6 +101,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let timeouts = timeouts(&mut section, defaults.timeouts);
     let mut declared = Declared::default();
     limits(&mut section, None, own_guard, &mut declared);
+    let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let mut platform = Platform {
         name,
@@ -111,6 +113,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         resets: Vec::new(),
         costs: Costs::default(),
         apis: Vec::new(),
+        observed: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
         lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
     };
@@ -121,7 +124,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         key: defaults.key,
         knows_host: base_url.is_some(),
     };
-    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared);
+    let mut api_rules = Vec::new();
+    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared, &mut api_rules);
     platform.apis = apis;
     let Declared { limits, costs: of_limits, resets } = declared;
     warn(&section, &platform, &limits);
@@ -131,6 +135,13 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
     match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
         Ok(set) => {
+            for (number, own) in api_rules.iter().enumerate() {
+                let rules = resolve(&section, own, &own_rules, &set, number as u16);
+                platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
+                platform.apis[number].rules = Arc::new(rules);
+            }
+            platform.observed.sort_unstable();
+            platform.observed.dedup();
             platform.costs = costs(&set, &of_limits, of_apis);
             platform.limits = Arc::new(set);
         }

@@ -5,6 +5,7 @@ use super::*;
 mod accepted;
 mod fuzz;
 mod mistakes;
+mod observe;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

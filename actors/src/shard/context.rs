@@ -29,6 +29,7 @@ use crate::http::{Transport, Written};
 use crate::ids::{Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
+use crate::observe::{Drift, Shuts};
 use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
 use crate::store::Store;
@@ -70,6 +71,8 @@ pub struct Shared {
     pub holds: Holds,
     /// Whether what stands behind queue and ledger answers.
     pub back_health: Arc<BackHealth>,
+    /// Platforms that a provider has shut for everybody.
+    pub shuts: Shuts,
 }
 
 /// Whether the store takes bodies; shared by the node.
@@ -140,6 +143,8 @@ pub struct Context {
     pub(crate) store_health: Arc<StoreHealth>,
     pub(crate) holds: Holds,
     pub(crate) back_health: Arc<BackHealth>,
+    pub(crate) shuts: Shuts,
+    pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
@@ -183,6 +188,8 @@ impl Context {
             store_health: shared.store_health,
             holds: shared.holds,
             back_health: shared.back_health,
+            shuts: shared.shuts,
+            drift: RefCell::default(),
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
@@ -417,6 +424,7 @@ impl Context {
                 Report::Written(Written::At(at)) => running.written = Some(*at),
                 Report::Written(Written::Unknown) => running.written = None,
                 Report::Answered(at) => running.answered = Some(*at),
+                Report::Told(_) => {}
                 Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
                 Report::Finished(outcome) => {
                     running.meters.attempt_ends();

@@ -101,6 +101,7 @@ impl Throttle {
             }
         };
         self.throttled_in_a_row = record.throttled_in_a_row;
+        self.pace_read(&record.paces, since);
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
         let foreign = self.gate.load(&self.platform.limits, &record.gate, (since, is_exact), now);
