@@ -149,6 +149,8 @@ pub struct S3Plan {
     pub endpoint: Option<Url>,
     /// Whether the bucket stands in the path of a URL, and not in its host.
     pub path_style: bool,
+    /// Most operations at once, over the whole node; 1 to 4,096.
+    pub concurrency: usize,
     /// Who asks.
     pub credentials: S3Credentials,
 }
