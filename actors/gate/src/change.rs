@@ -4,6 +4,7 @@
 //! know all calls of its window: [`Ledger::under`] keeps what is known, and [`Change::known`] says how far that
 //! reaches back. Nothing is guessed: who must not exceed such a limit even once waits a window.
 
+use crate::charges::Opened;
 use crate::codec::Note;
 use crate::ledger::Ledger;
 use crate::limit::{ApiIx, Limit, LimitSet, Rule};
@@ -214,6 +215,25 @@ impl Ledger {
                 .charges
                 .extend(renamed.charges.into_iter().filter(|charges| charges.limit == place));
         }
+        ledger.doubt_windows(old, new);
         (ledger, notes)
+    }
+
+    /// When a window of the first call was opened is known only under the limit that it was counted by.
+    fn doubt_windows(&mut self, old: &LimitSet, new: &LimitSet) {
+        for (place, limit) in new.limits().iter().enumerate() {
+            let same =
+                |other: &Limit| new.same_name(limit, old, other) && counts_alike(other, limit);
+            if !matches!(limit.rule, Rule::FirstUse { .. }) || old.limits().iter().any(same) {
+                continue;
+            }
+            for charges in self.charges.iter_mut().filter(|charges| charges.limit == place) {
+                charges.set_opened(Opened::unknown(At::MAX));
+            }
+            let apis = (0..new.apis().len()).map(|api| limit.bucket(api as ApiIx));
+            for bucket in apis.chain((!limit.per_api).then_some(None)) {
+                self.counter(place, bucket).set_opened(Opened::unknown(At::MAX));
+            }
+        }
     }
 }

@@ -129,7 +129,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     platform.apis = apis;
     let Declared { limits, costs: of_limits, resets } = declared;
     warn(&section, &platform, &limits);
-    contradictions(&section, &platform.apis, &limits, &of_limits);
+    contradictions(&section, &platform.apis, &limits, &of_limits, &of_apis);
     platform.resets = resets;
     let total = limits.len();
     let names = platform.apis.iter().map(|api| api.name.to_string()).collect();

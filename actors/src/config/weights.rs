@@ -111,7 +111,10 @@ pub(super) fn contradictions(
     apis: &[Api],
     limits: &[Limit],
     costs: &[LimitCost],
+    of_apis: &[Vec<(usize, ApiCost)>],
 ) {
+    // What an api's calls cost under one of two limits tells them apart.
+    let has_own = |place: usize| of_apis.iter().flatten().any(|(own, _)| *own == place);
     let window = |limit: &Limit| match limit.rule {
         Rule::Sliding { max, window } => Some((max.get(), window)),
         _ => None,
@@ -122,7 +125,8 @@ pub(super) fn contradictions(
             let Some((other_max, other_length)) = window(other) else { continue };
             let cost = |place: usize| (costs[place].cost, costs[place].counts);
             let same_key = (limit.per_api, limit.api) == (other.per_api, other.api);
-            let same_cost = cost(place) == cost(other_place);
+            let same_cost =
+                cost(place) == cost(other_place) && !has_own(place) && !has_own(other_place);
             if place == other_place || !same_key || !same_cost {
                 continue;
             }

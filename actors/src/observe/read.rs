@@ -35,6 +35,8 @@ pub struct LimitFact {
     pub max: Option<u32>,
     /// When more are.
     pub reset: Option<Duration>,
+    /// When its window ends, as it was told of this limit itself: no Retry-After, no bound.
+    pub ends: Option<Duration>,
 }
 
 /// A limit that is not declared is used up.
@@ -135,11 +137,21 @@ struct Heard<'a> {
     /// Percent and what was aimed at.
     percent: Option<(u32, u8)>,
     reset: Option<Duration>,
+    /// The same before anything else was put in its place.
+    ends: Option<Duration>,
 }
 
 impl<'a> Heard<'a> {
     fn new(first: &'a Observe) -> Self {
-        Self { first, remaining: None, used: None, max: None, percent: None, reset: None }
+        Self {
+            first,
+            remaining: None,
+            used: None,
+            max: None,
+            percent: None,
+            reset: None,
+            ends: None,
+        }
     }
 
     fn is_of(&self, rule: &Observe) -> bool {
@@ -179,6 +191,7 @@ impl<'a> Heard<'a> {
             }),
             Tells::RateLimit { policy } => self.take_items(rule, policy.as_deref(), view),
         }
+        self.ends = self.ends.or(self.reset);
         // Retry-After goes before any other reset of the same answer.
         let after = retry_after(view.answer.headers, view.answer.wall);
         if let (Some(after), Some(_)) = (after, self.reset) {
@@ -238,8 +251,8 @@ impl<'a> Heard<'a> {
         });
         let left = [self.remaining, by_used, by_percent].into_iter().flatten().min();
         if left.is_some() || self.max.is_some() {
-            let Self { max, reset, .. } = self;
-            facts.limits.push(LimitFact { limit, left, max, reset });
+            let Self { max, reset, ends, .. } = self;
+            facts.limits.push(LimitFact { limit, left, max, reset, ends });
         }
     }
 }

@@ -33,9 +33,9 @@ const YOUNG: Span = Span::from_secs(2);
 const ENOUGH: u32 = 64;
 /// What an answer outside a crowd is believed to show of its request's way, at most.
 pub(crate) const UNEVEN_MAX: Span = Span::from_millis(100);
-/// Writings are counted in slices of this length, for about two seconds.
+/// Writings are counted in slices of this length, for a minute: as long as an answer that matters may take.
 const SLICE_US: i64 = 50_000;
-const SLICES: usize = 40;
+const SLICES: usize = 1200;
 /// From this many writings of the node in a slice and its neighbours, a provider is crowded. Accounts are
 /// spread evenly over shards, so each counts its own and takes its part of the number, but not a handful.
 const CROWD: u32 = 32;
@@ -100,7 +100,7 @@ impl Epochs {
 
 /// How many requests were written, by slice: the slice's number and the count.
 #[derive(Debug)]
-struct Writings([(i64, u32); SLICES]);
+struct Writings(Box<[(i64, u32)]>);
 
 impl Writings {
     fn add(&mut self, at: At) {
@@ -157,9 +157,10 @@ impl Baselines {
     pub(crate) fn written(&mut self, platform: &Slug, at: At) {
         let writings = match self.writings.get_mut(platform) {
             Some(writings) => writings,
-            None => {
-                self.writings.entry(platform.clone()).or_insert(Writings([(i64::MIN, 0); SLICES]))
-            }
+            None => self
+                .writings
+                .entry(platform.clone())
+                .or_insert_with(|| Writings(vec![(i64::MIN, 0); SLICES].into())),
         };
         writings.add(at);
     }

@@ -53,6 +53,13 @@ impl Handler<Reload> for Shard {
                 changed.insert(name, Changed::new(old, new.cloned()));
             }
         }
+        // An actor may live since before its platform was removed.
+        for (name, new) in
+            plan.platforms.iter().filter(|(name, _)| !before.platforms.contains_key(*name))
+        {
+            let platform = Some(Arc::clone(new));
+            changed.insert(name, Changed { platform, numbers: Vec::new(), sooner: false });
+        }
         if changed.is_empty() {
             return;
         }

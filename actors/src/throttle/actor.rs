@@ -152,6 +152,8 @@ pub struct Throttle {
     handled: u64,
     usage: Usage,
     listening: Listening,
+    /// When the limits came into force, if they are not those of the start.
+    limits_since: At,
     because: Option<Box<str>>,
     until: Option<At>,
     /// Nothing but an operator's hold is waited for: until when.
@@ -211,6 +213,7 @@ impl Throttle {
             handled: 0,
             usage: Usage::default(),
             listening: Listening::default(),
+            limits_since: At::MIN,
             because: None,
             until: None,
             held: None,

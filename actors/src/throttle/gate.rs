@@ -92,6 +92,7 @@ impl Gate {
     /// Adds what this process knows to what another one wrote.
     pub(super) fn join(&mut self, own: &Self, known: bool) {
         self.ledger.join(&own.ledger, known);
+        self.over.extend(own.over.iter().map(|(id, over)| (*id, *over)));
     }
 
     pub(super) fn arrived_later(

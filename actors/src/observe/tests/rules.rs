@@ -34,7 +34,7 @@ fn facts(lines: &str, status: u16, headers: &[(&'static str, &str)], body: &str)
 }
 
 fn hourly(left: Option<u32>, max: Option<u32>, reset: Option<u64>) -> Vec<LimitFact> {
-    vec![LimitFact { limit: 0, left, max, reset: reset.map(secs) }]
+    vec![LimitFact { limit: 0, left, max, reset: reset.map(secs), ends: reset.map(secs) }]
 }
 
 /// 2026-11-20T12:00:00Z.

@@ -70,9 +70,12 @@ impl Throttle {
             if late.in_crowd || limits.has_default_guard() {
                 let mut stamp = written.plus(beyond_guard(limits, late.by));
                 if stamp < at && baselines.is_young(platform, api, at) {
-                    if limits.can_amend() && self.doubted.len() < DOUBTED_MAX {
+                    let costs = costs_of(&self.platform, api, &flight.item);
+                    let is_settled = costs.iter().any(|cost| cost.is_estimate);
+                    let can_amend = limits.can_amend() && !is_settled;
+                    if can_amend && self.doubted.len() < DOUBTED_MAX {
                         let charged = Charged { api, stamp, answered: at };
-                        let costs = costs_of(&self.platform, api, &flight.item).into();
+                        let costs = costs.into();
                         self.doubted.push(Doubted { charged, costs, written });
                     } else {
                         stamp = at;
@@ -141,7 +144,13 @@ impl Throttle {
                 self.hold_for_refusal(api, &last, &reason, ctx);
                 self.give_up(item, code, reason, last, tries, ctx);
             }
-            Outcome::Again { kind, after, reason, last } => {
+            Outcome::Again { kind, after, reason, mut last } => {
+                if decided_at < self.limits_since
+                    && let Some(over) = &mut last.over
+                {
+                    // It names limits by places that they had before.
+                    (over.hits, over.boundary) = (None, None);
+                }
                 let before = self.throttled_in_a_row;
                 let in_a_row = self.count_in_a_row(kind, decided_at);
                 if kind == Again::Throttled && self.throttled_in_a_row > before {

@@ -20,7 +20,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Stretch, Tries, Waiting};
 use crate::shard::context::Attempt;
 use crate::telemetry;
-use crate::throttle::lane::{Candidate, Offer};
+use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
 /// Most permits covered by one record.
@@ -67,7 +67,8 @@ impl Throttle {
         let decided = !self.decided.is_empty() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
             // What is looked up waits too, and is in no lane.
-            if self.busy == 0 {
+            // What closed lanes gave up is kept until their apis are back.
+            if self.busy == 0 && !self.lanes.iter().any(Lane::is_closed) {
                 self.remembered.clear();
                 self.suspected.clear();
             }

@@ -89,8 +89,17 @@ impl Throttle {
         let Some(flight) = self.flights.get(&id) else { return };
         let (api, as_of) = (self.lanes[flight.lane].api, flight.decided_at);
         let now = self.now();
+        if as_of < self.limits_since {
+            // It names limits by places that they had before; holds it may ask for all the same.
+            for press in &facts.presses {
+                self.hold_scope(press.scope, api, press.wait, "told", &press.reason, ctx);
+            }
+            return;
+        }
+        let answered = self.shard.running.borrow().get(&id).and_then(|running| running.answered);
+        let answered = answered.unwrap_or(now);
         for fact in &facts.limits {
-            self.told_of_limit(id, api, as_of, fact, now);
+            self.told_of_limit((id, api), (as_of, answered), fact, now);
         }
         let limits = &self.platform.limits;
         let mut matching =
@@ -111,8 +120,15 @@ impl Throttle {
         }
     }
 
-    fn told_of_limit(&mut self, id: PermitId, api: u16, as_of: At, fact: &LimitFact, now: At) {
-        let LimitFact { limit, left, max, reset } = *fact;
+    /// `as_of`: when its call was let go; `answered`: from when its times count.
+    fn told_of_limit(
+        &mut self,
+        (id, api): (PermitId, u16),
+        (as_of, answered): (At, At),
+        fact: &LimitFact,
+        now: At,
+    ) {
+        let LimitFact { limit, left, max, reset, ends } = *fact;
         match (max, self.platform.limits.max_of(limit)) {
             (Some(told), Some(declared)) if told < declared => {
                 self.drifted(Some(limit), DriftKind::Narrower, now);
@@ -123,10 +139,11 @@ impl Throttle {
             _ => {}
         }
         let limits = &self.platform.limits;
-        let until = reset.map(|reset| now.plus(Span::from(reset)));
-        if let Some(until) = until {
-            self.gate.window_ends(limits, limit, api, (until, RESET_SLACK), now);
+        if let Some(ends) = ends {
+            let end = answered.plus(Span::from(ends));
+            self.gate.window_ends(limits, limit, api, (end, RESET_SLACK), now);
         }
+        let until = reset.map(|reset| answered.plus(Span::from(reset)));
         let Some(left) = left else { return };
         // What ended unheard costs what a call of this api mostly does.
         let usual = self.platform.costs.usual(api).get(limit).map_or(1, |cost| cost.units);

@@ -350,6 +350,8 @@ impl Throttle {
             self.adopt_record(&rest.record, (rest.since, true), Writer::Here, now);
         }
         let same_limits = !self.go_by_limits(in_force, now);
+        // What a limit of a new name took over is in no record yet.
+        self.stale |= !same_limits && !self.gate.is_empty();
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {

@@ -50,6 +50,7 @@ impl Throttle {
         self.usage.tell(&self.key.platform, before, &self.shard.totals);
         self.gate.under(before, &limits, now);
         self.listening.renumbered();
+        self.limits_since = now;
         // Whoever had no limits may have an open block, which would let calls go without a record.
         self.stale |= !self.block.is_empty() || !self.next_block.is_empty();
         self.block.clear();

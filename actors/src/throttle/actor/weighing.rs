@@ -25,10 +25,12 @@ pub(super) fn costs_of<'a>(platform: &'a Platform, api: u16, item: &Item) -> Cow
 impl Throttle {
     /// The attempt is over: what its call cost is known as well as it will be.
     pub(super) fn settle(&mut self, id: PermitId, outcome: &Outcome) {
+        let limits = &self.platform.limits;
         if !self.platform.costs.are_settled() {
+            // Held back under limits that are not in force any more.
+            self.gate.end_held_back(limits, id);
             return;
         }
-        let limits = &self.platform.limits;
         let now = self.shard.clock.now();
         let sent = self.gate.held_back(id);
         for (place, counts) in &self.platform.costs.counts {
