@@ -14,6 +14,7 @@
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub(crate) mod budget;
 pub mod clock;
 pub mod codes;
 pub mod collector;

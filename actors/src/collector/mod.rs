@@ -14,6 +14,7 @@ use tollgate_protos::Fetch;
 use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
 use crate::plan::Platform;
+use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
 use crate::telemetry::PlatformMeters;
 
@@ -52,6 +53,8 @@ pub struct Item {
     pub id: String,
     /// What was ordered.
     pub fetch: Fetch,
+    /// The budgets that its calls count in, in the order in which they are asked.
+    pub budgets: Box<[BudgetKey]>,
 }
 
 /// One attempt to make.

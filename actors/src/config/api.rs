@@ -1,8 +1,8 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
-use tollgate_gate::{Guard, Limit};
+use tollgate_gate::Guard;
 
-use super::limits::limits;
+use super::limits::{Declared, limits};
 use super::node::timeouts;
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
@@ -40,7 +40,7 @@ pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
-    all_limits: &mut Vec<Limit>,
+    all_limits: &mut Vec<Declared>,
 ) -> Vec<Api> {
     let had = section.has("apis");
     let mut apis = Vec::new();
@@ -61,15 +61,15 @@ pub(super) fn apis(
         section.mistake(code, "apis", message, "");
         return apis;
     }
-    let platform_limits: Vec<String> = all_limits.iter().map(|limit| limit.name.clone()).collect();
+    let platform_limits: Vec<String> = all_limits.iter().map(|own| own.limit.name.clone()).collect();
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(mut section) = table.section_of(&name, value) else { continue };
         for own in limits(&mut section, Some(apis.len() as u16), context.guard) {
-            if platform_limits.contains(&own.name) {
-                let message =
-                    format!("the platform has a limit `{}` too, and both count", own.name);
-                let key = format!("limits.{}", own.name);
+            let name = &own.limit.name;
+            if platform_limits.contains(name) {
+                let message = format!("the platform has a limit `{name}` too, and both count");
+                let key = format!("limits.{name}");
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
             all_limits.push(own);

@@ -6,12 +6,12 @@ use std::time::Duration;
 use jiff::civil::date;
 use jiff::tz::TimeZone;
 use serde_json::Map;
-use tollgate_gate::{Guard, Limit, Rule, Span};
+use tollgate_gate::{Guard, Limit, LimitSet, Rule, Span};
 
 use super::values::show;
-use crate::ids::Account;
+use crate::ids::{Account, Slug};
 use crate::plan::{
-    Api, Auth, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Timeouts,
+    Api, Auth, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test, Timeouts, When,
 };
 use crate::recipe::{KeyContext, object_key};
 
@@ -108,19 +108,94 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
         out,
         "  a call lost in a crash keeps its slot for {lost}, {alive} if its node may live"
     )?;
-    for limit in platform.limits.limits().iter().filter(|limit| limit.api.is_none()) {
-        writeln!(out, "  limit {}: {}", limit.name, in_words(limit))?;
+    for (dim, template) in &platform.keys {
+        writeln!(out, "  {dim}: {template}")?;
     }
+    for (place, (tier, weight)) in platform.tiers.tiers.iter().enumerate() {
+        let accounts = platform.tiers.accounts.values();
+        let accounts = accounts.filter(|tier| usize::from(**tier) == place).count();
+        let turns = count(*weight as usize, "turn");
+        writeln!(out, "  tier {tier}: {}, {turns} for one of others", count(accounts, "account"))?;
+    }
+    write_limits(out, platform, None, "  ")?;
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
-        for limit in platform.limits.limits() {
-            if limit.api.is_some_and(|ix| usize::from(ix) == number) {
-                writeln!(out, "    limit {}: {}", limit.name, in_words(limit))?;
+        write_limits(out, platform, Some(number), "    ")?;
+    }
+    Ok(())
+}
+
+/// The limits of the platform, or of one of its apis by number.
+fn write_limits(
+    out: &mut String,
+    platform: &Platform,
+    api: Option<usize>,
+    indent: &str,
+) -> fmt::Result {
+    let mine = |limit: &&Limit| limit.api.map(usize::from) == api;
+    let find = |limits: &LimitSet, name: &str| {
+        limits.limits().iter().filter(mine).find(|limit| limit.name == name).cloned()
+    };
+    for limit in platform.limits.limits().iter().filter(mine) {
+        let per = match (limit.api, limit.per_api) {
+            (Some(_), _) => "per account, of this api's calls",
+            (None, true) => "per account and api",
+            (None, false) => "per account",
+        };
+        writeln!(out, "{indent}limit {}: {}", limit.name, in_words(limit, per))?;
+        for (of, special) in platform.special.iter() {
+            let own = find(&special.limits, &limit.name).filter(|own| own != limit);
+            if let Some(own) = own {
+                writeln!(out, "{indent}  {of}: {}", in_words(&own, per))?;
+            }
+        }
+    }
+    for budget in &platform.budgets {
+        let dims: Vec<String> = budget.dims.iter().map(Dim::to_string).collect();
+        let mut per = format!("per {}", dims.join(" and "));
+        if api.is_some() {
+            per += ", of this api's calls";
+        }
+        let when = in_words_when(&budget.when);
+        for limit in budget.limits.limits().iter().filter(mine) {
+            writeln!(out, "{indent}budget {}: {}{when}", limit.name, in_words(limit, &per))?;
+            for (of, special) in budget.special.iter() {
+                let own = find(special, &limit.name).filter(|own| own != limit);
+                if let Some(own) = own {
+                    writeln!(out, "{indent}  {of}: {}", in_words(&own, &per))?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// `; counts calls of reports, where ids has several values`.
+fn in_words_when(when: &When) -> String {
+    if when.always() {
+        return String::new();
+    }
+    let mut words = Vec::new();
+    if !when.apis.is_empty() {
+        let apis: Vec<&str> = when.apis.iter().map(Slug::as_str).collect();
+        words.push(format!("of {}", apis.join(", ")));
+    }
+    for (name, test) in &when.params {
+        let holds = match test {
+            Test::Present => "has a value".to_owned(),
+            Test::Absent => "has none".to_owned(),
+            Test::One => "has one value".to_owned(),
+            Test::Several => "has several values".to_owned(),
+            Test::Is(texts) => format!("is {}", texts.join(" or ")),
+            Test::Between(Some(min), Some(max)) => format!("is from {min} to {max}"),
+            Test::Between(Some(min), None) => format!("is {min} or more"),
+            Test::Between(None, Some(max)) => format!("is {max} or less"),
+            Test::Between(None, None) => "is a number".to_owned(),
+        };
+        words.push(format!("where {name} {holds}"));
+    }
+    format!("; counts calls {}", words.join(", "))
 }
 
 fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> fmt::Result {
@@ -185,12 +260,7 @@ fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
 }
 
 /// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
-fn in_words(limit: &Limit) -> String {
-    let per = match (limit.api, limit.per_api) {
-        (Some(_), _) => "per account, of this api's calls",
-        (None, true) => "per account and api",
-        (None, false) => "per account",
-    };
+fn in_words(limit: &Limit, per: &str) -> String {
     let long = |span: Span| show(Duration::from(span));
     let (rule, window) = match limit.rule {
         Rule::Every { gap } => {

@@ -7,9 +7,11 @@ use ::config::{Value, ValueKind};
 use tollgate_gate::{ApiIx, Guard, Limit, Rule, Span};
 
 use super::BAD;
+use super::keys::{self, Own};
 use super::section::{Section, kind_of};
 use crate::codes::Code;
-use crate::ids::{Slug, preview};
+use crate::ids::Slug;
+use crate::plan::{Dim, When};
 
 /// Bounds of a window or a gap.
 const WINDOW_MIN: Duration = Duration::from_millis(1);
@@ -20,8 +22,27 @@ const GUARD_MAX: Duration = Duration::from_secs(3600);
 
 const RULES: &str = "say every = \"5s\", or max = 60 with in = \"1h\", or concurrent = 4";
 
+/// A limit with the key that it counts by.
+#[derive(Debug, Clone)]
+pub(super) struct Declared {
+    /// Of which key: sorted, each dimension once.
+    pub(super) dims: Vec<Dim>,
+    /// Which calls it counts.
+    pub(super) when: When,
+    /// The limit itself.
+    pub(super) limit: Limit,
+    /// The same limit for some values of its key, and for some tiers of accounts.
+    pub(super) own: Own<Limit>,
+    /// Where it stands.
+    pub(super) path: String,
+}
+
 /// The table `limits` of a section. `api` is given for an api's own limits.
-pub(super) fn limits(section: &mut Section<'_>, api: Option<ApiIx>, guard: Guard) -> Vec<Limit> {
+pub(super) fn limits(
+    section: &mut Section<'_>,
+    api: Option<ApiIx>,
+    guard: Guard,
+) -> Vec<Declared> {
     let Some(mut table) = section.section("limits") else { return Vec::new() };
     let entries = table.entries();
     let mut limits = Vec::with_capacity(entries.len());
@@ -31,14 +52,35 @@ pub(super) fn limits(section: &mut Section<'_>, api: Option<ApiIx>, guard: Guard
             continue;
         }
         let Some(entry) = table.section_of(&name, value) else { continue };
-        limits.extend(limit(entry, name, api, guard));
+        limits.extend(declared(entry, &name, api, guard));
     }
     limits
 }
 
-fn limit(mut entry: Section<'_>, name: String, api: Option<ApiIx>, above: Guard) -> Option<Limit> {
+fn declared(
+    mut entry: Section<'_>,
+    name: &str,
+    api: Option<ApiIx>,
+    above: Guard,
+) -> Option<Declared> {
+    let path = entry.path().to_owned();
+    let dims = keys::per(&mut entry);
+    let when = keys::when(&mut entry, api.is_some());
+    let own = keys::own(&mut entry, dims.as_deref());
+    // Each is the whole limit with some of its words replaced, and read like any other.
+    let own = own.map(|words| limit(entry.with(words), name, None, api, above));
+    let limit = limit(entry, name, dims.as_deref(), api, above);
+    Some(Declared { dims: dims?, when: when?, limit: limit?, own: own?, path })
+}
+
+fn limit(
+    mut entry: Section<'_>,
+    name: &str,
+    dims: Option<&[Dim]>,
+    api: Option<ApiIx>,
+    above: Guard,
+) -> Option<Limit> {
     let supported = refuse_unsupported(&mut entry);
-    let per_api = per(&mut entry);
     if entry.has("guard") && entry.has("concurrent") {
         let message = "calls in flight are counted until their end: a guard means nothing here";
         entry.mistake(BAD, "guard", message, "leave it out");
@@ -46,8 +88,9 @@ fn limit(mut entry: Section<'_>, name: String, api: Option<ApiIx>, above: Guard)
     let guard = guard(&mut entry).unwrap_or(above);
     let rule = rule(&mut entry, supported);
     entry.finish();
-    // Within an api there is nothing left to tell apart.
-    Some(Limit { name, per_api: per_api? && api.is_none(), api, rule: rule?, guard })
+    // Within an api there is nothing left to tell apart; the key of a budget has it.
+    let per_api = api.is_none() && dims == Some(&[Dim::Account, Dim::Api]);
+    Some(Limit { name: name.to_owned(), per_api, api, rule: rule?, guard })
 }
 
 /// False if the limit is of a kind that is declared but not built.
@@ -61,38 +104,6 @@ fn refuse_unsupported(entry: &mut Section<'_>) -> bool {
         entry.unsupported(name, "every call counts one");
     }
     entry.report().count() == before
-}
-
-/// `per`: whether each api is counted separately.
-fn per(entry: &mut Section<'_>) -> Option<bool> {
-    let hint = "per = [\"account\"] counts all calls of an account together, per = [\"account\", \"api\"] those of each api";
-    if !entry.has("per") {
-        entry.take("per");
-        entry.mistake(Code::MissingKey, "per", "`per` is missing", hint);
-        return None;
-    }
-    let mut dims = entry.list("per")?;
-    dims.sort_unstable();
-    let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
-    match dims.as_slice() {
-        ["account"] => Some(false),
-        ["account", "api"] => Some(true),
-        _ if dims
-            .iter()
-            .all(|d| ["account", "api", "platform", "app", "token", "ip"].contains(d))
-            && !dims.is_empty()
-            && dims.windows(2).all(|pair| pair[0] != pair[1]) =>
-        {
-            let message = format!("limits per {} are not supported yet", dims.join(" and "));
-            entry.mistake(Code::NotSupported, "per", message, hint);
-            None
-        }
-        _ => {
-            let message = format!("limits cannot be per `{}`", preview(&dims.join(", ")));
-            entry.mistake(BAD, "per", message, hint);
-            None
-        }
-    }
 }
 
 fn rule(entry: &mut Section<'_>, supported: bool) -> Option<Rule> {

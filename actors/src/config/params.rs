@@ -109,6 +109,7 @@ pub(super) fn params(
     let own = std::iter::once(&api.path).chain(api.query.iter().map(|(_, template)| template));
     let own = own.chain(api.headers.iter().map(|(_, template)| template));
     let shared = platform.headers.iter().map(|(_, template)| template);
+    let shared = shared.chain(platform.keys.iter().map(|(_, template)| template));
     let named = own.chain(shared).flat_map(Template::names);
     let named = named.filter(|name| !RESERVED.contains(&name.as_str()));
     let in_key = key.names();
@@ -121,7 +122,7 @@ pub(super) fn params(
         Some(params) => {
             for name in needed.difference(&params.names) {
                 let message = format!(
-                    "`{name}` is not among them, but the platform's headers or store.key name it"
+                    "`{name}` is not among them, but the platform's headers, its keys or store.key name it"
                 );
                 section.mistake(Code::UnknownVariable, "params", message, "add it");
             }

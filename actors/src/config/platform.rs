@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_gate::{Guard, LIMITS_MAX, Limit, LimitError, LimitSet};
+use tollgate_gate::Guard;
 use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
+use super::keys::{keys, share_out, tiers};
 use super::limits::{guard, limits};
 use super::node::timeouts;
 use super::pairs::{check_auth_alone, headers};
@@ -16,7 +17,7 @@ use super::secret::auth;
 use super::section::Section;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
-use crate::plan::{Platform, Timeouts};
+use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
 
 /// Most platforms of a node.
@@ -105,6 +106,10 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         headers,
         auth,
         limits: Arc::default(),
+        budgets: Vec::new(),
+        keys: keys(&mut section),
+        tiers: tiers(&mut section),
+        special: Special::default(),
         apis: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
         lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
@@ -117,28 +122,15 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         knows_host: base_url.is_some(),
     };
     platform.apis = apis(&mut section, &platform, &context, &mut limits);
-    warn(&section, &platform, &limits);
-    let total = limits.len();
-    let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
-    match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
-        Ok(set) => platform.limits = Arc::new(set),
-        // Its api was not understood, and what is wrong there is reported already.
-        Err(LimitError::NoApi(_)) => {}
-        Err(_) if total > LIMITS_MAX => {
-            let message = format!(
-                "{total} limits, its apis' included; at most {LIMITS_MAX} are allowed for a platform"
-            );
-            section.mistake(Code::TooMany, "limits", message, "");
-        }
-        Err(error) => section.mistake(Code::ImpossibleLimit, "limits", error.to_string(), ""),
-    }
+    warn(&section, &platform, limits.is_empty());
+    share_out(&section, &mut platform, limits);
     section.finish();
     base_url.is_some().then_some(platform)
 }
 
 /// What is allowed but probably not meant.
-fn warn(section: &Section<'_>, platform: &Platform, limits: &[Limit]) {
-    if limits.is_empty() {
+fn warn(section: &Section<'_>, platform: &Platform, unlimited: bool) {
+    if unlimited {
         section.report().warn(section.path(), "no limits: calls go as fast as they can");
     }
     let host = platform.base_url.host_str().unwrap_or_default();

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tollgate_protos::Fetch;
 
 use super::key::{KeyContext, object_key};
-use super::{FetchContext, RESERVED, Refusal, build, did_you_mean};
+use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean};
 use crate::codes::Code;
 use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
@@ -133,7 +133,9 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
     check_fields(fetch)?;
     check_params(&fetch.params, api)?;
     let (id, payload) = settle(fetch)?;
-    build(platform, api, &FetchContext { account: &account, id: &id, params: &fetch.params })?;
+    let context = FetchContext { account: &account, id: &id, params: &fetch.params };
+    build(platform, api, &context)?;
+    budgets(platform, api, &context)?;
     if plan.store.key.text().contains("params") {
         object_key(
             &plan.store,

@@ -34,7 +34,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(5);
 /// The supervisor of one thread's actors.
 #[derive(Debug)]
 pub struct Shard {
-    ctx: Rc<Ctx>,
+    pub(super) ctx: Rc<Ctx>,
     timer: Option<(At, SpawnHandle)>,
     collector_deaths: Restarts,
 }
@@ -115,8 +115,9 @@ impl Shard {
             return;
         };
         let glance = entry.glance();
+        let platform = platform.of(&key.account);
         let throttle =
-            Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform.clone(), start);
+            Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform, start);
         let addr = throttle.start();
         entry.state = State::Live { addr, incarnation, sent: 0, glance };
         accounts.live += 1;
@@ -146,7 +147,7 @@ impl Shard {
     }
 
     /// Wakes accounts whose deadline has come, and sets the timer for the next.
-    fn wake_due(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn wake_due(&mut self, ctx: &mut Context<Self>) {
         if self.ctx.draining.get() {
             return;
         }
@@ -308,7 +309,8 @@ impl Shard {
             let State::Resting(rest) = &mut entry.state else { continue };
             let Some(mut usage) = rest.usage.take() else { continue };
             if let Some(platform) = self.ctx.plan.platforms.get(&entry.key.platform) {
-                usage.tell(&platform.name, &platform.limits, &self.ctx.totals);
+                let limits = &platform.of(&entry.key.account).limits;
+                usage.tell(&platform.name, limits, &self.ctx.totals);
             }
         }
     }

@@ -217,7 +217,7 @@ impl Meters {
             Rc::new(PlatformMeters::new(&platform.name, apis))
         };
         let platforms = platforms.map(|platform| (platform.name.clone(), of(platform))).collect();
-        for kind in ["throttle", "collector"] {
+        for kind in ["throttle", "collector", "budget"] {
             // There from the start, at zero.
             RESTARTS.counter(&[kind]).increment(0);
         }

@@ -2,6 +2,7 @@
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
 mod blocks;
+mod budgets;
 mod chaos;
 mod drain;
 mod earliest;
@@ -151,6 +152,7 @@ impl Rig {
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
             back_health: Arc::default(),
+            peers: Arc::default(),
             plan,
         };
         let calls = log.clone();

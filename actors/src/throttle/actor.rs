@@ -1,6 +1,7 @@
 //! The throttle actor itself: what it holds and what it does on each message. What that means stands in
 //! the files below, by duty.
 
+mod asking;
 mod blocks;
 mod hearing;
 mod letting;
@@ -19,8 +20,9 @@ use tollgate_gate::{At, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
-use super::messages::{LookAgain, MoreWork, Reported, SlotFree};
+use super::messages::{FromBudget, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
+use crate::budget::Grant;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
@@ -58,6 +60,8 @@ struct Decided {
     alone: Option<OwnedSemaphorePermit>,
     /// When its limits let it go at the earliest; nothing if none made it wait, or that was not known.
     due: Option<At>,
+    /// Of the budgets that it counts in.
+    grants: Vec<Grant>,
 }
 
 /// How the account stands with its ledger.
@@ -122,6 +126,10 @@ pub struct Throttle {
     /// The open block of the record on its way.
     next_block: Vec<Stretch>,
     decided: Vec<Decided>,
+    /// Permits whose budgets are being asked.
+    asking: Vec<asking::Asking>,
+    /// Budgets whose turn is waited for.
+    in_line: Vec<asking::InLine>,
     /// Permits whose record is on its way; nothing if none is.
     writing: Option<Vec<Decided>>,
     /// When that record was sent.
@@ -182,6 +190,8 @@ impl Throttle {
             block: Vec::new(),
             next_block: Vec::new(),
             decided: Vec::new(),
+            asking: Vec::new(),
+            in_line: Vec::new(),
             writing: None,
             writing_since: At::MIN,
             slot: None,
@@ -290,6 +300,15 @@ impl Handler<SlotFree> for Throttle {
         self.slot_asked = false;
         self.slot = Some(slot);
         self.step(ctx);
+    }
+}
+
+impl Handler<FromBudget> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, message: FromBudget, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.budget_answered(message, ctx);
     }
 }
 

@@ -25,6 +25,11 @@ pub(crate) struct Reported {
 #[rtype(result = "()")]
 pub(crate) struct SlotFree(pub(crate) Slot);
 
+/// Sent by the shard: what a budget says to this account.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct FromBudget(pub(crate) crate::budget::FromBudget);
+
 /// Sent by the shard: something outside has changed (the store is back, a drain begins).
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -8,7 +8,8 @@
 //! while it hands its state to the shard as a compact record and stops.
 
 mod actor;
-mod gate;
+pub(crate) mod book;
+pub(crate) mod gate;
 mod lane;
 pub(crate) mod messages;
 mod retry;

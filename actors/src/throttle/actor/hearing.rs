@@ -9,6 +9,7 @@ use tollgate_gate::{At, PermitId, Span};
 use tollgate_protos::Dead;
 
 use super::{Fence, Flight, Throttle};
+use crate::budget::Told;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
@@ -31,12 +32,19 @@ impl Throttle {
         let limits = Arc::clone(&self.platform.limits);
         match report {
             Report::Written(Written::At(at)) => {
+                self.shard.tell_budgets(id, Told::Written(at));
                 self.shard.baselines.borrow_mut().written(&self.key.platform, at);
                 self.gate.written(&limits, id, at);
             }
-            Report::Written(Written::Unknown) => self.gate.unwritten(id),
+            Report::Written(Written::Unknown) => {
+                self.shard.tell_budgets(id, Told::Unwritten);
+                self.gate.unwritten(id);
+            }
             Report::Answered(at) => self.answered(id, at),
-            Report::CallEnded(at, sent) => self.gate.ended(&limits, id, at, sent),
+            Report::CallEnded(at, sent) => {
+                self.shard.tell_budgets(id, Told::Ended(at, sent));
+                self.gate.ended(&limits, id, at, sent);
+            }
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
     }
@@ -57,8 +65,10 @@ impl Throttle {
                 let beyond = Span((slower.0 + SLOWER_MARGIN.0).saturating_sub(covered));
                 self.gate.unwritten(id);
                 self.gate.written(limits, id, written.plus(beyond));
+                self.shard.tell_budgets_slower(id, slower, SLOWER_MARGIN);
             }
         }
+        self.shard.tell_budgets(id, Told::Answered(at));
         self.gate.answered(limits, id, at);
     }
 

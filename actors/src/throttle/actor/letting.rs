@@ -9,15 +9,17 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::collector::{LastAnswer, Slot, USE_WITHIN};
 use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
-use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Stretch, Tries, Waiting};
+use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
 use crate::shard::context::Attempt;
 use crate::telemetry;
+use crate::throttle::book;
 use crate::throttle::lane::{Candidate, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
@@ -61,7 +63,7 @@ impl Throttle {
         self.until = wait.at.or(self.held.filter(|at| *at < At::MAX));
         self.because = wait.because;
         self.set_timer(wait.wake, ctx);
-        let decided = !self.decided.is_empty() || self.writing.is_some();
+        let decided = self.decided_or_asking().next().is_some() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
             // What is looked up waits too, and is in no lane.
             if self.busy == 0 {
@@ -76,7 +78,7 @@ impl Throttle {
     }
 
     fn decide(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) {
-        while self.decided.len() < BATCH_MAX {
+        while self.decided.len() + self.asking.len() < BATCH_MAX {
             *wait = Wait::default();
             let Some(place) = self.choose(now, wait, ctx) else {
                 self.slot = None;
@@ -107,16 +109,25 @@ impl Throttle {
                 // What was known of the others is not true any more.
                 self.forget_due();
                 self.suspects_out(usize::from(candidate.suspect), 0);
-                let covered = self.covered(place, &candidate);
-                let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due };
-                if covered {
-                    self.give(decided, now);
+                let grants = Vec::new();
+                let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due, grants };
+                if decided.candidate.item.budgets.is_empty() {
+                    self.go_on(decided, now);
                 } else {
-                    self.decided.push(decided);
+                    self.ask_budgets(decided);
                 }
             } else {
                 self.slot = Some(slot);
             }
+        }
+    }
+
+    /// All limits agree: the call is made at once if a record covers it, else it waits for one.
+    pub(super) fn go_on(&mut self, decided: Decided, now: At) {
+        if self.covered(decided.lane, &decided.candidate) {
+            self.give(decided, now);
+        } else {
+            self.decided.push(decided);
         }
     }
 
@@ -149,7 +160,11 @@ impl Throttle {
                 }
                 let ask = Ask { api: lane.api };
                 match self.gate.decide(&self.platform.limits, ask, now) {
-                    Decision::Go if offer == Offer::Fetch => return Some(place),
+                    Decision::Go if offer == Offer::Fetch => {
+                        if !self.waits_for_budget(place, now, wait) {
+                            return Some(place);
+                        }
+                    }
                     Decision::Go => {
                         // Reading is what this lane waits for: read more at a time.
                         if !lane.loading {
@@ -317,7 +332,7 @@ impl Throttle {
         let decided = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = decided.fold(self.last_given, u64::max);
         let own = Known { session: self.shard.ledger.session(), permit };
-        std::iter::once(own).chain(self.seen.iter().copied()).take(KNOWN_MAX).collect()
+        book::known(own, &self.seen)
     }
 
     fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
@@ -355,6 +370,7 @@ impl Throttle {
                 // What was decided meanwhile was so upon a record that did not come to be.
                 let meanwhile = std::mem::take(&mut self.decided);
                 self.put_back(batch.into_iter().chain(meanwhile).collect());
+                self.stop_asking();
                 // A record before this one is still there.
                 self.stale = true;
                 match error {
@@ -421,7 +437,8 @@ impl Throttle {
     }
 
     fn give(&mut self, decided: Decided, now: At) {
-        let Decided { id, at, lane, candidate, slot, alone, due } = decided;
+        let Decided { id, at, lane, candidate, slot, alone, due, mut grants } = decided;
+        grants.iter_mut().for_each(Grant::hand_on);
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
         self.usage.call(&self.platform.limits, api, at);
@@ -440,7 +457,7 @@ impl Throttle {
         self.shard.attempt(
             id,
             at,
-            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters },
+            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters, grants },
         );
     }
 
@@ -453,7 +470,7 @@ impl Throttle {
 
     /// Permits that were not handed on, and so lead to no call, whatever a record says of them: their fetches
     /// wait on.
-    fn put_back(&mut self, batch: Vec<Decided>) {
+    pub(super) fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
             self.gate.give_back(decided.id);
@@ -465,7 +482,7 @@ impl Throttle {
 
 /// What an account waits for.
 #[derive(Debug, Default)]
-struct Wait {
+pub(super) struct Wait {
     /// When the next call may go, if that is known.
     at: Option<At>,
     /// When to look again.
@@ -479,11 +496,16 @@ struct Wait {
 
 impl Wait {
     /// Something may go at `at`; look again at `wake`.
-    fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
+    pub(super) fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
         if self.at.is_none_or(|known| at < known) {
             self.at = Some(at);
             self.because = Some(because());
         }
+        self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
+    }
+
+    /// Look again at `wake`, whatever comes before.
+    pub(super) fn wake_at(&mut self, wake: At) {
         self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
     }
 
@@ -505,7 +527,7 @@ impl Wait {
     }
 
     /// Something outside has to happen first, and will be heard of.
-    fn for_event(&mut self, because: &str) {
+    pub(super) fn for_event(&mut self, because: &str) {
         self.event = true;
         if self.because.is_none() {
             self.because = Some(because.into());
