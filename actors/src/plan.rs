@@ -375,7 +375,8 @@ impl Tiers {
 
     /// Turns of an account in a budget for one of others.
     pub fn weight_of(&self, account: &Account) -> u32 {
-        let place = self.accounts.get(account).and_then(|place| self.tiers.get(usize::from(*place)));
+        let place =
+            self.accounts.get(account).and_then(|place| self.tiers.get(usize::from(*place)));
         place.map_or(1, |(_, weight)| *weight)
     }
 }

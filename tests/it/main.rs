@@ -12,6 +12,7 @@
 )]
 
 mod bad;
+mod budgets;
 mod claims;
 mod cli;
 mod crash;

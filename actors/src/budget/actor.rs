@@ -19,9 +19,9 @@ use crate::shard::BudgetDied;
 use crate::shard::context::Context as Shard;
 use crate::supervise::DeathNotice;
 use crate::telemetry;
+use crate::throttle::Usage;
 use crate::throttle::book;
 use crate::throttle::gate::Gate;
-use crate::throttle::Usage;
 
 /// How long a place is kept for an account that was called.
 pub(super) const TURN: Duration = Duration::from_millis(250);
@@ -90,6 +90,8 @@ pub(crate) struct Budget {
     /// Who asked before the record was read.
     early: VecDeque<Ask>,
     line: Line,
+    /// Those who were not told until when they wait, because that was not known.
+    untold: bool,
     called: Vec<Called>,
     decided: Vec<Decided>,
     writing: Option<Vec<Decided>>,
@@ -143,6 +145,7 @@ impl Budget {
             stale: false,
             early: VecDeque::new(),
             line: Line::default(),
+            untold: false,
             called: Vec::new(),
             decided: Vec::new(),
             writing: None,
@@ -176,6 +179,7 @@ impl Budget {
         self.gate.prune(&self.limits, now);
         self.lapse(now);
         self.call(now);
+        self.tell_untold(now);
         self.write(ctx);
         self.set_timer(now, ctx);
         self.try_end(now, ctx);
@@ -183,7 +187,8 @@ impl Budget {
 
     /// Places that were kept long enough go to the next.
     fn lapse(&mut self, now: At) {
-        let lapsed: Vec<Called> = self.called.extract_if(.., |called| called.until <= now).collect();
+        let lapsed: Vec<Called> =
+            self.called.extract_if(.., |called| called.until <= now).collect();
         for called in lapsed {
             self.gate.give_back(called.id);
             self.line.undo(&called.account, called.turn);
@@ -211,7 +216,7 @@ impl Budget {
                     continue;
                 }
             }
-            let Some((waiter, turn)) = self.line.turn(&account) else { break };
+            let Some((waiter, turn)) = self.line.turn(&account, class) else { break };
             let id = self.shard.permit_id();
             self.gate.take(&self.limits, id, GateAsk { api }, now);
             match asks.take_if(|ask| ask.whose.account == account) {
@@ -264,15 +269,38 @@ impl Budget {
             return;
         }
         let class = self.class(ask.api);
-        self.line.join(ask.whose.clone(), (ask.api, class), ask.weight);
+        self.line.join(ask.whose.clone(), (ask.api, class), (ask.weight, ask.wants));
         if let Some(ask) = self.serve(now, Some(ask)) {
-            let until = self.estimate(ask.api, now);
+            let until = self.estimate(ask.api, self.line.len() as u64, now);
             let why = match self.fence {
                 Fence::Holds => self.why(ask.api, now),
                 Fence::Away(_) | Fence::Reads(_) => "its ledger".into(),
             };
+            self.untold |= until.is_none();
             ask.wait(until, None, &why);
         }
+    }
+
+    /// Tells those who wait until when, once that is known.
+    fn tell_untold(&mut self, now: At) {
+        if !self.untold || self.fence != Fence::Holds {
+            return;
+        }
+        let mut known = true;
+        for (before, Waiter { whose, api, .. }) in self.line.places() {
+            let Some(until) = self.estimate(*api, before + 1, now) else {
+                known = false;
+                continue;
+            };
+            whose.home.do_send(FromBudget {
+                whose: whose.account.clone(),
+                ix: whose.ix,
+                key: self.key.clone(),
+                to: None,
+                answer: Answer::Until(until, self.why(*api, now)),
+            });
+        }
+        self.untold = !known;
     }
 
     /// The limits as whoever asks knows them: others since the configuration was read again.
@@ -304,14 +332,13 @@ impl Budget {
         }
     }
 
-    /// The earliest turn of whoever is last in line: what the limits need for those before it.
-    fn estimate(&self, api: u16, now: At) -> Option<At> {
+    /// The earliest time of the last of so many turns: what the limits need for those before it.
+    fn estimate(&self, api: u16, calls: u64, now: At) -> Option<At> {
         let open = match self.gate.decide(&self.limits, GateAsk { api }, now) {
             Decision::Go => now,
             Decision::WaitUntil { at, .. } => at?,
             Decision::Never { .. } => return None,
         };
-        let calls = self.line.len() as u64;
         let limits = self.limits.limits().iter();
         let mine = limits.filter(|limit| limit.api.is_none_or(|only| only == api));
         let needed = mine.map(|limit| time_needed(limit.rule, calls)).max();
@@ -385,8 +412,9 @@ impl Budget {
                     self.gate.give_back(id);
                     self.line.undo(&ask.whose.account, turn);
                     let class = self.class(ask.api);
-                    self.line.join(ask.whose.clone(), (ask.api, class), ask.weight);
-                    let until = self.estimate(ask.api, now);
+                    self.line.join(ask.whose.clone(), (ask.api, class), (ask.weight, ask.wants));
+                    let until = self.estimate(ask.api, self.line.len() as u64, now);
+                    self.untold |= until.is_none();
                     ask.wait(until, None, "its ledger");
                 }
             }

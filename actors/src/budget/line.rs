@@ -21,6 +21,8 @@ pub(super) struct Waiter {
     pub(super) whose: Whose,
     pub(super) api: u16,
     pub(super) weight: u32,
+    /// Turns that it would take one after the other.
+    wants: u32,
     start: u64,
     came: u64,
 }
@@ -53,7 +55,13 @@ impl Line {
     }
 
     /// Puts an account in line; one that is there keeps its place. `class`: calls of a class wait for the same.
-    pub(super) fn join(&mut self, whose: Whose, (api, class): (u16, u16), weight: u32) {
+    /// It takes up to `weight` turns in one round, and no more than it `wants`.
+    pub(super) fn join(
+        &mut self,
+        whose: Whose,
+        (api, class): (u16, u16),
+        (weight, wants): (u32, u32),
+    ) {
         let account = whose.account.clone();
         let place = self.leave(&account).map(|waiter| (waiter.start, waiter.came));
         let (start, came) = place.unwrap_or_else(|| {
@@ -66,7 +74,9 @@ impl Line {
             Some((_, order)) => _ = order.insert(key),
             None => self.order.push((class, BTreeSet::from([key]))),
         }
-        self.waiting.insert(account, Waiter { whose, api, weight: weight.max(1), start, came });
+        let weight = weight.max(1);
+        let waiter = Waiter { whose, api, weight, wants: wants.min(weight), start, came };
+        self.waiting.insert(account, waiter);
     }
 
     /// Takes an account out of line.
@@ -86,8 +96,8 @@ impl Line {
         Some((self.waiting.get(account)?, class))
     }
 
-    /// An account has its turn, and is out of line.
-    pub(super) fn turn(&mut self, account: &Account) -> Option<(Waiter, Turn)> {
+    /// An account has its turn, and is out of line but for further turns of this round.
+    pub(super) fn turn(&mut self, account: &Account, class: u16) -> Option<(Waiter, Turn)> {
         let waiter = self.leave(account)?;
         let end = waiter.start + TURN / u64::from(waiter.weight);
         self.now = self.now.max(waiter.start);
@@ -97,6 +107,10 @@ impl Line {
             self.ends.retain(|_, end| *end > now);
         }
         let turn = Turn { start: waiter.start, end };
+        if waiter.wants > 1 {
+            let left = (waiter.weight, waiter.wants - 1);
+            self.join(waiter.whose.clone(), (waiter.api, class), left);
+        }
         Some((waiter, turn))
     }
 
@@ -107,6 +121,13 @@ impl Line {
         {
             *end = turn.start;
         }
+    }
+
+    /// Everybody in line with the number of turns before theirs.
+    pub(super) fn places(&self) -> impl Iterator<Item = (u64, &Waiter)> {
+        let mut all: Vec<&Waiter> = self.waiting.values().collect();
+        all.sort_unstable_by_key(|waiter| (waiter.start, waiter.came));
+        (0..).zip(all)
     }
 
     /// Everybody in line, who is then in line no more.

@@ -62,6 +62,8 @@ pub(crate) struct Ask {
     pub(crate) api: u16,
     /// Turns for one of another account.
     pub(crate) weight: u32,
+    /// Calls that it would make one after the other, this one included.
+    pub(crate) wants: u32,
     /// Which budget is asked.
     pub(crate) key: BudgetKey,
     answered: bool,
@@ -92,10 +94,10 @@ impl Ask {
         whose: Whose,
         incarnation: u64,
         permit: PermitId,
-        (api, weight): (u16, u32),
+        (api, weight, wants): (u16, u32, u32),
         key: BudgetKey,
     ) -> Self {
-        Self { whose, incarnation, permit, api, weight, key, answered: false }
+        Self { whose, incarnation, permit, api, weight, wants, key, answered: false }
     }
 
     /// The call may be made.
@@ -155,6 +157,8 @@ pub(crate) enum Answer {
         /// What the budget waits for.
         why: Box<str>,
     },
+    /// The earliest turn of an account that waits in line is known now.
+    Until(At, Box<str>),
     /// The account that waits in line is next: its place is kept for [`actor::TURN`].
     Turn,
 }

@@ -61,7 +61,8 @@ pub(super) fn apis(
         section.mistake(code, "apis", message, "");
         return apis;
     }
-    let platform_limits: Vec<String> = all_limits.iter().map(|own| own.limit.name.clone()).collect();
+    let platform_limits: Vec<String> =
+        all_limits.iter().map(|own| own.limit.name.clone()).collect();
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(mut section) = table.section_of(&name, value) else { continue };

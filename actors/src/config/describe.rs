@@ -11,7 +11,8 @@ use tollgate_gate::{Guard, Limit, LimitSet, Rule, Span};
 use super::values::show;
 use crate::ids::{Account, Slug};
 use crate::plan::{
-    Api, Auth, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test, Timeouts, When,
+    Api, Auth, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test, Timeouts,
+    When,
 };
 use crate::recipe::{KeyContext, object_key};
 

@@ -49,10 +49,6 @@ impl<T> Own<T> {
         let (values, tiers) = (all(self.values), all(self.tiers));
         Some(Own { values: values?, tiers: tiers? })
     }
-
-    fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.tiers.is_empty()
-    }
 }
 
 /// `per`: the dimensions of a limit's key, sorted.
@@ -269,8 +265,14 @@ pub(super) fn keys(section: &mut Section<'_>) -> Vec<(Dim, Template)> {
         }
         if let Some(template) = template(&table, &name, text, &Variables::Any) {
             if template.names().iter().any(|name| name == "id") {
-                let message = "with the fetch's id in it every fetch would have a budget of its own";
-                table.mistake(Code::UnknownVariable, &name, message, "use {account} or a parameter");
+                let message =
+                    "with the fetch's id in it every fetch would have a budget of its own";
+                table.mistake(
+                    Code::UnknownVariable,
+                    &name,
+                    message,
+                    "use {account} or a parameter",
+                );
                 continue;
             }
             keys.push((dim, template));
@@ -448,8 +450,8 @@ fn special(
     };
     let of_tier = |tier: &str| {
         let limits = group.iter();
-        let limits = limits
-            .map(|limit| find(&limit.own.tiers, tier).unwrap_or_else(|| limit.limit.clone()));
+        let limits =
+            limits.map(|limit| find(&limit.own.tiers, tier).unwrap_or_else(|| limit.limit.clone()));
         set(limits.collect())
     };
     Special {
@@ -473,7 +475,7 @@ fn check(section: &Section<'_>, platform: &Platform, limit: &Declared) {
             let known = platform.apis.iter().map(|api| api.name.as_str());
             let message =
                 format!("the platform has no api `{name}`{}", did_you_mean(name.as_str(), known));
-            mistake(Code::UnknownApi, "when.api", message, "");
+            mistake(BAD, "when.api", message, "");
         }
     }
     let carried = |param: &str| counted.iter().any(|api| api.params.names.contains(param));

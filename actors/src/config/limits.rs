@@ -38,11 +38,7 @@ pub(super) struct Declared {
 }
 
 /// The table `limits` of a section. `api` is given for an api's own limits.
-pub(super) fn limits(
-    section: &mut Section<'_>,
-    api: Option<ApiIx>,
-    guard: Guard,
-) -> Vec<Declared> {
+pub(super) fn limits(section: &mut Section<'_>, api: Option<ApiIx>, guard: Guard) -> Vec<Declared> {
     let Some(mut table) = section.section("limits") else { return Vec::new() };
     let entries = table.entries();
     let mut limits = Vec::with_capacity(entries.len());

@@ -3,6 +3,7 @@ use std::io::Write;
 use super::*;
 
 mod accepted;
+mod keys;
 mod mistakes;
 
 /// The least that names a provider, to put mistakes behind.

@@ -149,7 +149,8 @@ fn key(platform: &Platform, account: &Account, budget: &Budget, values: &[String
         if *dim == Dim::Platform {
             write!(shown, "{comma}the platform").expect("a String takes all");
         } else {
-            write!(shown, "{comma}{dim} {}", crate::ids::preview(value)).expect("a String takes all");
+            write!(shown, "{comma}{dim} {}", crate::ids::preview(value))
+                .expect("a String takes all");
         }
     }
     if !budget.when.always() {

@@ -11,8 +11,8 @@ use super::actor::Shard;
 use super::context::Context as Ctx;
 use super::{BudgetDied, SettleBudgets};
 use crate::budget::{
-    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, Settle, State, Told,
-    What,
+    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, Settle, State,
+    Told, What,
 };
 use crate::ids::AccountKey;
 use crate::recipe::BudgetKey;
@@ -209,7 +209,9 @@ impl Handler<FromBudget> for Shard {
         } else {
             drop(accounts);
             let what = What::Leave(message.whose);
-            self.ctx.budget_host(&message.key).do_send(ForBudget { key: message.key.clone(), what });
+            self.ctx
+                .budget_host(&message.key)
+                .do_send(ForBudget { key: message.key.clone(), what });
         }
     }
 }
@@ -221,7 +223,8 @@ impl Handler<BudgetDied> for Shard {
         let now = self.ctx.clock.now();
         let mut budgets = self.ctx.budgets.borrow_mut();
         let Some(entry) = budgets.get_mut(&died.record) else { return };
-        if !matches!(entry.state, State::Live { incarnation, .. } if incarnation == died.incarnation) {
+        if !matches!(entry.state, State::Live { incarnation, .. } if incarnation == died.incarnation)
+        {
             return;
         }
         let restart = entry.restarts.died(now);

@@ -19,8 +19,8 @@ use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
 use super::baseline::Baselines;
-use super::permit::{Permit, Report};
 use super::budgets::tell_of_orphan;
+use super::permit::{Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;

@@ -118,7 +118,7 @@ metrics! {
     HOLDS: Counter "tollgate_holds_total" in "holds" by ["platform", "kind"], NO_BUCKETS,
         "times an account was held: `throttled` by the provider, or `unreachable`";
     RESTARTS: Counter "tollgate_restarts_total" in "restarts" by ["kind"], NO_BUCKETS,
-        "actors that died and were replaced: `throttle`, `collector`";
+        "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
     LEDGER_STORE: Histogram "tollgate_ledger_store_seconds" in "seconds" by ["platform"], ANSWERS,

@@ -47,7 +47,8 @@ use crate::shard::{Found, Look, Looks, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::Totals;
 
-use seams::{Event, Log, WatchedLedger, WatchedQueue};
+pub(super) use seams::Event;
+use seams::{Log, WatchedLedger, WatchedQueue};
 
 /// A shard and all it stands on.
 pub(super) struct Rig {

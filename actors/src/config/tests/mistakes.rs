@@ -152,8 +152,8 @@ const TABLE: &[(&str, Code, &str)] = &[
         "platforms.kakao.limits.x.resets",
     ),
     (
-        "[platforms.kakao.limits.x]\nper = [\"platform\"]\nevery = \"1s\"",
-        Code::NotSupported,
+        "[platforms.kakao.limits.x]\nper = [\"app\"]\nevery = \"1s\"",
+        Code::MissingKey,
         "platforms.kakao.limits.x.per",
     ),
     (
@@ -305,7 +305,6 @@ query = { a = "{b|nope}" }
             (13, Code::InlineSecret),
             (13, Code::BadHeader),
             (15, Code::SlidingDay),
-            (16, Code::NotSupported),
             (16, Code::ImpossibleLimit),
             (17, Code::MissingKey),
             (18, Code::BadTemplate),

@@ -62,7 +62,9 @@ impl Throttle {
             return true;
         }
         // One question at a time: fair turns are those of accounts.
-        let asked = |asking: &Asking| asking.decided.candidate.item.budgets.iter().any(|key| keys.contains(key));
+        let asked = |asking: &Asking| {
+            asking.decided.candidate.item.budgets.iter().any(|key| keys.contains(key))
+        };
         if let Some(asking) = self.asking.iter().find(|asking| asked(asking)) {
             let key = asking.asked();
             wait.for_event(&format!("the budget of {}", key.shown()));
@@ -80,14 +82,13 @@ impl Throttle {
 
     fn ask(&self, asking: &Asking) {
         let key = asking.asked();
-        let whose = Whose {
-            account: self.key.account.clone(),
-            ix: self.ix,
-            home: self.shard.me().clone(),
-        };
+        let whose =
+            Whose { account: self.key.account.clone(), ix: self.ix, home: self.shard.me().clone() };
         let api = self.lanes[asking.decided.lane].api;
         let weight = self.platform.tiers.weight_of(&self.key.account);
-        let ask = Ask::new(whose, self.incarnation, asking.decided.id, (api, weight), key.clone());
+        let wants = self.lanes[asking.decided.lane].waiting().saturating_add(1);
+        let turns = (api, weight, u32::try_from(wants).unwrap_or(u32::MAX));
+        let ask = Ask::new(whose, self.incarnation, asking.decided.id, turns, key.clone());
         self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what: What::Ask(ask) });
     }
 
@@ -118,6 +119,12 @@ impl Throttle {
                     self.in_line.retain(|line| line.key != key);
                     self.in_line.push(InLine { key, until, again, why });
                     self.put_back(vec![asking.decided]);
+                }
+            }
+            Answer::Until(until, why) => {
+                let again = until.max(self.now().plus(Span::from(ASK_AGAIN)));
+                if let Some(line) = self.in_line.iter_mut().find(|line| line.key == key) {
+                    *line = InLine { key, until: Some(until), again, why };
                 }
             }
             Answer::Turn => {

@@ -110,7 +110,8 @@ impl Throttle {
                 self.forget_due();
                 self.suspects_out(usize::from(candidate.suspect), 0);
                 let grants = Vec::new();
-                let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due, grants };
+                let decided =
+                    Decided { id, at: now, lane: place, candidate, slot, alone, due, grants };
                 if decided.candidate.item.budgets.is_empty() {
                     self.go_on(decided, now);
                 } else {

@@ -68,9 +68,7 @@ impl Throttle {
     pub(super) fn has(&self, seq: Seq) -> bool {
         self.shard.is_leaving(seq)
             || self.flights.values().any(|flight| flight.item.seq == seq)
-            || self
-                .decided_or_asking()
-                .any(|decided| decided.candidate.item.seq == seq)
+            || self.decided_or_asking().any(|decided| decided.candidate.item.seq == seq)
             || self.lanes.iter().any(|lane| lane.has(seq))
     }
 
