@@ -214,6 +214,8 @@ pub struct Platform {
     pub limits: Arc<LimitSet>,
     /// The limits that are not, by whom they count together.
     pub budgets: Vec<Budget>,
+    /// Which reading of the configuration this is of; later ones are greater.
+    pub generation: u64,
     /// What the dimensions of budgets stand for that the operator gives values to.
     pub keys: Vec<(Dim, Template)>,
     /// Accounts that are not like the others.

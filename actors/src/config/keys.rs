@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::config::{Value, ValueKind};
 use tollgate_gate::{LIMITS_MAX, Limit, LimitError, LimitSet};
@@ -414,6 +415,13 @@ pub(super) fn share_out(section: &Section<'_>, platform: &mut Platform, declared
             tiers: special.tiers.into_iter().map(|(tier, set)| (tier, of(set))).collect(),
         };
     }
+}
+
+/// A number for one reading of the configuration, greater than those before it in this process: a budget that
+/// is asked under two of them goes by the later one.
+pub(super) fn generation() -> u64 {
+    static READINGS: AtomicU64 = AtomicU64::new(1);
+    READINGS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Names a budget among its platform's.

@@ -64,7 +64,7 @@ fn declared(
     let when = keys::when(&mut entry, api.is_some());
     let own = keys::own(&mut entry, dims.as_deref());
     // Each is the whole limit with some of its words replaced, and read like any other.
-    let own = own.map(|words| limit(entry.with(words), name, None, api, above));
+    let own = own.map(|words| limit(entry.with(words), name, dims.as_deref(), api, above));
     let limit = limit(entry, name, dims.as_deref(), api, above);
     Some(Declared { dims: dims?, when: when?, limit: limit?, own: own?, path })
 }

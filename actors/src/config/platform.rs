@@ -9,7 +9,7 @@ use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
-use super::keys::{keys, share_out, tiers};
+use super::keys::{generation, keys, share_out, tiers};
 use super::limits::{guard, limits};
 use super::node::timeouts;
 use super::pairs::{check_auth_alone, headers};
@@ -107,6 +107,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         auth,
         limits: Arc::default(),
         budgets: Vec::new(),
+        generation: generation(),
         keys: keys(&mut section),
         tiers: tiers(&mut section),
         special: Special::default(),

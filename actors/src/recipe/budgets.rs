@@ -24,6 +24,7 @@ struct Inner {
     platform: Slug,
     shown: Box<str>,
     limits: Arc<LimitSet>,
+    generation: u64,
 }
 
 impl BudgetKey {
@@ -40,6 +41,11 @@ impl BudgetKey {
     /// The value of its key for people: `the platform`, `app main, region eu`.
     pub fn shown(&self) -> &str {
         &self.0.shown
+    }
+
+    /// Which reading of the configuration it is of; later ones are greater.
+    pub fn generation(&self) -> u64 {
+        self.0.generation
     }
 
     /// Its limits.
@@ -176,8 +182,8 @@ fn key(platform: &Platform, account: &Account, budget: &Budget, values: &[String
     let value = values.join("/");
     let limits = budget.special.of(&value, platform.tiers.name_of(account));
     let limits = Arc::clone(limits.unwrap_or(&budget.limits));
-    let platform = platform.name.clone();
-    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), limits }))
+    let (generation, platform) = (platform.generation, platform.name.clone());
+    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), limits, generation }))
 }
 
 /// Whether a budget counts calls of this fetch.

@@ -101,7 +101,7 @@ const MISTAKES: &[(&str, Code, &str, &str)] = &[
         "per = [\"account\"]\noverride = { x = { evry = \"1s\" } }",
         Code::UnknownKey,
         "override.x.evry",
-        "did you mean",
+        "unknown key `evry`",
     ),
     (
         "per = [\"account\"]\noverride = { x = { every = \"0s\" } }",

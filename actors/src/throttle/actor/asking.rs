@@ -118,6 +118,7 @@ impl Throttle {
                     };
                     self.in_line.retain(|line| line.key != key);
                     self.in_line.push(InLine { key, until, again, why });
+                    self.leave_others(&asking);
                     self.put_back(vec![asking.decided]);
                 }
             }
@@ -141,6 +142,17 @@ impl Throttle {
             }
         }
         self.step(ctx);
+    }
+
+    /// No place is kept in the budgets behind the one that has to be waited for.
+    fn leave_others(&self, asking: &Asking) {
+        let behind = asking.decided.candidate.item.budgets.iter();
+        for key in behind.skip(asking.decided.grants.len() + 1) {
+            if self.in_line.iter().all(|line| line.key != *key) {
+                let what = What::Leave(self.key.account.clone());
+                self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what });
+            }
+        }
     }
 
     /// All budgets of a call have granted it: its own record is next.
