@@ -34,12 +34,15 @@ pub(super) struct Turn {
     end: u64,
 }
 
+/// Where its turn starts, when it came, whose it is: in the order of turns.
+type Place = (u64, u64, Account);
+
 /// The accounts in line, one place each.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     waiting: HashMap<Account, Waiter>,
     /// Per class of api, in the order of their turns. There are as many as apis that limits tell apart.
-    order: Vec<(u16, BTreeSet<(u64, u64, Account)>)>,
+    order: Vec<(u16, BTreeSet<Place>)>,
     ends: HashMap<Account, u64>,
     now: u64,
     came: u64,

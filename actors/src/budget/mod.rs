@@ -85,7 +85,7 @@ impl fmt::Debug for Whose {
 
 impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ask").field("whose", &self.whose).field("key", &self.key).finish()
+        f.debug_tuple("Ask").field(&self.whose).field(&self.key).finish()
     }
 }
 

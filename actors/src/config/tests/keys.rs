@@ -25,7 +25,12 @@ const MISTAKES: &[(&str, Code, &str, &str)] = &[
     ("per = 5", Code::WrongType, "per", "a list of texts"),
     ("per = [\"account\"]\nwhen = {}", Code::BadValue, "when", "`when` says nothing"),
     ("per = [\"account\"]\nwhen = \"several\"", Code::WrongType, "when", "a table"),
-    ("per = [\"account\"]\nwhen = { parms = {} }", Code::BadValue, "when", "`when` says nothing"),
+    (
+        "per = [\"account\"]\nwhen = { parms = {} }",
+        Code::UnknownKey,
+        "when.parms",
+        "unknown key `parms`",
+    ),
     (
         "per = [\"account\"]\nwhen = { method = \"GET\" }",
         Code::NotSupported,
