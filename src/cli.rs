@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Serve,
     /// Puts the fetches in JSON Lines or CSV files on NATS, each confirmed
     Publish(PublishArgs),
+    /// Says when fetches would be done, what they would wait for and what would help; makes no call
+    Plan(PlanArgs),
     /// Creates or upgrades the streams and buckets on NATS
     Setup(SetupArgs),
     /// Holds a platform, an account or an api: it makes no calls until it is resumed
@@ -61,6 +63,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
+    /// Proves from a log of calls that no window of any limit was exceeded, or shows the calls that did
+    Audit(Box<AuditArgs>),
     /// Says what an error code means and what to do
     Explain(ExplainArgs),
 }
@@ -117,6 +121,43 @@ pub(crate) enum InputFormat {
     Jsonl,
     /// A header and rows
     Csv,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+What is assumed: each fetch is one call that succeeds; an answer comes after --latency; the
+accounts have made no calls before (--local: those that the data folder knows of); at most
+collect.concurrency calls are in flight. The machine and the network cost no time.
+
+Examples:
+  tollgate plan fetches.jsonl
+  tollgate plan --latency 0.2s --latency kakao=1.5s --latency kakao/creative-report=20s fetches.csv
+  tollgate plan --at 2026-11-22T00:00:00+09:00 --json - < fetches.jsonl")]
+pub(crate) struct PlanArgs {
+    /// JSON Lines or CSV, one fetch each; `-` is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The form of all inputs; else the file's extension says it, and standard input is JSON Lines
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<InputFormat>,
+    /// When it starts, as 2026-11-22T00:00:00Z; else now
+    #[arg(long, value_name = "TIME", conflicts_with = "local")]
+    pub(crate) at: Option<String>,
+    /// From a request to the end of its answer; of all, of a platform or of one api; may be said many times
+    #[arg(long, value_name = "[PLATFORM[/API]=]DURATION", default_value = "0.3s")]
+    pub(crate) latency: Vec<String>,
+    /// Starts from what the data folder of `run` knows of the accounts; nobody may be working on it
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Leaves out what changing a limit would buy
+    #[arg(long)]
+    pub(crate) no_changes: bool,
+    /// Most accounts shown one by one
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) most: usize,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -234,6 +275,87 @@ pub(crate) struct DeadChoice {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A log is JSON Lines, or text: the combined format of nginx and Apache, or another that --line
+declares as nginx's log_format does. Logs that are gzip are unpacked. Several are read as one,
+the oldest first.
+
+SOURCE is path:TEMPLATE as path:/v1/{account}/reports/{api}, query:NAME, or the name of a field
+(JSON) or variable (text, as http_x_account). Where nothing is said: the fields `account` and
+`api`, then what the configuration's paths, queries and headers hold.
+FIELD may end in its unit, as at:ms. Times without one are told by their size; RFC 3339 and the
+form of the combined format are known.
+
+Exit 0: every limit is proved. 1: one was exceeded, or the log does not tell. 2: it could not begin.
+
+A call may come up to a second after its stamp of a whole second: such a log proves nothing about
+a window of 1 s, and the audit says so. nginx stamps the end of a call: log $msec and
+$request_time, and say --stamp end.
+
+Examples:
+  tollgate audit access.log --platform kakao
+  tollgate audit --line '$msec $request_time $http_x_account \"$request\"' --stamp end access.log.1.gz
+  tollgate audit calls.jsonl --limit 'gap = { per = [\"account\"], every = \"5s\" }' --time at_ns
+  tollgate audit --ledger")]
+pub(crate) struct AuditArgs {
+    /// Logs, oldest first; `-` is standard input
+    #[arg(value_name = "LOG", required_unless_present = "ledger", conflicts_with = "ledger")]
+    pub(crate) logs: Vec<PathBuf>,
+    /// Looks at what the data folder of `run` keeps of calls, instead of a log
+    #[arg(long)]
+    pub(crate) ledger: bool,
+    /// Whose limits, if the configuration has several platforms; calls of others are stepped over
+    #[arg(long, value_name = "NAME")]
+    pub(crate) platform: Option<String>,
+    /// A limit as the configuration would declare it; with one, the configuration's own do not count
+    /// unless --platform is said
+    #[arg(long = "limit", value_name = "TOML")]
+    pub(crate) limits: Vec<String>,
+    /// Only this limit; may be said many times
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) only: Vec<String>,
+    /// The form of text lines, as nginx's log_format
+    #[arg(long, value_name = "FORM")]
+    pub(crate) line: Option<String>,
+    /// Where the account stands
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) account: Option<String>,
+    /// Where the api stands
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) api: Option<String>,
+    /// The time of a call
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) time: Option<String>,
+    /// How long a call took: calls at once cannot be counted without
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) took: Option<String>,
+    /// Whether the time is that of the call's start or of its end
+    #[arg(long, value_enum, default_value_t = StampOf::Start)]
+    pub(crate) stamp: StampOf,
+    /// The step of the log's clock, where it is another than it looks
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) step: Option<String>,
+    /// By how much a time may be wrong beyond that, either way
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) slack: String,
+    /// How far lines may be out of order
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) sort_within: String,
+    /// Prints JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which moment of a call a log tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StampOf {
+    /// When it came
+    Start,
+    /// When it was answered
+    End,
 }
 
 #[derive(Debug, Args)]

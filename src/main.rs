@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&cli.global, args),
         Command::Serve => commands::serve::run(&cli.global),
         Command::Publish(args) => commands::publish::run(&cli.global, args),
+        Command::Plan(args) => commands::plan::run(&cli.global, args),
         Command::Setup(args) => commands::setup::run(&cli.global, args),
         Command::Pause(args) => commands::pause::pause(&cli.global, args),
         Command::Resume(args) => commands::pause::resume(&cli.global, args),
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
+        Command::Audit(args) => commands::audit::run(&cli.global, args),
         Command::Explain(args) => commands::explain::run(args),
     };
     match exit {

@@ -173,11 +173,12 @@ fn shared(every: &str) -> Shared {
         store: Store::memory(1 << 28).expect("room for a body"),
         totals: Arc::new(Totals::default()),
         slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
+        landings: Arc::new(Semaphore::new(plan.collect.concurrency)),
         alone: Arc::new(Semaphore::new(1)),
         store_health: Arc::new(StoreHealth::default()),
         back_health: Arc::default(),
         peers: Arc::default(),
-        plan,
+        plan: tollgate_actors::plan::InForce::new(plan),
     }
 }
 

@@ -120,6 +120,8 @@ codes! {
     "TG0311" => LedgerUnreadable,
     "TG0312" => TooFewFiles,
     "TG0313" => HttpListen,
+    "TG0316" => RestartNeeded,
+    "TG0320" => AuditAsked,
     // NATS.
     "TG0401" => NatsUnreachable,
     "TG0402" => NatsVersion,

@@ -5,7 +5,6 @@
 //! each a line of JSON.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +15,7 @@ use tokio::time::timeout;
 use crate::codes::Code;
 use crate::ids::Seq;
 use crate::node::{Intake, Viewer};
-use crate::plan::Plan;
+use crate::plan::{InForce, Plan};
 use crate::queue::{Letter, NewFetch, Queue};
 use crate::recipe::check_fetch;
 use crate::shard::AccountLook;
@@ -102,7 +101,7 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub struct Desk {
     /// The configuration in force.
-    pub plan: Arc<Plan>,
+    pub plan: InForce,
     /// Its accounts.
     pub viewer: Viewer,
     /// Its queue.
@@ -127,7 +126,7 @@ impl Desk {
             }
             Ok(Request::Dead { after, most }) => dead(&**self.intake.queue(), after, most).await,
             Ok(Request::Revive { seq, replay }) => {
-                revive(&self.plan, &self.intake, seq, replay).await
+                revive(&self.plan.get(), &self.intake, seq, replay).await
             }
             Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
         }

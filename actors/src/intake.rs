@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::node::Intake;
-use crate::plan::Plan;
+use crate::plan::InForce;
 use crate::queue::{Appended, NewFetch, QueueError};
 use crate::recipe::{FETCH_BYTES_MAX, Refusal, check_fetch};
 use crate::telemetry;
@@ -61,14 +61,14 @@ pub enum IntakeError {
     Queue(#[from] QueueError),
 }
 
-/// Reads one input to its end. `source` names it in dead letters; `go_on` is asked between batches.
+/// Reads one input to its end; each line is judged by the plan in force when it is read. `source` names it in dead letters; `go_on` is asked between batches.
 ///
 /// Reading blocks: not for a shard's thread.
 ///
 /// # Errors
 /// The input cannot be read or the queue takes nothing; what was taken until then stays.
 pub fn take_lines(
-    plan: &Plan,
+    plan: &InForce,
     intake: &Intake,
     clock: &Clock,
     source: &str,
@@ -88,7 +88,7 @@ pub fn take_lines(
         let refusal = match read {
             Line::End => None,
             Line::Whole if line.iter().all(u8::is_ascii_whitespace) => continue,
-            Line::Whole => match check_fetch(plan, &line) {
+            Line::Whole => match check_fetch(&plan.get(), &line) {
                 Ok(accepted) => {
                     taken.lines += 1;
                     batch_bytes += accepted.payload.len();

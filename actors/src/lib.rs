@@ -8,18 +8,21 @@
 //! - [`queue`], [`ledger`], [`store`]: seams, each with a conformance suite and several backs; [`state`] is
 //!   the embedded database under two of them;
 //! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
-//! - [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
-//!   a clock; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
+//!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod audit;
 pub(crate) mod budget;
 pub mod clock;
 pub mod codes;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod forecast;
 pub mod health;
 pub mod holds;
 pub mod http;
@@ -32,6 +35,7 @@ pub mod plan;
 pub mod publish;
 pub mod queue;
 pub mod recipe;
+pub mod reload;
 pub mod shard;
 pub mod state;
 pub mod status;

@@ -3,7 +3,7 @@
 //! The only file that sees both the actors and the backs of the seams. A node promises: what is in its queue
 //! when it starts, and what comes later, is collected, until it is drained.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,14 +19,15 @@ use crate::clock::Clock;
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
-use crate::ids::{LaneKey, Seq};
+use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
-use crate::plan::Plan;
+use crate::plan::{InForce, Plan};
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
-use crate::shard::context::{Peers, Shared, StoreHealth, shard_of};
+use crate::reload::Reloader;
+use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
 use crate::shard::{
-    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, SettleBudgets,
-    Shard, Tallied, Tally, Work,
+    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Reload,
+    SettleBudgets, Shard, Tallied, Tally, Work,
 };
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
@@ -109,6 +110,8 @@ pub struct Node {
     shared: Shared,
     /// Fetches of apis that the configuration does not have.
     unknown: Arc<AtomicU64>,
+    /// Apis that it had since the node started.
+    retired: Retired,
     /// Where lanes of such go, if they do not wait.
     bury: Option<mpsc::Sender<LaneKey>>,
     died: Arc<Died>,
@@ -131,6 +134,8 @@ impl Node {
     pub async fn start(plan: Arc<Plan>, seams: Seams, clock: Clock) -> Result<Self, NodeError> {
         let totals = Arc::new(Totals::default());
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
+        let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
+        telemetry::config_in_force();
         let shared = Shared {
             clock,
             queue: seams.queue,
@@ -138,14 +143,14 @@ impl Node {
             store: seams.store,
             totals,
             slots,
+            landings,
             alone: Arc::new(Semaphore::new(1)),
             store_health: Arc::new(StoreHealth::default()),
             holds: seams.holds,
             back_health: seams.back,
             peers: Arc::new(Peers::default()),
-            plan,
+            plan: InForce::new(Arc::clone(&plan)),
         };
-        let plan = &shared.plan;
         telemetry::node_started(
             &plan.node_name,
             plan.collect.shards,
@@ -165,6 +170,7 @@ impl Node {
             shards,
             arbiters,
             unknown: Arc::default(),
+            retired: Arc::default(),
             bury: None,
             died: Arc::default(),
             health: None,
@@ -234,6 +240,7 @@ impl Node {
             shared: self.shared.clone(),
             unknown: self.unknown.clone(),
             warned: Arc::default(),
+            retired: Arc::clone(&self.retired),
             bury: self.bury.clone(),
         }
     }
@@ -277,6 +284,17 @@ impl Node {
     /// A way to tell the shards that holds came or went, for use on any thread.
     pub fn bell(&self) -> Bell {
         Bell { shards: self.shards.clone() }
+    }
+
+    /// The plan in force, for use on any thread.
+    pub fn plan(&self) -> InForce {
+        self.shared.plan.clone()
+    }
+
+    /// A way to put another configuration in force. `started`: the one that this node was started with, as it was
+    /// read.
+    pub fn reloader(&self, started: Plan) -> Reloader {
+        Reloader::new(Switch { post: self.post() }, started)
     }
 
     /// Fetches that wait for an api this configuration does not have.
@@ -458,6 +476,50 @@ impl Viewer {
     }
 }
 
+/// Apis that a configuration of this process had and the one in force has not: their fetches wait, whatever becomes
+/// of others that are not known. Calls of them may be in flight, and who removed one by mistake puts it back.
+type Retired = Arc<std::sync::Mutex<HashSet<(Slug, Slug)>>>;
+
+/// Most of them; further ones are taken for apis that were never known.
+const RETIRED_MAX: usize = 100_000;
+
+/// Puts another plan in force.
+#[derive(Debug)]
+pub(crate) struct Switch {
+    post: Post,
+}
+
+impl Switch {
+    /// The plan in force.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        self.post.shared.plan.get()
+    }
+
+    /// The time on the wall.
+    pub(crate) fn wall(&self) -> jiff::Timestamp {
+        self.post.shared.clock.wall()
+    }
+
+    /// Has every shard go by it, then everybody else; answers how long that took.
+    pub(crate) async fn to(&self, plan: Plan) -> Duration {
+        let since = Instant::now();
+        let (before, plan) = (self.plan(), Arc::new(plan));
+        self.post.retire(&before, &plan);
+        let shards = self.post.shards.iter();
+        let told: Vec<_> = shards.map(|shard| shard.send(Reload(Arc::clone(&plan)))).collect();
+        for told in told {
+            // A dead shard is noticed by `watch`.
+            let _taken = told.await;
+        }
+        self.post.shared.plan.put(plan);
+        let took = since.elapsed();
+        // What waits may be of an api that is known from now on, or not any more. A queue that does not answer is
+        // asked again within a minute.
+        let _found = self.post.discover(false).await;
+        took
+    }
+}
+
 /// Tells shards of work.
 #[derive(Debug, Clone)]
 struct Post {
@@ -465,6 +527,7 @@ struct Post {
     shared: Shared,
     unknown: Arc<AtomicU64>,
     warned: Arc<std::sync::Mutex<HashSet<LaneKey>>>,
+    retired: Retired,
     bury: Option<mpsc::Sender<LaneKey>>,
 }
 
@@ -510,12 +573,34 @@ impl Post {
     }
 
     fn knows(&self, lane: &LaneKey) -> bool {
-        let platform = self.shared.plan.platforms.get(&lane.account.platform);
+        let plan = self.shared.plan.get();
+        let platform = plan.platforms.get(&lane.account.platform);
         platform.is_some_and(|platform| platform.api(lane.api.as_str()).is_some())
+    }
+
+    /// Notes the apis that are gone with a plan, and those that are back.
+    fn retire(&self, before: &Plan, plan: &Plan) {
+        let apis = |plan: &Plan| -> HashSet<(Slug, Slug)> {
+            let platforms = plan.platforms.values();
+            let apis = platforms.flat_map(|platform| {
+                platform.apis.iter().map(|api| (platform.name.clone(), api.name.clone()))
+            });
+            apis.collect()
+        };
+        let (before, now) = (apis(before), apis(plan));
+        let mut retired = self.retired.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        retired.retain(|api| !now.contains(api));
+        let room = RETIRED_MAX.saturating_sub(retired.len());
+        retired.extend(before.into_iter().filter(|api| !now.contains(api)).take(room));
     }
 
     /// Has a lane that nobody serves buried, if that is what becomes of such.
     fn bury(&self, lane: &LaneKey) -> bool {
+        let retired = self.retired.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if retired.contains(&(lane.account.platform.clone(), lane.api.clone())) {
+            return false;
+        }
+        drop(retired);
         // Full: the next discovery tells of it again.
         self.bury.as_ref().is_some_and(|lanes| {
             let _taken = lanes.try_send(lane.clone());
@@ -557,7 +642,7 @@ async fn start_shard(
     let (tell, told) = oneshot::channel();
     arbiter.spawn(async move {
         let shard = u16::try_from(number).expect("a validated number of shards");
-        let wire = Wire::new(shared.clock.clone(), idle_max(&shared.plan));
+        let wire = Wire::new(shared.clock.clone(), idle_max(&shared.plan.get()));
         let started = match wire {
             Ok(wire) => Ok(Shard::start_here(shard, shared, Rc::new(wire))),
             Err(error) => Err(NodeError::Client(error.to_string())),
@@ -608,8 +693,9 @@ pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
 /// Keeps the gauges of what is at hand.
 async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
     telemetry::store_well();
-    telemetry::SLOTS.gauge(&[]).set(shared.plan.collect.concurrency as f64);
-    telemetry::BUFFER_MAX.gauge(&[]).set(shared.plan.collect.buffer_bytes_max as f64);
+    let collect = shared.plan.get().collect.clone();
+    telemetry::SLOTS.gauge(&[]).set(collect.concurrency as f64);
+    telemetry::BUFFER_MAX.gauge(&[]).set(collect.buffer_bytes_max as f64);
     let open = telemetry::SLOTS_OPEN.gauge(&[]);
     let buffered = telemetry::BUFFERED.gauge(&[]);
     let not_known = telemetry::UNKNOWN.gauge(&[]);
@@ -622,18 +708,20 @@ async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
 }
 
 /// Counts accounts, and what waits in them, in small stretches: no shard is held up by it.
-pub(crate) async fn tally(plan: Arc<Plan>, shards: Arc<[Addr<Shard>]>) {
-    let platforms = plan.platforms.keys();
-    let waiting: Vec<_> = platforms
-        .map(|platform| (platform, telemetry::WAITING.gauge(&[platform.as_str()])))
-        .collect();
+pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
+    // Those that were removed stay, at zero.
+    let mut waiting = BTreeMap::new();
     let known = telemetry::KNOWN.gauge(&[]);
     let live = telemetry::LIVE.gauge(&[]);
     let resting = telemetry::RESTING.gauge(&[]);
     loop {
         if let Some(sum) = tally_once(&shards).await {
+            for platform in plan.get().platforms.keys() {
+                let gauge = || telemetry::WAITING.gauge(&[platform.as_str()]);
+                waiting.entry(platform.clone()).or_insert_with(gauge);
+            }
             for (platform, gauge) in &waiting {
-                gauge.set(sum.waiting.get(*platform).copied().unwrap_or(0) as f64);
+                gauge.set(sum.waiting.get(platform).copied().unwrap_or(0) as f64);
             }
             known.set(sum.known as f64);
             live.set(sum.live as f64);

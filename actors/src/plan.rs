@@ -3,10 +3,10 @@
 //! `config` builds it from text and lists all mistakes; nothing else does, and nothing here reads a file,
 //! an environment variable or a clock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::HeaderName;
@@ -43,6 +43,28 @@ impl Plan {
     /// The state folder: embedded queue and ledger, lock, control socket.
     pub fn state(&self) -> PathBuf {
         self.data.join("state")
+    }
+}
+
+/// The plan in force: whoever asks each time follows when the configuration is read anew. It is replaced as a
+/// whole, never changed.
+#[derive(Debug, Clone)]
+pub struct InForce(Arc<RwLock<Arc<Plan>>>);
+
+impl InForce {
+    /// This one, until another takes its place.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self(Arc::new(RwLock::new(plan)))
+    }
+
+    /// The one of now.
+    pub fn get(&self) -> Arc<Plan> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another in its place, for all who hold a copy of this.
+    pub(crate) fn put(&self, plan: Arc<Plan>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = plan;
     }
 }
 
@@ -215,7 +237,7 @@ pub struct Platform {
     /// The limits that are not, by whom they count together.
     pub budgets: Vec<Budget>,
     /// Which reading of the configuration this is of; later ones are greater.
-    pub generation: u64,
+    pub generation: Generation,
     /// What the dimensions of budgets stand for that the operator gives values to.
     pub keys: Vec<(Dim, Template)>,
     /// Accounts that are not like the others.
@@ -247,6 +269,17 @@ impl Platform {
         }
         let special = self.special.of(account.as_str(), self.tiers.name_of(account));
         Arc::clone(special.unwrap_or(self))
+    }
+}
+
+/// Which reading of a configuration in this process; later ones are greater. It is shown as nothing: two readings
+/// of the same text are the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub(crate) u64);
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Generation")
     }
 }
 
@@ -365,7 +398,7 @@ pub struct Tiers {
     /// Their names, and how many turns an account of theirs has in a budget for one of others; 1 to 1,000.
     pub tiers: Vec<(Slug, u32)>,
     /// Which account is in which, by its place above.
-    pub accounts: HashMap<Account, u16>,
+    pub accounts: BTreeMap<Account, u16>,
 }
 
 impl Tiers {

@@ -10,7 +10,7 @@ use crate::control::Status;
 use crate::ids::{AccountKey, LaneKey};
 use crate::ledger::Ledger;
 use crate::ledger::record::Record;
-use crate::plan::Plan;
+use crate::plan::{Plan, Platform};
 use crate::queue::{LanePage, Queue, QueueError};
 use crate::shard::AccountLook;
 
@@ -66,6 +66,24 @@ pub async fn at_rest(
     Ok(status)
 }
 
+/// What the gate of an account is at `now`, from its stored record; nothing without one that can be read.
+pub async fn gate_at_rest(
+    platform: &Platform,
+    ledger: &dyn Ledger,
+    key: &AccountKey,
+    now: At,
+) -> Option<GateLedger> {
+    let stored = ledger.load(key.clone()).await.ok()??;
+    let record = Record::decode(&stored.record).ok()?;
+    let since = now.minus(Span::from(stored.age));
+    let (mut gate, _) = GateLedger::decode(&platform.limits, &record.gate, since).ok()?;
+    // What was in flight when its process died counts from now on, as it would at a start.
+    let slots_until = now.plus(Span::from(platform.lost_call));
+    gate.lost(&platform.limits, now.plus(platform.limits.guard_max()), slots_until);
+    gate.prune(&platform.limits, now);
+    Some(gate)
+}
+
 /// What the account's next call would wait for.
 async fn next(
     plan: &Plan,
@@ -75,14 +93,8 @@ async fn next(
     lanes: &[LaneKey],
 ) -> Option<(Option<String>, Option<At>)> {
     let platform = plan.platforms.get(&key.platform)?;
-    let stored = ledger.load(key.clone()).await.ok()??;
-    let record = Record::decode(&stored.record).ok()?;
     let now = clock.now();
-    let since = now.minus(Span::from(stored.age));
-    let (mut gate, _) = GateLedger::decode(&platform.limits, &record.gate, since).ok()?;
-    // What was in flight when its process died counts from now on, as it would at a start.
-    let slots_until = now.plus(Span::from(platform.lost_call));
-    gate.lost(&platform.limits, now.plus(platform.limits.guard_max()), slots_until);
+    let gate = gate_at_rest(platform, ledger, key, now).await?;
     let mut soonest: Option<(Option<String>, Option<At>)> = None;
     for lane in lanes {
         let Some((api, _)) = platform.api(lane.api.as_str()) else {

@@ -54,7 +54,7 @@ pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
     install_tls();
     supervise::keep_panics();
     let inputs = vec![Input::Lines(fetches(args).into())];
-    let report = actix_rt::System::new().block_on(work(plan, inputs, &mut progress))?;
+    let report = actix_rt::System::new().block_on(work(plan, None, inputs, &mut progress))?;
     drop(logs);
     let score = emulator.score();
     let verdict =

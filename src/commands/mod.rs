@@ -1,5 +1,6 @@
 //! One file per command, and what several of them need.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod dead;
 pub(crate) mod demo;
@@ -10,7 +11,9 @@ pub(crate) mod nats;
 pub(crate) mod open_store;
 pub(crate) mod pause;
 pub(crate) mod place;
+pub(crate) mod plan;
 pub(crate) mod publish;
+pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod session;

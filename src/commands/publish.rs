@@ -51,7 +51,7 @@ pub(crate) fn run(global: &Global, args: &PublishArgs) -> anyhow::Result<Exit> {
     actix_rt::System::new().block_on(publish(Arc::new(plan), inputs, args))
 }
 
-fn format(file: &Path, told: Option<InputFormat>) -> anyhow::Result<Format> {
+pub(crate) fn format(file: &Path, told: Option<InputFormat>) -> anyhow::Result<Format> {
     match told {
         Some(InputFormat::Jsonl) => Ok(Format::JsonLines),
         Some(InputFormat::Csv) => Ok(Format::Csv),

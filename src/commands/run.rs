@@ -2,6 +2,7 @@
 
 use tollgate_actors::{install_tls, supervise};
 
+use super::reload::Watched;
 use super::session::{Input, work};
 use super::{Exit, plan};
 use crate::cli::{Global, RunArgs};
@@ -9,13 +10,15 @@ use crate::logs::Logs;
 use crate::ui::{Progress, say, summary};
 
 pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
+    let watched = Watched::new(global);
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let mut progress = Progress::new();
     let logs = Logs::start(global, &progress, "info")?;
     install_tls();
     supervise::keep_panics();
     let inputs = args.files.iter().cloned().map(Input::File).collect();
-    let report = actix_rt::System::new().block_on(work(plan, inputs, &mut progress))?;
+    let report =
+        actix_rt::System::new().block_on(work(plan, Some(watched), inputs, &mut progress))?;
     let lost = logs.dropped();
     drop(logs);
     if lost > 0 {

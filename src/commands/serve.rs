@@ -21,6 +21,7 @@ use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
 use super::open_store::open_store;
+use super::reload::Watched;
 use super::session::{Stop, fit_open_files};
 use super::{Exit, plan};
 use crate::cli::Global;
@@ -32,6 +33,7 @@ use crate::ui::{Progress, say};
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
+    let watched = Watched::new(global);
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     if !plan.nats.declared {
         let url = plan.nats.urls.join(", ");
@@ -42,7 +44,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let logs = Logs::start(global, &Progress::none(), "info")?;
     install_tls();
     supervise::keep_panics();
-    let exit = actix_rt::System::new().block_on(serve(plan));
+    let exit = actix_rt::System::new().block_on(serve(plan, watched));
     let lost = logs.dropped();
     drop(logs);
     if lost > 0 {
@@ -51,10 +53,12 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     exit
 }
 
-async fn serve(mut plan: Plan) -> anyhow::Result<Exit> {
+async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
+    let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
     let stop = Stop::listen()?;
+    let watched = watched.listen()?;
     let clock = Clock::new();
     let health = Health::new(clock.clone());
     // Before anything that may take long: who watches this node learns what it waits for.
@@ -66,7 +70,10 @@ async fn serve(mut plan: Plan) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let exit = work(&plan, &connected, &file, &stop, &clock, &health).await;
+    let follow = |node: &Node, told: Box<dyn Fn()>| {
+        watched.follow(node.reloader(as_read), stop.clone(), told)
+    };
+    let exit = work(&plan, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
 }
@@ -88,6 +95,7 @@ async fn work(
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
+    follow: impl FnOnce(&Node, Box<dyn Fn()>) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
         node: plan.node_name.clone(),
@@ -103,7 +111,10 @@ async fn work(
     let Started { session, held, back, sweep, mut node } = started;
     node.report_to(health);
     let watching = session.watch(Arc::clone(&back));
-    let beside = beside(plan, bus, &node, held, sweep, health, back);
+    let mut beside = beside(plan, bus, &node, held, sweep, health, back);
+    let (in_force, shown) = (node.plan(), Arc::clone(&session));
+    let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
+    beside.push(follow(&node, Box::new(told)));
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
@@ -175,7 +186,7 @@ fn beside(
     health: &Arc<Health>,
     back: Arc<BackHealth>,
 ) -> Vec<JoinHandle<()>> {
-    let desk = Desk { plan: Arc::clone(plan), viewer: node.viewer(), intake: node.intake() };
+    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake() };
     let bell = node.bell();
     let changed = move |scopes: &[Scope]| bell.holds_changed(scopes);
     let mut tasks = vec![

@@ -17,7 +17,7 @@ use tollgate_actors::control::{self, Desk};
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::{Intake, Node, Seams};
-use tollgate_actors::plan::Plan;
+use tollgate_actors::plan::{InForce, Plan};
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
 use tollgate_actors::store::keep_clean;
@@ -25,6 +25,7 @@ use tollgate_actors::telemetry::Summary;
 
 use super::folder::open_state;
 use super::open_store::open_store;
+use super::reload::Watched;
 use super::{Exit, shown};
 use crate::ui::{Progress, say};
 
@@ -59,15 +60,18 @@ pub(crate) struct Report {
     pub(crate) exit: Exit,
 }
 
-/// Works until all is collected, or until it is told to stop.
+/// Works until all is collected, or until it is told to stop. `watched` is the configuration to follow meanwhile.
 pub(crate) async fn work(
     mut plan: Plan,
+    watched: Option<Watched>,
     inputs: Vec<Input>,
     progress: &mut Progress,
 ) -> anyhow::Result<Report> {
+    let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
     let stop = Stop::listen()?;
+    let watched = watched.map(Watched::listen).transpose()?;
     let started = Instant::now();
     let clock = Clock::new();
     let state = open_state(&plan).await?;
@@ -77,7 +81,9 @@ pub(crate) async fn work(
     let seams = Seams::new(queue, ledger, store.clone());
     let sweep = keep_clean(store, &plan);
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
-    let desk = Desk { plan: plan.clone(), viewer: node.viewer(), intake: node.intake() };
+    let following =
+        watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone(), || ()));
+    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake() };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {
@@ -86,9 +92,12 @@ pub(crate) async fn work(
         }
     };
     let sweep = actix_rt::spawn(sweep);
-    let reading = read_all(inputs, &plan, node.intake(), clock.clone(), stop.asked.clone());
+    let reading = read_all(inputs, node.plan(), node.intake(), clock.clone(), stop.asked.clone());
     let outcome = watch(&node, &state, reading, &stop, progress).await;
     progress.clear();
+    if let Some(following) = following {
+        following.abort();
+    }
     let totals = node.totals();
     let unknown = node.unknown();
     let within = match &outcome {
@@ -215,12 +224,11 @@ async fn watch(
 /// would wait for it at the end: standard input may stay open without a word.
 async fn read_all(
     inputs: Vec<Input>,
-    plan: &Arc<Plan>,
+    plan: InForce,
     intake: Intake,
     clock: Clock,
     asked: Arc<AtomicBool>,
 ) -> anyhow::Result<Reading> {
-    let plan = Arc::clone(plan);
     let wait = tokio::runtime::Handle::current();
     let read = move || {
         let mut sum = Taken::default();
@@ -281,6 +289,7 @@ pub(crate) fn fit_open_files(plan: &mut Plan) {
 }
 
 /// Whether somebody asked to stop: SIGTERM or SIGINT. A second one ends the process at once.
+#[derive(Debug, Clone)]
 pub(crate) struct Stop {
     asked: Arc<AtomicBool>,
     told: Arc<Notify>,
@@ -308,6 +317,12 @@ impl Stop {
             }
         });
         Ok(stop)
+    }
+
+    /// As the first signal does.
+    pub(crate) fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.told.notify_waiters();
     }
 
     fn was_asked(&self) -> bool {

@@ -314,7 +314,7 @@ headers = { X-Account = "{account}" }
         };
         let lines: Vec<String> = (0..40).map(line).collect();
         let lines = lines.join("\n");
-        let (taking, intake, time) = (Arc::clone(&plan), node.intake(), clock.clone());
+        let (taking, intake, time) = (node.plan(), node.intake(), clock.clone());
         let wait = tokio::runtime::Handle::current();
         let take = move || {
             let lines = BufReader::new(lines.as_bytes());

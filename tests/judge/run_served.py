@@ -162,20 +162,30 @@ def needed_seconds(limits: list[Limit], calls: int) -> float:
     return times[-1] if times else 0.0
 
 
-def shares_by_account(args, log: pathlib.Path) -> dict:
-    """How much of its allowed rate each account used, from its own first arrival to its own last."""
+def shares_by_account(args, log: pathlib.Path, published_ns: dict) -> dict:
+    """How much of its allowed rate each account used, from its own first arrival to its own last.
+
+    `with_work` is the same of all together, each from when its first fetch was published.
+    """
     times = collections.defaultdict(list)
     for line in log.read_text().splitlines():
         call = json.loads(line)
         times[call["account"]].append(call["at_ns"])
     shares = []
-    for at in times.values():
+    needed_all = taken_all = 0
+    for account, at in times.items():
         taken = (max(at) - min(at)) / 1e9
+        needed_all += needed_seconds(args.limit, len(at))
+        taken_all += (max(at) - published_ns[account]) / 1e9
         if taken > 0:
             shares.append(needed_seconds(args.limit, len(at)) / taken)
     if not shares:
         return {}
-    return {"min": round(min(shares), 4), "median": round(statistics.median(shares), 4)}
+    return {
+        "min": round(min(shares), 4),
+        "median": round(statistics.median(shares), 4),
+        "with_work": round(needed_all / taken_all, 4),
+    }
 
 
 def verified(args, data: pathlib.Path, fetches: pathlib.Path, calls: pathlib.Path) -> Verification:
@@ -206,7 +216,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
     nats_server.start().wait_listening()
     data, store, environment = folder / "objects", "", {}
     if args.s3s_fs:
-        s3 = S3Server(folder, args.s3s_fs)
+        s3 = S3Server(folder, args.s3s_fs, args.s3_nice)
         servers.append(s3)
         s3.start().wait_listening()
         data, store, environment = s3.objects, s3.store(), S3Server.KEYS
@@ -293,7 +303,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "refused": score["refused"],
         "window_max": score.get("window_max"),
         "share": score["share"],
-        "share_by_account": shares_by_account(args, calls) if args.judge == "limits" else None,
+        "share_by_account": shares_by_account(args, calls, backlog.published_ns) if args.judge == "limits" else None,
         "needed": score["needed"],
         "taken": score["taken"],
         "seconds": round(seconds, 3),
@@ -357,6 +367,7 @@ def main():
     parser.add_argument("--guard", help='such as "100ms" or "never"; the default if not given')
     parser.add_argument("--sync", choices=["default", "always"], default="default", help="nats-server's sync_interval")
     parser.add_argument("--s3s-fs", type=pathlib.Path, help="the S3 server; without it objects go to files")
+    parser.add_argument("--s3-nice", type=int, default=0, help="its niceness, as if it had a machine of its own")
     parser.add_argument("--nodes", type=int, default=1, help="more than one: by mistake, on the same accounts")
     parser.add_argument("--publish-first", action="store_true", help="all is published before a node starts")
     parser.add_argument("--kill-node", type=int, default=0, metavar="TIMES", help="kill -9, and start again at once")

@@ -188,12 +188,12 @@ class S3Server(Server):
     KEYS = {"AWS_ACCESS_KEY_ID": "judged", "AWS_SECRET_ACCESS_KEY": "judged-secret"}
     BUCKET = "objects"
 
-    def __init__(self, folder: pathlib.Path, path: str):
+    def __init__(self, folder: pathlib.Path, path: str, niceness: int = 0):
         root = folder / "s3"
         (root / self.BUCKET).mkdir(parents=True)
         self.objects = root / self.BUCKET
         port = free_port()
-        command = [path, "--host", "127.0.0.1", "--port", port]
+        command = ["nice", "-n", niceness, path, "--host", "127.0.0.1", "--port", port]
         command += ["--access-key", self.KEYS["AWS_ACCESS_KEY_ID"]]
         command += ["--secret-key", self.KEYS["AWS_SECRET_ACCESS_KEY"], root]
         super().__init__("s3s-fs", folder, command, port)

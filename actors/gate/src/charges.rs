@@ -55,6 +55,18 @@ impl Charges {
         }
     }
 
+    /// Takes out one call charged at that very moment; false if there is none.
+    pub(crate) fn take_back(&mut self, at: At) -> bool {
+        let Ok(place) = self.entries.binary_search_by_key(&at, |entry| entry.at) else {
+            return false;
+        };
+        self.entries[place].calls -= 1;
+        if self.entries[place].calls == 0 {
+            self.entries.remove(place);
+        }
+        true
+    }
+
     /// Drops all charges up to `left`, which have left every window.
     pub(crate) fn prune(&mut self, left: At) {
         let gone = self.entries.iter().take_while(|entry| entry.at <= left).count();

@@ -10,7 +10,6 @@
 //! configuration was changed) see [`Ledger::under`].
 
 use crate::charges::{Charges, Entry, stricter};
-use crate::codec::Note;
 use crate::decide::{Ask, Decision, decide};
 use crate::hold::Holds;
 use crate::limit::{ApiIx, Limit, LimitSet, NO_ANSWER_BOUND};
@@ -298,15 +297,14 @@ impl Ledger {
         self.permits.iter().map(|permit| permit.id)
     }
 
-    /// The same ledger for another set of limits, matched by the names of limits and apis: what a restart
-    /// with a changed configuration does, without the restart ([`Ledger::decode`] says what is kept). `old`
-    /// is the set it belonged to until now.
-    ///
-    /// # Panics
-    /// If only one of the sets names its apis, and the ledger knows of one: a bug of the caller.
-    pub fn under(&self, old: &LimitSet, new: &LimitSet, now: At) -> (Self, Vec<Note>) {
-        Self::decode(new, &self.encode(old, now), now)
-            .expect("a record of a moment ago, and both sets or none name their apis")
+    /// The charges that still count, for whoever checks them: the place of the limit, the api whose counter it
+    /// is (`None`: the one that all share), when, and how many calls. Those of a counter come in order of time;
+    /// charges that were rounded up are told as they are kept. Calls in flight are not among them.
+    pub fn charged(&self) -> impl Iterator<Item = (usize, Option<ApiIx>, At, u32)> {
+        self.charges.iter().flat_map(|charges| {
+            let entries = charges.entries().iter();
+            entries.map(|entry| (charges.limit, charges.bucket, entry.at, entry.calls))
+        })
     }
 
     /// Everything that takes a place in the limit's counter for calls of `api`: when it leaves (`None`: a

@@ -18,9 +18,12 @@
 //!
 //! The parts: [`LimitSet`] (what is allowed), [`Ledger`] (what was done), [`Holds`] (what else stops),
 //! [`decide`] (the decision). [`Ledger::encode`] and [`Ledger::decode`] carry it over a restart and over a
-//! change of limits and apis, both of which are found by their names.
+//! change of limits and apis, both of which are found by their names. [`Walk`] is the same decision in virtual
+//! time.
 #![warn(missing_docs)]
 
+mod amend;
+mod change;
 mod charges;
 mod codec;
 mod decide;
@@ -28,10 +31,13 @@ mod hold;
 mod ledger;
 mod limit;
 mod time;
+mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub use amend::Charged;
+pub use change::{Change, ChangeKind, Known};
 pub use codec::{DecodeError, Note};
 pub use decide::{Ask, Because, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};
@@ -41,3 +47,4 @@ pub use limit::{
     NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
 pub use time::{At, Span};
+pub use walk::{LaneWork, Run, Step, WaitedFor, Walk};

@@ -300,6 +300,19 @@ impl LimitSet {
         &self.apis
     }
 
+    /// The same set but for the name of the limit at that place. One that has that name, and so would be the same,
+    /// takes its old one.
+    pub(crate) fn renamed(&self, place: usize, name: &str) -> Self {
+        let mut set = self.clone();
+        let (api, before) = (set.limits[place].api, set.limits[place].name.clone());
+        let same = |other: &&mut Limit| other.name == name && other.api == api;
+        if let Some(other) = set.limits.iter_mut().find(same) {
+            other.name = before;
+        }
+        name.clone_into(&mut set.limits[place].name);
+        set
+    }
+
     /// The number of the api of that name.
     pub(crate) fn api_of(&self, name: &str) -> Option<ApiIx> {
         self.apis.iter().position(|own| own == name).map(|place| place as ApiIx)
@@ -329,6 +342,13 @@ impl LimitSet {
     pub fn guard_min(&self) -> Span {
         let dated = self.limits.iter().filter(|limit| limit.rule.window().is_some());
         dated.filter_map(Limit::guard_span).min().unwrap_or(Span::ZERO)
+    }
+
+    /// Whether the guard of any limit that counts by time was left to [`Guard::Default`].
+    pub fn has_default_guard(&self) -> bool {
+        self.limits
+            .iter()
+            .any(|limit| limit.rule.window().is_some() && limit.guard == Guard::Default)
     }
 
     /// The limits that count calls of that api, with their places in the set.

@@ -6,14 +6,20 @@
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
+//! - `amend`: what is learnt of a call after it was charged.
 //! - `apis`: the same under a configuration with other apis.
+//! - `walk`: a whole account in virtual time, against arithmetic.
+//! - `change`: a ledger under another set of limits.
 
+mod amend;
 mod apis;
+mod change;
 mod claims;
 mod join;
 mod judge;
 mod record;
 mod simulation;
+mod walk;
 
 use core::num::NonZeroU32;
 

@@ -360,7 +360,7 @@ impl Budget {
         let permit = writing.fold(self.last_given, u64::max);
         let own = Known { session: self.shard.ledger.session(), permit };
         let record = Record {
-            config: self.shard.plan.hash.clone(),
+            config: self.shard.plan().hash.clone(),
             gate: self.gate.encode(&self.limits, now),
             known: book::known(own, &self.seen),
             ..Record::default()

@@ -1,5 +1,6 @@
 //! One attempt from permit to outcome: call, judge, store, manifest, out of the queue.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
 
-use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome};
+use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome, Slot};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
-use crate::plan::{Api, Auth, Compression, Format, Platform};
+use crate::plan::{Api, Auth, Compression, Format, Plan, Platform};
 use crate::queue::{Ending, QueueError};
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
 use crate::shard::context::Context;
@@ -48,10 +49,11 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         meters: &meters,
         item: &item,
         permit: &permit,
+        slot: RefCell::new(slot),
         calls,
     };
     let outcome = attempt.run().await;
-    drop(slot);
+    drop(attempt);
     permit.finish(outcome);
 }
 
@@ -62,6 +64,7 @@ struct Attempt<'a> {
     meters: &'a PlatformMeters,
     item: &'a Item,
     permit: &'a Permit,
+    slot: RefCell<Slot>,
     calls: u32,
 }
 
@@ -186,9 +189,9 @@ impl Attempt<'_> {
                 };
             }
         };
-        let plan = &self.shard.plan;
+        let plan = self.shard.plan();
         let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
-        let key = match object_key(self.shard, self.item, &extension) {
+        let key = match object_key(&plan, self.platform, self.api, self.item, &extension) {
             Ok(key) => key,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Maybe);
@@ -221,6 +224,12 @@ impl Attempt<'_> {
         }
         drop(body);
         self.permit.call_ended(Sent::Maybe);
+        if let Some(place) = self.shard.landing()
+            && sink.is_held()
+        {
+            // Nothing is left to do but to store it: the next call need not wait for a slow store.
+            self.slot.replace(place);
+        }
         let mut done = None;
         let manifest = |stored: &Stored| {
             let made = self.done(status, stored);
@@ -308,8 +317,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Records an ending, as often as it takes. The slot stays taken meanwhile, which is what keeps a queue
-/// that is away from being asked for more.
+/// Records an ending, as often as it takes. The slot, or the place among those that are stored, stays taken
+/// meanwhile, which is what keeps a queue that is away from being asked for more.
 pub(crate) async fn finish_until_confirmed(
     shard: &Context,
     meters: &PlatformMeters,
@@ -340,7 +349,10 @@ pub(crate) async fn finish_until_confirmed(
 /// the fetch is called again and writes the same keys.
 pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> {
     // The manifest's folder does not depend on what the objects' keys end in.
-    let key = recipe::manifest_key(&object_key(shard, item, "x").ok()?);
+    let plan = shard.plan();
+    let platform = plan.platforms.get(&item.lane.account.platform)?;
+    let (_, api) = platform.api(item.lane.api.as_str())?;
+    let key = recipe::manifest_key(&object_key(&plan, platform, api, item, "x").ok()?);
     let bytes = shard.store.get(&key).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.origin.0;
@@ -359,26 +371,24 @@ pub(crate) async fn done_once(shard: &Context, item: &Item) -> Result<Option<Don
 }
 
 /// Where the first page of a fetch goes.
-fn object_key(shard: &Context, item: &Item, ext: &str) -> Result<Path, Refusal> {
-    let lane = &item.lane;
-    let missing = || Refusal {
-        code: Code::UnknownApi,
-        reason: format!("the configuration has no api `{}`", lane.api),
-        fetch: None,
-    };
-    let platform = shard.plan.platforms.get(&lane.account.platform).ok_or_else(missing)?;
-    let (_, api) = platform.api(lane.api.as_str()).ok_or_else(missing)?;
+fn object_key(
+    plan: &Plan,
+    platform: &Platform,
+    api: &Api,
+    item: &Item,
+    ext: &str,
+) -> Result<Path, Refusal> {
     let context = KeyContext {
         platform,
         api,
-        account: &lane.account.account,
+        account: &item.lane.account.account,
         id: &item.id,
         params: &item.fetch.params,
         queued_at: item.queued_at,
         page: 1,
         ext,
     };
-    recipe::object_key(&shard.plan.store, &context)
+    recipe::object_key(&plan.store, &context)
 }
 
 fn codec(compression: Compression) -> Codec {

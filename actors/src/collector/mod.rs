@@ -26,7 +26,8 @@ pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_b
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
 
-/// A place among the node's attempts in flight; dropping it lets the next one in.
+/// A place among the node's attempts in flight, or among those whose small bodies are being stored;
+/// dropping it lets the next one in.
 #[derive(Debug)]
 pub struct Slot {
     _place: OwnedSemaphorePermit,

@@ -15,7 +15,7 @@ use super::pairs::template;
 use super::section::{Section, kind_of};
 use crate::codes::Code;
 use crate::ids::{Account, Slug, preview};
-use crate::plan::{Api, Budget, Dim, Platform, Special, Test, Tiers, When};
+use crate::plan::{Api, Budget, Dim, Generation, Platform, Special, Test, Tiers, When};
 use crate::recipe::{RESERVED, Template, Variables, did_you_mean, is_name};
 
 /// Most tiers of a platform.
@@ -419,9 +419,9 @@ pub(super) fn share_out(section: &Section<'_>, platform: &mut Platform, declared
 
 /// A number for one reading of the configuration, greater than those before it in this process: a budget that
 /// is asked under two of them goes by the later one.
-pub(super) fn generation() -> u64 {
+pub(super) fn generation() -> Generation {
     static READINGS: AtomicU64 = AtomicU64::new(1);
-    READINGS.fetch_add(1, Ordering::Relaxed)
+    Generation(READINGS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Names a budget among its platform's.

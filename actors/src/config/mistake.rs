@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::Serialize;
 
@@ -32,16 +32,34 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        write!(f, "{}", Plain(&self.file))?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
         }
         if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
+            write!(f, ": {}", Plain(&self.key))?;
         }
-        write!(f, ": {} [{}]", self.message, self.code)?;
+        write!(f, ": {} [{}]", Plain(&self.message), self.code)?;
         if let Some(hint) = &self.hint {
-            write!(f, "\n   hint: {hint}")?;
+            write!(f, "\n   hint: {}", Plain(hint))?;
+        }
+        Ok(())
+    }
+}
+
+/// Text that may come from the file, so that it acts on no terminal: what is not shown there, or turns the rest
+/// round, is written as its number.
+struct Plain<'a>(&'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || turns {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
         }
         Ok(())
     }

@@ -82,6 +82,10 @@ pub(super) fn read(
             .map_err(|error| whole(Code::UnknownKey, format!("`{key}` is no key: {error}"), ""))?;
     }
     let config = builder.build().map_err(|error| {
+        // What is TOML and still no value, a number beyond all bounds say: `config` does not know where it stands.
+        if let Err(error) = text.parse::<toml::Table>() {
+            return Mistakes::one(syntax_mistake(&file, &text, &error));
+        }
         whole(Code::ConfigSyntax, format!("the configuration cannot be read: {error}"), "")
     })?;
     let root = config.cache.into_table().unwrap_or_default();

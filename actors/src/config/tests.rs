@@ -3,6 +3,7 @@ use std::io::Write;
 use super::*;
 
 mod accepted;
+mod fuzz;
 mod keys;
 mod mistakes;
 

@@ -146,7 +146,7 @@ struct Inner {
     own: Stream<()>,
     id: SessionId,
     before: Vec<SessionId>,
-    value: Vec<u8>,
+    value: Mutex<Vec<u8>>,
     started: Instant,
     fares: watch::Sender<Fares>,
     seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
@@ -197,7 +197,7 @@ impl Session {
             own,
             id,
             before,
-            value: serde_json::to_vec(about).expect("names and a time are JSON"),
+            value: Mutex::new(serde_json::to_vec(about).expect("names and a time are JSON")),
             started: now,
             fares: watch::Sender::new(fares),
             seen: Mutex::default(),
@@ -211,6 +211,12 @@ impl Session {
         telemetry::session_started(&id.to_string());
         let renewing = tokio::spawn(Arc::clone(&inner).keep(revision));
         Ok(Self { inner, renewing })
+    }
+
+    /// What it tells of itself from its next renewal on, within a second or so.
+    pub fn tell(&self, about: &About) {
+        let value = serde_json::to_vec(about).expect("names and a time are JSON");
+        *self.inner.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 
     /// Its number.
@@ -338,7 +344,8 @@ impl Inner {
     /// Writes the key over `revision`, or over what is there now: it is this session's whatever happened.
     async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
         for _ in 0..3 {
-            let value = PublishMessage::build().payload(self.value.clone().into()).ttl(LIVES);
+            let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let value = PublishMessage::build().payload(value.into()).ttl(LIVES);
             match self.put(self.id, value, revision).await? {
                 Put::At(revision) => return Ok(revision),
                 Put::Replaced => {

@@ -72,7 +72,7 @@ async fn bury_lane(shared: &Shared, lane: &LaneKey) -> Result<(), QueueError> {
 
 async fn bury_one(shared: &Shared, lane: &LaneKey, row: Queued) -> Result<(), QueueError> {
     let content = Content::of(row.content_type.as_deref());
-    let refusal = match check_queued(&shared.plan, lane, &content, &row.payload) {
+    let refusal = match check_queued(&shared.plan.get(), lane, &content, &row.payload) {
         Err(refusal) => refusal,
         // Not for a lane that nobody serves; it is buried all the same.
         Ok(accepted) => Refusal {

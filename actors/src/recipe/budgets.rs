@@ -13,7 +13,7 @@ use super::build::RecipeScope;
 use super::{FetchContext, Refusal};
 use crate::codes::Code;
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
-use crate::plan::{Api, Budget, Dim, Platform, Test, When};
+use crate::plan::{Api, Budget, Dim, Generation, Platform, Test, When};
 
 /// A budget that a call counts in: one value of the key of one of the platform's budgets. Cheap to clone.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct Inner {
     platform: Slug,
     shown: Box<str>,
     limits: Arc<LimitSet>,
-    generation: u64,
+    generation: Generation,
 }
 
 impl BudgetKey {
@@ -44,7 +44,7 @@ impl BudgetKey {
     }
 
     /// Which reading of the configuration it is of; later ones are greater.
-    pub fn generation(&self) -> u64 {
+    pub fn generation(&self) -> Generation {
         self.0.generation
     }
 

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 use actix::Addr;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -14,6 +15,7 @@ use tollgate_gate::At;
 
 use super::Found;
 use crate::ids::{AccountKey, Priority};
+use crate::plan::Platform;
 use crate::supervise::Restarts;
 use crate::throttle::{Throttle, Usage};
 
@@ -41,6 +43,8 @@ pub(crate) struct Glance {
 pub(crate) struct Rest {
     /// The version of its ledger's record.
     pub(crate) version: u64,
+    /// The platform by whose limits `record` and `usage` were written; not always the one in force by now.
+    pub(crate) platform: Arc<Platform>,
     /// Its record as of `since`; empty if it remembers nothing.
     pub(crate) record: Box<[u8]>,
     /// When it was written.
@@ -55,7 +59,7 @@ pub(crate) struct Rest {
     pub(crate) usage: Option<Box<Usage>>,
 }
 
-/// A lane of a resting account.
+/// A lane of a resting account; `api` is its number in the platform in force.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RestLane {
     pub(crate) api: u16,
@@ -193,8 +197,9 @@ impl Accounts {
         self.entries.iter().map(|(ix, entry)| (Ix::try_from(ix).expect("placed before"), entry))
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().map(|(_, entry)| entry)
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Ix, &mut Entry)> {
+        let placed = |ix| Ix::try_from(ix).expect("placed before");
+        self.entries.iter_mut().map(move |(ix, entry)| (placed(ix), entry))
     }
 
     /// Places below which every account is.

@@ -1,6 +1,7 @@
 //! The shard actor: starts, restarts and wakes throttle actors.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -48,6 +49,8 @@ impl Shard {
     }
 
     fn note(&mut self, found: Found) {
+        // Told by a node that goes by another configuration by now.
+        let Some(api) = self.api_of(&found.lane) else { return };
         let ctx = &self.ctx;
         let mut accounts = ctx.accounts.borrow_mut();
         let ix = accounts.place(&found.lane.account);
@@ -66,9 +69,6 @@ impl Shard {
             ctx.tell(ix, MoreWork(found));
             return;
         }
-        let platform = self.ctx.plan.platforms.get(&found.lane.account.platform);
-        let api = platform.and_then(|platform| platform.api(found.lane.api.as_str()));
-        let Some((api, _)) = api else { return };
         let State::Resting(rest) = &mut entry.state else { return };
         if rest.note(api, found.lane.priority, found.count, found.all) {
             let now = self.ctx.clock.now();
@@ -87,10 +87,12 @@ impl Shard {
                 accounts.forget(ix);
                 return;
             }
+            let platform = Arc::clone(&rest.platform);
             let rest = std::mem::replace(
                 &mut **rest,
                 super::accounts::Rest {
                     version: 0,
+                    platform,
                     record: Box::default(),
                     since: At(0),
                     lanes: Box::default(),
@@ -104,13 +106,13 @@ impl Shard {
         self.start_throttle(ix, start);
     }
 
-    fn start_throttle(&mut self, ix: Ix, start: Start) {
+    pub(super) fn start_throttle(&mut self, ix: Ix, start: Start) {
         let incarnation = self.ctx.incarnation();
         let mut accounts = self.ctx.accounts.borrow_mut();
         let Some(entry) = accounts.get_mut(ix) else { return };
         let key = entry.key.clone();
-        let Some(platform) = self.ctx.plan.platforms.get(&key.platform) else {
-            // The node only sends work of platforms it knows.
+        let Some(platform) = self.ctx.platform(&key.platform) else {
+            // Removed since its work was told.
             accounts.forget(ix);
             return;
         };
@@ -140,7 +142,10 @@ impl Shard {
             };
             self.start_throttle(ix, Start::Fresh);
             for found in found {
-                self.ctx.tell(ix, MoreWork(found));
+                // Its api may be gone since.
+                if self.serves(&found.lane) {
+                    self.ctx.tell(ix, MoreWork(found));
+                }
             }
         }
     }
@@ -304,13 +309,10 @@ impl Shard {
     /// Counts the stretches of calls of accounts that rest: they are not woken any more.
     fn tell_usage(&self) {
         let mut accounts = self.ctx.accounts.borrow_mut();
-        for entry in accounts.iter_mut() {
+        for (_, entry) in accounts.iter_mut() {
             let State::Resting(rest) = &mut entry.state else { continue };
             let Some(mut usage) = rest.usage.take() else { continue };
-            if let Some(platform) = self.ctx.plan.platforms.get(&entry.key.platform) {
-                let limits = &platform.of(&entry.key.account).limits;
-                usage.tell(&platform.name, limits, &self.ctx.totals);
-            }
+            usage.tell(&rest.platform.name, &rest.platform.limits, &self.ctx.totals);
         }
     }
 
@@ -389,14 +391,14 @@ impl Handler<AccountDied> for Shard {
         accounts.live -= 1;
         drop(accounts);
         let ix = died.ix;
-        ctx.run_later(restart.after, move |shard, _| {
+        ctx.run_later(restart.after, move |shard, ctx| {
             let restarting = {
                 let accounts = shard.ctx.accounts.borrow();
                 let state = accounts.get(ix).map(|entry| &entry.state);
                 matches!(state, Some(State::Restarting(_)))
             };
             if restarting && !shard.ctx.draining.get() {
-                shard.start_throttle(ix, Start::Restarted);
+                shard.restart(ix, ctx);
             }
         });
     }

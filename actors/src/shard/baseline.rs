@@ -1,13 +1,20 @@
-//! Whether a provider was crowded by our own calls, and how long one may have waited there uncounted.
+//! How much later than its guard a request may have arrived, as its answer shows.
 //!
-//! A guard says how long after its writing a request has certainly arrived. When hundreds of accounts are
-//! due at once, a provider may read a request later than that: it has the others to read first. It shows
-//! in the answer: an api that answers in 300 ms at its best, and took 380 ms in such a crowd, may have
-//! counted the call up to 80 ms late. Where that is more than the guard it stands in its place, never beyond
-//! the answer itself.
+//! A guard says how long after its writing a request has certainly arrived. The way to a provider can be more
+//! uneven than that, and when hundreds of accounts are due at once a provider reads a request late: it has
+//! the others to read first. Both show in the answer: an api that answers in 300 ms at its best, and took 380 ms
+//! now, may have counted the call up to 80 ms late. Where that is more than the guard it stands in its place,
+//! never beyond the answer itself.
 //!
-//! Outside a crowd an answer that takes longer says nothing of the sort, only that there was more to do:
-//! then the guard stands as it is, and an api of very uneven speed loses nothing.
+//! But an answer can also take longer because there was more to do. So what an answer is believed to show is
+//! bounded by [`UNEVEN_MAX`], which is what an api of very uneven speed loses at most per window; in a crowd of
+//! our own calls it is believed whole. A guard that was declared is what the user knows of the way: only in
+//! a crowd, of which the user cannot know, is it ever lengthened.
+//!
+//! The best answer seen is not the best there is. On a way whose delays are even in some range, there and
+//! back, the best of n answers lies about that range / sqrt(n) above it: so much is added. And where the first
+//! answers all come out of one crowd, the best of them is still no good: what they show is asked once more
+//! when it matters, with what has been learnt until then ([`Baselines::is_young`]).
 
 use std::collections::HashMap;
 
@@ -15,9 +22,17 @@ use tollgate_gate::{ApiIx, At, Span};
 
 use crate::ids::Slug;
 
-/// An answer's time counts for one to two of these: a provider that became slower for good is then taken
-/// as it is.
+/// An answer's time counts for one to two epochs: a provider that became slower for good is then taken as
+/// it is. An epoch has at least this length, and lasts until it has seen enough answers to know the best of
+/// them, within bounds.
 const EPOCH: Span = Span::from_secs(30);
+const EPOCH_MAX: Span = Span::from_secs(600);
+/// So long after the first answer the best may still be much better than what was seen.
+const YOUNG: Span = Span::from_secs(2);
+/// Of so many answers the best is near the best there is.
+const ENOUGH: u32 = 64;
+/// What an answer outside a crowd is believed to show of its request's way, at most.
+pub(crate) const UNEVEN_MAX: Span = Span::from_millis(100);
 /// Writings are counted in slices of this length, for about two seconds.
 const SLICE_US: i64 = 50_000;
 const SLICES: usize = 40;
@@ -26,12 +41,61 @@ const SLICES: usize = 40;
 const CROWD: u32 = 32;
 const CROWD_OF_SHARD_MIN: u32 = 8;
 
+/// What an answer shows of its request's way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Late {
+    /// By how much it may have arrived late.
+    pub(crate) by: Span,
+    /// Whether it was written in a crowd.
+    pub(crate) in_crowd: bool,
+}
+
+/// Answers of one epoch.
+#[derive(Debug, Clone, Copy)]
+struct Answers {
+    count: u32,
+    /// Least time that one took.
+    best: Span,
+    /// By how much the slowest was slower than the best then known, bounded.
+    uneven: Span,
+}
+
+impl Answers {
+    const NONE: Self = Self { count: 0, best: Span(u64::MAX), uneven: Span::ZERO };
+}
+
 #[derive(Debug)]
-struct Best {
+struct Epochs {
+    /// The first answer, or the first after a long silence.
+    first: At,
     since: At,
-    /// Least time of this epoch and of the one before.
-    now: Span,
-    before: Span,
+    now: Answers,
+    before: Answers,
+}
+
+impl Epochs {
+    fn advance(&mut self, at: At) {
+        let age = at.since(self.since);
+        let enough = self.now.count >= ENOUGH;
+        if age >= EPOCH_MAX || (age >= EPOCH && enough) {
+            let silent = age >= EPOCH_MAX.times(2);
+            if silent {
+                self.first = at;
+            }
+            // After a long silence the epoch before is too old to count.
+            self.before = if silent { Answers::NONE } else { self.now };
+            self.now = Answers::NONE;
+            self.since = at;
+        }
+    }
+
+    /// By how much an answer that took so long was slower than the best there is.
+    fn slower(&self, took: Span) -> Span {
+        let best = self.now.best.min(self.before.best).min(took);
+        let count = self.now.count.saturating_add(self.before.count).max(1);
+        let unknown = (UNEVEN_MAX.0 * UNEVEN_MAX.0 / u64::from(count)).isqrt();
+        Span((took.0 - best.0 + unknown).min(took.0))
+    }
 }
 
 /// How many requests were written, by slice: the slice's number and the count.
@@ -62,13 +126,12 @@ impl Writings {
     }
 }
 
-/// Times to the first byte at their best, per api, and writings per platform; as many as there are of
-/// those.
+/// Times to the first byte, per api, and writings per platform; as many as there are of those.
 #[derive(Debug)]
 pub(crate) struct Baselines {
     /// From so many writings of this shard on it is a crowd.
     crowd: u32,
-    best: HashMap<(Slug, ApiIx), Best>,
+    answers: HashMap<(Slug, ApiIx), Epochs>,
     writings: HashMap<Slug, Writings>,
 }
 
@@ -77,7 +140,17 @@ impl Baselines {
     pub(crate) fn new(shards: usize) -> Self {
         let shards = u32::try_from(shards.max(1)).unwrap_or(u32::MAX);
         let crowd = (CROWD / shards).max(CROWD_OF_SHARD_MIN);
-        Self { crowd, best: HashMap::new(), writings: HashMap::new() }
+        Self { crowd, answers: HashMap::new(), writings: HashMap::new() }
+    }
+
+    /// The apis of a platform have other numbers from now on, or none.
+    pub(crate) fn renumber(&mut self, platform: &Slug, new: impl Fn(ApiIx) -> Option<ApiIx>) {
+        let before = std::mem::take(&mut self.answers);
+        let renumbered = before.into_iter().filter_map(|((of, api), best)| {
+            let api = if of == *platform { new(api)? } else { api };
+            Some(((of, api), best))
+        });
+        self.answers = renumbered.collect();
     }
 
     /// Notes that a request was written.
@@ -91,32 +164,53 @@ impl Baselines {
         writings.add(at);
     }
 
-    /// Notes an answer and tells by how much its request may have waited in a crowd.
+    /// By how much requests of an api have arrived late of late, as far as it is known: what a call without
+    /// an answer has to reckon with. At most [`UNEVEN_MAX`].
+    pub(crate) fn uneven(&self, platform: &Slug, api: ApiIx) -> Span {
+        let epochs = self.answers.get(&(platform.clone(), api));
+        epochs.map_or(Span::ZERO, |epochs| epochs.now.uneven.max(epochs.before.uneven))
+    }
+
+    /// Notes an answer and tells by how much its request may have arrived late: at most as long as it took.
     pub(crate) fn answered(
         &mut self,
         platform: &Slug,
         api: ApiIx,
         written: At,
         answered: At,
-    ) -> Span {
-        let took = answered.since(written);
-        let never = Span(u64::MAX);
-        let best = self.best.entry((platform.clone(), api)).or_insert(Best {
+    ) -> Late {
+        let epochs = self.answers.entry((platform.clone(), api)).or_insert(Epochs {
+            first: answered,
             since: answered,
-            now: never,
-            before: never,
+            now: Answers::NONE,
+            before: Answers::NONE,
         });
-        if answered.since(best.since) >= EPOCH {
-            // After a long silence the epoch before is too old to count.
-            let silent = answered.since(best.since) >= EPOCH.times(2);
-            best.before = if silent { never } else { best.now };
-            best.now = never;
-            best.since = answered;
+        epochs.advance(answered);
+        epochs.now.count = epochs.now.count.saturating_add(1);
+        epochs.now.best = epochs.now.best.min(answered.since(written));
+        let late = self.late(platform, api, written, answered);
+        let epochs = self.answers.get_mut(&(platform.clone(), api));
+        if let Some(epochs) = epochs.filter(|epochs| epochs.now.count >= ENOUGH) {
+            epochs.now.uneven = epochs.now.uneven.max(late.by.min(UNEVEN_MAX));
         }
-        best.now = best.now.min(took);
-        let slower = Span(took.0 - best.now.min(best.before).min(took).0);
+        late
+    }
+
+    /// By how much a request may have arrived late, as far as is known now: more than when it was answered, if
+    /// better answers have come since.
+    pub(crate) fn late(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Late {
+        let took = answered.since(written);
+        let epochs = self.answers.get(&(platform.clone(), api));
+        let slower = epochs.map_or(took, |epochs| epochs.slower(took));
         let around = self.writings.get(platform).map_or(0, |writings| writings.around(written));
-        if around >= self.crowd { slower } else { Span::ZERO }
+        let in_crowd = around >= self.crowd;
+        Late { by: if in_crowd { slower } else { slower.min(UNEVEN_MAX) }, in_crowd }
+    }
+
+    /// Whether the first answers of an api have only just come.
+    pub(crate) fn is_young(&self, platform: &Slug, api: ApiIx, now: At) -> bool {
+        let epochs = self.answers.get(&(platform.clone(), api));
+        epochs.is_some_and(|epochs| now.since(epochs.first) < YOUNG)
     }
 }
 
@@ -136,42 +230,89 @@ mod tests {
             baselines.written(&slug(), written);
         }
         let answered = written.plus(Span::from_millis(took_ms));
-        baselines.answered(&slug(), 0, written, answered).0 / 1000
+        baselines.answered(&slug(), 0, written, answered).by.0 / 1000
+    }
+
+    /// After so many answers that took so long that the best is as good as known.
+    fn known(shards: usize, took_ms: u64) -> Baselines {
+        let mut baselines = Baselines::new(shards);
+        for _ in 0..10_000 {
+            slower(&mut baselines, 0, took_ms, 0);
+        }
+        baselines
     }
 
     #[test]
-    fn in_a_crowd_what_exceeds_the_best_answer_of_late_counts_as_waiting() {
-        let mut baselines = Baselines::new(1);
-        assert_eq!(slower(&mut baselines, 0, 300, 40), 0, "nothing to compare with");
+    fn what_exceeds_the_best_answer_of_late_counts_within_bounds() {
+        let mut baselines = known(1, 300);
+        // What is not known of the best: 100 ms / sqrt(10,000), less a rounding.
         assert_eq!(slower(&mut baselines, 10, 380, 1), 80);
         assert_eq!(slower(&mut baselines, 20, 290, 1), 0);
         assert_eq!(slower(&mut baselines, 30, 300, 1), 10);
+        assert_eq!(slower(&mut baselines, 40, 900, 1), 100, "there may have been more to do");
+        assert_eq!(baselines.uneven(&slug(), 0), UNEVEN_MAX);
+        assert_eq!(baselines.uneven(&slug(), 1), Span::ZERO);
     }
 
     #[test]
-    fn without_a_crowd_a_slow_answer_is_just_slow() {
+    fn the_fewer_answers_the_less_is_their_best_believed() {
         let mut baselines = Baselines::new(1);
-        slower(&mut baselines, 0, 100, 1);
-        assert_eq!(slower(&mut baselines, 1000, 900, 1), 0);
+        let late: Vec<u64> = (0..25).map(|_| slower(&mut baselines, 0, 300, 1)).collect();
+        assert_eq!([late[0], late[3], late[24]], [100, 50, 20]);
+        assert_eq!(slower(&mut Baselines::new(1), 0, 40, 1), 40, "never later than its answer");
+    }
+
+    #[test]
+    fn in_a_crowd_it_counts_whole() {
+        let mut baselines = known(1, 100);
+        assert_eq!(slower(&mut baselines, 1000, 900, 1), 100);
         assert_eq!(slower(&mut baselines, 2000, 900, CROWD), 800);
-        assert_eq!(slower(&mut baselines, 2200, 900, 1), 0, "the crowd is gone");
+        assert_eq!(slower(&mut baselines, 2200, 900, 1), 100, "the crowd is gone");
     }
 
     #[test]
     fn a_shard_of_many_sees_its_part_of_the_crowd() {
-        let mut baselines = Baselines::new(2);
-        slower(&mut baselines, 0, 100, 1);
-        assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 0);
+        let mut baselines = known(2, 100);
+        assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 100);
         assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
     }
 
     #[test]
     fn a_provider_that_became_slower_for_good_is_taken_as_it_is_after_two_epochs() {
+        let mut baselines = known(1, 10);
+        for round in 0..10_000 {
+            let late = slower(&mut baselines, 31_000 + round / 1000, 510, 40);
+            assert_eq!(late, 500, "the epoch before counts");
+        }
+        assert_eq!(slower(&mut baselines, 62_000, 510, 40), 0);
+        assert_eq!(baselines.uneven(&slug(), 0), UNEVEN_MAX, "that of the epoch before");
+        assert_eq!(
+            slower(&mut baselines, 3_000_000, 900, 1),
+            100,
+            "after a silence it starts anew"
+        );
+    }
+
+    #[test]
+    fn what_is_learnt_after_an_answer_counts_against_it() {
         let mut baselines = Baselines::new(1);
-        slower(&mut baselines, 0, 10, 40);
-        let still = slower(&mut baselines, 31_000, 500, 40);
-        assert_eq!(still, 490, "the epoch before still counts");
-        assert_eq!(slower(&mut baselines, 62_000, 500, 40), 0);
-        assert_eq!(slower(&mut baselines, 300_000, 900, 40), 0, "after a silence it starts anew");
+        let written = START.plus(Span::from_millis(5));
+        let answered = written.plus(Span::from_millis(80));
+        slower(&mut baselines, 0, 75, CROWD);
+        assert!(slower(&mut baselines, 5, 80, 0) < 80);
+        for _ in 0..10_000 {
+            slower(&mut baselines, 900, 2, 0);
+        }
+        assert_eq!(baselines.late(&slug(), 0, written, answered).by.0 / 1000, 78);
+        assert!(baselines.is_young(&slug(), 0, START.plus(YOUNG)));
+        assert!(!baselines.is_young(&slug(), 0, answered.plus(YOUNG)));
+    }
+
+    #[test]
+    fn an_api_that_is_seldom_called_keeps_its_best_for_longer() {
+        let mut baselines = known(1, 10);
+        assert_eq!(slower(&mut baselines, 5_000, 40, 1), 30);
+        assert_eq!(slower(&mut baselines, 40_000, 40, 1), 30);
+        assert_eq!(slower(&mut baselines, 400_000, 40, 1), 30);
     }
 }

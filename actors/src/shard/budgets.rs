@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use actix::prelude::*;
-use tollgate_gate::{At, PermitId, Sent, Span};
+use tollgate_gate::{At, LimitSet, PermitId, Sent, Span};
 
 use super::accounts::State as AccountState;
 use super::actor::Shard;
@@ -74,17 +74,13 @@ impl Ctx {
         }
     }
 
-    /// The same of an answer whose request may have waited at a crowded provider: `slower` than others, and
-    /// `margin` more to be sure. Only what a budget's guard does not cover moves its stamp.
-    pub(crate) fn tell_budgets_slower(&self, id: PermitId, slower: Span, margin: Span) {
-        let mut running = self.running.borrow_mut();
-        let Some(running) = running.get_mut(&id) else { return };
-        let Some(written) = running.written else { return };
-        for grant in &mut running.grants {
-            let covered = grant.key().limits().guard_min();
-            let beyond = Span((slower.0 + margin.0).saturating_sub(covered.0));
-            grant.tell(Told::Unwritten);
-            grant.tell(Told::Written(written.plus(beyond)));
+    /// The same where it depends on a budget's limits.
+    pub(crate) fn tell_budgets_each(&self, id: PermitId, told: impl Fn(&LimitSet) -> Told) {
+        if let Some(running) = self.running.borrow_mut().get_mut(&id) {
+            for grant in &mut running.grants {
+                let told = told(grant.key().limits());
+                grant.tell(told);
+            }
         }
     }
 }
@@ -101,10 +97,10 @@ pub(super) fn tell_of_orphan(grants: &mut [Grant], told: Told) {
 impl Shard {
     /// Starts a budget's actor.
     fn start_budget(&self, key: BudgetKey, restarted: bool) -> Option<State> {
-        let platform = self.ctx.plan.platforms.get(key.platform())?;
+        let platform = self.ctx.platform(key.platform())?;
         let incarnation = self.ctx.incarnation();
         let shard = Rc::clone(&self.ctx);
-        let budget = Budget::new(shard, key, platform.clone(), incarnation, restarted);
+        let budget = Budget::new(shard, key, platform, incarnation, restarted);
         Some(State::Live { addr: budget.start(), incarnation, sent: 0 })
     }
 

@@ -29,10 +29,10 @@ use crate::collector::{Item, Order, Outcome, Slot};
 use crate::health::{self, BackHealth, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
-use crate::ids::{AccountKey, Seq};
+use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
-use crate::plan::Plan;
+use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
 use crate::store::Store;
 use crate::telemetry::{self, Meters, PlatformMeters, Totals};
@@ -40,14 +40,17 @@ use crate::throttle::messages::{Reported, SlotFree};
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
 const FREE_COLLECTORS_MAX: usize = 256;
+/// So many small bodies may be on their way into the store for each slot, with their calls over. What is
+/// called meanwhile and cannot be stored in the end is called again, so there is a bound beside memory's.
+pub(crate) const LANDINGS_PER_SLOT: usize = 3;
 /// High bits of a permit's number say which shard gave it.
 const PERMIT_SHARD_SHIFT: u32 = 48;
 
 /// What a node gives every shard.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    /// The configuration.
-    pub plan: Arc<Plan>,
+    /// The configuration in force.
+    pub plan: InForce,
     /// The one clock.
     pub clock: Clock,
     /// Where fetches wait.
@@ -60,6 +63,8 @@ pub struct Shared {
     pub totals: Arc<Totals>,
     /// Attempts in flight over all shards.
     pub slots: Arc<Semaphore>,
+    /// Attempts whose calls are over and whose small bodies are held until they are stored.
+    pub landings: Arc<Semaphore>,
     /// One fetch at a time that was in flight at two crashes already.
     pub alone: Arc<Semaphore>,
     /// Whether the store takes bodies.
@@ -158,7 +163,7 @@ pub(crate) struct Running {
 /// One shard's share of a node.
 pub struct Context {
     pub(crate) shard: u16,
-    pub(crate) plan: Arc<Plan>,
+    plan: RefCell<Arc<Plan>>,
     pub(crate) clock: Clock,
     pub(crate) queue: Arc<dyn Queue>,
     pub(crate) ledger: Arc<dyn Ledger>,
@@ -175,12 +180,13 @@ pub struct Context {
     /// The budgets whose shard this is.
     pub(crate) budgets: RefCell<Table>,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) meters: Meters,
+    meters: RefCell<Meters>,
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
     leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
+    landings: Arc<Semaphore>,
     slot_waiters: RefCell<VecDeque<(Ix, u64)>>,
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
@@ -198,11 +204,12 @@ impl fmt::Debug for Context {
 
 impl Context {
     pub(crate) fn new(shard: u16, shared: Shared, transport: Rc<dyn Transport>) -> Rc<Self> {
+        let plan = shared.plan.get();
         Rc::new(Self {
             shard,
-            meters: Meters::new(&shared.plan),
-            baselines: RefCell::new(Baselines::new(shared.plan.collect.shards)),
-            plan: shared.plan,
+            meters: RefCell::new(Meters::new(&plan)),
+            baselines: RefCell::new(Baselines::new(plan.collect.shards)),
+            plan: RefCell::new(plan),
             clock: shared.clock,
             queue: shared.queue,
             ledger: shared.ledger,
@@ -222,6 +229,7 @@ impl Context {
             faults: Faults,
             leaving: RefCell::default(),
             slots: shared.slots,
+            landings: shared.landings,
             slot_waiters: RefCell::default(),
             slot_asked: Cell::new(false),
             free: RefCell::default(),
@@ -230,6 +238,37 @@ impl Context {
             next_permit: Cell::new(1),
             next_incarnation: Cell::new(1),
         })
+    }
+
+    /// The configuration that this shard goes by.
+    pub(crate) fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.plan.borrow())
+    }
+
+    /// A platform as this shard goes by it.
+    pub(crate) fn platform(&self, name: &Slug) -> Option<Arc<Platform>> {
+        self.plan.borrow().platforms.get(name).cloned()
+    }
+
+    /// Goes by another configuration from now on, and returns the one until now. Accounts are the shard's to tell.
+    pub(crate) fn go_by(&self, plan: Arc<Plan>) -> Arc<Plan> {
+        let before = self.plan();
+        let mut baselines = self.baselines.borrow_mut();
+        for (name, old) in &before.platforms {
+            if let Some(new) = plan.platforms.get(name).filter(|new| !Arc::ptr_eq(old, new)) {
+                baselines.renumber(name, |api| {
+                    let name = &old.apis.get(usize::from(api))?.name;
+                    new.api(name.as_str()).map(|(number, _)| number)
+                });
+            }
+        }
+        *self.meters.borrow_mut() = Meters::new(&plan);
+        self.plan.replace(plan)
+    }
+
+    /// The series of a platform that is declared.
+    pub(crate) fn meters_of(&self, platform: &Slug) -> Rc<PlatformMeters> {
+        self.meters.borrow().of(platform)
     }
 
     /// Why no account may be given a permit now, if that is so.
@@ -311,6 +350,11 @@ impl Context {
             actix_rt::spawn(Rc::clone(self).hand_out_slots());
         }
         None
+    }
+
+    /// A place for an attempt that only has its body to store, if one is free.
+    pub(crate) fn landing(&self) -> Option<Slot> {
+        Arc::clone(&self.landings).try_acquire_owned().ok().map(Slot::new)
     }
 
     async fn hand_out_slots(self: Rc<Self>) {
@@ -471,7 +515,7 @@ pub(crate) struct Attempt {
     pub(crate) tries: Tries,
     pub(crate) slot: Slot,
     pub(crate) alone: Option<OwnedSemaphorePermit>,
-    pub(crate) platform: Arc<crate::plan::Platform>,
+    pub(crate) platform: Arc<Platform>,
     pub(crate) api: u16,
     pub(crate) meters: Rc<PlatformMeters>,
     pub(crate) grants: Vec<Grant>,

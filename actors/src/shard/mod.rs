@@ -10,6 +10,7 @@ mod baseline;
 mod budgets;
 pub mod context;
 pub mod permit;
+mod reload;
 
 pub use actor::Shard;
 
@@ -43,6 +44,12 @@ pub struct LookAgain;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct HoldsChanged(pub Vec<crate::holds::Scope>);
+
+/// Sent by the node: another configuration is in force. The reply means that each account of the shard decides by it
+/// from its next decision on. Repeats are harmless.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reload(pub(crate) std::sync::Arc<crate::plan::Plan>);
 
 /// Sent by the node: give no more permits. The reply comes when nothing is in flight and the last records
 /// are written, or when `within` has passed; then calls still in flight are dropped.

@@ -3,7 +3,8 @@
 //! The bound is cut into two pools of whole shares, each first come, first served:
 //!
 //! - a *small share* covers a body from its first byte until it is stored or outgrows
-//!   [`INLINE_BYTES_MAX`];
+//!   [`INLINE_BYTES_MAX`]; of one that is whole and waits for the store, only what it still holds
+//!   stays counted;
 //! - a *streaming share* covers a larger one: the part being filled, the part being put, the
 //!   codecs.
 //!
@@ -36,11 +37,17 @@ pub(super) const SMALL_SHARE_BYTES: u64 = 64 * 1024;
 /// that is a share for each attempt, so a small answer never waits for large ones.
 const SMALL_POOL_PARTS: u64 = 4;
 
+/// Small shares are counted in units of so many bytes: a whole body keeps as many as it needs.
+const UNIT_BYTES: u64 = 1024;
+const SMALL_SHARE_UNITS: u32 = (SMALL_SHARE_BYTES / UNIT_BYTES) as u32;
+/// What a whole small body needs beside its bytes until it is stored: its key, its manifest, a request.
+const LANDING_BYTES: u64 = 3 * 1024;
+
 /// The node's bound on bytes of bodies, shared by all shards.
 #[derive(Debug)]
 pub(super) struct Budget {
     small: Arc<Semaphore>,
-    small_shares: u64,
+    small_units: u64,
     stream: Arc<Semaphore>,
     stream_shares: u64,
     stream_share_bytes: u64,
@@ -49,7 +56,17 @@ pub(super) struct Budget {
 /// Leave to hold bytes of one body; its drop gives them back.
 #[derive(Debug)]
 pub(super) struct Share {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Share {
+    /// Of a small share: gives back what a body of so many bytes, all of which are there, does not need
+    /// until it is stored.
+    pub(super) fn shrink(&mut self, bytes: usize) {
+        let units = (bytes as u64 + LANDING_BYTES).div_ceil(UNIT_BYTES);
+        let spare = (self.permit.num_permits() as u64).saturating_sub(units);
+        drop(self.permit.split(usize::try_from(spare).unwrap_or(0)));
+    }
 }
 
 impl Budget {
@@ -63,12 +80,12 @@ impl Budget {
             return Err(OpenError::Budget { given: bytes_max, least });
         }
         let small_bytes = (bytes_max / SMALL_POOL_PARTS).min(bytes_max - stream_share_bytes);
-        let small_shares = pool(small_bytes / SMALL_SHARE_BYTES);
-        let left = bytes_max - small_shares * SMALL_SHARE_BYTES;
+        let small_units = pool(small_bytes / UNIT_BYTES).max(u64::from(SMALL_SHARE_UNITS));
+        let left = bytes_max - small_units * UNIT_BYTES;
         let stream_shares = pool(left / stream_share_bytes);
         Ok(Self {
-            small: Arc::new(Semaphore::new(small_shares as usize)),
-            small_shares,
+            small: Arc::new(Semaphore::new(small_units as usize)),
+            small_units,
             stream: Arc::new(Semaphore::new(stream_shares as usize)),
             stream_shares,
             stream_share_bytes,
@@ -77,22 +94,22 @@ impl Budget {
 
     /// Waits for a small share. Dropping the future leaves the queue.
     pub(super) async fn small(&self) -> Share {
-        take(&self.small).await
+        take(&self.small, SMALL_SHARE_UNITS).await
     }
 
     /// Waits for a streaming share and then gives the small one back. Dropping the future leaves
     /// the queue and gives the small share back.
     pub(super) async fn grow(&self, small: Share) -> Share {
-        let share = take(&self.stream).await;
+        let share = take(&self.stream, 1).await;
         drop(small);
         share
     }
 
     /// Bytes of the shares given out now.
     pub(super) fn taken_bytes(&self) -> u64 {
-        let small = self.small_shares - self.small.available_permits() as u64;
+        let small = self.small_units - self.small.available_permits() as u64;
         let stream = self.stream_shares - self.stream.available_permits() as u64;
-        small * SMALL_SHARE_BYTES + stream * self.stream_share_bytes
+        small * UNIT_BYTES + stream * self.stream_share_bytes
     }
 }
 
@@ -101,7 +118,7 @@ fn pool(shares: u64) -> u64 {
     shares.clamp(1, Semaphore::MAX_PERMITS as u64)
 }
 
-async fn take(pool: &Arc<Semaphore>) -> Share {
-    let permit = Arc::clone(pool).acquire_owned().await.expect("nobody closes the budget");
-    Share { _permit: permit }
+async fn take(pool: &Arc<Semaphore>, permits: u32) -> Share {
+    let permit = Arc::clone(pool).acquire_many_owned(permits).await;
+    Share { permit: permit.expect("nobody closes the budget") }
 }

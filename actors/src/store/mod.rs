@@ -271,6 +271,15 @@ impl Store {
         Self::new(Arc::new(InMemory::new()), FILE_PART_BYTES, None, None, buffer_bytes_max)
     }
 
+    /// Objects in memory, each put of which takes so long.
+    #[cfg(test)]
+    pub(crate) fn slow(put: std::time::Duration) -> Self {
+        use object_store::throttle::{ThrottleConfig, ThrottledStore};
+        let config = ThrottleConfig { wait_put_per_call: put, ..ThrottleConfig::default() };
+        let objects = Arc::new(ThrottledStore::new(InMemory::new(), config));
+        Self::new(objects, FILE_PART_BYTES, None, None, 1 << 30).expect("room for a body")
+    }
+
     fn new(
         objects: Arc<dyn ObjectStore>,
         part_bytes: usize,

@@ -93,6 +93,16 @@ impl Sink {
         Ok(())
     }
 
+    /// Whether the body, all of which has been written, is held in memory as a whole. From then on only what
+    /// it holds is counted, and it needs nothing of its provider any more.
+    pub fn is_held(&mut self) -> bool {
+        let State::Small { held, share } = &mut self.state else { return false };
+        if let Some(share) = share {
+            share.shrink(held.len());
+        }
+        true
+    }
+
     /// Stores the body: when this returns, the object is there (and on stable storage, if the store
     /// was opened with `fsync`).
     ///

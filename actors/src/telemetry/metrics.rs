@@ -6,7 +6,7 @@
 //! platforms, apis, codes, classes and kinds: bounded by the configuration and the code, and never an account, an
 //! id, a key or a URL. The table of them is in `docs/metrics.md`; a test compares the two.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::rc::Rc;
@@ -134,7 +134,7 @@ metrics! {
     NATS_CONNECTED: Gauge "tollgate_nats_connected" in "0 or 1" by [], NO_BUCKETS,
         "1 while the connection to NATS stands; absent without NATS";
     SLOTS: Gauge "tollgate_slots" in "attempts" by [], NO_BUCKETS,
-        "attempts that may be in flight at once: `collect.concurrency`";
+        "attempts that may be in flight at once, small bodies that are only stored not counted: `collect.concurrency`";
     SLOTS_OPEN: Gauge "tollgate_slots_open" in "attempts" by [], NO_BUCKETS,
         "how many of those are free; 0 for long means that `collect.concurrency` is the limit";
     BUFFERED: Gauge "tollgate_buffered_bytes" in "bytes" by [], NO_BUCKETS,
@@ -147,6 +147,10 @@ metrics! {
         "accounts that have an actor";
     RESTING: Gauge "tollgate_accounts_resting" in "accounts" by [], NO_BUCKETS,
         "accounts that are a record and a deadline; counted every 5 s";
+    CONFIG_GENERATION: Gauge "tollgate_config_generation" in "configurations" by [], NO_BUCKETS,
+        "configurations that were in force since the process began, the one of now included: 1, and one more for each reload that changed something";
+    CONFIG_RELOADS: Counter "tollgate_config_reloads_total" in "reloads" by ["kind"], NO_BUCKETS,
+        "times the configuration was read anew while running: `applied`, `unchanged`, or `refused` for its mistakes";
     BUILD: Gauge "tollgate_build_info" in "1" by ["version"], NO_BUCKETS,
         "always 1; says which version runs";
 }
@@ -234,6 +238,8 @@ impl Meters {
 pub(crate) struct PlatformMeters {
     name: Slug,
     apis: Box<[ApiMeters]>,
+    /// Counts for apis that are no longer declared; there once it is needed.
+    gone: OnceCell<Box<ApiMeters>>,
     in_flight: Gauge,
     lapsed: Counter,
     lateness: Histogram,
@@ -244,7 +250,7 @@ pub(crate) struct PlatformMeters {
 }
 
 struct ApiMeters {
-    name: Slug,
+    name: Box<str>,
     permits: Counter,
     done: Counter,
     bytes: Counter,
@@ -252,6 +258,23 @@ struct ApiMeters {
     attempts: [Counter; CLASSES.len()],
     answers: [Counter; STATUSES.len()],
 }
+
+impl ApiMeters {
+    fn new(p: &str, a: &str) -> Self {
+        Self {
+            name: a.into(),
+            permits: PERMITS.counter(&[p, a]),
+            done: DONE.counter(&[p, a]),
+            bytes: BODY_BYTES.counter(&[p, a]),
+            objects: OBJECTS.counter(&[p, a]),
+            attempts: CLASSES.map(|class| ATTEMPTS.counter(&[p, a, class])),
+            answers: STATUSES.map(|class| ANSWERS_BY_STATUS.counter(&[p, a, class])),
+        }
+    }
+}
+
+/// The label of apis that were removed while a call of theirs was in flight; no api can be called that.
+const API_GONE: &str = "(gone)";
 
 /// How attempts end, and what was answered.
 const CLASSES: [&str; 8] =
@@ -267,21 +290,11 @@ impl fmt::Debug for PlatformMeters {
 impl PlatformMeters {
     fn new<'a>(platform: &Slug, apis: impl Iterator<Item = &'a Slug>) -> Self {
         let p = platform.as_str();
-        let apis = apis.map(|api| {
-            let a = api.as_str();
-            ApiMeters {
-                name: api.clone(),
-                permits: PERMITS.counter(&[p, a]),
-                done: DONE.counter(&[p, a]),
-                bytes: BODY_BYTES.counter(&[p, a]),
-                objects: OBJECTS.counter(&[p, a]),
-                attempts: CLASSES.map(|class| ATTEMPTS.counter(&[p, a, class])),
-                answers: STATUSES.map(|class| ANSWERS_BY_STATUS.counter(&[p, a, class])),
-            }
-        });
+        let apis = apis.map(|api| ApiMeters::new(p, api.as_str()));
         Self {
             name: platform.clone(),
             apis: apis.collect(),
+            gone: OnceCell::new(),
             in_flight: IN_FLIGHT.gauge(&[p]),
             lapsed: LAPSED.counter(&[p]),
             lateness: LATENESS.histogram(&[p]),
@@ -293,7 +306,13 @@ impl PlatformMeters {
     }
 
     fn api(&self, api: u16) -> &ApiMeters {
-        &self.apis[usize::from(api)]
+        match self.apis.get(usize::from(api)) {
+            Some(meters) => meters,
+            // Removed while a call of it was in flight.
+            None => {
+                self.gone.get_or_init(|| Box::new(ApiMeters::new(self.name.as_str(), API_GONE)))
+            }
+        }
     }
 
     /// A permit is given.
@@ -351,9 +370,9 @@ impl PlatformMeters {
 
     pub(super) fn dead(&self, api: u16, code: Code) {
         let mut dead = self.dead.borrow_mut();
-        let count = dead.entry((api, code)).or_insert_with(|| {
-            DEAD.counter(&[self.name.as_str(), self.api(api).name.as_str(), code.id()])
-        });
+        let count = dead
+            .entry((api, code))
+            .or_insert_with(|| DEAD.counter(&[self.name.as_str(), &self.api(api).name, code.id()]));
         count.increment(1);
     }
 

@@ -22,16 +22,19 @@ pub use totals::{Count, LimitUse, Summary, Totals};
 
 use std::time::Duration;
 
-use tollgate_gate::{At, Span};
+use jiff::Timestamp;
+use tollgate_gate::{At, Change, Span};
 
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer};
-use crate::ids::{AccountKey, LaneKey};
+use crate::config::Mistake;
+use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
+use crate::reload::Applied;
 use crate::supervise::Restart;
 use crate::throttle::Next;
 
@@ -46,6 +49,88 @@ pub fn node_started(name: &str, shards: usize, platforms: usize, accounts_limits
         version = env!("CARGO_PKG_VERSION"),
         "node started"
     );
+}
+
+/// What a reload changes of a limit. `known_s`: how far back the calls are known that it counts; nothing: all.
+pub(crate) fn limit_changed(platform: &Slug, change: &Change, counts_from: Option<Timestamp>) {
+    tracing::info!(
+        event = "limit_changed",
+        platform = %platform,
+        api = change.api.as_deref(),
+        limit = %change.name,
+        change = change.kind.as_str(),
+        counts_from = counts_from.map(tracing::field::display),
+        "limit changed"
+    );
+}
+
+/// Another configuration is in force.
+pub(crate) fn config_reloaded(config: &str, applied: &Applied, took: Duration) {
+    metrics::CONFIG_RELOADS.counter(&["applied"]).increment(1);
+    metrics::CONFIG_GENERATION.gauge(&[]).increment(1);
+    tracing::info!(
+        event = "config_reloaded",
+        config,
+        platforms_changed = applied.platforms_changed,
+        platforms_added = applied.platforms_added,
+        platforms_removed = applied.platforms_removed,
+        limits_changed = applied.limits_changed,
+        took_ms = ms(took),
+        "configuration reloaded"
+    );
+}
+
+/// The configuration was read anew and says nothing new.
+pub(crate) fn config_unchanged() {
+    metrics::CONFIG_RELOADS.counter(&["unchanged"]).increment(1);
+    tracing::info!(event = "config_unchanged", "configuration read, nothing changes");
+}
+
+/// One mistake of a configuration that was read anew; the one before stays in force.
+pub(crate) fn config_mistake(mistake: &Mistake) {
+    tracing::error!(
+        event = "config_mistake",
+        code = %mistake.code,
+        file = mistake.file.as_str(),
+        line = mistake.line,
+        key = mistake.key.as_str(),
+        reason = mistake.message.as_str(),
+        hint = mistake.hint.as_deref(),
+        "mistake in the configuration"
+    );
+}
+
+/// A configuration that was read anew has mistakes.
+pub(crate) fn config_refused(mistakes: usize) {
+    metrics::CONFIG_RELOADS.counter(&["refused"]).increment(1);
+    tracing::error!(
+        event = "config_refused",
+        mistakes,
+        "configuration refused, the one before stays in force"
+    );
+}
+
+/// What a configuration that was read anew allows and probably does not mean.
+pub(crate) fn config_warning(warning: &str) {
+    tracing::warn!(event = "config_warning", warning, "warning about the configuration");
+}
+
+/// A key was changed that is read at the start only.
+pub(crate) fn config_needs_restart(key: &str) {
+    tracing::warn!(
+        event = "config_needs_restart",
+        code = %Code::RestartNeeded,
+        key,
+        "changed, and in force only after a restart"
+    );
+}
+
+/// There from the start, so that what grows can be seen.
+pub(crate) fn config_in_force() {
+    metrics::CONFIG_GENERATION.gauge(&[]).set(1);
+    for kind in ["applied", "unchanged", "refused"] {
+        metrics::CONFIG_RELOADS.counter(&[kind]).increment(0);
+    }
 }
 
 /// A node stops taking and lets calls in flight end.

@@ -16,6 +16,7 @@ mod nodes;
 mod once;
 mod oracle;
 mod panics;
+mod reload;
 mod resting;
 mod retries;
 mod seams;
@@ -43,7 +44,7 @@ use crate::plan::Plan;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Appended, NewFetch, Queue};
 use crate::shard::context::{Shared, StoreHealth};
-use crate::shard::{Found, Look, Looks, Shard, Work};
+use crate::shard::{Found, Look, Looks, Reload, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::Totals;
 
@@ -149,12 +150,13 @@ impl Rig {
             store,
             totals: Arc::new(Totals::default()),
             slots: Arc::new(Semaphore::new(plan.collect.concurrency)),
+            landings: Arc::new(Semaphore::new(plan.collect.concurrency)),
             alone: Arc::new(Semaphore::new(1)),
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
             back_health: Arc::default(),
             peers: Arc::default(),
-            plan,
+            plan: crate::plan::InForce::new(plan),
         };
         let calls = log.clone();
         let wire = Scripted::new(clock, move |seen| {
@@ -181,6 +183,14 @@ impl Rig {
             calls.push(called(seen));
             script(seen)
         });
+    }
+
+    /// Another configuration is in force when this returns, as after a reload by the node.
+    pub(super) async fn reload(&self, setup: &Setup) {
+        let plan = Arc::new(plan(setup));
+        self.shard.send(Reload(Arc::clone(&plan))).await.unwrap();
+        self.shared.plan.put(plan);
+        self.discover().await;
     }
 
     /// Puts a fetch into the queue.

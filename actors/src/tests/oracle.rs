@@ -47,9 +47,17 @@ impl Limit {
         }
     }
 
+    /// The length of its window in milliseconds, if it counts by time.
+    fn window(self) -> Option<u64> {
+        match self.rule {
+            Rule::Every(window) | Rule::Max(_, window) => Some(window),
+            Rule::Concurrent(_) => None,
+        }
+    }
+
     /// Whether a call of `api` may go at `now`, after these of its account.
-    fn allows(self, api: &str, now: u64, before: &[Call]) -> bool {
-        let mine = before.iter().filter(|call| !self.per_api || call.api == api);
+    fn allows<'a>(self, api: &str, now: u64, before: impl IntoIterator<Item = &'a Call>) -> bool {
+        let mine = before.into_iter().filter(|call| !self.per_api || call.api == api);
         let (max, taken) = match self.rule {
             Rule::Every(gap) => (1, mine.filter(|call| !self.has_left(call, gap, now)).count()),
             Rule::Max(max, window) => {
@@ -122,6 +130,104 @@ pub(super) fn assert_earliest(rig: &Rig, account: &str, limits: &[Limit], apis: 
             assert!(
                 left == 0 || !allowed,
                 "{account}: at {now} ms a call of {api} could go, the next came at {} ms; {limits:?}: {:#?}",
+                calls[made].begun,
+                &calls[..made]
+            );
+        }
+    }
+}
+
+/// Limits by name, and from when on they are in force.
+#[derive(Debug, Clone)]
+pub(super) struct Phase {
+    pub(super) from: u64,
+    pub(super) limits: Vec<(String, Limit)>,
+}
+
+/// Which calls each limit of a phase does not know any more: a bit for each, by their places.
+type Forgotten = Vec<u64>;
+
+impl Phase {
+    /// What the limits of this phase do not know of the calls before it. One of the same name remembers; a new one
+    /// takes over from the limit that counted the same calls for longest.
+    fn forgotten(&self, before: &Self, known: &Forgotten, calls: &[Call]) -> Forgotten {
+        assert!(calls.len() <= 64, "a bit for each call");
+        let final_by_now =
+            |call: &Call| call.answered.or(call.ended).is_some_and(|at| at <= self.from);
+        let of = |(name, limit): &(String, Limit)| {
+            let dated = before.limits.iter().enumerate();
+            let dated = dated.filter(|(_, (_, old))| old.window().is_some());
+            let same = dated.clone().find(|(_, (old, _))| old == name);
+            let source = same.or_else(|| {
+                let counted = dated.filter(|(_, (_, old))| old.per_api || !limit.per_api);
+                // Of equal ones the first.
+                counted.rev().max_by_key(|(_, (_, old))| old.window())
+            });
+            let gone = |place: usize, call: &Call| match source {
+                _ if !final_by_now(call) => false,
+                None => true,
+                Some((at, (_, old))) => {
+                    is_in(known[at], place)
+                        || old.window().is_none_or(|w| old.has_left(call, w, self.from))
+                }
+            };
+            let places = calls.iter().enumerate().filter(|(place, call)| gone(*place, call));
+            places.fold(0, |bits, (place, _)| bits | 1 << place)
+        };
+        self.limits.iter().map(of).collect()
+    }
+
+    fn allows(&self, api: &str, now: u64, before: &[Call], forgotten: &Forgotten) -> bool {
+        self.limits.iter().zip(forgotten).all(|((_, limit), gone)| {
+            let gone = if limit.window().is_some() { *gone } else { 0 };
+            let known = before.iter().enumerate().filter(|(place, _)| !is_in(gone, *place));
+            limit.allows(api, now, known.map(|(_, call)| call))
+        })
+    }
+}
+
+fn is_in(bits: u64, place: usize) -> bool {
+    bits >> place & 1 == 1
+}
+
+/// As [`assert_earliest`], with limits that change: each call is judged by those in force when it went, and by all
+/// that they know of the calls before. In the millisecond of a change either will do.
+pub(super) fn assert_earliest_in(
+    rig: &Rig,
+    account: &str,
+    phases: &[Phase],
+    apis: &[(&str, usize)],
+) {
+    let seen = rig.wire.seen();
+    let own = seen.iter().filter(|seen| account_of(seen) == account);
+    let calls: Vec<Call> = own.map(|seen| Call::of(rig, seen)).collect();
+    assert_eq!(calls.len(), apis.iter().map(|(_, count)| count).sum::<usize>(), "each called once");
+    let (mut made, mut at, mut forgotten) = (0, 0, vec![0; phases[0].limits.len()]);
+    for now in 0..=calls.last().map_or(0, |last| last.begun) {
+        let changes = phases.get(at + 1).is_some_and(|next| next.from == now);
+        let before = (&phases[at], forgotten.clone());
+        if changes {
+            forgotten = phases[at + 1].forgotten(&phases[at], &forgotten, &calls[..made]);
+            at += 1;
+        }
+        let (phase, either) = (&phases[at], changes.then_some(before));
+        while calls.get(made).is_some_and(|call| call.begun == now) {
+            let call = &calls[made];
+            let allowed = |phase: &Phase, gone| phase.allows(&call.api, now, &calls[..made], gone);
+            assert!(
+                allowed(phase, &forgotten) || either.as_ref().is_some_and(|(p, g)| allowed(p, g)),
+                "{account}: call {made} at {now} ms is too early for {phase:?}, which does not know \
+                 {forgotten:?}: {:#?}",
+                &calls[..=made]
+            );
+            made += 1;
+        }
+        for (api, count) in apis {
+            let left = count - calls[..made].iter().filter(|call| call.api == *api).count();
+            assert!(
+                left == 0 || changes || !phase.allows(api, now, &calls[..made], &forgotten),
+                "{account}: at {now} ms a call of {api} could go, the next came at {} ms; {phase:?} \
+                 does not know {forgotten:?}: {:#?}",
                 calls[made].begun,
                 &calls[..made]
             );

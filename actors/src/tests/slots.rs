@@ -73,3 +73,21 @@ fn a_slot_that_came_for_an_account_without_work_left_goes_on_to_the_next() {
         assert_eq!(rig.dead().await, [("too late".into(), "TG0114".into())]);
     });
 }
+
+#[test]
+fn a_slow_store_holds_up_no_calls_until_its_places_are_taken_too() {
+    paused(|| async {
+        let mut setup = limits("").concurrency(2);
+        // Object and manifest: two seconds for each fetch.
+        setup.store = Some(Store::slow(secs(1)));
+        let rig = Rig::start(setup, |_| Reply::ok("{}").head_after(ms(100)));
+        for number in 0..6 {
+            rig.put(&format!("x{number}"), "a", &format!("f{number}")).await;
+        }
+        rig.all_end(secs(60)).await;
+        let times: Vec<u64> = (0..6).flat_map(|n| rig.times_of(&format!("f{n}"))).collect();
+        // Two slots and, in these tests, as many places for what is only stored: the second pair finds those
+        // taken, and keeps its slots until it is stored.
+        assert_eq!(times, [0, 0, 100, 100, 2200, 2200]);
+    });
+}

@@ -7,6 +7,7 @@ mod hearing;
 mod letting;
 mod opening;
 mod reading;
+mod reloading;
 mod resting;
 
 use std::collections::HashMap;
@@ -16,11 +17,11 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
-use tollgate_gate::{At, PermitId};
+use tollgate_gate::{At, Charged, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
-use super::messages::{FromBudget, LookAgain, MoreWork, Reported, SlotFree};
+use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
 use crate::budget::Grant;
 use crate::collector::{Item, Slot};
@@ -87,6 +88,14 @@ struct Flight {
     suspect: bool,
 }
 
+/// A call charged by its answer when little was known of its api.
+#[derive(Debug)]
+struct Doubted {
+    charged: Charged,
+    /// Its true stamp.
+    written: At,
+}
+
 /// Owner of one account's gate and lanes.
 #[derive(Debug)]
 pub struct Throttle {
@@ -114,6 +123,8 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
+    /// Those of an api's first two seconds, within bounds.
+    doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
     remembered: HashMap<Seq, (Tries, At, bool)>,
     /// Stretches whose fetches may have been in flight in another process, until they are read; whether that
@@ -163,7 +174,7 @@ impl Throttle {
     ) -> Self {
         let told = Rc::clone(&shard);
         let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
-        let meters = shard.meters.of(&platform.name);
+        let meters = shard.meters_of(&platform.name);
         Self {
             shard,
             ix,
@@ -184,6 +195,7 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
+            doubted: Vec::new(),
             remembered: HashMap::new(),
             suspected: Vec::new(),
             suspects_out: 0,
@@ -309,6 +321,16 @@ impl Handler<FromBudget> for Throttle {
     fn handle(&mut self, message: FromBudget, ctx: &mut Self::Context) {
         self.handled += 1;
         self.budget_answered(message, ctx);
+    }
+}
+
+impl Handler<GoBy> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, GoBy(platform): GoBy, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.go_by(platform);
+        self.step(ctx);
     }
 }
 

@@ -1,11 +1,12 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
 use tollgate_gate::{
-    Ask, At, Because, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule, Sent, Span,
+    Ask, At, Because, Charged, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule,
+    Sent, Span,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Gate {
     ledger: Ledger,
 }
@@ -60,6 +61,10 @@ impl Gate {
         self.ledger.join(&own.ledger, known);
     }
 
+    pub(crate) fn arrived_later(&mut self, limits: &LimitSet, call: Charged, stamp: At) {
+        self.ledger.arrived_later(limits, call, stamp);
+    }
+
     pub(crate) fn in_flight(&self) -> Vec<PermitId> {
         self.ledger.in_flight().collect()
     }
@@ -76,6 +81,11 @@ impl Gate {
     pub(crate) fn hold(&mut self, until: At, reason: &str) {
         let hold = Hold { scope: HoldScope::Account, until, reason: reason.to_owned() };
         self.ledger.holds_mut().set(hold);
+    }
+
+    /// Goes by other limits from now on, with all that is known of the past.
+    pub(super) fn under(&mut self, old: &LimitSet, new: &LimitSet, now: At) {
+        (self.ledger, _) = self.ledger.under(old, new, now);
     }
 
     /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot

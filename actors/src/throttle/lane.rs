@@ -12,6 +12,8 @@ use crate::ledger::record::Tries;
 
 /// Most fetches of a lane parked between two tries; with that many, the lane waits.
 pub(crate) const PARKED_MAX: usize = 16;
+/// The number of an api that is not declared any more; none that is has it, as the gate says.
+pub(crate) const API_GONE: u16 = u16::MAX;
 /// Most fetches of a lane read ahead.
 const AHEAD_MAX: usize = 64;
 
@@ -30,6 +32,7 @@ pub(crate) struct Candidate {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub(crate) key: LaneKey,
+    /// The number of its api; [`API_GONE`] while that is not declared.
     pub(crate) api: u16,
     /// Read ahead, in order.
     pub(crate) heads: VecDeque<Candidate>,
@@ -41,6 +44,8 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<Seq>,
     /// A read is under way.
     pub(crate) loading: bool,
+    /// What the read under way brings is of no use: it began before the api was gone.
+    discard: bool,
     /// Fetches that ended since that read began: it may have seen them.
     ended: Vec<Seq>,
     /// The reads since the cursor was last nothing have found nothing new: at the end of them it is
@@ -79,6 +84,7 @@ impl Lane {
             unseen: 0,
             cursor: None,
             loading: false,
+            discard: false,
             ended: Vec::new(),
             from_start: true,
             noted: false,
@@ -86,6 +92,28 @@ impl Lane {
             due: None,
             suspects_wait: false,
         }
+    }
+
+    /// Its api is not declared any more: nothing of it is offered, and all that waits, stays in the queue. What was
+    /// in hand is given up; it is read again should the api come back.
+    pub(crate) fn close(&mut self) -> Vec<Candidate> {
+        self.api = API_GONE;
+        self.unseen = 0;
+        self.cursor = None;
+        self.from_start = true;
+        self.due = None;
+        self.discard = self.loading;
+        self.heads.drain(..).chain(self.parked.drain(..)).collect()
+    }
+
+    /// Whether its api is not declared.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.api == API_GONE
+    }
+
+    /// Whether the read that has come back is of no use.
+    pub(crate) fn discards(&mut self) -> bool {
+        std::mem::take(&mut self.discard) || self.is_closed()
     }
 
     /// More fetches have come, or `unseen` in all.
@@ -127,11 +155,17 @@ impl Lane {
 
     /// Fetches that wait here, as far as is known.
     pub(crate) fn waiting(&self) -> u64 {
+        if self.is_closed() {
+            return 0;
+        }
         self.unseen + self.heads.len() as u64 + self.parked.len() as u64
     }
 
     /// What could be tried now.
     pub(crate) fn offer(&self, now: At) -> Offer {
+        if self.is_closed() {
+            return Offer::Nothing;
+        }
         let mut later: Option<At> = None;
         for parked in self.parked.iter().filter(|parked| self.may_go(parked)) {
             if parked.not_before <= now {

@@ -1,9 +1,12 @@
 //! What a throttle actor is sent.
 
+use std::sync::Arc;
+
 use actix::Message;
 use tollgate_gate::PermitId;
 
 use crate::collector::Slot;
+use crate::plan::Platform;
 use crate::shard::Found;
 use crate::shard::permit::Report;
 
@@ -29,6 +32,11 @@ pub(crate) struct SlotFree(pub(crate) Slot);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct FromBudget(pub(crate) crate::budget::FromBudget);
+
+/// Sent by the shard: the account's platform is another from now on; nothing: it is not declared any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct GoBy(pub(crate) Option<Arc<Platform>>);
 
 /// Sent by the shard: something outside has changed (the store is back, a drain begins).
 #[derive(Debug, Message)]

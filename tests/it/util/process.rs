@@ -140,6 +140,11 @@ impl Running {
         });
     }
 
+    /// How often standard error has a text by now.
+    pub(crate) fn said(&self, text: &str) -> usize {
+        self.stderr.so_far().matches(text).count()
+    }
+
     /// Whether it has not ended yet.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -39,6 +39,26 @@ impl EmbeddedLedger {
     pub fn new(state: &State) -> Self {
         Self { state: state.clone() }
     }
+
+    /// The keys of at most `most` records, in order, those behind `after`.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub async fn accounts(
+        &self,
+        after: Option<String>,
+        most: usize,
+    ) -> Result<Vec<String>, LedgerError> {
+        let from = after.map_or_else(Vec::new, |after| [after.as_bytes(), &[0]].concat());
+        let keys = self.state.call(move |turn| {
+            let mut keys = Vec::new();
+            for row in turn.range(&turn.tables.ledger, &from, &[0xff]).take(most) {
+                keys.push(String::from_utf8_lossy(&row.key()?).into_owned());
+            }
+            Ok(keys)
+        });
+        Ok(keys.await?)
+    }
 }
 
 impl fmt::Debug for EmbeddedLedger {

@@ -5,9 +5,18 @@ fn key(name: &str) -> AccountKey {
     AccountKey { platform: Slug::new("p").unwrap(), account: Account::new(name).unwrap() }
 }
 
+thread_local! {
+    static PLATFORM: Arc<Platform> = crate::tests::plan(&crate::tests::limits(""))
+        .platforms
+        .into_values()
+        .next()
+        .unwrap();
+}
+
 fn rest(due: i64) -> Rest {
     Rest {
         version: 1,
+        platform: PLATFORM.with(Arc::clone),
         record: Box::default(),
         since: At(0),
         lanes: Box::default(),

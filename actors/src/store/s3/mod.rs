@@ -55,7 +55,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(25);
 /// Idle connections are closed before the store does.
 const IDLE: Duration = Duration::from_secs(15);
 /// Idle connections of one thread.
-const IDLE_PER_THREAD_MAX: usize = 64;
+const IDLE_PER_THREAD_MAX: usize = REQUESTS_MAX;
 
 const USER_AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 

@@ -5,6 +5,7 @@
 //! once. If one says that it is not the time, everything goes back: the grants of those before, the
 //! account's own permit, the slot. Then the account is in that budget's line, and waits for its call.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix::Context;
@@ -13,8 +14,8 @@ use tollgate_gate::{At, PermitId, Span};
 use super::letting::Wait;
 use super::{Decided, Fence, Throttle};
 use crate::budget::{Answer, Ask, ForBudget, FromBudget, What, Whose};
-use crate::collector::USE_WITHIN;
-use crate::recipe::BudgetKey;
+use crate::collector::{Item, USE_WITHIN};
+use crate::recipe::{self, BudgetKey, FetchContext};
 use crate::telemetry;
 use crate::throttle::messages::FromBudget as Message;
 
@@ -165,6 +166,33 @@ impl Throttle {
             self.put_back(vec![decided]);
         } else {
             self.go_on(decided, now);
+        }
+    }
+
+    /// What was read ahead counts in the budgets that there are now. What has no key there goes on as it is: it is
+    /// refused when it is read again.
+    pub(super) fn budgets_anew(&mut self) {
+        for lane in &mut self.lanes {
+            let Some(api) = self.platform.apis.get(usize::from(lane.api)) else { continue };
+            for candidate in lane.heads.iter_mut().chain(&mut lane.parked) {
+                let item = &candidate.item;
+                let context = FetchContext {
+                    account: &item.lane.account.account,
+                    id: &item.id,
+                    params: &item.fetch.params,
+                };
+                if let Ok(budgets) = recipe::budgets(&self.platform, api, &context) {
+                    candidate.item = Rc::new(Item {
+                        lane: item.lane.clone(),
+                        seq: item.seq,
+                        origin: item.origin,
+                        queued_at: item.queued_at,
+                        id: item.id.clone(),
+                        fetch: item.fetch.clone(),
+                        budgets,
+                    });
+                }
+            }
         }
     }
 

@@ -1,14 +1,15 @@
 //! What attempts tell, and what follows from it for their fetch and account.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Context;
-use tollgate_gate::{At, PermitId, Span};
+use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
-use super::{Fence, Flight, Throttle};
+use super::{Doubted, Fence, Flight, Throttle};
 use crate::budget::Told;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
@@ -18,12 +19,13 @@ use crate::queue::Ending;
 use crate::shard::permit::Report;
 use crate::telemetry;
 use crate::telemetry::Totals;
+use crate::throttle::gate::Gate;
 use crate::throttle::lane::Candidate;
 use crate::throttle::retry;
 use crate::throttle::retry::Next;
 
-/// Two answers alike may differ by so much.
-const SLOWER_MARGIN: Span = Span::from_millis(10);
+/// Most calls of an account that are charged on the word of an api's first answers; others by their own.
+const DOUBTED_MAX: usize = 64;
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
 
@@ -32,9 +34,19 @@ impl Throttle {
         let limits = Arc::clone(&self.platform.limits);
         match report {
             Report::Written(Written::At(at)) => {
-                self.shard.tell_budgets(id, Told::Written(at));
-                self.shard.baselines.borrow_mut().written(&self.key.platform, at);
-                self.gate.written(&limits, id, at);
+                let mut baselines = self.shard.baselines.borrow_mut();
+                baselines.written(&self.key.platform, at);
+                let flight = self.flights.get(&id);
+                let uneven = flight.map_or(Span::ZERO, |flight| {
+                    baselines.uneven(&self.key.platform, self.lanes[flight.lane].api)
+                });
+                drop(baselines);
+                let own = if limits.has_default_guard() { uneven } else { Span::ZERO };
+                self.gate.written(&limits, id, at.plus(beyond_guard(&limits, own)));
+                self.shard.tell_budgets_each(id, |limits| {
+                    let uneven = if limits.has_default_guard() { uneven } else { Span::ZERO };
+                    Told::Written(at.plus(beyond_guard(limits, uneven)))
+                });
             }
             Report::Written(Written::Unknown) => {
                 self.shard.tell_budgets(id, Told::Unwritten);
@@ -49,8 +61,7 @@ impl Throttle {
         }
     }
 
-    /// The call is charged now if not before; its guard is longer by what its request may have waited at
-    /// a crowded provider.
+    /// The call is charged now if not before; its guard is longer by what its request may have been late.
     pub(super) fn answered(&mut self, id: PermitId, at: At) {
         let limits = &self.platform.limits;
         let written = self.shard.running.borrow().get(&id).and_then(|running| running.written);
@@ -58,18 +69,61 @@ impl Throttle {
             let api = self.lanes[flight.lane].api;
             let platform = &self.key.platform;
             let mut baselines = self.shard.baselines.borrow_mut();
-            let slower = baselines.answered(platform, api, written, at);
-            if slower > Span::ZERO {
-                // The guard is added to the stamp: only what it does not cover moves the stamp.
-                let covered = limits.guard_min().0;
-                let beyond = Span((slower.0 + SLOWER_MARGIN.0).saturating_sub(covered));
+            let late = baselines.answered(platform, api, written, at);
+            let young = baselines.is_young(platform, api, at);
+            self.shard.tell_budgets(id, Told::Unwritten);
+            self.shard.tell_budgets_each(id, |limits| {
+                let corrects = late.in_crowd || limits.has_default_guard();
+                // A budget reconsiders nothing: of an api that is not known yet only the answer tells.
+                let beyond = if corrects { beyond_guard(limits, late.by) } else { Span::ZERO };
+                Told::Written(if corrects && young { at } else { written.plus(beyond) })
+            });
+            if late.in_crowd || limits.has_default_guard() {
+                let mut stamp = written.plus(beyond_guard(limits, late.by));
+                if stamp < at && young {
+                    if self.doubted.len() < DOUBTED_MAX {
+                        let charged = Charged { api, stamp, answered: at };
+                        self.doubted.push(Doubted { charged, written });
+                    } else {
+                        stamp = at;
+                    }
+                }
                 self.gate.unwritten(id);
-                self.gate.written(limits, id, written.plus(beyond));
-                self.shard.tell_budgets_slower(id, slower, SLOWER_MARGIN);
+                self.gate.written(limits, id, stamp);
             }
         }
         self.shard.tell_budgets(id, Told::Answered(at));
         self.gate.answered(limits, id, at);
+    }
+
+    /// What was charged on the word of the first answers of an api is charged anew by what later ones have
+    /// shown of it. Before each decision.
+    pub(super) fn reconsider(&mut self, now: At) {
+        if self.doubted.is_empty() {
+            return;
+        }
+        let limits = &self.platform.limits;
+        let platform = &self.key.platform;
+        let baselines = self.shard.baselines.borrow();
+        for Doubted { charged, written } in &mut self.doubted {
+            let late = baselines.late(platform, charged.api, *written, charged.answered);
+            let stamp = written.plus(beyond_guard(limits, late.by));
+            if stamp > charged.stamp {
+                self.gate.arrived_later(limits, *charged, stamp);
+                charged.stamp = stamp;
+            }
+        }
+        self.doubted.retain(|doubted| baselines.is_young(platform, doubted.charged.api, now));
+    }
+
+    /// The gate for whoever cannot reconsider: another writer, or this account after a rest. Doubted calls
+    /// are charged at their answers.
+    pub(super) fn gate_without_doubt(&self) -> Cow<'_, Gate> {
+        let mut gate = Cow::Borrowed(&self.gate);
+        for Doubted { charged, .. } in &self.doubted {
+            gate.to_mut().arrived_later(&self.platform.limits, *charged, charged.answered);
+        }
+        gate
     }
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
@@ -96,7 +150,7 @@ impl Throttle {
             }
             Outcome::Again { kind, after, reason, last } => {
                 let in_a_row = self.count_in_a_row(kind, decided_at);
-                let attempts_max = self.shard.plan.collect.attempts_max;
+                let attempts_max = self.shard.plan().collect.attempts_max;
                 let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
                 telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
                 let now = self.now();
@@ -177,6 +231,12 @@ impl Throttle {
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
     }
+}
+
+/// By how much the stamp of a request is moved that may have arrived so much late: the guard is added to the
+/// stamp, so only what it does not cover.
+fn beyond_guard(limits: &LimitSet, late: Span) -> Span {
+    Span(late.0.saturating_sub(limits.guard_min().0))
 }
 
 fn hold_reason(kind: Again, last: &LastAnswer, asked: bool) -> String {

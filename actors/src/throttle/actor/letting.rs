@@ -41,6 +41,7 @@ impl Throttle {
         }
         self.shard.faults.throttle(&self.key);
         let now = self.now();
+        self.reconsider(now);
         self.gate.prune(&self.platform.limits, now);
         let mut wait = Wait::default();
         let halted = self.shard.halted().or(match self.fence {
@@ -317,8 +318,8 @@ impl Throttle {
             not_within_ms: at.since(now).0.div_ceil(1000),
         });
         Record {
-            config: self.shard.plan.hash.clone(),
-            gate: self.gate.encode(&self.platform.limits, now),
+            config: self.shard.plan().hash.clone(),
+            gate: self.gate_without_doubt().encode(&self.platform.limits, now),
             flying: flying.chain(decided).collect(),
             parked: parked.chain(remembered).collect(),
             throttled_in_a_row: self.throttled_in_a_row,
@@ -463,7 +464,7 @@ impl Throttle {
     }
 
     /// No lane's next permit has a known earliest time any more.
-    fn forget_due(&mut self) {
+    pub(super) fn forget_due(&mut self) {
         for lane in &mut self.lanes {
             lane.due = None;
         }

@@ -195,6 +195,9 @@ impl Throttle {
         };
         let lost = book::lost(&self.platform, writer, since, now);
         let known = record.knows(self.shard.ledger.session()) >= self.last_given;
+        // Their charges may be joined with others and could not be found any more.
+        self.gate = self.gate_without_doubt().into_owned();
+        self.doubted.clear();
         book::join(&self.key, &mut self.gate, &limits, &record, (since, now), lost, known);
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
@@ -275,9 +278,12 @@ impl Throttle {
         self.version = rest.version;
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
+        // Read by the limits it was written by.
+        let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {
             self.adopt_record(&rest.record, rest.since, Writer::Here, now);
         }
+        let same_limits = !self.go_by_limits(in_force, now);
         for RestLane { api, priority, waiting, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
@@ -288,8 +294,9 @@ impl Throttle {
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
             let ask = Ask { api };
-            if let Decision::WaitUntil { at, because: Because::Limit(_) } =
-                self.gate.decide(&self.platform.limits, ask, rest.since)
+            if same_limits
+                && let Decision::WaitUntil { at, because: Because::Limit(_) } =
+                    self.gate.decide(&self.platform.limits, ask, rest.since)
             {
                 self.lanes[lane].due = at;
             }

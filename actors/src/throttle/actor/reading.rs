@@ -19,7 +19,7 @@ use crate::shard::Found;
 use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
 use crate::telemetry::Totals;
-use crate::throttle::lane::{Candidate, Lane};
+use crate::throttle::lane::{API_GONE, Candidate, Lane};
 use crate::throttle::retry;
 
 /// A head due later than this is put aside in the queue, so that it blocks nothing.
@@ -37,7 +37,7 @@ impl Throttle {
         if let Some(place) = self.lanes.iter().position(|lane| lane.key == *key) {
             return place;
         }
-        let api = self.platform.api(key.api.as_str()).map_or(0, |(number, _)| number);
+        let api = self.platform.api(key.api.as_str()).map_or(API_GONE, |(number, _)| number);
         let mut lane = Lane::new(key.clone(), api);
         lane.suspects_wait = self.suspects_out > 0;
         self.lanes.push(lane);
@@ -107,6 +107,9 @@ impl Throttle {
             // Read ahead of the record, which knows their earlier tries: read again after it.
             return;
         }
+        if self.lanes[place].discards() {
+            return;
+        }
         if rows.is_empty() {
             self.lanes[place].read_nothing();
             return;
@@ -127,7 +130,7 @@ impl Throttle {
     fn take_in_one(&mut self, place: usize, row: &Queued, now: At, ctx: &mut Context<Self>) {
         let lane = self.lanes[place].key.clone();
         let content = Content::of(row.content_type.as_deref());
-        let checked = recipe::check_queued(&self.shard.plan, &lane, &content, &row.payload);
+        let checked = recipe::check_queued(&self.shard.plan(), &lane, &content, &row.payload);
         let accepted = match checked {
             Ok(accepted) => accepted,
             Err(refusal) => {

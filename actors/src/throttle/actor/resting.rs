@@ -1,5 +1,6 @@
 //! Resting: the account as a record, and what it looks like from outside.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{ActorContext, Context};
@@ -95,8 +96,8 @@ impl Throttle {
         } else {
             let record = if empty { Box::default() } else { record.encode().to_vec().into() };
             let because = self.because.take();
-            let version = self.version;
-            let rest = Rest { version, record, since: now, lanes, due, because, usage };
+            let (version, platform) = (self.version, Arc::clone(&self.platform));
+            let rest = Rest { version, platform, record, since: now, lanes, due, because, usage };
             accounts.rest(self.ix, rest);
         }
         drop(accounts);

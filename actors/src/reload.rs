@@ -1,0 +1,212 @@
+//! Another configuration while a node works: what of it can be in force at once, and what it changes.
+//!
+//! Everything under `[platforms]` can, as can `collect.attempts_max` and `collect.timeouts`. The rest was built when the
+//! node started: a change of it is named and comes with the next start, and keeps nothing else back. A configuration
+//! with mistakes changes nothing at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::{ExposeSecret, SecretString};
+use tollgate_gate::{Change, Known};
+
+use crate::config::{Loaded, Mistakes};
+use crate::ids::Slug;
+use crate::node::Switch;
+use crate::plan::{Auth, CollectPlan, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
+use crate::telemetry;
+
+/// Limits whose changes are told one by one.
+const TOLD_MAX: usize = 100;
+/// Mistakes that are told one by one.
+const MISTAKES_TOLD_MAX: usize = 200;
+
+/// What a reload changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Platforms that are in both and not the same.
+    pub platforms_changed: usize,
+    /// Those that are new.
+    pub platforms_added: usize,
+    /// Those that are gone.
+    pub platforms_removed: usize,
+    /// Limits of all platforms that were added, removed or are not the same.
+    pub limits_changed: usize,
+}
+
+/// How a reload went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in force in every shard.
+    Applied(Applied),
+    /// It says what was in force already, but for keys that need a restart.
+    Unchanged,
+    /// It has mistakes; nothing of it is in force.
+    Refused,
+}
+
+/// Puts configurations in force while a node works. One at a time: the next waits until the one before is.
+#[derive(Debug)]
+pub struct Reloader {
+    switch: Switch,
+    /// What the node was started with, as it was read.
+    started: Plan,
+}
+
+impl Reloader {
+    pub(crate) fn new(switch: Switch, started: Plan) -> Self {
+        Self { switch, started }
+    }
+
+    /// Puts a configuration that was read anew in force, as far as that can be, and logs what became of it. When this
+    /// returns every account decides by it from its next decision on.
+    ///
+    /// Dropped before it is done, some shards may go by it and others not; the next reload puts that right.
+    pub async fn take(&mut self, read: Result<Loaded, Mistakes>) -> Outcome {
+        let Loaded { plan, warnings } = match read {
+            Ok(loaded) => loaded,
+            Err(mistakes) => {
+                for mistake in mistakes.list().iter().take(MISTAKES_TOLD_MAX) {
+                    telemetry::config_mistake(mistake);
+                }
+                telemetry::config_refused(mistakes.list().len());
+                return Outcome::Refused;
+            }
+        };
+        for warning in &warnings {
+            telemetry::config_warning(warning);
+        }
+        for key in needs_restart(&self.started, &plan) {
+            telemetry::config_needs_restart(key);
+        }
+        let before = self.switch.plan();
+        let (plan, changes) = merge(&before, plan);
+        let Changes { applied, limits } = &changes;
+        if *applied == Applied::default()
+            && plan.collect.attempts_max == before.collect.attempts_max
+        {
+            telemetry::config_unchanged();
+            return Outcome::Unchanged;
+        }
+        let hash = plan.hash.clone();
+        let took = self.switch.to(plan).await;
+        // Only now: until then the shards may have forgotten some more.
+        let now = self.switch.wall();
+        for (platform, change) in limits.iter().take(TOLD_MAX) {
+            telemetry::limit_changed(platform, change, counts_from(change, now));
+        }
+        telemetry::config_reloaded(&hash, applied, took);
+        Outcome::Applied(*applied)
+    }
+}
+
+/// The moment from which on a changed limit knows the calls that it counts; nothing: all of them.
+fn counts_from(change: &Change, now: Timestamp) -> Option<Timestamp> {
+    match change.known {
+        Known::All => None,
+        Known::For(span) => {
+            let known =
+                SignedDuration::try_from(Duration::from(span)).unwrap_or(SignedDuration::MAX);
+            Some(now.checked_sub(known).unwrap_or(Timestamp::MIN))
+        }
+    }
+}
+
+/// What differs between two plans.
+struct Changes {
+    applied: Applied,
+    limits: Vec<(Slug, Change)>,
+}
+
+/// The plan that comes into force: the new one, with what was built at the start as it is. Platforms that are the
+/// same stay the same thing, so that nobody has to be told of them.
+fn merge(before: &Plan, new: Plan) -> (Plan, Changes) {
+    let mut changes = Changes { applied: Applied::default(), limits: Vec::new() };
+    let applied = &mut changes.applied;
+    let mut platforms = new.platforms;
+    for (name, platform) in &mut platforms {
+        match before.platforms.get(name) {
+            Some(old) if alike(old, platform) => *platform = Arc::clone(old),
+            Some(old) => {
+                applied.platforms_changed += 1;
+                let limits = platform.limits.changes_from(&old.limits);
+                changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+            }
+            None => {
+                applied.platforms_added += 1;
+                let limits = platform.limits.changes_from(&tollgate_gate::LimitSet::default());
+                changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+            }
+        }
+    }
+    for (name, old) in before.platforms.iter().filter(|(name, _)| !platforms.contains_key(*name)) {
+        applied.platforms_removed += 1;
+        let limits = tollgate_gate::LimitSet::default().changes_from(&old.limits);
+        changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+    }
+    applied.limits_changed = changes.limits.len();
+    let collect = CollectPlan { attempts_max: new.collect.attempts_max, ..before.collect.clone() };
+    (Plan { platforms, collect, hash: new.hash, ..before.clone() }, changes)
+}
+
+/// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its
+/// secrets.
+fn alike(one: &Platform, other: &Platform) -> bool {
+    let auth = match (&one.auth, &other.auth) {
+        (None, None) => true,
+        (Some(Auth::Bearer(one)), Some(Auth::Bearer(other))) => same(one, other),
+        (Some(Auth::Header(name, one)), Some(Auth::Header(other_name, other))) => {
+            name == other_name && same(one, other)
+        }
+        _ => false,
+    };
+    auth && format!("{one:?}") == format!("{other:?}")
+}
+
+fn same(one: &SecretString, other: &SecretString) -> bool {
+    one.expose_secret() == other.expose_secret()
+}
+
+/// The keys that differ and are read at the start only.
+fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
+    let (old_collect, collect) = (&started.collect, &new.collect);
+    let keys = [
+        ("node.name", started.node_name != new.node_name),
+        ("node.data", started.data != new.data),
+        ("store", !same_store(&started.store, &new.store)),
+        ("collect.concurrency", old_collect.concurrency != collect.concurrency),
+        ("collect.shards", old_collect.shards != collect.shards),
+        ("collect.buffer_bytes_max", old_collect.buffer_bytes_max != collect.buffer_bytes_max),
+        ("collect.body_bytes_max", old_collect.body_bytes_max != collect.body_bytes_max),
+        ("collect.drain", old_collect.drain != collect.drain),
+        ("nats", format!("{:?}", started.nats) != format!("{:?}", new.nats)),
+        ("http", started.http != new.http),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+fn same_store(one: &StorePlan, other: &StorePlan) -> bool {
+    let keys = match (&one.target, &other.target) {
+        (StoreTarget::S3(one), StoreTarget::S3(other)) => {
+            match (&one.credentials, &other.credentials) {
+                (
+                    S3Credentials::Keys { id, secret, token },
+                    S3Credentials::Keys { id: other_id, secret: other_secret, token: other_token },
+                ) => {
+                    let tokens = match (token, other_token) {
+                        (Some(one), Some(other)) => same(one, other),
+                        (one, other) => one.is_none() && other.is_none(),
+                    };
+                    same(id, other_id) && same(secret, other_secret) && tokens
+                }
+                _ => true,
+            }
+        }
+        _ => true,
+    };
+    keys && format!("{one:?}") == format!("{other:?}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+use std::io::Write;
+
+use tollgate_gate::ChangeKind;
+
+use super::*;
+
+const BASE: &str = r#"
+[node]
+name = "n"
+[store]
+url = "memory:"
+[platforms.kakao]
+base_url = "https://apis.example.com/"
+auth = { bearer = "env:TOKEN" }
+[platforms.kakao.limits]
+gap = { per = ["account"], every = "5s" }
+[platforms.kakao.apis.report]
+path = "report"
+[platforms.meta]
+base_url = "https://graph.example.com/"
+[platforms.meta.limits]
+pair = { per = ["account"], max = 2, in = "1m" }
+[platforms.meta.apis.insights]
+path = "insights"
+"#;
+
+fn read(text: &str, token: &str) -> Plan {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let env = [("TOKEN".to_owned(), token.to_owned())].into_iter();
+    crate::config::load(Some(file.path()), env, &[]).unwrap().plan
+}
+
+fn changed(from: &str, to: &str) -> String {
+    assert!(BASE.contains(from), "{from}");
+    BASE.replace(from, to)
+}
+
+#[test]
+fn the_same_text_changes_nothing_and_keeps_every_platform() {
+    let before = read(BASE, "t");
+    let (plan, changes) = merge(&before, read(&format!("# said anew\n{BASE}"), "t"));
+    assert_eq!(changes.applied, Applied::default());
+    for (name, platform) in &plan.platforms {
+        assert!(Arc::ptr_eq(platform, &before.platforms[name]), "{name}");
+    }
+}
+
+#[test]
+fn only_the_platform_that_differs_is_another_and_its_limits_are_named() {
+    let before = read(BASE, "t");
+    let (plan, changes) = merge(&before, read(&changed("every = \"5s\"", "every = \"9s\""), "t"));
+    let wanted = Applied { platforms_changed: 1, limits_changed: 1, ..Applied::default() };
+    assert_eq!(changes.applied, wanted);
+    let [(platform, change)] = &changes.limits[..] else { panic!("{:?}", changes.limits) };
+    assert_eq!((platform.as_str(), change.name.as_str()), ("kakao", "gap"));
+    assert_eq!(change.kind, ChangeKind::Tightened);
+    let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+    let from = counts_from(change, now).unwrap();
+    assert_eq!(from.to_string(), "2026-11-20T11:59:55Z", "5 s is all that anybody remembers");
+    let meta = Slug::new("meta").unwrap();
+    assert!(Arc::ptr_eq(&plan.platforms[&meta], &before.platforms[&meta]));
+    assert_ne!(plan.hash, before.hash);
+}
+
+#[test]
+fn what_is_no_limit_is_a_change_of_its_platform_too() {
+    let before = read(BASE, "t");
+    for (from, to) in [
+        ("path = \"report\"", "path = \"reports\""),
+        ("path = \"report\"", "path = \"report\"\ntimeouts = { stall = \"7s\" }"),
+        ("path = \"report\"", "path = \"report\"\nheaders = { X-A = \"b\" }"),
+        ("[store]", "[collect]\ntimeouts = { stall = \"7s\" }\n[store]"),
+        ("https://apis.example.com/", "https://api.example.com/"),
+    ] {
+        let (plan, changes) = merge(&before, read(&changed(from, to), "t"));
+        assert!(changes.applied.platforms_changed > 0, "{to}");
+        assert_eq!(changes.applied.limits_changed, 0, "{to}");
+        assert_eq!(plan.hash, before.hash, "{to}");
+    }
+    // A secret is shown nowhere, and is a change all the same.
+    let (_, changes) = merge(&before, read(BASE, "another"));
+    assert_eq!(changes.applied.platforms_changed, 1);
+}
+
+#[test]
+fn platforms_come_and_go_with_their_limits() {
+    let (all, one) = (read(BASE, "t"), read(BASE.split_once("[platforms.meta]").unwrap().0, "t"));
+    let (plan, changes) = merge(&all, one.clone());
+    let wanted = Applied { platforms_removed: 1, limits_changed: 1, ..Applied::default() };
+    assert_eq!((changes.applied, plan.platforms.len()), (wanted, 1));
+    let (plan, changes) = merge(&one, all);
+    let wanted = Applied { platforms_added: 1, limits_changed: 1, ..Applied::default() };
+    assert_eq!((changes.applied, plan.platforms.len()), (wanted, 2));
+    assert_eq!(changes.limits[0].1.known, Known::For(tollgate_gate::Span::ZERO));
+}
+
+#[test]
+fn keys_that_are_read_at_the_start_only_are_named_and_stay_as_they_were() {
+    let before = read(BASE, "t");
+    assert_eq!(needs_restart(&before, &before), [""; 0]);
+    for (from, to, keys) in [
+        ("name = \"n\"", "name = \"m\"", &["node.name"][..]),
+        ("name = \"n\"", "name = \"n\"\ndata = \"other\"", &["node.data"]),
+        ("[store]", "[store]\ncompression = \"gzip\"", &["store"]),
+        (
+            "[store]",
+            "[collect]\nconcurrency = 3\nshards = 7\n[store]",
+            &["collect.concurrency", "collect.shards"],
+        ),
+        (
+            "[store]",
+            "[collect]\nbody_bytes_max = 4096\nbuffer_bytes_max = \"64MiB\"\ndrain = \"3s\"\n[store]",
+            &["collect.buffer_bytes_max", "collect.body_bytes_max", "collect.drain"],
+        ),
+        ("[store]", "[nats]\nurl = \"nats://other:4222\"\n[store]", &["nats"]),
+        ("[store]", "[http]\nlisten = \"off\"\n[store]", &["http"]),
+    ] {
+        let new = read(&changed(from, to), "t");
+        assert_eq!(needs_restart(&before, &new), keys, "{to}");
+        let (plan, changes) = merge(&before, new);
+        assert_eq!(changes.applied, Applied::default(), "{to}");
+        assert_eq!(needs_restart(&before, &plan), [""; 0], "{to}");
+    }
+}
+
+#[test]
+fn attempts_and_timeouts_are_the_part_of_collect_that_changes() {
+    let before = read(BASE, "t");
+    let text = changed("[store]", "[collect]\nattempts_max = 9\nconcurrency = 3\n[store]");
+    let (plan, _) = merge(&before, read(&text, "t"));
+    assert_eq!(plan.collect.attempts_max, 9);
+    assert_eq!(plan.collect.concurrency, before.collect.concurrency);
+}
