@@ -69,6 +69,12 @@ impl Clock {
         Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
+    /// The same; `None` where wall time has no such moment.
+    pub(crate) fn try_wall_at(&self, at: At) -> Option<Timestamp> {
+        let us = at.0.checked_sub(START_US)?.checked_add(self.anchor_us.load(Ordering::Relaxed))?;
+        Timestamp::from_microsecond(us).ok()
+    }
+
     /// A moment of wall time on the timeline.
     pub fn at_wall(&self, wall: Timestamp) -> At {
         At(wall.as_microsecond() - self.anchor_us.load(Ordering::Relaxed) + START_US)

@@ -94,6 +94,7 @@ codes! {
     "TG0126" => BadCsvHeader,
     "TG0127" => BadCsvRow,
     "TG0128" => BadSubject,
+    "TG0129" => BadCost,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,

@@ -17,11 +17,13 @@
 
 pub mod audit;
 pub(crate) mod budget;
+pub mod calendar;
 pub mod clock;
 pub mod codes;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod costs;
 pub mod forecast;
 pub mod health;
 pub mod holds;

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
@@ -132,6 +133,7 @@ impl Node {
     /// # Errors
     /// The HTTP client cannot be built, or the queue cannot be read.
     pub async fn start(plan: Arc<Plan>, seams: Seams, clock: Clock) -> Result<Self, NodeError> {
+        let plan = plan_on(&plan, &Line::Clock(clock.clone()));
         let totals = Arc::new(Totals::default());
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
         let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
@@ -495,6 +497,11 @@ impl Switch {
         self.post.shared.plan.get()
     }
 
+    /// A plan whose calendar windows go by the node's clock.
+    pub(crate) fn on_clock(&self, plan: Plan) -> Arc<Plan> {
+        plan_on(&Arc::new(plan), &Line::Clock(self.post.shared.clock.clone()))
+    }
+
     /// The time on the wall.
     pub(crate) fn wall(&self) -> jiff::Timestamp {
         self.post.shared.clock.wall()
@@ -503,7 +510,8 @@ impl Switch {
     /// Has every shard go by it, then everybody else; answers how long that took.
     pub(crate) async fn to(&self, plan: Plan) -> Duration {
         let since = Instant::now();
-        let (before, plan) = (self.plan(), Arc::new(plan));
+        let line = Line::Clock(self.post.shared.clock.clone());
+        let (before, plan) = (self.plan(), plan_on(&Arc::new(plan), &line));
         self.post.retire(&before, &plan);
         let shards = self.post.shards.iter();
         let told: Vec<_> = shards.map(|shard| shard.send(Reload(Arc::clone(&plan)))).collect();

@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::calendar::Resets;
+use crate::costs::Costs;
 use crate::ids::{Account, Slug};
 use crate::recipe::Template;
 
@@ -232,9 +234,14 @@ pub struct Platform {
     /// How calls are authorised.
     pub auth: Option<Auth>,
     /// Every limit of the platform and its apis that is counted per account; an api's number in it is its
-    /// place in `apis`.
+    /// place in `apis`. Calendar windows, also those of budgets, start anew only after
+    /// [`crate::calendar::plan_on`].
     pub limits: Arc<LimitSet>,
-    /// The limits that are not, by whom they count together.
+    /// When calendar windows start anew, by the numbers in the limits' rules.
+    pub resets: Vec<Resets>,
+    /// What calls cost under each limit of `limits`.
+    pub costs: Costs,
+    /// The limits that are not counted per account, by whom they count together.
     pub budgets: Vec<Budget>,
     /// Which reading of the configuration this is of; later ones are greater.
     pub generation: Generation,
@@ -264,11 +271,15 @@ impl Platform {
 
     /// The platform as an account knows it: with the values of limits that are its own.
     pub fn of(self: &Arc<Self>, account: &Account) -> Arc<Self> {
+        Arc::clone(self.special_of(account).unwrap_or(self))
+    }
+
+    /// What the account knows instead, if it has values of limits that are its own.
+    pub(crate) fn special_of(&self, account: &Account) -> Option<&Arc<Self>> {
         if self.special.is_empty() {
-            return Arc::clone(self);
+            return None;
         }
-        let special = self.special.of(account.as_str(), self.tiers.name_of(account));
-        Arc::clone(special.unwrap_or(self))
+        self.special.of(account.as_str(), self.tiers.name_of(account))
     }
 }
 
@@ -292,10 +303,19 @@ pub struct Budget {
     pub dims: Vec<Dim>,
     /// Which calls it counts.
     pub when: When,
-    /// Its limits; numbers of apis are those of the platform.
-    pub limits: Arc<LimitSet>,
+    /// Its limits; numbers of apis and calendars are those of the platform.
+    pub counted: Counted,
     /// Its limits where a value of the key, or an account's tier, has other ones.
-    pub special: Special<Arc<LimitSet>>,
+    pub special: Special<Counted>,
+}
+
+/// Limits, and what calls cost under them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// The limits.
+    pub limits: Arc<LimitSet>,
+    /// By their places.
+    pub costs: Arc<Costs>,
 }
 
 /// By what a limit tells calls apart.
@@ -435,6 +455,14 @@ impl<T> Special<T> {
     /// Whether nothing is special.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty() && self.tiers.is_empty()
+    }
+
+    /// The same with something else for each.
+    pub fn map<U>(self, mut to: impl FnMut(T) -> U) -> Special<U> {
+        Special {
+            values: self.values.into_iter().map(|(value, own)| (value, to(own))).collect(),
+            tiers: self.tiers.into_iter().map(|(tier, own)| (tier, to(own))).collect(),
+        }
     }
 
     /// Each of them, with what it holds for: `value X`, `tier X`.

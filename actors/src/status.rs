@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use tollgate_gate::{Ask, At, Decision, Ledger as GateLedger, Span, decide};
+use tollgate_gate::{Ask, At, Decision, Ledger as GateLedger, LimitSet, Span, decide};
 
+use crate::calendar::{Line, platform_on};
 use crate::clock::Clock;
 use crate::control::Status;
 use crate::ids::{AccountKey, LaneKey};
@@ -69,6 +70,7 @@ pub async fn at_rest(
 /// What the gate of an account is at `now`, from its stored record; nothing without one that can be read.
 pub async fn gate_at_rest(
     platform: &Platform,
+    limits: &LimitSet,
     ledger: &dyn Ledger,
     key: &AccountKey,
     now: At,
@@ -76,11 +78,11 @@ pub async fn gate_at_rest(
     let stored = ledger.load(key.clone()).await.ok()??;
     let record = Record::decode(&stored.record).ok()?;
     let since = now.minus(Span::from(stored.age));
-    let (mut gate, _) = GateLedger::decode(&platform.limits, &record.gate, since).ok()?;
+    let (mut gate, _) = GateLedger::decode(limits, &record.gate, since).ok()?;
     // What was in flight when its process died counts from now on, as it would at a start.
     let slots_until = now.plus(Span::from(platform.lost_call));
-    gate.lost(&platform.limits, now.plus(platform.limits.guard_max()), slots_until);
-    gate.prune(&platform.limits, now);
+    gate.lost(limits, now.plus(limits.guard_max()), slots_until);
+    gate.prune(limits, now);
     Some(gate)
 }
 
@@ -92,9 +94,10 @@ async fn next(
     key: &AccountKey,
     lanes: &[LaneKey],
 ) -> Option<(Option<String>, Option<At>)> {
-    let platform = plan.platforms.get(&key.platform)?;
-    let now = clock.now();
-    let gate = gate_at_rest(platform, ledger, key, now).await?;
+    let platform = plan.platforms.get(&key.platform)?.of(&key.account);
+    let platform = &*platform_on(&platform, &Line::Clock(clock.clone()));
+    let (now, limits) = (clock.now(), &*platform.limits);
+    let gate = gate_at_rest(platform, limits, ledger, key, now).await?;
     let mut soonest: Option<(Option<String>, Option<At>)> = None;
     for lane in lanes {
         let Some((api, _)) = platform.api(lane.api.as_str()) else {
@@ -102,7 +105,13 @@ async fn next(
             soonest.get_or_insert((Some(reason), None));
             continue;
         };
-        let decision = decide(&platform.limits, &gate, gate.holds(), Ask { api }, now);
+        let decision = decide(
+            limits,
+            &gate,
+            gate.holds(),
+            Ask::new(api).with_costs(platform.costs.usual(api)),
+            now,
+        );
         let Decision::WaitUntil { at, because } = decision else { return Some((None, None)) };
         let sooner = match (&soonest, at) {
             (Some((_, Some(known))), Some(at)) => at < *known,
@@ -110,7 +119,7 @@ async fn next(
             _ => true,
         };
         if sooner {
-            soonest = Some((Some(because.text(&platform.limits, gate.holds()).to_owned()), at));
+            soonest = Some((Some(because.text(limits, gate.holds()).to_owned()), at));
         }
     }
     soonest

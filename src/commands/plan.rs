@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use jiff::{SignedDuration, Timestamp};
+use tollgate_actors::calendar::{Line, plan_on};
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
 use tollgate_actors::forecast::{Assumed, Forecast, Ledgers, Orders, shown as span};
@@ -39,6 +41,7 @@ pub(crate) fn run(global: &Global, args: &PlanArgs) -> anyhow::Result<Exit> {
             )
         })?),
     };
+    let plan = plan_on(&Arc::new(plan), &Line::Clock(clock.clone()));
     let start = clock.now();
     let mut orders = Orders::new(&plan, &clock);
     for file in &args.files {
@@ -127,7 +130,9 @@ fn ledgers(plan: &Plan, orders: &Orders<'_>, clock: &Clock) -> anyhow::Result<Le
         let mut known = Ledgers::new();
         for account in orders.accounts() {
             let Some(platform) = plan.platforms.get(&account.platform) else { continue };
-            if let Some(gate) = gate_at_rest(platform, &ledger, account, clock.now()).await {
+            if let Some(gate) =
+                gate_at_rest(platform, &platform.limits, &ledger, account, clock.now()).await
+            {
                 known.insert(account.clone(), gate);
             }
         }

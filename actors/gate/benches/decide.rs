@@ -11,7 +11,7 @@ use tollgate_gate::{
 };
 
 const COUNTS: [usize; 3] = [1, 3, 7];
-const ASK: Ask = Ask { api: 0 };
+const ASK: Ask<'static> = Ask::new(0);
 /// Most calls in so many seconds: a gap, and the others of the same rate.
 const RULES: [(u32, u64); 7] = [
     (1, 60),

@@ -1,8 +1,9 @@
 //! What is learnt of a call after it was charged.
 
 use crate::charges::Entry;
+use crate::decide::Cost;
 use crate::ledger::Ledger;
-use crate::limit::{ApiIx, LimitSet};
+use crate::limit::{ApiIx, LimitSet, Rule};
 use crate::time::At;
 
 /// A call of the past as it was charged: with [`Ledger::written`] at `stamp` and [`Ledger::answered`] at
@@ -17,37 +18,52 @@ pub struct Charged {
     pub answered: At,
 }
 
+impl LimitSet {
+    /// Whether every limit that counts by time keeps its charges so that one can be moved.
+    pub fn can_amend(&self) -> bool {
+        let mut dated = self.limits().iter().filter(|limit| limit.rule.window().is_some());
+        dated.all(|limit| is_amended(limit.rule))
+    }
+}
+
+/// Buckets, scores and windows from the first call keep more of a call than when it was.
+fn is_amended(rule: Rule) -> bool {
+    matches!(rule, Rule::Every { .. } | Rule::Sliding { .. } | Rule::Calendar { .. })
+}
+
 impl Ledger {
     /// The request of a charged call may have arrived later than was thought: from now on it counts as if its
     /// stamp had been `stamp`, but never later than its answer. An earlier stamp changes nothing, so that a
     /// decision can only become stricter.
     ///
-    /// A limit that does not know the call at that charge any more (its window is over, or its charges were
-    /// joined) keeps what it has.
-    pub fn arrived_later(&mut self, limits: &LimitSet, call: Charged, stamp: At) {
-        for (index, limit) in limits.of(call.api) {
-            if limit.rule.window().is_none() {
+    /// `costs` are those of its [`Ask`](crate::Ask). A limit that does not know the call at that charge any
+    /// more (its window is over, or its charges were joined) keeps what it has, as does one whose cost was
+    /// only settled afterwards, and one that is not of [`LimitSet::can_amend`].
+    pub fn arrived_later(&mut self, limits: &LimitSet, call: Charged, costs: &[Cost], stamp: At) {
+        for (index, limit) in limits.of(call.api).filter(|(_, limit)| is_amended(limit.rule)) {
+            let cost = costs.get(index).copied().unwrap_or(Cost::ONE);
+            if cost.is_estimate || cost.units == 0 {
                 continue;
             }
             let charged = |stamp: At| {
                 let by_guard =
                     limit.charge_of(stamp).map_or(call.answered, |at| at.min(call.answered));
-                by_guard.rounded_up(limit.rule.rounding())
+                limits.rounded(limit, by_guard)
             };
             let (from, to) = (charged(call.stamp), charged(stamp));
             let bucket = limit.bucket(call.api);
-            if to > from && self.take_back(index, bucket, from) {
-                self.add(index, bucket, Entry { at: to, calls: 1 });
+            if to > from && self.take_back(index, bucket, from, cost.units) {
+                self.add(index, bucket, Entry { at: to, calls: cost.units });
             }
         }
     }
 
-    /// Takes one call charged at that moment out of a counter; false if there is none.
-    fn take_back(&mut self, limit: usize, bucket: Option<ApiIx>, at: At) -> bool {
+    /// Takes what was charged at that moment out of a counter; false if it is not there.
+    fn take_back(&mut self, limit: usize, bucket: Option<ApiIx>, at: At, units: u32) -> bool {
         let counter = self
             .charges
             .iter_mut()
             .find(|charges| charges.limit == limit && charges.bucket == bucket);
-        counter.is_some_and(|charges| charges.take_back(at))
+        counter.is_some_and(|charges| charges.take_back(at, units))
     }
 }

@@ -199,7 +199,7 @@ impl Ledger {
     /// If only one of the sets names its apis, and the ledger knows of one: a bug of the caller.
     pub fn under(&self, old: &LimitSet, new: &LimitSet, now: At) -> (Self, Vec<Note>) {
         let read = |set: &LimitSet| {
-            Self::decode(new, &self.encode(set, now), now)
+            Self::decode_exact(new, &self.encode(set, now), now)
                 .expect("a record of a moment ago, and both sets or none name their apis")
         };
         let (mut ledger, notes) = read(old);

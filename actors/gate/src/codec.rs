@@ -9,12 +9,22 @@
 //! magic, version
 //! apis     count x (name, or empty and number)             those that occur below
 //! limits   count x (api or 0, name)                        those that count by time
-//! charges  count x (limit's place above, api or 0, count x (time since the one before, calls))
-//! permits  count x (id, api, 0 uncharged | 1 written, time | 2 charged)
-//! slots    count x (api, until, calls)
+//! others   count x (api or 0, name)                        other limits that occur below
+//! charges  count x (limit's place above, api or 0, count x (time since the one before, units))
+//! drained  count x (limit's place, api or 0, time, ticks, ticks per unit)     buckets
+//! opened   count x (limit's place, api or 0, 4 x (0 never | 1 always | 2 time) + 2 (time) + 1 (time), times)
+//!          what is known of windows that a call opened: when calls are sure, the latest end, the earliest
+//! permits  count x (id, api, what is known, costs)
+//!          what is known: 4 x (1 if costs follow) + 0 uncharged | 1 written, time | 2 charged
+//!          | 3 answered, time, written or not, time;
+//!          costs: job, count x (limit's place, 2 x units + 1 if it is a guess)
+//! slots    count x (api, until, units, 0 or limit's place + 1, job)
 //! holds    count x (api or 0, until, reason)
 //! checksum FNV-1a 32 of all before, little endian
 //! ```
+//!
+//! Version 2 had no others, drained, opened and costs, and of slots only the first three. When permits were
+//! taken is not kept.
 //!
 //! `api` is its place among the apis above + 1. Only apis of a set without names, and calls of an api that
 //! is gone, have a number in place of a name.
@@ -23,10 +33,11 @@ use core::fmt;
 
 mod wire;
 
-use crate::charges::Entry;
+use crate::charges::{Drained, Entry, Opened};
+use crate::decide::Cost;
 use crate::hold::{HOLDS_MAX, Hold, HoldScope, Holds};
-use crate::ledger::{Ledger, Permit, PermitId, Slot, State, left_by};
-use crate::limit::{API_GONE, ApiIx, LIMITS_MAX, Limit, LimitSet, NAME_BYTES_MAX};
+use crate::ledger::{Ledger, Permit, PermitId, Slot, State};
+use crate::limit::{API_GONE, ApiIx, LIMITS_MAX, Limit, LimitSet, NAME_BYTES_MAX, Rule};
 use crate::time::At;
 
 #[cfg(test)]
@@ -117,30 +128,46 @@ impl Ledger {
     /// use tollgate_gate::*;
     /// let limits = LimitSet::default();
     /// let record = Ledger::new().encode(&limits, At(0));
-    /// assert_eq!(record.len(), 2 + 6 + 4); // magic and version, six times "none", checksum
+    /// assert_eq!(record.len(), 2 + 9 + 4); // magic and version, nine times "none", checksum
     /// ```
     pub fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
         // Written without what has left, so that a record never grows with the past.
-        let dated: Vec<(usize, &Limit)> = dated(limits).collect();
+        let mut pruned = self.clone();
+        pruned.prune(limits, now);
+        pruned.encode_all(limits, now)
+    }
+
+    fn encode_all(&self, limits: &LimitSet, now: At) -> Vec<u8> {
+        let named = self.named(limits);
+        let place_of = |index: usize| named.iter().position(|(own, _)| *own == index);
+        let dated = named.iter().filter(|(_, limit)| limit.rule.window().is_some()).count();
         let charges: Vec<_> = self
             .charges
             .iter()
-            .filter_map(|charges| {
-                let place = dated.iter().position(|(index, _)| *index == charges.limit)?;
-                let left = left_by(limits, charges.limit, now)?;
-                let gone = charges.entries().iter().take_while(|entry| entry.at <= left).count();
-                let counting = &charges.entries()[gone..];
-                (!counting.is_empty()).then_some((place, charges.bucket, counting))
+            .filter_map(|charges| place_of(charges.limit).map(|place| (place, charges)))
+            .collect();
+        let drained: Vec<_> = charges
+            .iter()
+            .filter_map(|(place, charges)| {
+                charges.drained().map(|drained| (*place, charges.bucket, drained))
             })
             .collect();
-        let slots: Vec<&Slot> = self.slots.iter().filter(|slot| slot.until > now).collect();
-        let holds: Vec<&Hold> =
-            self.holds().as_slice().iter().filter(|hold| hold.until > now).collect();
+        let opened: Vec<_> = charges
+            .iter()
+            .filter_map(|(place, charges)| {
+                charges.opened().map(|opened| (*place, charges.bucket, *opened))
+            })
+            .collect();
+        let charges: Vec<_> =
+            charges.iter().filter(|(_, charges)| !charges.entries().is_empty()).collect();
+        let holds = self.holds().as_slice();
 
-        let mut apis: Vec<ApiIx> = dated.iter().filter_map(|(_, limit)| limit.api).collect();
-        apis.extend(charges.iter().filter_map(|(_, bucket, _)| *bucket));
+        let mut apis: Vec<ApiIx> = named.iter().filter_map(|(_, limit)| limit.api).collect();
+        apis.extend(charges.iter().filter_map(|(_, charges)| charges.bucket));
+        apis.extend(drained.iter().filter_map(|(_, bucket, _)| *bucket));
+        apis.extend(opened.iter().filter_map(|(_, bucket, _)| *bucket));
         apis.extend(self.permits.iter().map(|permit| permit.api));
-        apis.extend(slots.iter().map(|slot| slot.api));
+        apis.extend(self.slots.iter().map(|slot| slot.api));
         apis.extend(holds.iter().filter_map(|hold| hold.scope.api()));
         apis.sort_unstable();
         apis.dedup();
@@ -148,19 +175,21 @@ impl Ledger {
         let mut out = Writer::new(now, apis);
         out.apis(limits);
 
-        out.count(dated.len());
-        for (_, limit) in &dated {
-            out.api(limit.api);
-            out.text(&limit.name);
+        for limits in [&named[..dated], &named[dated..]] {
+            out.count(limits.len());
+            for (_, limit) in limits {
+                out.api(limit.api);
+                out.text(&limit.name);
+            }
         }
 
         out.count(charges.len());
-        for (place, bucket, entries) in charges {
-            out.count(place);
-            out.api(bucket);
-            out.count(entries.len());
+        for (place, charges) in charges {
+            out.count(*place);
+            out.api(charges.bucket);
+            out.count(charges.entries().len());
             let mut before = None;
-            for entry in entries {
+            for entry in charges.entries() {
                 match before {
                     None => out.time(entry.at),
                     Some(before) => out.number(entry.at.since(before).0),
@@ -170,25 +199,79 @@ impl Ledger {
             }
         }
 
+        out.count(drained.len());
+        for (place, bucket, drained) in drained {
+            out.count(place);
+            out.api(bucket);
+            out.time(drained.at);
+            out.long(drained.ticks);
+            out.long(drained.unit);
+        }
+
+        out.count(opened.len());
+        for (place, bucket, opened) in opened {
+            out.count(place);
+            out.api(bucket);
+            let sure = match opened.sure_from {
+                At::MAX => 0,
+                At::MIN => 1,
+                _ => 2,
+            };
+            let (from, by) = (opened.ends_from, opened.ends_by);
+            out.number(4 * sure + 2 * u64::from(by.is_some()) + u64::from(from.is_some()));
+            let sure = (sure == 2).then_some(opened.sure_from);
+            [sure, by, from].into_iter().flatten().for_each(|at| out.time(at));
+        }
+
         out.count(self.permits.len());
         for permit in &self.permits {
             out.number(permit.id.0);
             out.api(Some(permit.api));
+            let costs: Vec<(usize, Cost)> = permit
+                .costs
+                .iter()
+                .flat_map(|costs| costs.iter().copied().enumerate())
+                .filter(|(_, cost)| *cost != Cost::ONE)
+                .filter_map(|(index, cost)| Some((place_of(index)?, cost)))
+                .collect();
+            let has_more = !costs.is_empty() || permit.job > 0;
+            let more = 4 * u64::from(has_more);
             match permit.state {
-                State::Uncharged => out.number(0),
+                State::Uncharged => out.number(more),
                 State::Written(at) => {
-                    out.number(1);
+                    out.number(more + 1);
                     out.time(at);
                 }
-                State::Charged => out.number(2),
+                State::Charged => out.number(more + 2),
+                State::Answered { at, written } => {
+                    out.number(more + 3);
+                    out.time(at);
+                    out.number(written.is_some().into());
+                    if let Some(at) = written {
+                        out.time(at);
+                    }
+                }
+            }
+            if has_more {
+                out.number(permit.job);
+                out.count(costs.len());
+                for (place, cost) in costs {
+                    out.count(place);
+                    out.number(u64::from(cost.units) * 2 + u64::from(cost.is_estimate));
+                }
             }
         }
 
-        out.count(slots.len());
-        for slot in slots {
+        out.count(self.slots.len());
+        for slot in &self.slots {
             out.api(Some(slot.api));
             out.time(slot.until);
             out.number(slot.calls.into());
+            let limit = slot.limit.and_then(|(index, job)| Some((place_of(index)?, job)));
+            out.count(limit.map_or(0, |(place, _)| place + 1));
+            if let Some((_, job)) = limit {
+                out.number(job);
+            }
         }
 
         out.count(holds.len());
@@ -199,6 +282,24 @@ impl Ledger {
         }
 
         out.finish()
+    }
+
+    /// The limits that a record names: all that count by time, then others that it speaks of.
+    fn named<'a>(&self, limits: &'a LimitSet) -> Vec<(usize, &'a Limit)> {
+        let costs = |index: usize| {
+            self.permits
+                .iter()
+                .filter_map(|permit| permit.costs.as_deref())
+                .any(|costs| costs.get(index).is_some_and(|cost| *cost != Cost::ONE))
+        };
+        let taken = |index: usize| {
+            self.slots.iter().any(|slot| slot.limit.is_some_and(|(place, _)| place == index))
+        };
+        let other = |(index, limit): &(usize, &Limit)| {
+            limit.rule.window().is_none() && (costs(*index) || taken(*index))
+        };
+        let others = limits.limits().iter().enumerate().filter(other);
+        dated(limits).chain(others).collect()
     }
 
     /// Reads a record that was stored at `stored_at`. If that moment is not known exactly, a later one is
@@ -216,12 +317,36 @@ impl Ledger {
     /// Takes memory in proportion to the bytes.
     ///
     /// # Errors
-    /// The bytes are not a whole record of this version: see [`DecodeError`]. So is a record that names apis
+    /// The bytes are not a whole record of this version or the one before: see [`DecodeError`]. So is a record that names apis
     /// if the set does not, or the other way round: what is counted for whom cannot be known then.
     pub fn decode(
         limits: &LimitSet,
         bytes: &[u8],
         stored_at: At,
+    ) -> Result<(Self, Vec<Note>), DecodeError> {
+        Self::read(limits, bytes, stored_at, false)
+    }
+
+    /// The same where `stored_at` is exact, because the record was written under the same clock: a process
+    /// put it away for a while. Then it is also known when windows end that a call opened
+    /// ([`Rule::FirstUse`]). A record that only seems younger than it is would make them seem to end
+    /// later than they did, so [`Ledger::decode`] forgets that.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn decode_exact(
+        limits: &LimitSet,
+        bytes: &[u8],
+        stored_at: At,
+    ) -> Result<(Self, Vec<Note>), DecodeError> {
+        Self::read(limits, bytes, stored_at, true)
+    }
+
+    fn read(
+        limits: &LimitSet,
+        bytes: &[u8],
+        stored_at: At,
+        is_exact: bool,
     ) -> Result<(Self, Vec<Note>), DecodeError> {
         let mut input = Reader::new(bytes, stored_at)?;
         let mut ledger = Self::new();
@@ -233,37 +358,38 @@ impl Ledger {
 
         // For each limit of the record its place in the set, if it still has one.
         let mut places: Vec<Option<usize>> = Vec::new();
-        for _ in 0..input.count(LIMITS_MAX, "limits")? {
-            let api = input.api("limits")?;
-            let name = input.text(NAME_BYTES_MAX, "limits")?;
-            let same = |limit: &Limit| limit.name == name && limit.api == api;
-            let place = dated(limits).find(|(_, limit)| same(limit)).map(|(index, _)| index);
-            if place.is_some() && places.contains(&place) {
-                return Err(DecodeError::Malformed("limits"));
+        for kind in [Kind::Dated, Kind::Other] {
+            if kind == Kind::Other && input.is_old() {
+                break;
             }
-            // With an api that is gone its limits went too, which is noted already.
-            if place.is_none() && api != Some(API_GONE) {
-                notes.push(Note::Dropped { name: name.to_owned(), api });
+            for _ in 0..input.count(LIMITS_MAX, "limits")? {
+                let api = input.api("limits")?;
+                let name = input.text(NAME_BYTES_MAX, "limits")?;
+                let same = |limit: &Limit| {
+                    limit.name == name
+                        && limit.api == api
+                        && limit.rule.window().is_some() == (kind == Kind::Dated)
+                };
+                let place = limits.limits().iter().position(same);
+                if place.is_some() && places.contains(&place) {
+                    return Err(DecodeError::Malformed("limits"));
+                }
+                // With an api that is gone its limits went too, which is noted already.
+                if place.is_none() && api != Some(API_GONE) {
+                    notes.push(Note::Dropped { name: name.to_owned(), api });
+                }
+                places.push(place);
             }
-            places.push(place);
         }
         for (index, limit) in dated(limits) {
             if !places.contains(&Some(index)) {
                 notes.push(Note::Unknown { name: limit.name.clone(), api: limit.api });
             }
         }
+        let is_dated = |place: usize| limits.limits()[place].rule.window().is_some();
 
         for _ in 0..input.count(usize::MAX, "charges")? {
-            let place: usize = input.small("charges")?;
-            let mut place = *places.get(place).ok_or(DecodeError::Malformed("charges"))?;
-            // A limit that counts all apis together takes what was counted for each, also for those that
-            // are gone.
-            let bucket = input
-                .api("charges")?
-                .filter(|_| place.is_some_and(|index| limits.limits()[index].bucket(0).is_some()));
-            if bucket == Some(API_GONE) {
-                place = None;
-            }
+            let counter = counter(&mut input, limits, &places, "charges")?;
             let mut before: Option<At> = None;
             for _ in 0..input.count(usize::MAX, "charges")? {
                 let at = match before {
@@ -272,8 +398,52 @@ impl Ledger {
                 };
                 before = Some(at);
                 let calls = input.calls("charges")?;
-                if let Some(index) = place {
+                if let Some((index, bucket)) = counter
+                    && is_dated(index)
+                {
                     ledger.add(index, bucket, Entry { at, calls });
+                }
+            }
+        }
+
+        let buckets = if input.is_old() { 0 } else { input.count(usize::MAX, "buckets")? };
+        for _ in 0..buckets {
+            let counter = counter(&mut input, limits, &places, "buckets")?;
+            let at = input.time("buckets")?;
+            let (ticks, unit) = (input.long("buckets")?, input.long("buckets")?);
+            let drained = Drained { at, ticks, unit };
+            let Some((index, bucket)) = counter else { continue };
+            let rule = limits.limits()[index].rule;
+            if let Some(now) = rule.unit_ticks() {
+                ledger.counter(index, bucket).drain(drained.at_rate(now));
+            } else if is_dated(index) && unit > 0 && ticks > 0 {
+                // A limit of another kind now: as many calls as are missing, at the last moment of one.
+                let calls = u32::try_from(ticks.div_ceil(unit)).unwrap_or(u32::MAX);
+                ledger.add(index, bucket, Entry { at, calls });
+            }
+        }
+
+        let windows = if input.is_old() { 0 } else { input.count(usize::MAX, "windows")? };
+        for _ in 0..windows {
+            let counter = counter(&mut input, limits, &places, "windows")?;
+            let known = input.number("windows")?;
+            let sure_from = match known / 4 {
+                0 => At::MAX,
+                1 => At::MIN,
+                2 => input.time("windows")?,
+                _ => return Err(DecodeError::Malformed("windows")),
+            };
+            let mut time = |bit| (known & bit > 0).then(|| input.time("windows")).transpose();
+            let (ends_by, ends_from) = (time(2)?, time(1)?);
+            if let Some((index, bucket)) = counter
+                && matches!(limits.limits()[index].rule, Rule::FirstUse { .. })
+            {
+                let counter = ledger.counter(index, bucket);
+                if is_exact {
+                    counter.set_opened(Opened { ends_from, ends_by, sure_from });
+                } else if counter.entries().is_empty() {
+                    // That there was something is known, or a call in flight would seem to be the first.
+                    counter.set_opened(Opened::unknown(At::MAX));
                 }
             }
         }
@@ -281,13 +451,44 @@ impl Ledger {
         for _ in 0..input.count(usize::MAX, "permits")? {
             let id = PermitId(input.number("permits")?);
             let api = input.api("permits")?.ok_or(DecodeError::Malformed("permits"))?;
-            let state = match input.number("permits")? {
+            let known = input.number("permits")?;
+            let state = match known % 4 {
                 0 => State::Uncharged,
                 1 => State::Written(input.time("permits")?),
                 2 => State::Charged,
-                _ => return Err(DecodeError::Malformed("permits")),
+                _ if input.is_old() => return Err(DecodeError::Malformed("permits")),
+                _ => {
+                    let at = input.time("permits")?;
+                    let written = match input.number("permits")? {
+                        0 => None,
+                        1 => Some(input.time("permits")?),
+                        _ => return Err(DecodeError::Malformed("permits")),
+                    };
+                    State::Answered { at, written }
+                }
             };
-            ledger.permits.push(Permit { id, api, state });
+            let mut costs: Option<Box<[Cost]>> = None;
+            let mut job = 0;
+            match known / 4 {
+                0 => {}
+                1 if !input.is_old() => {
+                    job = input.number("permits")?;
+                    for _ in 0..input.count(LIMITS_MAX, "permits")? {
+                        let place: usize = input.small("permits")?;
+                        let place = *places.get(place).ok_or(DecodeError::Malformed("permits"))?;
+                        let cost = input.number("permits")?;
+                        let units = u32::try_from(cost / 2);
+                        let units = units.map_err(|_| DecodeError::Malformed("permits"))?;
+                        let cost = Cost { units, is_estimate: cost % 2 == 1 };
+                        if let Some(place) = place {
+                            let all = || vec![Cost::ONE; limits.limits().len()].into();
+                            costs.get_or_insert_with(all)[place] = cost;
+                        }
+                    }
+                }
+                _ => return Err(DecodeError::Malformed("permits")),
+            }
+            ledger.permits.push(Permit { id, api, taken: At::MIN, state, costs, job });
         }
         let mut ids: Vec<PermitId> = ledger.in_flight().collect();
         ids.sort_unstable();
@@ -298,7 +499,17 @@ impl Ledger {
         for _ in 0..input.count(usize::MAX, "slots")? {
             let api = input.api("slots")?.ok_or(DecodeError::Malformed("slots"))?;
             let until = input.time("slots")?;
-            ledger.slots.push(Slot { api, until, calls: input.calls("slots")? });
+            let calls = input.calls("slots")?;
+            let place: usize = if input.is_old() { 0 } else { input.small("slots")? };
+            if let Some(place) = place.checked_sub(1) {
+                let job = input.number("slots")?;
+                let place = places.get(place).ok_or(DecodeError::Malformed("slots"))?;
+                if let Some(place) = place {
+                    ledger.slots.push(Slot { api, until, calls, limit: Some((*place, job)) });
+                }
+            } else {
+                ledger.slots.push(Slot { api, until, calls, limit: None });
+            }
         }
 
         let mut holds = Holds::new();
@@ -313,6 +524,29 @@ impl Ledger {
         *ledger.holds_mut() = holds;
         if input.is_at_end() { Ok((ledger, notes)) } else { Err(DecodeError::Malformed("end")) }
     }
+}
+
+/// The two lists of limits in a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Dated,
+    Other,
+}
+
+/// Reads whose charges follow: the limit's place in the set and the api, if both are still there.
+fn counter(
+    input: &mut Reader<'_>,
+    limits: &LimitSet,
+    places: &[Option<usize>],
+    part: &'static str,
+) -> Result<Option<(usize, Option<ApiIx>)>, DecodeError> {
+    let place: usize = input.small(part)?;
+    let place = *places.get(place).ok_or(DecodeError::Malformed(part))?;
+    // A limit that counts all apis together takes what was counted for each, also for those that are gone.
+    let bucket = input
+        .api(part)?
+        .filter(|_| place.is_some_and(|index| limits.limits()[index].bucket(0).is_some()));
+    Ok(place.filter(|_| bucket != Some(API_GONE)).map(|place| (place, bucket)))
 }
 
 /// The limits that have charges, with their places.

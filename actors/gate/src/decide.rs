@@ -1,5 +1,7 @@
 //! The decision: may this call go now, and if not, when?
 //!
+//! Whatever a limit counts, a call costs units of it ([`Cost`]), mostly one.
+//!
 //! A limit of `max` calls in a window lets the next call go at or after (charge of the call that must
 //! leave) + window. Because a call is charged no earlier than it arrives, and begins no earlier than it is
 //! let go, no window of the provider then ever contains more than `max` arrivals. All limits that match
@@ -10,11 +12,75 @@ use crate::ledger::Ledger;
 use crate::limit::{ApiIx, LimitSet};
 use crate::time::At;
 
-/// One call somebody would like to make.
+/// What a call costs under one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ask {
+pub struct Cost {
+    /// So many units; with none the limit does not count the call and never makes it wait.
+    pub units: u32,
+    /// True if that is a guess, and the cost is known afterwards ([`Ledger::settle`]): points of a query,
+    /// bytes of an answer, 1 for an error that may come. Until then the guess counts.
+    pub is_estimate: bool,
+}
+
+impl Cost {
+    /// One unit: what a call costs if nothing else is said.
+    pub const ONE: Self = Self::of(1);
+    /// Nothing.
+    pub const FREE: Self = Self::of(0);
+
+    /// So many units for certain.
+    pub const fn of(units: u32) -> Self {
+        Self { units, is_estimate: false }
+    }
+
+    /// Probably so many; to be settled. More than the limit's `max` refuses the call for ever, so a caller caps
+    /// a guess at what the limit can hold.
+    pub const fn about(units: u32) -> Self {
+        Self { units, is_estimate: true }
+    }
+}
+
+/// One call somebody would like to make.
+///
+/// ```
+/// use tollgate_gate::{Ask, Cost};
+/// assert_eq!(Ask::new(3).cost(0), Cost::ONE);
+/// // Three points under the first limit of the set, free under the second, one under all others.
+/// let costs = [Cost::of(3), Cost::FREE];
+/// let ask = Ask::new(3).with_costs(&costs);
+/// assert_eq!([0, 1, 2].map(|place| ask.cost(place).units), [3, 0, 1]);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask<'a> {
     /// Of which api.
     pub api: ApiIx,
+    /// What it costs, by the places of the limits in their set; where nothing is said, [`Cost::ONE`].
+    pub costs: &'a [Cost],
+    /// Number of the job that the call orders, for [`Ledger::release`]; 0: none. Over restarts too the
+    /// caller's numbers must mean the same jobs.
+    pub job: u64,
+}
+
+impl<'a> Ask<'a> {
+    /// A call of that api that costs one everywhere.
+    pub const fn new(api: ApiIx) -> Self {
+        Self { api, costs: &[], job: 0 }
+    }
+
+    /// The same call with these costs, by the places of the limits in their set.
+    pub const fn with_costs(self, costs: &'a [Cost]) -> Self {
+        Self { costs, ..self }
+    }
+
+    /// The same call, that orders the job of that number.
+    pub const fn for_job(self, job: u64) -> Self {
+        Self { job, ..self }
+    }
+
+    /// What it costs under the limit at that place.
+    pub fn cost(&self, place: usize) -> Cost {
+        self.costs.get(place).copied().unwrap_or(Cost::ONE)
+    }
 }
 
 /// The gate's answer.
@@ -31,8 +97,7 @@ pub enum Decision {
         /// ones the first, limits before holds.
         because: Because,
     },
-    /// At no time. No limit of today refuses a single call for ever, so this does not occur yet; it is for
-    /// calls that weigh more than a window holds.
+    /// At no time: it costs more than a window of the limit, or its bucket, ever holds.
     Never {
         /// What forbids it.
         because: Because,
@@ -61,7 +126,7 @@ impl Because {
 
 /// When a limit or hold lets the call go; in order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Opens {
+pub(crate) enum Opens {
     Now,
     At(At),
     /// When a call in flight has reported.
@@ -81,7 +146,7 @@ enum Opens {
 ///     guard: Guard::After(Span::ZERO),
 /// };
 /// let limits = LimitSet::new(vec![limit("burst", 2, 1), limit("slow", 3, 10)]).unwrap();
-/// let (mut ledger, holds, ask, s) = (Ledger::new(), Holds::new(), Ask { api: 0 }, 1_000_000);
+/// let (mut ledger, holds, ask, s) = (Ledger::new(), Holds::new(), Ask::new(0), 1_000_000);
 /// let mut call = |now| {
 ///     let decision = decide(&limits, &ledger, &holds, ask, now);
 ///     if decision == Decision::Go {
@@ -102,7 +167,13 @@ enum Opens {
 /// assert_eq!(call(At(10 * s - 1)), wait(10, 1));
 /// assert_eq!(call(At(10 * s)), Decision::Go);
 /// ```
-pub fn decide(limits: &LimitSet, ledger: &Ledger, holds: &Holds, ask: Ask, now: At) -> Decision {
+pub fn decide(
+    limits: &LimitSet,
+    ledger: &Ledger,
+    holds: &Holds,
+    ask: Ask<'_>,
+    now: At,
+) -> Decision {
     let mut latest = (Opens::Now, Because::Limit(0));
     let mut consider = |opens, because| {
         if opens > latest.0 {
@@ -110,8 +181,14 @@ pub fn decide(limits: &LimitSet, ledger: &Ledger, holds: &Holds, ask: Ask, now: 
         }
     };
     for (place, limit) in limits.of(ask.api) {
-        let max = limit.rule.max();
-        consider(opens(max, ledger.places(place, limit, ask.api), now), Because::Limit(place));
+        let units = ask.cost(place).units;
+        if units > limit.rule.max() {
+            return Decision::Never { because: Because::Limit(place) };
+        }
+        if units > 0 {
+            let opens = ledger.opens(limits, place, limit, (ask.api, units), now);
+            consider(opens, Because::Limit(place));
+        }
     }
     for (place, hold) in holds.as_slice().iter().enumerate() {
         if hold.scope.stops(ask.api) && hold.until > now {
@@ -123,22 +200,4 @@ pub fn decide(limits: &LimitSet, ledger: &Ledger, holds: &Holds, ask: Ask, now: 
         (Opens::At(at), because) => Decision::WaitUntil { at: Some(at), because },
         (Opens::Unknown, because) => Decision::WaitUntil { at: None, because },
     }
-}
-
-/// When one of `max` places is free, given when those that are taken are left.
-fn opens(max: u32, places: impl Iterator<Item = (Option<At>, u32)> + Clone, now: At) -> Opens {
-    let taken = places.filter(|(leaves, _)| leaves.is_none_or(|at| at > now));
-    let count: u64 = taken.clone().map(|(_, calls)| u64::from(calls)).sum();
-    let Some(too_many) = count.checked_sub(u64::from(max)) else { return Opens::Now };
-    let mut known: Vec<(At, u32)> =
-        taken.filter_map(|(leaves, calls)| leaves.map(|at| (at, calls))).collect();
-    known.sort_unstable();
-    let mut left = 0;
-    for (at, calls) in known {
-        left += u64::from(calls);
-        if left > too_many {
-            return Opens::At(at);
-        }
-    }
-    Opens::Unknown
 }

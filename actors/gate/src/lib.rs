@@ -14,7 +14,13 @@
 //! - a call is written no earlier than its [`Ledger::take`] and after the record with its permit was stored;
 //! - reports are true: never an earlier time than the real one for [`Ledger::written`] and
 //!   [`Ledger::answered`], [`Sent::Never`] only if nothing was sent;
-//! - `now` is never ahead of the real time of the ledger's timeline.
+//! - `now` is never ahead of the real time of the ledger's timeline;
+//! - for [`Rule::Calendar`] the provider's clock and the one behind the [`Calendar`] are no more than its slack
+//!   apart.
+//!
+//! Providers count in several ways, which are the kinds of [`Rule`]: gaps, windows that slide, that start anew at
+//! a time of day or with the first call, token buckets, scores with a block, calls in flight, jobs. What a call
+//! costs under each ([`Cost`]) may be more than one, nothing, or known only afterwards ([`Ledger::settle`]).
 //!
 //! The parts: [`LimitSet`] (what is allowed), [`Ledger`] (what was done), [`Holds`] (what else stops),
 //! [`decide`] (the decision). [`Ledger::encode`] and [`Ledger::decode`] carry it over a restart and over a
@@ -26,6 +32,7 @@ mod amend;
 mod change;
 mod charges;
 mod codec;
+mod counting;
 mod decide;
 mod hold;
 mod ledger;
@@ -39,12 +46,12 @@ mod tests;
 pub use amend::Charged;
 pub use change::{Change, ChangeKind, Known};
 pub use codec::{DecodeError, Note};
-pub use decide::{Ask, Because, Decision, decide};
+pub use decide::{Ask, Because, Cost, Decision, decide};
 pub use hold::{HOLDS_MAX, Hold, HoldScope, Holds, REASON_BYTES_MAX};
 pub use ledger::{Ledger, PermitId, Sent};
 pub use limit::{
-    APIS_MAX, ApiIx, Guard, LIMITS_MAX, Limit, LimitError, LimitSet, NAME_BYTES_MAX,
-    NO_ANSWER_BOUND, Rule, WINDOW_MAX, WINDOW_MIN, time_needed,
+    APIS_MAX, ApiIx, CALENDARS_MAX, Calendar, Guard, LIMITS_MAX, Limit, LimitError, LimitSet,
+    NAME_BYTES_MAX, NO_ANSWER_BOUND, Rule, SLACK_MAX, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
 pub use time::{At, Span};
 pub use walk::{LaneWork, Run, Step, WaitedFor, Walk};

@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::num::NonZeroU32;
+use std::sync::Arc;
 
 use crate::time::{At, Span};
 
@@ -37,59 +38,170 @@ const EXACT_MAX: u32 = 64;
 /// Above it a window is cut into this many parts, and each charge is rounded up to the end of its part.
 const PARTS: u64 = 60;
 
-/// How a provider counts.
+/// Most calendars in one set.
+pub const CALENDARS_MAX: usize = LIMITS_MAX;
+/// Longest time that a provider's clock may be off for [`Rule::Calendar`].
+pub const SLACK_MAX: Span = Span::from_secs(3600);
+
+/// How a provider counts. What is counted are *units*: a call mostly is one, but see
+/// [`Cost`](crate::Cost).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Two calls are at least `gap` apart; 1 ms to 366 days.
+    /// Two calls are at least `gap` apart; 1 ms to 366 days. A call costs one or nothing here.
     Every {
         /// From one call to the next.
         gap: Span,
     },
-    /// At most `max` calls in **any** window of that length, wherever it starts; 1 ms to 366 days.
+    /// At most `max` units in **any** window of that length, wherever it starts; 1 ms to 366 days.
     Sliding {
-        /// Most calls in a window.
+        /// Most units in a window.
         max: NonZeroU32,
         /// Length of the window. It does not contain the moment it begins at: with 60 calls an hour, the
         /// 61st may come exactly an hour after the first.
         window: Span,
     },
-    /// At most `max` calls in flight at once.
+    /// At most `max` units in flight at once.
     Concurrent {
-        /// Most calls in flight.
+        /// Most units in flight.
         max: NonZeroU32,
+    },
+    /// A token bucket: it holds `burst` units at most, `rate` units flow in per `per`, and a call takes out
+    /// what it costs. The time in which it fills is at most 366 days.
+    Bucket {
+        /// What it holds.
+        burst: NonZeroU32,
+        /// How much flows in within `per`.
+        rate: NonZeroU32,
+        /// The time in which `rate` units flow in.
+        per: Span,
+    },
+    /// At most `max` units from one reset to the next, the resets being moments of a [`Calendar`]: midnight
+    /// in Los Angeles. A call that may have arrived on either side of a reset counts on both.
+    Calendar {
+        /// Most units between two resets.
+        max: NonZeroU32,
+        /// The usual time between two resets; 1 ms to 366 days. It does not decide when one is.
+        window: Span,
+        /// How far the provider's clock may be from ours; at most an hour, and less than half a window.
+        slack: Span,
+        /// Place of the calendar among those of the set ([`LimitSet::with_calendars`]). Without one nothing
+        /// ever resets.
+        calendar: u16,
+    },
+    /// At most `max` units in a window that the first call opens and that ends `window` later; the next call
+    /// opens the next one; 1 ms to 366 days. As long as it is not known when a window ended, and for ever
+    /// after a restart until the account was quiet for one window, it counts like [`Rule::Sliding`], which is
+    /// stricter.
+    FirstUse {
+        /// Most units in a window.
+        max: NonZeroU32,
+        /// Length of a window.
+        window: Span,
+    },
+    /// A score that a call raises by its cost, that falls with time, and that must not exceed `max`. How
+    /// it falls providers do not say; here each unit counts in full until it is `decay` old, which is stricter
+    /// than any fall that is over by then. 1 ms to 366 days.
+    Score {
+        /// Highest score.
+        max: NonZeroU32,
+        /// How long a unit counts.
+        decay: Span,
+        /// How long the provider answers nothing once the score was exceeded
+        /// ([`Ledger::over`](crate::Ledger::over)); at most 366 days.
+        block: Span,
+    },
+    /// At most `max` jobs at once that the provider works on after the call that ordered them is over. A job
+    /// ends when it is told ([`Ledger::release`](crate::Ledger::release)), or `ttl` after its call.
+    Jobs {
+        /// Most jobs at once.
+        max: NonZeroU32,
+        /// A job of which nothing is heard is over so long after its call; 1 ms to 366 days.
+        ttl: Span,
     },
 }
 
 impl Rule {
-    /// Length of the window, if the rule counts by time: [`Rule::Every`] is one call in any window of its
-    /// gap.
+    /// How long a charge counts, if the rule counts by time: [`Rule::Every`] is one call in any window of
+    /// its gap, a bucket fills within so long, and between the resets of a calendar lies mostly so much.
     pub(crate) fn window(self) -> Option<Span> {
         match self {
-            Self::Every { gap } => Some(gap),
-            Self::Sliding { window, .. } => Some(window),
-            Self::Concurrent { .. } => None,
+            Self::Every { gap: window }
+            | Self::Sliding { window, .. }
+            | Self::Calendar { window, .. }
+            | Self::FirstUse { window, .. }
+            | Self::Score { decay: window, .. } => Some(window),
+            Self::Bucket { burst, rate, per } => {
+                let time = u128::from(burst.get()) * u128::from(per.0);
+                let time = time.div_ceil(u128::from(rate.get()));
+                Some(Span(u64::try_from(time).unwrap_or(u64::MAX)))
+            }
+            Self::Concurrent { .. } | Self::Jobs { .. } => None,
         }
     }
 
-    /// Most calls in a window, or in flight.
-    pub(crate) fn max(self) -> u32 {
+    /// Longest time that a call can matter after its charge, or its end.
+    fn remembers(self) -> Span {
+        match self {
+            // No zone moves its clocks by more than three hours.
+            Self::Calendar { window, slack, .. } => Span(
+                window
+                    .0
+                    .saturating_add(slack.0.saturating_mul(2))
+                    .saturating_add(3 * 3_600_000_000),
+            ),
+            Self::Jobs { ttl, .. } => ttl,
+            _ => self.window().unwrap_or(Span::ZERO),
+        }
+    }
+
+    /// Most units in a window, in flight, or in the bucket.
+    pub fn max(self) -> u32 {
         match self {
             Self::Every { .. } => 1,
-            Self::Sliding { max, .. } | Self::Concurrent { max } => max.get(),
+            Self::Bucket { burst: max, .. }
+            | Self::Sliding { max, .. }
+            | Self::Concurrent { max }
+            | Self::Calendar { max, .. }
+            | Self::FirstUse { max, .. }
+            | Self::Score { max, .. }
+            | Self::Jobs { max, .. } => max.get(),
         }
     }
 
     /// What charges are rounded up to; zero where they are kept one by one.
     pub(crate) fn rounding(self) -> Span {
-        match self.window() {
-            Some(window) if self.max() > EXACT_MAX => Span(window.0.div_ceil(PARTS)),
+        match (self, self.window()) {
+            // A bucket keeps what it has to in one number.
+            (Self::Bucket { .. }, _) | (_, None) => Span::ZERO,
+            (_, Some(window)) if self.max() > EXACT_MAX => Span(window.0.div_ceil(PARTS)),
             _ => Span::ZERO,
         }
     }
+
+    /// How long it takes until one unit has flowed into the bucket, in [`TICKS`] parts of a microsecond,
+    /// rounded up; `None` for other rules.
+    pub(crate) fn unit_ticks(self) -> Option<u128> {
+        let Self::Bucket { rate, per, .. } = self else { return None };
+        Some((u128::from(per.0) * TICKS).div_ceil(u128::from(rate.get())))
+    }
 }
 
-/// The least time between the first and the last of so many calls under a rule: what the rule itself
-/// costs. Time needed / time taken is the share of the allowed rate that was used.
+/// Parts of a microsecond that buckets are computed in: a bucket of any rate is exact to a microsecond over
+/// the first four billion units.
+pub(crate) const TICKS: u128 = 1 << 32;
+
+/// When windows of a calendar begin, on the timeline of the ledger. The gate knows no time zones: whoever
+/// does is asked. The answers may change when the wall clock is set; they must be consistent with one
+/// another as of one moment.
+pub trait Calendar: fmt::Debug + Send + Sync {
+    /// The latest reset that is not after `at`; [`At::MIN`] if there is none.
+    fn prev_reset(&self, at: At) -> At;
+    /// The earliest reset after `at`; [`At::MAX`] if there is none.
+    fn next_reset(&self, at: At) -> At;
+}
+
+/// The least time between the first and the last of so many calls of one unit each under a rule: what the
+/// rule itself costs. Time needed / time taken is the share of the allowed rate that was used.
 ///
 /// ```
 /// use core::num::NonZeroU32;
@@ -103,10 +215,23 @@ impl Rule {
 /// // How long a call takes is not known here.
 /// assert_eq!(time_needed(Rule::Concurrent { max: ten }, 25), Span::ZERO);
 /// assert_eq!(time_needed(minute, 0), Span::ZERO);
+/// // 10 at once, 15 more at 5 a second.
+/// let bucket = Rule::Bucket { burst: ten, rate: NonZeroU32::new(5).unwrap(), per: Span::from_secs(1) };
+/// assert_eq!(time_needed(bucket, 25), Span::from_secs(3));
 /// ```
 pub fn time_needed(rule: Rule, calls: u64) -> Span {
     let windows = calls.div_ceil(u64::from(rule.max())).saturating_sub(1);
-    rule.window().map_or(Span::ZERO, |window| window.times(windows))
+    match rule {
+        // The rest has to flow in.
+        Rule::Bucket { burst, .. } => {
+            let rest = calls.saturating_sub(burst.get().into());
+            let ticks = rule.unit_ticks().unwrap_or(0).saturating_mul(rest.into());
+            Span(u64::try_from(ticks / TICKS).unwrap_or(u64::MAX))
+        }
+        // One reset may come right after the first call.
+        Rule::Calendar { window, .. } => window.times(windows.saturating_sub(1)),
+        _ => rule.window().map_or(Span::ZERO, |window| window.times(windows)),
+    }
 }
 
 /// How long after its writing a request is certain to have arrived.
@@ -185,6 +310,12 @@ impl Limit {
         (self.per_api && self.api.is_none()).then_some(api)
     }
 
+    /// How long a charge counts, if the limit counts by time: its window or gap, the time in which a bucket
+    /// fills, the usual time between two resets.
+    pub fn window(&self) -> Option<Span> {
+        self.rule.window()
+    }
+
     /// The guard, if the limit has one and counts by time.
     pub(crate) fn guard_span(&self) -> Option<Span> {
         self.rule.window().and_then(|window| self.guard.span(window))
@@ -198,12 +329,25 @@ impl Limit {
 }
 
 /// The limits of an account; every one that matches a call must agree to it. Never changes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+///
+/// Two sets are equal if they have the same limits and apis. Their calendars are not compared: they say where
+/// the same resets lie on a timeline.
+#[derive(Debug, Clone, Default)]
 pub struct LimitSet {
     limits: Vec<Limit>,
     /// The names of the apis by their numbers; empty: they have none.
     apis: Vec<String>,
+    /// By the numbers in the rules.
+    calendars: Vec<Arc<dyn Calendar>>,
 }
+
+impl PartialEq for LimitSet {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.limits, &self.apis) == (&other.limits, &other.apis)
+    }
+}
+
+impl Eq for LimitSet {}
 
 impl LimitSet {
     /// Checks limits. No limits at all are fine: then every call goes.
@@ -227,7 +371,8 @@ impl LimitSet {
                 return Err(LimitError::NoApi(name()));
             }
             if let Some(window) = limit.rule.window() {
-                if window < WINDOW_MIN {
+                // A bucket may be full again in no time: then the rate is what limits.
+                if window < WINDOW_MIN && !matches!(limit.rule, Rule::Bucket { .. }) {
                     return Err(LimitError::TooShort(name()));
                 }
                 let guard = limit.guard.span(window).unwrap_or(Span::ZERO);
@@ -235,8 +380,42 @@ impl LimitSet {
                     return Err(LimitError::TooLong(name()));
                 }
             }
+            match limit.rule {
+                Rule::Bucket { per, .. } if per < WINDOW_MIN => {
+                    return Err(LimitError::TooShort(name()));
+                }
+                Rule::Bucket { per: span, .. } | Rule::Score { block: span, .. }
+                    if span > WINDOW_MAX =>
+                {
+                    return Err(LimitError::TooLong(name()));
+                }
+                Rule::Jobs { ttl, .. } if ttl < WINDOW_MIN => {
+                    return Err(LimitError::TooShort(name()));
+                }
+                Rule::Jobs { ttl, .. } if ttl > WINDOW_MAX => {
+                    return Err(LimitError::TooLong(name()));
+                }
+                Rule::Calendar { window, slack, .. }
+                    if slack > SLACK_MAX || slack.times(2) >= window =>
+                {
+                    return Err(LimitError::Slack(name()));
+                }
+                Rule::Calendar { calendar, .. } if usize::from(calendar) >= CALENDARS_MAX => {
+                    return Err(LimitError::NoCalendar(name()));
+                }
+                _ => {}
+            }
         }
-        Ok(Self { limits, apis: Vec::new() })
+        Ok(Self { limits, apis: Vec::new(), calendars: Vec::new() })
+    }
+
+    /// Other limits of the same apis, with the same calendars.
+    ///
+    /// # Errors
+    /// Any of [`LimitSet::new`], [`LimitSet::with_apis`] and [`LimitSet::with_calendars`].
+    pub fn with_limits(&self, limits: Vec<Limit>) -> Result<Self, LimitError> {
+        let set = Self::new(limits)?.with_apis(self.apis.clone())?;
+        set.with_calendars(self.calendars.clone())
     }
 
     /// Names the apis, in the order of their numbers. A record has these names, so that it means the same
@@ -261,11 +440,11 @@ impl LimitSet {
     /// let old = LimitSet::new(vec![one(0)]).unwrap().with_apis(apis(&["reports"])).unwrap();
     /// let new = LimitSet::new(vec![one(1)]).unwrap().with_apis(apis(&["ads", "reports"])).unwrap();
     /// let mut ledger = Ledger::new();
-    /// ledger.take(&old, PermitId(1), Ask { api: 0 }, At(0));
+    /// ledger.take(&old, PermitId(1), Ask::new(0), At(0));
     /// ledger.ended(&old, PermitId(1), At(0), Sent::Never);
     /// let (ledger, notes) = ledger.under(&old, &new, At(0));
     /// assert!(notes.is_empty());
-    /// let decision = |api| decide(&new, &ledger, ledger.holds(), Ask { api }, At(0));
+    /// let decision = |api| decide(&new, &ledger, ledger.holds(), Ask::new(api), At(0));
     /// assert_eq!(decision(0), Decision::Go);
     /// let because = Because::Limit(0);
     /// assert_eq!(decision(1), Decision::WaitUntil { at: Some(At(5_000_000)), because });
@@ -282,11 +461,66 @@ impl LimitSet {
                 return Err(LimitError::DuplicateApi(name.clone()));
             }
         }
-        let set = Self { limits: self.limits, apis };
+        let set = Self { apis, ..self };
         let nobodys = |limit: &&Limit| limit.api.is_some_and(|api| !set.has_api(api));
         match set.limits.iter().find(nobodys) {
             Some(limit) => Err(LimitError::NoApi(limit.name.clone())),
             None => Ok(set),
+        }
+    }
+
+    /// Says when the windows of [`Rule::Calendar`] begin, by the numbers in the rules. They belong to one
+    /// timeline, so they are given where the clock is known.
+    ///
+    /// # Errors
+    /// A rule names a calendar that is not among them, or there are more than 32.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use core::num::NonZeroU32;
+    /// use tollgate_gate::*;
+    /// /// Every day of 24 hours from 0 on; a real one knows time zones and the wall clock.
+    /// #[derive(Debug)]
+    /// struct Days;
+    /// const DAY: i64 = 24 * 3600 * 1_000_000;
+    /// impl Calendar for Days {
+    ///     fn prev_reset(&self, at: At) -> At {
+    ///         At(at.0.div_euclid(DAY) * DAY)
+    ///     }
+    ///     fn next_reset(&self, at: At) -> At {
+    ///         At((at.0.div_euclid(DAY) + 1) * DAY)
+    ///     }
+    /// }
+    /// let daily = Limit {
+    ///     name: "daily".into(),
+    ///     per_api: false,
+    ///     api: None,
+    ///     rule: Rule::Calendar {
+    ///         max: NonZeroU32::MIN,
+    ///         window: Span(DAY as u64),
+    ///         slack: Span::from_secs(2),
+    ///         calendar: 0,
+    ///     },
+    ///     guard: Guard::Default,
+    /// };
+    /// let limits = LimitSet::new(vec![daily]).unwrap().with_calendars(vec![Arc::new(Days)]).unwrap();
+    /// let (mut ledger, s) = (Ledger::new(), 1_000_000);
+    /// ledger.take(&limits, PermitId(1), Ask::new(0), At(DAY - 3600 * s));
+    /// ledger.answered(&limits, PermitId(1), At(DAY - 3600 * s));
+    /// let because = Because::Limit(0);
+    /// assert_eq!(
+    ///     decide(&limits, &ledger, ledger.holds(), Ask::new(0), At(DAY - 1)),
+    ///     Decision::WaitUntil { at: Some(At(DAY + 2 * s)), because }, // its midnight, surely
+    /// );
+    /// ```
+    pub fn with_calendars(self, calendars: Vec<Arc<dyn Calendar>>) -> Result<Self, LimitError> {
+        let missing = self.limits.iter().find(|limit| match limit.rule {
+            Rule::Calendar { calendar, .. } => usize::from(calendar) >= calendars.len(),
+            _ => calendars.len() > CALENDARS_MAX,
+        });
+        match missing {
+            Some(limit) => Err(LimitError::NoCalendar(limit.name.clone())),
+            None => Ok(Self { calendars, ..self }),
         }
     }
 
@@ -323,9 +557,15 @@ impl LimitSet {
         if self.apis.is_empty() { api != API_GONE } else { usize::from(api) < self.apis.len() }
     }
 
-    /// Whether any limit counts by time. Without one there is nothing to charge, only calls in flight.
+    /// Whether any limit remembers calls that are over. Without one there are only calls in flight.
     pub fn is_dated(&self) -> bool {
-        self.limits.iter().any(|limit| limit.rule.window().is_some())
+        self.limits.iter().any(|limit| !matches!(limit.rule, Rule::Concurrent { .. }))
+    }
+
+    /// The longest time after which a call that is over can still matter: the longest window, gap or life
+    /// of a job; zero without any. An account whose ledger cannot be read has to wait so long.
+    pub fn window_max(&self) -> Span {
+        self.limits.iter().map(|limit| limit.rule.remembers()).max().unwrap_or(Span::ZERO)
     }
 
     /// The longest that a written request may be on its way under these limits: the longest guard, with
@@ -349,6 +589,46 @@ impl LimitSet {
         self.limits
             .iter()
             .any(|limit| limit.rule.window().is_some() && limit.guard == Guard::Default)
+    }
+
+    /// The latest charge that no longer counts at `now` under a limit that counts by time and is not a
+    /// bucket, by the rule alone.
+    pub(crate) fn left_by(&self, limit: &Limit, now: At) -> At {
+        match limit.rule {
+            Rule::Calendar { slack, calendar, .. } => {
+                let Some(calendar) = self.calendars.get(usize::from(calendar)) else {
+                    return At::MIN;
+                };
+                // By the slowest clock that the provider can have, its window began here; by the fastest
+                // one it had begun for calls of so much before.
+                calendar.prev_reset(now.minus(slack)).minus(slack).minus(Span(1))
+            }
+            rule => now.minus(rule.window().unwrap_or(Span::ZERO)),
+        }
+    }
+
+    /// When a charge at `at` no longer counts: the other side of [`Self::left_by`].
+    pub(crate) fn leaves(&self, limit: &Limit, at: At) -> At {
+        match limit.rule {
+            Rule::Calendar { slack, calendar, .. } => self
+                .calendars
+                .get(usize::from(calendar))
+                .map_or(At::MAX, |calendar| calendar.next_reset(at.plus(slack)).plus(slack)),
+            rule => at.plus(rule.window().unwrap_or(Span::ZERO)),
+        }
+    }
+
+    /// A charge as it is kept: rounded up where a limit has too many, and never over the end of a window that
+    /// is known.
+    pub(crate) fn rounded(&self, limit: &Limit, at: At) -> At {
+        let rounded = at.rounded_up(limit.rule.rounding());
+        match limit.rule {
+            Rule::Calendar { slack, .. } if rounded > at => {
+                let last = self.leaves(limit, at).minus(slack).minus(slack).minus(Span(1));
+                rounded.min(last).max(at)
+            }
+            _ => rounded,
+        }
     }
 
     /// The limits that count calls of that api, with their places in the set.
@@ -377,6 +657,10 @@ pub enum LimitError {
     TooLong(String),
     /// This limit is of an api that there is not.
     NoApi(String),
+    /// The provider's clock may be further off under this limit than an hour or half its window.
+    Slack(String),
+    /// This limit's calendar is not among those given, or there are more than 32.
+    NoCalendar(String),
     /// More than 1,000 apis; this many.
     TooManyApis(usize),
     /// The name of the api at `index` is empty or longer than 128 bytes.
@@ -406,6 +690,10 @@ impl fmt::Display for LimitError {
                 write!(f, "limit `{name}` has a window, gap or guard above 366 days")
             }
             Self::NoApi(name) => write!(f, "limit `{name}` is of an api that is not declared"),
+            Self::Slack(name) => {
+                write!(f, "limit `{name}` has a slack above an hour or half its window")
+            }
+            Self::NoCalendar(name) => write!(f, "limit `{name}` has no calendar"),
             Self::TooManyApis(count) => {
                 write!(f, "{count} apis, at most {APIS_MAX} are allowed")
             }

@@ -4,6 +4,7 @@
 //! - `judge`: the provider, which knows only arrivals, and a second, naive gate that keeps every call for
 //!   ever. Neither uses the ledger.
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
+//! - `kinds`: the same for buckets, windows of the first call, jobs, scores, and costs.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `amend`: what is learnt of a call after it was charged.
@@ -17,15 +18,18 @@ mod change;
 mod claims;
 mod join;
 mod judge;
+mod kinds;
 mod record;
 mod simulation;
 mod walk;
 
+use core::cell::Cell;
 use core::num::NonZeroU32;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use crate::{ApiIx, Guard, Limit, LimitSet, Rule, Span};
+use crate::{ApiIx, At, Calendar, Cost, Guard, Limit, LimitSet, Rule, Span};
 
 /// Apis in tests: 0, 1, 2.
 const APIS: u16 = 3;
@@ -56,8 +60,54 @@ fn concurrent(calls: u32) -> Rule {
     Rule::Concurrent { max: max(calls) }
 }
 
+/// With an irregular calendar for each rule that wants one.
 fn set(limits: impl Into<Vec<Limit>>) -> LimitSet {
-    LimitSet::new(limits.into()).unwrap()
+    let limits = limits.into();
+    let mut calendars: Vec<Arc<dyn Calendar>> = Vec::new();
+    for number in 0..LIMITS_IN_TESTS {
+        let window = limits.iter().find_map(|limit| match limit.rule {
+            Rule::Calendar { window, calendar, .. } if usize::from(calendar) == number => {
+                Some(window)
+            }
+            _ => None,
+        });
+        calendars.push(Arc::new(Irregular(window.unwrap_or(Span::from_secs(1)))));
+    }
+    LimitSet::new(limits).unwrap().with_calendars(calendars).unwrap()
+}
+
+/// Most limits of a random set.
+const LIMITS_IN_TESTS: usize = 7;
+
+thread_local! {
+    /// How far our wall clock is ahead of the provider's.
+    static AHEAD: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Resets that are mostly a window apart, but up to half of one more or less; as our clock has them.
+#[derive(Debug)]
+struct Irregular(Span);
+
+/// The `k`-th reset by the provider's clock.
+fn reset(window: Span, k: i64) -> i64 {
+    let window = window.0 as i64;
+    k * window + (k * 7_919).rem_euclid(13) * window / 26
+}
+
+impl Calendar for Irregular {
+    fn prev_reset(&self, at: At) -> At {
+        let ahead = AHEAD.get();
+        let near = at.0.saturating_add(ahead).div_euclid(self.0.0 as i64);
+        let resets = (near - 2..near + 3).map(|k| At(reset(self.0, k) - ahead));
+        resets.filter(|reset| *reset <= at).max().unwrap_or(At::MIN)
+    }
+
+    fn next_reset(&self, at: At) -> At {
+        let ahead = AHEAD.get();
+        let near = at.0.saturating_add(ahead).div_euclid(self.0.0 as i64);
+        let mut resets = (near - 2..near + 3).map(|k| At(reset(self.0, k) - ahead));
+        resets.find(|reset| *reset > at).unwrap_or(At::MAX)
+    }
 }
 
 /// What is declared once only these apis are, in this order: `limits` with their numbers changed and
@@ -87,15 +137,39 @@ fn any_order() -> impl Strategy<Value = [ApiIx; APIS_EVER]> {
     Just([0, 1, 2, 3, 4]).prop_shuffle()
 }
 
-fn any_rule() -> impl Strategy<Value = Rule> {
+/// `calendar` is its place among the limits.
+fn any_rule(calendar: u16) -> impl Strategy<Value = Rule> {
     let window = || prop_oneof![MS..20 * MS, MS..2_000 * MS].prop_map(Span);
+    let few_or_many = || prop_oneof![4 => 1u32..7, 1 => 65u32..75].prop_map(max);
+    let longer = || (50 * MS..3_000 * MS).prop_map(Span);
     prop_oneof![
         2 => window().prop_map(|gap| Rule::Every { gap }),
         4 => (1u32..7, window())
             .prop_map(|(calls, window)| Rule::Sliding { max: max(calls), window }),
-        1 => (65u32..75, (50 * MS..3_000 * MS).prop_map(Span))
+        1 => (65u32..75, longer())
             .prop_map(|(calls, window)| Rule::Sliding { max: max(calls), window }),
         2 => (1u32..6).prop_map(concurrent),
+        3 => (1u32..8, 1u32..12, window()).prop_map(|(burst, rate, per)| {
+            Rule::Bucket { burst: max(burst), rate: max(rate), per }
+        }),
+        2 => (few_or_many(), longer(), 0..10 * MS).prop_map(move |(max, window, slack)| {
+            let slack = Span(slack.min(window.0 / 8));
+            Rule::Calendar { max, window, slack, calendar }
+        }),
+        2 => (few_or_many(), longer()).prop_map(|(max, window)| Rule::FirstUse { max, window }),
+        1 => (1u32..7, window()).prop_map(|(calls, decay)| {
+            Rule::Score { max: max(calls), decay, block: Span(3) }
+        }),
+        1 => (1u32..6, window()).prop_map(|(jobs, ttl)| Rule::Jobs { max: max(jobs), ttl }),
+    ]
+}
+
+/// What a call costs under one limit: mostly one.
+fn any_cost() -> impl Strategy<Value = Cost> {
+    prop_oneof![
+        6 => Just(Cost::ONE),
+        2 => (0u32..5).prop_map(Cost::of),
+        1 => (0u32..5).prop_map(Cost::about),
     ]
 }
 
@@ -107,16 +181,20 @@ fn any_guard() -> impl Strategy<Value = Guard> {
     ]
 }
 
-/// One to five limits of all kinds.
+/// One to seven limits of all kinds.
 fn any_limits() -> impl Strategy<Value = LimitSet> {
-    let one = (
-        any_rule(),
-        any_guard(),
-        any::<bool>(),
-        prop_oneof![3 => Just(None), 1 => (0..APIS).prop_map(Some)],
-    );
-    prop::collection::vec(one, 1..=5).prop_map(|all| {
-        let named = all.into_iter().enumerate().map(|(i, (rule, guard, per_api, api))| Limit {
+    let one = |place: usize| {
+        (
+            any_rule(place as u16),
+            any_guard(),
+            any::<bool>(),
+            prop_oneof![3 => Just(None), 1 => (0..APIS).prop_map(Some)],
+        )
+    };
+    let all: Vec<_> = (0..LIMITS_IN_TESTS).map(one).collect();
+    (all, 1..=LIMITS_IN_TESTS).prop_map(|(all, count)| {
+        let some = all.into_iter().take(count).enumerate();
+        let named = some.map(|(i, (rule, guard, per_api, api))| Limit {
             name: format!("limit {i}"),
             per_api,
             api,

@@ -342,6 +342,6 @@ impl Lane {
     }
 }
 
-fn ask(api: ApiIx) -> Ask {
-    Ask { api }
+fn ask(api: ApiIx) -> Ask<'static> {
+    Ask::new(api)
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tollgate_gate::{Ask as GateAsk, At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
+use tollgate_gate::{At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
 
 use super::line::{Line, Turn, Waiter};
-use super::{Answer, Ask, FromBudget, Given, Grant, Told};
+use super::{Answer, Ask, Call, FromBudget, Given, Grant, Told, Whose};
 use crate::ids::Account;
 use crate::ledger::record::{Known, Record};
 use crate::ledger::{LedgerError, Stored, Writer};
@@ -55,7 +55,6 @@ enum Fence {
 struct Called {
     account: Account,
     id: PermitId,
-    api: u16,
     turn: Turn,
     until: At,
 }
@@ -208,17 +207,24 @@ impl Budget {
         let mut closed = Vec::new();
         while self.decided.len() < BATCH_MAX {
             let Some((next, class)) = self.line.next(&closed) else { break };
-            let (account, api) = (next.whose.account.clone(), next.api);
-            match self.gate.decide(&self.limits, GateAsk { api }, now) {
+            let (account, call) = (next.whose.account.clone(), next.call.clone());
+            match self.decide(&call, now) {
                 Decision::Go => {}
-                Decision::WaitUntil { .. } | Decision::Never { .. } => {
+                Decision::WaitUntil { .. } => {
                     closed.push(class);
+                    continue;
+                }
+                // Asked under limits that were others: whoever asked looks again, and holds up nobody.
+                Decision::Never { .. } => {
+                    if let Some(Waiter { whose, .. }) = self.line.leave(&account) {
+                        self.tell(whose, Answer::Turn);
+                    }
                     continue;
                 }
             }
             let Some((waiter, turn)) = self.line.turn(&account, class) else { break };
             let id = self.shard.permit_id();
-            self.gate.take(&self.limits, id, GateAsk { api }, now);
+            self.take(id, &call, now);
             match asks.take_if(|ask| ask.whose.account == account) {
                 Some(ask) => self.decided.push(Decided { ask, id, turn }),
                 None => self.call_one(waiter, id, turn, now),
@@ -228,16 +234,29 @@ impl Budget {
     }
 
     fn call_one(&mut self, waiter: Waiter, id: PermitId, turn: Turn, now: At) {
-        let Waiter { whose, api, .. } = waiter;
+        let account = waiter.whose.account.clone();
+        self.tell(waiter.whose, Answer::Turn);
+        let until = now.plus(Span::from(TURN));
+        self.called.push(Called { account, id, turn, until });
+    }
+
+    /// Says something to an account that waits.
+    fn tell(&self, whose: Whose, answer: Answer) {
         whose.home.do_send(FromBudget {
-            whose: whose.account.clone(),
+            whose: whose.account,
             ix: whose.ix,
             key: self.key.clone(),
             to: None,
-            answer: Answer::Turn,
+            answer,
         });
-        let until = now.plus(Span::from(TURN));
-        self.called.push(Called { account: whose.account, id, api, turn, until });
+    }
+
+    fn decide(&self, call: &Call, now: At) -> Decision {
+        call.with(&self.limits, |ask| self.gate.decide(&self.limits, ask, now))
+    }
+
+    fn take(&mut self, id: PermitId, call: &Call, now: At) {
+        call.with(&self.limits, |ask| self.gate.take(&self.limits, id, ask, now));
     }
 
     fn asked(&mut self, ask: Ask, ctx: &mut Context<Self>) {
@@ -246,7 +265,7 @@ impl Budget {
             if self.early.len() < LINE_MAX {
                 self.early.push_back(ask);
             } else {
-                self.turn_away(ask);
+                self.turn_away(ask, "room in its line");
             }
             return;
         }
@@ -256,24 +275,33 @@ impl Budget {
         let same = |called: &Called| called.account == ask.whose.account;
         if let Some(place) = self.called.iter().position(same) {
             let called = self.called.swap_remove(place);
-            let kept = self.class(called.api) == self.class(ask.api) && self.fence == Fence::Holds;
-            if kept && !self.settling && self.decided.len() < BATCH_MAX {
+            self.gate.give_back(called.id);
+            let kept = self.fence == Fence::Holds && !self.settling;
+            // What comes need not be the call that the place was kept for.
+            if kept && self.decided.len() < BATCH_MAX && self.decide(&ask.call, now) == Decision::Go
+            {
+                self.take(called.id, &ask.call, now);
                 self.decided.push(Decided { ask, id: called.id, turn: called.turn });
                 return;
             }
-            self.gate.give_back(called.id);
             self.line.undo(&called.account, called.turn);
         }
         if self.line.len() >= LINE_MAX {
-            self.turn_away(ask);
+            self.turn_away(ask, "room in its line");
             return;
         }
-        let class = self.class(ask.api);
-        self.line.join(ask.whose.clone(), (ask.api, class), (ask.weight, ask.wants));
+        if let Decision::Never { because } = self.decide(&ask.call, now) {
+            self.line.leave(&ask.whose.account);
+            let name = self.gate.name(&self.limits, &because);
+            self.turn_away(ask, &name);
+            return;
+        }
+        let class = self.class(ask.call.api);
+        self.line.join(ask.whose.clone(), (ask.call.clone(), class), (ask.weight, ask.wants));
         if let Some(ask) = self.serve(now, Some(ask)) {
-            let until = self.estimate(ask.api, self.line.len() as u64, now);
+            let until = self.estimate(&ask.call, self.line.len() as u64, now);
             let why = match self.fence {
-                Fence::Holds => self.why(ask.api, now),
+                Fence::Holds => self.why(&ask.call, now),
                 Fence::Away(_) | Fence::Reads(_) => "its ledger".into(),
             };
             self.untold |= until.is_none();
@@ -287,44 +315,45 @@ impl Budget {
             return;
         }
         let mut known = true;
-        for (before, Waiter { whose, api, .. }) in self.line.places() {
-            let Some(until) = self.estimate(*api, before + 1, now) else {
+        for (before, Waiter { whose, call, .. }) in self.line.places() {
+            let Some(until) = self.estimate(call, before + 1, now) else {
                 known = false;
                 continue;
             };
-            whose.home.do_send(FromBudget {
-                whose: whose.account.clone(),
-                ix: whose.ix,
-                key: self.key.clone(),
-                to: None,
-                answer: Answer::Until(until, self.why(*api, now)),
-            });
+            self.tell(whose.clone(), Answer::Until(until, self.why(call, now)));
         }
         self.untold = !known;
     }
 
     /// The limits as whoever asks knows them: others since the configuration was read again.
     fn follow(&mut self, ask: &Ask, ctx: &mut Context<Self>) {
-        if ask.key.generation() <= self.key.generation() {
+        let key = &ask.call.key;
+        if key.generation() <= self.key.generation() {
             return;
         }
         let now = self.now();
-        let old = std::mem::replace(&mut self.limits, Arc::clone(ask.key.limits()));
-        self.key = ask.key.clone();
+        if let Some(platform) = self.shard.platform(key.platform()) {
+            self.platform = platform;
+        }
+        self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
+        let old = std::mem::replace(&mut self.limits, Arc::clone(key.limits()));
+        self.key = key.clone();
+        // What a limit of a new name took over is in no record yet.
+        self.stale |= old != self.limits && !self.gate.is_empty();
         for note in self.gate.follow(&old, &self.limits, now) {
             telemetry::ledger_note(self.key.record(), &note);
         }
         self.step(ctx);
     }
 
-    fn turn_away(&self, ask: Ask) {
+    fn turn_away(&self, ask: Ask, why: &str) {
         let again = self.now().plus(Span::from(ASKS_AGAIN));
-        ask.wait(Some(again), Some(again), "room in its line");
+        ask.wait(Some(again), Some(again), why);
     }
 
     /// What the budget waits for.
-    fn why(&self, api: u16, now: At) -> Box<str> {
-        match self.gate.decide(&self.limits, GateAsk { api }, now) {
+    fn why(&self, call: &Call, now: At) -> Box<str> {
+        match self.decide(call, now) {
             Decision::Go => "those before it".into(),
             Decision::WaitUntil { because, .. } | Decision::Never { because } => {
                 self.gate.name(&self.limits, &because)
@@ -333,15 +362,19 @@ impl Budget {
     }
 
     /// The earliest time of the last of so many turns: what the limits need for those before it.
-    fn estimate(&self, api: u16, calls: u64, now: At) -> Option<At> {
-        let open = match self.gate.decide(&self.limits, GateAsk { api }, now) {
+    fn estimate(&self, call: &Call, calls: u64, now: At) -> Option<At> {
+        let open = match self.decide(call, now) {
             Decision::Go => now,
             Decision::WaitUntil { at, .. } => at?,
             Decision::Never { .. } => return None,
         };
-        let limits = self.limits.limits().iter();
-        let mine = limits.filter(|limit| limit.api.is_none_or(|only| only == api));
-        let needed = mine.map(|limit| time_needed(limit.rule, calls)).max();
+        let limits = self.limits.limits().iter().enumerate();
+        let mine = limits.filter(|(_, limit)| limit.api.is_none_or(|only| only == call.api));
+        // As if those before it cost the same.
+        let needed = call.with(&self.limits, |ask| {
+            let units = |place| calls.saturating_mul(ask.cost(place).units.into());
+            mine.map(|(place, limit)| time_needed(limit.rule, units(place))).max()
+        });
         Some(open.plus(needed.unwrap_or(Span::ZERO)))
     }
 
@@ -380,10 +413,12 @@ impl Budget {
                 let now = self.now();
                 for Decided { ask, id, .. } in batch {
                     self.last_given = self.last_given.max(id.0);
-                    self.usage.call(&self.limits, ask.api, now);
-                    let given = Given { api: ask.api, ..Given::default() };
-                    self.shard.given(self.key.record(), id, given);
-                    let grant = Grant::new(ask.key.clone(), id, self.shard.me().clone());
+                    let usage = &mut self.usage;
+                    ask.call.with(&self.limits, |gate_ask| {
+                        usage.call(&self.limits, gate_ask.api, gate_ask.costs, now);
+                    });
+                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
+                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
                     ask.grant(grant);
                 }
             }
@@ -411,9 +446,10 @@ impl Budget {
                 for Decided { ask, id, turn } in batch.into_iter().chain(meanwhile) {
                     self.gate.give_back(id);
                     self.line.undo(&ask.whose.account, turn);
-                    let class = self.class(ask.api);
-                    self.line.join(ask.whose.clone(), (ask.api, class), (ask.weight, ask.wants));
-                    let until = self.estimate(ask.api, self.line.len() as u64, now);
+                    let class = self.class(ask.call.api);
+                    let turns = (ask.weight, ask.wants);
+                    self.line.join(ask.whose.clone(), (ask.call.clone(), class), turns);
+                    let until = self.estimate(&ask.call, self.line.len() as u64, now);
                     self.untold |= until.is_none();
                     ask.wait(until, None, "its ledger");
                 }
@@ -504,7 +540,7 @@ impl Budget {
         self.last_given = record.knows(own);
         book::see(&mut self.seen, &record.known, own);
         let lost = book::lost(&self.platform, stored.writer, since, now);
-        book::load(key, &mut self.gate, &self.limits, &record, (since, now), lost);
+        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), lost);
         self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
         if stored.writer == Writer::Here {
             let running = self.shard.given_by(key);
@@ -520,11 +556,13 @@ impl Budget {
         let recorded = self.last_given;
         let running = self.shard.given_by(self.key.record());
         for (id, given) in &running {
-            self.gate.adopt(*id, given.api, id.0 <= recorded);
+            let charged = id.0 <= recorded;
+            given.call.with(&self.limits, |ask| self.gate.adopt(*id, ask, charged));
             self.last_given = self.last_given.max(id.0);
             let told = [
                 given.written.map(Told::Written),
                 given.answered.map(Told::Answered),
+                given.came.map(Told::Came),
                 given.ended.map(|(at, sent)| Told::Ended(at, sent)),
             ];
             for told in told.into_iter().flatten() {
@@ -579,6 +617,13 @@ impl Budget {
             Told::Written(at) => self.gate.written(&self.limits, id, at),
             Told::Unwritten => self.gate.unwritten(id),
             Told::Answered(at) => self.gate.answered(&self.limits, id, at),
+            Told::Came(came) => {
+                for (place, counts) in self.key.counts() {
+                    if let Some(units) = came.units(*counts) {
+                        self.gate.settle(&self.limits, id, *place, units, now);
+                    }
+                }
+            }
             Told::Ended(at, sent) => self.gate.ended(&self.limits, id, at, sent),
             Told::Unused => {
                 // Joined with another process's record it counts already, and is only over.
@@ -614,9 +659,7 @@ impl Budget {
         while self.fence == Fence::Holds
             && let Some((next, class)) = self.line.next(&closed)
         {
-            if let Decision::WaitUntil { at: Some(at), .. } =
-                self.gate.decide(&self.limits, GateAsk { api: next.api }, now)
-            {
+            if let Decision::WaitUntil { at: Some(at), .. } = self.decide(&next.call, now) {
                 opens = Some(opens.map_or(at, |known| known.min(at)));
             }
             closed.push(class);
@@ -693,13 +736,7 @@ impl Drop for Budget {
         // Whoever waits in the line of an actor that died looks again, and asks the next one.
         let waiting: Vec<Waiter> = self.line.drain().collect();
         for Waiter { whose, .. } in waiting {
-            whose.home.do_send(FromBudget {
-                whose: whose.account.clone(),
-                ix: whose.ix,
-                key: self.key.clone(),
-                to: None,
-                answer: Answer::Turn,
-            });
+            self.tell(whose, Answer::Turn);
         }
     }
 }

@@ -6,8 +6,10 @@ use actix::Addr;
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::{ForBudget, What};
+use crate::collector::Outcome;
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
+use crate::throttle::came::Came;
 
 /// What became of a call, for the budgets that it counts in.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +20,8 @@ pub(crate) enum Told {
     Unwritten,
     /// Its answer began.
     Answered(At),
+    /// What it cost is known as well as it will be. Before its end.
+    Came(Came),
     /// It is over.
     Ended(At, Sent),
     /// It was never handed on: nothing was sent.
@@ -34,11 +38,13 @@ pub(crate) struct Grant {
     host: Addr<Shard>,
     used: bool,
     ended: bool,
+    /// The call is over, but what it cost is still to be settled.
+    over: Option<(At, Sent)>,
 }
 
 impl Grant {
     pub(crate) fn new(key: BudgetKey, id: PermitId, host: Addr<Shard>) -> Self {
-        Self { key, id, host, used: false, ended: false }
+        Self { key, id, host, used: false, ended: false, over: None }
     }
 
     /// Whose it is.
@@ -52,8 +58,21 @@ impl Grant {
     }
 
     pub(crate) fn tell(&mut self, told: Told) {
-        self.ended |= matches!(told, Told::Ended(..));
-        self.send(told);
+        match told {
+            // What it cost is known when the attempt is over, and has to be told before.
+            Told::Ended(at, sent) if !self.key.counts().is_empty() => self.over = Some((at, sent)),
+            told => {
+                self.ended |= matches!(told, Told::Ended(..));
+                self.send(told);
+            }
+        }
+    }
+
+    /// The attempt is over.
+    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+        if let Some((_, sent)) = self.over {
+            self.send(Told::Came(Came::of(outcome, Some(sent))));
+        }
     }
 
     fn send(&self, told: Told) {
@@ -66,6 +85,8 @@ impl Drop for Grant {
     fn drop(&mut self) {
         if !self.used {
             self.send(Told::Unused);
+        } else if let Some((at, sent)) = self.over {
+            self.send(Told::Ended(at, sent));
         } else if !self.ended {
             self.send(Told::Lost);
         }

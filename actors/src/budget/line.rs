@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::Whose;
+use super::{Call, Whose};
 use crate::ids::Account;
 
 /// Virtual time of a turn at weight 1.
@@ -19,7 +19,7 @@ const ENDS_SPARE: usize = 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Waiter {
     pub(super) whose: Whose,
-    pub(super) api: u16,
+    pub(super) call: Call,
     pub(super) weight: u32,
     /// Turns that it would take one after the other.
     wants: u32,
@@ -62,7 +62,7 @@ impl Line {
     pub(super) fn join(
         &mut self,
         whose: Whose,
-        (api, class): (u16, u16),
+        (call, class): (Call, u16),
         (weight, wants): (u32, u32),
     ) {
         let account = whose.account.clone();
@@ -78,7 +78,7 @@ impl Line {
             None => self.order.push((class, BTreeSet::from([key]))),
         }
         let weight = weight.max(1);
-        let waiter = Waiter { whose, api, weight, wants: wants.min(weight), start, came };
+        let waiter = Waiter { whose, call, weight, wants: wants.min(weight), start, came };
         self.waiting.insert(account, waiter);
     }
 
@@ -112,7 +112,7 @@ impl Line {
         let turn = Turn { start: waiter.start, end };
         if waiter.wants > 1 {
             let left = (waiter.weight, waiter.wants - 1);
-            self.join(waiter.whose.clone(), (waiter.api, class), left);
+            self.join(waiter.whose.clone(), (waiter.call.clone(), class), left);
         }
         Some((waiter, turn))
     }

@@ -13,13 +13,14 @@ use std::collections::HashMap;
 use std::fmt;
 
 use actix::{Addr, Message};
-use tollgate_gate::{At, PermitId, Sent};
+use tollgate_gate::{Ask as GateAsk, At, LimitSet, PermitId, Sent};
 
 use crate::ids::{Account, AccountKey};
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
 use crate::shard::accounts::Ix;
 use crate::supervise::Restarts;
+use crate::throttle::came::Came;
 
 mod actor;
 mod grant;
@@ -58,15 +59,32 @@ pub(crate) struct Ask {
     pub(crate) incarnation: u64,
     /// The account's own permit for the call.
     pub(crate) permit: PermitId,
-    /// Of which api.
-    pub(crate) api: u16,
+    /// What it would be.
+    pub(crate) call: Call,
     /// Turns for one of another account.
     pub(crate) weight: u32,
     /// Calls that it would make one after the other, this one included.
     pub(crate) wants: u32,
-    /// Which budget is asked.
-    pub(crate) key: BudgetKey,
     answered: bool,
+}
+
+/// A call as its budget counts it.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// Of which api.
+    pub(crate) api: u16,
+    /// The job that it orders; 0: none.
+    pub(crate) job: u64,
+    /// Which budget is asked, and what the call costs there.
+    pub(crate) key: BudgetKey,
+}
+
+impl Call {
+    /// What the gate is asked, by the limits that the budget goes by.
+    pub(crate) fn with<T>(&self, limits: &LimitSet, then: impl FnOnce(GateAsk<'_>) -> T) -> T {
+        let costs = self.key.costs_under(limits);
+        then(GateAsk::new(self.api).with_costs(&costs).for_job(self.job))
+    }
 }
 
 /// An account and the shard that knows it.
@@ -85,7 +103,7 @@ impl fmt::Debug for Whose {
 
 impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ask").field(&self.whose).field(&self.key).finish()
+        f.debug_tuple("Ask").field(&self.whose).field(&self.call.key).finish()
     }
 }
 
@@ -94,10 +112,10 @@ impl Ask {
         whose: Whose,
         incarnation: u64,
         permit: PermitId,
-        (api, weight, wants): (u16, u32, u32),
-        key: BudgetKey,
+        (weight, wants): (u32, u32),
+        call: Call,
     ) -> Self {
-        Self { whose, incarnation, permit, api, weight, wants, key, answered: false }
+        Self { whose, incarnation, permit, call, weight, wants, answered: false }
     }
 
     /// The call may be made.
@@ -115,7 +133,7 @@ impl Ask {
         self.whose.home.do_send(FromBudget {
             whose: self.whose.account.clone(),
             ix: self.whose.ix,
-            key: self.key.clone(),
+            key: self.call.key.clone(),
             to: Some((self.incarnation, self.permit)),
             answer,
         });
@@ -164,12 +182,19 @@ pub(crate) enum Answer {
 }
 
 /// A call that a budget let through, as its shard knows it: kept for a restarted actor.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Given {
-    pub(crate) api: u16,
+    pub(crate) call: Call,
     pub(crate) written: Option<At>,
     pub(crate) answered: Option<At>,
+    pub(crate) came: Option<Came>,
     pub(crate) ended: Option<(At, Sent)>,
+}
+
+impl Given {
+    pub(crate) fn new(call: Call) -> Self {
+        Self { call, written: None, answered: None, came: None, ended: None }
+    }
 }
 
 /// A budget as its shard knows it.

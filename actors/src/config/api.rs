@@ -2,12 +2,13 @@
 
 use tollgate_gate::Guard;
 
-use super::limits::{Declared, limits};
+use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
 use super::section::{Section, one_of};
+use super::weights::{ApiCost, api_costs};
 use crate::codes::Code;
 use crate::ids::Slug;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
@@ -35,21 +36,24 @@ pub(super) struct ApiContext<'a> {
     pub(super) knows_host: bool,
 }
 
-/// The table `apis` of a platform. Their own limits are added to `all_limits`.
+/// What each api says its calls cost.
+pub(super) type AllCosts = Vec<Vec<(usize, ApiCost)>>;
+
+/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all`.
 pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
-    all_limits: &mut Vec<Declared>,
-) -> Vec<Api> {
+    all: &mut AllDeclared,
+) -> (Vec<Api>, AllCosts) {
     let had = section.has("apis");
-    let mut apis = Vec::new();
+    let (mut apis, mut costs) = (Vec::new(), Vec::new());
     let Some(mut table) = section.section("apis") else {
         if !had {
             let hint = format!("[{}.apis.NAME] with path = \"…\"", section.path());
             section.mistake(Code::NoPlatforms, "apis", "the platform has no api", hint);
         }
-        return apis;
+        return (apis, costs);
     };
     let entries = table.entries();
     if entries.is_empty() || entries.len() > APIS_MAX {
@@ -59,25 +63,29 @@ pub(super) fn apis(
             (Code::TooMany, format!("{} apis, at most {APIS_MAX} are allowed", entries.len()))
         };
         section.mistake(code, "apis", message, "");
-        return apis;
+        return (apis, costs);
     }
-    let platform_limits: Vec<String> =
-        all_limits.iter().map(|own| own.limit.name.clone()).collect();
+    let platform_limits: Vec<String> = all.limits.iter().map(|own| own.name().to_owned()).collect();
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(mut section) = table.section_of(&name, value) else { continue };
-        for own in limits(&mut section, Some(apis.len() as u16), context.guard) {
-            let name = &own.limit.name;
-            if platform_limits.contains(name) {
-                let message = format!("the platform has a limit `{name}` too, and both count");
-                let key = format!("limits.{name}");
+        let before = all.limits.len();
+        let number = apis.len() as u16;
+        limits(&mut section, Some(number), context.guard, all);
+        for own in all.limits[before..].iter().map(Declared::name) {
+            if platform_limits.iter().any(|known| known == own) {
+                let message = format!("the platform has a limit `{own}` too, and both count");
+                let key = format!("limits.{own}");
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
-            all_limits.push(own);
         }
-        apis.extend(api(section, slug, platform, context));
+        let Some((api, own)) = api(section, slug, platform, context, (number, &all.limits)) else {
+            continue;
+        };
+        apis.push(api);
+        costs.push(own);
     }
-    apis
+    (apis, costs)
 }
 
 fn api(
@@ -85,7 +93,8 @@ fn api(
     name: Slug,
     platform: &Platform,
     context: &ApiContext<'_>,
-) -> Option<Api> {
+    (number, limits): (u16, &[Declared]),
+) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
     let names: Vec<&str> = declared
         .iter()
@@ -99,6 +108,7 @@ fn api(
     let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
     let headers = headers(&mut section, &allowed);
     check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     for name in ["body", "method"] {
@@ -120,9 +130,9 @@ fn api(
         timeouts,
         format: format.unwrap_or(Format::Auto),
     };
-    api.params = params(&section, &api, platform, declared, context.key);
+    api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();
-    Some(api)
+    Some((api, costs))
 }
 
 fn path(

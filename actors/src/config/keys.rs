@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::config::{Value, ValueKind};
-use tollgate_gate::{LIMITS_MAX, Limit, LimitError, LimitSet};
+use tollgate_gate::{LIMITS_MAX, LimitError, LimitSet};
 
 use super::BAD;
-use super::limits::Declared;
+use super::limits::{Counted, Declared};
 use super::pairs::template;
 use super::section::{Section, kind_of};
+use super::weights::{ApiCost, contradictions, costs};
 use crate::codes::Code;
 use crate::ids::{Account, Slug, preview};
-use crate::plan::{Api, Budget, Dim, Generation, Platform, Special, Test, Tiers, When};
+use crate::plan::{self, Api, Budget, Dim, Generation, Platform, Special, Test, Tiers, When};
 use crate::recipe::{RESERVED, Template, Variables, did_you_mean, is_name};
 
 /// Most tiers of a platform.
@@ -362,8 +363,17 @@ fn read_accounts(tier: &Section<'_>, path: &str) -> Vec<String> {
     }
 }
 
-/// Gives a platform its limits: those of each account to its gates, the others to budgets.
-pub(super) fn share_out(section: &Section<'_>, platform: &mut Platform, declared: Vec<Declared>) {
+/// Limits of one key, with their places among all.
+type Group = Vec<(usize, Declared)>;
+
+/// Gives a platform its limits: those of each account to its gates, the others to budgets. `of_apis`: what each
+/// api says its calls cost, by the places of the limits.
+pub(super) fn share_out(
+    section: &Section<'_>,
+    platform: &mut Platform,
+    declared: Vec<Declared>,
+    of_apis: &[Vec<(usize, ApiCost)>],
+) {
     let total = declared.len();
     if total > LIMITS_MAX {
         let message = format!(
@@ -376,44 +386,63 @@ pub(super) fn share_out(section: &Section<'_>, platform: &mut Platform, declared
         check(section, platform, limit);
     }
     let names: Vec<String> = platform.apis.iter().map(|api| api.name.to_string()).collect();
-    let set = |limits: Vec<Limit>| match LimitSet::new(limits)
-        .and_then(|set| set.with_apis(names.clone()))
-    {
-        Ok(set) => Arc::new(set),
-        // Its api was not understood, and what is wrong there is reported already.
-        Err(LimitError::NoApi(_)) => Arc::default(),
-        Err(error) => {
-            section.mistake(Code::ImpossibleLimit, "limits", error.to_string(), "");
-            Arc::default()
+    let counted = |members: &[(usize, Counted)]| {
+        let limits = members.iter().map(|(_, own)| own.limit.clone()).collect();
+        match LimitSet::new(limits).and_then(|set| set.with_apis(names.clone())) {
+            Ok(limits) => {
+                let of_limits: Vec<_> = members.iter().map(|(_, own)| own.cost).collect();
+                // By their places in this set.
+                let place = |of: usize| members.iter().position(|(known, _)| *known == of);
+                let of_apis = of_apis.iter().map(|own| {
+                    own.iter().filter_map(|(of, cost)| Some((place(*of)?, cost.clone()))).collect()
+                });
+                let costs = costs(&of_limits, of_apis.collect());
+                plan::Counted { limits: Arc::new(limits), costs: Arc::new(costs) }
+            }
+            // Its api was not understood, and what is wrong there is reported already.
+            Err(LimitError::NoApi(_)) => plan::Counted::default(),
+            Err(error) => {
+                section.mistake(Code::ImpossibleLimit, "limits", error.to_string(), "");
+                plan::Counted::default()
+            }
         }
     };
-    let mut groups: BTreeMap<(Vec<Dim>, When), Vec<Declared>> = BTreeMap::new();
-    let mut own = Vec::new();
-    for limit in declared {
+    let mut groups: BTreeMap<(Vec<Dim>, When), Group> = BTreeMap::new();
+    let mut own = Group::new();
+    for (place, limit) in declared.into_iter().enumerate() {
         let accounts = [&[Dim::Account][..], &[Dim::Account, Dim::Api]];
         if limit.when.always() && accounts.contains(&limit.dims.as_slice()) {
-            own.push(limit);
+            own.push((place, limit));
         } else {
-            groups.entry((limit.dims.clone(), limit.when.clone())).or_default().push(limit);
+            let group = (limit.dims.clone(), limit.when.clone());
+            groups.entry(group).or_default().push((place, limit));
         }
     }
-    platform.limits = set(own.iter().map(|limit| limit.limit.clone()).collect());
+    for group in std::iter::once(&own).chain(groups.values()) {
+        let group: Vec<&Declared> = group.iter().map(|(_, limit)| limit).collect();
+        contradictions(section, &group);
+    }
+    let all = |group: &[(usize, Declared)]| {
+        let limits = group.iter().map(|(place, limit)| (*place, limit.limit.clone()));
+        counted(&limits.collect::<Vec<_>>())
+    };
     let groups = groups.into_iter().map(|((dims, when), group)| Budget {
         id: id(&dims, &when),
-        limits: set(group.iter().map(|limit| limit.limit.clone()).collect()),
-        special: special(&group, &dims, &platform.tiers, &set),
+        counted: all(&group),
+        special: special(&group, &dims, &platform.tiers, &counted),
         dims,
         when,
     });
     platform.budgets = groups.collect();
-    let special = special(&own, &[Dim::Account], &platform.tiers, &set);
+    let plan::Counted { limits, costs } = all(&own);
+    (platform.limits, platform.costs) = (limits, Arc::unwrap_or_clone(costs));
+    let special = special(&own, &[Dim::Account], &platform.tiers, &counted);
     if !special.is_empty() {
         let base = platform.clone();
-        let of = |limits| Arc::new(Platform { limits, ..base.clone() });
-        platform.special = Special {
-            values: special.values.into_iter().map(|(value, set)| (value, of(set))).collect(),
-            tiers: special.tiers.into_iter().map(|(tier, set)| (tier, of(set))).collect(),
-        };
+        platform.special = special.map(|plan::Counted { limits, costs }| {
+            let costs = Arc::unwrap_or_clone(costs);
+            Arc::new(Platform { limits, costs, ..base.clone() })
+        });
     }
 }
 
@@ -433,34 +462,35 @@ fn id(dims: &[Dim], when: &When) -> String {
 
 /// The sets of limits for the values and tiers that any of them has numbers for.
 fn special(
-    group: &[Declared],
+    group: &[(usize, Declared)],
     dims: &[Dim],
     tiers: &Tiers,
-    set: &impl Fn(Vec<Limit>) -> Arc<LimitSet>,
-) -> Special<Arc<LimitSet>> {
-    let find = |list: &[(String, Limit)], of: &str| {
+    counted: &impl Fn(&[(usize, Counted)]) -> plan::Counted,
+) -> Special<plan::Counted> {
+    let find = |list: &[(String, Counted)], of: &str| {
         list.iter().find(|(known, _)| known == of).map(|(_, limit)| limit.clone())
     };
+    let own = || group.iter().map(|(_, limit)| &limit.own);
     let values: BTreeSet<&str> =
-        group.iter().flat_map(|l| l.own.values.iter().map(|(value, _)| value.as_str())).collect();
+        own().flat_map(|own| own.values.iter().map(|(value, _)| value.as_str())).collect();
     let names: BTreeSet<&str> =
-        group.iter().flat_map(|l| l.own.tiers.iter().map(|(tier, _)| tier.as_str())).collect();
+        own().flat_map(|own| own.tiers.iter().map(|(tier, _)| tier.as_str())).collect();
     let of_value = |value: &str| {
         // What has no number for this value goes by the account's tier.
         let account = Account::new(value).ok().filter(|_| dims == [Dim::Account]);
         let tier = account.as_ref().and_then(|account| tiers.name_of(account));
-        let limits = group.iter().map(|limit| {
+        let limits = group.iter().map(|(place, limit)| {
             let by_tier = || find(&limit.own.tiers, tier?);
             let own = find(&limit.own.values, value).or_else(by_tier);
-            own.unwrap_or_else(|| limit.limit.clone())
+            (*place, own.unwrap_or_else(|| limit.limit.clone()))
         });
-        set(limits.collect())
+        counted(&limits.collect::<Vec<_>>())
     };
     let of_tier = |tier: &str| {
-        let limits = group.iter();
-        let limits =
-            limits.map(|limit| find(&limit.own.tiers, tier).unwrap_or_else(|| limit.limit.clone()));
-        set(limits.collect())
+        let limits = group.iter().map(|(place, limit)| {
+            (*place, find(&limit.own.tiers, tier).unwrap_or_else(|| limit.limit.clone()))
+        });
+        counted(&limits.collect::<Vec<_>>())
     };
     Special {
         values: values.into_iter().map(|value| (value.to_owned(), of_value(value))).collect(),
@@ -473,7 +503,7 @@ fn check(section: &Section<'_>, platform: &Platform, limit: &Declared) {
     let mistake = |code, key: &str, message: String, hint: &str| {
         section.report().mistake(code, &format!("{}.{key}", limit.path), message, hint);
     };
-    let counted: Vec<&Api> = match limit.limit.api {
+    let counted: Vec<&Api> = match limit.limit.limit.api {
         Some(api) => platform.apis.get(usize::from(api)).into_iter().collect(),
         None if limit.when.apis.is_empty() => platform.apis.iter().collect(),
         None => platform.apis.iter().filter(|api| limit.when.apis.contains(&api.name)).collect(),

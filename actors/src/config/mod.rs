@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use tollgate_gate::Limit;
 
 use crate::codes::Code;
+use crate::costs::Costs;
 use crate::plan::Plan;
 
 mod api;
@@ -25,12 +26,14 @@ mod node;
 mod pairs;
 mod params;
 mod platform;
+mod rules;
 mod s3;
 mod secret;
 mod section;
 mod source;
 mod store;
 mod values;
+mod weights;
 
 #[cfg(test)]
 mod tests;
@@ -139,10 +142,12 @@ fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platf
         }
         for budget in &platform.budgets {
             let id = &budget.id;
-            budget.limits.limits().iter().for_each(|limit| line(&format!("per {id} "), limit));
+            for limit in budget.counted.limits.limits() {
+                line(&format!("per {id} "), limit);
+            }
             for (of, special) in budget.special.iter() {
                 let key = format!("per {id} {of} ");
-                special.limits().iter().for_each(|limit| line(&key, limit));
+                special.limits.limits().iter().for_each(|limit| line(&key, limit));
             }
         }
         for (dim, template) in &platform.keys {
@@ -152,6 +157,27 @@ fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platf
         for (account, tier) in &platform.tiers.accounts {
             let tier = platform.tiers.tiers.get(usize::from(*tier)).map(|(name, _)| name.as_str());
             lines.push(format!("{} tier {tier:?} {account:?}\n", platform.name));
+        }
+        // The rules say by number when windows start anew.
+        lines.extend(platform.resets.iter().enumerate().map(|(number, resets)| {
+            format!("{} resets {number} {resets} {:?}\n", platform.name, resets.every)
+        }));
+        let mut line = |key: &str, costs: &Costs| {
+            if costs.apis.iter().any(|api| !api.usual.is_empty()) {
+                let apis: Vec<_> = costs.apis.iter().map(|api| &api.usual).collect();
+                lines.push(format!("{} {key}costs {apis:?} {:?}\n", platform.name, costs.counts));
+            }
+        };
+        line("", &platform.costs);
+        for (of, special) in platform.special.iter() {
+            line(&format!("{of} "), &special.costs);
+        }
+        for budget in &platform.budgets {
+            let id = &budget.id;
+            line(&format!("per {id} "), &budget.counted.costs);
+            for (of, special) in budget.special.iter() {
+                line(&format!("per {id} {of} "), &special.costs);
+            }
         }
     }
     lines.sort_unstable();

@@ -7,6 +7,7 @@ use serde_json::Map;
 
 use super::pairs::PAIRS_MAX;
 use super::section::{Section, kind_of};
+use super::weights::ApiCost;
 use crate::codes::Code;
 use crate::ids::preview;
 use crate::plan::{Api, Params, Platform};
@@ -105,12 +106,17 @@ pub(super) fn params(
     platform: &Platform,
     declared: Option<Params>,
     key: &Template,
+    costs: &[(usize, ApiCost)],
 ) -> Params {
     let own = std::iter::once(&api.path).chain(api.query.iter().map(|(_, template)| template));
     let own = own.chain(api.headers.iter().map(|(_, template)| template));
     let shared = platform.headers.iter().map(|(_, template)| template);
     let shared = shared.chain(platform.keys.iter().map(|(_, template)| template));
-    let named = own.chain(shared).flat_map(Template::names);
+    let costs = costs.iter().filter_map(|(_, cost)| match cost {
+        ApiCost::Template(template) => Some(template),
+        ApiCost::Units(_) => None,
+    });
+    let named = own.chain(shared).chain(costs).flat_map(Template::names);
     let named = named.filter(|name| !RESERVED.contains(&name.as_str()));
     let in_key = key.names();
     let in_key = in_key.iter().filter_map(|name| name.strip_prefix("params.")).map(str::to_owned);

@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_gate::Guard;
+use tollgate_gate::{CALENDARS_MAX, Guard};
 use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
 use super::keys::{generation, keys, share_out, tiers};
-use super::limits::{guard, limits};
+use super::limits::{AllDeclared, guard, limits};
 use super::node::timeouts;
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
 use crate::codes::Code;
+use crate::costs::Costs;
 use crate::ids::{Slug, preview};
 use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
@@ -97,7 +98,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let own_guard = guard(&mut section).unwrap_or(Guard::Default);
     let lost_call = section.duration("lost_call", LOST_CALL_MIN..=LOST_CALL_MAX);
     let timeouts = timeouts(&mut section, defaults.timeouts);
-    let mut limits = limits(&mut section, None, own_guard);
+    let mut declared = AllDeclared::default();
+    limits(&mut section, None, own_guard, &mut declared);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let mut platform = Platform {
         name,
@@ -111,6 +113,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         keys: keys(&mut section),
         tiers: tiers(&mut section),
         special: Special::default(),
+        resets: Vec::new(),
+        costs: Costs::default(),
         apis: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
         lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
@@ -122,9 +126,20 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         key: defaults.key,
         knows_host: base_url.is_some(),
     };
-    platform.apis = apis(&mut section, &platform, &context, &mut limits);
+    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared);
+    platform.apis = apis;
+    let AllDeclared { limits, resets } = declared;
     warn(&section, &platform, limits.is_empty());
-    share_out(&section, &mut platform, limits);
+    if resets.len() > CALENDARS_MAX {
+        let message = format!(
+            "windows start anew at {} times, at most {CALENDARS_MAX} are allowed for a platform",
+            resets.len()
+        );
+        section.mistake(Code::TooMany, "limits", message, "");
+    } else {
+        platform.resets = resets;
+        share_out(&section, &mut platform, limits, &of_apis);
+    }
     section.finish();
     base_url.is_some().then_some(platform)
 }

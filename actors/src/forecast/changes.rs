@@ -103,7 +103,7 @@ fn replaced(set: &LimitSet, index: usize, by: Option<Limit>) -> Option<LimitSet>
         (true, by) => by.clone(),
         (false, _) => Some(limit.clone()),
     });
-    LimitSet::new(limits.collect()).ok()?.with_apis(set.apis().to_vec()).ok()
+    set.with_limits(limits.collect()).ok()
 }
 
 /// Twice as many calls, where it is known what that means.
@@ -116,6 +116,14 @@ fn doubled(rule: Rule) -> Option<Rule> {
     }
     if let Rule::Concurrent { max } = rule {
         return Some(Rule::Concurrent { max: max.saturating_add(max.get()) });
+    }
+    if let Rule::Calendar { max, window, slack, calendar } = rule {
+        return Some(Rule::Calendar {
+            max: max.saturating_add(max.get()),
+            window,
+            slack,
+            calendar,
+        });
     }
     None
 }

@@ -157,7 +157,7 @@ fn an_account_starts_from_its_ledger() {
     let start = clock.at_wall(START.parse().unwrap());
     let platform = plan.platforms.values().next().unwrap();
     let mut ledger = Ledger::new();
-    ledger.take(&platform.limits, PermitId(1), Ask { api: 0 }, start);
+    ledger.take(&platform.limits, PermitId(1), Ask::new(0), start);
     ledger.ended(&platform.limits, PermitId(1), start, Sent::Never);
     let mut orders = Orders::new(&plan, &clock);
     for account in ["a", "b"] {

@@ -1,5 +1,6 @@
 //! Which budgets a call counts in: the values of their keys, from the fetch and the platform's declaration.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -7,15 +8,17 @@ use std::sync::Arc;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tollgate_gate::LimitSet;
+use tollgate_gate::{Cost, Limit, LimitSet};
 
 use super::build::RecipeScope;
 use super::{FetchContext, Refusal};
 use crate::codes::Code;
+use crate::costs::Counts;
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
-use crate::plan::{Api, Budget, Dim, Generation, Platform, Test, When};
+use crate::plan::{Api, Budget, Counted, Dim, Generation, Platform, Test, When};
 
-/// A budget that a call counts in: one value of the key of one of the platform's budgets. Cheap to clone.
+/// A budget that a call counts in: one value of the key of one of the platform's budgets, and what the call costs
+/// there. Cheap to clone.
 #[derive(Clone)]
 pub struct BudgetKey(Arc<Inner>);
 
@@ -23,7 +26,8 @@ struct Inner {
     record: AccountKey,
     platform: Slug,
     shown: Box<str>,
-    limits: Arc<LimitSet>,
+    counted: Counted,
+    costs: Box<[Cost]>,
     generation: Generation,
 }
 
@@ -50,7 +54,35 @@ impl BudgetKey {
 
     /// Its limits.
     pub fn limits(&self) -> &Arc<LimitSet> {
-        &self.0.limits
+        &self.0.counted.limits
+    }
+
+    /// What the call costs, by the places of the limits.
+    pub fn costs(&self) -> &[Cost] {
+        &self.0.costs
+    }
+
+    /// The same under other limits of this budget: what the call costs by limits of the same names.
+    pub(crate) fn costs_under(&self, limits: &LimitSet) -> Cow<'_, [Cost]> {
+        fn name<'l>(set: &'l LimitSet, limit: &'l Limit) -> (&'l str, Option<&'l str>) {
+            let api = limit.api.and_then(|api| set.apis().get(usize::from(api)));
+            (&limit.name, api.map(String::as_str))
+        }
+        let own = &*self.0.counted.limits;
+        if self.0.costs.is_empty() || std::ptr::eq(own, limits) {
+            return Cow::Borrowed(&self.0.costs);
+        }
+        let cost = |limit: &Limit| {
+            let mut known = own.limits().iter();
+            let place = known.position(|known| name(own, known) == name(limits, limit));
+            place.and_then(|place| self.0.costs.get(place)).copied().unwrap_or(Cost::ONE)
+        };
+        limits.limits().iter().map(cost).collect()
+    }
+
+    /// Which of its limits count what is known only after a call.
+    pub fn counts(&self) -> &[(usize, Counts)] {
+        &self.0.counted.costs.counts
     }
 }
 
@@ -86,10 +118,10 @@ const IN_KEY: &AsciiSet = &CONTROLS.add(b'%').add(b',').add(b'=').add(b'?').add(
 const CUT: char = '~';
 
 /// The budgets that a call of this fetch counts in, in the one order in which they are asked. A limit per
-/// parameter counts the calls that carry it.
+/// parameter counts the calls that carry it. Where a call is free it does not count.
 ///
 /// # Errors
-/// A template of the platform's `keys` cannot be filled in.
+/// A template of the platform's `keys` or of a cost cannot be filled in.
 pub fn budgets(
     platform: &Platform,
     api: &Api,
@@ -101,12 +133,21 @@ pub fn budgets(
     let number = platform.api(api.name.as_str()).map_or(0, |(number, _)| number);
     let mut keys = Vec::new();
     for budget in &platform.budgets {
-        let counts = budget.limits.limits().iter().any(|l| l.api.is_none_or(|only| only == number));
+        let limits = budget.counted.limits.limits();
+        let counts = limits.iter().any(|l| l.api.is_none_or(|only| only == number));
         if !counts || !holds(&budget.when, api, fetch) {
             continue;
         }
         let Some(values) = values(platform, api, fetch, budget)? else { continue };
-        keys.push(key(platform, fetch.account, budget, &values));
+        let counted = counted(platform, fetch.account, budget, &values);
+        let costs = counted.costs.of(&counted.limits, platform, number, fetch)?;
+        let counts = |(place, limit): (usize, &Limit)| {
+            let free = costs.get(place).is_some_and(|cost| cost.units == 0);
+            !free && limit.api.is_none_or(|only| only == number)
+        };
+        if counted.limits.limits().iter().enumerate().any(counts) {
+            keys.push(key(platform, budget, &values, counted.clone(), costs.into()));
+        }
     }
     keys.sort_unstable();
     Ok(keys.into())
@@ -144,7 +185,24 @@ fn values(
     Ok(Some(values))
 }
 
-fn key(platform: &Platform, account: &Account, budget: &Budget, values: &[String]) -> BudgetKey {
+/// The limits of that value of a budget's key, for calls of this account.
+fn counted<'b>(
+    platform: &Platform,
+    account: &Account,
+    budget: &'b Budget,
+    values: &[String],
+) -> &'b Counted {
+    let special = budget.special.of(&values.join("/"), platform.tiers.name_of(account));
+    special.unwrap_or(&budget.counted)
+}
+
+fn key(
+    platform: &Platform,
+    budget: &Budget,
+    values: &[String],
+    counted: Counted,
+    costs: Box<[Cost]>,
+) -> BudgetKey {
     let mut text = String::new();
     let mut shown = String::new();
     for (dim, value) in budget.dims.iter().zip(values) {
@@ -179,11 +237,8 @@ fn key(platform: &Platform, account: &Account, budget: &Budget, values: &[String
         platform: Slug::of_budgets(&platform.name),
         account: Account::new(&text).expect("neither empty nor longer than a name may be"),
     };
-    let value = values.join("/");
-    let limits = budget.special.of(&value, platform.tiers.name_of(account));
-    let limits = Arc::clone(limits.unwrap_or(&budget.limits));
     let (generation, platform) = (platform.generation, platform.name.clone());
-    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), limits, generation }))
+    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), counted, costs, generation }))
 }
 
 /// Whether a budget counts calls of this fetch.

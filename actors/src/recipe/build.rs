@@ -87,6 +87,19 @@ pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result
     Ok(Request { url, headers })
 }
 
+/// Fills in one template of an api, as it stands.
+///
+/// # Errors
+/// A parameter is missing or cannot be used.
+pub(crate) fn render(
+    template: &Template,
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+) -> Result<String, Refusal> {
+    template.render(&RecipeScope { platform, api, fetch })
+}
+
 /// Whether calls of this platform may go to a URL: the scheme, host and port of its `base_url`, or a
 /// host of `allowed_hosts`, never by `http` where the `base_url` is `https`.
 pub fn url_allowed(platform: &Platform, url: &Url) -> bool {

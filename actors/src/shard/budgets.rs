@@ -42,7 +42,8 @@ impl Ctx {
     pub(crate) fn given_by(&self, record: &AccountKey) -> Vec<(PermitId, Given)> {
         let budgets = self.budgets.borrow();
         let given = budgets.get(record).map(|entry| entry.given.iter());
-        let mut given: Vec<_> = given.into_iter().flatten().map(|(id, g)| (*id, *g)).collect();
+        let mut given: Vec<_> =
+            given.into_iter().flatten().map(|(id, g)| (*id, g.clone())).collect();
         given.sort_unstable_by_key(|(id, _)| *id);
         given
     }
@@ -107,8 +108,18 @@ impl Shard {
     /// The actor of a budget, if it has one or may have.
     fn place_budget(&self, key: &BudgetKey) {
         let known = {
-            let budgets = self.ctx.budgets.borrow();
-            budgets.contains_key(key.record()) || budgets.len() >= LIVE_MAX
+            let mut budgets = self.ctx.budgets.borrow_mut();
+            let full = budgets.len() >= LIVE_MAX;
+            match budgets.get_mut(key.record()) {
+                Some(entry) => {
+                    // By which it would start anew.
+                    if entry.key.generation() < key.generation() {
+                        entry.key = key.clone();
+                    }
+                    true
+                }
+                None => full,
+            }
         };
         if !known && let Some(state) = self.start_budget(key.clone(), false) {
             let entry = Entry {
@@ -161,6 +172,7 @@ fn note(entry: &mut Entry, id: PermitId, told: Told, now: At) {
     match told {
         Told::Written(at) => given.written = Some(at),
         Told::Unwritten => given.written = None,
+        Told::Came(came) => given.came = Some(came),
         Told::Answered(at) => given.answered = Some(given.answered.map_or(at, |was| was.min(at))),
         Told::Ended(at, sent) => given.ended = Some((at, sent)),
         Told::Lost => {

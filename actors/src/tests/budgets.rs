@@ -491,3 +491,23 @@ fn a_budget_of_another_shard_is_the_same_one() {
         assert!(passed.get() > 60);
     });
 }
+
+#[test]
+fn another_configuration_is_in_force_for_a_budget_with_the_next_call_and_forgets_none() {
+    paused(|| async {
+        let all = |max| budgets(&format!("all = {}", window(r#""platform""#, max, 2000)), "");
+        let rig = Rig::start(all(4), |_| Reply::ok("{}"));
+        for account in ["x", "y", "z"] {
+            rig.put_many(account, "a", 4).await;
+        }
+        rig.at(700).await;
+        rig.reload(&all(2)).await;
+        rig.at(4500).await;
+        rig.reload(&all(3)).await;
+        rig.all_end(secs(60)).await;
+        let times: Vec<u64> = rig.calls().iter().map(|(at, _)| *at).collect();
+        // The third of a window is free at once where three are allowed.
+        assert_eq!(times, [0, 0, 0, 0, 2000, 2000, 4000, 4000, 4500, 6000, 6000, 6500]);
+        rig.log.assert_recorded_before_called();
+    });
+}

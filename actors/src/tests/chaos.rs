@@ -4,20 +4,21 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use super::oracle::{Limit, Rule, assert_never_too_many, some_ms};
+use super::oracle::{Limit, Rule, assert_never_too_many, consistent, some_ms};
 use super::seams::Turn;
 use super::*;
 use crate::ledger::memory::Fault;
 use crate::testkit::on_points;
 
 fn some_limits(random: &mut fastrand::Rng) -> Vec<Limit> {
-    (0..random.usize(0..=3))
+    let limits = (0..random.usize(0..=3))
         .map(|_| match random.u8(0..3) {
             0 => Limit::new(Rule::Every(random.u64(1..400))),
             1 => Limit::new(Rule::Max(random.usize(1..=5), random.u64(1..1500))),
             _ => Limit::new(Rule::Concurrent(random.usize(1..=3))),
         })
-        .collect()
+        .collect();
+    consistent(limits)
 }
 
 fn some_reply(random: &mut fastrand::Rng) -> Reply {

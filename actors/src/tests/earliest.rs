@@ -1,6 +1,6 @@
 //! Calls go at the earliest allowed moment, and never earlier.
 
-use super::oracle::{Limit, Rule, assert_earliest, some_ms};
+use super::oracle::{Limit, Rule, assert_earliest, consistent, some_ms};
 use super::*;
 
 /// Answers each fetch after times drawn from its id, so that they do not depend on the order of calls.
@@ -86,7 +86,7 @@ fn mixed_limits_by_seed_let_each_call_go_at_the_first_allowed_millisecond() {
     for seed in 0..60 {
         let mut random = fastrand::Rng::with_seed(seed);
         let count = random.usize(1..=4);
-        let rules = (0..count).map(|_| some_limit(&mut random)).collect();
+        let rules = consistent((0..count).map(|_| some_limit(&mut random)).collect());
         let accounts = &["x", "y", "z"][..random.usize(1..=3)];
         let apis = [random.usize(1..=10), random.usize(0..=10)];
         let most = random.u64(1..400);

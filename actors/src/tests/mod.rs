@@ -9,6 +9,7 @@ mod earliest;
 mod fence;
 mod health;
 mod holds;
+mod kinds;
 mod lanes;
 mod ledger;
 mod metrics;
@@ -35,6 +36,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::http::CallError;
 use crate::http::scripted::{Reply, Scripted, Seen};
@@ -138,7 +140,7 @@ impl Rig {
         ledger: MemoryLedger,
         script: impl Fn(&Seen) -> Reply + 'static,
     ) -> Self {
-        let plan = Arc::new(plan(&setup));
+        let plan = plan_on(&Arc::new(plan(&setup)), &Line::Clock(clock.clone()));
         let log = Log::default();
         let watched_queue = WatchedQueue::new(queue.clone());
         let ledger = WatchedLedger::new(ledger, log.clone());
@@ -187,7 +189,8 @@ impl Rig {
 
     /// Another configuration is in force when this returns, as after a reload by the node.
     pub(super) async fn reload(&self, setup: &Setup) {
-        let plan = Arc::new(plan(setup));
+        let line = Line::Clock(self.shared.clock.clone());
+        let plan = plan_on(&Arc::new(plan(setup)), &line);
         self.shard.send(Reload(Arc::clone(&plan))).await.unwrap();
         self.shared.plan.put(plan);
         self.discover().await;

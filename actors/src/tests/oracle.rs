@@ -55,6 +55,17 @@ impl Limit {
         }
     }
 
+    /// Whether the configuration takes one of the two for a slip.
+    fn contradicts(self, other: Self) -> bool {
+        match (self.rule, other.rule) {
+            (Rule::Max(max, window), Rule::Max(other_max, longer)) => {
+                let never_used_up = window < longer && max > other_max;
+                self.per_api == other.per_api && (window == longer || never_used_up)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a call of `api` may go at `now`, after these of its account.
     fn allows<'a>(self, api: &str, now: u64, before: impl IntoIterator<Item = &'a Call>) -> bool {
         let mine = before.into_iter().filter(|call| !self.per_api || call.api == api);
@@ -286,4 +297,23 @@ pub(super) fn assert_never_too_many_among(rig: &Rig, seen: &[Seen], what: &str, 
 /// A time from a seed.
 pub(super) fn some_ms(random: &mut fastrand::Rng, most: u64) -> Duration {
     Duration::from_millis(random.u64(0..=most))
+}
+
+/// Of these limits those that contradict none before them.
+pub(super) fn consistent(limits: Vec<Limit>) -> Vec<Limit> {
+    let named = limits.into_iter().map(|limit| ((), limit)).collect();
+    consistent_named(named).into_iter().map(|((), limit)| limit).collect()
+}
+
+/// The same of limits with names.
+pub(super) fn consistent_named<N>(limits: Vec<(N, Limit)>) -> Vec<(N, Limit)> {
+    let mut kept: Vec<(N, Limit)> = Vec::new();
+    for (name, limit) in limits {
+        let against =
+            |(_, other): &(N, Limit)| other.contradicts(limit) || limit.contradicts(*other);
+        if !kept.iter().any(against) {
+            kept.push((name, limit));
+        }
+    }
+    kept
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tollgate_gate::{At, Ledger};
 
-use super::oracle::{Limit, Phase, Rule, assert_earliest_in, some_ms};
+use super::oracle::{Limit, Phase, Rule, assert_earliest_in, consistent_named, some_ms};
 use super::*;
 use crate::ledger::record::Record;
 use crate::testkit::on_points;
@@ -120,6 +120,9 @@ fn limits_that_change_by_seed_let_each_call_go_at_the_first_allowed_millisecond(
                 next.limits.push((new, Limit::new(some_rule(&mut random))));
             }
             phases.push(next);
+        }
+        for phase in &mut phases {
+            phase.limits = consistent_named(std::mem::take(&mut phase.limits));
         }
         let accounts = &["x", "y", "z"][..random.usize(1..=3)];
         let apis = [random.usize(4..=9), random.usize(0..=6)];

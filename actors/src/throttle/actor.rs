@@ -9,6 +9,7 @@ mod opening;
 mod reading;
 mod reloading;
 mod resting;
+mod weighing;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
-use tollgate_gate::{At, Charged, PermitId};
+use tollgate_gate::{At, Charged, Cost, PermitId};
 
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
@@ -92,6 +93,7 @@ struct Flight {
 #[derive(Debug)]
 struct Doubted {
     charged: Charged,
+    costs: Box<[Cost]>,
     /// Its true stamp.
     written: At,
 }

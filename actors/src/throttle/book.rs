@@ -56,16 +56,17 @@ pub(crate) fn decode(
     }
 }
 
-/// Makes the gate what a record says. Calls of another process that it names are lost.
+/// Makes the gate what a record says that was stored at `since`, and whether exactly then. Calls of another process
+/// that it names are lost.
 pub(crate) fn load(
     key: &AccountKey,
     gate: &mut Gate,
     limits: &LimitSet,
     record: &Record,
-    (since, now): (At, At),
+    (since, is_exact, now): (At, bool, At),
     lost: Option<Lost>,
 ) {
-    for note in gate.load(limits, &record.gate, since, now) {
+    for note in gate.load(limits, &record.gate, (since, is_exact), now) {
         telemetry::ledger_note(key, &note);
     }
     if let Some(lost) = lost {
@@ -80,12 +81,12 @@ pub(crate) fn join(
     gate: &mut Gate,
     limits: &LimitSet,
     record: &Record,
-    times: (At, At),
+    (since, now): (At, At),
     lost: Option<Lost>,
     known: bool,
 ) {
     let mut theirs = Gate::default();
-    load(key, &mut theirs, limits, record, times, lost);
+    load(key, &mut theirs, limits, record, (since, false, now), lost);
     theirs.join(gate, known);
     *gate = theirs;
 }

@@ -1,18 +1,22 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
+use std::collections::HashMap;
+
 use tollgate_gate::{
-    Ask, At, Because, Charged, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId, Rule,
-    Sent, Span,
+    Ask, At, Because, Charged, Cost, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId,
+    Sent,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Gate {
     ledger: Ledger,
+    /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
+    over: HashMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {
-    pub(crate) fn decide(&self, limits: &LimitSet, ask: Ask, now: At) -> Decision {
+    pub(crate) fn decide(&self, limits: &LimitSet, ask: Ask<'_>, now: At) -> Decision {
         tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
     }
 
@@ -21,7 +25,7 @@ impl Gate {
         because.text(limits, self.ledger.holds()).into()
     }
 
-    pub(crate) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask, now: At) {
+    pub(crate) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask<'_>, now: At) {
         self.ledger.take(limits, id, ask, now);
     }
 
@@ -41,6 +45,35 @@ impl Gate {
         self.ledger.ended(limits, id, at, sent);
     }
 
+    /// The call is over, but what it cost is still to be settled.
+    pub(crate) fn hold_back(&mut self, id: PermitId, at: At, sent: Sent) {
+        self.over.insert(id, (at, sent));
+    }
+
+    /// Whether a call that is held back was sent.
+    pub(crate) fn held_back(&self, id: PermitId) -> Option<Sent> {
+        self.over.get(&id).map(|(_, sent)| *sent)
+    }
+
+    /// What the call cost by the limit at that place.
+    pub(crate) fn settle(
+        &mut self,
+        limits: &LimitSet,
+        id: PermitId,
+        place: usize,
+        units: u32,
+        now: At,
+    ) {
+        self.ledger.settle(limits, id, place, units, now);
+    }
+
+    /// It was over when it was held back.
+    pub(crate) fn end_held_back(&mut self, limits: &LimitSet, id: PermitId) {
+        if let Some((at, sent)) = self.over.remove(&id) {
+            self.ledger.ended(limits, id, at, sent);
+        }
+    }
+
     /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
     pub(crate) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
@@ -52,8 +85,8 @@ impl Gate {
     }
 
     /// A call of this process that outlived what was known of it.
-    pub(crate) fn adopt(&mut self, id: PermitId, api: u16, charged: bool) {
-        self.ledger.adopt(id, Ask { api }, charged);
+    pub(crate) fn adopt(&mut self, id: PermitId, ask: Ask<'_>, charged: bool) {
+        self.ledger.adopt(id, ask, charged);
     }
 
     /// Adds what this process knows to what another one wrote.
@@ -61,8 +94,14 @@ impl Gate {
         self.ledger.join(&own.ledger, known);
     }
 
-    pub(crate) fn arrived_later(&mut self, limits: &LimitSet, call: Charged, stamp: At) {
-        self.ledger.arrived_later(limits, call, stamp);
+    pub(crate) fn arrived_later(
+        &mut self,
+        limits: &LimitSet,
+        call: Charged,
+        costs: &[Cost],
+        stamp: At,
+    ) {
+        self.ledger.arrived_later(limits, call, costs, stamp);
     }
 
     pub(crate) fn in_flight(&self) -> Vec<PermitId> {
@@ -88,16 +127,17 @@ impl Gate {
         (self.ledger, _) = self.ledger.under(old, new, now);
     }
 
-    /// Reads the ledger of a record written at `since`. What does not fit the limits is told; what cannot
-    /// be read at all shuts the account for its longest window, never starts it full.
+    /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is
+    /// told; what cannot be read at all shuts the account for its longest window, never starts it full.
     pub(crate) fn load(
         &mut self,
         limits: &LimitSet,
         bytes: &[u8],
-        since: At,
+        (since, is_exact): (At, bool),
         now: At,
     ) -> Vec<String> {
-        match Ledger::decode(limits, bytes, since) {
+        let decode = if is_exact { Ledger::decode_exact } else { Ledger::decode };
+        match decode(limits, bytes, since) {
             Ok((ledger, notes)) => {
                 self.ledger = ledger;
                 notes.iter().map(Note::to_string).collect()
@@ -111,7 +151,7 @@ impl Gate {
     }
 
     pub(crate) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
-        let until = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let until = now.plus(limits.guard_max()).plus(limits.window_max());
         self.hold(until, "its ledger could not be read");
         until
     }
@@ -122,7 +162,7 @@ impl Gate {
             return now;
         }
         let held = self.ledger.holds().as_slice().iter().map(|hold| hold.until).max();
-        let counted = now.plus(limits.guard_max()).plus(longest_window(limits));
+        let counted = now.plus(limits.guard_max()).plus(limits.window_max());
         held.map_or(counted, |held| held.max(counted))
     }
 
@@ -136,13 +176,4 @@ impl Gate {
     pub(crate) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
         self.ledger.encode(limits, now)
     }
-}
-
-fn longest_window(limits: &LimitSet) -> Span {
-    let windows = limits.limits().iter().map(|limit| match limit.rule {
-        Rule::Every { gap } => gap,
-        Rule::Sliding { window, .. } => window,
-        Rule::Concurrent { .. } => Span::ZERO,
-    });
-    windows.max().unwrap_or(Span::ZERO)
 }

@@ -209,6 +209,13 @@ impl Lane {
         }
     }
 
+    /// What `take` would take.
+    pub(crate) fn peek(&self, now: At) -> Option<&Candidate> {
+        let due = |parked: &&Candidate| parked.not_before <= now && self.may_go(parked);
+        let parked = self.parked.iter().filter(due).min_by_key(|parked| parked.item.seq);
+        parked.or_else(|| self.heads.front())
+    }
+
     /// Puts back what was taken and not tried.
     pub(crate) fn put_back(&mut self, candidate: Candidate) {
         if candidate.suspect {

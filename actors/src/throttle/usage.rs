@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use tollgate_gate::{ApiIx, At, LimitSet, Span, time_needed};
+use tollgate_gate::{ApiIx, At, Cost, LimitSet, Span, time_needed};
 
 use crate::ids::Slug;
 use crate::telemetry::Totals;
@@ -12,7 +12,7 @@ use crate::telemetry::Totals;
 struct Stretch {
     first: At,
     last: At,
-    calls: u64,
+    units: u64,
 }
 
 /// The stretches of one account that are not told yet.
@@ -22,17 +22,21 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// A call of this api went out.
-    pub(crate) fn call(&mut self, limits: &LimitSet, api: ApiIx, at: At) {
+    /// A call of this api went out, with these costs.
+    pub(crate) fn call(&mut self, limits: &LimitSet, api: ApiIx, costs: &[Cost], at: At) {
         for (place, limit) in limits.limits().iter().enumerate() {
             if limit.api.is_some_and(|only| only != api) {
                 continue;
             }
+            let units = costs.get(place).map_or(1, |cost| u64::from(cost.units));
+            if units == 0 {
+                continue;
+            }
             let key = (place, limit.per_api.then_some(api));
             let stretch =
-                self.stretches.entry(key).or_insert(Stretch { first: at, last: at, calls: 0 });
+                self.stretches.entry(key).or_insert(Stretch { first: at, last: at, units: 0 });
             stretch.last = at;
-            stretch.calls += 1;
+            stretch.units += units;
         }
     }
 
@@ -40,7 +44,7 @@ impl Usage {
     pub(crate) fn tell(&mut self, platform: &Slug, limits: &LimitSet, totals: &Totals) {
         for ((place, _), stretch) in self.stretches.drain() {
             let limit = &limits.limits()[place];
-            let needed = time_needed(limit.rule, stretch.calls);
+            let needed = time_needed(limit.rule, stretch.units);
             if needed > Span(0) {
                 let taken = stretch.last.since(stretch.first);
                 totals.limit_used(platform, &limit.name, needed, taken);

@@ -5,23 +5,25 @@ use crate::limit::{API_GONE, ApiIx, LimitSet, NAME_BYTES_MAX};
 use crate::time::{At, Span};
 
 const MAGIC: u8 = 0xB7;
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
+/// The oldest that is read.
+const VERSION_MIN: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Checks what surrounds a record and returns what is in it.
-fn framed(bytes: &[u8]) -> Result<&[u8], DecodeError> {
+/// Checks what surrounds a record and returns its version and what is in it.
+fn framed(bytes: &[u8]) -> Result<(u8, &[u8]), DecodeError> {
     let (magic, rest) = bytes.split_first().ok_or(DecodeError::Damaged)?;
     if *magic != MAGIC {
         return Err(DecodeError::Foreign);
     }
     let (version, rest) = rest.split_first().ok_or(DecodeError::Damaged)?;
-    if *version != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(version) {
         return Err(DecodeError::Version(*version));
     }
     let body = rest.len().checked_sub(CHECKSUM_BYTES).ok_or(DecodeError::Damaged)?;
     let (body, sum) = rest.split_at(body);
     let covered = &bytes[..bytes.len() - CHECKSUM_BYTES];
-    if checksum(covered) == sum { Ok(body) } else { Err(DecodeError::Damaged) }
+    if checksum(covered) == sum { Ok((*version, body)) } else { Err(DecodeError::Damaged) }
 }
 
 /// FNV-1a, 32 bit. Each step is one-to-one in the state, so a single changed byte always shows.
@@ -71,6 +73,11 @@ impl Writer {
         self.bytes.push(number as u8);
     }
 
+    pub(super) fn long(&mut self, number: u128) {
+        self.number(number as u64);
+        self.number((number >> 64) as u64);
+    }
+
     pub(super) fn count(&mut self, count: usize) {
         self.number(count as u64);
     }
@@ -94,6 +101,7 @@ impl Writer {
 
 /// Reads what [`Writer`] wrote. `part` names what is read, for the error.
 pub(super) struct Reader<'a> {
+    version: u8,
     rest: &'a [u8],
     stored_at: At,
     /// The numbers that the apis of the record have now.
@@ -103,7 +111,13 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads what is in the frame of a record that was stored at `stored_at`.
     pub(super) fn new(record: &'a [u8], stored_at: At) -> Result<Self, DecodeError> {
-        Ok(Self { rest: framed(record)?, stored_at, apis: Vec::new() })
+        let (version, rest) = framed(record)?;
+        Ok(Self { version, rest, stored_at, apis: Vec::new() })
+    }
+
+    /// Whether the record is of the version before this one.
+    pub(super) fn is_old(&self) -> bool {
+        self.version < VERSION
     }
 
     pub(super) fn is_at_end(&self) -> bool {
@@ -145,6 +159,11 @@ impl<'a> Reader<'a> {
             }
         }
         Err(DecodeError::Malformed(part))
+    }
+
+    pub(super) fn long(&mut self, part: &'static str) -> Result<u128, DecodeError> {
+        let low = self.number(part)?;
+        Ok(u128::from(self.number(part)?) << 64 | u128::from(low))
     }
 
     /// How many of something follow. Each takes a byte or more, so no honest count is above what is left.

@@ -11,7 +11,7 @@ fn ledger(limits: &LimitSet, calls: &[(u64, u64)], stamp_of: impl Fn(usize, At) 
     for (number, &(at, took)) in calls.iter().enumerate() {
         let (id, written) = (PermitId(number as u64), At(at as i64));
         // Taken against the limits: what counts here is what follows from the charges.
-        ledger.adopt(id, Ask { api: 0 }, false);
+        ledger.adopt(id, Ask::new(0), false);
         ledger.written(limits, id, stamp_of(number, written));
         ledger.answered(limits, id, written.plus(Span(took)));
         ledger.ended(limits, id, written.plus(Span(took)), Sent::Maybe);
@@ -20,7 +20,7 @@ fn ledger(limits: &LimitSet, calls: &[(u64, u64)], stamp_of: impl Fn(usize, At) 
 }
 
 fn opens(limits: &LimitSet, ledger: &Ledger, now: At) -> Option<At> {
-    match decide(limits, ledger, &Holds::new(), Ask { api: 0 }, now) {
+    match decide(limits, ledger, &Holds::new(), Ask::new(0), now) {
         Decision::Go => Some(now),
         Decision::WaitUntil { at, .. } => at,
         Decision::Never { .. } => None,
@@ -35,13 +35,17 @@ proptest! {
         late in prop::collection::vec((0..100 * MS, 0..100 * MS), 20),
         now in 0..600 * MS,
     ) {
+        let kept = limits.limits().iter().filter(|limit| {
+            limit.rule.window().is_none() || super::set([(*limit).clone()]).can_amend()
+        });
+        let limits = super::set(kept.cloned().collect::<Vec<_>>());
         let mut learnt = ledger(&limits, &calls, |i, at| at.plus(Span(late[i].0)));
         let before = opens(&limits, &learnt, At(now as i64));
         for (number, &(at, took)) in calls.iter().enumerate() {
             let written = At(at as i64);
             let stamp = written.plus(Span(late[number].0));
             let call = Charged { api: 0, stamp, answered: written.plus(Span(took)) };
-            learnt.arrived_later(&limits, call, written.plus(Span(late[number].1)));
+            learnt.arrived_later(&limits, call, &[], written.plus(Span(late[number].1)));
         }
         let known = ledger(&limits, &calls, |i, at| at.plus(Span(late[i].0.max(late[i].1))));
         let after = opens(&limits, &learnt, At(now as i64));
@@ -56,6 +60,6 @@ fn a_call_that_is_not_known_at_its_charge_changes_nothing() {
     let mut ledger = ledger(&limits, &[(0, 1000)], |_, at| at);
     let before = ledger.clone();
     let call = Charged { api: 0, stamp: At(17), answered: At(50) };
-    ledger.arrived_later(&limits, call, At(40));
+    ledger.arrived_later(&limits, call, &[], At(40));
     assert_eq!(ledger, before);
 }

@@ -24,7 +24,7 @@ fn gone(api: ApiIx) -> Note {
 /// A ledger of one call in flight of that number.
 fn calling(limits: &LimitSet, api: ApiIx) -> Ledger {
     let mut ledger = Ledger::new();
-    ledger.take(limits, PermitId(1), Ask { api }, At(0));
+    ledger.take(limits, PermitId(1), Ask::new(api), At(0));
     ledger
 }
 
@@ -37,7 +37,7 @@ fn called(limits: &LimitSet, api: ApiIx) -> Ledger {
 
 /// When a call may go, and what it is that makes it wait.
 fn answer(limits: &LimitSet, ledger: &Ledger, api: ApiIx, now: At) -> Option<(Option<At>, String)> {
-    match decide(limits, ledger, ledger.holds(), Ask { api }, now) {
+    match decide(limits, ledger, ledger.holds(), Ask::new(api), now) {
         Decision::Go => None,
         Decision::WaitUntil { at, because } => {
             Some((at, because.text(limits, ledger.holds()).to_owned()))

@@ -10,12 +10,12 @@ use crate::{
     decide,
 };
 
-const ASK: Ask = Ask { api: 0 };
+const ASK: Ask<'static> = Ask::new(0);
 /// The guard of [`limit`].
 const GUARD: i64 = S / 10;
 
 fn ask(limits: &LimitSet, ledger: &Ledger, api: u16, now: i64) -> Decision {
-    decide(limits, ledger, ledger.holds(), Ask { api }, At(now))
+    decide(limits, ledger, ledger.holds(), Ask::new(api), At(now))
 }
 
 fn wait(at: i64, place: usize) -> Decision {
@@ -35,7 +35,7 @@ fn called(limits: &LimitSet, api: u16, times: impl IntoIterator<Item = i64>) -> 
 
 fn call(ledger: &mut Ledger, limits: &LimitSet, api: u16, times: impl IntoIterator<Item = i64>) {
     for at in times.into_iter().map(At) {
-        ledger.take(limits, PermitId(0), Ask { api }, at);
+        ledger.take(limits, PermitId(0), Ask::new(api), at);
         assert!(ledger.answered(limits, PermitId(0), at));
         assert!(ledger.ended(limits, PermitId(0), at, Sent::Maybe));
     }

@@ -2,10 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::record::{any_at, any_ledger_without_names};
+use super::record::{any_at, any_ledger_without_names, permit, slot};
 use super::{APIS, S, concurrent, limit, set, sliding};
 use crate::charges::Entry;
-use crate::ledger::{Permit, Slot, State};
+use crate::ledger::State;
 use crate::{Ask, At, Decision, Holds, Ledger, LimitSet, PermitId, Sent, Span, decide};
 
 /// The ledger without what fits no set but its own.
@@ -27,7 +27,7 @@ fn of(limits: &LimitSet, ledger: &Ledger) -> Ledger {
 
 /// When a call may go: now, at a time, or after a report.
 fn opens(limits: &LimitSet, ledger: &Ledger, api: u16, now: At) -> At {
-    match decide(limits, ledger, &Holds::new(), Ask { api }, now) {
+    match decide(limits, ledger, &Holds::new(), Ask::new(api), now) {
         Decision::Go => now,
         Decision::WaitUntil { at, .. } => at.unwrap_or(At::MAX),
         Decision::Never { .. } => panic!("a window without room"),
@@ -39,9 +39,16 @@ fn taken(limits: &LimitSet, ledger: &Ledger, api: u16, now: At) -> Vec<u64> {
     limits
         .of(api)
         .map(|(place, limit)| {
-            let places = ledger.places(place, limit, api);
-            let still = places.filter(|(leaves, _)| leaves.is_none_or(|at| at > now));
-            still.map(|(_, calls)| u64::from(calls)).sum()
+            let left = match limit.rule.window() {
+                Some(_) => limits.left_by(limit, now),
+                None => now,
+            };
+            let charges = ledger.charges_of(place, limit, api);
+            let charged = charges.flat_map(|charges| charges.after(left));
+            let open = ledger.unfinished(place, limit, api);
+            let still = open.filter(|(at, _)| at.is_none_or(|at| at > left));
+            charged.map(|entry| u64::from(entry.calls)).sum::<u64>()
+                + still.map(|(_, calls)| u64::from(calls)).sum::<u64>()
         })
         .collect()
 }
@@ -93,7 +100,7 @@ proptest! {
     ) {
         let mut ledger = of(&limits, &ledger);
         ledger.permits.retain(|permit| permit.id != PermitId(u64::MAX));
-        let ask = Ask { api };
+        let ask = Ask::new(api);
         if decide(&limits, &ledger, &Holds::new(), ask, now) == Decision::Go {
             ledger.prune(&limits, now);
             let before = ledger.clone();
@@ -132,14 +139,14 @@ fn calls_that_both_writers_know_count_once_and_others_twice() {
 fn a_call_in_flight_that_the_record_has_charged_keeps_its_slot_and_is_charged_no_second_time() {
     let limits = set([limit("two", sliding(2, 10)), limit("slots", concurrent(9))]);
     let mut own = Ledger::new();
-    own.take(&limits, PermitId(7), Ask { api: 0 }, At(0));
+    own.take(&limits, PermitId(7), Ask::new(0), At(0));
     let mut theirs = own.clone();
     theirs.lost(&limits, At(S), At(60 * S));
     for known in [true, false] {
         let mut joined = theirs.clone();
         joined.join(&own, known);
         assert_eq!(joined.in_flight().collect::<Vec<_>>(), [PermitId(7)]);
-        assert_eq!(joined.slots, [Slot { api: 0, until: At(60 * S), calls: 1 }]);
+        assert_eq!(joined.slots, [slot(0, At(60 * S), 1)]);
         joined.ended(&limits, PermitId(7), At(2 * S), Sent::Maybe);
         assert_eq!(taken(&limits, &joined, 0, At(3 * S)), [if known { 1 } else { 2 }, 1]);
         // And another writer that takes over charges it no second time either.
@@ -154,11 +161,11 @@ fn a_call_in_flight_that_the_record_has_charged_keeps_its_slot_and_is_charged_no
 fn a_call_that_was_charged_or_is_named_already_is_adopted_as_such() {
     let limits = set([limit("one", sliding(1, 10))]);
     let mut ledger = Ledger::new();
-    ledger.adopt(PermitId(1), Ask { api: 0 }, true);
+    ledger.adopt(PermitId(1), Ask::new(0), true);
     assert_eq!(opens(&limits, &ledger, 0, At(0)), At(0));
-    ledger.adopt(PermitId(1), Ask { api: 0 }, false);
-    assert_eq!(ledger.permits, [Permit { id: PermitId(1), api: 0, state: State::Charged }]);
-    ledger.adopt(PermitId(2), Ask { api: 0 }, false);
+    ledger.adopt(PermitId(1), Ask::new(0), false);
+    assert_eq!(ledger.permits, [permit(PermitId(1), 0, State::Charged)]);
+    ledger.adopt(PermitId(2), Ask::new(0), false);
     assert_eq!(opens(&limits, &ledger, 0, At(0)), At::MAX);
     ledger.ended(&limits, PermitId(2), At(0), Sent::Never);
     assert_eq!(opens(&limits, &ledger, 0, At(0)), At(0).plus(Span::from_secs(10)));

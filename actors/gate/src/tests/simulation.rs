@@ -7,10 +7,13 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::judge::{Arrival, Call, Due, assert_within, bounds, due, transit_max};
-use super::{APIS, APIS_EVER, MS, any_limits, any_order, declared, limit, name, number, set};
+use super::judge::{Arrival, Call, Due, Units, assert_within, bounds, due, transit_max};
+use super::{
+    AHEAD, APIS, APIS_EVER, LIMITS_IN_TESTS, MS, any_cost, any_limits, any_order, declared, limit,
+    name, number, set,
+};
 use crate::{
-    ApiIx, Ask, At, Because, Decision, Guard, Hold, HoldScope, Ledger, Limit, LimitSet, Note,
+    ApiIx, Ask, At, Because, Cost, Decision, Guard, Hold, HoldScope, Ledger, Limit, LimitSet, Note,
     PermitId, Rule, Sent, Span, decide,
 };
 
@@ -47,6 +50,11 @@ struct Script {
     body: u64,
     /// How late each report is.
     lag: u64,
+    costs: [Cost; LIMITS_IN_TESTS],
+    /// What a guessed cost turns out to be, and whether that is known at once; else at the end.
+    settles: Option<(u32, bool)>,
+    /// Part of its life after the call that its job has, of 255; `None`: it is never heard of again.
+    job: Option<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +74,10 @@ enum Op {
         order: [ApiIx; APIS_EVER],
         keep: usize,
     },
+    /// The wall clock is set: from now on it is that much ahead of the provider's, of 100 parts of the slack.
+    Step {
+        ahead: i64,
+    },
     /// A record without a permit.
     Store,
     Prune,
@@ -82,7 +94,9 @@ enum Event {
     Written(PermitId, At),
     Unwritten(PermitId),
     Answered(PermitId, At),
+    Settled(PermitId, u32),
     Ended(PermitId, At, Sent),
+    Released(PermitId),
     Wake,
 }
 
@@ -102,6 +116,8 @@ struct World {
     waiting: [usize; APIS as usize],
     now: At,
     down: bool,
+    /// Records seemed younger than they were, or the clock was set.
+    moved: bool,
     events: BTreeMap<(At, usize), Event>,
     /// Events and permits so far.
     num_events: usize,
@@ -110,6 +126,7 @@ struct World {
 
 impl World {
     fn new(limits: LimitSet, scripts: Vec<Script>, start: At) -> Self {
+        AHEAD.set(0);
         let ledger = Ledger::new();
         let apis: Vec<ApiIx> = (0..APIS).collect();
         let declared = declared(&limits, &apis);
@@ -126,6 +143,7 @@ impl World {
             waiting: [0; APIS as usize],
             now: start,
             down: false,
+            moved: false,
             events: BTreeMap::new(),
             num_events: 0,
             num_permits: 0,
@@ -164,6 +182,14 @@ impl World {
                 if self.number(api).is_none() => {}
             Event::Op(Op::Ask { api, calls }) => self.waiting[usize::from(api)] += calls,
             Event::Op(Op::Reload { order, keep }) => self.reload(order, keep),
+            Event::Op(Op::Step { ahead }) => {
+                let slacks = self.limits.limits().iter().filter_map(|limit| match limit.rule {
+                    Rule::Calendar { slack, .. } => Some(slack.0 as i64),
+                    _ => None,
+                });
+                AHEAD.set(slacks.min().unwrap_or(0) * ahead / 100);
+                self.moved = true;
+            }
             Event::Op(Op::Crash { .. } | Op::Store | Op::Hold { .. } | Op::Prune) if self.down => {}
             Event::Op(Op::Crash { down, lag }) => {
                 self.down = true;
@@ -193,10 +219,31 @@ impl World {
                 assert!(self.ledger.answered(limits, id, at));
                 self.call(id).answered = Some(at);
             }
+            Event::Settled(id, actual) => self.settle(id, actual),
+            Event::Released(id) => {
+                self.ledger.release(limits, id.0);
+                self.call(id).released = true;
+            }
             Event::Ended(id, at, sent) => {
                 assert!(self.ledger.ended(limits, id, at, sent));
                 assert!(!self.ledger.ended(limits, id, at, sent));
                 self.call(id).ended = Some((at, sent));
+            }
+        }
+    }
+
+    fn settle(&mut self, id: PermitId, actual: u32) {
+        let api = self.call(id).api;
+        for (place, limit) in self.declared.limits().iter().enumerate() {
+            let original = original(&self.limits, limit);
+            let script = &self.scripts[id.0 as usize % self.scripts.len()];
+            let told = self.ledger.settle(&self.declared, id, place, actual, self.now);
+            assert_eq!(told, script.costs[original].is_estimate);
+            assert!(!self.ledger.settle(&self.declared, id, place, 9, self.now));
+            let counts = self.limits.limits()[original].api.is_none_or(|own| own == api);
+            if told && counts {
+                let call = self.calls.iter_mut().find(|call| call.id == id).unwrap();
+                call.units[original].settled = Some(actual);
             }
         }
     }
@@ -242,6 +289,7 @@ impl World {
         self.down = false;
         let (record, encoded_at, calls) = &self.stored;
         let stored_at = encoded_at.plus(lag);
+        self.moved |= lag > Span::ZERO;
         let (ledger, notes) = Ledger::decode(&self.declared, record, stored_at).unwrap();
         self.assert_only_gone(&notes);
         self.ledger = ledger;
@@ -267,14 +315,34 @@ impl World {
         self.calls.iter_mut().find(|call| call.id == id).unwrap()
     }
 
+    /// What the next call would cost by the provider's limits, no more than there can be.
+    fn costs(&self) -> Vec<Cost> {
+        let script = &self.scripts[(self.num_permits as usize + 1) % self.scripts.len()];
+        let limits = self.limits.limits().iter();
+        let capped = |(limit, cost): (&Limit, &Cost)| Cost {
+            units: cost.units.min(limit.rule.max()),
+            ..*cost
+        };
+        limits.zip(&script.costs).map(capped).collect()
+    }
+
+    /// The same by those that are declared.
+    fn declared_costs(&self) -> Vec<Cost> {
+        let costs = self.costs();
+        let limits = self.declared.limits().iter();
+        limits.map(|limit| costs[original(&self.limits, limit)]).collect()
+    }
+
     fn decide(&self, api: ApiIx, now: At) -> Decision {
-        let ask = Ask { api: self.number(api).unwrap() };
+        let costs = self.declared_costs();
+        let ask = Ask::new(self.number(api).unwrap()).with_costs(&costs);
         decide(&self.declared, &self.ledger, self.ledger.holds(), ask, now)
     }
 
     /// Compares the decision with what the naive gate says of the same reports.
     fn check(&self, api: ApiIx) {
-        let (mut earliest, mut latest) = bounds(&self.limits, &self.calls, api);
+        let units: Vec<u32> = self.costs().iter().map(|cost| cost.units).collect();
+        let (mut earliest, mut latest) = bounds(&self.limits, &self.calls, api, &units, self.moved);
         for hold in self.ledger.holds().as_slice() {
             if hold.scope == HoldScope::Account || hold.scope == self.scope(Some(api)) {
                 earliest = earliest.max(Due::From(hold.until));
@@ -285,8 +353,8 @@ impl World {
         match self.decide(api, self.now) {
             Decision::Go => assert!(earliest <= now, "too early: {earliest:?}"),
             Decision::WaitUntil { at: None, because } => {
-                assert_eq!(earliest, Due::Unknown);
-                assert_eq!(self.due(because, api).0, Due::Unknown);
+                assert_eq!(latest, Due::Unknown);
+                assert_eq!(self.due(because, api, &units).1, Due::Unknown);
             }
             Decision::WaitUntil { at: Some(at), because } => {
                 assert!(at > self.now);
@@ -294,23 +362,23 @@ impl World {
                 assert!(Due::From(at) <= latest, "too late: {at:?}, not {latest:?}");
                 assert_ne!(self.decide(api, At(at.0 - 1)), Decision::Go, "could be earlier");
                 assert_eq!(self.decide(api, at), Decision::Go, "does not open");
-                let (due, slack) = self.due(because, api);
-                assert!(due <= Due::From(at) && Due::From(at.minus(slack)) <= due, "{because:?}");
+                let (from, by) = self.due(because, api, &units);
+                assert!(from <= Due::From(at) && Due::From(at) <= by, "{because:?}");
             }
             never @ Decision::Never { .. } => panic!("{never:?}"),
         }
     }
 
-    /// When what is named opens, and how much later it may.
-    fn due(&self, because: Because, api: ApiIx) -> (Due, Span) {
+    /// From when and by when what is named opens.
+    fn due(&self, because: Because, api: ApiIx, units: &[u32]) -> (Due, Due) {
         match because {
             Because::Limit(place) => {
-                let name = &self.declared.limits()[place].name;
-                let limit = self.limits.limits().iter().find(|limit| limit.name == *name).unwrap();
-                due(limit, &self.calls, api)
+                let place = original(&self.limits, &self.declared.limits()[place]);
+                due(&self.limits, place, &self.calls, (api, units[place]), self.moved)
             }
             Because::Hold(place) => {
-                (Due::From(self.ledger.holds().as_slice()[place].until), Span::ZERO)
+                let until = Due::From(self.ledger.holds().as_slice()[place].until);
+                (until, until)
             }
         }
     }
@@ -329,20 +397,22 @@ impl World {
             }
             Decision::Never { .. } => return false,
         }
+        let (costs, declared) = (self.costs(), self.declared_costs());
         self.num_permits += 1;
         let id = PermitId(self.num_permits);
-        let ask = Ask { api: self.number(api).unwrap() };
+        let ask = Ask::new(self.number(api).unwrap()).with_costs(&declared).for_job(id.0);
         self.ledger.take(&self.declared, id, ask, self.now);
-        self.calls.push(Call::new(id, api));
+        let units = costs.iter().map(|cost| Units { said: cost.units, settled: None });
+        self.calls.push(Call::new(id, api, units.collect()));
         self.waiting[usize::from(api)] -= 1;
         self.store();
-        self.play(id, api);
+        self.play(id, api, &costs);
         self.check(api);
         true
     }
 
     /// Decides what becomes of a call.
-    fn play(&mut self, id: PermitId, api: ApiIx) {
+    fn play(&mut self, id: PermitId, api: ApiIx, costs: &[Cost]) {
         let script = self.scripts[id.0 as usize % self.scripts.len()];
         let wrong = self.now.plus(Span(script.write_delay));
         let mut written = wrong;
@@ -381,13 +451,41 @@ impl World {
                 events.push((report_at(written), Event::Ended(id, written, Sent::Never)));
             }
         }
+        let settled = script.settles.filter(|_| costs.iter().any(|cost| cost.is_estimate));
+        if let Some((units, at_once)) = settled {
+            let place = if at_once { 0 } else { events.len() - 1 };
+            let at = if at_once { self.now } else { events[place].0 };
+            events.insert(place, (at, Event::Settled(id, units)));
+        }
+        let ended = events[events.len() - 1].0;
+        let ttls = self.limits.limits().iter().filter_map(|limit| match limit.rule {
+            Rule::Jobs { ttl, .. } => Some(ttl.0),
+            _ => None,
+        });
+        let life = ttls.min().unwrap_or(0) * u64::from(script.job.unwrap_or(255)) / 255;
+        let job_over = over_at.plus(Span(life));
+        if script.job.is_some() {
+            events.push((job_over.max(ended), Event::Released(id)));
+        }
         for (at, event) in events {
             self.at(at, event);
         }
         if !matches!(script.kind, Kind::Unsent) {
-            self.arrivals.push(Arrival { api, at: arrived, over: over_at });
+            let actual = costs.iter().map(|cost| match settled {
+                Some((units, _)) if cost.is_estimate => units,
+                _ => cost.units,
+            });
+            let actual: Vec<u32> = actual.collect();
+            let costs = costs.iter().zip(&actual).map(|(said, cost)| said.units.min(*cost));
+            let (at, over, costs) = (arrived, over_at, costs.collect());
+            self.arrivals.push(Arrival { api, at, over, job_over, actual, costs });
         }
     }
+}
+
+/// The place of a declared limit among the provider's.
+fn original(limits: &LimitSet, limit: &Limit) -> usize {
+    limits.limits().iter().position(|own| own.name == limit.name).unwrap()
 }
 
 fn any_script() -> impl Strategy<Value = Script> {
@@ -402,14 +500,24 @@ fn any_script() -> impl Strategy<Value = Script> {
     ];
     let span = |most: u64| prop_oneof![Just(0), 0..most / 20, 0..most];
     let transit = prop_oneof![Just(0), Just(255), any::<u8>()];
-    (kind, span(90 * MS), transit, span(300 * MS), span(100 * MS), span(5 * MS)).prop_map(
-        |(kind, write_delay, transit, think, body, lag)| Script {
+    let costs = prop_oneof![
+        1 => Just([Cost::ONE; LIMITS_IN_TESTS]),
+        1 => prop::array::uniform7(any_cost()),
+    ];
+    let settles = prop::option::of((0u32..7, any::<bool>()));
+    let job = prop::option::of(any::<u8>());
+    let times = (span(90 * MS), span(300 * MS), span(100 * MS), span(5 * MS));
+    (kind, times, transit, costs, settles, job).prop_map(
+        |(kind, (write_delay, think, body, lag), transit, costs, settles, job)| Script {
             kind,
             write_delay,
             transit,
             think,
             body,
             lag,
+            costs,
+            settles,
+            job,
         },
     )
 }
@@ -421,6 +529,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (0..1_000 * MS, 0..500 * MS).prop_map(|(down, lag)| Op::Crash { down, lag }),
         1 => (any_order(), prop_oneof![2 => Just(APIS_EVER), 1 => 1..APIS_EVER])
             .prop_map(|(order, keep)| Op::Reload { order, keep }),
+        1 => (-100i64..=100).prop_map(|ahead| Op::Step { ahead }),
         1 => Just(Op::Store),
         1 => Just(Op::Prune),
         1 => (prop::option::of(0..APIS), 0..500 * MS).prop_map(|(api, span)| Op::Hold { api, span }),
@@ -434,7 +543,7 @@ fn any_ops() -> impl Strategy<Value = Vec<(u64, Op)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(150) })]
 
     #[test]
     fn never_lets_more_arrive_than_allowed_and_is_never_late(
@@ -462,7 +571,17 @@ fn a_stamp_taken_back_after_the_last_record_does_not_open_a_window_early() {
         guard: Guard::After(Span::ZERO),
         ..limit("gap", Rule::Every { gap: Span::from_millis(5) })
     };
-    let script = |kind| Script { kind, write_delay: 0, transit: 0, think: 0, body: 0, lag: 0 };
+    let script = |kind| Script {
+        kind,
+        write_delay: 0,
+        transit: 0,
+        think: 0,
+        body: 0,
+        lag: 0,
+        costs: [Cost::ONE; LIMITS_IN_TESTS],
+        settles: None,
+        job: None,
+    };
     let restamped = Script { write_delay: 50 * MS, ..script(Kind::Restamped) };
     // The first permit has id 1 and the second script, the next ones those after it.
     let scripts = [vec![script(Kind::Whole), restamped], vec![script(Kind::Whole); 40]].concat();

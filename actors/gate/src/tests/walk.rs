@@ -142,7 +142,7 @@ fn a_ledger_and_its_holds_count_from_the_beginning() {
     let set = LimitSet::new(vec![limit(0, 1, Span::from_secs(5), Guard::After(Span::ZERO))]);
     let set = set.unwrap();
     let mut ledger = Ledger::new();
-    ledger.take(&set, PermitId(7), Ask { api: 0 }, At(0));
+    ledger.take(&set, PermitId(7), Ask::new(0), At(0));
     ledger.ended(&set, PermitId(7), At(0), Sent::Never);
     let lane = LaneWork { api: 0, rank: 0, runs: vec![run(1)] };
     let mut walk = Walk::new(&set, ledger, &[lane], At(1_000_000), 4);

@@ -4,9 +4,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tollgate_gate::{Guard, Rule, Span};
+use tollgate_gate::{Cost, Guard, Rule, Span};
 
 use super::*;
+use crate::codes::Code;
+use crate::costs::Counts;
 use crate::plan::{Auth, Compression, Format, S3Credentials, S3Plan, StoreTarget};
 
 /// As long as a provider needs to be.
@@ -241,6 +243,113 @@ fn guards_and_own_limits_reach_the_gate() {
     let own = &limits[3];
     assert_eq!((own.name.as_str(), own.api, own.per_api), ("own", Some(1), false));
     assert_eq!(platform.api("y").unwrap().0, 1);
+}
+
+/// The rules of one platform's limits, as they are written.
+fn rules(limits: &str) -> Vec<Rule> {
+    let text = format!(
+        "[platforms.p]\nbase_url = \"https://x\"\napis.x.path = \"x\"\n[platforms.p.limits]\n{limits}"
+    );
+    let plan = plan(&text);
+    let platform = plan.platforms.values().next().unwrap();
+    platform.limits.limits().iter().map(|limit| limit.rule).collect()
+}
+
+fn rule(text: &str) -> Rule {
+    rules(&format!("a = {{ per = [\"account\"], {text} }}"))[0]
+}
+
+#[test]
+fn every_kind_of_limit_is_read() {
+    let max = |units| NonZeroU32::new(units).unwrap();
+    let secs = Span::from_secs;
+    let bucket = |burst, rate, per| Rule::Bucket { burst: max(burst), rate: max(rate), per };
+    assert_eq!(rule("rate = \"50/s\", burst = 100"), bucket(100, 50, secs(1)));
+    assert_eq!(rule("rate = \"300/m\""), bucket(1, 300, secs(60)));
+    assert_eq!(rule("rate = \"10/5s\", burst = 2"), bucket(2, 10, secs(5)));
+    let first = Rule::FirstUse { max: max(100), window: secs(900) };
+    assert_eq!(rule("max = 100, in = \"15m\", anchor = \"first_use\""), first);
+    let score = Rule::Score { max: max(60), decay: secs(300), block: secs(60) };
+    assert_eq!(rule("score = 60, decay = \"300s\", block = \"1m\""), score);
+    let jobs = Rule::Jobs { max: max(100), ttl: secs(3 * 3600) };
+    assert_eq!(rule("jobs = 100, ttl = \"3h\""), jobs);
+    let day = secs(86_400);
+    let calendar =
+        |calendar, window, slack| Rule::Calendar { max: max(9), window, slack, calendar };
+    assert_eq!(
+        rules(
+            r#"
+            a = { per = ["account"], max = 9, in = "1d", resets = "00:00 Asia/Seoul" }
+            b = { per = ["account"], max = 9, in = "24h", resets = "00:00 Asia/Seoul" }
+            c = { per = ["account"], max = 9, in = "1h", resets = "07:30 UTC", reset_slack = "5s" }
+            d = { per = ["account"], max = 9, in = "10s", resets = "00:00:30 UTC" }
+            "#
+        ),
+        [
+            calendar(0, day, secs(2)),
+            calendar(0, day, secs(2)), // the same resets
+            calendar(1, secs(3600), secs(5)),
+            calendar(2, secs(10), secs(1)), // a tenth of a short window
+        ]
+    );
+}
+
+#[test]
+fn what_is_left_to_others_lowers_the_limit() {
+    let left = |text: &str| rule(&format!("max = 90, in = \"1h\", {text}"));
+    let sliding = |units| Rule::Sliding {
+        max: NonZeroU32::new(units).unwrap(),
+        window: Span::from_secs(3600),
+    };
+    assert_eq!(left("reserve = 10"), sliding(80));
+    assert_eq!(left("reserve = \"10%\""), sliding(81));
+    assert_eq!(left("reserve = 0.05"), sliding(85)); // 4.5 rounded up stay
+    assert_eq!(left("share = \"50%\""), sliding(45));
+    assert_eq!(left("share = 1"), sliding(90));
+    assert_eq!(left("reserve = 40, share = 0.25"), sliding(12)); // 12.5 rounded down
+    let gap = |text: &str| rule(&format!("every = \"6s\", {text}"));
+    assert_eq!(gap("share = 0.5"), Rule::Every { gap: Span::from_secs(12) });
+    assert_eq!(gap("reserve = \"25%\""), Rule::Every { gap: Span::from_secs(8) });
+    let Rule::Bucket { burst, rate, per } = rule("rate = \"50/s\", burst = 100, share = 0.5")
+    else {
+        panic!("no bucket")
+    };
+    assert_eq!((burst.get(), rate.get(), per), (50, 50, Span::from_secs(2)));
+}
+
+#[test]
+fn costs_reach_the_gate_by_limit_and_api() {
+    let plan = plan(
+        r#"
+        [platforms.p]
+        base_url = "https://x"
+        limits.points = { per = ["account"], max = 60, in = "5m", cost = { GET = 2, POST = 3 } }
+        limits.calls = { per = ["account"], max = 9, in = "1m" }
+        limits.volume = { per = ["account"], max = "10GB", in = "1h", counts = "bytes", cost = 5 }
+        limits.errors = { per = ["account"], max = 10, in = "1h", counts = "errors" }
+        apis.list.path = "list"
+        apis.report = { path = "r/{ids|join(',')}", costs = { points = "{ids|length}", calls = 0 } }
+        "#,
+    );
+    let platform = plan.platforms.values().next().unwrap();
+    let usual = [Cost::of(2), Cost::ONE, Cost::about(5), Cost::about(1)];
+    assert_eq!(platform.costs.usual(0), usual);
+    assert!(platform.costs.are_settled());
+    // 10 GB are more units than there are numbers: three bytes are one.
+    assert_eq!(platform.costs.counts[0], (2, Counts::Bytes { unit: 3 }));
+    let account = crate::ids::Account::new("a").unwrap();
+    let of = |ids: serde_json::Value| {
+        let params = serde_json::Map::from_iter([("ids".to_owned(), ids)]);
+        let fetch = crate::recipe::FetchContext { account: &account, id: "1", params: &params };
+        let costs = platform.costs.of(&platform.limits, platform, 1, &fetch)?.to_vec();
+        crate::costs::check(&platform.limits, 1, &costs).map(|()| costs)
+    };
+    let three = of(serde_json::json!(["a", "b", "c"])).unwrap();
+    assert_eq!(three[..2], [Cost::of(3), Cost::FREE]);
+    let too_many: Vec<u32> = (0..61).collect();
+    let refused = of(serde_json::json!(too_many)).unwrap_err();
+    assert_eq!(refused.code, Code::BadCost);
+    assert_eq!(refused.reason, "it costs 61 of limit `points`, which allows 60 at most");
 }
 
 #[test]

@@ -13,8 +13,9 @@ use tollgate_gate::{At, PermitId, Span};
 
 use super::letting::Wait;
 use super::{Decided, Fence, Throttle};
-use crate::budget::{Answer, Ask, ForBudget, FromBudget, What, Whose};
+use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
 use crate::collector::{Item, USE_WITHIN};
+use crate::costs::too_much;
 use crate::recipe::{self, BudgetKey, FetchContext};
 use crate::telemetry;
 use crate::throttle::messages::FromBudget as Message;
@@ -74,6 +75,16 @@ impl Throttle {
         false
     }
 
+    /// The limit of a budget that the next fetch of a lane can never have what it costs of.
+    pub(super) fn never_in_budget(&self, place: usize, now: At) -> Option<Box<str>> {
+        let lane = &self.lanes[place];
+        let budgets = &lane.next(now)?.item.budgets;
+        budgets.iter().find_map(|key| {
+            let (limit, _) = too_much(key.limits(), lane.api, key.costs())?;
+            Some(key.limits().limits()[limit].name.as_str().into())
+        })
+    }
+
     /// Asks the budgets of a call, the first one now.
     pub(super) fn ask_budgets(&mut self, decided: Decided) {
         let asking = Asking { decided };
@@ -86,10 +97,11 @@ impl Throttle {
         let whose =
             Whose { account: self.key.account.clone(), ix: self.ix, home: self.shard.me().clone() };
         let api = self.lanes[asking.decided.lane].api;
+        let call = Call { api, job: asking.decided.candidate.item.origin.0, key: key.clone() };
         let weight = self.platform.tiers.weight_of(&self.key.account);
         let wants = self.lanes[asking.decided.lane].waiting().saturating_add(1);
-        let turns = (api, weight, u32::try_from(wants).unwrap_or(u32::MAX));
-        let ask = Ask::new(whose, self.incarnation, asking.decided.id, turns, key.clone());
+        let turns = (weight, u32::try_from(wants).unwrap_or(u32::MAX));
+        let ask = Ask::new(whose, self.incarnation, asking.decided.id, turns, call);
         self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what: What::Ask(ask) });
     }
 

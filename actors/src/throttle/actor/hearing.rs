@@ -9,6 +9,7 @@ use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
+use super::weighing::costs_of;
 use super::{Doubted, Fence, Flight, Throttle};
 use crate::budget::Told;
 use crate::codes::Code;
@@ -55,7 +56,12 @@ impl Throttle {
             Report::Answered(at) => self.answered(id, at),
             Report::CallEnded(at, sent) => {
                 self.shard.tell_budgets(id, Told::Ended(at, sent));
-                self.gate.ended(&limits, id, at, sent);
+                // What it cost is known when the attempt is over, and has to be told before.
+                if self.platform.costs.are_settled() {
+                    self.gate.hold_back(id, at, sent);
+                } else {
+                    self.gate.ended(&limits, id, at, sent);
+                }
             }
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
@@ -81,9 +87,10 @@ impl Throttle {
             if late.in_crowd || limits.has_default_guard() {
                 let mut stamp = written.plus(beyond_guard(limits, late.by));
                 if stamp < at && young {
-                    if self.doubted.len() < DOUBTED_MAX {
+                    if limits.can_amend() && self.doubted.len() < DOUBTED_MAX {
                         let charged = Charged { api, stamp, answered: at };
-                        self.doubted.push(Doubted { charged, written });
+                        let costs = costs_of(&self.platform, api, &flight.item).into();
+                        self.doubted.push(Doubted { charged, costs, written });
                     } else {
                         stamp = at;
                     }
@@ -105,11 +112,11 @@ impl Throttle {
         let limits = &self.platform.limits;
         let platform = &self.key.platform;
         let baselines = self.shard.baselines.borrow();
-        for Doubted { charged, written } in &mut self.doubted {
+        for Doubted { charged, costs, written } in &mut self.doubted {
             let late = baselines.late(platform, charged.api, *written, charged.answered);
             let stamp = written.plus(beyond_guard(limits, late.by));
             if stamp > charged.stamp {
-                self.gate.arrived_later(limits, *charged, stamp);
+                self.gate.arrived_later(limits, *charged, costs, stamp);
                 charged.stamp = stamp;
             }
         }
@@ -120,14 +127,17 @@ impl Throttle {
     /// are charged at their answers.
     pub(super) fn gate_without_doubt(&self) -> Cow<'_, Gate> {
         let mut gate = Cow::Borrowed(&self.gate);
-        for Doubted { charged, .. } in &self.doubted {
-            gate.to_mut().arrived_later(&self.platform.limits, *charged, charged.answered);
+        for Doubted { charged, costs, .. } in &self.doubted {
+            let limits = &self.platform.limits;
+            gate.to_mut().arrived_later(limits, *charged, costs, charged.answered);
         }
         gate
     }
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
-        self.shard.running.borrow_mut().remove(&id);
+        let running = self.shard.running.borrow_mut().remove(&id);
+        let grants = running.map(|running| running.grants).unwrap_or_default();
+        self.settle(id, &outcome, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect } = flight;
         self.suspects_out(0, usize::from(suspect));

@@ -1,5 +1,6 @@
 //! The loop: slot, decision, record, call.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use actix::{AsyncContext, Context};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
+use super::weighing::costs_of;
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
@@ -105,7 +107,9 @@ impl Throttle {
                 };
                 let id = self.shard.permit_id();
                 let api = self.lanes[place].api;
-                self.gate.take(&self.platform.limits, id, Ask { api }, now);
+                let costs = costs_of(&self.platform, api, &candidate.item);
+                let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
+                self.gate.take(&self.platform.limits, id, ask, now);
                 let due = self.lanes[place].due;
                 // What was known of the others is not true any more.
                 self.forget_due();
@@ -160,10 +164,18 @@ impl Throttle {
                     wait.for_operator(&hold, &self.shard.clock);
                     continue;
                 }
-                let ask = Ask { api: lane.api };
+                // What a fetch costs that is still to be read is not known; then it is only read.
+                let costs = match lane.peek(now) {
+                    Some(candidate) => costs_of(&self.platform, lane.api, &candidate.item),
+                    None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
+                };
+                let ask = Ask::new(lane.api).with_costs(&costs);
                 match self.gate.decide(&self.platform.limits, ask, now) {
                     Decision::Go if offer == Offer::Fetch => {
-                        if !self.waits_for_budget(place, now, wait) {
+                        if let Some(name) = self.never_in_budget(place, now) {
+                            self.never(place, &name, now, ctx);
+                            wait.for_event("a fetch that no limit allows to be out");
+                        } else if !self.waits_for_budget(place, now, wait) {
                             return Some(place);
                         }
                     }
@@ -194,6 +206,11 @@ impl Throttle {
                             Some(at) => wait.until(at, at, name),
                         }
                     }
+                    Decision::Never { because } if offer == Offer::Fetch => {
+                        let name = self.gate.name(&self.platform.limits, &because);
+                        self.never(place, &name, now, ctx);
+                        wait.for_event("a fetch that no limit allows to be out");
+                    }
                     Decision::Never { because } => {
                         let name = self.gate.name(&self.platform.limits, &because);
                         wait.for_event(&format!("nothing that can come: {name} allows no call"));
@@ -208,6 +225,14 @@ impl Throttle {
         None
     }
 
+    /// The next fetch of a lane costs more than a limit ever allows.
+    fn never(&mut self, place: usize, limit: &str, now: At, ctx: &mut Context<Self>) {
+        let reason = format!("it costs more than limit `{limit}` ever allows");
+        if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
+            self.give_up(item, Code::BadCost, reason, LastAnswer::default(), tries, ctx);
+        }
+    }
+
     fn operator_hold(&self, lane: &LaneKey) -> Option<Arc<OperatorHold>> {
         if self.shard.holds.is_empty() {
             return None;
@@ -218,7 +243,8 @@ impl Throttle {
     /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
     /// after a 429 say, is the better reason.
     fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
-        match self.gate.decide(&self.platform.limits, Ask { api }, now) {
+        let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
+        match self.gate.decide(&self.platform.limits, ask, now) {
             // A stored time of a try is rounded up to its millisecond.
             Decision::WaitUntil { at: Some(open), because }
                 if open.plus(Span::from_millis(1)) >= at =>
@@ -443,7 +469,8 @@ impl Throttle {
         grants.iter_mut().for_each(Grant::hand_on);
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
-        self.usage.call(&self.platform.limits, api, at);
+        let costs = costs_of(&self.platform, api, &candidate.item);
+        self.usage.call(&self.platform.limits, api, &costs, at);
         if let Some(due) = due {
             let queued = self.shard.clock.at_wall(candidate.item.queued_at);
             let earliest = due.max(candidate.not_before).max(queued);

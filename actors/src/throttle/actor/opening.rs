@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
+use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::collector::Item;
 use crate::http::Written;
@@ -62,7 +63,7 @@ impl Throttle {
         if let Some(stored) = stored {
             self.version = stored.version;
             let since = now.minus(Span::from(stored.age));
-            self.adopt_record(&stored.record, since, stored.writer, now);
+            self.adopt_record(&stored.record, (since, false), stored.writer, now);
         }
         if self.restarted {
             self.adopt_running();
@@ -74,7 +75,14 @@ impl Throttle {
         }
     }
 
-    fn adopt_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
+    /// `since`: when it was written, and whether that is exact.
+    fn adopt_record(
+        &mut self,
+        bytes: &[u8],
+        (since, is_exact): (At, bool),
+        writer: Writer,
+        now: At,
+    ) {
         let limits = Arc::clone(&self.platform.limits);
         let Some(record) = book::decode(&self.key, &mut self.gate, &limits, bytes, now) else {
             return;
@@ -83,7 +91,7 @@ impl Throttle {
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
         let lost = book::lost(&self.platform, writer, since, now);
-        book::load(&self.key, &mut self.gate, &limits, &record, (since, now), lost);
+        book::load(&self.key, &mut self.gate, &limits, &record, (since, is_exact, now), lost);
         if lost.is_none() {
             // Same process: what is not in the shard's table any more is over.
             let running = self.shard.running.borrow();
@@ -216,7 +224,10 @@ impl Throttle {
         for (id, item, tries) in mine {
             let lane = self.lane(&item.lane.clone());
             // The record has counted it, or is older than its permit.
-            self.gate.adopt(id, self.lanes[lane].api, id.0 <= recorded);
+            let api = self.lanes[lane].api;
+            let costs = costs_of(&self.platform, api, &item);
+            let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
+            self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);
             self.suspects_out(usize::from(suspect), 0);
@@ -281,7 +292,7 @@ impl Throttle {
         // Read by the limits it was written by.
         let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {
-            self.adopt_record(&rest.record, rest.since, Writer::Here, now);
+            self.adopt_record(&rest.record, (rest.since, true), Writer::Here, now);
         }
         let same_limits = !self.go_by_limits(in_force, now);
         for RestLane { api, priority, waiting, .. } in rest.lanes {
@@ -293,7 +304,7 @@ impl Throttle {
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
             // What the gate said when the account went to rest.
-            let ask = Ask { api };
+            let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
             if same_limits
                 && let Decision::WaitUntil { at, because: Because::Limit(_) } =
                     self.gate.decide(&self.platform.limits, ask, rest.since)

@@ -1,0 +1,118 @@
+//! What a call costs under each limit of its platform: the units that the gate is told.
+//!
+//! Mostly one. A limit may say otherwise for all its calls, an api for its own, and what an api says may depend on
+//! the parameters of a fetch. Where the cost is known only afterwards, a guess is charged until then.
+
+use std::borrow::Cow;
+
+use tollgate_gate::{ApiIx, Cost, LimitSet};
+
+use crate::codes::Code;
+use crate::ids::preview;
+use crate::plan::Platform;
+use crate::recipe::{FetchContext, Refusal, Template, render};
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Counts {
+    /// Units that are known before the call.
+    #[default]
+    Units,
+    /// Bytes of the answer's body, known once it was read.
+    Bytes {
+        /// So many of them are one unit, rounded up: a unit is one byte unless a limit is above 4 GB.
+        unit: u64,
+    },
+    /// Answers with a status from 500 on, and calls without an answer.
+    Errors,
+}
+
+/// What the calls of one api cost.
+#[derive(Debug, Clone, Default)]
+pub struct ApiCosts {
+    /// By the places of the limits; empty: one everywhere.
+    pub usual: Vec<Cost>,
+    /// At these places of `usual` the parameters of the fetch decide.
+    pub templates: Vec<(usize, Template)>,
+}
+
+/// What the calls of a platform cost.
+#[derive(Debug, Clone, Default)]
+pub struct Costs {
+    /// By the numbers of the apis.
+    pub apis: Vec<ApiCosts>,
+    /// What limits count that do not count units known before, with their places.
+    pub counts: Vec<(usize, Counts)>,
+}
+
+impl Costs {
+    /// What is known of a call whose fetch has not been read.
+    pub fn usual(&self, api: ApiIx) -> &[Cost] {
+        self.apis.get(usize::from(api)).map_or(&[], |costs| &costs.usual)
+    }
+
+    /// Whether some costs of this platform's calls are known only afterwards.
+    pub fn are_settled(&self) -> bool {
+        !self.counts.is_empty()
+    }
+
+    /// What the call of a fetch costs under these limits, whose costs these are.
+    ///
+    /// # Errors
+    /// A template does not give a whole number.
+    pub fn of<'a>(
+        &'a self,
+        limits: &LimitSet,
+        platform: &Platform,
+        api: ApiIx,
+        fetch: &FetchContext<'_>,
+    ) -> Result<Cow<'a, [Cost]>, Refusal> {
+        let Some(own) = self.apis.get(usize::from(api)) else { return Ok(Cow::Borrowed(&[])) };
+        if own.templates.is_empty() {
+            return Ok(Cow::Borrowed(&own.usual));
+        }
+        let mut costs = own.usual.clone();
+        for (place, template) in &own.templates {
+            let text = render(template, platform, &platform.apis[usize::from(api)], fetch)?;
+            let units = text.trim().parse::<u32>().map_err(|_| {
+                let name = limits.limits().get(*place).map_or("", |limit| &limit.name);
+                let text = preview(&text);
+                let said = template.text();
+                Refusal::new(
+                    Code::BadCost,
+                    format!(
+                        "`{said}` gives `{text}`, which is no number of units for limit `{name}`"
+                    ),
+                )
+            })?;
+            costs[*place].units = units;
+        }
+        Ok(Cow::Owned(costs))
+    }
+}
+
+/// Refuses a fetch that no limit would ever let through.
+///
+/// # Errors
+/// It costs more than a limit ever allows.
+pub fn check(limits: &LimitSet, api: ApiIx, costs: &[Cost]) -> Result<(), Refusal> {
+    match too_much(limits, api, costs) {
+        None => Ok(()),
+        Some((place, most)) => {
+            let name = &limits.limits()[place].name;
+            let units = costs[place].units;
+            let reason = format!("it costs {units} of limit `{name}`, which allows {most} at most");
+            Err(Refusal::new(Code::BadCost, reason))
+        }
+    }
+}
+
+/// The first limit that a call costs more than it can have, and what that is.
+pub(crate) fn too_much(limits: &LimitSet, api: ApiIx, costs: &[Cost]) -> Option<(usize, u32)> {
+    let counted = limits.limits().iter().zip(costs).enumerate();
+    counted
+        .filter(|(_, (limit, _))| limit.api.is_none_or(|own| own == api))
+        .map(|(place, (limit, cost))| (place, limit.rule.max(), cost.units))
+        .find(|(_, most, units)| units > most)
+        .map(|(place, most, _)| (place, most))
+}
