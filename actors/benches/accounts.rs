@@ -166,6 +166,7 @@ fn shared(every: &str) -> Shared {
     let loaded = config::load(Some(file.path()), std::iter::empty(), &[]).expect("it is right");
     let plan = Arc::new(loaded.plan);
     Shared {
+        shuts: tollgate_actors::observe::Shuts::default(),
         holds: tollgate_actors::holds::Holds::default(),
         clock: Clock::new(),
         queue: Arc::new(Endless),

@@ -116,6 +116,7 @@ fn main() {
             region: "us-east-1".to_owned(),
             endpoint: format!("http://127.0.0.1:{}", server.port).parse().ok(),
             path_style: true,
+            concurrency: 256,
             credentials: S3Credentials::Keys {
                 id: "id".to_owned().into(),
                 secret: "secret".to_owned().into(),

@@ -65,6 +65,7 @@ codes! {
     "TG0023" => ReservedName,
     "TG0024" => TooMany,
     "TG0025" => BadHeader,
+    "TG0040" => UnknownLimit,
     // A fetch that cannot be called.
     "TG0101" => FetchNotJson,
     "TG0102" => FetchTooLarge,
@@ -107,6 +108,7 @@ codes! {
     "TG0209" => PoisonFetch,
     "TG0210" => ThrottleDied,
     "TG0211" => NeverAllowed,
+    "TG0220" => RefusedByRule,
     // State, store and running.
     "TG0301" => StateLocked,
     "TG0302" => StateUnreadable,

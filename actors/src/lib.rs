@@ -33,6 +33,7 @@ pub mod intake;
 pub mod ledger;
 pub mod nats;
 pub mod node;
+pub mod observe;
 pub mod plan;
 pub mod publish;
 pub mod queue;

@@ -22,6 +22,7 @@ use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
+use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
 use crate::reload::Reloader;
@@ -139,6 +140,7 @@ impl Node {
         let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
         telemetry::config_in_force();
         let shared = Shared {
+            shuts: Shuts::default(),
             clock,
             queue: seams.queue,
             ledger: seams.ledger,

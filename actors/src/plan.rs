@@ -18,6 +18,7 @@ use url::Url;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
+use crate::observe::Rules;
 use crate::recipe::Template;
 
 /// A whole node.
@@ -148,6 +149,8 @@ pub struct S3Plan {
     pub endpoint: Option<Url>,
     /// Whether the bucket stands in the path of a URL, and not in its host.
     pub path_style: bool,
+    /// Most operations at once, over the whole node; 1 to 4,096.
+    pub concurrency: usize,
     /// Who asks.
     pub credentials: S3Credentials,
 }
@@ -253,6 +256,8 @@ pub struct Platform {
     pub special: Special<Arc<Self>>,
     /// The endpoints.
     pub apis: Vec<Api>,
+    /// The places of the limits that answers of any api tell something of.
+    pub observed: Vec<usize>,
     /// How long the slot of a call lost in a crash stays taken. Default 1 min.
     pub lost_call: Duration,
     /// The same where the process that made the call may still live, cut off: its call may go on. Default
@@ -494,6 +499,8 @@ pub struct Api {
     pub timeouts: Timeouts,
     /// What a good answer is.
     pub format: Format,
+    /// What its answers say about limits.
+    pub rules: Arc<Rules>,
 }
 
 /// Which parameters the fetches of an api carry.

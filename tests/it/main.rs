@@ -27,6 +27,7 @@ mod output;
 mod plan;
 mod reload;
 mod rude;
+mod rules;
 mod run;
 mod s3;
 #[path = "../../actors/src/store/tests/s3_server.rs"]

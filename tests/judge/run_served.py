@@ -216,7 +216,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
     nats_server.start().wait_listening()
     data, store, environment = folder / "objects", "", {}
     if args.s3s_fs:
-        s3 = S3Server(folder, args.s3s_fs, args.s3_nice)
+        s3 = S3Server(folder, args.s3s_fs, args.s3_nice, args.s3_concurrency)
         servers.append(s3)
         s3.start().wait_listening()
         data, store, environment = s3.objects, s3.store(), S3Server.KEYS
@@ -368,6 +368,7 @@ def main():
     parser.add_argument("--sync", choices=["default", "always"], default="default", help="nats-server's sync_interval")
     parser.add_argument("--s3s-fs", type=pathlib.Path, help="the S3 server; without it objects go to files")
     parser.add_argument("--s3-nice", type=int, default=0, help="its niceness, as if it had a machine of its own")
+    parser.add_argument("--s3-concurrency", type=int, default=256, help="operations of the node at once")
     parser.add_argument("--nodes", type=int, default=1, help="more than one: by mistake, on the same accounts")
     parser.add_argument("--publish-first", action="store_true", help="all is published before a node starts")
     parser.add_argument("--kill-node", type=int, default=0, metavar="TIMES", help="kill -9, and start again at once")

@@ -188,7 +188,8 @@ class S3Server(Server):
     KEYS = {"AWS_ACCESS_KEY_ID": "judged", "AWS_SECRET_ACCESS_KEY": "judged-secret"}
     BUCKET = "objects"
 
-    def __init__(self, folder: pathlib.Path, path: str, niceness: int = 0):
+    def __init__(self, folder: pathlib.Path, path: str, niceness: int = 0, concurrency: int = 256):
+        self.concurrency = concurrency
         root = folder / "s3"
         (root / self.BUCKET).mkdir(parents=True)
         self.objects = root / self.BUCKET
@@ -206,6 +207,7 @@ class S3Server(Server):
                 f'endpoint = "http://127.0.0.1:{self.port}"',
                 'region = "us-east-1"',
                 "allow_http = true",
+                f"concurrency = {self.concurrency}",
                 "",
             ]
         )

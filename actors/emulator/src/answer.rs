@@ -12,8 +12,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use serde_json::json;
 
 use crate::bulk::{big_pieces, bomb_pieces};
-use crate::judge::Refusal;
-use crate::profile::RetryAfter;
+use crate::judge::{Refusal, Standing};
+use crate::profile::{RefusalShape, RetryAfter, Tells};
 use crate::report::{GzipPieces, ReportPieces};
 use crate::rude::{Hint, Rude, bad_gzip};
 use crate::server::Open;
@@ -115,13 +115,29 @@ pub(crate) fn error(status: StatusCode, code: &str) -> Response<Answer> {
 }
 
 /// A call that a limit refused.
-pub(crate) fn refused(refusal: &Refusal, retry_after: RetryAfter) -> Response<Answer> {
+pub(crate) fn refused(
+    refusal: &Refusal,
+    shape: RefusalShape,
+    retry_after: RetryAfter,
+) -> Response<Answer> {
     let body = json!({ "error": {
         "code": "rate_limited",
         "limit": &*refusal.limit,
         "early_us": refusal.early.as_micros() as u64,
     }});
-    let mut response = in_json(StatusCode::TOO_MANY_REQUESTS, &body);
+    let status = |status| StatusCode::from_u16(status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+    let mut response = match shape {
+        RefusalShape::Status(code) => in_json(status(code), &body),
+        RefusalShape::Code(code) => {
+            let body =
+                json!({ "code": code, "message": "too many calls", "limit": &*refusal.limit });
+            in_json(StatusCode::OK, &body)
+        }
+        RefusalShape::Html(code) => {
+            let page = "<!doctype html>\n<html><body><h1>Please slow down</h1></body></html>\n";
+            head(status(code), "text/html; charset=utf-8", Answer::one(page))
+        }
+    };
     let seconds = refusal.early.as_millis().div_ceil(1_000).max(1) as u64;
     let value = match retry_after {
         RetryAfter::No => return response,
@@ -130,6 +146,32 @@ pub(crate) fn refused(refusal: &Refusal, retry_after: RetryAfter) -> Response<An
     };
     response.headers_mut().insert(RETRY_AFTER, value);
     response
+}
+
+/// What an answer tells of a window.
+pub(crate) fn tell(response: &mut Response<Answer>, tells: Tells, standing: Option<&Standing>) {
+    let Some(standing) = standing else { return };
+    let Standing { limit, max, within, left, reset } = standing;
+    let reset = reset.as_millis().div_ceil(1_000);
+    let told = match tells {
+        Tells::Nothing => return,
+        Tells::Headers => vec![
+            ("x-ratelimit-limit", max.to_string()),
+            ("x-ratelimit-remaining", left.to_string()),
+            ("x-ratelimit-reset", reset.to_string()),
+        ],
+        Tells::Fields => {
+            let window = within.as_secs().max(1);
+            vec![
+                ("ratelimit", format!("\"{limit}\";r={left};t={reset}")),
+                ("ratelimit-policy", format!("\"{limit}\";q={max};w={window}")),
+            ]
+        }
+    };
+    for (name, value) in told {
+        let value = HeaderValue::from_str(&value).expect("names of limits are visible ASCII");
+        response.headers_mut().insert(name, value);
+    }
 }
 
 /// A date at least so many seconds ahead. Dates have whole seconds, so one more is added.

@@ -26,6 +26,7 @@ pub struct Judge {
     pub(crate) worst_excess: Duration,
     pub(crate) turned_away: u64,
     count_refused: bool,
+    hidden: u32,
     has_endpoint_limits: bool,
 }
 
@@ -96,7 +97,32 @@ pub(crate) struct Slot {
     pub(crate) last: Option<Instant>,
 }
 
+/// How an account stands in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The limit.
+    pub limit: Arc<str>,
+    /// Calls allowed in a window.
+    pub max: u32,
+    /// Length of the window.
+    pub within: Duration,
+    /// Calls that would be accepted now.
+    pub left: u32,
+    /// When more would be; zero while none counts.
+    pub reset: Duration,
+}
+
 impl Slot {
+    fn standing(&self, limit: &ProviderLimit, at: Instant) -> Option<Standing> {
+        let Rule::Window { max, within } = limit.rule else { return None };
+        let counting: Vec<&Instant> =
+            self.counted.iter().filter(|own| **own + within > at).collect();
+        let reset = counting.first().map_or(Duration::ZERO, |first| **first + within - at);
+        let (limit, max) = (limit.name.clone(), max.get());
+        let left = max.saturating_sub(counting.len() as u32);
+        Some(Standing { limit, max, within, left, reset })
+    }
+
     /// How much too early an arrival is; `None` = it is not.
     fn early(&self, rule: Rule, at: Instant) -> Option<Duration> {
         match rule {
@@ -158,8 +184,22 @@ impl Judge {
             worst_excess: Duration::ZERO,
             turned_away: 0,
             count_refused,
+            hidden: 0,
             limits,
         }
+    }
+
+    /// With so many calls of somebody else in the moment of each account's first one.
+    pub fn with_hidden(self, hidden: u32) -> Self {
+        Self { hidden, ..self }
+    }
+
+    /// How an account stands in that of its own windows of which least is left.
+    pub fn standing(&self, account: &str, at: Instant) -> Option<Standing> {
+        let account = self.accounts.get(account)?;
+        let own = self.limits.iter().zip(&account.own);
+        let own = own.filter(|(limit, _)| limit.per == Per::Account && limit.only.is_none());
+        own.filter_map(|(limit, slot)| slot.standing(limit, at)).min_by_key(|own| own.left)
     }
 
     /// Judges one arrival. Arrivals are told in the order of their moments.
@@ -213,8 +253,18 @@ impl Judge {
             None => Arc::from(account),
         };
         let limits = self.limits.as_slice();
-        let account =
-            self.accounts.entry(name.clone()).or_insert_with(|| Account::new(at, limits.len()));
+        let hidden = self.hidden;
+        let account = self.accounts.entry(name.clone()).or_insert_with(|| {
+            let mut account = Account::new(at, limits.len());
+            for (limit, slot) in limits.iter().zip(&mut account.own) {
+                let Rule::Window { max, .. } = limit.rule else { continue };
+                for _ in 0..hidden {
+                    push_bounded(&mut slot.counted, max.get() as usize, at);
+                    push_bounded(&mut slot.ideal, max.get() as usize, Duration::ZERO);
+                }
+            }
+            account
+        });
         if self.has_endpoint_limits && !account.by_endpoint.contains_key(endpoint) {
             if account.by_endpoint.len() >= ENDPOINTS_MAX {
                 return None;

@@ -39,9 +39,10 @@ mod score;
 mod server;
 
 pub use bulk::{big_pieces, big_sha256};
-pub use judge::{ACCOUNTS_MAX, ENDPOINTS_MAX, Judge, Refusal, Ticket, Verdict};
+pub use judge::{ACCOUNTS_MAX, ENDPOINTS_MAX, Judge, Refusal, Standing, Ticket, Verdict};
 pub use profile::{
-    AccountFrom, BodyShape, Fault, Gzip, Latency, Per, Profile, ProviderLimit, RetryAfter, Rule,
+    AccountFrom, BodyShape, Fault, Gzip, Latency, Per, Profile, ProviderLimit, RefusalShape,
+    RetryAfter, Rule, Tells,
 };
 pub use report::{ROWS_MAX, expected_body};
 pub use rude::{BadGzip, Hint, RUDE_BYTES_MAX, Rude, SLOW_MS_MAX};

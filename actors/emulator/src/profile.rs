@@ -21,6 +21,13 @@ pub struct Profile {
     pub body: BodyShape,
     /// What a refusal says in `Retry-After`. Default: whole seconds.
     pub retry_after: RetryAfter,
+    /// What a refusal looks like. Default: status 429 with a JSON body.
+    pub refusal: RefusalShape,
+    /// What every judged answer tells of the account's limits. Default nothing.
+    pub tells: Tells,
+    /// Calls that somebody else makes for each account in the moment of its first one: they count in the
+    /// windows of its account, and nobody sees them. Default 0.
+    pub hidden: u32,
     /// Bad luck of accepted report calls; drawn in this order, the first that hits is served.
     pub faults: Vec<Fault>,
     /// Decides latencies within their range and faults, by the number of the call.
@@ -38,6 +45,9 @@ impl Default for Profile {
             latency: Latency::None,
             body: BodyShape::default(),
             retry_after: RetryAfter::Seconds,
+            refusal: RefusalShape::Status(429),
+            tells: Tells::Nothing,
+            hidden: 0,
             faults: Vec::new(),
             seed: 1,
             record: false,
@@ -197,6 +207,28 @@ pub enum RetryAfter {
     Seconds,
     /// The same as an HTTP date.
     Date,
+}
+
+/// What a refusal looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalShape {
+    /// This status, with a JSON body that names the limit.
+    Status(u16),
+    /// 200, with this code in its JSON body: `{"code":40100,"message":"…"}`.
+    Code(u32),
+    /// This status, with a page of HTML that says "slow down".
+    Html(u16),
+}
+
+/// What an answer tells of the window of the account of which least is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tells {
+    /// Nothing.
+    Nothing,
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds from now, rounded up.
+    Headers,
+    /// `RateLimit` and `RateLimit-Policy`, of a policy that has the limit's name.
+    Fields,
 }
 
 /// Bad luck of some accepted report calls.

@@ -19,8 +19,8 @@ use url::form_urlencoded;
 
 use crate::answer::{self, Answer};
 use crate::bulk::mix;
-use crate::judge::{Judge, Ticket, Verdict};
-use crate::profile::{AccountFrom, Gzip, Latency, Profile};
+use crate::judge::{Judge, Standing, Ticket, Verdict};
+use crate::profile::{AccountFrom, Gzip, Latency, Profile, Tells};
 use crate::raw;
 use crate::report::ReportPieces;
 use crate::rude::Rude;
@@ -56,6 +56,7 @@ struct State {
 impl Shared {
     pub(crate) fn new(profile: Profile) -> Self {
         let judge = Judge::new(profile.limits.clone(), profile.count_refused);
+        let judge = judge.with_hidden(profile.hidden);
         let state = State { judge, recorded: Vec::new(), malformed: 0, repeats: HashMap::new() };
         Self {
             profile,
@@ -80,14 +81,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges and records one arrival.
-    fn arrive(&self, account: &str, endpoint: &str, query: &str, at: Instant) -> Verdict {
+    /// Judges and records one arrival, and says how its account stands behind it.
+    fn arrive(
+        &self,
+        account: &str,
+        endpoint: &str,
+        query: &str,
+        at: Instant,
+    ) -> (Verdict, Option<Standing>) {
         let mut state = self.lock();
         let verdict = state.judge.arrive(account, endpoint, at);
+        let tells = self.profile.tells != Tells::Nothing;
+        let standing = tells.then(|| state.judge.standing(account, at)).flatten();
         let refusal = match &verdict {
             Verdict::Accepted(_) => None,
             Verdict::Refused(refusal) => Some(refusal.clone()),
-            Verdict::TurnedAway => return verdict,
+            Verdict::TurnedAway => return (verdict, None),
         };
         self.calls.fetch_add(1, Relaxed);
         if refusal.is_some() {
@@ -97,7 +106,7 @@ impl Shared {
             let (account, endpoint, query) = (account.into(), endpoint.into(), query.into());
             state.recorded.push(Call { account, endpoint, query, at, refusal });
         }
-        verdict
+        (verdict, standing)
     }
 
     /// How often this account made the same call before.
@@ -199,13 +208,19 @@ async fn answer(
     let query = request.uri().query().unwrap_or_default();
     let is_rude = endpoint.starts_with("/rude/");
 
-    let mut open = None;
+    let (mut open, mut standing) = (None, None);
     if let Some(account) = &account {
-        match shared.arrive(account, &endpoint, query, at) {
+        let verdict;
+        (verdict, standing) = shared.arrive(account, &endpoint, query, at);
+        match verdict {
             Verdict::Accepted(ticket) => {
                 open = Some(Open { shared: shared.clone(), ticket: Some(ticket) });
             }
-            Verdict::Refused(refusal) => return Ok(answer::refused(&refusal, profile.retry_after)),
+            Verdict::Refused(refusal) => {
+                let mut response = answer::refused(&refusal, profile.refusal, profile.retry_after);
+                answer::tell(&mut response, profile.tells, standing.as_ref());
+                return Ok(response);
+            }
             Verdict::TurnedAway => {
                 return Ok(answer::error(StatusCode::SERVICE_UNAVAILABLE, "too_many_accounts"));
             }
@@ -252,6 +267,7 @@ async fn answer(
         }
         (None, None) => answer::error(StatusCode::NOT_FOUND, "no_such_endpoint"),
     };
+    answer::tell(&mut response, profile.tells, standing.as_ref());
     response.body_mut().hold(open);
     Ok(response)
 }

@@ -232,3 +232,34 @@ fn until(mut is_so: impl FnMut() -> bool) {
         thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[test]
+fn tells_of_its_limits_and_refuses_in_the_shape_of_its_profile() {
+    let shaped = |refusal, tells| {
+        let limits = vec![ProviderLimit::window("burst", 2, 60 * SECOND)];
+        let emulator =
+            Emulator::start(Profile { limits, refusal, tells, ..Profile::default() }).unwrap();
+        let mut client = Client::connect(emulator.addr());
+        let got: Vec<Got> = (0..3).map(|_| client.get("a", "/v1/reports/k").unwrap()).collect();
+        assert_eq!(emulator.score().refused, 1);
+        got
+    };
+    let got = shaped(RefusalShape::Code(40100), Tells::Headers);
+    let left = |got: &Got| got.header("x-ratelimit-remaining").unwrap().to_owned();
+    assert_eq!(got.iter().map(left).collect::<Vec<_>>(), ["1", "0", "0"]);
+    assert_eq!(got[2].header("x-ratelimit-limit"), Some("2"));
+    assert_eq!(got[2].header("x-ratelimit-reset"), Some("60"));
+    assert_eq!(got[2].status, 200);
+    assert!(String::from_utf8_lossy(&got[2].body).contains("\"code\":40100"));
+    let got = shaped(RefusalShape::Html(403), Tells::Fields);
+    assert_eq!(got[0].header("ratelimit"), Some("\"burst\";r=1;t=60"));
+    assert_eq!(got[0].header("ratelimit-policy"), Some("\"burst\";q=2;w=60"));
+    assert_eq!(
+        (got[2].status, got[2].header("content-type")),
+        (403, Some("text/html; charset=utf-8"))
+    );
+    assert!(String::from_utf8_lossy(&got[2].body).contains("slow down"));
+    let got = shaped(RefusalShape::Status(400), Tells::Nothing);
+    assert_eq!((got[2].status, got[2].header("ratelimit")), (400, None));
+    assert!(got[2].header("x-ratelimit-limit").is_none());
+}

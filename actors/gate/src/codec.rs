@@ -20,6 +20,7 @@
 //!          costs: job, count x (limit's place, 2 x units + 1 if it is a guess)
 //! slots    count x (api, until, units, 0 or limit's place + 1, job)
 //! holds    count x (api or 0, until, reason)
+//! observed count x (limit's place above, api or 0, 0 left | 1 others, number, until)    absent if there is none
 //! checksum FNV-1a 32 of all before, little endian
 //! ```
 //!
@@ -38,6 +39,7 @@ use crate::decide::Cost;
 use crate::hold::{HOLDS_MAX, Hold, HoldScope, Holds};
 use crate::ledger::{Ledger, Permit, PermitId, Slot, State};
 use crate::limit::{API_GONE, ApiIx, LIMITS_MAX, Limit, LimitSet, NAME_BYTES_MAX, Rule};
+use crate::observe::{Observed, What};
 use crate::time::At;
 
 #[cfg(test)]
@@ -162,6 +164,13 @@ impl Ledger {
             charges.iter().filter(|(_, charges)| !charges.entries().is_empty()).collect();
         let holds = self.holds().as_slice();
 
+        let observed: Vec<(usize, &Observed)> = self
+            .observed
+            .iter()
+            .filter(|observed| observed.until > now)
+            .filter_map(|observed| place_of(observed.limit).map(|place| (place, observed)))
+            .collect();
+
         let mut apis: Vec<ApiIx> = named.iter().filter_map(|(_, limit)| limit.api).collect();
         apis.extend(charges.iter().filter_map(|(_, charges)| charges.bucket));
         apis.extend(drained.iter().filter_map(|(_, bucket, _)| *bucket));
@@ -169,6 +178,7 @@ impl Ledger {
         apis.extend(self.permits.iter().map(|permit| permit.api));
         apis.extend(self.slots.iter().map(|slot| slot.api));
         apis.extend(holds.iter().filter_map(|hold| hold.scope.api()));
+        apis.extend(observed.iter().filter_map(|(_, observed)| observed.bucket));
         apis.sort_unstable();
         apis.dedup();
 
@@ -279,6 +289,25 @@ impl Ledger {
             out.api(hold.scope.api());
             out.time(hold.until);
             out.text(&hold.reason);
+        }
+
+        if !observed.is_empty() {
+            out.count(observed.len());
+            for (place, observed) in observed {
+                out.count(place);
+                out.api(observed.bucket);
+                match observed.what {
+                    What::Left(left) => {
+                        out.number(0);
+                        out.signed(left);
+                    }
+                    What::Others(calls) => {
+                        out.number(1);
+                        out.number(calls.into());
+                    }
+                }
+                out.time(observed.until);
+            }
         }
 
         out.finish()
@@ -522,6 +551,39 @@ impl Ledger {
             }
         }
         *ledger.holds_mut() = holds;
+
+        // Records of before providers were listened to end here.
+        let observed = if input.is_at_end() {
+            0
+        } else {
+            match input.count(usize::MAX, "observations")? {
+                0 => return Err(DecodeError::Malformed("end")),
+                count => count,
+            }
+        };
+        for _ in 0..observed {
+            let place: usize = input.small("observations")?;
+            let place = *places.get(place).ok_or(DecodeError::Malformed("observations"))?;
+            let bucket = input.api("observations")?;
+            let what = match input.number("observations")? {
+                0 => What::Left(input.signed("observations")?),
+                1 => What::Others(input.calls("observations")?),
+                _ => return Err(DecodeError::Malformed("observations")),
+            };
+            let until = input.time("observations")?;
+            if let Some(index) = place
+                && bucket != Some(API_GONE)
+            {
+                // One about an api counts for all where the limit now counts them together.
+                let bucket = bucket.filter(|_| limits.limits()[index].bucket(0).is_some());
+                let said = match what {
+                    What::Left(left) => u32::try_from(left.max(0)).unwrap_or(u32::MAX),
+                    What::Others(_) => 0,
+                };
+                let heard = stored_at;
+                ledger.keep(Observed { limit: index, bucket, what, until, said, heard });
+            }
+        }
         if input.is_at_end() { Ok((ledger, notes)) } else { Err(DecodeError::Malformed("end")) }
     }
 }

@@ -187,6 +187,7 @@ pub fn decide(
         }
         if units > 0 {
             let opens = ledger.opens(limits, place, limit, (ask.api, units), now);
+            let opens = ledger.opens_observed(limits, place, (ask.api, units), opens, now);
             consider(opens, Because::Limit(place));
         }
     }

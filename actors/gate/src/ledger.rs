@@ -17,6 +17,7 @@ use crate::charges::{Charges, Entry, Opened, stricter};
 use crate::decide::{Ask, Cost, Decision, decide};
 use crate::hold::{Hold, HoldScope, Holds};
 use crate::limit::{ApiIx, Limit, LimitSet, NO_ANSWER_BOUND, Rule};
+use crate::observe::Observed;
 use crate::time::{At, Span};
 
 /// Name of a permit within its ledger; never used for a second one while the first is in flight.
@@ -103,13 +104,20 @@ pub struct Ledger {
     pub(crate) permits: Vec<Permit>,
     pub(crate) charges: Vec<Charges>,
     pub(crate) slots: Vec<Slot>,
+    pub(crate) observed: Vec<Observed>,
     holds: Holds,
 }
 
 impl Ledger {
     /// A ledger of an account that has never made a call.
     pub const fn new() -> Self {
-        Self { permits: Vec::new(), charges: Vec::new(), slots: Vec::new(), holds: Holds::new() }
+        Self {
+            permits: Vec::new(),
+            charges: Vec::new(),
+            slots: Vec::new(),
+            observed: Vec::new(),
+            holds: Holds::new(),
+        }
     }
 
     /// The holds that are kept with the permits; what [`decide`] is mostly given.
@@ -135,6 +143,7 @@ impl Ledger {
         assert!(limits.has_api(ask.api), "permit {} is of no api of the set", id.0);
         self.prune(limits, now);
         self.permits.push(Permit::new(id, ask, now, State::Uncharged));
+        self.count_down(limits, ask.api, |place| i64::from(ask.cost(place).units));
     }
 
     /// The last byte of the call's request had left at `at`: each limit with a guard will have counted it
@@ -215,6 +224,7 @@ impl Ledger {
             return false;
         }
         let guess = core::mem::replace(cost, Cost::of(units)).units;
+        let more = i64::from(units) - i64::from(guess);
         let late = match state {
             State::Uncharged | State::Written(_) => None,
             State::Answered { at, .. } => Some((state.charge(limit).unwrap_or(at), units)),
@@ -228,6 +238,7 @@ impl Ledger {
             self.charge_at(limits, place, &permit, at, units);
             self.permits.push(permit);
         }
+        self.count_down(limits, api, |other| if other == place { more } else { 0 });
         true
     }
 
@@ -379,10 +390,13 @@ impl Ledger {
     /// it had not been taken. What a stored record says of it errs to the safe side.
     ///
     /// Returns whether it was in flight without any report; nothing happens otherwise.
-    pub fn give_back(&mut self, id: PermitId) -> bool {
+    pub fn give_back(&mut self, limits: &LimitSet, id: PermitId) -> bool {
         let unused = |permit: &Permit| permit.id == id && permit.state == State::Uncharged;
         let Some(place) = self.permits.iter().position(unused) else { return false };
-        self.permits.swap_remove(place);
+        let permit = self.permits.swap_remove(place);
+        // Whatever was observed since then counted it among the unknown.
+        let cost = |place| -i64::from(permit.cost(place).units);
+        self.count_down(limits, permit.api, cost);
         true
     }
 
@@ -404,6 +418,7 @@ impl Ledger {
     /// those of `own` in flight are charged in the record already, as those of a lost writer, and only keep
     /// their slots. Not `known`: the two may have nothing in common, and all calls of both count.
     pub fn join(&mut self, own: &Self, known: bool) {
+        self.join_observed(own, known);
         for permit in &own.permits {
             let state = if known { State::Charged } else { permit.state };
             if self.find(permit.id).is_none() {
@@ -545,6 +560,7 @@ impl Ledger {
             }
         });
         self.slots.retain(|slot| slot.until > now);
+        self.observed.retain(|observed| observed.until > now);
         self.holds.prune(now);
     }
 
@@ -554,6 +570,7 @@ impl Ledger {
         self.permits.is_empty()
             && self.charges.is_empty()
             && self.slots.is_empty()
+            && self.observed.is_empty()
             && self.holds.is_empty()
     }
 
@@ -684,4 +701,4 @@ impl Permit {
     }
 }
 
-const _: () = assert!(size_of::<Ledger>() <= 96, "an idle account is a few words");
+const _: () = assert!(size_of::<Ledger>() <= 120, "an idle account is a few words");

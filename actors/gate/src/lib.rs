@@ -37,6 +37,7 @@ mod decide;
 mod hold;
 mod ledger;
 mod limit;
+mod observe;
 mod time;
 mod walk;
 
@@ -53,5 +54,6 @@ pub use limit::{
     APIS_MAX, ApiIx, CALENDARS_MAX, Calendar, Guard, LIMITS_MAX, Limit, LimitError, LimitSet,
     NAME_BYTES_MAX, NO_ANSWER_BOUND, Rule, SLACK_MAX, WINDOW_MAX, WINDOW_MIN, time_needed,
 };
+pub use observe::{Effect, OBSERVED_MAX, Seen};
 pub use time::{At, Span};
 pub use walk::{LaneWork, Run, Step, WaitedFor, Walk};

@@ -11,6 +11,7 @@
 //! - `apis`: the same under a configuration with other apis.
 //! - `walk`: a whole account in virtual time, against arithmetic.
 //! - `change`: a ledger under another set of limits.
+//! - `observe`: what providers say, against a provider that others use too.
 
 mod amend;
 mod apis;
@@ -19,6 +20,7 @@ mod claims;
 mod join;
 mod judge;
 mod kinds;
+mod observe;
 mod record;
 mod simulation;
 mod walk;

@@ -189,7 +189,7 @@ impl Budget {
         let lapsed: Vec<Called> =
             self.called.extract_if(.., |called| called.until <= now).collect();
         for called in lapsed {
-            self.gate.give_back(called.id);
+            self.gate.give_back(&self.limits, called.id);
             self.line.undo(&called.account, called.turn);
         }
     }
@@ -275,7 +275,7 @@ impl Budget {
         let same = |called: &Called| called.account == ask.whose.account;
         if let Some(place) = self.called.iter().position(same) {
             let called = self.called.swap_remove(place);
-            self.gate.give_back(called.id);
+            self.gate.give_back(&self.limits, called.id);
             let kept = self.fence == Fence::Holds && !self.settling;
             // What comes need not be the call that the place was kept for.
             if kept && self.decided.len() < BATCH_MAX && self.decide(&ask.call, now) == Decision::Go
@@ -444,7 +444,7 @@ impl Budget {
                 }
                 let now = self.now();
                 for Decided { ask, id, turn } in batch.into_iter().chain(meanwhile) {
-                    self.gate.give_back(id);
+                    self.gate.give_back(&self.limits, id);
                     self.line.undo(&ask.whose.account, turn);
                     let class = self.class(ask.call.api);
                     let turns = (ask.weight, ask.wants);
@@ -607,7 +607,7 @@ impl Budget {
     /// Those who were called are not expected any more; they ask again when they come.
     fn give_up_places(&mut self) {
         for called in std::mem::take(&mut self.called) {
-            self.gate.give_back(called.id);
+            self.gate.give_back(&self.limits, called.id);
             self.line.undo(&called.account, called.turn);
         }
     }
@@ -627,7 +627,7 @@ impl Budget {
             Told::Ended(at, sent) => self.gate.ended(&self.limits, id, at, sent),
             Told::Unused => {
                 // Joined with another process's record it counts already, and is only over.
-                if !self.gate.give_back(id) {
+                if !self.gate.give_back(&self.limits, id) {
                     self.gate.ended(&self.limits, id, now, Sent::Never);
                 }
             }
@@ -646,7 +646,7 @@ impl Budget {
         self.line.leave(account);
         if let Some(place) = self.called.iter().position(|called| called.account == *account) {
             let called = self.called.swap_remove(place);
-            self.gate.give_back(called.id);
+            self.gate.give_back(&self.limits, called.id);
             self.line.undo(&called.account, called.turn);
         }
     }

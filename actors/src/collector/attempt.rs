@@ -8,16 +8,19 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use jiff::Timestamp;
 use object_store::path::Path;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout, timeout_at};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest, Object};
 
+use super::peek::peek;
 use super::{Again, BODY_START_BYTES, Item, LastAnswer, Order, Outcome, Slot};
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallBounds, CallError};
+use crate::observe::{Answered, Facts, Then};
 use crate::plan::{Api, Auth, Compression, Format, Plan, Platform};
 use crate::queue::{Ending, QueueError};
 use crate::recipe::{self, FetchContext, KeyContext, Refusal};
@@ -141,22 +144,37 @@ impl Attempt<'_> {
         Outcome::Again { kind, after: None, reason: error.to_string(), last }
     }
 
-    async fn judge(&self, answer: Answer) -> Outcome {
+    async fn judge(&self, mut answer: Answer) -> Outcome {
         let status = answer.status;
         let wall = self.shard.clock.wall();
         let head = classify::head(status, &answer.headers, self.api.format, wall);
+        let facts = self.listen(&mut answer, wall, head == Head::Good).await;
+        let over = facts.over.clone().map(Box::new);
+        if !facts.is_empty() {
+            self.permit.told(facts);
+        }
+        let head = match &over {
+            Some(over) if over.then == Then::Fail => Head::Permanent(Code::RefusedByRule),
+            Some(over) => Head::Throttled { after: over.after },
+            None => head,
+        };
         if head == Head::Good {
             return self.store(answer).await;
         }
-        self.shard.totals.bad_answer(status);
+        if over.is_some() || status == 429 {
+            self.shard.totals.refused.add(1);
+        }
         let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
         let last = LastAnswer {
             status: Some(status),
             body_start: Some(body_start(answer, self.platform.auth.as_ref()).await),
             flaw: html.then_some(Code::HtmlInstead),
+            over,
         };
         self.permit.call_ended(Sent::Maybe);
-        let reason = if html {
+        let reason = if last.over.is_some() {
+            format!("the provider answered {status}, which a rule of `over` calls a refusal")
+        } else if html {
             format!("the answer is an HTML page where {} is expected", what(self.api.format))
         } else {
             format!("the provider answered {status}")
@@ -171,6 +189,23 @@ impl Attempt<'_> {
             }
             Head::Permanent(code) => Outcome::Dead { code, reason, last },
         }
+    }
+
+    /// What the answer says of limits. Its body stays whole.
+    async fn listen(&self, answer: &mut Answer, wall: Timestamp, good: bool) -> Facts {
+        let rules = &self.api.rules;
+        if rules.is_empty() {
+            return Facts::default();
+        }
+        let mut body = Vec::new();
+        if rules.wants_body(answer.status)
+            && let Ok(decode) = decode_of(&answer.headers)
+        {
+            // A good body is worth waiting for: what it brings is stored.
+            body = peek(answer, decode, (!good).then_some(REST_WITHIN)).await;
+        }
+        let seen = Answered { status: answer.status, headers: &answer.headers, body: &body, wall };
+        rules.read(seen, &self.platform.limits)
     }
 
     async fn store(&self, answer: Answer) -> Outcome {

@@ -13,6 +13,7 @@ use tollgate_protos::Fetch;
 
 use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
+use crate::observe::Overuse;
 use crate::plan::Platform;
 use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
@@ -20,6 +21,7 @@ use crate::telemetry::PlatformMeters;
 
 pub mod actor;
 mod attempt;
+mod peek;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
 
@@ -86,6 +88,8 @@ pub struct LastAnswer {
     pub body_start: Option<String>,
     /// What was wrong with it, where that has a code of its own: the fetch is given up for that then.
     pub flaw: Option<Code>,
+    /// The rule that calls it a refusal, if one does.
+    pub over: Option<Box<Overuse>>,
 }
 
 /// Why a fetch wants another try.

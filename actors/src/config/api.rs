@@ -1,9 +1,12 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::sync::Arc;
+
 use tollgate_gate::Guard;
 
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
+use super::observe::{Unresolved, rules};
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -39,12 +42,14 @@ pub(super) struct ApiContext<'a> {
 /// What each api says its calls cost.
 pub(super) type AllCosts = Vec<Vec<(usize, ApiCost)>>;
 
-/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all`.
+/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all`,
+/// their rules to `all_rules`.
 pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
     all: &mut AllDeclared,
+    all_rules: &mut Vec<Unresolved>,
 ) -> (Vec<Api>, AllCosts) {
     let had = section.has("apis");
     let (mut apis, mut costs) = (Vec::new(), Vec::new());
@@ -79,11 +84,13 @@ pub(super) fn apis(
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
         }
+        let of_answers = rules(&mut section);
         let Some((api, own)) = api(section, slug, platform, context, (number, &all.limits)) else {
             continue;
         };
         apis.push(api);
         costs.push(own);
+        all_rules.push(of_answers);
     }
     (apis, costs)
 }
@@ -129,6 +136,7 @@ fn api(
         params: Params::default(),
         timeouts,
         format: format.unwrap_or(Format::Auto),
+        rules: Arc::default(),
     };
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();

@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::Map;
 use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
+use super::describe_rules::write_rules;
 use super::values::show;
 use crate::calendar::{DAY, Resets};
 use crate::costs::{Costs, Counts};
@@ -125,6 +126,7 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
+        write_rules(out, &api.rules, &platform.limits)?;
         write_limits(out, platform, Some(number), "    ")?;
         if let Some(costs) = costs_in_words(platform, number) {
             writeln!(out, "    a call costs {costs}")?;

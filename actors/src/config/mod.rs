@@ -19,10 +19,12 @@ use crate::plan::Plan;
 
 mod api;
 mod describe;
+mod describe_rules;
 mod keys;
 mod limits;
 mod mistake;
 mod node;
+mod observe;
 mod pairs;
 mod params;
 mod platform;

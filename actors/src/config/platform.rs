@@ -12,6 +12,7 @@ use super::api::{ApiContext, apis};
 use super::keys::{generation, keys, share_out, tiers};
 use super::limits::{AllDeclared, guard, limits};
 use super::node::timeouts;
+use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
@@ -100,6 +101,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let timeouts = timeouts(&mut section, defaults.timeouts);
     let mut declared = AllDeclared::default();
     limits(&mut section, None, own_guard, &mut declared);
+    let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let mut platform = Platform {
         name,
@@ -116,6 +118,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         resets: Vec::new(),
         costs: Costs::default(),
         apis: Vec::new(),
+        observed: Vec::new(),
         lost_call: lost_call.unwrap_or(LOST_CALL),
         lost_call_alive: lost_call.unwrap_or(LOST_CALL_ALIVE),
     };
@@ -126,7 +129,8 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         key: defaults.key,
         knows_host: base_url.is_some(),
     };
-    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared);
+    let mut api_rules = Vec::new();
+    let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared, &mut api_rules);
     platform.apis = apis;
     let AllDeclared { limits, resets } = declared;
     warn(&section, &platform, limits.is_empty());
@@ -139,6 +143,18 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     } else {
         platform.resets = resets;
         share_out(&section, &mut platform, limits, &of_apis);
+        for (number, own) in api_rules.iter().enumerate() {
+            let rules = resolve(&section, own, &own_rules, &platform.limits, number as u16);
+            platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
+            platform.apis[number].rules = Arc::new(rules);
+        }
+        platform.observed.sort_unstable();
+        platform.observed.dedup();
+        let (apis, observed) = (platform.apis.clone(), platform.observed.clone());
+        platform.special = std::mem::take(&mut platform.special).map(|own| {
+            let (apis, observed) = (apis.clone(), observed.clone());
+            Arc::new(Platform { apis, observed, ..Platform::clone(&own) })
+        });
     }
     section.finish();
     base_url.is_some().then_some(platform)

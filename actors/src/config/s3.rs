@@ -37,6 +37,11 @@ const AMBIENT: &[&str] = &[
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
 
+/// Operations at once on a bucket. At 50 ms each the default is 5,000 puts in a second, more than S3 promises
+/// below one prefix (3,500).
+const S3_CONCURRENCY: usize = 256;
+const S3_CONCURRENCY_MAX: u64 = 4096;
+
 /// `rest` is what follows `s3:`.
 pub(super) fn bucket(
     section: &mut Section<'_>,
@@ -46,6 +51,7 @@ pub(super) fn bucket(
     let named = name_and_prefix(section, rest);
     let endpoint = endpoint(section);
     let path_style = section.flag("path_style");
+    let concurrency = section.whole_in("concurrency", 1..=S3_CONCURRENCY_MAX);
     let region = region(section, env, endpoint != Endpoint::Amazon);
     let credentials = credentials(section, env);
     let endpoint = match endpoint {
@@ -62,6 +68,7 @@ pub(super) fn bucket(
         region: region?,
         endpoint,
         path_style,
+        concurrency: concurrency.map_or(S3_CONCURRENCY, |operations| operations as usize),
         credentials: credentials?,
     })
 }
@@ -73,6 +80,7 @@ pub(super) fn no_bucket(section: &mut Section<'_>) {
         "endpoint",
         "allow_http",
         "path_style",
+        "concurrency",
         "access_key_id",
         "secret_access_key",
         "session_token",

@@ -6,6 +6,7 @@ mod accepted;
 mod fuzz;
 mod keys;
 mod mistakes;
+mod observe;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

@@ -1,13 +1,14 @@
 //! What an answer, or the lack of one, means for the fetch: the one place that tells transient from
 //! permanent.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER};
+use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 
 use crate::codes::Code;
+use crate::observe;
 use crate::plan::Format;
 
 /// Longest Retry-After that is believed; beyond it a provider's number is a mistake or a ban, and the
@@ -55,21 +56,9 @@ pub fn head(status: u16, headers: &HeaderMap, format: Format, wall: Timestamp) -
     }
 }
 
-/// The wait a provider asked for, counted from the receipt of its answer; capped, and nothing if it
-/// cannot be read. A date is compared with the answer's own `Date` where there is one, so that the two
-/// clocks need not agree (RFC 9110 §10.2.3).
+/// What Retry-After asks for, up to [`RETRY_AFTER_MAX`].
 pub fn retry_after(headers: &HeaderMap, wall: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        let seconds = text.parse().unwrap_or(u64::MAX);
-        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-    }
-    let until = httpdate::parse_http_date(text).ok()?;
-    let said = headers.get(DATE).and_then(|date| date.to_str().ok());
-    let sent = said
-        .and_then(|date| httpdate::parse_http_date(date).ok())
-        .unwrap_or_else(|| SystemTime::from(wall));
-    Some(until.duration_since(sent).unwrap_or(Duration::ZERO).min(RETRY_AFTER_MAX))
+    observe::retry_after(headers, wall).map(|after| after.min(RETRY_AFTER_MAX))
 }
 
 /// Whether an answer says that it is a page for people.

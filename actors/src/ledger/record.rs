@@ -12,10 +12,10 @@ use super::RECORD_BYTES_MAX;
 use crate::ids::{LaneKey, Priority, Seq};
 
 /// The form written now.
-const VERSION: u8 = 3;
-/// The forms before end earlier: version 1 before [`Record::known`], version 2 before [`Record::open`]. What
-/// they lack are lists, and an empty list is one zero byte.
-const LACKS: [(u8, &[u8]); 2] = [(1, &[0, 0, 0]), (2, &[0, 0])];
+const VERSION: u8 = 4;
+/// The forms before end earlier: version 1 before [`Record::known`], version 2 before [`Record::open`], version 3
+/// before [`Record::paces`]. What they lack are lists, and an empty list is one zero byte.
+const LACKS: [(u8, &[u8]); 3] = [(1, &[0, 0, 0, 0]), (2, &[0, 0, 0]), (3, &[0])];
 /// Writers whose permits are named by [`Record::known`]. One that is not, because so many others came after
 /// it, is told to count everything twice should it still live.
 pub const KNOWN_MAX: usize = 8;
@@ -102,6 +102,17 @@ pub struct Known {
     pub permit: u64,
 }
 
+/// How fast an account, or one of its apis, is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaceNote {
+    /// Which api; nothing: all together.
+    pub api: Option<String>,
+    /// Calls in a million seconds.
+    pub micro_rate: u64,
+    /// The next one goes no earlier than this after the writing, in microseconds.
+    pub next_in_us: u64,
+}
+
 /// What a ledger keeps of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -123,6 +134,8 @@ pub struct Record {
     pub open: Vec<Stretch>,
     /// Open blocks of processes that crashed, as far as their fetches may still wait: each is tried for itself.
     pub suspected: Vec<Stretch>,
+    /// How fast apis with an adaptive pace are called.
+    pub paces: Vec<PaceNote>,
 }
 
 /// A record that cannot be read.
@@ -186,6 +199,7 @@ mod tests {
             known: vec![Known { session: u64::MAX, permit: 1 << 50 }],
             open: vec![stretch(8, 71)],
             suspected: vec![stretch(1, 3), stretch(5, 5)],
+            paces: vec![PaceNote { api: None, micro_rate: 1_500_000, next_in_us: 9 }],
         };
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record);
@@ -210,7 +224,8 @@ mod tests {
             ..Record::default()
         };
         let two = Record { known: vec![Known { session: 9, permit: 7 }], ..one.clone() };
-        for (version, record, lacks) in [(1, one, 3), (2, two, 2)] {
+        let three = Record { open: vec![stretch(8, 71)], ..two.clone() };
+        for (version, record, lacks) in [(1, one, 4), (2, two, 3), (3, three, 1)] {
             let mut bytes = record.encode().to_vec();
             bytes[0] = version;
             bytes.truncate(bytes.len() - lacks);

@@ -32,6 +32,7 @@ use crate::http::{Transport, Written};
 use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
+use crate::observe::{Drift, Shuts};
 use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
 use crate::store::Store;
@@ -75,6 +76,8 @@ pub struct Shared {
     pub back_health: Arc<BackHealth>,
     /// All shards of the node.
     pub peers: Arc<Peers>,
+    /// Platforms that a provider has shut for everybody.
+    pub shuts: Shuts,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -173,6 +176,8 @@ pub struct Context {
     pub(crate) store_health: Arc<StoreHealth>,
     pub(crate) holds: Holds,
     pub(crate) back_health: Arc<BackHealth>,
+    pub(crate) shuts: Shuts,
+    pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
@@ -219,6 +224,8 @@ impl Context {
             store_health: shared.store_health,
             holds: shared.holds,
             back_health: shared.back_health,
+            shuts: shared.shuts,
+            drift: RefCell::default(),
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
@@ -456,6 +463,7 @@ impl Context {
                 Report::Written(Written::At(at)) => running.written = Some(*at),
                 Report::Written(Written::Unknown) => running.written = None,
                 Report::Answered(at) => running.answered = Some(*at),
+                Report::Told(_) => {}
                 Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
                 Report::Finished(outcome) => {
                     running.meters.attempt_ends();
@@ -467,7 +475,7 @@ impl Context {
         let told = match &report {
             Report::Answered(at) => Some(Told::Answered(*at)),
             Report::CallEnded(at, sent) => Some(Told::Ended(*at, *sent)),
-            Report::Written(_) | Report::Finished(_) => None,
+            Report::Written(_) | Report::Told(_) | Report::Finished(_) => None,
         };
         if !self.tell(ix, Reported { id, report })
             && let Some(told) = told

@@ -12,6 +12,7 @@ use tollgate_gate::{At, PermitId, Sent};
 use super::context::Context;
 use crate::collector::{Again, LastAnswer, Outcome};
 use crate::http::{OnWritten, Written};
+use crate::observe::Facts;
 
 /// What a permit's holder reports.
 #[derive(Debug, Clone)]
@@ -20,6 +21,9 @@ pub(crate) enum Report {
     Written(Written),
     /// The answer's head has come.
     Answered(At),
+    /// What the answer says of limits. Not kept for a restarted actor: a refusal is in the outcome too, and the
+    /// next answer says the rest again.
+    Told(Box<Facts>),
     /// The call is over as far as the provider is concerned.
     CallEnded(At, Sent),
     /// The attempt is over.
@@ -55,6 +59,11 @@ impl Permit {
     /// The answer's first byte has come, now.
     pub fn answered(&self) {
         self.shard.report(self.id, Report::Answered(self.shard.clock.now()));
+    }
+
+    /// The answer says something of limits.
+    pub fn told(&self, facts: Facts) {
+        self.shard.report(self.id, Report::Told(Box::new(facts)));
     }
 
     /// The call is over, now: its in-flight slot is free. Repeats do nothing.

@@ -55,6 +55,7 @@ fn bucket_with(endpoint: &str, secret: &str) -> Store {
         region: "eu-north-1".to_owned(),
         endpoint: Some(endpoint.parse().unwrap()),
         path_style: true,
+        concurrency: 256,
         credentials: S3Credentials::Keys {
             id: KEY_ID.to_owned().into(),
             secret: secret.to_owned().into(),

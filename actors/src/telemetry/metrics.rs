@@ -16,7 +16,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Unit, with
 use tollgate_gate::Span;
 
 use crate::codes::Code;
-use crate::collector::{Again, Outcome};
+use crate::collector::Outcome;
 use crate::ids::Slug;
 use crate::plan::{Plan, Platform};
 
@@ -116,7 +116,9 @@ metrics! {
     OBJECTS: Counter "tollgate_objects_total" in "objects" by ["platform", "api"], NO_BUCKETS,
         "objects stored, manifests not counted";
     HOLDS: Counter "tollgate_holds_total" in "holds" by ["platform", "kind"], NO_BUCKETS,
-        "times an account was held: `throttled` by the provider, or `unreachable`";
+        "times an account, one of its apis or its platform was held: `throttled` by the provider, `told` by an answer that nothing is left, or `unreachable`";
+    LIMIT_DRIFT: Counter "tollgate_limit_drift_total" in "alarms" by ["platform", "kind"], NO_BUCKETS,
+        "times a provider contradicted a declared limit again and again, at most one an hour and limit: `refused`, `narrower`, `wider`, `faster`, `slower`";
     RESTARTS: Counter "tollgate_restarts_total" in "restarts" by ["kind"], NO_BUCKETS,
         "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
@@ -376,8 +378,8 @@ impl PlatformMeters {
         count.increment(1);
     }
 
-    pub(super) fn held(&self, kind: Again) {
-        HOLDS.counter(&[self.name.as_str(), kind.as_str()]).increment(1);
+    pub(super) fn held(&self, because: &'static str) {
+        HOLDS.counter(&[self.name.as_str(), because]).increment(1);
     }
 
     /// The ledger has answered.

@@ -32,6 +32,7 @@ use crate::config::Mistake;
 use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
+use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
 use crate::reload::Applied;
@@ -341,15 +342,35 @@ pub(crate) fn waiting(
     );
 }
 
-pub(crate) fn hold(meters: &PlatformMeters, account: &AccountKey, kind: Again, wait: Duration) {
-    meters.held(kind);
+pub(crate) fn hold(
+    meters: &PlatformMeters,
+    account: &AccountKey,
+    because: &'static str,
+    scope: Scope,
+    wait: Duration,
+) {
+    meters.held(because);
     tracing::warn!(
         event = "hold",
         platform = %account.platform,
         account = account.account.as_str(),
-        because = kind.as_str(),
+        because,
+        scope = scope.as_str(),
         wait_ms = ms(wait),
         "account held"
+    );
+}
+
+/// A provider's answers contradict a declared limit, again and again.
+pub(crate) fn limit_drift(account: &AccountKey, limit: &str, kind: DriftKind) {
+    metrics::LIMIT_DRIFT.counter(&[account.platform.as_str(), kind.as_str()]).increment(1);
+    tracing::warn!(
+        event = "limit_drift",
+        platform = %account.platform,
+        account = account.account.as_str(),
+        limit,
+        kind = kind.as_str(),
+        "the provider contradicts a declared limit"
     );
 }
 

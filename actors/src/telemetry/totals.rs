@@ -99,12 +99,6 @@ pub struct Summary {
 }
 
 impl Totals {
-    pub(crate) fn bad_answer(&self, status: u16) {
-        if status == 429 {
-            self.refused.add(1);
-        }
-    }
-
     pub(crate) fn done(&self, bytes: u64, objects: u32) {
         self.fetches_done.add(1);
         self.bytes.add(bytes);

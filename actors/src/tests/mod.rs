@@ -14,6 +14,7 @@ mod lanes;
 mod ledger;
 mod metrics;
 mod nodes;
+mod observing;
 mod once;
 mod oracle;
 mod panics;
@@ -42,6 +43,7 @@ use crate::http::CallError;
 use crate::http::scripted::{Reply, Scripted, Seen};
 use crate::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use crate::ledger::memory::MemoryLedger;
+use crate::observe::Shuts;
 use crate::plan::Plan;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Appended, NewFetch, Queue};
@@ -146,6 +148,7 @@ impl Rig {
         let ledger = WatchedLedger::new(ledger, log.clone());
         let store = setup.store.unwrap_or_else(|| Store::memory(1 << 30).unwrap());
         let shared = Shared {
+            shuts: Shuts::default(),
             clock: clock.clone(),
             queue: Arc::new(watched_queue.clone()),
             ledger: Arc::new(ledger.clone()),

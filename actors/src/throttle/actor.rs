@@ -5,6 +5,7 @@ mod asking;
 mod blocks;
 mod hearing;
 mod letting;
+mod listening;
 mod opening;
 mod reading;
 mod reloading;
@@ -20,6 +21,7 @@ use actix::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tollgate_gate::{At, Charged, Cost, PermitId};
 
+use self::listening::Listening;
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
 use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
@@ -157,6 +159,7 @@ pub struct Throttle {
     refused_at: Option<At>,
     handled: u64,
     usage: Usage,
+    listening: Listening,
     because: Option<Box<str>>,
     until: Option<At>,
     /// Nothing but an operator's hold is waited for: until when.
@@ -217,6 +220,7 @@ impl Throttle {
             refused_at: None,
             handled: 0,
             usage: Usage::default(),
+            listening: Listening::default(),
             because: None,
             until: None,
             held: None,

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use tollgate_gate::{
-    Ask, At, Because, Charged, Cost, Decision, Hold, HoldScope, Ledger, LimitSet, Note, PermitId,
-    Sent,
+    Ask, At, Because, Charged, Cost, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note,
+    PermitId, Seen, Sent, Span,
 };
 
 /// Limits are the platform's and passed in; this is what is the account's own.
@@ -80,8 +80,8 @@ impl Gate {
     }
 
     /// The permit was never handed on.
-    pub(crate) fn give_back(&mut self, id: PermitId) -> bool {
-        self.ledger.give_back(id)
+    pub(crate) fn give_back(&mut self, limits: &LimitSet, id: PermitId) -> bool {
+        self.ledger.give_back(limits, id)
     }
 
     /// A call of this process that outlived what was known of it.
@@ -125,6 +125,39 @@ impl Gate {
     /// Goes by other limits from now on, with all that is known of the past.
     pub(super) fn under(&mut self, old: &LimitSet, new: &LimitSet, now: At) {
         (self.ledger, _) = self.ledger.under(old, new, now);
+    }
+
+    /// Shuts one api until then.
+    pub(super) fn hold_api(&mut self, api: u16, until: At, reason: &str) {
+        let hold = Hold { scope: HoldScope::Api(api), until, reason: reason.to_owned() };
+        self.ledger.holds_mut().set(hold);
+    }
+
+    /// What an answer said of a limit.
+    pub(super) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
+        self.ledger.observe(limits, seen, now)
+    }
+
+    /// What calls in flight beside that one take of a limit.
+    pub(super) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
+        self.ledger.units_in_flight(limits, place, api, id)
+    }
+
+    /// The provider refused a call because of that limit.
+    pub(super) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) {
+        self.ledger.over(limits, place, api, at);
+    }
+
+    /// The provider said when the window of that limit ends.
+    pub(super) fn window_ends(
+        &mut self,
+        limits: &LimitSet,
+        place: usize,
+        api: u16,
+        end: (At, Span),
+        now: At,
+    ) {
+        self.ledger.window_ends(limits, place, api, end, now);
     }
 
     /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is

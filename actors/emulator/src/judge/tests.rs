@@ -140,3 +140,35 @@ fn too_many_endpoints_are_turned_away() {
     assert!(matches!(judge.arrive("a", "/one-more", t), Verdict::TurnedAway));
     assert!(!accepts(&mut judge, "a", "/0", t), "the known ones are still judged");
 }
+
+#[test]
+fn says_what_is_left_of_the_window_of_which_least_is() {
+    let t = Instant::now();
+    let limits = vec![
+        ProviderLimit::window("wide", 10, 60 * SECOND),
+        ProviderLimit::window("narrow", 4, SECOND),
+        ProviderLimit::window("all", 1, SECOND).per_platform().only("/other"),
+    ];
+    let mut judge = Judge::new(limits, false);
+    assert_eq!(judge.standing("a", t), None, "nobody has called yet");
+    for n in 0..3 {
+        assert!(accepts(&mut judge, "a", "/", t + ms(n * 100)));
+    }
+    let standing = judge.standing("a", t + ms(300)).unwrap();
+    assert_eq!((&*standing.limit, standing.max, standing.left), ("narrow", 4, 1));
+    assert_eq!((standing.within, standing.reset), (SECOND, ms(700)));
+    let standing = judge.standing("a", t + 5 * SECOND).unwrap();
+    assert_eq!((&*standing.limit, standing.left), ("narrow", 4));
+    assert_eq!(standing.reset, Duration::ZERO);
+}
+
+#[test]
+fn hidden_calls_of_somebody_else_take_places_and_leave_with_their_window() {
+    let t = Instant::now();
+    let mut judge = Judge::new(vec![ProviderLimit::window("w", 3, SECOND)], false).with_hidden(2);
+    assert!(accepts(&mut judge, "a", "/", t));
+    assert_eq!(refusal(&mut judge, "a", t + ms(400)).early, ms(600));
+    assert_eq!(judge.standing("a", t + ms(400)).unwrap().left, 0);
+    assert!(accepts(&mut judge, "a", "/", t + SECOND));
+    assert_eq!(judge.standing("a", t + SECOND).unwrap().left, 2);
+}

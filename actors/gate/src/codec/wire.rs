@@ -90,7 +90,11 @@ impl Writer {
     /// The difference to now. What has no end has none on any timeline.
     pub(super) fn time(&mut self, at: At) {
         let offset = if at == At::MAX { i64::MAX } else { at.0.saturating_sub(self.now.0) };
-        self.number(((offset << 1) ^ (offset >> 63)) as u64);
+        self.signed(offset);
+    }
+
+    pub(super) fn signed(&mut self, number: i64) {
+        self.number(((number << 1) ^ (number >> 63)) as u64);
     }
 
     pub(super) fn text(&mut self, text: &str) {
@@ -193,9 +197,13 @@ impl<'a> Reader<'a> {
         self.number(part).map(Span)
     }
 
-    pub(super) fn time(&mut self, part: &'static str) -> Result<At, DecodeError> {
+    pub(super) fn signed(&mut self, part: &'static str) -> Result<i64, DecodeError> {
         let number = self.number(part)?;
-        let offset = (number >> 1) as i64 ^ -((number & 1) as i64);
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
+    pub(super) fn time(&mut self, part: &'static str) -> Result<At, DecodeError> {
+        let offset = self.signed(part)?;
         Ok(if offset == i64::MAX { At::MAX } else { At(self.stored_at.0.saturating_add(offset)) })
     }
 

@@ -5,7 +5,7 @@
 //!
 //! # Bounds
 //!
-//! - At most [`REQUESTS_MAX`] operations of the node at once; others wait in turn.
+//! - At most [`S3Plan::concurrency`] operations of the node at once; others wait in turn.
 //! - An operation is tried again after 5xx, 429, 408 and a lost connection: up to [`RETRIES_MAX`] times
 //!   with 0.2 to 5 s in between, about 12 s in all, and no more once [`RETRY_WITHIN`] have passed. One that
 //!   hears nothing ends after [`SILENCE_MAX`] and a second for each MiB of a part.
@@ -41,9 +41,6 @@ const PART_BYTES_MIN: u64 = 5 << 20;
 /// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>).
 const KEY_BYTES_MAX: usize = 1024;
 
-/// Operations in flight at once, over the whole node. At 50 ms each that is 5,000 puts in a second, more
-/// than S3 promises below one prefix (3,500).
-const REQUESTS_MAX: usize = 256;
 /// How often an operation is repeated, and until when after its beginning.
 const RETRIES_MAX: usize = 7;
 const RETRY_WITHIN: Duration = Duration::from_secs(20);
@@ -54,8 +51,6 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(25);
 /// Idle connections are closed before the store does.
 const IDLE: Duration = Duration::from_secs(15);
-/// Idle connections of one thread.
-const IDLE_PER_THREAD_MAX: usize = REQUESTS_MAX;
 
 const USER_AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 
@@ -89,6 +84,7 @@ pub(super) struct Bucket {
     region: String,
     prefix: Path,
     retries: RetryConfig,
+    concurrency: usize,
     streak: Arc<Streak>,
 }
 
@@ -111,7 +107,7 @@ impl Bucket {
         };
         let url = bucket_url(plan);
         let tls = url.starts_with("https:");
-        let options = client_options(tls, part_bytes);
+        let options = client_options(tls, part_bytes, plan.concurrency);
         let streak = Arc::<Streak>::default();
         let connector = PerThread { streak: Arc::clone(&streak) };
         let mut builder = AmazonS3Builder::new()
@@ -145,13 +141,22 @@ impl Bucket {
         }
         let store = builder.build().map_err(refused)?;
         let http = connector.connect(&options).map_err(refused)?;
-        Ok(Self { store, http, url, region: plan.region.clone(), prefix, retries, streak })
+        Ok(Self {
+            store,
+            http,
+            url,
+            region: plan.region.clone(),
+            prefix,
+            retries,
+            concurrency: plan.concurrency,
+            streak,
+        })
     }
 
-    /// The objects below the prefix, no more of them at work on at once than [`REQUESTS_MAX`].
+    /// The objects below the prefix, no more of them at work on at once than was declared.
     pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
         let below = PrefixStore::new(self.store.clone(), self.prefix.clone());
-        Arc::new(LimitStore::new(below, REQUESTS_MAX))
+        Arc::new(LimitStore::new(below, self.concurrency))
     }
 
     /// Waits until requests fail one after the other.
@@ -188,7 +193,7 @@ fn bucket_url(plan: &S3Plan) -> String {
     }
 }
 
-fn client_options(tls: bool, part_bytes: u64) -> ClientOptions {
+fn client_options(tls: bool, part_bytes: u64, concurrency: usize) -> ClientOptions {
     let slow = Duration::from_secs(part_bytes.div_ceil(1 << 20));
     let mut options = ClientOptions::new()
         .with_user_agent(http::HeaderValue::from_static(USER_AGENT))
@@ -196,7 +201,7 @@ fn client_options(tls: bool, part_bytes: u64) -> ClientOptions {
         .with_connect_timeout(CONNECT_MAX)
         .with_timeout(SILENCE_MAX + slow)
         .with_pool_idle_timeout(IDLE)
-        .with_pool_max_idle_per_host(IDLE_PER_THREAD_MAX)
+        .with_pool_max_idle_per_host(concurrency)
         .with_default_content_type(CONTENT_TYPE);
     for (suffix, content_type) in CONTENT_TYPES {
         options = options.with_content_type_for_suffix(*suffix, *content_type);
@@ -227,6 +232,7 @@ mod tests {
                 region: "eu-west-1".into(),
                 endpoint: endpoint.map(|url| url.parse().unwrap()),
                 path_style,
+                concurrency: 1,
                 credentials: S3Credentials::Ambient(Vec::new()),
             })
         };

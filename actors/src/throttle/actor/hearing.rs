@@ -3,19 +3,20 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
+use super::listening::within;
 use super::weighing::costs_of;
-use super::{Doubted, Fence, Flight, Throttle};
+use super::{Doubted, Flight, Throttle};
 use crate::budget::Told;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
 use crate::ledger::record::Tries;
+use crate::observe::{DriftKind, Scope};
 use crate::queue::Ending;
 use crate::shard::permit::Report;
 use crate::telemetry;
@@ -27,8 +28,6 @@ use crate::throttle::retry::Next;
 
 /// Most calls of an account that are charged on the word of an api's first answers; others by their own.
 const DOUBTED_MAX: usize = 64;
-/// A hold of this length is written down at once.
-const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
 
 impl Throttle {
     pub(super) fn hear(&mut self, id: PermitId, report: Report, ctx: &mut Context<Self>) {
@@ -54,7 +53,9 @@ impl Throttle {
                 self.gate.unwritten(id);
             }
             Report::Answered(at) => self.answered(id, at),
+            Report::Told(facts) => self.told(id, &facts, ctx),
             Report::CallEnded(at, sent) => {
+                self.listened(id, sent);
                 self.shard.tell_budgets(id, Told::Ended(at, sent));
                 // What it cost is known when the attempt is over, and has to be told before.
                 if self.platform.costs.are_settled() {
@@ -143,6 +144,7 @@ impl Throttle {
         self.suspects_out(0, usize::from(suspect));
         let api = self.lanes[lane].api;
         self.meters.attempt(api, &outcome);
+        self.pace_heard(api, decided_at, &outcome, self.now());
         match outcome {
             Outcome::Done { bytes, objects } => {
                 self.throttled_in_a_row = 0;
@@ -156,10 +158,16 @@ impl Throttle {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 tries.attempts = tries.attempts.saturating_add(1);
+                self.hold_for_refusal(api, &last, &reason, ctx);
                 self.give_up(item, code, reason, last, tries, ctx);
             }
             Outcome::Again { kind, after, reason, last } => {
+                let before = self.throttled_in_a_row;
                 let in_a_row = self.count_in_a_row(kind, decided_at);
+                if kind == Again::Throttled && self.throttled_in_a_row > before {
+                    let hits = last.over.as_ref().and_then(|over| over.hits);
+                    self.drifted(hits, DriftKind::Refused, self.now());
+                }
                 let attempts_max = self.shard.plan().collect.attempts_max;
                 let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
                 telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
@@ -176,16 +184,12 @@ impl Throttle {
                     }
                     Next::Retry(wait) => wait,
                     Next::HoldAndRetry(wait) => {
-                        let until = now.plus(Span::from(wait));
-                        self.gate.hold(until, &hold_reason(kind, &last, after.is_some()));
-                        telemetry::hold(&self.meters, &self.key, kind, wait);
-                        // Else the next record has it: one is on its way, or due as soon as it can be.
-                        let free = self.writing.is_none() && self.fence == Fence::Holds;
-                        if wait >= HOLD_WRITTEN_FROM && free {
-                            // Not left to the next permit: a restart would forget it until then.
-                            self.writing = Some(Vec::new());
-                            self.store_record(Vec::new(), ctx);
-                        }
+                        let over = last.over.as_deref();
+                        let wait = over
+                            .map_or(wait, |over| within(&self.platform.limits, over, wait, now));
+                        let scope = over.map_or(Scope::Account, |over| over.scope);
+                        let reason = hold_reason(kind, &last, after.is_some());
+                        self.hold_scope(scope, api, wait, kind.as_str(), &reason, ctx);
                         wait
                     }
                 };
@@ -252,6 +256,9 @@ fn beyond_guard(limits: &LimitSet, late: Span) -> Span {
 fn hold_reason(kind: Again, last: &LastAnswer, asked: bool) -> String {
     match (kind, last.status) {
         (Again::Unreachable, _) => "the provider could not be reached".into(),
+        (_, Some(status)) if last.over.is_some() => {
+            format!("the provider answered {status}, a refusal by rule")
+        }
         (_, Some(status)) if asked => format!("the provider answered {status} with Retry-After"),
         (_, Some(status)) => format!("the provider answered {status}"),
         (_, None) => "the provider refused".into(),

@@ -110,6 +110,7 @@ impl Throttle {
                 let costs = costs_of(&self.platform, api, &candidate.item);
                 let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
                 self.gate.take(&self.platform.limits, id, ask, now);
+                self.pace_taken(api, now);
                 let due = self.lanes[place].due;
                 // What was known of the others is not true any more.
                 self.forget_due();
@@ -170,7 +171,12 @@ impl Throttle {
                     None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
                 };
                 let ask = Ask::new(lane.api).with_costs(&costs);
-                match self.gate.decide(&self.platform.limits, ask, now) {
+                let decision = self.gate.decide(&self.platform.limits, ask, now);
+                if let Some((until, why)) = self.shut_beside(&decision, ask.api, now) {
+                    self.wait_beside(place, offer, (until, why), now, wait, ctx);
+                    continue;
+                }
+                match decision {
                     Decision::Go if offer == Offer::Fetch => {
                         if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
@@ -230,6 +236,29 @@ impl Throttle {
         let reason = format!("it costs more than limit `{limit}` ever allows");
         if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
             self.give_up(item, Code::BadCost, reason, LastAnswer::default(), tries, ctx);
+        }
+    }
+
+    /// A lane waits for something beside limits and holds of its account; its head is read ahead as for those.
+    fn wait_beside(
+        &mut self,
+        place: usize,
+        offer: Offer,
+        (until, why): (At, Box<str>),
+        now: At,
+        wait: &mut Wait,
+        ctx: &mut Context<Self>,
+    ) {
+        self.lanes[place].due = None;
+        if offer != Offer::Read {
+            wait.until(until, until, || why);
+            return;
+        }
+        let early = until.minus(Span::from(READ_EARLY));
+        wait.until(until, if early > now { early } else { until }, || why);
+        if early <= now && !self.lanes[place].loading {
+            self.lanes[place].ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
+            self.read(place, ctx);
         }
     }
 
@@ -352,6 +381,7 @@ impl Throttle {
             known: self.known(),
             open: Vec::new(),
             suspected: self.suspected_of_the_dead(),
+            paces: self.pace_notes(now),
         }
     }
 
@@ -481,6 +511,7 @@ impl Throttle {
         let carried = Rc::clone(&item);
         let flight = Flight { item: carried, tries, lane, decided_at: at, suspect };
         self.flights.insert(id, flight);
+        self.listen_to(id, api);
         let platform = Arc::clone(&self.platform);
         let meters = Rc::clone(&self.meters);
         self.shard.attempt(
@@ -502,7 +533,8 @@ impl Throttle {
     pub(super) fn put_back(&mut self, batch: Vec<Decided>) {
         // Each is put before the others: the last one first keeps their order.
         for decided in batch.into_iter().rev() {
-            self.gate.give_back(decided.id);
+            self.gate.give_back(&self.platform.limits, decided.id);
+            self.pace_back(self.lanes[decided.lane].api);
             self.suspects_out(0, usize::from(decided.candidate.suspect));
             self.lanes[decided.lane].put_back(decided.candidate);
         }

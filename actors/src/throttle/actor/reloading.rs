@@ -52,6 +52,7 @@ impl Throttle {
         self.withdraw();
         self.usage.tell(&self.key.platform, before, &self.shard.totals);
         self.gate.under(before, &limits, now);
+        self.listening.renumbered();
         // Whoever had no limits may have an open block, which would let calls go without a record.
         self.stale |= !self.block.is_empty() || !self.next_block.is_empty();
         self.block.clear();

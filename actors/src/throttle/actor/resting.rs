@@ -17,6 +17,9 @@ const REST_FROM: Duration = Duration::from_secs(5);
 /// The same while the shard has many live actors.
 const REST_FROM_CROWDED: Duration = Duration::from_millis(100);
 
+/// An account without work whose pace was learnt is remembered for this long.
+const PACE_KEPT: Span = Span::from_secs(3600);
+
 /// Live actors from which a shard is crowded.
 const CROWDED: usize = 4096;
 
@@ -44,7 +47,10 @@ impl Throttle {
             (true, _) if self.held.is_some_and(|until| until > now.plus(Span::from(rest_from))) => {
                 self.held.unwrap_or(At::MAX)
             }
-            (false, _) => self.gate.forgotten_at(&self.platform.limits, now),
+            (false, _) => {
+                let forgotten = self.gate.forgotten_at(&self.platform.limits, now);
+                if self.has_pace() { forgotten.max(now.plus(PACE_KEPT)) } else { forgotten }
+            }
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
         };
@@ -78,7 +84,10 @@ impl Throttle {
         }
         let usage = goes_on.then(|| Box::new(std::mem::take(&mut self.usage)));
         let record = self.record(now);
-        let empty = record.parked.is_empty() && record.suspected.is_empty() && self.gate.is_empty();
+        let empty = record.parked.is_empty()
+            && record.suspected.is_empty()
+            && record.paces.is_empty()
+            && self.gate.is_empty();
         let lanes: Box<[RestLane]> = self
             .lanes
             .iter()
