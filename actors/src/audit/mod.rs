@@ -5,7 +5,7 @@
 //! be read may have been a call, and a limit of a kind that is not known here is said to be that.
 //!
 //! It shares no code with the gate, nor with the part of the configuration that feeds it: limits are read
-//! ([`limits`]) and counted ([`counter`]) here a second time. Must not know the gate.
+//! (`limits.rs`) and counted (`counter.rs`) here a second time. Must not know the gate.
 //!
 //! A log may be larger than the memory: a counter keeps the calls of its longest window, and lines out of
 //! order are sorted within a bound.

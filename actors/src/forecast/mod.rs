@@ -6,7 +6,7 @@
 //! Must not know queues, sockets or files.
 //!
 //! Accounts with the same work and nothing behind them are walked once. The one thing that all accounts share
-//! is the number of calls in flight: it is put over the walks as a flow ([`demand`]), not walked through.
+//! is the number of calls in flight: it is put over the walks as a flow (`demand.rs`), not walked through.
 //! Limits wider than an account belong between the two: whatever several accounts share is asked through
 //! `admit` of [`Walk::step`](tollgate_gate::Walk::step), and such accounts have to be walked side by side, by
 //! the time of their next step ([`Walk::now`](tollgate_gate::Walk::now)).
