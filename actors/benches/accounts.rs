@@ -178,6 +178,7 @@ fn shared(every: &str) -> Shared {
         alone: Arc::new(Semaphore::new(1)),
         store_health: Arc::new(StoreHealth::default()),
         back_health: Arc::default(),
+        peers: Arc::default(),
         plan: tollgate_actors::plan::InForce::new(plan),
     }
 }

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 use tollgate_gate::{At, Calendar, LimitSet};
 
 use crate::clock::Clock;
-use crate::plan::{Plan, Platform};
+use crate::plan::{Budget, Counted, Plan, Platform};
 
 /// A day, as far as it can be said without a calendar.
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -116,17 +116,34 @@ impl Calendar for Dated {
     }
 }
 
-/// The platform's limits on a timeline: without this, none of its calendar windows ever starts anew.
-pub fn limits_on(platform: &Platform, line: &Line) -> Arc<LimitSet> {
+/// The platform's limits on a timeline, those of its budgets and of its special accounts too: without this, none of
+/// its calendar windows ever starts anew.
+pub fn platform_on(platform: &Arc<Platform>, line: &Line) -> Arc<Platform> {
     if platform.resets.is_empty() {
-        return Arc::clone(&platform.limits);
+        return Arc::clone(platform);
     }
     let calendar = |resets: &Resets| -> Arc<dyn Calendar> {
         Arc::new(Dated { resets: resets.clone(), line: line.clone() })
     };
-    let calendars = platform.resets.iter().map(calendar).collect();
-    let limits = LimitSet::clone(&platform.limits).with_calendars(calendars);
-    Arc::new(limits.expect("the rules name only the platform's calendars"))
+    let calendars: Vec<_> = platform.resets.iter().map(calendar).collect();
+    let on = |limits: &LimitSet| {
+        let limits = limits.clone().with_calendars(calendars.clone());
+        Arc::new(limits.expect("the rules name only the platform's calendars"))
+    };
+    let counted = |counted: Counted| Counted { limits: on(&counted.limits), ..counted };
+    let budgets = platform.budgets.iter().cloned().map(|budget| Budget {
+        counted: counted(budget.counted),
+        special: budget.special.map(counted),
+        ..budget
+    });
+    let budgets: Vec<Budget> = budgets.collect();
+    let own = |platform: &Platform| Platform {
+        limits: on(&platform.limits),
+        budgets: budgets.clone(),
+        ..platform.clone()
+    };
+    let special = platform.special.clone().map(|special| Arc::new(own(&special)));
+    Arc::new(Platform { special, ..own(platform) })
 }
 
 /// The plan with all its limits on that timeline. To be done wherever a plan meets a clock.
@@ -136,8 +153,7 @@ pub fn plan_on(plan: &Arc<Plan>, line: &Line) -> Arc<Plan> {
     }
     let mut plan = Plan::clone(plan);
     for platform in plan.platforms.values_mut() {
-        let limits = limits_on(platform, line);
-        *platform = Arc::new(Platform { limits, ..Platform::clone(platform) });
+        *platform = platform_on(platform, line);
     }
     Arc::new(plan)
 }

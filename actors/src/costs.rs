@@ -56,12 +56,13 @@ impl Costs {
         !self.counts.is_empty()
     }
 
-    /// What the call of a fetch costs.
+    /// What the call of a fetch costs under these limits, whose costs these are.
     ///
     /// # Errors
     /// A template does not give a whole number.
     pub fn of<'a>(
         &'a self,
+        limits: &LimitSet,
         platform: &Platform,
         api: ApiIx,
         fetch: &FetchContext<'_>,
@@ -74,7 +75,7 @@ impl Costs {
         for (place, template) in &own.templates {
             let text = render(template, platform, &platform.apis[usize::from(api)], fetch)?;
             let units = text.trim().parse::<u32>().map_err(|_| {
-                let name = platform.limits.limits().get(*place).map_or("", |limit| &limit.name);
+                let name = limits.limits().get(*place).map_or("", |limit| &limit.name);
                 let text = preview(&text);
                 let said = template.text();
                 Refusal::new(
@@ -88,27 +89,20 @@ impl Costs {
         }
         Ok(Cow::Owned(costs))
     }
+}
 
-    /// Refuses a fetch that no limit would ever let through.
-    ///
-    /// # Errors
-    /// Its cost cannot be told, or is more than a limit ever allows.
-    pub fn check(
-        &self,
-        platform: &Platform,
-        api: ApiIx,
-        fetch: &FetchContext<'_>,
-    ) -> Result<(), Refusal> {
-        let costs = self.of(platform, api, fetch)?;
-        match too_much(&platform.limits, api, &costs) {
-            None => Ok(()),
-            Some((place, most)) => {
-                let name = &platform.limits.limits()[place].name;
-                let units = costs[place].units;
-                let reason =
-                    format!("it costs {units} of limit `{name}`, which allows {most} at most");
-                Err(Refusal::new(Code::BadCost, reason))
-            }
+/// Refuses a fetch that no limit would ever let through.
+///
+/// # Errors
+/// It costs more than a limit ever allows.
+pub fn check(limits: &LimitSet, api: ApiIx, costs: &[Cost]) -> Result<(), Refusal> {
+    match too_much(limits, api, costs) {
+        None => Ok(()),
+        Some((place, most)) => {
+            let name = &limits.limits()[place].name;
+            let units = costs[place].units;
+            let reason = format!("it costs {units} of limit `{name}`, which allows {most} at most");
+            Err(Refusal::new(Code::BadCost, reason))
         }
     }
 }

@@ -44,6 +44,12 @@ impl Slug {
         Ok(Self(text.into()))
     }
 
+    /// Under which the ledger keeps a platform's budgets, beside its accounts: `_NAME`. It begins as no
+    /// name does, so that no record of a budget is ever taken for an account's.
+    pub(crate) fn of_budgets(platform: &Self) -> Self {
+        Self(format!("_{platform}").into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -125,7 +131,8 @@ impl fmt::Debug for Account {
     }
 }
 
-/// An account of a platform: what owns one gate, one ledger record and one throttle actor.
+/// An account of a platform: what owns one gate, one ledger record and one throttle actor. A budget's record
+/// has such a key too, under a platform that none can be named.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountKey {
     /// The provider.

@@ -16,6 +16,7 @@
 //! The library never prints, never reads arguments or the environment, and never exits.
 
 pub mod audit;
+pub(crate) mod budget;
 pub mod calendar;
 pub mod clock;
 pub mod codes;

@@ -4,7 +4,6 @@
 //! when it starts, and what comes later, is collected, until it is drained.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,16 +20,16 @@ use crate::clock::Clock;
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
-use crate::ids::{AccountKey, LaneKey, Seq, Slug};
+use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
 use crate::reload::Reloader;
-use crate::shard::context::{LANDINGS_PER_SLOT, Shared, StoreHealth};
+use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
 use crate::shard::{
-    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Reload, Shard,
-    Tallied, Tally, Work,
+    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Reload,
+    SettleBudgets, Shard, Tallied, Tally, Work,
 };
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
@@ -44,6 +43,8 @@ pub(crate) use unknown::bury as bury_unknown;
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
 /// Between two discoveries of what waits, for wakes that were lost.
+/// How long budgets may take to store their last records.
+const SETTLE: Duration = Duration::from_secs(2);
 const DISCOVERY_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at the node's own health.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
@@ -151,6 +152,7 @@ impl Node {
             store_health: Arc::new(StoreHealth::default()),
             holds: seams.holds,
             back_health: seams.back,
+            peers: Arc::new(Peers::default()),
             plan: InForce::new(Arc::clone(&plan)),
         };
         telemetry::node_started(
@@ -166,8 +168,10 @@ impl Node {
             shards.push(start_shard(&arbiter.handle(), number, shared.clone()).await?);
             arbiters.push(arbiter);
         }
+        let shards: Arc<[Addr<Shard>]> = shards.into();
+        shared.peers.are(Arc::clone(&shards));
         let mut node = Self {
-            shards: shards.into(),
+            shards,
             arbiters,
             unknown: Arc::default(),
             retired: Arc::default(),
@@ -350,6 +354,12 @@ impl Node {
             // A shard that is dead has nothing to drain.
             let Drained { broken_off: more } = drain.await.unwrap_or_default();
             broken_off += more;
+        }
+        // Only now: calls of any shard may count in a budget of another.
+        let settled = self.shards.iter().map(|shard| shard.send(SettleBudgets { within: SETTLE }));
+        for settled in settled.collect::<Vec<_>>() {
+            // A shard that is dead has no budgets.
+            let _settled = settled.await.is_ok();
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -632,13 +642,6 @@ impl Post {
             }
         }
     }
-}
-
-/// Which shard owns an account.
-fn shard_of(account: &AccountKey, shards: usize) -> usize {
-    let mut hasher = DefaultHasher::new();
-    account.hash(&mut hasher);
-    usize::try_from(hasher.finish() % shards as u64).expect("less than the number of shards")
 }
 
 async fn start_shard(

@@ -17,7 +17,7 @@ use url::Url;
 
 use crate::calendar::Resets;
 use crate::costs::Costs;
-use crate::ids::Slug;
+use crate::ids::{Account, Slug};
 use crate::observe::Rules;
 use crate::recipe::Template;
 
@@ -236,13 +236,24 @@ pub struct Platform {
     pub headers: Vec<(HeaderName, Template)>,
     /// How calls are authorised.
     pub auth: Option<Auth>,
-    /// Every limit of the platform and its apis; an api's number in it is its place in `apis`.
-    /// Its calendar windows start anew only after [`crate::calendar::plan_on`].
+    /// Every limit of the platform and its apis that is counted per account; an api's number in it is its
+    /// place in `apis`. Calendar windows, also those of budgets, start anew only after
+    /// [`crate::calendar::plan_on`].
     pub limits: Arc<LimitSet>,
     /// When calendar windows start anew, by the numbers in the limits' rules.
     pub resets: Vec<Resets>,
-    /// What calls cost under each limit.
+    /// What calls cost under each limit of `limits`.
     pub costs: Costs,
+    /// The limits that are not counted per account, by whom they count together.
+    pub budgets: Vec<Budget>,
+    /// Which reading of the configuration this is of; later ones are greater.
+    pub generation: Generation,
+    /// What the dimensions of budgets stand for that the operator gives values to.
+    pub keys: Vec<(Dim, Template)>,
+    /// Accounts that are not like the others.
+    pub tiers: Tiers,
+    /// The same platform with other values of its limits, for the accounts that have such.
+    pub special: Special<Arc<Self>>,
     /// The endpoints.
     pub apis: Vec<Api>,
     /// The places of the limits that answers of any api tell something of.
@@ -261,6 +272,213 @@ impl Platform {
             .iter()
             .position(|api| api.name.as_str() == name)
             .map(|i| (i as u16, &self.apis[i]))
+    }
+
+    /// The platform as an account knows it: with the values of limits that are its own.
+    pub fn of(self: &Arc<Self>, account: &Account) -> Arc<Self> {
+        Arc::clone(self.special_of(account).unwrap_or(self))
+    }
+
+    /// What the account knows instead, if it has values of limits that are its own.
+    pub(crate) fn special_of(&self, account: &Account) -> Option<&Arc<Self>> {
+        if self.special.is_empty() {
+            return None;
+        }
+        self.special.of(account.as_str(), self.tiers.name_of(account))
+    }
+}
+
+/// Which reading of a configuration in this process; later ones are greater. It is shown as nothing: two readings
+/// of the same text are the same.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub(crate) u64);
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Generation")
+    }
+}
+
+/// Limits that count calls together by other keys than the account: one budget for each value of the key.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// Names it among the platform's: its dimensions, and when it counts.
+    pub id: String,
+    /// The dimensions of its key, in the order of their names.
+    pub dims: Vec<Dim>,
+    /// Which calls it counts.
+    pub when: When,
+    /// Its limits; numbers of apis and calendars are those of the platform.
+    pub counted: Counted,
+    /// Its limits where a value of the key, or an account's tier, has other ones.
+    pub special: Special<Counted>,
+}
+
+/// Limits, and what calls cost under them. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Counted {
+    /// The limits.
+    pub limits: Arc<LimitSet>,
+    /// By their places.
+    pub costs: Arc<Costs>,
+}
+
+/// By what a limit tells calls apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dim {
+    /// Whom the provider counts.
+    Account,
+    /// Each endpoint.
+    Api,
+    /// Nothing: all calls of the platform together.
+    Platform,
+    /// The operator's application with the provider.
+    App,
+    /// The credentials.
+    Token,
+    /// Whom the credentials belong to.
+    User,
+    /// The address that calls come from.
+    Ip,
+    /// The provider's region.
+    Region,
+    /// The value of a parameter.
+    Param(String),
+}
+
+impl Dim {
+    /// The dimension of that name, `params.NAME` for a parameter.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "account" => Self::Account,
+            "api" => Self::Api,
+            "platform" => Self::Platform,
+            "app" => Self::App,
+            "token" => Self::Token,
+            "user" => Self::User,
+            "ip" => Self::Ip,
+            "region" => Self::Region,
+            name => Self::Param(name.strip_prefix("params.").filter(|n| !n.is_empty())?.to_owned()),
+        })
+    }
+
+    /// Whether its values are given by the platform's `keys`.
+    pub fn is_declared(&self) -> bool {
+        matches!(self, Self::App | Self::Token | Self::User | Self::Ip | Self::Region)
+    }
+}
+
+impl std::fmt::Display for Dim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Account => "account",
+            Self::Api => "api",
+            Self::Platform => "platform",
+            Self::App => "app",
+            Self::Token => "token",
+            Self::User => "user",
+            Self::Ip => "ip",
+            Self::Region => "region",
+            Self::Param(name) => return write!(f, "params.{name}"),
+        })
+    }
+}
+
+/// Which calls a limit counts, by the shape of their fetch; the default: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct When {
+    /// Only calls of these apis; empty: of all.
+    pub apis: Vec<Slug>,
+    /// What must hold of these parameters.
+    pub params: Vec<(String, Test)>,
+}
+
+impl When {
+    /// Whether it counts every call.
+    pub fn always(&self) -> bool {
+        self.apis.is_empty() && self.params.is_empty()
+    }
+}
+
+/// What must hold of a parameter.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Test {
+    /// It has a value.
+    Present,
+    /// It has none.
+    Absent,
+    /// It has one value: not a list of several, nor a text with commas.
+    One,
+    /// It is a list of several values, or a text with commas between them.
+    Several,
+    /// It is one of these texts.
+    Is(Vec<String>),
+    /// It is a number between these, both included.
+    Between(Option<i64>, Option<i64>),
+}
+
+/// Accounts that are not like the others.
+#[derive(Debug, Clone, Default)]
+pub struct Tiers {
+    /// Their names, and how many turns an account of theirs has in a budget for one of others; 1 to 1,000.
+    pub tiers: Vec<(Slug, u32)>,
+    /// Which account is in which, by its place above.
+    pub accounts: BTreeMap<Account, u16>,
+}
+
+impl Tiers {
+    /// The tier of an account.
+    pub fn name_of(&self, account: &Account) -> Option<&str> {
+        let place = self.accounts.get(account)?;
+        self.tiers.get(usize::from(*place)).map(|(name, _)| name.as_str())
+    }
+
+    /// Turns of an account in a budget for one of others.
+    pub fn weight_of(&self, account: &Account) -> u32 {
+        let place =
+            self.accounts.get(account).and_then(|place| self.tiers.get(usize::from(*place)));
+        place.map_or(1, |(_, weight)| *weight)
+    }
+}
+
+/// What holds for some values of a key instead of what holds for all.
+#[derive(Debug, Clone)]
+pub struct Special<T> {
+    /// By value of the key.
+    pub values: BTreeMap<String, T>,
+    /// By tier of the account; a value of its own goes before.
+    pub tiers: BTreeMap<String, T>,
+}
+
+impl<T> Default for Special<T> {
+    fn default() -> Self {
+        Self { values: BTreeMap::new(), tiers: BTreeMap::new() }
+    }
+}
+
+impl<T> Special<T> {
+    /// Whether nothing is special.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.tiers.is_empty()
+    }
+
+    /// The same with something else for each.
+    pub fn map<U>(self, mut to: impl FnMut(T) -> U) -> Special<U> {
+        Special {
+            values: self.values.into_iter().map(|(value, own)| (value, to(own))).collect(),
+            tiers: self.tiers.into_iter().map(|(tier, own)| (tier, to(own))).collect(),
+        }
+    }
+
+    /// Each of them, with what it holds for: `value X`, `tier X`.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &T)> {
+        let values = self.values.iter().map(|(value, own)| (format!("value {value:?}"), own));
+        values.chain(self.tiers.iter().map(|(tier, own)| (format!("tier {tier}"), own)))
+    }
+
+    /// What holds for that value of the key, and that tier of the account.
+    pub fn of(&self, value: &str, tier: Option<&str>) -> Option<&T> {
+        self.values.get(value).or_else(|| self.tiers.get(tier?))
     }
 }
 

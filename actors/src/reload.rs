@@ -4,12 +4,13 @@
 //! node started: a change of it is named and comes with the next start, and keeps nothing else back. A configuration
 //! with mistakes changes nothing at all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
-use tollgate_gate::{Change, Known};
+use tollgate_gate::{Change, Known, LimitSet};
 
 use crate::config::{Loaded, Mistakes};
 use crate::ids::Slug;
@@ -131,24 +132,42 @@ fn merge(before: &Plan, new: Plan) -> (Plan, Changes) {
             Some(old) if alike(old, platform) => *platform = Arc::clone(old),
             Some(old) => {
                 applied.platforms_changed += 1;
-                let limits = platform.limits.changes_from(&old.limits);
+                let limits = limits_changed(Some(old), Some(platform));
                 changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
             }
             None => {
                 applied.platforms_added += 1;
-                let limits = platform.limits.changes_from(&tollgate_gate::LimitSet::default());
+                let limits = limits_changed(None, Some(platform));
                 changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
             }
         }
     }
     for (name, old) in before.platforms.iter().filter(|(name, _)| !platforms.contains_key(*name)) {
         applied.platforms_removed += 1;
-        let limits = tollgate_gate::LimitSet::default().changes_from(&old.limits);
+        let limits = limits_changed(Some(old), None);
         changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
     }
     applied.limits_changed = changes.limits.len();
     let collect = CollectPlan { attempts_max: new.collect.attempts_max, ..before.collect.clone() };
     (Plan { platforms, collect, hash: new.hash, ..before.clone() }, changes)
+}
+
+/// What changes in the limits of a platform, its budgets' too. A limit that counts by another key is another limit.
+fn limits_changed(old: Option<&Arc<Platform>>, new: Option<&Arc<Platform>>) -> Vec<Change> {
+    let sets = |platform: Option<&Arc<Platform>>| -> BTreeMap<String, Arc<LimitSet>> {
+        let own = platform.map(|platform| (String::new(), Arc::clone(&platform.limits)));
+        let budgets = platform.iter().flat_map(|platform| &platform.budgets);
+        let budgets = budgets.map(|b| (b.id.clone(), Arc::clone(&b.counted.limits)));
+        own.into_iter().chain(budgets).collect()
+    };
+    let (old, new, none) = (sets(old), sets(new), LimitSet::default());
+    let of = |sets: &BTreeMap<String, Arc<LimitSet>>, key: &str| sets.get(key).cloned();
+    let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changes = keys.into_iter().flat_map(|key| {
+        let (old, new) = (of(&old, key), of(&new, key));
+        new.as_deref().unwrap_or(&none).changes_from(old.as_deref().unwrap_or(&none))
+    });
+    changes.collect()
 }
 
 /// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tollgate_gate::{Ask, At, Decision, Ledger as GateLedger, LimitSet, Span, decide};
 
-use crate::calendar::{Line, limits_on};
+use crate::calendar::{Line, platform_on};
 use crate::clock::Clock;
 use crate::control::Status;
 use crate::ids::{AccountKey, LaneKey};
@@ -94,9 +94,9 @@ async fn next(
     key: &AccountKey,
     lanes: &[LaneKey],
 ) -> Option<(Option<String>, Option<At>)> {
-    let platform = plan.platforms.get(&key.platform)?;
-    let now = clock.now();
-    let limits = &*limits_on(platform, &Line::Clock(clock.clone()));
+    let platform = plan.platforms.get(&key.platform)?.of(&key.account);
+    let platform = &*platform_on(&platform, &Line::Clock(clock.clone()));
+    let (now, limits) = (clock.now(), &*platform.limits);
     let gate = gate_at_rest(platform, limits, ledger, key, now).await?;
     let mut soonest: Option<(Option<String>, Option<At>)> = None;
     for lane in lanes {

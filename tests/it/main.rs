@@ -13,6 +13,7 @@
 
 mod audit;
 mod bad;
+mod budgets;
 mod claims;
 mod cli;
 mod crash;

@@ -15,6 +15,7 @@ use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
 use crate::observe::Overuse;
 use crate::plan::Platform;
+use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
 use crate::telemetry::PlatformMeters;
 
@@ -55,6 +56,8 @@ pub struct Item {
     pub id: String,
     /// What was ordered.
     pub fetch: Fetch,
+    /// The budgets that its calls count in, in the order in which they are asked.
+    pub budgets: Box<[BudgetKey]>,
 }
 
 /// One attempt to make.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tollgate_gate::Guard;
 
-use super::limits::{Declared, limits};
+use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
 use super::pairs::{check_auth_alone, headers, template, templates};
@@ -42,13 +42,13 @@ pub(super) struct ApiContext<'a> {
 /// What each api says its calls cost.
 pub(super) type AllCosts = Vec<Vec<(usize, ApiCost)>>;
 
-/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all_limits`,
+/// The table `apis` of a platform, and what their calls cost. Their own limits are added to `all`,
 /// their rules to `all_rules`.
 pub(super) fn apis(
     section: &mut Section<'_>,
     platform: &Platform,
     context: &ApiContext<'_>,
-    all_limits: &mut Declared,
+    all: &mut AllDeclared,
     all_rules: &mut Vec<Unresolved>,
 ) -> (Vec<Api>, AllCosts) {
     let had = section.has("apis");
@@ -70,24 +70,22 @@ pub(super) fn apis(
         section.mistake(code, "apis", message, "");
         return (apis, costs);
     }
-    let platform_limits: Vec<String> =
-        all_limits.limits.iter().map(|limit| limit.name.clone()).collect();
+    let platform_limits: Vec<String> = all.limits.iter().map(|own| own.name().to_owned()).collect();
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(mut section) = table.section_of(&name, value) else { continue };
-        let before = all_limits.limits.len();
+        let before = all.limits.len();
         let number = apis.len() as u16;
-        limits(&mut section, Some(number), context.guard, all_limits);
-        for own in &all_limits.limits[before..] {
-            if platform_limits.contains(&own.name) {
-                let message =
-                    format!("the platform has a limit `{}` too, and both count", own.name);
-                let key = format!("limits.{}", own.name);
+        limits(&mut section, Some(number), context.guard, all);
+        for own in all.limits[before..].iter().map(Declared::name) {
+            if platform_limits.iter().any(|known| known == own) {
+                let message = format!("the platform has a limit `{own}` too, and both count");
+                let key = format!("limits.{own}");
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
         }
         let of_answers = rules(&mut section);
-        let Some((api, own)) = api(section, slug, platform, context, (number, all_limits)) else {
+        let Some((api, own)) = api(section, slug, platform, context, (number, &all.limits)) else {
             continue;
         };
         apis.push(api);
@@ -102,7 +100,7 @@ fn api(
     name: Slug,
     platform: &Platform,
     context: &ApiContext<'_>,
-    (number, all_limits): (u16, &Declared),
+    (number, limits): (u16, &[Declared]),
 ) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
     let names: Vec<&str> = declared
@@ -117,7 +115,7 @@ fn api(
     let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
     let headers = headers(&mut section, &allowed);
     check_auth_alone(&section, &headers, platform.auth.as_ref());
-    let costs = api_costs(&mut section, &all_limits.limits, number, &allowed);
+    let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     for name in ["body", "method"] {

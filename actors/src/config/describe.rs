@@ -7,15 +7,16 @@ use std::time::Duration;
 use jiff::civil::date;
 use jiff::tz::TimeZone;
 use serde_json::Map;
-use tollgate_gate::{Cost, Guard, Limit, Rule, Span};
+use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
 use super::describe_rules::write_rules;
 use super::values::show;
-use crate::calendar::DAY;
-use crate::costs::Counts;
-use crate::ids::Account;
+use crate::calendar::{DAY, Resets};
+use crate::costs::{Costs, Counts};
+use crate::ids::{Account, Slug};
 use crate::plan::{
-    Api, Auth, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Timeouts,
+    Api, Auth, Counted, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test,
+    Timeouts, When,
 };
 use crate::recipe::{KeyContext, object_key};
 
@@ -112,25 +113,119 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
         out,
         "  a call lost in a crash keeps its slot for {lost}, {alive} if its node may live"
     )?;
-    for (place, limit) in platform.limits.limits().iter().enumerate() {
-        if limit.api.is_none() {
-            writeln!(out, "  limit {}: {}", limit.name, in_words(platform, place, limit))?;
-        }
+    for (dim, template) in &platform.keys {
+        writeln!(out, "  {dim}: {template}")?;
     }
+    for (place, (tier, weight)) in platform.tiers.tiers.iter().enumerate() {
+        let accounts = platform.tiers.accounts.values();
+        let accounts = accounts.filter(|tier| usize::from(**tier) == place).count();
+        let turns = count(*weight as usize, "turn");
+        writeln!(out, "  tier {tier}: {}, {turns} for one of others", count(accounts, "account"))?;
+    }
+    write_limits(out, platform, None, "  ")?;
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
         write_rules(out, &api.rules, &platform.limits)?;
-        for (place, limit) in platform.limits.limits().iter().enumerate() {
-            if limit.api.is_some_and(|ix| usize::from(ix) == number) {
-                writeln!(out, "    limit {}: {}", limit.name, in_words(platform, place, limit))?;
-            }
-        }
+        write_limits(out, platform, Some(number), "    ")?;
         if let Some(costs) = costs_in_words(platform, number) {
             writeln!(out, "    a call costs {costs}")?;
         }
     }
     Ok(())
+}
+
+/// The limits of the platform, or of one of its apis by number.
+fn write_limits(
+    out: &mut String,
+    platform: &Platform,
+    api: Option<usize>,
+    indent: &str,
+) -> fmt::Result {
+    let resets = &platform.resets;
+    let own = Set { limits: &platform.limits, costs: &platform.costs, resets };
+    let special = platform
+        .special
+        .iter()
+        .map(|(of, special)| (of, Set { limits: &special.limits, costs: &special.costs, resets }));
+    let special: Vec<_> = special.collect();
+    for (place, limit) in own.of(api) {
+        let per = match (limit.api, limit.per_api) {
+            (Some(_), _) => "per account, of this api's calls",
+            (None, true) => "per account and api",
+            (None, false) => "per account",
+        };
+        let words = own.in_words(place, limit, per);
+        writeln!(out, "{indent}limit {}: {words}", limit.name)?;
+        write_special(out, &special, place, &words, per, indent)?;
+    }
+    for budget in &platform.budgets {
+        let own = of_budget(&budget.counted, resets);
+        let special: Vec<_> =
+            budget.special.iter().map(|(of, special)| (of, of_budget(special, resets))).collect();
+        let dims: Vec<String> = budget.dims.iter().map(Dim::to_string).collect();
+        let mut per = format!("per {}", dims.join(" and "));
+        if api.is_some() {
+            per += ", of this api's calls";
+        }
+        let when = in_words_when(&budget.when);
+        for (place, limit) in own.of(api) {
+            let words = own.in_words(place, limit, &per);
+            writeln!(out, "{indent}budget {}: {words}{when}", limit.name)?;
+            write_special(out, &special, place, &words, &per, indent)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_budget<'p>(counted: &'p Counted, resets: &'p [Resets]) -> Set<'p> {
+    Set { limits: &counted.limits, costs: &counted.costs, resets }
+}
+
+/// The same limit for those who have another one.
+fn write_special(
+    out: &mut String,
+    special: &[(String, Set<'_>)],
+    place: usize,
+    words: &str,
+    per: &str,
+    indent: &str,
+) -> fmt::Result {
+    for (of, set) in special {
+        let Some(limit) = set.limits.limits().get(place) else { continue };
+        let own = set.in_words(place, limit, per);
+        if own != words {
+            writeln!(out, "{indent}  {of}: {own}")?;
+        }
+    }
+    Ok(())
+}
+
+/// `; counts calls of reports, where ids has several values`.
+fn in_words_when(when: &When) -> String {
+    if when.always() {
+        return String::new();
+    }
+    let mut words = Vec::new();
+    if !when.apis.is_empty() {
+        let apis: Vec<&str> = when.apis.iter().map(Slug::as_str).collect();
+        words.push(format!("of {}", apis.join(", ")));
+    }
+    for (name, test) in &when.params {
+        let holds = match test {
+            Test::Present => "has a value".to_owned(),
+            Test::Absent => "has none".to_owned(),
+            Test::One => "has one value".to_owned(),
+            Test::Several => "has several values".to_owned(),
+            Test::Is(texts) => format!("is {}", texts.join(" or ")),
+            Test::Between(Some(min), Some(max)) => format!("is from {min} to {max}"),
+            Test::Between(Some(min), None) => format!("is {min} or more"),
+            Test::Between(None, Some(max)) => format!("is {max} or less"),
+            Test::Between(None, None) => "is a number".to_owned(),
+        };
+        words.push(format!("where {name} {holds}"));
+    }
+    format!("; counts calls {}", words.join(", "))
 }
 
 fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> fmt::Result {
@@ -194,101 +289,124 @@ fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
     object_key(&plan.store, &context).ok().map(|key| key.to_string())
 }
 
-/// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
-fn in_words(platform: &Platform, place: usize, limit: &Limit) -> String {
-    let per = match (limit.api, limit.per_api) {
-        (Some(_), _) => "per account, of this api's calls",
-        (None, true) => "per account and api",
-        (None, false) => "per account",
-    };
-    let long = |span: Span| show(Duration::from(span));
-    let counts = platform.costs.counts.iter().find(|(own, _)| *own == place);
-    let units = |max: NonZeroU32| match counts {
-        Some((_, Counts::Bytes { unit })) => format!("{} bytes", u64::from(max.get()) * unit),
-        Some((_, Counts::Errors)) => count(max.get() as usize, "error"),
-        _ if costs_one(platform, place) => count(max.get() as usize, "call"),
-        _ => count(max.get() as usize, "unit"),
-    };
-    let rule = match limit.rule {
-        Rule::Every { gap } => format!("at least {} between two calls {per}", long(gap)),
-        Rule::Sliding { max, window } => {
-            format!("at most {} in any {} {per}", units(max), long(window))
-        }
-        Rule::Concurrent { max } => format!("at most {} in flight {per}", units(max)),
-        Rule::Bucket { burst, rate, per: time } => {
-            format!("a bucket of {} into which {rate} flow in {} {per}", units(burst), long(time))
-        }
-        Rule::Calendar { max, window, slack, calendar } => {
-            let resets = platform.resets.get(usize::from(calendar));
-            let resets = resets.map(ToString::to_string).unwrap_or_default();
-            let window = if window == Span::from(DAY) { "day".to_owned() } else { long(window) };
-            let slack = long(slack);
-            format!(
-                "at most {} each {window} from {resets} {per}; clocks may be {slack} apart",
-                units(max)
-            )
-        }
-        Rule::FirstUse { max, window } => {
-            format!("at most {} in {} from the first on {per}", units(max), long(window))
-        }
-        Rule::Score { max, decay, block } => format!(
-            "a score of at most {max} {per}, each point counts for {}; above it no answer for {}",
-            long(decay),
-            long(block)
-        ),
-        Rule::Jobs { max, ttl } => {
-            format!(
-                "at most {} at once {per}, each over after {}",
-                count(max.get() as usize, "job"),
-                long(ttl)
-            )
-        }
-    };
-    match (limit.window(), limit.guard) {
-        (None, _) => rule,
-        (Some(_), Guard::Never) => format!("{rule}; counted from the answer"),
-        (Some(window), guard) => {
-            let span = guard.span(window).unwrap_or(Span(0));
-            let default = if guard == Guard::Default { " (default)" } else { "" };
-            format!("{rule}; guard {}{default}", long(span))
+/// Limits with all that is needed to say what they are.
+struct Set<'p> {
+    limits: &'p LimitSet,
+    costs: &'p Costs,
+    resets: &'p [Resets],
+}
+
+impl Set<'_> {
+    /// The limits of the platform, or of one of its apis by number, with their places.
+    fn of(&self, api: Option<usize>) -> impl Iterator<Item = (usize, &Limit)> {
+        let limits = self.limits.limits().iter().enumerate();
+        limits.filter(move |(_, limit)| limit.api.map(usize::from) == api)
+    }
+
+    fn counts(&self, place: usize) -> Option<Counts> {
+        let counts = self.costs.counts.iter().find(|(own, _)| *own == place);
+        counts.map(|(_, counts)| *counts)
+    }
+
+    /// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
+    fn in_words(&self, place: usize, limit: &Limit, per: &str) -> String {
+        let long = |span: Span| show(Duration::from(span));
+        let units = |max: NonZeroU32| match self.counts(place) {
+            Some(Counts::Bytes { unit }) => format!("{} bytes", u64::from(max.get()) * unit),
+            Some(Counts::Errors) => count(max.get() as usize, "error"),
+            _ if self.costs_one(place) => count(max.get() as usize, "call"),
+            _ => count(max.get() as usize, "unit"),
+        };
+        let rule = match limit.rule {
+            Rule::Every { gap } => format!("at least {} between two calls {per}", long(gap)),
+            Rule::Sliding { max, window } => {
+                format!("at most {} in any {} {per}", units(max), long(window))
+            }
+            Rule::Concurrent { max } => format!("at most {} in flight {per}", units(max)),
+            Rule::Bucket { burst, rate, per: time } => {
+                let (burst, time) = (units(burst), long(time));
+                format!("a bucket of {burst} into which {rate} flow in {time} {per}")
+            }
+            Rule::Calendar { max, window, slack, calendar } => {
+                let resets = self.resets.get(usize::from(calendar));
+                let resets = resets.map(ToString::to_string).unwrap_or_default();
+                let window =
+                    if window == Span::from(DAY) { "day".to_owned() } else { long(window) };
+                let slack = long(slack);
+                format!(
+                    "at most {} each {window} from {resets} {per}; clocks may be {slack} apart",
+                    units(max)
+                )
+            }
+            Rule::FirstUse { max, window } => {
+                format!("at most {} in {} from the first on {per}", units(max), long(window))
+            }
+            Rule::Score { max, decay, block } => format!(
+                "a score of at most {max} {per}, each point counts for {}; above it no answer for {}",
+                long(decay),
+                long(block)
+            ),
+            Rule::Jobs { max, ttl } => {
+                format!(
+                    "at most {} at once {per}, each over after {}",
+                    count(max.get() as usize, "job"),
+                    long(ttl)
+                )
+            }
+        };
+        match (limit.window(), limit.guard) {
+            (None, _) => rule,
+            (Some(_), Guard::Never) => format!("{rule}; counted from the answer"),
+            (Some(window), guard) => {
+                let span = guard.span(window).unwrap_or(Span(0));
+                let default = if guard == Guard::Default { " (default)" } else { "" };
+                format!("{rule}; guard {}{default}", long(span))
+            }
         }
     }
-}
 
-/// Whether every call costs one by the limit at that place.
-fn costs_one(platform: &Platform, place: usize) -> bool {
-    platform.costs.apis.iter().all(|api| {
-        let usual = api.usual.get(place).is_none_or(|cost| *cost == Cost::ONE);
-        usual && api.templates.iter().all(|(own, _)| *own != place)
-    })
-}
+    /// Whether every call costs one by the limit at that place.
+    fn costs_one(&self, place: usize) -> bool {
+        self.costs.apis.iter().all(|api| {
+            let usual = api.usual.get(place).is_none_or(|cost| *cost == Cost::ONE);
+            usual && api.templates.iter().all(|(own, _)| *own != place)
+        })
+    }
 
-/// What an api's calls cost where it is not one: `costs 3 of points, {ids|length} of daily`.
-fn costs_in_words(platform: &Platform, number: usize) -> Option<String> {
-    let costs = platform.costs.apis.get(number)?;
-    let limits = platform.limits.limits().iter().enumerate();
-    let own = limits.filter(|(_, limit)| limit.api.is_none_or(|api| usize::from(api) == number));
-    let words: Vec<String> = own
-        .filter_map(|(place, limit)| {
+    /// What an api's calls cost where it is not one, limit by limit.
+    fn costs_in_words(&self, number: usize) -> Vec<String> {
+        let Some(costs) = self.costs.apis.get(number) else { return Vec::new() };
+        let limits = self.limits.limits().iter().enumerate();
+        let own =
+            limits.filter(|(_, limit)| limit.api.is_none_or(|api| usize::from(api) == number));
+        let words = own.filter_map(|(place, limit)| {
             let name = &limit.name;
             if let Some((_, template)) = costs.templates.iter().find(|(own, _)| *own == place) {
                 return Some(format!("{template} of {name}"));
             }
             let cost = costs.usual.get(place).filter(|cost| **cost != Cost::ONE)?;
-            let counts = platform.costs.counts.iter().find(|(own, _)| *own == place);
-            Some(match (cost.units, counts) {
+            Some(match (cost.units, self.counts(place)) {
                 (0, _) => format!("nothing of {name}"),
-                (_, Some((_, Counts::Errors))) => format!("one of {name} if it fails"),
-                (units, Some((_, Counts::Bytes { unit }))) => {
-                    format!(
-                        "its body of {name}, {} bytes until it is known",
-                        u64::from(units) * unit
-                    )
+                (_, Some(Counts::Errors)) => format!("one of {name} if it fails"),
+                (units, Some(Counts::Bytes { unit })) => {
+                    let guess = u64::from(units) * unit;
+                    format!("its body of {name}, {guess} bytes until it is known")
                 }
                 (units, _) => format!("{units} of {name}"),
             })
-        })
-        .collect();
+        });
+        words.collect()
+    }
+}
+
+/// What an api's calls cost where it is not one: `costs 3 of points, {ids|length} of daily`.
+fn costs_in_words(platform: &Platform, number: usize) -> Option<String> {
+    let resets = &platform.resets;
+    let own = Set { limits: &platform.limits, costs: &platform.costs, resets };
+    let mut words = own.costs_in_words(number);
+    for budget in &platform.budgets {
+        words.extend(of_budget(&budget.counted, resets).costs_in_words(number));
+    }
     (!words.is_empty()).then(|| words.join(", "))
 }
 

@@ -6,12 +6,14 @@ use ::config::ValueKind;
 use tollgate_gate::{ApiIx, Guard, Limit, Span};
 
 use super::BAD;
+use super::keys::{self, Own};
 use super::rules::{Ruled, rule};
 use super::section::{Section, kind_of};
 use super::weights::LimitCost;
 use crate::calendar::Resets;
 use crate::codes::Code;
-use crate::ids::{Slug, preview};
+use crate::ids::Slug;
+use crate::plan::{Dim, When};
 
 /// Bounds of a guard.
 const GUARD_MIN: Duration = Duration::ZERO;
@@ -19,12 +21,38 @@ const GUARD_MAX: Duration = Duration::from_secs(3600);
 
 /// The limits of a platform, its apis' included, as far as they are understood.
 #[derive(Debug, Default)]
-pub(super) struct Declared {
-    pub(super) limits: Vec<Limit>,
-    /// By the places of the limits.
-    pub(super) costs: Vec<LimitCost>,
+pub(super) struct AllDeclared {
+    pub(super) limits: Vec<Declared>,
     /// By the numbers in their rules.
     pub(super) resets: Vec<Resets>,
+}
+
+/// A limit with the key that it counts by.
+#[derive(Debug, Clone)]
+pub(super) struct Declared {
+    /// Of which key: sorted, each dimension once.
+    pub(super) dims: Vec<Dim>,
+    /// Which calls it counts.
+    pub(super) when: When,
+    /// The limit itself.
+    pub(super) limit: Counted,
+    /// The same limit for some values of its key, and for some tiers of accounts.
+    pub(super) own: Own<Counted>,
+    /// Where it stands.
+    pub(super) path: String,
+}
+
+/// A limit, and what it says of a call's cost.
+#[derive(Debug, Clone)]
+pub(super) struct Counted {
+    pub(super) limit: Limit,
+    pub(super) cost: LimitCost,
+}
+
+impl Declared {
+    pub(super) fn name(&self) -> &str {
+        &self.limit.limit.name
+    }
 }
 
 /// The table `limits` of a section, added to those that are declared already. `api` is given for an api's own
@@ -33,7 +61,7 @@ pub(super) fn limits(
     section: &mut Section<'_>,
     api: Option<ApiIx>,
     guard: Guard,
-    declared: &mut Declared,
+    all: &mut AllDeclared,
 ) {
     let Some(mut table) = section.section("limits") else { return };
     for (name, value) in table.entries() {
@@ -42,18 +70,36 @@ pub(super) fn limits(
             continue;
         }
         let Some(entry) = table.section_of(&name, value) else { continue };
-        limit(entry, name, api, guard, declared);
+        let declared = declared(entry, &name, api, guard, &mut all.resets);
+        all.limits.extend(declared);
     }
+}
+
+fn declared(
+    mut entry: Section<'_>,
+    name: &str,
+    api: Option<ApiIx>,
+    above: Guard,
+    resets: &mut Vec<Resets>,
+) -> Option<Declared> {
+    let path = entry.path().to_owned();
+    let dims = keys::per(&mut entry);
+    let when = keys::when(&mut entry, api.is_some());
+    let own = keys::own(&mut entry, dims.as_deref());
+    // Each is the whole limit with some of its words replaced, and read like any other.
+    let mut read = |entry| limit(entry, name, dims.as_deref(), (api, above), resets);
+    let own = own.map(|words| read(entry.with(words)));
+    let limit = read(entry);
+    Some(Declared { dims: dims?, when: when?, limit: limit?, own: own?, path })
 }
 
 fn limit(
     mut entry: Section<'_>,
-    name: String,
-    api: Option<ApiIx>,
-    above: Guard,
-    declared: &mut Declared,
-) {
-    let per_api = per(&mut entry);
+    name: &str,
+    dims: Option<&[Dim]>,
+    (api, above): (Option<ApiIx>, Guard),
+    resets: &mut Vec<Resets>,
+) -> Option<Counted> {
     for kind in ["concurrent", "jobs"] {
         if entry.has("guard") && entry.has(kind) {
             let message = "calls in flight are counted until their end: a guard means nothing here";
@@ -61,44 +107,13 @@ fn limit(
         }
     }
     let guard = guard(&mut entry).unwrap_or(above);
-    let ruled = rule(&mut entry, &mut declared.resets);
+    let ruled = rule(&mut entry, resets);
     entry.finish();
-    let (Some(Ruled { rule, counts, cost }), Some(per_api)) = (ruled, per_api) else { return };
-    // Within an api there is nothing left to tell apart.
-    declared.limits.push(Limit { name, per_api: per_api && api.is_none(), api, rule, guard });
-    declared.costs.push(LimitCost { counts, cost });
-}
-
-/// `per`: whether each api is counted separately.
-fn per(entry: &mut Section<'_>) -> Option<bool> {
-    let hint = "per = [\"account\"] counts all calls of an account together, per = [\"account\", \"api\"] those of each api";
-    if !entry.has("per") {
-        entry.take("per");
-        entry.mistake(Code::MissingKey, "per", "`per` is missing", hint);
-        return None;
-    }
-    let mut dims = entry.list("per")?;
-    dims.sort_unstable();
-    let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
-    match dims.as_slice() {
-        ["account"] => Some(false),
-        ["account", "api"] => Some(true),
-        _ if dims
-            .iter()
-            .all(|d| ["account", "api", "platform", "app", "token", "ip"].contains(d))
-            && !dims.is_empty()
-            && dims.windows(2).all(|pair| pair[0] != pair[1]) =>
-        {
-            let message = format!("limits per {} are not supported yet", dims.join(" and "));
-            entry.mistake(Code::NotSupported, "per", message, hint);
-            None
-        }
-        _ => {
-            let message = format!("limits cannot be per `{}`", preview(&dims.join(", ")));
-            entry.mistake(BAD, "per", message, hint);
-            None
-        }
-    }
+    let Ruled { rule, counts, cost } = ruled?;
+    // Within an api there is nothing left to tell apart; the key of a budget has it.
+    let per_api = api.is_none() && dims == Some(&[Dim::Account, Dim::Api]);
+    let limit = Limit { name: name.to_owned(), per_api, api, rule, guard };
+    Some(Counted { limit, cost: LimitCost { counts, cost } })
 }
 
 /// The key `guard` of a platform or a limit.

@@ -11,13 +11,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use tollgate_gate::Limit;
 
 use crate::codes::Code;
+use crate::costs::Costs;
 use crate::plan::Plan;
 
 mod api;
 mod describe;
 mod describe_rules;
+mod keys;
 mod limits;
 mod mistake;
 mod node;
@@ -127,21 +130,56 @@ pub fn init_text() -> &'static str {
 fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platform>>) -> String {
     let mut lines: Vec<String> = Vec::new();
     for platform in platforms.values() {
-        for limit in platform.limits.limits() {
+        let mut line = |key: &str, limit: &Limit| {
             let api = limit.api.and_then(|ix| platform.apis.get(usize::from(ix)));
             let api = api.map_or("*", |api| api.name.as_str());
             lines.push(format!(
-                "{} {api} {} per_api={} {:?} {:?}\n",
+                "{} {api} {} {key}per_api={} {:?} {:?}\n",
                 platform.name, limit.name, limit.per_api, limit.rule, limit.guard
             ));
+        };
+        platform.limits.limits().iter().for_each(|limit| line("", limit));
+        for (of, special) in platform.special.iter() {
+            special.limits.limits().iter().for_each(|limit| line(&format!("{of} "), limit));
+        }
+        for budget in &platform.budgets {
+            let id = &budget.id;
+            for limit in budget.counted.limits.limits() {
+                line(&format!("per {id} "), limit);
+            }
+            for (of, special) in budget.special.iter() {
+                let key = format!("per {id} {of} ");
+                special.limits.limits().iter().for_each(|limit| line(&key, limit));
+            }
+        }
+        for (dim, template) in &platform.keys {
+            lines.push(format!("{} key {dim} {template}\n", platform.name));
+        }
+        // In no order of its own.
+        for (account, tier) in &platform.tiers.accounts {
+            let tier = platform.tiers.tiers.get(usize::from(*tier)).map(|(name, _)| name.as_str());
+            lines.push(format!("{} tier {tier:?} {account:?}\n", platform.name));
         }
         // The rules say by number when windows start anew.
         lines.extend(platform.resets.iter().enumerate().map(|(number, resets)| {
             format!("{} resets {number} {resets} {:?}\n", platform.name, resets.every)
         }));
-        if platform.costs.apis.iter().any(|api| !api.usual.is_empty()) {
-            let costs: Vec<_> = platform.costs.apis.iter().map(|api| &api.usual).collect();
-            lines.push(format!("{} costs {costs:?} {:?}\n", platform.name, platform.costs.counts));
+        let mut line = |key: &str, costs: &Costs| {
+            if costs.apis.iter().any(|api| !api.usual.is_empty()) {
+                let apis: Vec<_> = costs.apis.iter().map(|api| &api.usual).collect();
+                lines.push(format!("{} {key}costs {apis:?} {:?}\n", platform.name, costs.counts));
+            }
+        };
+        line("", &platform.costs);
+        for (of, special) in platform.special.iter() {
+            line(&format!("{of} "), &special.costs);
+        }
+        for budget in &platform.budgets {
+            let id = &budget.id;
+            line(&format!("per {id} "), &budget.counted.costs);
+            for (of, special) in budget.special.iter() {
+                line(&format!("per {id} {of} "), &special.costs);
+            }
         }
     }
     lines.sort_unstable();

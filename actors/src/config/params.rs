@@ -111,6 +111,7 @@ pub(super) fn params(
     let own = std::iter::once(&api.path).chain(api.query.iter().map(|(_, template)| template));
     let own = own.chain(api.headers.iter().map(|(_, template)| template));
     let shared = platform.headers.iter().map(|(_, template)| template);
+    let shared = shared.chain(platform.keys.iter().map(|(_, template)| template));
     let costs = costs.iter().filter_map(|(_, cost)| match cost {
         ApiCost::Template(template) => Some(template),
         ApiCost::Units(_) => None,
@@ -127,7 +128,7 @@ pub(super) fn params(
         Some(params) => {
             for name in needed.difference(&params.names) {
                 let message = format!(
-                    "`{name}` is not among them, but the platform's headers or store.key name it"
+                    "`{name}` is not among them, but the platform's headers, its keys or store.key name it"
                 );
                 section.mistake(Code::UnknownVariable, "params", message, "add it");
             }

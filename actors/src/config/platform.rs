@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_gate::{Guard, LIMITS_MAX, Limit, LimitError, LimitSet};
+use tollgate_gate::{CALENDARS_MAX, Guard};
 use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
-use super::limits::{Declared, guard, limits};
+use super::keys::{generation, keys, share_out, tiers};
+use super::limits::{AllDeclared, guard, limits};
 use super::node::timeouts;
 use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::secret::auth;
 use super::section::Section;
-use super::weights::{contradictions, costs};
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
-use crate::plan::{Platform, Timeouts};
+use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
 
 /// Most platforms of a node.
@@ -99,7 +99,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let own_guard = guard(&mut section).unwrap_or(Guard::Default);
     let lost_call = section.duration("lost_call", LOST_CALL_MIN..=LOST_CALL_MAX);
     let timeouts = timeouts(&mut section, defaults.timeouts);
-    let mut declared = Declared::default();
+    let mut declared = AllDeclared::default();
     limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
@@ -110,6 +110,11 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         headers,
         auth,
         limits: Arc::default(),
+        budgets: Vec::new(),
+        generation: generation(),
+        keys: keys(&mut section),
+        tiers: tiers(&mut section),
+        special: Special::default(),
         resets: Vec::new(),
         costs: Costs::default(),
         apis: Vec::new(),
@@ -127,41 +132,37 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let mut api_rules = Vec::new();
     let (apis, of_apis) = apis(&mut section, &platform, &context, &mut declared, &mut api_rules);
     platform.apis = apis;
-    let Declared { limits, costs: of_limits, resets } = declared;
-    warn(&section, &platform, &limits);
-    contradictions(&section, &platform.apis, &limits, &of_limits, &of_apis);
-    platform.resets = resets;
-    let total = limits.len();
-    let names = platform.apis.iter().map(|api| api.name.to_string()).collect();
-    match LimitSet::new(limits).and_then(|set| set.with_apis(names)) {
-        Ok(set) => {
-            for (number, own) in api_rules.iter().enumerate() {
-                let rules = resolve(&section, own, &own_rules, &set, number as u16);
-                platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
-                platform.apis[number].rules = Arc::new(rules);
-            }
-            platform.observed.sort_unstable();
-            platform.observed.dedup();
-            platform.costs = costs(&set, &of_limits, of_apis);
-            platform.limits = Arc::new(set);
+    let AllDeclared { limits, resets } = declared;
+    warn(&section, &platform, limits.is_empty());
+    if resets.len() > CALENDARS_MAX {
+        let message = format!(
+            "windows start anew at {} times, at most {CALENDARS_MAX} are allowed for a platform",
+            resets.len()
+        );
+        section.mistake(Code::TooMany, "limits", message, "");
+    } else {
+        platform.resets = resets;
+        share_out(&section, &mut platform, limits, &of_apis);
+        for (number, own) in api_rules.iter().enumerate() {
+            let rules = resolve(&section, own, &own_rules, &platform.limits, number as u16);
+            platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
+            platform.apis[number].rules = Arc::new(rules);
         }
-        // Its api was not understood, and what is wrong there is reported already.
-        Err(LimitError::NoApi(_)) => {}
-        Err(_) if total > LIMITS_MAX => {
-            let message = format!(
-                "{total} limits, its apis' included; at most {LIMITS_MAX} are allowed for a platform"
-            );
-            section.mistake(Code::TooMany, "limits", message, "");
-        }
-        Err(error) => section.mistake(Code::ImpossibleLimit, "limits", error.to_string(), ""),
+        platform.observed.sort_unstable();
+        platform.observed.dedup();
+        let (apis, observed) = (platform.apis.clone(), platform.observed.clone());
+        platform.special = std::mem::take(&mut platform.special).map(|own| {
+            let (apis, observed) = (apis.clone(), observed.clone());
+            Arc::new(Platform { apis, observed, ..Platform::clone(&own) })
+        });
     }
     section.finish();
     base_url.is_some().then_some(platform)
 }
 
 /// What is allowed but probably not meant.
-fn warn(section: &Section<'_>, platform: &Platform, limits: &[Limit]) {
-    if limits.is_empty() {
+fn warn(section: &Section<'_>, platform: &Platform, unlimited: bool) {
+    if unlimited {
         section.report().warn(section.path(), "no limits: calls go as fast as they can");
     }
     let host = platform.base_url.host_str().unwrap_or_default();

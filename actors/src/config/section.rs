@@ -257,6 +257,13 @@ impl<'r> Section<'r> {
         texts
     }
 
+    /// The same table with some of its values replaced by those of another, which says where it stands.
+    pub(super) fn with(&self, other: Section<'r>) -> Self {
+        let mut values = self.values.clone();
+        values.extend(other.values);
+        Self { report: self.report, path: other.path, values, known: self.known.clone() }
+    }
+
     /// Everything in a table whose keys are the operator's, in the order of the file.
     pub(super) fn entries(&mut self) -> Vec<(String, Value)> {
         let mut entries: Vec<(String, Value)> = self.values.drain().collect();

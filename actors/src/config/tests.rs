@@ -4,6 +4,7 @@ use super::*;
 
 mod accepted;
 mod fuzz;
+mod keys;
 mod mistakes;
 mod observe;
 

@@ -1,15 +1,15 @@
 //! What calls cost: `cost` of limits and `costs` of apis, brought together by api and limit.
 
 use ::config::ValueKind;
-use tollgate_gate::{Cost, Limit, LimitSet, Rule};
+use tollgate_gate::{Cost, Limit, Rule};
 
 use super::BAD;
+use super::limits::Declared;
 use super::pairs::template;
 use super::rules::units_of;
 use super::section::{Section, kind_of};
 use crate::codes::Code;
 use crate::costs::{ApiCosts, Costs, Counts};
-use crate::plan::Api;
 use crate::recipe::{Template, Variables, did_you_mean};
 
 /// What `cost` and `counts` of one limit say.
@@ -20,7 +20,7 @@ pub(super) struct LimitCost {
 }
 
 /// What `costs` of one api says of one limit.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum ApiCost {
     Units(u32),
     Template(Template),
@@ -29,24 +29,23 @@ pub(super) enum ApiCost {
 /// The table `costs` of an api: limits by their names.
 pub(super) fn api_costs(
     section: &mut Section<'_>,
-    limits: &[Limit],
+    limits: &[Declared],
     api: u16,
     allowed: &Variables<'_>,
 ) -> Vec<(usize, ApiCost)> {
     let Some(mut table) = section.section("costs") else { return Vec::new() };
     let mut costs = Vec::new();
     for (name, value) in table.entries() {
-        let mine = |limit: &&Limit| limit.api.is_none_or(|own| own == api);
-        let place = limits.iter().position(|limit| limit.name == name && mine(&limit));
+        let mine = |own: &&Declared| own.limit.limit.api.is_none_or(|only| only == api);
+        let place = limits.iter().position(|own| own.name() == name && mine(&own));
         let Some(place) = place else {
-            let known: Vec<&str> =
-                limits.iter().filter(mine).map(|limit| limit.name.as_str()).collect();
+            let known: Vec<&str> = limits.iter().filter(mine).map(Declared::name).collect();
             let near = did_you_mean(&name, known.iter().copied());
             let message = format!("there is no limit `{name}` here{near}");
             table.mistake(BAD, &name, message, format!("one of {}", known.join(", ")));
             continue;
         };
-        let most = limits[place].rule.max();
+        let most = limits[place].limit.limit.rule.max();
         match (&value.kind, units_of(&value)) {
             (_, Some(units)) if units > most => {
                 let message = format!(
@@ -71,12 +70,8 @@ pub(super) fn api_costs(
     costs
 }
 
-/// Brings together what limits and apis say.
-pub(super) fn costs(
-    set: &LimitSet,
-    of_limits: &[LimitCost],
-    of_apis: Vec<Vec<(usize, ApiCost)>>,
-) -> Costs {
+/// Brings together what limits and apis say; `of_apis` by the places of these limits.
+pub(super) fn costs(of_limits: &[LimitCost], of_apis: Vec<Vec<(usize, ApiCost)>>) -> Costs {
     let usual: Vec<Cost> = of_limits
         .iter()
         .map(|own| match own.counts {
@@ -101,32 +96,25 @@ pub(super) fn costs(
         costs
     });
     let counts = of_limits.iter().enumerate().filter(|(_, own)| own.counts != Counts::Units);
-    debug_assert_eq!(set.limits().len(), of_limits.len());
     Costs { apis: apis.collect(), counts: counts.map(|(place, own)| (place, own.counts)).collect() }
 }
 
-/// Two limits of one key of which one makes the other meaningless: most likely a slip.
-pub(super) fn contradictions(
-    section: &Section<'_>,
-    apis: &[Api],
-    limits: &[Limit],
-    costs: &[LimitCost],
-    of_apis: &[Vec<(usize, ApiCost)>],
-) {
-    // What an api's calls cost under one of two limits tells them apart.
-    let has_own = |place: usize| of_apis.iter().flatten().any(|(own, _)| *own == place);
+/// Two limits of one key of which one makes the other meaningless: most likely a slip. All of `limits` count by the
+/// same key but for the api.
+pub(super) fn contradictions(section: &Section<'_>, limits: &[&Declared]) {
     let window = |limit: &Limit| match limit.rule {
         Rule::Sliding { max, window } => Some((max.get(), window)),
         _ => None,
     };
-    for (place, limit) in limits.iter().enumerate() {
+    for (place, declared) in limits.iter().enumerate() {
+        let limit = &declared.limit.limit;
         let Some((max, length)) = window(limit) else { continue };
-        for (other_place, other) in limits.iter().enumerate() {
+        for (other_place, other_declared) in limits.iter().enumerate() {
+            let other = &other_declared.limit.limit;
             let Some((other_max, other_length)) = window(other) else { continue };
-            let cost = |place: usize| (costs[place].cost, costs[place].counts);
+            let cost = |declared: &Declared| (declared.limit.cost.cost, declared.limit.cost.counts);
             let same_key = (limit.per_api, limit.api) == (other.per_api, other.api);
-            let same_cost =
-                cost(place) == cost(other_place) && !has_own(place) && !has_own(other_place);
+            let same_cost = cost(declared) == cost(other_declared);
             if place == other_place || !same_key || !same_cost {
                 continue;
             }
@@ -144,13 +132,8 @@ pub(super) fn contradictions(
                 continue;
             };
             let hint = "one of the two is mistyped, or not needed";
-            let later = &limits[place.max(other_place)];
-            let api = later.api.and_then(|api| apis.get(usize::from(api)));
-            let key = match api {
-                Some(api) => format!("apis.{}.limits.{}", api.name, later.name),
-                None => format!("limits.{}", later.name),
-            };
-            section.mistake(Code::ImpossibleLimit, &key, message, hint);
+            let later = limits[place.max(other_place)];
+            section.report().mistake(Code::ImpossibleLimit, &later.path, message, hint);
         }
     }
 }

@@ -41,10 +41,10 @@ pub struct Request {
 }
 
 /// What a recipe's templates may name.
-struct RecipeScope<'a> {
-    platform: &'a Platform,
-    api: &'a Api,
-    fetch: &'a FetchContext<'a>,
+pub(super) struct RecipeScope<'a> {
+    pub(super) platform: &'a Platform,
+    pub(super) api: &'a Api,
+    pub(super) fetch: &'a FetchContext<'a>,
 }
 
 impl Scope for RecipeScope<'_> {

@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use tollgate_protos::Fetch;
 
 use super::key::{KeyContext, object_key};
-use super::{FetchContext, RESERVED, Refusal, build, did_you_mean};
+use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean};
 use crate::codes::Code;
+use crate::costs;
 use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
 
@@ -136,7 +137,12 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
     let context = FetchContext { account: &account, id: &id, params: &fetch.params };
     build(platform, api, &context)?;
     let (number, _) = platform.api(api.name.as_str()).unwrap_or((u16::MAX, api));
-    platform.costs.check(platform, number, &context)?;
+    let own = platform.special_of(&account).map_or(platform, |own| own);
+    let costs = own.costs.of(&own.limits, own, number, &context)?;
+    costs::check(&own.limits, number, &costs)?;
+    for budget in budgets(platform, api, &context)? {
+        costs::check(budget.limits(), number, budget.costs())?;
+    }
     if plan.store.key.text().contains("params") {
         object_key(
             &plan.store,

@@ -12,6 +12,7 @@ use tollgate_protos::{Dead, Fetch};
 
 use crate::codes::Code;
 
+mod budgets;
 mod build;
 mod check;
 mod filters;
@@ -23,6 +24,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+pub use budgets::{BudgetKey, budgets};
 pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
 pub(crate) use build::{path_problem, render};
 pub use check::{

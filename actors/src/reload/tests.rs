@@ -132,3 +132,27 @@ fn attempts_and_timeouts_are_the_part_of_collect_that_changes() {
     assert_eq!(plan.collect.attempts_max, 9);
     assert_eq!(plan.collect.concurrency, before.collect.concurrency);
 }
+
+#[test]
+fn limits_that_are_budgets_are_named_too() {
+    let all = |max| {
+        format!(
+            "gap = {{ per = [\"account\"], every = \"5s\" }}\nall = {{ per = [\"platform\"], max = {max}, in = \"1m\" }}"
+        )
+    };
+    let with = |max| changed("gap = { per = [\"account\"], every = \"5s\" }", &all(max));
+    let before = read(&with(9), "t");
+    let named = |text: &str| {
+        let (_, changes) = merge(&before, read(text, "t"));
+        assert_eq!(changes.applied.limits_changed, changes.limits.len());
+        let named = changes.limits.iter().map(|(_, change)| (change.name.clone(), change.kind));
+        named.collect::<Vec<_>>()
+    };
+    assert_eq!(named(&with(9)), []);
+    assert_eq!(named(&with(3)), [("all".to_owned(), ChangeKind::Tightened)]);
+    assert_eq!(named(BASE), [("all".to_owned(), ChangeKind::Removed)]);
+    // By another key it counts other calls.
+    let text = with(9).replace("\"platform\"", "\"account\"");
+    let kinds: Vec<ChangeKind> = named(&text).into_iter().map(|(_, kind)| kind).collect();
+    assert_eq!(kinds, [ChangeKind::Added, ChangeKind::Removed]);
+}

@@ -117,6 +117,7 @@ impl Shard {
             return;
         };
         let glance = entry.glance();
+        let platform = platform.of(&key.account);
         let throttle = Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform, start);
         let addr = throttle.start();
         entry.state = State::Live { addr, incarnation, sent: 0, glance };

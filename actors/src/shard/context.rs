@@ -6,6 +6,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,15 +19,17 @@ use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
 use super::baseline::Baselines;
+use super::budgets::tell_of_orphan;
 use super::permit::{Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
+use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
 use crate::health::{self, BackHealth, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
-use crate::ids::{Seq, Slug};
+use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
 use crate::observe::{Drift, Shuts};
@@ -71,8 +74,36 @@ pub struct Shared {
     pub holds: Holds,
     /// Whether what stands behind queue and ledger answers.
     pub back_health: Arc<BackHealth>,
+    /// All shards of the node.
+    pub peers: Arc<Peers>,
     /// Platforms that a provider has shut for everybody.
     pub shuts: Shuts,
+}
+
+/// The shards of a node, as each of them knows them once all have started. The default knows none: then a
+/// shard is alone.
+#[derive(Debug, Default)]
+pub struct Peers(OnceLock<Arc<[Addr<Shard>]>>);
+
+impl Peers {
+    /// These are all. Told once, before there is work.
+    pub(crate) fn are(&self, shards: Arc<[Addr<Shard>]>) {
+        // A second telling would be of the same.
+        let _first = self.0.set(shards).is_ok();
+    }
+
+    /// Which shard a key belongs to.
+    pub(crate) fn of(&self, key: &AccountKey) -> Option<&Addr<Shard>> {
+        let shards = self.0.get()?;
+        shards.get(shard_of(key, shards.len()))
+    }
+}
+
+/// Which shard owns an account, or a budget.
+pub(crate) fn shard_of(key: &AccountKey, shards: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    usize::try_from(hasher.finish() % shards as u64).expect("less than the number of shards")
 }
 
 /// Whether the store takes bodies; shared by the node.
@@ -128,6 +159,8 @@ pub(crate) struct Running {
     pub(crate) meters: Rc<PlatformMeters>,
     /// Held while a fetch that must be tried alone is, also if its throttle actor dies meanwhile.
     pub(crate) _alone: Option<OwnedSemaphorePermit>,
+    /// Of the budgets that it counts in.
+    pub(crate) grants: Vec<Grant>,
 }
 
 /// One shard's share of a node.
@@ -149,6 +182,9 @@ pub struct Context {
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<HashMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
+    /// The budgets whose shard this is.
+    pub(crate) budgets: RefCell<Table>,
+    pub(crate) peers: Arc<Peers>,
     meters: RefCell<Meters>,
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
@@ -193,6 +229,8 @@ impl Context {
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
+            budgets: RefCell::default(),
+            peers: shared.peers,
             draining: Cell::new(false),
             me: OnceCell::new(),
             faults: Faults,
@@ -352,7 +390,7 @@ impl Context {
 
     /// Gives a permit to a free collector.
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
-        let Attempt { ix, item, tries, slot, alone, platform, api, meters } = attempt;
+        let Attempt { ix, item, tries, slot, alone, platform, api, meters, grants } = attempt;
         meters.attempt_begins();
         let running = Running {
             ix,
@@ -364,6 +402,7 @@ impl Context {
             outcome: None,
             meters: Rc::clone(&meters),
             _alone: alone,
+            grants,
         };
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self));
@@ -433,7 +472,18 @@ impl Context {
             }
             running.ix
         };
-        self.tell(ix, Reported { id, report });
+        let told = match &report {
+            Report::Answered(at) => Some(Told::Answered(*at)),
+            Report::CallEnded(at, sent) => Some(Told::Ended(*at, *sent)),
+            Report::Written(_) | Report::Told(_) | Report::Finished(_) => None,
+        };
+        if !self.tell(ix, Reported { id, report })
+            && let Some(told) = told
+            && let Some(running) = self.running.borrow_mut().get_mut(&id)
+        {
+            // No throttle actor now that tells the budgets.
+            tell_of_orphan(&mut running.grants, told);
+        }
     }
 
     /// Attempts that are not over.
@@ -476,6 +526,7 @@ pub(crate) struct Attempt {
     pub(crate) platform: Arc<Platform>,
     pub(crate) api: u16,
     pub(crate) meters: Rc<PlatformMeters>,
+    pub(crate) grants: Vec<Grant>,
 }
 
 /// Faults on purpose, for tests of supervision; nothing outside them.
@@ -498,6 +549,10 @@ impl Faults {
             faults.throttle(account.account.as_str());
         }
     }
+
+    pub(crate) fn budget(&self, record: &AccountKey) {
+        crate::testkit::point("budget step", record.account.as_str());
+    }
 }
 
 #[cfg(not(any(test, feature = "testkit")))]
@@ -506,4 +561,6 @@ impl Faults {
     pub(crate) fn collector(&self, _item: &Item) {}
 
     pub(crate) fn throttle(&self, _account: &crate::ids::AccountKey) {}
+
+    pub(crate) fn budget(&self, _record: &AccountKey) {}
 }

@@ -7,6 +7,7 @@
 pub(crate) mod accounts;
 pub mod actor;
 mod baseline;
+mod budgets;
 pub mod context;
 pub mod permit;
 mod reload;
@@ -146,6 +147,23 @@ pub(crate) struct AccountDied {
     pub(crate) ix: accounts::Ix,
     pub(crate) incarnation: u64,
     pub(crate) reason: String,
+}
+
+/// Sent by a death notice: a budget's actor is gone.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct BudgetDied {
+    pub(crate) record: crate::ids::AccountKey,
+    pub(crate) incarnation: u64,
+    pub(crate) reason: String,
+}
+
+/// Sent by the node when all shards are drained: the budgets store what they know and end. The reply comes when
+/// they have, or when `within` has passed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct SettleBudgets {
+    pub(crate) within: std::time::Duration,
 }
 
 /// Sent by a death notice: a collector is gone. Its permit has told of the attempt.

@@ -35,7 +35,10 @@ impl Changed {
         let sooner = new.as_ref().is_some_and(|new| {
             let changes = new.limits.changes_from(&old.limits);
             let may = |kind| matches!(kind, ChangeKind::Loosened | ChangeKind::Removed);
-            changes.iter().any(|change| may(change.kind))
+            // Of budgets and of values of single accounts it is not looked at what changed.
+            let more =
+                |platform: &Platform| !platform.budgets.is_empty() || !platform.special.is_empty();
+            more(old) || more(new) || changes.iter().any(|change| may(change.kind))
         });
         Self { platform: new, numbers, sooner }
     }
@@ -68,7 +71,11 @@ impl Handler<Reload> for Shard {
         for (ix, entry) in accounts.iter_mut() {
             let Some(changed) = changed.get(&entry.key.platform) else { continue };
             match &mut entry.state {
-                State::Live { .. } => live.push((ix, changed.platform.clone())),
+                State::Live { .. } => {
+                    let account = &entry.key.account;
+                    let platform = changed.platform.as_ref().map(|platform| platform.of(account));
+                    live.push((ix, platform));
+                }
                 State::Resting(rest) => {
                     let mut lanes = std::mem::take(&mut rest.lanes).into_vec();
                     lanes.retain_mut(|lane| {

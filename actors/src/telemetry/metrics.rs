@@ -120,7 +120,7 @@ metrics! {
     LIMIT_DRIFT: Counter "tollgate_limit_drift_total" in "alarms" by ["platform", "kind"], NO_BUCKETS,
         "times a provider contradicted a declared limit again and again, at most one an hour and limit: `refused`, `narrower`, `wider`, `faster`, `slower`";
     RESTARTS: Counter "tollgate_restarts_total" in "restarts" by ["kind"], NO_BUCKETS,
-        "actors that died and were replaced: `throttle`, `collector`";
+        "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
     LEDGER_STORE: Histogram "tollgate_ledger_store_seconds" in "seconds" by ["platform"], ANSWERS,
@@ -223,7 +223,7 @@ impl Meters {
             Rc::new(PlatformMeters::new(&platform.name, apis))
         };
         let platforms = platforms.map(|platform| (platform.name.clone(), of(platform))).collect();
-        for kind in ["throttle", "collector"] {
+        for kind in ["throttle", "collector", "budget"] {
             // There from the start, at zero.
             RESTARTS.counter(&[kind]).increment(0);
         }

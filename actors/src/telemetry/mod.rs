@@ -34,6 +34,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
 use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
+use crate::recipe::BudgetKey;
 use crate::reload::Applied;
 use crate::supervise::Restart;
 use crate::throttle::Next;
@@ -215,6 +216,65 @@ pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
         account = account.account.as_str(),
         running,
         "throttle actor restarted"
+    );
+}
+
+pub(crate) fn budget_started(budget: &BudgetKey) {
+    tracing::debug!(
+        event = "actor_started",
+        kind = "budget",
+        platform = %budget.platform(),
+        budget = budget.record().account.as_str(),
+        "budget actor started"
+    );
+}
+
+pub(crate) fn budget_stopped(budget: &BudgetKey) {
+    tracing::debug!(
+        event = "actor_stopped",
+        kind = "budget",
+        platform = %budget.platform(),
+        budget = budget.record().account.as_str(),
+        "budget actor ended, its record has what it knew"
+    );
+}
+
+pub(crate) fn budget_died(budget: &BudgetKey, reason: &str, restart: Restart) {
+    if restart.escalated {
+        tracing::error!(
+            event = "actor_died",
+            kind = "budget",
+            platform = %budget.platform(),
+            budget = budget.record().account.as_str(),
+            code = %Code::ThrottleDied,
+            reason,
+            deaths = restart.deaths,
+            restart_in_ms = ms(restart.after),
+            "budget actor keeps dying, its calls wait"
+        );
+    } else {
+        tracing::warn!(
+            event = "actor_died",
+            kind = "budget",
+            platform = %budget.platform(),
+            budget = budget.record().account.as_str(),
+            reason,
+            deaths = restart.deaths,
+            restart_in_ms = ms(restart.after),
+            "budget actor died, it will be restarted"
+        );
+    }
+}
+
+pub(crate) fn budget_restarted(budget: &BudgetKey, running: usize) {
+    metrics::RESTARTS.counter(&["budget"]).increment(1);
+    tracing::info!(
+        event = "actor_restarted",
+        kind = "budget",
+        platform = %budget.platform(),
+        budget = budget.record().account.as_str(),
+        running,
+        "budget actor restarted"
     );
 }
 

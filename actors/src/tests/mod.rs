@@ -2,6 +2,7 @@
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
 mod blocks;
+mod budgets;
 mod chaos;
 mod drain;
 mod earliest;
@@ -51,7 +52,8 @@ use crate::shard::{Found, Look, Looks, Reload, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::Totals;
 
-use seams::{Event, Log, WatchedLedger, WatchedQueue};
+pub(super) use seams::Event;
+use seams::{Log, WatchedLedger, WatchedQueue};
 
 /// A shard and all it stands on.
 pub(super) struct Rig {
@@ -158,6 +160,7 @@ impl Rig {
             holds: crate::holds::Holds::default(),
             store_health: Arc::new(StoreHealth::default()),
             back_health: Arc::default(),
+            peers: Arc::default(),
             plan: crate::plan::InForce::new(plan),
         };
         let calls = log.clone();
@@ -189,7 +192,8 @@ impl Rig {
 
     /// Another configuration is in force when this returns, as after a reload by the node.
     pub(super) async fn reload(&self, setup: &Setup) {
-        let plan = Arc::new(plan(setup));
+        let line = Line::Clock(self.shared.clock.clone());
+        let plan = plan_on(&Arc::new(plan(setup)), &line);
         self.shard.send(Reload(Arc::clone(&plan))).await.unwrap();
         self.shared.plan.put(plan);
         self.discover().await;

@@ -136,6 +136,33 @@ fn two_nodes_with_the_same_accounts_by_mistake_keep_every_limit_and_both_go_on()
 }
 
 #[test]
+fn two_nodes_with_the_same_budget_by_mistake_keep_it() {
+    real(|| async {
+        let (_folder, server, _bus) = ready("").await;
+        let emulator = provider([ProviderLimit::window("all", 20, secs(1)).per_platform()]);
+        let limit = r#"all = { per = ["platform"], max = 20, in = "1s" }"#;
+        let one = Running::start(&server, &emulator, limit).await;
+        let two = Running::start(&server, &emulator, limit).await;
+        for account in 0..30 {
+            one.put(&format!("x{account}"), 0..20).await;
+            two.put(&format!("y{account}"), 0..20).await;
+        }
+        sleep(secs(10)).await;
+        let (calls, refused) = emulator.counts();
+        println!("calls {calls}, done {} and {}, {:?}", one.done(), two.done(), emulator.score());
+        assert_eq!(refused, 0);
+        // Each takes the other's record for one of calls that may be on their way: exact, and slow.
+        assert!(calls >= 60, "{calls}");
+        for running in [&one, &two] {
+            assert!(running.done() > 0, "{} and {}", one.done(), two.done());
+            assert_eq!(running.node.totals().restarts.get(), 0);
+        }
+        one.node.drain(secs(1)).await;
+        two.node.drain(secs(1)).await;
+    });
+}
+
+#[test]
 fn an_outage_of_five_seconds_costs_no_quota() {
     for killed in [true, false] {
         real(|| async move {

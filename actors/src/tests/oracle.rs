@@ -256,8 +256,14 @@ pub(super) fn assert_never_too_many(rig: &Rig, account: &str, limit: Limit) {
 /// The same for what several nodes called together.
 pub(super) fn assert_never_too_many_of(rigs: &[&Rig], account: &str, limit: Limit) {
     let seen = rigs.iter().flat_map(|rig| rig.wire.seen());
-    let own = seen.filter(|seen| account_of(seen) == account);
-    let mut calls: Vec<Call> = own.map(|seen| Call::of(rigs[0], &seen)).collect();
+    let own: Vec<Seen> = seen.filter(|seen| account_of(seen) == account).collect();
+    assert_never_too_many_among(rigs[0], &own, account, limit);
+}
+
+/// The same for any calls that count together.
+pub(super) fn assert_never_too_many_among(rig: &Rig, seen: &[Seen], what: &str, limit: Limit) {
+    let account = what;
+    let mut calls: Vec<Call> = seen.iter().map(|seen| Call::of(rig, seen)).collect();
     calls.sort_by_key(|call| call.begun);
     let (max, window) = match limit.rule {
         Rule::Every(gap) => (1, gap),

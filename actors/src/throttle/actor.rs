@@ -1,6 +1,7 @@
 //! The throttle actor itself: what it holds and what it does on each message. What that means stands in
 //! the files below, by duty.
 
+mod asking;
 mod blocks;
 mod hearing;
 mod letting;
@@ -23,8 +24,9 @@ use tollgate_gate::{At, Charged, Cost, PermitId};
 use self::listening::Listening;
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
-use super::messages::{GoBy, LookAgain, MoreWork, Reported, SlotFree};
+use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
+use crate::budget::Grant;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
@@ -62,6 +64,8 @@ struct Decided {
     alone: Option<OwnedSemaphorePermit>,
     /// When its limits let it go at the earliest; nothing if none made it wait, or that was not known.
     due: Option<At>,
+    /// Of the budgets that it counts in.
+    grants: Vec<Grant>,
 }
 
 /// How the account stands with its ledger.
@@ -137,6 +141,10 @@ pub struct Throttle {
     /// The open block of the record on its way.
     next_block: Vec<Stretch>,
     decided: Vec<Decided>,
+    /// Permits whose budgets are being asked.
+    asking: Vec<asking::Asking>,
+    /// Budgets whose turn is waited for.
+    in_line: Vec<asking::InLine>,
     /// Permits whose record is on its way; nothing if none is.
     writing: Option<Vec<Decided>>,
     /// When that record was sent.
@@ -201,6 +209,8 @@ impl Throttle {
             block: Vec::new(),
             next_block: Vec::new(),
             decided: Vec::new(),
+            asking: Vec::new(),
+            in_line: Vec::new(),
             writing: None,
             writing_since: At::MIN,
             slot: None,
@@ -311,6 +321,15 @@ impl Handler<SlotFree> for Throttle {
         self.slot_asked = false;
         self.slot = Some(slot);
         self.step(ctx);
+    }
+}
+
+impl Handler<FromBudget> for Throttle {
+    type Result = ();
+
+    fn handle(&mut self, message: FromBudget, ctx: &mut Self::Context) {
+        self.handled += 1;
+        self.budget_answered(message, ctx);
     }
 }
 

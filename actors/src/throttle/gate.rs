@@ -9,54 +9,54 @@ use tollgate_gate::{
 
 /// Limits are the platform's and passed in; this is what is the account's own.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gate {
+pub(crate) struct Gate {
     ledger: Ledger,
     /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
     over: HashMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {
-    pub(super) fn decide(&self, limits: &LimitSet, ask: Ask<'_>, now: At) -> Decision {
+    pub(crate) fn decide(&self, limits: &LimitSet, ask: Ask<'_>, now: At) -> Decision {
         tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
     }
 
     /// What is waited for, as people know it.
-    pub(super) fn name(&self, limits: &LimitSet, because: &Because) -> Box<str> {
+    pub(crate) fn name(&self, limits: &LimitSet, because: &Because) -> Box<str> {
         because.text(limits, self.ledger.holds()).into()
     }
 
-    pub(super) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask<'_>, now: At) {
+    pub(crate) fn take(&mut self, limits: &LimitSet, id: PermitId, ask: Ask<'_>, now: At) {
         self.ledger.take(limits, id, ask, now);
     }
 
-    pub(super) fn written(&mut self, limits: &LimitSet, id: PermitId, at: At) {
+    pub(crate) fn written(&mut self, limits: &LimitSet, id: PermitId, at: At) {
         self.ledger.written(limits, id, at);
     }
 
-    pub(super) fn unwritten(&mut self, id: PermitId) {
+    pub(crate) fn unwritten(&mut self, id: PermitId) {
         self.ledger.unwritten(id);
     }
 
-    pub(super) fn answered(&mut self, limits: &LimitSet, id: PermitId, at: At) {
+    pub(crate) fn answered(&mut self, limits: &LimitSet, id: PermitId, at: At) {
         self.ledger.answered(limits, id, at);
     }
 
-    pub(super) fn ended(&mut self, limits: &LimitSet, id: PermitId, at: At, sent: Sent) {
+    pub(crate) fn ended(&mut self, limits: &LimitSet, id: PermitId, at: At, sent: Sent) {
         self.ledger.ended(limits, id, at, sent);
     }
 
     /// The call is over, but what it cost is still to be settled.
-    pub(super) fn hold_back(&mut self, id: PermitId, at: At, sent: Sent) {
+    pub(crate) fn hold_back(&mut self, id: PermitId, at: At, sent: Sent) {
         self.over.insert(id, (at, sent));
     }
 
     /// Whether a call that is held back was sent.
-    pub(super) fn held_back(&self, id: PermitId) -> Option<Sent> {
+    pub(crate) fn held_back(&self, id: PermitId) -> Option<Sent> {
         self.over.get(&id).map(|(_, sent)| *sent)
     }
 
     /// What the call cost by the limit at that place.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         limits: &LimitSet,
         id: PermitId,
@@ -68,34 +68,34 @@ impl Gate {
     }
 
     /// It was over when it was held back.
-    pub(super) fn end_held_back(&mut self, limits: &LimitSet, id: PermitId) {
+    pub(crate) fn end_held_back(&mut self, limits: &LimitSet, id: PermitId) {
         if let Some((at, sent)) = self.over.remove(&id) {
             self.ledger.ended(limits, id, at, sent);
         }
     }
 
     /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
-    pub(super) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
+    pub(crate) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
     }
 
     /// The permit was never handed on.
-    pub(super) fn give_back(&mut self, limits: &LimitSet, id: PermitId) {
-        self.ledger.give_back(limits, id);
+    pub(crate) fn give_back(&mut self, limits: &LimitSet, id: PermitId) -> bool {
+        self.ledger.give_back(limits, id)
     }
 
     /// A call of this process that outlived what was known of it.
-    pub(super) fn adopt(&mut self, id: PermitId, ask: Ask<'_>, charged: bool) {
+    pub(crate) fn adopt(&mut self, id: PermitId, ask: Ask<'_>, charged: bool) {
         self.ledger.adopt(id, ask, charged);
     }
 
     /// Adds what this process knows to what another one wrote.
-    pub(super) fn join(&mut self, own: &Self, known: bool) {
+    pub(crate) fn join(&mut self, own: &Self, known: bool) {
         self.ledger.join(&own.ledger, known);
         self.over.extend(own.over.iter().map(|(id, over)| (*id, *over)));
     }
 
-    pub(super) fn arrived_later(
+    pub(crate) fn arrived_later(
         &mut self,
         limits: &LimitSet,
         call: Charged,
@@ -105,20 +105,20 @@ impl Gate {
         self.ledger.arrived_later(limits, call, costs, stamp);
     }
 
-    pub(super) fn in_flight(&self) -> Vec<PermitId> {
+    pub(crate) fn in_flight(&self) -> Vec<PermitId> {
         self.ledger.in_flight().collect()
     }
 
-    pub(super) fn prune(&mut self, limits: &LimitSet, now: At) {
+    pub(crate) fn prune(&mut self, limits: &LimitSet, now: At) {
         self.ledger.prune(limits, now);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ledger.is_empty()
     }
 
     /// Shuts the whole account until then.
-    pub(super) fn hold(&mut self, until: At, reason: &str) {
+    pub(crate) fn hold(&mut self, until: At, reason: &str) {
         let hold = Hold { scope: HoldScope::Account, until, reason: reason.to_owned() };
         self.ledger.holds_mut().set(hold);
     }
@@ -161,9 +161,9 @@ impl Gate {
         self.ledger.window_ends(limits, place, api, end, now);
     }
 
-    /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is told; what cannot
-    /// be read at all shuts the account for its longest window, never starts it full.
-    pub(super) fn load(
+    /// Reads the ledger of a record written at `since`; whether that moment is exact. What does not fit the limits is
+    /// told; what cannot be read at all shuts the account for its longest window, never starts it full.
+    pub(crate) fn load(
         &mut self,
         limits: &LimitSet,
         bytes: &[u8],
@@ -184,14 +184,14 @@ impl Gate {
         }
     }
 
-    pub(super) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
+    pub(crate) fn shut_for_longest_window(&mut self, limits: &LimitSet, now: At) -> At {
         let until = now.plus(limits.guard_max()).plus(limits.window_max());
         self.hold(until, "its ledger could not be read");
         until
     }
 
     /// When nothing of the past counts any more, at the latest.
-    pub(super) fn forgotten_at(&self, limits: &LimitSet, now: At) -> At {
+    pub(crate) fn forgotten_at(&self, limits: &LimitSet, now: At) -> At {
         if self.ledger.is_empty() {
             return now;
         }
@@ -200,7 +200,14 @@ impl Gate {
         held.map_or(counted, |held| held.max(counted))
     }
 
-    pub(super) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
+    /// Goes on under other limits, and says what could not be kept.
+    pub(crate) fn follow(&mut self, old: &LimitSet, new: &LimitSet, now: At) -> Vec<String> {
+        let (ledger, notes) = self.ledger.under(old, new, now);
+        self.ledger = ledger;
+        notes.iter().map(Note::to_string).collect()
+    }
+
+    pub(crate) fn encode(&self, limits: &LimitSet, now: At) -> Vec<u8> {
         self.ledger.encode(limits, now)
     }
 }

@@ -184,16 +184,26 @@ impl Lane {
         later.map_or(Offer::Nothing, Offer::Later)
     }
 
-    /// Takes what `offer` called `Fetch`: a parked one whose time has come, oldest first, else the head.
-    pub(crate) fn take(&mut self, now: At) -> Option<Candidate> {
-        let due = self
-            .parked
+    /// What `take` would take.
+    pub(crate) fn next(&self, now: At) -> Option<&Candidate> {
+        match self.parked_due(now) {
+            Some(place) => self.parked.get(place),
+            None => self.heads.front(),
+        }
+    }
+
+    fn parked_due(&self, now: At) -> Option<usize> {
+        self.parked
             .iter()
             .enumerate()
             .filter(|(_, parked)| parked.not_before <= now && self.may_go(parked))
             .min_by_key(|(_, parked)| parked.item.seq)
-            .map(|(place, _)| place);
-        match due {
+            .map(|(place, _)| place)
+    }
+
+    /// Takes what `offer` called `Fetch`: a parked one whose time has come, oldest first, else the head.
+    pub(crate) fn take(&mut self, now: At) -> Option<Candidate> {
+        match self.parked_due(now) {
             Some(place) => Some(self.parked.swap_remove(place)),
             None => self.heads.pop_front(),
         }

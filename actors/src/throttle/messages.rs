@@ -28,6 +28,11 @@ pub(crate) struct Reported {
 #[rtype(result = "()")]
 pub(crate) struct SlotFree(pub(crate) Slot);
 
+/// Sent by the shard: what a budget says to this account.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct FromBudget(pub(crate) crate::budget::FromBudget);
+
 /// Sent by the shard: the account's platform is another from now on; nothing: it is not declared any more.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

@@ -8,7 +8,9 @@
 //! while it hands its state to the shard as a compact record and stops.
 
 mod actor;
-mod gate;
+pub(crate) mod book;
+pub(crate) mod came;
+pub(crate) mod gate;
 mod lane;
 pub(crate) mod messages;
 mod retry;

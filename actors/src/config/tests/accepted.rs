@@ -341,8 +341,8 @@ fn costs_reach_the_gate_by_limit_and_api() {
     let of = |ids: serde_json::Value| {
         let params = serde_json::Map::from_iter([("ids".to_owned(), ids)]);
         let fetch = crate::recipe::FetchContext { account: &account, id: "1", params: &params };
-        let costs = platform.costs.of(platform, 1, &fetch).map(|costs| costs.to_vec());
-        costs.and_then(|costs| platform.costs.check(platform, 1, &fetch).map(|()| costs))
+        let costs = platform.costs.of(&platform.limits, platform, 1, &fetch)?.to_vec();
+        crate::costs::check(&platform.limits, 1, &costs).map(|()| costs)
     };
     let three = of(serde_json::json!(["a", "b", "c"])).unwrap();
     assert_eq!(three[..2], [Cost::of(3), Cost::FREE]);

@@ -387,8 +387,8 @@ const TABLE: &[(&str, Code, &str)] = &[
         "platforms.kakao.apis.report.costs.gap",
     ),
     (
-        "[platforms.kakao.limits.x]\nper = [\"platform\"]\nevery = \"1s\"",
-        Code::NotSupported,
+        "[platforms.kakao.limits.x]\nper = [\"app\"]\nevery = \"1s\"",
+        Code::MissingKey,
         "platforms.kakao.limits.x.per",
     ),
     (
@@ -493,6 +493,27 @@ fn every_mistake_has_its_code_its_key_and_its_line() {
 }
 
 #[test]
+fn a_mistake_of_a_budget_is_the_same_mistake() {
+    let counted = |text: &&str| text.contains("limits.x]\nper = [\"account\"]\n");
+    let mut checked = 0;
+    for (text, code, key) in TABLE.iter().filter(|(text, ..)| counted(text)) {
+        let of_budget = text.replace("per = [\"account\"]", "per = [\"platform\"]");
+        // But for the table's own limit, which is per account.
+        let (own, budget) = (of(text), of(&of_budget));
+        if own.iter().any(|mistake| mistake.message.contains("`gap`")) {
+            continue;
+        }
+        let said = |found: &[Mistake]| -> Vec<String> {
+            found.iter().map(|m| format!("{} {} {}", m.code, m.key, m.message)).collect()
+        };
+        assert_eq!(said(&own), said(&budget), "{of_budget}");
+        assert!(budget.iter().any(|m| m.code == *code && m.key == *key), "{of_budget}");
+        checked += 1;
+    }
+    assert!(checked > 40, "{checked}");
+}
+
+#[test]
 fn different_mistakes_say_different_things() {
     let messages: BTreeSet<String> = TABLE
         .iter()
@@ -539,7 +560,6 @@ query = { a = "{b|nope}" }
             (13, Code::InlineSecret),
             (13, Code::BadHeader),
             (15, Code::SlidingDay),
-            (16, Code::NotSupported),
             (16, Code::ImpossibleLimit),
             (17, Code::MissingKey),
             (18, Code::BadTemplate),
@@ -839,16 +859,26 @@ proptest::proptest! {
         if let Ok(loaded) = load_with(&text, &[]) {
             // What is accepted is what was written, and can be told.
             let platform = &loaded.plan.platforms.values().next().unwrap();
-            proptest::prop_assert_eq!(platform.limits.limits().len(), 3);
-            let told = crate::config::describe(&loaded.plan);
-            proptest::prop_assert!(told.contains("limit x: ") && told.contains("limit y: "));
             let line = crate::calendar::Line::From("2026-11-20T12:00:00Z".parse().unwrap());
-            let limits = crate::calendar::limits_on(platform, &line);
-            let ledger = tollgate_gate::Ledger::new();
-            let ask = tollgate_gate::Ask::new(0).with_costs(platform.costs.usual(0));
-            let now = tollgate_gate::At(0);
-            let decision = tollgate_gate::decide(&limits, &ledger, ledger.holds(), ask, now);
-            proptest::prop_assert_eq!(decision, tollgate_gate::Decision::Go);
+            let platform = crate::calendar::platform_on(platform, &line);
+            let own = (&platform.limits, &platform.costs);
+            let budgets = platform.budgets.iter();
+            let budgets = budgets.map(|budget| (&budget.counted.limits, &*budget.counted.costs));
+            let sets: Vec<_> = std::iter::once(own).chain(budgets).collect();
+            let limits: usize = sets.iter().map(|(limits, _)| limits.limits().len()).sum();
+            proptest::prop_assert_eq!(limits, 3);
+            let told = crate::config::describe(&loaded.plan);
+            for name in ["x", "y"] {
+                let (limit, budget) = (format!("limit {name}: "), format!("budget {name}: "));
+                proptest::prop_assert!(told.contains(&limit) || told.contains(&budget));
+            }
+            for (limits, costs) in sets {
+                let ledger = tollgate_gate::Ledger::new();
+                let ask = tollgate_gate::Ask::new(0).with_costs(costs.usual(0));
+                let now = tollgate_gate::At(0);
+                let decision = tollgate_gate::decide(limits, &ledger, ledger.holds(), ask, now);
+                proptest::prop_assert_eq!(decision, tollgate_gate::Decision::Go);
+            }
         }
     }
 }

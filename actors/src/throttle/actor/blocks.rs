@@ -128,7 +128,8 @@ impl Throttle {
             return;
         }
         let waiting = self.lanes.iter().flat_map(|lane| lane.heads.iter().chain(&lane.parked));
-        let decided = self.decided.iter().chain(self.writing.iter().flatten());
+        let asking = self.asking.iter().map(|asking| &asking.decided);
+        let decided = asking.chain(&self.decided).chain(self.writing.iter().flatten());
         let waiting = waiting.chain(decided.map(|decided| &decided.candidate));
         let waiting = waiting.map(|candidate| (&candidate.item, candidate.suspect));
         let flying = self.flights.values().map(|flight| (&flight.item, flight.suspect));

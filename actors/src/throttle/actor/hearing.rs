@@ -11,6 +11,7 @@ use tollgate_protos::Dead;
 use super::listening::within;
 use super::weighing::costs_of;
 use super::{Doubted, Flight, Throttle};
+use crate::budget::Told;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
@@ -35,20 +36,29 @@ impl Throttle {
             Report::Written(Written::At(at)) => {
                 let mut baselines = self.shard.baselines.borrow_mut();
                 baselines.written(&self.key.platform, at);
-                let flight = self.flights.get(&id).filter(|_| limits.has_default_guard());
+                let flight = self.flights.get(&id);
                 let uneven = flight.map_or(Span::ZERO, |flight| {
                     baselines.uneven(&self.key.platform, self.lanes[flight.lane].api)
                 });
                 drop(baselines);
-                self.gate.written(&limits, id, at.plus(beyond_guard(&limits, uneven)));
+                let own = if limits.has_default_guard() { uneven } else { Span::ZERO };
+                self.gate.written(&limits, id, at.plus(beyond_guard(&limits, own)));
+                self.shard.tell_budgets_each(id, |limits| {
+                    let uneven = if limits.has_default_guard() { uneven } else { Span::ZERO };
+                    Told::Written(at.plus(beyond_guard(limits, uneven)))
+                });
             }
-            Report::Written(Written::Unknown) => self.gate.unwritten(id),
+            Report::Written(Written::Unknown) => {
+                self.shard.tell_budgets(id, Told::Unwritten);
+                self.gate.unwritten(id);
+            }
             Report::Answered(at) => self.answered(id, at),
             Report::Told(facts) => self.told(id, &facts, ctx),
             Report::CallEnded(at, sent) => {
                 self.listened(id, sent);
+                self.shard.tell_budgets(id, Told::Ended(at, sent));
+                // What it cost is known when the attempt is over, and has to be told before.
                 if self.platform.costs.are_settled() {
-                    // What it cost is known when the attempt is over, and has to be told before.
                     self.gate.hold_back(id, at, sent);
                 } else {
                     self.gate.ended(&limits, id, at, sent);
@@ -67,9 +77,17 @@ impl Throttle {
             let platform = &self.key.platform;
             let mut baselines = self.shard.baselines.borrow_mut();
             let late = baselines.answered(platform, api, written, at);
+            let young = baselines.is_young(platform, api, at);
+            self.shard.tell_budgets(id, Told::Unwritten);
+            self.shard.tell_budgets_each(id, |limits| {
+                let corrects = late.in_crowd || limits.has_default_guard();
+                // A budget reconsiders nothing: of an api that is not known yet only the answer tells.
+                let beyond = if corrects { beyond_guard(limits, late.by) } else { Span::ZERO };
+                Told::Written(if corrects && young { at } else { written.plus(beyond) })
+            });
             if late.in_crowd || limits.has_default_guard() {
                 let mut stamp = written.plus(beyond_guard(limits, late.by));
-                if stamp < at && baselines.is_young(platform, api, at) {
+                if stamp < at && young {
                     let costs = costs_of(&self.platform, api, &flight.item);
                     let is_settled = costs.iter().any(|cost| cost.is_estimate);
                     let can_amend = limits.can_amend() && !is_settled;
@@ -85,6 +103,7 @@ impl Throttle {
                 self.gate.written(limits, id, stamp);
             }
         }
+        self.shard.tell_budgets(id, Told::Answered(at));
         self.gate.answered(limits, id, at);
     }
 
@@ -120,8 +139,9 @@ impl Throttle {
     }
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
-        self.shard.running.borrow_mut().remove(&id);
-        self.settle(id, &outcome);
+        let running = self.shard.running.borrow_mut().remove(&id);
+        let grants = running.map(|running| running.grants).unwrap_or_default();
+        self.settle(id, &outcome, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect } = flight;
         self.suspects_out(0, usize::from(suspect));

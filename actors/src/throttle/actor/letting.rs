@@ -11,15 +11,17 @@ use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::weighing::costs_of;
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::collector::{LastAnswer, Slot, USE_WITHIN};
 use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
-use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Stretch, Tries, Waiting};
+use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
 use crate::shard::context::Attempt;
 use crate::telemetry;
+use crate::throttle::book;
 use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
@@ -64,7 +66,7 @@ impl Throttle {
         self.until = wait.at.or(self.held.filter(|at| *at < At::MAX));
         self.because = wait.because;
         self.set_timer(wait.wake, ctx);
-        let decided = !self.decided.is_empty() || self.writing.is_some();
+        let decided = self.decided_or_asking().next().is_some() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
             // What is looked up waits too, and is in no lane.
             // What closed lanes gave up is kept until their apis are back.
@@ -80,7 +82,7 @@ impl Throttle {
     }
 
     fn decide(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) {
-        while self.decided.len() < BATCH_MAX {
+        while self.decided.len() + self.asking.len() < BATCH_MAX {
             *wait = Wait::default();
             let Some(place) = self.choose(now, wait, ctx) else {
                 self.slot = None;
@@ -114,16 +116,26 @@ impl Throttle {
                 // What was known of the others is not true any more.
                 self.forget_due();
                 self.suspects_out(usize::from(candidate.suspect), 0);
-                let covered = self.covered(place, &candidate);
-                let decided = Decided { id, at: now, lane: place, candidate, slot, alone, due };
-                if covered {
-                    self.give(decided, now);
+                let grants = Vec::new();
+                let decided =
+                    Decided { id, at: now, lane: place, candidate, slot, alone, due, grants };
+                if decided.candidate.item.budgets.is_empty() {
+                    self.go_on(decided, now);
                 } else {
-                    self.decided.push(decided);
+                    self.ask_budgets(decided);
                 }
             } else {
                 self.slot = Some(slot);
             }
+        }
+    }
+
+    /// All limits agree: the call is made at once if a record covers it, else it waits for one.
+    pub(super) fn go_on(&mut self, decided: Decided, now: At) {
+        if self.covered(decided.lane, &decided.candidate) {
+            self.give(decided, now);
+        } else {
+            self.decided.push(decided);
         }
     }
 
@@ -166,7 +178,14 @@ impl Throttle {
                     continue;
                 }
                 match decision {
-                    Decision::Go if offer == Offer::Fetch => return Some(place),
+                    Decision::Go if offer == Offer::Fetch => {
+                        if let Some(name) = self.never_in_budget(place, now) {
+                            self.never(place, &name, now, ctx);
+                            wait.for_event("a fetch that no limit allows to be out");
+                        } else if !self.waits_for_budget(place, now, wait) {
+                            return Some(place);
+                        }
+                    }
                     Decision::Go => {
                         // Reading is what this lane waits for: read more at a time.
                         if !lane.loading {
@@ -196,11 +215,7 @@ impl Throttle {
                     }
                     Decision::Never { because } if offer == Offer::Fetch => {
                         let name = self.gate.name(&self.platform.limits, &because);
-                        let reason = format!("it costs more than limit `{name}` ever allows");
-                        if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
-                            let last = LastAnswer::default();
-                            self.give_up(item, Code::BadCost, reason, last, tries, ctx);
-                        }
+                        self.never(place, &name, now, ctx);
                         wait.for_event("a fetch that no limit allows to be out");
                     }
                     Decision::Never { because } => {
@@ -215,6 +230,14 @@ impl Throttle {
             }
         }
         None
+    }
+
+    /// The next fetch of a lane costs more than a limit ever allows.
+    fn never(&mut self, place: usize, limit: &str, now: At, ctx: &mut Context<Self>) {
+        let reason = format!("it costs more than limit `{limit}` ever allows");
+        if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
+            self.give_up(item, Code::BadCost, reason, LastAnswer::default(), tries, ctx);
+        }
     }
 
     /// A lane waits for something beside limits and holds of its account; its head is read ahead as for those.
@@ -368,7 +391,7 @@ impl Throttle {
         let decided = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = decided.fold(self.last_given, u64::max);
         let own = Known { session: self.shard.ledger.session(), permit };
-        std::iter::once(own).chain(self.seen.iter().copied()).take(KNOWN_MAX).collect()
+        book::known(own, &self.seen)
     }
 
     fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
@@ -406,6 +429,7 @@ impl Throttle {
                 // What was decided meanwhile was so upon a record that did not come to be.
                 let meanwhile = std::mem::take(&mut self.decided);
                 self.put_back(batch.into_iter().chain(meanwhile).collect());
+                self.stop_asking();
                 // A record before this one is still there.
                 self.stale = true;
                 match error {
@@ -472,7 +496,8 @@ impl Throttle {
     }
 
     fn give(&mut self, decided: Decided, now: At) {
-        let Decided { id, at, lane, candidate, slot, alone, due } = decided;
+        let Decided { id, at, lane, candidate, slot, alone, due, mut grants } = decided;
+        grants.iter_mut().for_each(Grant::hand_on);
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
         let costs = costs_of(&self.platform, api, &candidate.item);
@@ -493,7 +518,7 @@ impl Throttle {
         self.shard.attempt(
             id,
             at,
-            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters },
+            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters, grants },
         );
     }
 
@@ -519,7 +544,7 @@ impl Throttle {
 
 /// What an account waits for.
 #[derive(Debug, Default)]
-struct Wait {
+pub(super) struct Wait {
     /// When the next call may go, if that is known.
     at: Option<At>,
     /// When to look again.
@@ -533,11 +558,16 @@ struct Wait {
 
 impl Wait {
     /// Something may go at `at`; look again at `wake`.
-    fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
+    pub(super) fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
         if self.at.is_none_or(|known| at < known) {
             self.at = Some(at);
             self.because = Some(because());
         }
+        self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
+    }
+
+    /// Look again at `wake`, whatever comes before.
+    pub(super) fn wake_at(&mut self, wake: At) {
         self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
     }
 
@@ -559,7 +589,7 @@ impl Wait {
     }
 
     /// Something outside has to happen first, and will be heard of.
-    fn for_event(&mut self, because: &str) {
+    pub(super) fn for_event(&mut self, because: &str) {
         self.event = true;
         if self.because.is_none() {
             self.because = Some(because.into());

@@ -9,17 +9,17 @@ use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
 use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
-use crate::collector::{Item, USE_WITHIN};
+use crate::collector::Item;
 use crate::http::Written;
 use crate::ids::{LaneKey, Seq};
-use crate::ledger::record::{KNOWN_MAX, Known, Record, Tries};
+use crate::ledger::record::{Known, Record, Tries};
 use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
 use crate::shard::Found;
 use crate::shard::accounts::{Rest, RestLane};
 use crate::shard::permit::Report;
 use crate::telemetry;
-use crate::throttle::gate::Gate;
+use crate::throttle::book;
 
 /// How long whoever lost a race for an account waits before its next permit, in milliseconds.
 const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
@@ -29,15 +29,6 @@ const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
 const REMEMBERED_MAX: usize = 4096;
 /// Within this time every lane of an account has been found, so that one that is not known has no work.
 const LANES_FOUND: Duration = Duration::from_secs(300);
-
-/// What may still come of another process's calls.
-#[derive(Debug, Clone, Copy)]
-struct Lost {
-    /// When the last of them was written at the latest.
-    latest: At,
-    /// Until when they take their slots.
-    slots_until: At,
-}
 
 impl Throttle {
     pub(super) fn read_record(&mut self, ctx: &mut Context<Self>) {
@@ -92,25 +83,17 @@ impl Throttle {
         writer: Writer,
         now: At,
     ) {
-        let record = match Record::decode(bytes) {
-            Ok(record) => record,
-            Err(error) => {
-                let until = self.gate.shut_for_longest_window(&self.platform.limits, now);
-                telemetry::ledger_unreadable(&self.key, &error.to_string(), until.since(now));
-                return;
-            }
+        let limits = Arc::clone(&self.platform.limits);
+        let Some(record) = book::decode(&self.key, &mut self.gate, &limits, bytes, now) else {
+            return;
         };
         self.throttled_in_a_row = record.throttled_in_a_row;
         self.pace_read(&record.paces, since);
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
-        let foreign = self.gate.load(&self.platform.limits, &record.gate, (since, is_exact), now);
-        for note in foreign {
-            telemetry::ledger_note(&self.key, &note);
-        }
-        if let Some(lost) = self.lost(writer, since, now) {
-            self.gate.lose_all(&self.platform.limits, lost.latest, lost.slots_until);
-        } else {
+        let lost = book::lost(&self.platform, writer, since, now);
+        book::load(&self.key, &mut self.gate, &limits, &record, (since, is_exact, now), lost);
+        if lost.is_none() {
             // Same process: what is not in the shard's table any more is over.
             let running = self.shard.running.borrow();
             for id in self.gate.in_flight().iter().filter(|id| !running.contains_key(id)) {
@@ -119,26 +102,6 @@ impl Throttle {
         }
         self.stale = !record.flying.is_empty() || !record.open.is_empty();
         self.remember(record, writer, since, now);
-    }
-
-    /// When calls that another process had in flight have arrived at the latest, and for how long they may go
-    /// on; nothing for this process's own, of which more is known.
-    fn lost(&self, writer: Writer, since: At, now: At) -> Option<Lost> {
-        let connect = self.platform.apis.iter().map(|api| api.timeouts.connect).max();
-        let latest =
-            since.plus(Span::from(USE_WITHIN)).plus(Span::from(connect.unwrap_or_default()));
-        match writer {
-            Writer::Here => None,
-            // Its process is gone and its sockets with it: what it wrote last left it before now.
-            Writer::Dead => Some(Lost {
-                latest: latest.min(now),
-                slots_until: now.plus(Span::from(self.platform.lost_call)),
-            }),
-            Writer::Silent | Writer::Alive => Some(Lost {
-                latest,
-                slots_until: latest.max(now).plus(Span::from(self.platform.lost_call_alive)),
-            }),
-        }
     }
 
     /// Keeps what a record says of fetches until they are read. One that its writer took with it has crashed
@@ -189,15 +152,9 @@ impl Throttle {
         });
     }
 
-    /// Notes whose permits the gate knows of beside this process's own: the last writer first.
+    /// Notes whose permits the gate knows of.
     fn see(&mut self, known: &[Known]) {
-        let own = self.shard.ledger.session();
-        for known in known.iter().rev().filter(|known| known.session != own) {
-            let before = self.seen.iter().position(|seen| seen.session == known.session);
-            let before = before.map_or(0, |place| self.seen.remove(place).permit);
-            self.seen.insert(0, Known { permit: known.permit.max(before), ..*known });
-        }
-        self.seen.truncate(KNOWN_MAX - 1);
+        book::see(&mut self.seen, known, self.shard.ledger.session());
     }
 
     /// Reads the record again, in a process that knows what it did itself. Nothing is decided meanwhile.
@@ -242,26 +199,15 @@ impl Throttle {
     /// Another process has written: its record, and what is known here beside it.
     fn join_record(&mut self, bytes: &[u8], since: At, writer: Writer, now: At) {
         let limits = Arc::clone(&self.platform.limits);
-        let record = match Record::decode(bytes) {
-            Ok(record) => record,
-            Err(error) => {
-                let until = self.gate.shut_for_longest_window(&limits, now);
-                telemetry::ledger_unreadable(&self.key, &error.to_string(), until.since(now));
-                return;
-            }
+        let Some(record) = book::decode(&self.key, &mut self.gate, &limits, bytes, now) else {
+            return;
         };
-        let mut gate = Gate::default();
-        for note in gate.load(&limits, &record.gate, (since, false), now) {
-            telemetry::ledger_note(&self.key, &note);
-        }
-        if let Some(lost) = self.lost(writer, since, now) {
-            gate.lose_all(&limits, lost.latest, lost.slots_until);
-        }
+        let lost = book::lost(&self.platform, writer, since, now);
         let known = record.knows(self.shard.ledger.session()) >= self.last_given;
-        gate.join(&self.gate_without_doubt(), known);
-        self.gate = gate;
         // Their charges may be joined with others and could not be found any more.
+        self.gate = self.gate_without_doubt().into_owned();
         self.doubted.clear();
+        book::join(&self.key, &mut self.gate, &limits, &record, (since, now), lost, known);
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
         self.stale = !record.flying.is_empty() || !record.open.is_empty();

@@ -14,7 +14,7 @@ use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::queue::{Ending, Queued};
 use crate::recipe::Content;
-use crate::recipe::{self, Refusal};
+use crate::recipe::{self, FetchContext, Refusal};
 use crate::shard::Found;
 use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
@@ -48,7 +48,7 @@ impl Throttle {
         let place = self.lane(&found.lane);
         let in_hand = if found.all {
             let flying = self.flights.values().filter(|flight| flight.lane == place).count();
-            let decided = self.decided.iter().chain(self.writing.iter().flatten());
+            let decided = self.decided_or_asking();
             let decided = decided.filter(|decided| decided.lane == place).count();
             (flying + decided) as u64
         } else {
@@ -68,11 +68,7 @@ impl Throttle {
     pub(super) fn has(&self, seq: Seq) -> bool {
         self.shard.is_leaving(seq)
             || self.flights.values().any(|flight| flight.item.seq == seq)
-            || self
-                .decided
-                .iter()
-                .chain(self.writing.iter().flatten())
-                .any(|decided| decided.candidate.item.seq == seq)
+            || self.decided_or_asking().any(|decided| decided.candidate.item.seq == seq)
             || self.lanes.iter().any(|lane| lane.has(seq))
     }
 
@@ -142,6 +138,19 @@ impl Throttle {
                 return;
             }
         };
+        let api = &self.platform.apis[usize::from(self.lanes[place].api)];
+        let context = FetchContext {
+            account: &lane.account.account,
+            id: &accepted.id,
+            params: &accepted.fetch.params,
+        };
+        let budgets = match recipe::budgets(&self.platform, api, &context) {
+            Ok(budgets) => budgets,
+            Err(refusal) => {
+                self.refuse(lane, row, refusal, ctx);
+                return;
+            }
+        };
         let item = Rc::new(Item {
             lane,
             seq: row.seq,
@@ -149,6 +158,7 @@ impl Throttle {
             queued_at: row.queued_at,
             id: accepted.id,
             fetch: accepted.fetch,
+            budgets,
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
@@ -193,6 +203,7 @@ impl Throttle {
             queued_at: row.queued_at,
             id: known.id.clone().unwrap_or_default(),
             fetch: known,
+            budgets: Box::default(),
         });
         let place = self.lane(&item.lane);
         let api = self.lanes[place].api;

@@ -22,6 +22,8 @@ impl Throttle {
             return;
         };
         self.meters = self.shard.meters_of(&platform.name);
+        self.stop_asking();
+        self.in_line.clear();
         if self.go_by_limits(platform, now) && !self.gate.is_empty() {
             // What a limit of a new name took over is in no record yet; it is before the account rests.
             self.stale = true;
@@ -32,6 +34,7 @@ impl Throttle {
                 None => self.close(place, now),
             }
         }
+        self.budgets_anew();
     }
 
     /// Puts another platform in the place of the one that the gate goes by. True if its limits or the numbers of its
@@ -61,6 +64,7 @@ impl Throttle {
 
     /// Takes back the permits that were decided and not handed on: they are decided anew.
     fn withdraw(&mut self) {
+        self.stop_asking();
         let mut batch = match &mut self.writing {
             // The record is on its way; whatever it says of them errs to the safe side.
             Some(writing) => std::mem::take(writing),

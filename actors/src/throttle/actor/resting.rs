@@ -28,6 +28,7 @@ impl Throttle {
     pub(super) fn try_rest(&mut self, now: At, ctx: &mut Context<Self>) -> bool {
         let quiet = self.flights.is_empty()
             && self.decided.is_empty()
+            && self.asking.is_empty()
             && self.writing.is_none()
             && self.busy == 0
             && self.fence == Fence::Holds
@@ -122,7 +123,7 @@ impl Throttle {
             telemetry::waiting(&self.key, self.because.as_deref(), self.until, &self.shard.clock);
             self.told.clone_from(&self.because);
         }
-        let decided = self.decided.len() + self.writing.as_ref().map_or(0, Vec::len);
+        let decided = self.decided_or_asking().count();
         let waiting = self.lanes.iter().map(Lane::waiting).sum::<u64>() + decided as u64;
         let shown = Glance {
             waiting,

@@ -18,6 +18,7 @@ fn candidate(seq: u64, not_before: i64) -> Candidate {
         queued_at: Timestamp::UNIX_EPOCH,
         id: seq.to_string(),
         fetch: Fetch::default(),
+        budgets: Box::default(),
     };
     Candidate {
         item: Rc::new(item),

@@ -1,0 +1,779 @@
+//! The budget actor: owner of one budget's gate, record and line.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tollgate_gate::{At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
+
+use super::line::{Line, Turn, Waiter};
+use super::{Answer, Ask, Call, FromBudget, Given, Grant, Told, Whose};
+use crate::ids::Account;
+use crate::ledger::record::{Known, Record};
+use crate::ledger::{LedgerError, Stored, Writer};
+use crate::plan::Platform;
+use crate::recipe::BudgetKey;
+use crate::shard::BudgetDied;
+use crate::shard::context::Context as Shard;
+use crate::supervise::DeathNotice;
+use crate::telemetry;
+use crate::throttle::Usage;
+use crate::throttle::book;
+use crate::throttle::gate::Gate;
+
+/// How long a place is kept for an account that was called.
+pub(super) const TURN: Duration = Duration::from_millis(250);
+/// Most calls that one record is stored for.
+const BATCH_MAX: usize = 256;
+/// Most accounts in line; further ones ask again later.
+const LINE_MAX: usize = 100_000;
+/// When they do, and those who find no actor at all.
+const ASKS_AGAIN: Duration = Duration::from_secs(1);
+/// Between two tries of a ledger that does not answer, the first and the longest.
+const LEDGER_AGAIN: Duration = Duration::from_millis(250);
+const LEDGER_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// Whoever lost a race for the record waits so long, in milliseconds.
+const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
+/// A budget that nobody asked for so long ends; what it knows is in its record.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How the budget stands with its ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    /// The last record was confirmed.
+    Holds,
+    /// The last one was not stored; tried again after this time.
+    Away(Duration),
+    /// The one there may be another: read again.
+    Reads(Duration),
+}
+
+/// A place that is kept for an account that was called.
+#[derive(Debug)]
+struct Called {
+    account: Account,
+    id: PermitId,
+    turn: Turn,
+    until: At,
+}
+
+/// A call that is let through once its record is confirmed.
+#[derive(Debug)]
+struct Decided {
+    ask: Ask,
+    id: PermitId,
+    turn: Turn,
+}
+
+/// Owner of one budget.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    shard: Rc<Shard>,
+    key: BudgetKey,
+    limits: Arc<LimitSet>,
+    platform: Arc<Platform>,
+    incarnation: u64,
+    restarted: bool,
+    /// The record was read.
+    open: bool,
+    gate: Gate,
+    version: u64,
+    fence: Fence,
+    again: Option<SpawnHandle>,
+    last_given: u64,
+    seen: Vec<Known>,
+    /// The stored record speaks of calls in flight that are over.
+    stale: bool,
+    /// Who asked before the record was read.
+    early: VecDeque<Ask>,
+    line: Line,
+    /// Those who were not told until when they wait, because that was not known.
+    untold: bool,
+    called: Vec<Called>,
+    decided: Vec<Decided>,
+    writing: Option<Vec<Decided>>,
+    busy: usize,
+    timer: Option<(At, SpawnHandle)>,
+    handled: u64,
+    active_at: At,
+    usage: Usage,
+    settling: bool,
+    notice: DeathNotice,
+}
+
+/// Sent by the shard: a budget's mail, in the order it came.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Mail(pub(crate) super::What);
+
+/// Sent by the shard at the end of a drain: store what is known and end.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Settle;
+
+impl Budget {
+    pub(crate) fn new(
+        shard: Rc<Shard>,
+        key: BudgetKey,
+        platform: Arc<Platform>,
+        incarnation: u64,
+        restarted: bool,
+    ) -> Self {
+        let (told, record) = (Rc::clone(&shard), key.record().clone());
+        let notice = DeathNotice::new(move |reason| {
+            told.totals.restarts.add(1);
+            told.me().do_send(BudgetDied { record, incarnation, reason });
+        });
+        let now = shard.clock.now();
+        Self {
+            limits: Arc::clone(key.limits()),
+            shard,
+            key,
+            platform,
+            incarnation,
+            restarted,
+            open: false,
+            gate: Gate::default(),
+            version: 0,
+            fence: Fence::Holds,
+            again: None,
+            last_given: 0,
+            seen: Vec::new(),
+            stale: false,
+            early: VecDeque::new(),
+            line: Line::default(),
+            untold: false,
+            called: Vec::new(),
+            decided: Vec::new(),
+            writing: None,
+            busy: 0,
+            timer: None,
+            handled: 0,
+            active_at: now,
+            usage: Usage::default(),
+            settling: false,
+            notice,
+        }
+    }
+
+    fn now(&self) -> At {
+        self.shard.clock.now()
+    }
+
+    /// Calls of apis that no limit tells apart wait for the same.
+    fn class(&self, api: u16) -> u16 {
+        let apart = self.limits.limits().iter().any(|limit| limit.api.is_some());
+        if apart { api } else { 0 }
+    }
+
+    /// Calls whom the gate lets through, stores what was decided, sets the clock.
+    fn step(&mut self, ctx: &mut Context<Self>) {
+        if !self.open {
+            return;
+        }
+        self.shard.faults.budget(self.key.record());
+        let now = self.now();
+        self.gate.prune(&self.limits, now);
+        self.lapse(now);
+        self.call(now);
+        self.tell_untold(now);
+        self.write(ctx);
+        self.set_timer(now, ctx);
+        self.try_end(now, ctx);
+    }
+
+    /// Places that were kept long enough go to the next.
+    fn lapse(&mut self, now: At) {
+        let lapsed: Vec<Called> =
+            self.called.extract_if(.., |called| called.until <= now).collect();
+        for called in lapsed {
+            self.gate.give_back(&self.limits, called.id);
+            self.line.undo(&called.account, called.turn);
+        }
+    }
+
+    /// Calls those who are next for as long as the gate is open.
+    fn call(&mut self, now: At) {
+        self.serve(now, None);
+    }
+
+    /// Lets through who is next for as long as the gate is open. `asks`: that account is here; others are called.
+    fn serve(&mut self, now: At, mut asks: Option<Ask>) -> Option<Ask> {
+        if self.fence != Fence::Holds || self.settling {
+            return asks;
+        }
+        let mut closed = Vec::new();
+        while self.decided.len() < BATCH_MAX {
+            let Some((next, class)) = self.line.next(&closed) else { break };
+            let (account, call) = (next.whose.account.clone(), next.call.clone());
+            match self.decide(&call, now) {
+                Decision::Go => {}
+                Decision::WaitUntil { .. } => {
+                    closed.push(class);
+                    continue;
+                }
+                // Asked under limits that were others: whoever asked looks again, and holds up nobody.
+                Decision::Never { .. } => {
+                    if let Some(Waiter { whose, .. }) = self.line.leave(&account) {
+                        self.tell(whose, Answer::Turn);
+                    }
+                    continue;
+                }
+            }
+            let Some((waiter, turn)) = self.line.turn(&account, class) else { break };
+            let id = self.shard.permit_id();
+            self.take(id, &call, now);
+            match asks.take_if(|ask| ask.whose.account == account) {
+                Some(ask) => self.decided.push(Decided { ask, id, turn }),
+                None => self.call_one(waiter, id, turn, now),
+            }
+        }
+        asks
+    }
+
+    fn call_one(&mut self, waiter: Waiter, id: PermitId, turn: Turn, now: At) {
+        let account = waiter.whose.account.clone();
+        self.tell(waiter.whose, Answer::Turn);
+        let until = now.plus(Span::from(TURN));
+        self.called.push(Called { account, id, turn, until });
+    }
+
+    /// Says something to an account that waits.
+    fn tell(&self, whose: Whose, answer: Answer) {
+        whose.home.do_send(FromBudget {
+            whose: whose.account,
+            ix: whose.ix,
+            key: self.key.clone(),
+            to: None,
+            answer,
+        });
+    }
+
+    fn decide(&self, call: &Call, now: At) -> Decision {
+        call.with(&self.limits, |ask| self.gate.decide(&self.limits, ask, now))
+    }
+
+    fn take(&mut self, id: PermitId, call: &Call, now: At) {
+        call.with(&self.limits, |ask| self.gate.take(&self.limits, id, ask, now));
+    }
+
+    fn asked(&mut self, ask: Ask, ctx: &mut Context<Self>) {
+        self.active_at = self.now();
+        if !self.open {
+            if self.early.len() < LINE_MAX {
+                self.early.push_back(ask);
+            } else {
+                self.turn_away(ask, "room in its line");
+            }
+            return;
+        }
+        self.follow(&ask, ctx);
+        let now = self.now();
+        self.lapse(now);
+        let same = |called: &Called| called.account == ask.whose.account;
+        if let Some(place) = self.called.iter().position(same) {
+            let called = self.called.swap_remove(place);
+            self.gate.give_back(&self.limits, called.id);
+            let kept = self.fence == Fence::Holds && !self.settling;
+            // What comes need not be the call that the place was kept for.
+            if kept && self.decided.len() < BATCH_MAX && self.decide(&ask.call, now) == Decision::Go
+            {
+                self.take(called.id, &ask.call, now);
+                self.decided.push(Decided { ask, id: called.id, turn: called.turn });
+                return;
+            }
+            self.line.undo(&called.account, called.turn);
+        }
+        if self.line.len() >= LINE_MAX {
+            self.turn_away(ask, "room in its line");
+            return;
+        }
+        if let Decision::Never { because } = self.decide(&ask.call, now) {
+            self.line.leave(&ask.whose.account);
+            let name = self.gate.name(&self.limits, &because);
+            self.turn_away(ask, &name);
+            return;
+        }
+        let class = self.class(ask.call.api);
+        self.line.join(ask.whose.clone(), (ask.call.clone(), class), (ask.weight, ask.wants));
+        if let Some(ask) = self.serve(now, Some(ask)) {
+            let until = self.estimate(&ask.call, self.line.len() as u64, now);
+            let why = match self.fence {
+                Fence::Holds => self.why(&ask.call, now),
+                Fence::Away(_) | Fence::Reads(_) => "its ledger".into(),
+            };
+            self.untold |= until.is_none();
+            ask.wait(until, None, &why);
+        }
+    }
+
+    /// Tells those who wait until when, once that is known.
+    fn tell_untold(&mut self, now: At) {
+        if !self.untold || self.fence != Fence::Holds {
+            return;
+        }
+        let mut known = true;
+        for (before, Waiter { whose, call, .. }) in self.line.places() {
+            let Some(until) = self.estimate(call, before + 1, now) else {
+                known = false;
+                continue;
+            };
+            self.tell(whose.clone(), Answer::Until(until, self.why(call, now)));
+        }
+        self.untold = !known;
+    }
+
+    /// The limits as whoever asks knows them: others since the configuration was read again.
+    fn follow(&mut self, ask: &Ask, ctx: &mut Context<Self>) {
+        let key = &ask.call.key;
+        if key.generation() <= self.key.generation() {
+            return;
+        }
+        let now = self.now();
+        if let Some(platform) = self.shard.platform(key.platform()) {
+            self.platform = platform;
+        }
+        self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
+        let old = std::mem::replace(&mut self.limits, Arc::clone(key.limits()));
+        self.key = key.clone();
+        // What a limit of a new name took over is in no record yet.
+        self.stale |= old != self.limits && !self.gate.is_empty();
+        for note in self.gate.follow(&old, &self.limits, now) {
+            telemetry::ledger_note(self.key.record(), &note);
+        }
+        self.step(ctx);
+    }
+
+    fn turn_away(&self, ask: Ask, why: &str) {
+        let again = self.now().plus(Span::from(ASKS_AGAIN));
+        ask.wait(Some(again), Some(again), why);
+    }
+
+    /// What the budget waits for.
+    fn why(&self, call: &Call, now: At) -> Box<str> {
+        match self.decide(call, now) {
+            Decision::Go => "those before it".into(),
+            Decision::WaitUntil { because, .. } | Decision::Never { because } => {
+                self.gate.name(&self.limits, &because)
+            }
+        }
+    }
+
+    /// The earliest time of the last of so many turns: what the limits need for those before it.
+    fn estimate(&self, call: &Call, calls: u64, now: At) -> Option<At> {
+        let open = match self.decide(call, now) {
+            Decision::Go => now,
+            Decision::WaitUntil { at, .. } => at?,
+            Decision::Never { .. } => return None,
+        };
+        let limits = self.limits.limits().iter().enumerate();
+        let mine = limits.filter(|(_, limit)| limit.api.is_none_or(|only| only == call.api));
+        // As if those before it cost the same.
+        let needed = call.with(&self.limits, |ask| {
+            let units = |place| calls.saturating_mul(ask.cost(place).units.into());
+            mine.map(|(place, limit)| time_needed(limit.rule, units(place))).max()
+        });
+        Some(open.plus(needed.unwrap_or(Span::ZERO)))
+    }
+
+    fn write(&mut self, ctx: &mut Context<Self>) {
+        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
+            return;
+        }
+        self.writing = Some(std::mem::take(&mut self.decided));
+        self.store(ctx);
+    }
+
+    /// Stores a record of now, whatever it covers.
+    fn store(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
+        let permit = writing.fold(self.last_given, u64::max);
+        let own = Known { session: self.shard.ledger.session(), permit };
+        let record = Record {
+            config: self.shard.plan().hash.clone(),
+            gate: self.gate.encode(&self.limits, now),
+            known: book::known(own, &self.seen),
+            ..Record::default()
+        };
+        self.stale = !self.gate.in_flight().is_empty();
+        let key = self.key.record().clone();
+        let store = self.shard.ledger.store(key, self.version, record.encode());
+        self.spawn(ctx, store, Self::confirmed);
+    }
+
+    fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
+        let batch = self.writing.take().unwrap_or_default();
+        match answer {
+            Ok(version) => {
+                self.version = version;
+                self.fence = Fence::Holds;
+                let now = self.now();
+                for Decided { ask, id, .. } in batch {
+                    self.last_given = self.last_given.max(id.0);
+                    let usage = &mut self.usage;
+                    ask.call.with(&self.limits, |gate_ask| {
+                        usage.call(&self.limits, gate_ask.api, gate_ask.costs, now);
+                    });
+                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
+                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
+                    ask.grant(grant);
+                }
+            }
+            Err(error) => {
+                // A record before this one is still there, or this one after all.
+                self.stale = true;
+                let meanwhile = std::mem::take(&mut self.decided);
+                let wait = self.next_wait();
+                match &error {
+                    LedgerError::Unavailable(_) => {
+                        telemetry::ledger_away(self.key.record(), &error);
+                        self.fence = Fence::Away(wait);
+                        self.try_later(wait, ctx);
+                    }
+                    LedgerError::Unsure(_) => {
+                        telemetry::ledger_away(self.key.record(), &error);
+                        self.read_again(ctx);
+                    }
+                    LedgerError::Conflict => {
+                        telemetry::ledger_conflict(self.key.record());
+                        self.read_again(ctx);
+                    }
+                }
+                let now = self.now();
+                for Decided { ask, id, turn } in batch.into_iter().chain(meanwhile) {
+                    self.gate.give_back(&self.limits, id);
+                    self.line.undo(&ask.whose.account, turn);
+                    let class = self.class(ask.call.api);
+                    let turns = (ask.weight, ask.wants);
+                    self.line.join(ask.whose.clone(), (ask.call.clone(), class), turns);
+                    let until = self.estimate(&ask.call, self.line.len() as u64, now);
+                    self.untold |= until.is_none();
+                    ask.wait(until, None, "its ledger");
+                }
+            }
+        }
+        self.step(ctx);
+    }
+
+    fn next_wait(&self) -> Duration {
+        match self.fence {
+            Fence::Away(before) | Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
+            Fence::Holds => LEDGER_AGAIN,
+        }
+    }
+
+    fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if let Some(handle) = self.again.take() {
+            ctx.cancel_future(handle);
+        }
+        self.again = Some(ctx.run_later(wait, Self::ledger_again));
+    }
+
+    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
+        self.again = None;
+        match self.fence {
+            Fence::Holds => {}
+            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
+                self.try_later(wait, ctx);
+            }
+            Fence::Away(_) => {
+                // With nobody's call in it: quota is not asked for before the ledger takes records.
+                self.writing = Some(Vec::new());
+                self.store(ctx);
+            }
+            Fence::Reads(_) => self.read(ctx),
+        }
+    }
+
+    fn read_again(&mut self, ctx: &mut Context<Self>) {
+        self.fence = Fence::Reads(self.next_wait());
+        self.read(ctx);
+    }
+
+    /// Reads the record: the first time it is all that is known, later it is joined with what is.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        let wait = self.next_wait();
+        self.fence = Fence::Reads(wait);
+        if self.restarted && !self.open {
+            self.shard.ledger.doubt(self.key.record());
+        }
+        let load = self.shard.ledger.load(self.key.record().clone());
+        self.spawn(ctx, load, move |budget, answer, ctx| match answer {
+            Ok(stored) if budget.open => budget.rejoin(stored, ctx),
+            Ok(stored) => budget.adopt(stored, ctx),
+            Err(error) => {
+                telemetry::ledger_away(budget.key.record(), &error);
+                budget.try_later(wait, ctx);
+            }
+        });
+    }
+
+    fn adopt(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        if let Some(stored) = stored {
+            self.version = stored.version;
+            let since = now.minus(Span::from(stored.age));
+            self.adopt_record(&stored, since, now);
+        }
+        let running = self.adopt_running(now);
+        self.fence = Fence::Holds;
+        self.open = true;
+        if self.restarted {
+            telemetry::budget_restarted(&self.key, running);
+        }
+        for ask in std::mem::take(&mut self.early) {
+            self.asked(ask, ctx);
+        }
+        self.step(ctx);
+    }
+
+    fn adopt_record(&mut self, stored: &Stored, since: At, now: At) {
+        let key = self.key.record();
+        let bytes = &stored.record;
+        let Some(record) = book::decode(key, &mut self.gate, &self.limits, bytes, now) else {
+            return;
+        };
+        let own = self.shard.ledger.session();
+        self.last_given = record.knows(own);
+        book::see(&mut self.seen, &record.known, own);
+        let lost = book::lost(&self.platform, stored.writer, since, now);
+        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), lost);
+        self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
+        if stored.writer == Writer::Here {
+            let running = self.shard.given_by(key);
+            let over = self.gate.in_flight().into_iter();
+            for id in over.filter(|id| running.iter().all(|(given, _)| given != id)) {
+                self.gate.ended(&self.limits, id, now, Sent::Maybe);
+            }
+        }
+    }
+
+    /// Takes over the calls that outlived the last actor, and hears what they told meanwhile.
+    fn adopt_running(&mut self, now: At) -> usize {
+        let recorded = self.last_given;
+        let running = self.shard.given_by(self.key.record());
+        for (id, given) in &running {
+            let charged = id.0 <= recorded;
+            given.call.with(&self.limits, |ask| self.gate.adopt(*id, ask, charged));
+            self.last_given = self.last_given.max(id.0);
+            let told = [
+                given.written.map(Told::Written),
+                given.answered.map(Told::Answered),
+                given.came.map(Told::Came),
+                given.ended.map(|(at, sent)| Told::Ended(at, sent)),
+            ];
+            for told in told.into_iter().flatten() {
+                self.hear(*id, told, now);
+            }
+        }
+        running.len()
+    }
+
+    fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        self.version = stored.as_ref().map_or(0, |stored| stored.version);
+        self.stale = true;
+        let other = stored.filter(|stored| stored.writer != Writer::Here);
+        let Some(stored) = other else {
+            self.fence = Fence::Holds;
+            self.step(ctx);
+            return;
+        };
+        let since = now.minus(Span::from(stored.age));
+        let key = self.key.record();
+        let record = book::decode(key, &mut self.gate, &self.limits, &stored.record, now);
+        if let Some(record) = record {
+            let own = self.shard.ledger.session();
+            let lost = book::lost(&self.platform, stored.writer, since, now);
+            let known = record.knows(own) >= self.last_given;
+            let times = (since, now);
+            // Places that are kept were never handed on, nor are they in that record.
+            self.give_up_places();
+            let key = self.key.record();
+            book::join(key, &mut self.gate, &self.limits, &record, times, lost, known);
+            book::see(&mut self.seen, &record.known, own);
+        }
+        // Two that want the same budget take turns rather than race.
+        let pause = Duration::from_millis(fastrand::u64(YIELD_MS));
+        self.spawn(ctx, tokio::time::sleep(pause), |budget, (), ctx| {
+            budget.fence = Fence::Holds;
+            budget.step(ctx);
+        });
+    }
+
+    /// Those who were called are not expected any more; they ask again when they come.
+    fn give_up_places(&mut self) {
+        for called in std::mem::take(&mut self.called) {
+            self.gate.give_back(&self.limits, called.id);
+            self.line.undo(&called.account, called.turn);
+        }
+    }
+
+    fn hear(&mut self, id: PermitId, told: Told, now: At) {
+        match told {
+            Told::Written(at) => self.gate.written(&self.limits, id, at),
+            Told::Unwritten => self.gate.unwritten(id),
+            Told::Answered(at) => self.gate.answered(&self.limits, id, at),
+            Told::Came(came) => {
+                for (place, counts) in self.key.counts() {
+                    if let Some(units) = came.units(*counts) {
+                        self.gate.settle(&self.limits, id, *place, units, now);
+                    }
+                }
+            }
+            Told::Ended(at, sent) => self.gate.ended(&self.limits, id, at, sent),
+            Told::Unused => {
+                // Joined with another process's record it counts already, and is only over.
+                if !self.gate.give_back(&self.limits, id) {
+                    self.gate.ended(&self.limits, id, now, Sent::Never);
+                }
+            }
+            Told::Lost => {
+                // A stamp may have been taken back by somebody who is not heard of any more.
+                self.gate.unwritten(id);
+                self.gate.ended(&self.limits, id, now, Sent::Maybe);
+            }
+        }
+        if matches!(told, Told::Ended(..) | Told::Unused | Told::Lost) {
+            self.shard.given_over(self.key.record(), id);
+        }
+    }
+
+    fn left(&mut self, account: &Account) {
+        self.line.leave(account);
+        if let Some(place) = self.called.iter().position(|called| called.account == *account) {
+            let called = self.called.swap_remove(place);
+            self.gate.give_back(&self.limits, called.id);
+            self.line.undo(&called.account, called.turn);
+        }
+    }
+
+    /// When something is to be looked at: the gate opens for somebody, a place lapses, nobody came.
+    fn set_timer(&mut self, now: At, ctx: &mut Context<Self>) {
+        let lapses = self.called.iter().map(|called| called.until).min();
+        let mut opens: Option<At> = None;
+        let mut closed = Vec::new();
+        while self.fence == Fence::Holds
+            && let Some((next, class)) = self.line.next(&closed)
+        {
+            if let Decision::WaitUntil { at: Some(at), .. } = self.decide(&next.call, now) {
+                opens = Some(opens.map_or(at, |known| known.min(at)));
+            }
+            closed.push(class);
+        }
+        let idle = self.line.is_empty().then(|| self.active_at.plus(Span::from(IDLE)));
+        let idle = idle.filter(|at| *at > now);
+        let Some(wake) = [lapses, opens, idle].into_iter().flatten().min() else { return };
+        if self.timer.as_ref().is_some_and(|(at, _)| *at == wake) {
+            return;
+        }
+        if let Some((_, handle)) = self.timer.take() {
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.run_later(self.shard.clock.until(wake), |budget, ctx| {
+            budget.timer = None;
+            budget.step(ctx);
+        });
+        self.timer = Some((wake, handle));
+    }
+
+    /// Ends if nobody needs it: what it knows is in its record.
+    fn try_end(&mut self, now: At, ctx: &mut Context<Self>) {
+        if self.settling {
+            for waiter in self.line.drain() {
+                drop(waiter);
+            }
+            self.give_up_places();
+        }
+        let quiet = self.line.is_empty()
+            && self.called.is_empty()
+            && self.decided.is_empty()
+            && self.writing.is_none()
+            && self.busy == 0;
+        let idle = self.settling || self.active_at.plus(Span::from(IDLE)) <= now;
+        if !quiet || !idle || (!self.settling && !self.gate.in_flight().is_empty()) {
+            return;
+        }
+        if self.fence != Fence::Holds && !self.settling {
+            return;
+        }
+        self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
+        if self.stale && self.fence == Fence::Holds && self.gate.in_flight().is_empty() {
+            // Else the calls that it speaks of would count as lost when it is read again.
+            self.writing = Some(Vec::new());
+            self.store(ctx);
+            return;
+        }
+        if self.shard.budget_ends(self.key.record(), self.incarnation, self.handled) {
+            telemetry::budget_stopped(&self.key);
+            self.notice.expected();
+            ctx.stop();
+        }
+    }
+
+    fn spawn<F, T>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        future: F,
+        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
+    ) where
+        F: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        self.busy += 1;
+        ctx.spawn(future.into_actor(self).map(move |answer, budget, ctx| {
+            budget.busy -= 1;
+            then(budget, answer, ctx);
+        }));
+    }
+}
+
+impl Drop for Budget {
+    fn drop(&mut self) {
+        // Whoever waits in the line of an actor that died looks again, and asks the next one.
+        let waiting: Vec<Waiter> = self.line.drain().collect();
+        for Waiter { whose, .. } in waiting {
+            self.tell(whose, Answer::Turn);
+        }
+    }
+}
+
+impl Actor for Budget {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        telemetry::budget_started(&self.key);
+        self.read(ctx);
+    }
+}
+
+impl Handler<Mail> for Budget {
+    type Result = ();
+
+    fn handle(&mut self, Mail(what): Mail, ctx: &mut Self::Context) {
+        self.handled += 1;
+        match what {
+            super::What::Ask(ask) => self.asked(ask, ctx),
+            super::What::Leave(account) => self.left(&account),
+            super::What::Told(id, told) if self.open => {
+                let now = self.now();
+                self.hear(id, told, now);
+            }
+            // The shard has it: it is heard when the record was read.
+            super::What::Told(..) => {}
+        }
+        self.step(ctx);
+    }
+}
+
+impl Handler<Settle> for Budget {
+    type Result = ();
+
+    fn handle(&mut self, _: Settle, ctx: &mut Self::Context) {
+        self.settling = true;
+        self.step(ctx);
+    }
+}

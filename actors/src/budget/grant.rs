@@ -1,0 +1,100 @@
+//! Leave of a budget for one call, as a value that the call owns.
+
+use std::fmt;
+
+use actix::Addr;
+use tollgate_gate::{At, PermitId, Sent};
+
+use super::{ForBudget, What};
+use crate::collector::Outcome;
+use crate::recipe::BudgetKey;
+use crate::shard::Shard;
+use crate::throttle::came::Came;
+
+/// What became of a call, for the budgets that it counts in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Told {
+    /// It was written at that time.
+    Written(At),
+    /// When it was written is not known after all.
+    Unwritten,
+    /// Its answer began.
+    Answered(At),
+    /// What it cost is known as well as it will be. Before its end.
+    Came(Came),
+    /// It is over.
+    Ended(At, Sent),
+    /// It was never handed on: nothing was sent.
+    Unused,
+    /// Whoever held it is gone, and what became of it is not known.
+    Lost,
+}
+
+/// Leave of one budget for one call. Dropped unused it goes back; dropped without a word of its end, the
+/// call counts as one that may have been sent until now.
+pub(crate) struct Grant {
+    key: BudgetKey,
+    id: PermitId,
+    host: Addr<Shard>,
+    used: bool,
+    ended: bool,
+    /// The call is over, but what it cost is still to be settled.
+    over: Option<(At, Sent)>,
+}
+
+impl Grant {
+    pub(crate) fn new(key: BudgetKey, id: PermitId, host: Addr<Shard>) -> Self {
+        Self { key, id, host, used: false, ended: false, over: None }
+    }
+
+    /// Whose it is.
+    pub(crate) fn key(&self) -> &BudgetKey {
+        &self.key
+    }
+
+    /// The call goes to a collector: from here on it may be made.
+    pub(crate) fn hand_on(&mut self) {
+        self.used = true;
+    }
+
+    pub(crate) fn tell(&mut self, told: Told) {
+        match told {
+            // What it cost is known when the attempt is over, and has to be told before.
+            Told::Ended(at, sent) if !self.key.counts().is_empty() => self.over = Some((at, sent)),
+            told => {
+                self.ended |= matches!(told, Told::Ended(..));
+                self.send(told);
+            }
+        }
+    }
+
+    /// The attempt is over.
+    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+        if let Some((_, sent)) = self.over {
+            self.send(Told::Came(Came::of(outcome, Some(sent))));
+        }
+    }
+
+    fn send(&self, told: Told) {
+        let what = What::Told(self.id, told);
+        self.host.do_send(ForBudget { key: self.key.clone(), what });
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        if !self.used {
+            self.send(Told::Unused);
+        } else if let Some((at, sent)) = self.over {
+            self.send(Told::Ended(at, sent));
+        } else if !self.ended {
+            self.send(Told::Lost);
+        }
+    }
+}
+
+impl fmt::Debug for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Grant").field(&self.key).field(&self.id).finish()
+    }
+}

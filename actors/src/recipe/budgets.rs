@@ -1,0 +1,289 @@
+//! Which budgets a call counts in: the values of their keys, from the fetch and the platform's declaration.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tollgate_gate::{Cost, Limit, LimitSet};
+
+use super::build::RecipeScope;
+use super::{FetchContext, Refusal};
+use crate::codes::Code;
+use crate::costs::Counts;
+use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
+use crate::plan::{Api, Budget, Counted, Dim, Generation, Platform, Test, When};
+
+/// A budget that a call counts in: one value of the key of one of the platform's budgets, and what the call costs
+/// there. Cheap to clone.
+#[derive(Clone)]
+pub struct BudgetKey(Arc<Inner>);
+
+struct Inner {
+    record: AccountKey,
+    platform: Slug,
+    shown: Box<str>,
+    counted: Counted,
+    costs: Box<[Cost]>,
+    generation: Generation,
+}
+
+impl BudgetKey {
+    /// Under which the ledger keeps its record. Budgets are equal, and are asked in order, by it.
+    pub fn record(&self) -> &AccountKey {
+        &self.0.record
+    }
+
+    /// Whose it is.
+    pub fn platform(&self) -> &Slug {
+        &self.0.platform
+    }
+
+    /// The value of its key for people: `the platform`, `app main, region eu`.
+    pub fn shown(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// Which reading of the configuration it is of; later ones are greater.
+    pub fn generation(&self) -> Generation {
+        self.0.generation
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> &Arc<LimitSet> {
+        &self.0.counted.limits
+    }
+
+    /// What the call costs, by the places of the limits.
+    pub fn costs(&self) -> &[Cost] {
+        &self.0.costs
+    }
+
+    /// The same under other limits of this budget: what the call costs by limits of the same names.
+    pub(crate) fn costs_under(&self, limits: &LimitSet) -> Cow<'_, [Cost]> {
+        fn name<'l>(set: &'l LimitSet, limit: &'l Limit) -> (&'l str, Option<&'l str>) {
+            let api = limit.api.and_then(|api| set.apis().get(usize::from(api)));
+            (&limit.name, api.map(String::as_str))
+        }
+        let own = &*self.0.counted.limits;
+        if self.0.costs.is_empty() || std::ptr::eq(own, limits) {
+            return Cow::Borrowed(&self.0.costs);
+        }
+        let cost = |limit: &Limit| {
+            let mut known = own.limits().iter();
+            let place = known.position(|known| name(own, known) == name(limits, limit));
+            place.and_then(|place| self.0.costs.get(place)).copied().unwrap_or(Cost::ONE)
+        };
+        limits.limits().iter().map(cost).collect()
+    }
+
+    /// Which of its limits count what is known only after a call.
+    pub fn counts(&self) -> &[(usize, Counts)] {
+        &self.0.counted.costs.counts
+    }
+}
+
+impl PartialEq for BudgetKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.record == other.0.record
+    }
+}
+
+impl Eq for BudgetKey {}
+
+impl PartialOrd for BudgetKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BudgetKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.record.cmp(&other.0.record)
+    }
+}
+
+impl fmt::Debug for BudgetKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BudgetKey({})", self.0.record)
+    }
+}
+
+/// What would end a value of a key, or make it look cut.
+const IN_KEY: &AsciiSet = &CONTROLS.add(b'%').add(b',').add(b'=').add(b'?').add(b'~');
+/// Stands before the hash of a key that was cut.
+const CUT: char = '~';
+
+/// The budgets that a call of this fetch counts in, in the one order in which they are asked. A limit per
+/// parameter counts the calls that carry it. Where a call is free it does not count.
+///
+/// # Errors
+/// A template of the platform's `keys` or of a cost cannot be filled in.
+pub fn budgets(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+) -> Result<Box<[BudgetKey]>, Refusal> {
+    if platform.budgets.is_empty() {
+        return Ok(Box::default());
+    }
+    let number = platform.api(api.name.as_str()).map_or(0, |(number, _)| number);
+    let mut keys = Vec::new();
+    for budget in &platform.budgets {
+        let limits = budget.counted.limits.limits();
+        let counts = limits.iter().any(|l| l.api.is_none_or(|only| only == number));
+        if !counts || !holds(&budget.when, api, fetch) {
+            continue;
+        }
+        let Some(values) = values(platform, api, fetch, budget)? else { continue };
+        let counted = counted(platform, fetch.account, budget, &values);
+        let costs = counted.costs.of(&counted.limits, platform, number, fetch)?;
+        let counts = |(place, limit): (usize, &Limit)| {
+            let free = costs.get(place).is_some_and(|cost| cost.units == 0);
+            !free && limit.api.is_none_or(|only| only == number)
+        };
+        if counted.limits.limits().iter().enumerate().any(counts) {
+            keys.push(key(platform, budget, &values, counted.clone(), costs.into()));
+        }
+    }
+    keys.sort_unstable();
+    Ok(keys.into())
+}
+
+/// The values of a budget's key; nothing if the fetch lacks a parameter of it.
+fn values(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    budget: &Budget,
+) -> Result<Option<Vec<String>>, Refusal> {
+    let mut values = Vec::with_capacity(budget.dims.len());
+    for dim in &budget.dims {
+        values.push(match dim {
+            Dim::Account => fetch.account.to_string(),
+            Dim::Api => api.name.to_string(),
+            Dim::Platform => platform.name.to_string(),
+            Dim::Param(name) => match param(api, fetch, name) {
+                Some(value) => plain(value),
+                None => return Ok(None),
+            },
+            dim => {
+                let declared = platform.keys.iter().find(|(known, _)| known == dim);
+                let (_, template) = declared.expect("checked with the configuration");
+                let text = template.render(&RecipeScope { platform, api, fetch })?;
+                if text.is_empty() {
+                    let reason = format!("`keys.{dim}` is empty for this fetch");
+                    return Err(Refusal::new(Code::BadParameter, reason));
+                }
+                text
+            }
+        });
+    }
+    Ok(Some(values))
+}
+
+/// The limits of that value of a budget's key, for calls of this account.
+fn counted<'b>(
+    platform: &Platform,
+    account: &Account,
+    budget: &'b Budget,
+    values: &[String],
+) -> &'b Counted {
+    let special = budget.special.of(&values.join("/"), platform.tiers.name_of(account));
+    special.unwrap_or(&budget.counted)
+}
+
+fn key(
+    platform: &Platform,
+    budget: &Budget,
+    values: &[String],
+    counted: Counted,
+    costs: Box<[Cost]>,
+) -> BudgetKey {
+    let mut text = String::new();
+    let mut shown = String::new();
+    for (dim, value) in budget.dims.iter().zip(values) {
+        let comma = if text.is_empty() { "" } else { "," };
+        let encoded = utf8_percent_encode(value, IN_KEY);
+        write!(text, "{comma}{dim}={encoded}").expect("a String takes all");
+        let comma = if shown.is_empty() { "" } else { ", " };
+        if *dim == Dim::Platform {
+            write!(shown, "{comma}the platform").expect("a String takes all");
+        } else {
+            write!(shown, "{comma}{dim} {}", crate::ids::preview(value))
+                .expect("a String takes all");
+        }
+    }
+    if !budget.when.always() {
+        // Two budgets of one key differ by what they count.
+        let digest = format!("{:x}", Sha256::digest(&budget.id));
+        text.push('?');
+        text.extend(digest.chars().take(16));
+    }
+    if text.len() > ACCOUNT_BYTES_MAX {
+        let digest = format!("{:x}", Sha256::digest(&text));
+        let mut end = ACCOUNT_BYTES_MAX - digest.len() - 1;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push(CUT);
+        text.push_str(&digest);
+    }
+    let record = AccountKey {
+        platform: Slug::of_budgets(&platform.name),
+        account: Account::new(&text).expect("neither empty nor longer than a name may be"),
+    };
+    let (generation, platform) = (platform.generation, platform.name.clone());
+    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), counted, costs, generation }))
+}
+
+/// Whether a budget counts calls of this fetch.
+fn holds(when: &When, api: &Api, fetch: &FetchContext<'_>) -> bool {
+    let of_api = when.apis.is_empty() || when.apis.contains(&api.name);
+    of_api && when.params.iter().all(|(name, test)| test_holds(test, param(api, fetch, name)))
+}
+
+fn param<'a>(api: &'a Api, fetch: &FetchContext<'a>, name: &str) -> Option<&'a Value> {
+    let value = fetch.params.get(name).or_else(|| api.params.defaults.get(name));
+    value.filter(|value| !value.is_null())
+}
+
+fn test_holds(test: &Test, value: Option<&Value>) -> bool {
+    let Some(value) = value else { return *test == Test::Absent };
+    match test {
+        Test::Present => true,
+        Test::Absent => false,
+        Test::One => count(value) == 1,
+        Test::Several => count(value) > 1,
+        Test::Is(texts) => texts.contains(&plain(value)),
+        Test::Between(min, max) => {
+            let number = match value {
+                Value::Number(number) => number.as_i64(),
+                Value::String(text) => text.trim().parse().ok(),
+                _ => None,
+            };
+            // What is no number counts everywhere: else it would pass all ranges uncounted.
+            number.is_none_or(|n| min.is_none_or(|min| n >= min) && max.is_none_or(|max| n <= max))
+        }
+    }
+}
+
+/// How many values a parameter has: the items of a list, the parts between commas of a text.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => items.len(),
+        Value::String(text) => text.split(',').count(),
+        _ => 1,
+    }
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
