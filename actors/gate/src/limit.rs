@@ -91,7 +91,8 @@ pub enum Rule {
     /// At most `max` units in a window that the first call opens and that ends `window` later; the next call
     /// opens the next one; 1 ms to 366 days. As long as it is not known when a window ended, and for ever
     /// after a restart until the account was quiet for one window, it counts like [`Rule::Sliding`], which is
-    /// stricter.
+    /// stricter. A call that was answered is taken to have been counted: one that the provider did not count
+    /// opened no window there, and then this opens too early; [`Rule::Sliding`] does not.
     FirstUse {
         /// Most units in a window.
         max: NonZeroU32,
