@@ -3,8 +3,8 @@
 //! Providers say how much is left, when more is allowed and that too much was asked for in as many ways as
 //! there are providers. A platform or an api therefore declares where to look ([`Observe`]) and what a refusal
 //! looks like ([`Over`]); [`Rules::read`] applies them to one answer and returns [`Facts`]. What follows from
-//! them is the throttle actor's: they lower what is left of a limit, or hold a scope for a while, and never
-//! open anything.
+//! them is the throttle actor's: they lower what is left of a limit, or hold a scope for a while. All they may open is
+//! a window of the first call, by telling when it ends.
 
 mod drift;
 mod json;
