@@ -26,7 +26,7 @@ auth = { bearer = "hunter2-inline" }
 zero = { per = ["account"], max = 0, in = "1s" }
 day = { per = ["account"], max = 5, in = "1d" }
 bare = { per = ["account"], every = 5 }
-rate = { per = ["platform"], rate = "50/s", burst = 100 }
+rate = { per = ["account"], rate = "50", burst = 100 }
 
 [platforms.p.apis.report]
 pth = "v1"
@@ -86,7 +86,7 @@ fn check_lists_every_mistake_at_once_with_code_key_and_line() {
         ("TG0009", "platforms.p.limits.zero.max", "zero"),
         ("TG0008", "platforms.p.limits.day.in", "day"),
         ("TG0007", "platforms.p.limits.bare.every", "bare"),
-        ("TG0016", "platforms.p.limits.rate.per", "rate"),
+        ("TG0006", "platforms.p.limits.rate.rate", "rate"),
         ("TG0003", "platforms.p.apis.report.pth", "pth"),
         ("TG0004", "platforms.p.apis.report.path", "[platforms.p.apis"),
         ("TG0011", "platforms.p.apis.report.query.date", "query"),
