@@ -86,7 +86,8 @@ fn a_refusal_of_the_platform_stops_all_its_accounts() {
     };
     let emulator = Emulator::start(profile).unwrap();
     let config = Config::of(&emulator)
-        .collect("concurrency = 1")
+        // Another shard hears of it a moment later.
+        .collect("concurrency = 1\nshards = 1")
         .platform(r#"over = [{ body = "code", is = 40100, wait = "2s", scope = "platform" }]"#)
         .limit(r#"one = { per = ["account"], concurrent = 1 }"#)
         .report();
