@@ -151,10 +151,11 @@ fn two_nodes_with_the_same_budget_by_mistake_keep_it() {
         let (calls, refused) = emulator.counts();
         println!("calls {calls}, done {} and {}, {:?}", one.done(), two.done(), emulator.score());
         assert_eq!(refused, 0);
-        // Each takes the other's record for one of calls that may be on their way: exact, and slow.
+        // Each takes the other's record for one of calls that may be on their way: exact, and slow, and one may
+        // have all of it as long as nobody owns the budget.
         assert!(calls >= 60, "{calls}");
+        assert!(one.done() + two.done() > 0, "{} and {}", one.done(), two.done());
         for running in [&one, &two] {
-            assert!(running.done() > 0, "{} and {}", one.done(), two.done());
             assert_eq!(running.node.totals().restarts.get(), 0);
         }
         one.node.drain(secs(1)).await;
