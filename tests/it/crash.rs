@@ -261,8 +261,8 @@ fn what_a_killed_process_left_half_written_is_swept_by_the_next_run() {
     // The sweep goes on while the run does, and ends with it: a short one may leave it to the next.
     for count in [40, 80, 160, 320] {
         dir.run(&reports(&accounts, count)).exits(0);
-        dir.assert_reports(&accounts, count);
         if !dir.files("data").contains(&half) {
+            dir.assert_reports(&accounts, count);
             return;
         }
     }
