@@ -21,6 +21,8 @@ use crate::telemetry::PlatformMeters;
 
 pub mod actor;
 mod attempt;
+mod judging;
+mod landing;
 mod peek;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};

@@ -54,7 +54,8 @@ async fn call(
     if !account.is_empty() {
         headers.insert("x-account", HeaderValue::from_str(account).unwrap());
     }
-    let request = Request { url: url.parse().unwrap(), headers };
+    let request =
+        Request { method: http::Method::GET, url: url.parse().unwrap(), headers, body: None };
     let bounds = CallBounds { timeouts, write_by: clock.now().plus(Span::from(write_by)) };
     let words = Rc::new(RefCell::new(Vec::new()));
     let heard = Rc::clone(&words);

@@ -170,8 +170,9 @@ fn told(error: &reqwest::Error) -> CallError {
 
 impl From<Request> for reqwest::Request {
     fn from(request: Request) -> Self {
-        let mut call = Self::new(reqwest::Method::GET, request.url);
+        let mut call = Self::new(request.method, request.url);
         *call.headers_mut() = request.headers;
+        *call.body_mut() = request.body.map(Into::into);
         // What the sink undoes; a recipe that asks for something else is followed.
         let encodings = HeaderValue::from_static("gzip, deflate");
         call.headers_mut().entry(ACCEPT_ENCODING).or_insert(encodings);

@@ -1,7 +1,8 @@
 //! A fetch becomes a request: URL and headers, checked.
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
@@ -31,13 +32,17 @@ pub struct FetchContext<'a> {
     pub params: &'a Map<String, Value>,
 }
 
-/// What to send: a GET.
+/// What to send.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// How.
+    pub method: Method,
     /// Where to. Its host is declared.
     pub url: Url,
     /// With which headers; secret ones are marked sensitive.
     pub headers: HeaderMap,
+    /// With what after them.
+    pub body: Option<Bytes>,
 }
 
 /// What a recipe's templates may name.
@@ -84,7 +89,7 @@ pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result
         };
         headers.insert(name, value);
     }
-    Ok(Request { url, headers })
+    Ok(Request { method: Method::GET, url, headers, body: None })
 }
 
 /// Fills in one template of an api, as it stands.

@@ -1,0 +1,240 @@
+//! A good answer goes into the store, its manifest after it, its fetch out of the queue.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
+use object_store::path::Path;
+use tokio::time::Instant;
+use tollgate_gate::Sent;
+use tollgate_protos::{Done, Manifest, Object};
+
+use super::attempt::{Attempt, finish_until_confirmed};
+use super::{Again, Item, LastAnswer, Outcome};
+use crate::codes::Code;
+use crate::http::{Answer, classify};
+use crate::plan::{Api, Compression, Format, Plan, Platform};
+use crate::queue::Ending;
+use crate::recipe::{self, KeyContext, Refusal};
+use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored};
+
+/// Least time before another call for a body that the store refused: until then it is known whether it takes
+/// others.
+const REFUSED_AGAIN: Duration = Duration::from_secs(1);
+
+impl Attempt<'_> {
+    pub(super) async fn store(&self, answer: Answer) -> Outcome {
+        let Answer { status, headers, mut body } = answer;
+        let last = LastAnswer { status: Some(status), ..LastAnswer::default() };
+        let decode = match decode_of(&headers) {
+            Ok(decode) => decode,
+            Err(encoding) => {
+                self.permit.call_ended(Sent::Maybe);
+                return Outcome::Dead {
+                    code: Code::BadEncoding,
+                    reason: format!(
+                        "the answer is encoded as `{encoding}`, which was not asked for"
+                    ),
+                    last,
+                };
+            }
+        };
+        let plan = self.shard.plan();
+        let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
+        let key = match object_key(&plan, self.platform, self.api, self.item, &extension) {
+            Ok(key) => key,
+            Err(refusal) => {
+                self.permit.call_ended(Sent::Maybe);
+                return Outcome::Dead { code: refusal.code, reason: refusal.reason, last };
+            }
+        };
+        let manifest_key = recipe::manifest_key(&key);
+        let options = SinkOptions {
+            codec: codec(plan.store.compression),
+            decode,
+            body_bytes_max: plan.collect.body_bytes_max,
+            expand_max: EXPAND_MAX,
+        };
+        let mut sink = self.shard.store.sink(key, options);
+        while let Some(piece) = body.next().await {
+            let written = match piece {
+                Ok(piece) => sink.write(piece).await,
+                Err(error) => {
+                    self.permit.call_ended(Sent::Maybe);
+                    sink.abort().await;
+                    let last = LastAnswer { flaw: Some(Code::AnswerBroken), ..last };
+                    return Self::failed(&error, last);
+                }
+            };
+            if let Err(error) = written {
+                self.permit.call_ended(Sent::Maybe);
+                sink.abort().await;
+                return self.unstored(&error, last);
+            }
+        }
+        drop(body);
+        self.permit.call_ended(Sent::Maybe);
+        if let Some(place) = self.shard.landing()
+            && sink.is_held()
+        {
+            // Nothing is left to do but to store it: the next call need not wait for a slow store.
+            self.slot.replace(place);
+        }
+        let mut done = None;
+        let manifest = |stored: &Stored| {
+            let made = self.done(status, stored);
+            let manifest = self.manifest(&made);
+            done = Some(made);
+            Some((manifest_key, manifest))
+        };
+        let ended = Instant::now();
+        let finished = sink.finish_and(manifest).await;
+        self.meters.store_finished(ended.elapsed());
+        let stored = match finished {
+            Ok(stored) => stored,
+            Err(error) => return self.unstored(&error, last),
+        };
+        let done = done.expect("whoever stored the object has told of it");
+        // From here on it is done.
+        let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
+        finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+        Outcome::Done { bytes: stored.bytes, objects: 1 }
+    }
+
+    fn done(&self, status: u16, stored: &Stored) -> Done {
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let waited = waited.duration_since(self.item.queued_at);
+        let object = Object {
+            key: stored.key.to_string(),
+            bytes: stored.bytes,
+            sha256: stored.sha256.clone(),
+            stored_bytes: stored.stored_bytes,
+        };
+        Done {
+            id: self.item.id.clone(),
+            seq: self.item.origin.0,
+            objects: vec![object],
+            http_status: status,
+            attempts: self.calls,
+            pages: 1,
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
+            fetched_at: self.shard.clock.wall(),
+            labels: self.item.fetch.labels.clone(),
+        }
+    }
+
+    fn manifest(&self, done: &Done) -> Bytes {
+        let lane = &self.item.lane;
+        let manifest = Manifest {
+            version: 1,
+            queue: self.shard.queue.name().to_string(),
+            platform: lane.account.platform.to_string(),
+            account: lane.account.account.to_string(),
+            api: lane.api.to_string(),
+            params: self.item.fetch.params.clone(),
+            done: done.clone(),
+        };
+        let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
+        text.push(b'\n');
+        text.into()
+    }
+
+    fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
+        let reason = error.to_string();
+        let code = match error {
+            SinkError::TooLarge { .. } => Code::BodyTooLarge,
+            SinkError::Bomb { .. } => Code::BodyExpandsTooMuch,
+            SinkError::Encoding { .. } => {
+                let last = LastAnswer { flaw: Some(Code::BadEncoding), ..last };
+                return Outcome::Again { kind: Again::Transient, after: None, reason, last };
+            }
+            SinkError::Store { kind, source, .. } => {
+                let reason = format!("{reason}: {source}");
+                let after = match kind {
+                    StoreErrorKind::Full | StoreErrorKind::Away => {
+                        self.shard.store_failed(&reason);
+                        None
+                    }
+                    StoreErrorKind::Denied | StoreErrorKind::Other => {
+                        self.shard.store_refused();
+                        Some(REFUSED_AGAIN)
+                    }
+                };
+                return Outcome::Again { kind: Again::StoreAway, after, reason, last };
+            }
+        };
+        Outcome::Dead { code, reason, last }
+    }
+}
+
+/// Where the first page of a fetch goes.
+pub(super) fn object_key(
+    plan: &Plan,
+    platform: &Platform,
+    api: &Api,
+    item: &Item,
+    ext: &str,
+) -> Result<Path, Refusal> {
+    let context = KeyContext {
+        platform,
+        api,
+        account: &item.lane.account.account,
+        id: &item.id,
+        params: &item.fetch.params,
+        queued_at: item.queued_at,
+        page: 1,
+        ext,
+    };
+    recipe::object_key(&plan.store, &context)
+}
+
+fn codec(compression: Compression) -> Codec {
+    match compression {
+        Compression::None => Codec::None,
+        Compression::Gzip => Codec::Gzip,
+        Compression::Zstd => Codec::Zstd,
+    }
+}
+
+/// What has to be undone before the body is what it says it is.
+pub(super) fn decode_of(headers: &HeaderMap) -> Result<Decode, String> {
+    let mut codings = headers.get_all(CONTENT_ENCODING).iter();
+    let (Some(coding), None) = (codings.next(), codings.next()) else {
+        return if headers.contains_key(CONTENT_ENCODING) {
+            Err("several codings".into())
+        } else {
+            Ok(Decode::Identity)
+        };
+    };
+    let coding = coding.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+    match coding.as_str() {
+        "" | "identity" => Ok(Decode::Identity),
+        "gzip" | "x-gzip" => Ok(Decode::Gzip),
+        "deflate" => Ok(Decode::Deflate),
+        _ => Err(crate::ids::preview(&coding)),
+    }
+}
+
+/// What an object's key ends in.
+fn extension(format: Format, headers: &HeaderMap, suffix: &str) -> String {
+    let base = match format {
+        Format::Json => "json",
+        Format::Csv => "csv",
+        Format::Text => "txt",
+        Format::Html => "html",
+        Format::Binary => "bin",
+        Format::Auto => match classify::content_type(headers).as_deref() {
+            Some("application/json" | "text/json") => "json",
+            Some(kind) if kind.ends_with("+json") => "json",
+            Some("application/x-ndjson" | "application/jsonl") => "jsonl",
+            Some("text/csv" | "application/csv") => "csv",
+            Some("text/tab-separated-values") => "tsv",
+            Some("text/xml" | "application/xml") => "xml",
+            Some(kind) if kind.starts_with("text/") => "txt",
+            _ => "bin",
+        },
+    };
+    format!("{base}{suffix}")
+}
