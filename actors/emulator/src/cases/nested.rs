@@ -203,11 +203,16 @@ impl Case for Nested {
         let mark = format!("most calls in the first {} ms of a day", HERD.as_millis());
         marks.push(Mark::at_most(mark, most, herd));
         if !self.odd_refused.is_empty() {
-            let alone = self.odd_refused.iter().map(|from| {
+            // How full the second behind each moment of a hold is, on average.
+            let full = |from: &Duration| {
                 let until = *from + ODD_WAIT;
-                self.siblings.iter().filter(|at| (*from..until).contains(*at)).count() as f64
-            });
-            let got = alone.fold(f64::INFINITY, f64::min);
+                let counted = self.siblings.iter().map(|at| {
+                    let (first, last) = ((*at).max(*from), (*at + SECOND).min(until));
+                    last.saturating_sub(first).as_secs_f64()
+                });
+                counted.sum::<f64>() / SECOND.as_secs_f64()
+            };
+            let got = self.odd_refused.iter().map(full).fold(f64::INFINITY, f64::min);
             let names = self.sibling_names.len() as f64;
             let fair = APPS[0].1[0] as f64 * ODD_WAIT.as_secs_f64() * names / (names + 1.0);
             let mark = "share of their turns that siblings have while 40133 holds one account";

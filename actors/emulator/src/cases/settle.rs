@@ -37,8 +37,11 @@ pub const SHARED: &str = "shared";
 /// The account that meets the storm.
 pub const STORMY: &str = "stormy";
 
-/// When every answer to it is a 500.
-const STORM: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(5));
+/// From which of its calls on every answer to it is a 500, and for how long.
+const STORM: (u64, Duration) = (12, Duration::from_secs(10));
+/// Answers are heard by then, and what somebody else did before is known.
+const HEARD: Duration = Duration::from_millis(500);
+const TOLD: Duration = Duration::from_secs(1);
 /// How often somebody else calls, and how long they keep one pace.
 const RIVAL_STEP: Duration = Duration::from_millis(100);
 const RIVAL_TURN: Duration = Duration::from_secs(4);
@@ -69,8 +72,9 @@ struct Account {
     /// Bytes beyond the quota at the worst moment, and beyond what the reserve leaves.
     overshoot: u64,
     beyond_reserve: u64,
-    /// Calls that came while only the reserve was left.
+    /// Calls that came while all that could be known left only the reserve.
     begun_in_reserve: u64,
+    storm_until: Option<Duration>,
     errors: Sliding,
     most_errors: u64,
     closed_until: Option<Duration>,
@@ -82,6 +86,13 @@ impl Account {
             self.charged.pop_front();
         }
         self.charged.iter().map(|(_, bytes, _)| bytes).sum()
+    }
+
+    /// What of it a caller knows that hears every answer.
+    fn known(&self, at: Duration) -> u64 {
+        let is_known =
+            |(from, _, own): &&(Duration, u64, bool)| *from + if *own { HEARD } else { TOLD } <= at;
+        self.charged.iter().filter(is_known).map(|(_, bytes, _)| bytes).sum()
     }
 }
 
@@ -140,7 +151,10 @@ impl Case for Settle {
             let body = serde_json::json!({ "error": { "status": "RESOURCE_EXHAUSTED" } });
             return Reply::refused(429, &body).tells("x-quota-remaining", 0);
         }
-        if call.account == STORMY && (STORM.0..STORM.1).contains(&at) {
+        if call.account == STORMY && account.calls == STORM.0 {
+            account.storm_until = Some(at + STORM.1);
+        }
+        if account.storm_until.is_some_and(|until| until > at) {
             account.errors.early(usize::MAX, WINDOW, at);
             account.errors.count(at);
             let errors = account.errors.calls.len() as u64;
@@ -151,7 +165,7 @@ impl Case for Settle {
             let body = serde_json::json!({ "error": { "status": "INTERNAL" } }).to_string();
             return Reply { status: 500, body, ..Reply::default() };
         }
-        if used >= MAX * (100 - RESERVE) / 100 {
+        if account.known(at) >= MAX * (100 - RESERVE) / 100 + GUESS {
             account.begun_in_reserve += 1;
         }
         let cost = Self::cost(call.luck);
@@ -199,7 +213,11 @@ impl Case for Settle {
         let mark = "calls with nothing left of the quota, or of the error budget";
         marks.insert(0, Mark::unviolated(mark, &self.log, seen));
         let begun: u64 = all().map(|account| account.begun_in_reserve).sum();
-        marks.push(Mark::at_most("calls begun when only the reserve was left", 0, begun));
+        marks.push(Mark::at_most(
+            "calls begun when all that was told left less than the reserve by a guess",
+            0,
+            begun,
+        ));
         let beyond = all().map(|account| account.beyond_reserve).max().unwrap_or(0);
         let mark = "bytes of the reserve used: the guessed cost of what was in flight";
         marks.push(Mark::at_most(mark, in_flight, beyond));

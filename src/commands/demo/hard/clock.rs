@@ -49,6 +49,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
                 "[platforms.{place}]\n\
                  base_url = \"{base}{place}/\"\n\
                  headers = {{ X-Account = \"{{account}}\" }}\n\
+                 lost_call = \"1s\"\n\
                  over = [{{ status = 403, body = \"error.code\", is = \"daily_limit\", hits = \"day\", wait = \"boundary\", jitter = \"100ms\" }}]\n\n\
                  [platforms.{place}.limits]\n\
                  day = {{ per = [\"account\"], max = {max}, in = \"{day}s\", resets = \"00:00 {zone}\", reset_slack = \"{slack}ms\" }}\n\

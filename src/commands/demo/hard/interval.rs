@@ -41,6 +41,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
             "[platforms.interval]\n\
              base_url = \"{base}\"\n\
              headers = {{ X-Account = \"{{account}}\" }}\n\
+             lost_call = \"1s\"\n\
              keys = {{ app = \"main\" }}\n\
              guard = \"{guard_ms}ms\"\n\n\
              [platforms.interval.limits]\n\

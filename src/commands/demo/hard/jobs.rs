@@ -35,6 +35,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
             "[platforms.jobs]\n\
              base_url = \"{base}\"\n\
              headers = {{ X-Account = \"{{account}}\" }}\n\
+             lost_call = \"1s\"\n\
              keys = {{ app = \"main\" }}\n\
              observe = [{{ header = \"x-concurrent-job-limit\", as = \"limit\", limit = \"slots\" }}]\n\
              over = [{{ status = 429, body = \"error.code\", is = \"TOO_MANY_JOBS\", wait = \"{ttl}s\" }}]\n\n\

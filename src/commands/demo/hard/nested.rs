@@ -26,7 +26,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
     // A whole second, so that it can be said as a time of day.
     let now = Clock::new().wall();
     let day = i64::try_from(DAY.as_secs())?;
-    let midnight = Timestamp::from_second(now.as_second())?.checked_add((day + 1).seconds())?;
+    let midnight = Timestamp::from_second(now.as_second())?.checked_add(day.seconds())?;
     let micros = midnight.as_microsecond() - now.as_microsecond();
     let midnight_in = Duration::from_micros(u64::try_from(micros)?);
     let time = midnight.strftime("%H:%M:%S").to_string();
@@ -90,6 +90,7 @@ fn platforms(base: &str, time: &str, wrong: bool) -> String {
             "[platforms.{app}]\n\
              base_url = \"{base}{app}/\"\n\
              headers = {{ X-Account = \"{{account}}\" }}\n\
+             lost_call = \"1s\"\n\
              keys = {{ app = \"{app}\" }}\n\
              over = [\n  \
              {{ status = 200, body = \"code\", is = 40133, wait = \"{odd}s\" }},\n  \

@@ -55,6 +55,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
             "[platforms.score]\n\
              base_url = \"{base}\"\n\
              headers = {{ X-Account = \"{{account}}\" }}\n\
+             lost_call = \"1s\"\n\
              {percent}\
              over = [{{ status = 400, body = \"error.code\", is = [4, 17, 613], hits = \"points\", \
              wait = {{ header = \"x-usage\", path = \"*.*.estimated_time_to_regain_access\", unit = \"min\" }} }}]\n\n\

@@ -55,6 +55,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
             "[platforms.settle]\n\
              base_url = \"{base}\"\n\
              headers = {{ X-Account = \"{{account}}\" }}\n\
+             lost_call = \"1s\"\n\
              {observe}\n\
              over = [{{ status = 429, body = \"error.status\", is = \"RESOURCE_EXHAUSTED\", hits = \"bytes\", wait = \"boundary\", jitter = \"100ms\" }}]\n\n\
              [platforms.settle.limits]\n\
