@@ -34,6 +34,8 @@ mod settle;
 /// How often it is looked at the collector, and how often something is said.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const SAY_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked for an alarm, where one is answered.
+const MEND_EVERY: Duration = Duration::from_millis(200);
 /// A collector that has not ended after this time hangs, and fails its case.
 const TOGETHER_MAX: Duration = Duration::from_secs(110);
 /// Nothing arrives for so long before a collector is killed that is to be killed while it is quiet.
@@ -41,14 +43,19 @@ const QUIET: Duration = Duration::from_millis(700);
 /// Violations that are shown.
 const SHOWN_MAX: usize = 10;
 
+/// A part of a configuration, by where the provider listens.
+type Platforms = Box<dyn Fn(&str) -> String>;
+
 /// A case with all that its run needs.
 struct Set {
     case: Box<dyn Case>,
     /// What becomes of the platforms' part of the configuration once it is known where the provider listens.
-    platforms: Box<dyn Fn(&str) -> String>,
+    platforms: Platforms,
     /// More of the section `collect`.
     collect: &'static str,
     lives: Vec<Life>,
+    /// The same put right, for a collector that has told that what was declared is contradicted.
+    mended: Option<Platforms>,
     /// What is asked beside what the provider itself asks.
     beside: Box<dyn Fn(&Ran) -> anyhow::Result<Vec<Mark>>>,
 }
@@ -126,11 +133,13 @@ pub(super) fn run(args: &DemoArgs, case: HardCase) -> anyhow::Result<Exit> {
     fs::create_dir_all(&folder).with_context(|| format!("make {}", shown(&folder)))?;
     let provider = Hard::start(set.case, knobs).context("start the emulated platform")?;
     let config = folder.join("demo.toml");
-    let text = config_text(&folder, set.collect, &(set.platforms)(&provider.base_url()));
-    fs::write(&config, text).with_context(|| format!("write {}", shown(&config)))?;
+    let text = |of: &Platforms| config_text(&folder, set.collect, &of(&provider.base_url()));
+    fs::write(&config, text(&set.platforms))
+        .with_context(|| format!("write {}", shown(&config)))?;
+    let mended = set.mended.as_ref().map(text);
     say(format_args!("{name}: {}", case.about()));
     let log = folder.join("demo.log");
-    let ran = actix_rt::System::new().block_on(lives(&provider, &set.lives, &folder));
+    let ran = actix_rt::System::new().block_on(lives(&provider, &set.lives, mended, &folder));
     let Some((collected, kills, hung)) = ran? else { return Ok(Exit::Left) };
 
     let mut marks = provider.marks();
@@ -159,7 +168,7 @@ pub(super) fn run(args: &DemoArgs, case: HardCase) -> anyhow::Result<Exit> {
         calls,
         refused,
         violations,
-        first_violations: &first[..first.len().min(SHOWN_MAX)],
+        first_violations: &first,
         kills,
         collected,
         seconds: (provider.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
@@ -189,12 +198,14 @@ fn config_text(folder: &Path, collect: &str, platforms: &str) -> String {
 async fn lives(
     provider: &Hard,
     lives: &[Life],
+    mut mended: Option<String>,
     folder: &Path,
 ) -> anyhow::Result<Option<(Value, u64, bool)>> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut ended = signal(SignalKind::terminate())?;
     let started = Instant::now();
     let mut said_at = Instant::now();
+    let mut looked_at = Instant::now();
     let mut summary = Value::Null;
     let mut kills = 0;
     let mut hung = false;
@@ -226,6 +237,15 @@ async fn lives(
                 collector.kill()?;
                 kills += u64::from(killed);
                 break;
+            }
+            if mended.is_some() && looked_at.elapsed() >= MEND_EVERY {
+                looked_at = Instant::now();
+                if events(&folder.join("demo.log"))?.contains_key("limit_drift")
+                    && let Some(text) = mended.take()
+                {
+                    fs::write(folder.join("demo.toml"), text).context("mend the configuration")?;
+                    provider.note_mended();
+                }
             }
             if said_at.elapsed() >= SAY_EVERY {
                 said_at = Instant::now();
@@ -396,7 +416,7 @@ fn show(told: &Told<'_>, json: bool, log: &Path) -> anyhow::Result<()> {
     say(format_args!(
         "  {calls} calls, {refused} refused, {kills} kills, {seconds:.1} s, seed {seed}"
     ));
-    for violation in told.first_violations {
+    for violation in told.first_violations.iter().take(SHOWN_MAX) {
         let Violation { at_ms, account, rule, early_us } = violation;
         say(format_args!("  {at_ms} ms: {account} broke `{rule}`, early by {early_us} us"));
     }

@@ -27,6 +27,10 @@ pub const GAP: Duration = Duration::from_secs(1);
 pub const LONG_GAP: Duration = Duration::from_secs(2);
 /// The app's gap between two calls of several ids.
 pub const APP_GAP: Duration = Duration::from_millis(300);
+/// A changed configuration is read by then.
+const READ_WITHIN: Duration = Duration::from_secs(3);
+/// Refusals of one key, at most, until somebody has been told.
+const REFUSED_MAX: u64 = 5;
 /// What a caller is asked to use of the time that gaps and its guard leave.
 const LEAST: f64 = 0.95;
 
@@ -113,16 +117,15 @@ impl Interval {
         poked as u64
     }
 
-    /// Refused calls of the first and of the last half of the time behind the change.
-    fn halves(&self) -> (u64, u64) {
-        let from = self.tightens_at.unwrap_or_default();
-        let all = || self.keys.values().flatten();
-        let end = all().map(|came| came.at).max().unwrap_or_default().max(from);
-        let middle = from + (end - from) / 2;
-        let refused = |late: bool| {
-            all().filter(|came| came.refused && (came.at > middle) == late).count() as u64
-        };
-        (refused(false), refused(true))
+    /// Refused calls behind a moment.
+    fn refused_from(&self, from: Duration) -> u64 {
+        self.keys.values().flatten().filter(|came| came.refused && came.at >= from).count() as u64
+    }
+
+    /// The most refused calls of one key before a moment.
+    fn refused_until(&self, until: Duration) -> u64 {
+        let of = |came: &Vec<Came>| came.iter().filter(|c| c.refused && c.at < until).count();
+        self.keys.values().map(of).max().unwrap_or(0) as u64
     }
 }
 
@@ -167,7 +170,9 @@ impl Case for Interval {
                 Mark::part(used, LEAST, self.used(seen)),
             ];
         }
-        let (first, last) = self.halves();
+        // What is under way as the declaration is put right is let pass.
+        let mended = seen.mended.map(|at| at + READ_WITHIN + LONG_GAP);
+        let until = mended.unwrap_or(Duration::MAX);
         vec![
             Mark::new(
                 "refusals once the gap is longer than declared",
@@ -176,11 +181,19 @@ impl Case for Interval {
                 self.log.count > 0,
             ),
             Mark::at_most("refusals right behind a refusal, within one gap", 0, self.poked()),
+            Mark::at_most(
+                "refusals of one key until the alarm is answered by another declaration",
+                REFUSED_MAX,
+                self.refused_until(until),
+            ),
             Mark::new(
-                "refusals in the second half behind the change",
-                "fewer than in the first half",
-                format!("{last} after {first}"),
-                last < first,
+                "refusals from a gap behind that on, without a restart",
+                "none",
+                match mended {
+                    Some(from) => self.refused_from(from).to_string(),
+                    None => "there was no alarm".into(),
+                },
+                mended.is_some_and(|from| self.refused_from(from) == 0),
             ),
         ]
     }

@@ -111,6 +111,8 @@ impl Reply {
 pub struct Seen {
     /// When callers were killed.
     pub kills: Vec<Duration>,
+    /// When what was declared wrong was put right.
+    pub mended: Option<Duration>,
     /// Answers that were lost on the way, their calls counted.
     pub lost: u64,
     /// The emulator's own worst delay: arrivals are stamped this late at worst, so what is early by less may be

@@ -117,8 +117,8 @@ impl Settle {
             let part = most * (mix(seed ^ mix(turn)) % 1_001) as f64 / 1_000.0;
             let bytes = MAX as f64 * part * RIVAL_STEP.as_secs_f64() / WINDOW.as_secs_f64();
             let now = account.rival_at;
-            // They keep out of what is left to people, too.
-            if account.used(now) + bytes as u64 <= MAX * (100 - RESERVE) / 100 {
+            // The reserve is theirs.
+            if account.used(now) + bytes as u64 <= MAX {
                 account.others += bytes as u64;
                 account.charged.push_back((now, bytes as u64, false));
             }

@@ -50,6 +50,7 @@ struct Shared {
 struct State {
     case: Box<dyn Case>,
     kills: Vec<Duration>,
+    mended: Option<Duration>,
     lost: u64,
     last: Duration,
     /// What answers told, by account, the oldest first.
@@ -67,6 +68,7 @@ impl Hard {
         let state = State {
             case,
             kills: Vec::new(),
+            mended: None,
             lost: 0,
             last: Duration::ZERO,
             former: HashMap::new(),
@@ -114,11 +116,17 @@ impl Hard {
         self.shared.lock().kills.push(at);
     }
 
+    /// What was declared wrong is being put right now.
+    pub fn note_mended(&self) {
+        let at = self.elapsed();
+        self.shared.lock().mended = Some(at);
+    }
+
     /// What was asked and what was got so far.
     pub fn marks(&self) -> Vec<Mark> {
         let state = self.shared.lock();
         let lag = Duration::from_micros(self.shared.lag_us.load(Relaxed));
-        let seen = Seen { kills: state.kills.clone(), lost: state.lost, lag };
+        let seen = Seen { kills: state.kills.clone(), mended: state.mended, lost: state.lost, lag };
         state.case.marks(&seen)
     }
 

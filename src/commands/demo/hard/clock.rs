@@ -67,6 +67,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         platforms: Box::new(platforms),
         collect: "",
         lives: killed(knobs.kills, DAY * 3, &fetches),
+        mended: None,
         beside: Box::new(|ran| if ran.is_wrong { if_wrong(ran) } else { forecasts(ran) }),
     };
     Ok((knobs, set))

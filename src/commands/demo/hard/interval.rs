@@ -7,7 +7,7 @@ use serde_json::json;
 use tollgate_emulator::cases::Knobs;
 use tollgate_emulator::cases::interval::{APP_GAP, GAP, Interval, LONG_GAP};
 
-use super::{Set, fetch, if_wrong, killed, knobs};
+use super::{Platforms, Set, fetch, if_wrong, killed, knobs};
 use crate::cli::DemoArgs;
 
 /// Calls of each account to a quick endpoint; to a slow one half as many.
@@ -33,10 +33,8 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
     let accounts = args.accounts.unwrap_or(if args.wrong { 20 } else { 200 });
     let tightens_at = args.wrong.then_some(TIGHTENS_AT);
     let fetches = fetches(accounts as usize, args.wrong);
-    // A pace that is declared too fast is slowed down where it may be looked for.
-    let adaptive = if args.wrong { "adaptive = { min = \"0.2/s\", max = \"1/s\" }\n" } else { "" };
     let [gap, long, app, guard_ms] = [GAP, LONG_GAP, APP_GAP, guard].map(|time| time.as_millis());
-    let platforms = move |base: &str| {
+    let platforms = move |base: &str, gap: u128| {
         let mut text = format!(
             "[platforms.interval]\n\
              base_url = \"{base}\"\n\
@@ -51,11 +49,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         );
         for api in ["account", "campaign", "adgroup", "creative"] {
             let own = format!("limits.own = {{ per = [\"account\"], every = \"{long}ms\" }}\n");
-            let more = match api {
-                "creative" => own.as_str(),
-                "adgroup" => "",
-                _ => adaptive,
-            };
+            let more = if api == "creative" { own.as_str() } else { "" };
             // Writing to a String does not fail.
             let _written = writeln!(
                 text,
@@ -70,7 +64,8 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
     let span = (GAP + guard) * u32::try_from(EACH).expect("a few");
     let set = Set {
         case: Box::new(Interval::new(guard, tightens_at)),
-        platforms: Box::new(platforms),
+        platforms: Box::new(move |base| platforms(base, gap)),
+        mended: args.wrong.then(|| -> Platforms { Box::new(move |base| platforms(base, long)) }),
         collect: "concurrency = 4096\nattempts_max = 10",
         lives: killed(knobs.kills, span, &fetches),
         beside: Box::new(if_wrong),

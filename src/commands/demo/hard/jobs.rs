@@ -55,6 +55,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         platforms: Box::new(platforms),
         collect: "attempts_max = 20",
         lives: killed(knobs.kills, Duration::from_secs(14), &fetches),
+        mended: None,
         beside: Box::new(if_wrong),
     };
     Ok((knobs, set))

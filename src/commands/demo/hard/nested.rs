@@ -36,6 +36,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         platforms: Box::new(move |base| platforms(base, &time, wrong)),
         collect: if wrong { "shards = 1" } else { "" },
         lives: lives(wrong, knobs.kills, now)?,
+        mended: None,
         beside: Box::new(if_wrong),
     };
     Ok((knobs, set))

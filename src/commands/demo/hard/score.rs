@@ -20,7 +20,8 @@ const EACH_REACH: usize = 12;
 
 pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
     let usual = Knobs { rival: 300, silent: 100, kills: 1, ..Knobs::default() };
-    let knobs = knobs(if args.wrong { Knobs::default() } else { usual }, args)?;
+    let quick = Knobs { latency: Duration::from_millis(8), ..Knobs::default() };
+    let knobs = knobs(if args.wrong { quick } else { usual }, args)?;
     let accounts = args.accounts.unwrap_or(if args.wrong { 5 } else { 40 }) as usize;
     let mut fetches = String::new();
     let mut names: Vec<String> = (0..accounts).map(|n| format!("act_{n}")).collect();
@@ -40,7 +41,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
             }
         }
     }
-    let max = if args.wrong { MAX * 3 / 2 } else { MAX };
+    let max = if args.wrong { MAX * 3 } else { MAX };
     let (decay, block) = (DECAY.as_secs(), BLOCK.as_secs());
     let percent = if args.wrong {
         ""
@@ -80,6 +81,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         platforms: Box::new(platforms),
         collect: "attempts_max = 20",
         lives: killed(knobs.kills, Duration::from_secs(16), &fetches),
+        mended: None,
         beside: Box::new(beside),
     };
     Ok((knobs, set))

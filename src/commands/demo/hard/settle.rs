@@ -33,10 +33,6 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
     let mut fetches = String::new();
     for n in 0..EACH {
         for name in &names {
-            // Somebody else has the other half.
-            if name == SHARED && n >= EACH / 2 {
-                continue;
-            }
             let n = n.to_string();
             fetches += &fetch("settle", (name, "rows"), &n, json!({ "n": n }));
         }
@@ -73,6 +69,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         platforms: Box::new(platforms),
         collect: "attempts_max = 50",
         lives: killed(knobs.kills, Duration::from_secs(12), &fetches),
+        mended: None,
         beside: Box::new(if_wrong),
     };
     Ok((knobs, set))
