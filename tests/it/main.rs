@@ -18,6 +18,7 @@ mod claims;
 mod cli;
 mod crash;
 mod dead;
+mod hard;
 mod inputs;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
 #[path = "../../actors/src/testkit/nats_server.rs"]

@@ -39,8 +39,10 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         calls,
     };
     let outcome = attempt.run().await;
-    drop(attempt);
+    let Attempt { slot, .. } = attempt;
+    // Told before somebody has the slot: a refusal is to hold its account by then.
     permit.finish(outcome);
+    drop(slot);
 }
 
 /// One attempt while it lasts.

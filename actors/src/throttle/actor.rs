@@ -33,6 +33,7 @@ use crate::ledger::record::{Known, Stretch, Tries};
 use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
+use crate::shard::permit::Report;
 use crate::supervise::DeathNotice;
 use crate::telemetry::{self, PlatformMeters};
 
@@ -307,8 +308,15 @@ impl Handler<Reported> for Throttle {
     fn handle(&mut self, reported: Reported, ctx: &mut Self::Context) {
         self.handled += 1;
         if self.open {
+            let call_ended = matches!(reported.report, Report::CallEnded(..));
             self.hear(reported.id, reported.report, ctx);
-            self.step(ctx);
+            // What came of it is on its way already: a refusal holds the account before another call goes.
+            let told = |shard: &Shard| {
+                shard.running.borrow().get(&reported.id).is_some_and(|own| own.outcome.is_some())
+            };
+            if !(call_ended && told(&self.shard)) {
+                self.step(ctx);
+            }
         }
     }
 }

@@ -80,7 +80,7 @@ impl Case for Clock {
         let key = (format!("{place}/{}", call.account), day);
         let calls = self.days.entry(key.clone()).or_default();
         if *calls >= MAX {
-            self.log.note(at, call.account, "day", Some(until));
+            self.log.note(at, &key.0, "day", Some(until));
             *self.by_day.entry(key).or_default() += 1;
             let body = serde_json::json!({ "error": { "code": "daily_limit" } });
             return Reply::refused(403, &body);

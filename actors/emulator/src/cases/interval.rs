@@ -55,9 +55,16 @@ enum Key {
 #[derive(Debug, Clone, Copy)]
 struct Came {
     at: Duration,
-    refused: bool,
+    /// By how much it was early, and refused for it; zero: it was not.
+    early: Duration,
     /// Also counted by another key: what that one asked for is not this one's time lost.
     shared: bool,
+}
+
+impl Came {
+    fn is_refused(self) -> bool {
+        !self.early.is_zero()
+    }
 }
 
 impl Interval {
@@ -112,19 +119,21 @@ impl Interval {
     fn poked(&self) -> u64 {
         let mut poked = 0;
         for came in self.keys.values() {
-            poked += came.windows(2).filter(|pair| pair[0].refused && pair[1].refused).count();
+            poked +=
+                came.windows(2).filter(|pair| pair[0].is_refused() && pair[1].is_refused()).count();
         }
         poked as u64
     }
 
-    /// Refused calls behind a moment.
-    fn refused_from(&self, from: Duration) -> u64 {
-        self.keys.values().flatten().filter(|came| came.refused && came.at >= from).count() as u64
+    /// Refused calls behind a moment that no late stamp explains.
+    fn refused_from(&self, from: Duration, lag: Duration) -> u64 {
+        let came = self.keys.values().flatten();
+        came.filter(|came| came.is_refused() && came.at >= from && came.early >= lag).count() as u64
     }
 
     /// The most refused calls of one key before a moment.
     fn refused_until(&self, until: Duration) -> u64 {
-        let of = |came: &Vec<Came>| came.iter().filter(|c| c.refused && c.at < until).count();
+        let of = |came: &Vec<Came>| came.iter().filter(|c| c.is_refused() && c.at < until).count();
         self.keys.values().map(of).max().unwrap_or(0) as u64
     }
 }
@@ -148,7 +157,7 @@ impl Case for Interval {
         for key in keys {
             if self.moments < MOMENTS_MAX {
                 self.moments += 1;
-                self.keys.entry(key).or_default().push(Came { at, refused, shared });
+                self.keys.entry(key).or_default().push(Came { at, early, shared });
             }
         }
         if refused {
@@ -190,10 +199,10 @@ impl Case for Interval {
                 "refusals from a gap behind that on, without a restart",
                 "none",
                 match mended {
-                    Some(from) => self.refused_from(from).to_string(),
+                    Some(from) => self.refused_from(from, seen.lag).to_string(),
                     None => "there was no alarm".into(),
                 },
-                mended.is_some_and(|from| self.refused_from(from) == 0),
+                mended.is_some_and(|from| self.refused_from(from, seen.lag) == 0),
             ),
         ]
     }

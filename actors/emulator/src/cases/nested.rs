@@ -104,7 +104,7 @@ impl Nested {
         of: u64,
         (at, early): (Duration, Duration),
     ) -> Reply {
-        self.log.note(at, account, window, Some(early));
+        self.log.note(at, &format!("{app}/{account}"), window, Some(early));
         let whose = if window == "day" { format!("{app}/{account}") } else { app.to_owned() };
         *self.by_window.entry((whose, window, of)).or_default() += 1;
         let message = format!("Too many requests. Please retry later: {window} limit of the app");
