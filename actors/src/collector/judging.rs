@@ -85,7 +85,7 @@ impl Attempt<'_> {
             body = peek(answer, decode, (!good).then_some(REST_WITHIN)).await;
         }
         let seen = Answered { status: answer.status, headers: &answer.headers, body: &body, wall };
-        rules.read(seen, &self.platform.limits)
+        rules.read(seen, &self.platform.limits, &self.platform.costs.kept)
     }
 }
 
