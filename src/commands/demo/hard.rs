@@ -46,6 +46,9 @@ const SHOWN_MAX: usize = 10;
 /// A part of a configuration, by where the provider listens.
 type Platforms = Box<dyn Fn(&str) -> String>;
 
+/// More marks, by what the collector left.
+type Beside = Box<dyn Fn(&Ran) -> anyhow::Result<Vec<Mark>>>;
+
 /// A case with all that its run needs.
 struct Set {
     case: Box<dyn Case>,
@@ -57,7 +60,7 @@ struct Set {
     /// The same put right, for a collector that has told that what was declared is contradicted.
     mended: Option<Platforms>,
     /// What is asked beside what the provider itself asks.
-    beside: Box<dyn Fn(&Ran) -> anyhow::Result<Vec<Mark>>>,
+    beside: Beside,
 }
 
 /// One life of the collector.
@@ -364,16 +367,16 @@ fn fetch(platform: &str, (account, api): (&str, &str), id: &str, params: Value) 
 }
 
 /// Where too much is declared, the collector is to tell that it is contradicted.
-fn if_wrong(ran: &Ran) -> anyhow::Result<Vec<Mark>> {
+fn if_wrong(ran: &Ran) -> Vec<Mark> {
     if !ran.is_wrong {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let drifts = ran.events.get("limit_drift").map(Vec::as_slice).unwrap_or_default();
     let kinds: BTreeSet<&str> = drifts.iter().filter_map(|event| event["kind"].as_str()).collect();
     let kinds: Vec<&str> = kinds.into_iter().collect();
     let got = format!("{} {}", drifts.len(), kinds.join(" "));
     let mark = "alarms that the declared limits are contradicted";
-    Ok(vec![Mark::new(mark, "at least 1", got.trim_end(), !drifts.is_empty())])
+    vec![Mark::new(mark, "at least 1", got.trim_end(), !drifts.is_empty())]
 }
 
 /// The lives of a collector that is killed so many times within a span, and then left to end.

@@ -106,7 +106,7 @@ impl Interval {
                 if other.shared && *key != Key::App || seen.killed_between(one.at, other.at) {
                     continue;
                 }
-                let gap = (other.at - one.at).as_secs_f64();
+                let gap = other.at.saturating_sub(one.at).as_secs_f64();
                 // A gap that is shorter by luck of the way does not make up for one that is longer.
                 needed += (self.gap(key, other.at) + self.guard).as_secs_f64().min(gap);
                 taken += gap;

@@ -240,7 +240,7 @@ impl Sliding {
             self.calls.pop_front();
         }
         let first = self.calls.len().checked_sub(max)?;
-        Some(self.calls[first] + within - at)
+        Some((self.calls[first] + within).saturating_sub(at))
     }
 
     pub(crate) fn count(&mut self, at: Duration) {

@@ -89,11 +89,12 @@ impl Nested {
 
     fn day(&self, at: Duration) -> u64 {
         // Days before the first midnight that is told are days too.
-        ((at + DAY * 1_000 - self.midnight_in).as_micros() / DAY.as_micros()) as u64
+        ((at + DAY * 1_000).saturating_sub(self.midnight_in).as_micros() / DAY.as_micros()) as u64
     }
 
     fn since_midnight(&self, at: Duration) -> Duration {
-        let micros = (at + DAY * 1_000 - self.midnight_in).as_micros() % DAY.as_micros();
+        let micros =
+            (at + DAY * 1_000).saturating_sub(self.midnight_in).as_micros() % DAY.as_micros();
         Duration::from_micros(micros as u64)
     }
 
@@ -126,7 +127,7 @@ impl Case for Nested {
         }
         if call.account == ODD {
             if let Some(until) = self.odd_until.filter(|until| *until > at) {
-                self.log.note(at, call.account, "advertiser", Some(until - at));
+                self.log.note(at, call.account, "advertiser", Some(until.saturating_sub(at)));
                 self.odd_until = Some(at + ODD_WAIT);
             }
             self.odd_calls += 1;
@@ -140,7 +141,7 @@ impl Case for Nested {
             }
         }
         let (second, minute) = (at.as_secs(), (at.as_micros() / MINUTE.as_micros()) as u64);
-        let until_midnight = DAY - self.since_midnight(at);
+        let until_midnight = DAY.saturating_sub(self.since_midnight(at));
         let app = self.apps.entry(name.to_owned()).or_default();
         if app.second.0 != second {
             app.second = (second, 0);
@@ -153,18 +154,28 @@ impl Case for Nested {
             return self.broke((name, call.account), "day", day, (at, until_midnight));
         }
         if app.shut_until > at {
-            let early = app.shut_until - at;
+            let early = app.shut_until.saturating_sub(at);
             app.shut_until = at + PENALTY;
             return self.broke((name, call.account), "penalty", minute, (at, early));
         }
         if app.minute.1 >= per_minute {
             app.shut_until = at + PENALTY;
             let ends = MINUTE * (minute as u32 + 1);
-            return self.broke((name, call.account), "minute", minute, (at, ends - at));
+            return self.broke(
+                (name, call.account),
+                "minute",
+                minute,
+                (at, ends.saturating_sub(at)),
+            );
         }
         if app.second.1 >= per_second {
             let ends = SECOND * (second as u32 + 1);
-            return self.broke((name, call.account), "second", second, (at, ends - at));
+            return self.broke(
+                (name, call.account),
+                "second",
+                second,
+                (at, ends.saturating_sub(at)),
+            );
         }
         *days += 1;
         app.second.1 += 1;

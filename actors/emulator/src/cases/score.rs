@@ -142,7 +142,7 @@ impl Case for Score {
         });
         let block_minutes = BLOCK.as_secs_f64() / 60.0;
         if let Some(end) = account.blocked_until.filter(|end| *end > at) {
-            self.log.note(at, call.account, "during a block", Some(end - at));
+            self.log.note(at, call.account, "during a block", Some(end.saturating_sub(at)));
             account.blocked_until = Some(at + BLOCK);
             let usage = Self::usage(call.account, 100.0, account.cpu, block_minutes);
             return Reply::refused(400, &refusal).header("x-usage", usage);

@@ -117,8 +117,8 @@ impl Settle {
             let part = most * (mix(seed ^ mix(turn)) % 1_001) as f64 / 1_000.0;
             let bytes = MAX as f64 * part * RIVAL_STEP.as_secs_f64() / WINDOW.as_secs_f64();
             let now = account.rival_at;
-            // The reserve is theirs.
-            if account.used(now) + bytes as u64 <= MAX {
+            // Another tool, which leaves the reserve to people as well.
+            if account.used(now) + bytes as u64 <= MAX * (100 - RESERVE) / 100 {
                 account.others += bytes as u64;
                 account.charged.push_back((now, bytes as u64, false));
             }
@@ -143,7 +143,7 @@ impl Case for Settle {
         if let Some(until) = account.closed_until.filter(|until| *until > at) {
             self.log.note(at, call.account, "closed for errors", None);
             let body = serde_json::json!({ "error": { "status": "CLOSED" } });
-            let seconds = (until - at).as_millis().div_ceil(1_000);
+            let seconds = until.saturating_sub(at).as_millis().div_ceil(1_000);
             return Reply::refused(429, &body).header("retry-after", seconds);
         }
         if used >= MAX {
@@ -226,7 +226,7 @@ impl Case for Settle {
         for (_, account) in alone {
             let Some(first) = account.first else { continue };
             own += account.own as f64;
-            let windows = (account.last - first).as_secs_f64() / WINDOW.as_secs_f64();
+            let windows = account.last.saturating_sub(first).as_secs_f64() / WINDOW.as_secs_f64();
             // The first window's worth is there at once.
             could += (MAX * (100 - RESERVE) / 100) as f64 * (windows + 1.0).floor();
         }

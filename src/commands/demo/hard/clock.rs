@@ -68,7 +68,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         collect: "",
         lives: killed(knobs.kills, DAY * 3, &fetches),
         mended: None,
-        beside: Box::new(|ran| if ran.is_wrong { if_wrong(ran) } else { forecasts(ran) }),
+        beside: Box::new(|ran| if ran.is_wrong { Ok(if_wrong(ran)) } else { forecasts(ran) }),
     };
     Ok((knobs, set))
 }

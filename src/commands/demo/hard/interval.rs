@@ -68,7 +68,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         mended: args.wrong.then(|| -> Platforms { Box::new(move |base| platforms(base, long)) }),
         collect: "concurrency = 4096\nattempts_max = 10",
         lives: killed(knobs.kills, span, &fetches),
-        beside: Box::new(if_wrong),
+        beside: Box::new(|ran| Ok(if_wrong(ran))),
     };
     Ok((knobs, set))
 }

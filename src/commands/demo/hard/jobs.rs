@@ -56,7 +56,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         collect: "attempts_max = 20",
         lives: killed(knobs.kills, Duration::from_secs(14), &fetches),
         mended: None,
-        beside: Box::new(if_wrong),
+        beside: Box::new(|ran| Ok(if_wrong(ran))),
     };
     Ok((knobs, set))
 }

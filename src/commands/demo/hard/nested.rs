@@ -37,7 +37,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         collect: if wrong { "shards = 1" } else { "" },
         lives: lives(wrong, knobs.kills, now)?,
         mended: None,
-        beside: Box::new(if_wrong),
+        beside: Box::new(|ran| Ok(if_wrong(ran))),
     };
     Ok((knobs, set))
 }

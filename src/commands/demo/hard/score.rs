@@ -89,7 +89,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
 
 fn beside(ran: &Ran) -> anyhow::Result<Vec<Mark>> {
     if ran.is_wrong {
-        return if_wrong(ran);
+        return Ok(if_wrong(ran));
     }
     let mut incomplete = 0;
     for manifest in manifests(&ran.folder)? {

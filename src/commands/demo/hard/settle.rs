@@ -70,7 +70,7 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
         collect: "attempts_max = 50",
         lives: killed(knobs.kills, Duration::from_secs(12), &fetches),
         mended: None,
-        beside: Box::new(if_wrong),
+        beside: Box::new(|ran| Ok(if_wrong(ran))),
     };
     Ok((knobs, set))
 }
