@@ -8,13 +8,14 @@ use super::nested::{Nested, PENALTY};
 use super::score::{BLOCK, MAX, Score};
 use super::settle::Settle;
 use super::{Arrival, Case, Hard, Knobs, Mark, Reply, Seen};
+use crate::bulk::mix;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
 fn arrive(case: &mut dyn Case, (account, endpoint, query): (&str, &str, &str), at: u64) -> Reply {
-    let call = Arrival { number: at, luck: at, account, endpoint, query };
+    let call = Arrival { number: at, luck: mix(at), account, endpoint, query };
     case.arrive(&call, ms(at))
 }
 
