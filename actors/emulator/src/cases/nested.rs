@@ -52,7 +52,6 @@ pub struct Nested {
     odd_refused: Vec<Duration>,
     /// Accepted calls of its siblings.
     siblings: Vec<Duration>,
-    sibling_names: BTreeMap<String, u64>,
     log: Violations,
     /// Violations by the window that they broke.
     by_window: BTreeMap<(String, &'static str, u64), u64>,
@@ -80,7 +79,6 @@ impl Nested {
             odd_until: None,
             odd_refused: Vec::new(),
             siblings: Vec::new(),
-            sibling_names: BTreeMap::new(),
             log: Violations::default(),
             by_window: BTreeMap::new(),
             herd: BTreeMap::new(),
@@ -182,7 +180,6 @@ impl Case for Nested {
         app.minute.1 += 1;
         app.accepted += 1;
         if name == "qps" && call.account != ODD {
-            *self.sibling_names.entry(call.account.to_owned()).or_default() += 1;
             self.siblings.push(at);
         }
         Reply::good(call)
@@ -224,9 +221,14 @@ impl Case for Nested {
                 counted.sum::<f64>() / SECOND.as_secs_f64()
             };
             let got = self.odd_refused.iter().map(full).fold(f64::INFINITY, f64::min);
-            let names = self.sibling_names.len() as f64;
-            let fair = APPS[0].1[0] as f64 * ODD_WAIT.as_secs_f64() * names / (names + 1.0);
-            let mark = "share of their turns that siblings have while 40133 holds one account";
+            // What they have on average of the whole time, the machine as it is.
+            let (first, last) = (self.siblings.first(), self.siblings.last());
+            let whole = first
+                .zip(last)
+                .map_or(Duration::ZERO, |(first, last)| last.saturating_sub(*first) + SECOND);
+            let usual = self.siblings.len() as f64 / whole.as_secs_f64().max(1.0);
+            let fair = usual * ODD_WAIT.as_secs_f64();
+            let mark = "calls of siblings while 40133 holds one account, of their usual number";
             marks.push(Mark::part(mark, LEAST, ratio(got, fair)));
         }
         let edge = self.apps.get("qpd").map(|app| &app.days);

@@ -187,7 +187,7 @@ impl Case for Score {
         if self.wrong {
             let all: u64 = self.accounts.values().map(|account| account.blocks).sum();
             let last = self.accounts.values().map(|account| account.as_of).max();
-            let windows = last.unwrap_or_default().as_secs() / (DECAY + BLOCK).as_secs() + 1;
+            let windows = last.unwrap_or_default().as_secs() / DECAY.as_secs() + 1;
             return vec![
                 Mark::new(
                     "blocks where too much is declared",
@@ -196,7 +196,7 @@ impl Case for Score {
                     all > 0,
                 ),
                 Mark::at_most(
-                    format!("blocks of one account in {windows} times decay and block"),
+                    format!("blocks of one account in {windows} times its decay"),
                     windows,
                     blocks,
                 ),
