@@ -80,6 +80,7 @@ impl Attempt<'_> {
             account: &self.item.lane.account.account,
             id: &self.item.id,
             params: &self.item.fetch.params,
+            queued_at: self.item.queued_at,
         };
         let request = match recipe::build(self.platform, self.api, &context) {
             Ok(request) => request,

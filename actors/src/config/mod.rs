@@ -18,7 +18,9 @@ use crate::costs::Costs;
 use crate::plan::Plan;
 
 mod api;
+mod body;
 mod describe;
+mod describe_request;
 mod describe_rules;
 mod keys;
 mod limits;
@@ -28,6 +30,7 @@ mod observe;
 mod pairs;
 mod params;
 mod platform;
+mod query;
 mod rules;
 mod s3;
 mod secret;
@@ -36,6 +39,7 @@ mod source;
 mod store;
 mod values;
 mod weights;
+mod zone;
 
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,10 @@ impl<'r> Section<'r> {
         self.report.mistake(code, &self.key(name), message, hint);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
@@ -55,6 +59,11 @@ impl<'r> Section<'r> {
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.values.remove(name)
+    }
+
+    /// Says that a key belongs here, though it was not asked for.
+    pub(super) fn knows(&mut self, name: &'static str) {
+        self.known.push(name);
     }
 
     fn wrong_type(&self, name: &str, value: &Value, wanted: &str) {

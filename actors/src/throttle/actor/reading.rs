@@ -143,6 +143,7 @@ impl Throttle {
             account: &lane.account.account,
             id: &accepted.id,
             params: &accepted.fetch.params,
+            queued_at: row.queued_at,
         };
         let budgets = match recipe::budgets(&self.platform, api, &context) {
             Ok(budgets) => budgets,
