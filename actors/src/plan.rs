@@ -508,6 +508,9 @@ pub struct Api {
     pub params: Params,
     /// How long a call may take.
     pub timeouts: Timeouts,
+    /// How old an object of the same request may be to be used instead of a call, where a fetch does not say it;
+    /// none: there is always a call.
+    pub fresh_for: Option<Duration>,
     /// What a good answer is.
     pub format: Format,
     /// What its answers say about limits.

@@ -25,6 +25,7 @@ mod nats_server;
 mod objects;
 mod output;
 mod plan;
+mod recipe;
 mod reload;
 mod rude;
 mod rules;

@@ -10,6 +10,7 @@ use tollgate_protos::{Done, Manifest};
 
 use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
+use crate::fresh;
 use crate::http::{CallBounds, CallError};
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
@@ -138,6 +139,9 @@ pub(crate) async fn finish_until_confirmed(
     item: &Item,
     ending: Ending,
 ) {
+    if let Ending::Done { done, .. } = &ending {
+        fresh::note(shard, item, done).await;
+    }
     let ended = Instant::now();
     let mut told = false;
     shard.totals.ending(item.seq);

@@ -1,6 +1,7 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_gate::Guard;
 
@@ -16,6 +17,7 @@ use super::section::{Section, one_of};
 use super::weights::{ApiCost, api_costs};
 use super::zone::zone;
 use crate::codes::Code;
+use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
 use crate::recipe::{RESERVED, Template, Variables, path_problem};
@@ -124,6 +126,7 @@ fn api(
     check_auth_alone(&section, &headers, platform.auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
+    let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     for name in ["pages", "report"] {
         section.unsupported(name, "one fetch is one call");
@@ -143,6 +146,7 @@ fn api(
         zone,
         params: Params::default(),
         timeouts,
+        fresh_for,
         format: format.unwrap_or(Format::Auto),
         rules: Arc::default(),
     };

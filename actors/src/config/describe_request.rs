@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use super::values::show;
 use crate::plan::{Api, Platform};
 use crate::recipe::{Body, Given, Lists, Pair, Zones};
 
@@ -56,6 +57,9 @@ pub(super) fn write_request(out: &mut String, platform: &Platform, api: &Api) ->
             Some(header) => writeln!(out, ", {header}: {}", api.method)?,
             None => writeln!(out)?,
         }
+    }
+    if let Some(fresh) = api.fresh_for {
+        writeln!(out, "    an object younger than {} is used instead of a call", show(fresh))?;
     }
     if let Some(zone) = api.zone.as_ref().or(platform.zone.as_ref()) {
         write_zone(out, zone)?;

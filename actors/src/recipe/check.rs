@@ -9,6 +9,7 @@ use tollgate_protos::Fetch;
 use super::key::{KeyContext, object_key};
 use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean, taken_by};
 use crate::codes::Code;
+use crate::config::parse_duration;
 use crate::costs;
 use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
@@ -304,8 +305,16 @@ fn check_fields(fetch: &Fetch) -> Result<(), Refusal> {
         }
         _ => {}
     }
-    if fetch.fresh_for.is_some() {
-        return Err(Refusal::new(Code::FetchNotSupported, "`fresh_for` is not supported yet"));
+    if let Some(text) = &fetch.fresh_for
+        && parse_duration(text).is_none()
+    {
+        let text = preview(text);
+        return Err(Refusal::new(
+            Code::FetchWrongType,
+            format!(
+                "`fresh_for` must be a length of time up to 8784h such as \"10m\", not `{text}`"
+            ),
+        ));
     }
     if let (Some(not_before), Some(deadline)) = (fetch.not_before, fetch.deadline)
         && deadline < not_before

@@ -22,13 +22,20 @@ pub(super) struct Told(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     text: Mutex<String>,
+    /// The last wait that was told.
+    last_wait: Mutex<String>,
     begun: Instant,
     wall: Timestamp,
 }
 
 impl Told {
     pub(super) fn new(wall: Timestamp) -> Self {
-        Self(Arc::new(Inner { text: Mutex::default(), begun: Instant::now(), wall }))
+        Self(Arc::new(Inner {
+            text: Mutex::default(),
+            last_wait: Mutex::default(),
+            begun: Instant::now(),
+            wall,
+        }))
     }
 
     /// One more line.
@@ -72,7 +79,12 @@ impl Told {
         match get("event") {
             "waiting" => {
                 let until = after("until").unwrap_or_default();
-                self.timed(format_args!("waits, {}{until}", get("because")));
+                let wait = format!("waits, {}{until}", get("because"));
+                let mut last = self.0.last_wait.lock().unwrap_or_else(PoisonError::into_inner);
+                if *last != wait {
+                    self.timed(format_args!("{wait}"));
+                    *last = wait;
+                }
             }
             "permit" => self.timed(format_args!("permit for call {}", get("call"))),
             "hold" => self.timed(format_args!(
