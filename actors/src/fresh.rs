@@ -77,8 +77,7 @@ pub(crate) fn request_of(platform: &Platform, api: &Api, item: &Item) -> Option<
 }
 
 fn note_key(request: RequestKey) -> Path {
-    let name: String = request.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    Path::from_iter([FOLDER, &format!("{name}.json")])
+    Path::from_iter([FOLDER, &format!("{:032x}.json", u128::from_be_bytes(request.0))])
 }
 
 /// How another fetch of the same request was done, if its objects are young enough: a `done` of this fetch, without

@@ -238,3 +238,48 @@ fn what_is_misspelt_the_schema_refuses() {
         assert!(problem(&root, &root, &as_json(text)).is_some(), "{text}");
     }
 }
+
+/// The examples of docs/recipes.md: what kind each is (`toml KIND`), and its text.
+fn examples() -> Vec<(String, String)> {
+    let text = include_str!("../../../../docs/recipes.md");
+    let mut examples = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(kind) = line.strip_prefix("```") else { continue };
+        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
+        if let Some(kind) = kind.strip_prefix("toml") {
+            examples.push((kind.trim().to_owned(), body.join("\n")));
+        }
+    }
+    examples
+}
+
+#[test]
+fn every_example_of_the_documentation_is_right() {
+    let env = [("ACME_TOKEN", "t")];
+    let (base, root) = ("[platforms.acme]\nbase_url = \"https://api.example.com/v1/\"\n", schema());
+    let examples = examples();
+    assert!(examples.len() > 25, "{}", examples.len());
+    for (kind, text) in examples {
+        let text = match &*kind {
+            "whole" => text,
+            "platform" => format!("{base}{text}\n[platforms.acme.apis.a]\npath = \"x\""),
+            "" => {
+                let path = if text.contains("path = ") { "" } else { "path = \"x\"\n" };
+                format!("{base}[platforms.acme.apis.a]\n{path}{text}")
+            }
+            "case" => {
+                let case = crate::rehearsal::Case::parse(&text, Path::new("."));
+                assert!(case.is_ok(), "{text}\n{case:?}");
+                continue;
+            }
+            other => panic!("{other}: whole, platform or case, or nothing for an api"),
+        };
+        if let Err(mistakes) = load_with(&text, &env) {
+            panic!("{text}\n{mistakes}");
+        }
+        if let Some(problem) = problem(&root, &root, &as_json(&text)) {
+            panic!("{text}\n{problem}");
+        }
+    }
+}
