@@ -10,6 +10,7 @@ use tollgate_protos::{Done, Manifest};
 
 use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
+use crate::fresh;
 use crate::http::{CallBounds, CallError};
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
@@ -82,6 +83,7 @@ impl Attempt<'_> {
             account: &self.item.lane.account.account,
             id: &self.item.id,
             params: &self.item.fetch.params,
+            queued_at: self.item.queued_at,
         };
         let request = match recipe::build(self.platform, self.api, &context) {
             Ok(request) => request,
@@ -139,6 +141,9 @@ pub(crate) async fn finish_until_confirmed(
     item: &Item,
     ending: Ending,
 ) {
+    if let Ending::Done { done, .. } = &ending {
+        fresh::note(shard, item, done).await;
+    }
     let ended = Instant::now();
     let mut told = false;
     shard.totals.ending(item.seq);
