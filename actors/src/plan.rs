@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::auth::Auth;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
@@ -232,9 +233,11 @@ pub struct Platform {
     /// Hosts that may be called beside the base URL's: lower case, with `:port` where it is not the
     /// scheme's own. The platform's headers and secrets go there too.
     pub allowed_hosts: Vec<String>,
+    /// Those of `allowed_hosts` that get no credentials.
+    pub bare_hosts: Vec<String>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, Template)>,
-    /// How calls are authorised.
+    /// How calls are authorised, but for apis that say it themselves.
     pub auth: Option<Auth>,
     /// Every limit of the platform and its apis that is counted per account; an api's number in it is its
     /// place in `apis`. Calendar windows, also those of budgets, start anew only after
@@ -493,6 +496,8 @@ pub struct Api {
     pub query: Vec<(String, Template)>,
     /// Sent with this api's calls; replaces the platform's of the same name.
     pub headers: Vec<(HeaderName, Template)>,
+    /// How its calls are authorised: the platform's, its own, or not at all.
+    pub auth: Option<Auth>,
     /// Which parameters its fetches carry.
     pub params: Params,
     /// How long a call may take.
@@ -527,13 +532,4 @@ pub enum Format {
     Html,
     /// `bin`; anything, HTML too.
     Binary,
-}
-
-/// How a call is authorised.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// `Authorization: Bearer …`.
-    Bearer(SecretString),
-    /// A header with a secret value.
-    Header(HeaderName, SecretString),
 }

@@ -1,9 +1,11 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tollgate_gate::Guard;
 
+use super::auth::{Said, auth};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
@@ -35,6 +37,7 @@ pub(super) struct ApiContext<'a> {
     pub(super) guard: Guard,
     /// `store.key`, which may name parameters too.
     pub(super) key: &'a Template,
+    pub(super) env: &'a BTreeMap<String, String>,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
 }
@@ -114,7 +117,13 @@ fn api(
         .and_then(|text| path(&section, &text, &allowed, platform, context.knows_host));
     let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
     let headers = headers(&mut section, &allowed);
-    check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let auth = match auth(&mut section, (platform.name.as_str(), Some(name.as_str())), context.env)
+    {
+        Said::Nothing => platform.auth.clone(),
+        Said::None => None,
+        Said::Auth(auth) => Some(auth),
+    };
+    check_auth_alone(&section, &headers, auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
@@ -133,6 +142,7 @@ fn api(
         path,
         query: query.unwrap_or_default(),
         headers,
+        auth,
         params: Params::default(),
         timeouts,
         format: format.unwrap_or(Format::Auto),

@@ -18,7 +18,9 @@ use crate::costs::Costs;
 use crate::plan::Plan;
 
 mod api;
+mod auth;
 mod describe;
+mod describe_auth;
 mod describe_rules;
 mod keys;
 mod limits;

@@ -42,5 +42,10 @@ fn map(value: Value) -> Map<String, Value> {
 fn request(plan: &Plan, account: &str, params: Value) -> Result<Request, Refusal> {
     let (platform, api) = first(plan);
     let account = Account::new(account).unwrap();
-    build(&platform, &api, &FetchContext { account: &account, id: "f1", params: &map(params) })
+    let context = FetchContext { account: &account, id: "f1", params: &map(params) };
+    let mut request = build(&platform, &api, &context)?;
+    if let Some(auth) = &api.auth {
+        auth.sign(&account, &mut request, &crate::clock::Clock::new()).unwrap();
+    }
+    Ok(request)
 }

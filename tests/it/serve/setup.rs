@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{emulator, serve};
 use crate::util::{Config, Dir, Nats, reports};
 
-const STREAMS: [&str; 10] = [
+const STREAMS: [&str; 11] = [
     "TOLLGATE_FETCH",
     "TOLLGATE_LEDGER",
     "TOLLGATE_LATER",
@@ -14,6 +14,7 @@ const STREAMS: [&str; 10] = [
     "TOLLGATE_DEAD",
     "KV_TOLLGATE_OWN",
     "KV_TOLLGATE_HOLDS",
+    "KV_TOLLGATE_TOKENS",
     "KV_TOLLGATE_CONF",
     "KV_TOLLGATE_ONCE",
 ];
