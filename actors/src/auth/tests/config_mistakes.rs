@@ -51,7 +51,7 @@ fn each_mistake_has_its_place_and_its_words() {
             "folder `/no/such`",
         ),
         (r#"{ bearer = "my-s3cret" }"#, ".bearer", Code::InlineSecret, "may not be written here"),
-        (r#"{ bearer = 5 }"#, ".bearer", Code::WrongType, "a number"),
+        ("{ bearer = 5 }", ".bearer", Code::WrongType, "a number"),
         (r#"{ bearer = { "" = "env:KEY" } }"#, ".bearer.", Code::BadAccount, ""),
         (r#"{ bearer = { act_1 = "s3cret" } }"#, ".bearer.act_1", Code::InlineSecret, "may not"),
         (r#"{ query = "key" }"#, ".value", missing, "`value` is missing"),
@@ -68,7 +68,7 @@ fn each_mistake_has_its_place_and_its_words() {
         (r#"{ basic = { password = "env:KEY" } }"#, ".basic.user", missing, "`user`"),
         (r#"{ basic = { user = "a:b", password = "env:KEY" } }"#, ".basic.user", bad, "colon"),
         (r#"{ basic = { user = "a" } }"#, ".basic.password", missing, "`password`"),
-        (r#"{ pool = {} }"#, ".pool", Code::TooMany, "0 credentials"),
+        ("{ pool = {} }", ".pool", Code::TooMany, "0 credentials"),
         (r#"{ pool = { Main = { bearer = "env:KEY" } } }"#, ".pool.Main", Code::BadName, ""),
         (
             r#"{ pool = { main = { bearer = "s3cret" } } }"#,

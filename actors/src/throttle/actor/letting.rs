@@ -23,7 +23,6 @@ use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::book;
 use crate::throttle::lane::{Candidate, Lane, Offer};
-use crate::throttle::messages::LookAgain;
 use crate::throttle::retry::ALONE_FROM;
 
 /// Most permits covered by one record.
@@ -183,7 +182,7 @@ impl Throttle {
                         if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             wait.for_event("a fetch that no limit allows to be out");
-                        } else if !self.waits_for_auth(place, now, wait, ctx)
+                        } else if !self.waits_for_auth(place, now, wait)
                             && !self.waits_for_budget(place, now, wait)
                         {
                             return Some(place);
@@ -264,30 +263,6 @@ impl Throttle {
             self.lanes[place].ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
             self.read(place, ctx);
         }
-    }
-
-    /// Whether what signs the calls of a lane has to be waited for: before a permit is decided, for none is to lapse
-    /// over it.
-    fn waits_for_auth(
-        &self,
-        place: usize,
-        now: At,
-        wait: &mut Wait,
-        ctx: &mut Context<Self>,
-    ) -> bool {
-        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
-        let Some(auth) = api.and_then(|api| api.auth.as_ref()) else { return false };
-        let wake = || -> crate::auth::Wake {
-            let me = ctx.address();
-            // An actor that is gone needs no waking.
-            Box::new(move || me.do_send(LookAgain))
-        };
-        let Some(waits) = self.shard.auth.ready(auth, &self.key, wake) else { return false };
-        match waits.until {
-            Some(until) if until > now => wait.until(until, until, || waits.why.into()),
-            _ => wait.for_event(&waits.why),
-        }
-        true
     }
 
     fn operator_hold(&self, lane: &LaneKey) -> Option<Arc<OperatorHold>> {
