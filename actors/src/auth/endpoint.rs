@@ -10,6 +10,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use tollgate_gate::Span;
 
 use super::redact::Redactor;
@@ -21,10 +22,13 @@ use crate::http::{CallBounds, Transport};
 use crate::plan::Timeouts;
 use crate::recipe::Request;
 
-/// How long the server may take, from the connection to the end of its answer.
+/// How long the server may take, from the connection to the end of its answer: so many seconds in which this process
+/// runs. An answer that came while it was stopped is read, and not given up for its age: it may be the only one.
 const CONNECT: Duration = Duration::from_secs(10);
-const ANSWER: Duration = Duration::from_secs(20);
-pub(super) const CALL_WITHIN: Duration = Duration::from_secs(30);
+const SECONDS: u32 = 30;
+const SECOND: Duration = Duration::from_secs(1);
+/// Never met: the seconds are what bounds a call.
+const NEVER: Duration = Duration::from_secs(3600);
 /// Largest answer in bytes.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// How much of what the server says is shown.
@@ -68,7 +72,7 @@ pub(super) async fn ask(
 ) -> Result<Given, Denied> {
     let request = request(oauth2, client)?;
     let bounds = CallBounds {
-        timeouts: Timeouts { connect: CONNECT, first_byte: ANSWER, stall: ANSWER },
+        timeouts: Timeouts { connect: CONNECT, first_byte: NEVER, stall: NEVER },
         write_by: clock.now().plus(Span::from(CONNECT)),
     };
     let later = |reason: String, lost| Denied::Later { reason, after: None, lost };
@@ -90,10 +94,16 @@ pub(super) async fn ask(
         }
         Ok((answer.status, answer.headers, body))
     };
-    let (status, headers, body) = match tokio::time::timeout(CALL_WITHIN, asking).await {
-        Ok(answer) => answer?,
-        Err(_) => return Err(later(format!("no answer within {CALL_WITHIN:?}"), written.get())),
-    };
+    let mut asking = std::pin::pin!(asking);
+    let mut answer = None;
+    for _ in 0..SECONDS {
+        if let Ok(came) = timeout(SECOND, &mut asking).await {
+            answer = Some(came);
+            break;
+        }
+    }
+    let nothing = || later(format!("no answer within {SECONDS} s"), written.get());
+    let (status, headers, body) = answer.unwrap_or_else(|| Err(nothing()))?;
     read(oauth2, status, &headers, &body, redactor, clock)
 }
 

@@ -137,7 +137,9 @@ impl Desk {
         account: &Account,
         dead: Option<&SecretString>,
     ) -> Result<Had, Failed> {
-        let key = record_key(credential, account);
+        let client = self.client(oauth2, account)?;
+        let (seed, shape) = (seed(&client), shape(oauth2, &client));
+        let key = record_key(credential, account, oauth2, &client, &seed);
         let turn = {
             let mut turns = self.turns.borrow_mut();
             // Nobody has those that only the table holds.
@@ -145,8 +147,6 @@ impl Desk {
             Rc::clone(turns.entry(key.clone()).or_default())
         };
         let _mine = turn.lock().await;
-        let client = self.client(oauth2, account)?;
-        let (seed, shape) = (seed(&client), shape(oauth2, &client));
         // Another that asks, and since when it is known that it does.
         let mut other: Option<(Asking, Instant)> = None;
         let mut turns = 0;
@@ -244,7 +244,9 @@ impl Desk {
                 // After no answer the record goes on saying that one was asked for.
                 let lost = matches!(denied, Denied::Later { lost: true, .. });
                 if !lost {
-                    record.asking = None;
+                    // What was asked for before may still have been given.
+                    record.asking =
+                        unanswered.map(|since_ms| Asking { by: String::new(), since_ms });
                 } else if self.vault.is_shared() {
                     // Nobody asks any more: others need not wait.
                     record.asking = Some(Asking { by: String::new(), since_ms: ended_ms });
@@ -417,15 +419,23 @@ impl Desk {
     }
 }
 
-/// Under which a credential's record is, or that of one of its accounts.
-fn record_key(credential: &Credential, account: &Account) -> String {
+/// Under which a credential's record is, or that of one of its accounts. A refresh token has one record, however
+/// many credentials are declared with it: each replaces it for all.
+fn record_key(
+    credential: &Credential,
+    account: &Account,
+    oauth2: &OAuth2,
+    client: &Client,
+    seed: &str,
+) -> String {
+    let short = |text: &str| hex(Sha256::digest(text.as_bytes()).get(..16).unwrap_or_default());
+    if oauth2.grant == Grant::RefreshToken {
+        let id = client.id.as_deref().unwrap_or_default();
+        return format!("refresh.{}", short(&format!("{} {id} {seed}", oauth2.token_url)));
+    }
     match credential.part(account) {
         None => credential.key.clone(),
-        Some(account) => {
-            let digest = Sha256::digest(account.as_str().as_bytes());
-            let digest = hex(digest.get(..16).unwrap_or_default());
-            format!("{}.{digest}", credential.key)
-        }
+        Some(account) => format!("{}.{}", credential.key, short(account.as_str())),
     }
 }
 
