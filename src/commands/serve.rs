@@ -168,7 +168,7 @@ async fn start(
         queue: Arc::new(NatsQueue::open(bus).await?),
         ledger: Arc::new(ledger),
         store: store.clone(),
-        vault: Arc::new(NatsVault::new(bus)),
+        vault: Arc::new(NatsVault::new(bus, Arc::clone(&session))),
         holds: held.clone(),
         back: Arc::clone(&back),
         unknown: Unknown::Die,

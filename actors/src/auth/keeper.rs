@@ -230,7 +230,7 @@ impl Worker {
     pub async fn run(self, transport: Rc<dyn Transport>, vault: Arc<dyn Vault>, plan: InForce) {
         let Self { keeper, mut jobs } = self;
         let clock = keeper.0.clock.clone();
-        let desk = Rc::new(Desk::new(transport, vault, clock, super::sign::nonce()));
+        let desk = Rc::new(Desk::new(transport, vault, clock));
         let room = Arc::new(Semaphore::new(AT_ONCE));
         let watching = actix_rt::spawn(watch(keeper.clone(), plan));
         let _watching = AbortOnDrop(watching);

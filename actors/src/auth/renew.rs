@@ -116,12 +116,8 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(
-        transport: Rc<dyn Transport>,
-        vault: Arc<dyn Vault>,
-        clock: Clock,
-        by: String,
-    ) -> Self {
+    pub(super) fn new(transport: Rc<dyn Transport>, vault: Arc<dyn Vault>, clock: Clock) -> Self {
+        let by = vault.me();
         Self { transport, vault, clock, by, turns: std::cell::RefCell::default() }
     }
 
@@ -166,7 +162,7 @@ impl Desk {
             if let Some(asking) = &record.asking
                 && !asking.by.is_empty()
                 && asking.by != self.by
-                && self.vault.is_shared()
+                && !self.vault.is_gone(&asking.by).await
             {
                 let since = match &other {
                     Some((known, since)) if known == asking => *since,
@@ -247,7 +243,7 @@ impl Desk {
                     // What was asked for before may still have been given.
                     record.asking =
                         unanswered.map(|since_ms| Asking { by: String::new(), since_ms });
-                } else if self.vault.is_shared() {
+                } else {
                     // Nobody asks any more: others need not wait.
                     record.asking = Some(Asking { by: String::new(), since_ms: ended_ms });
                 }

@@ -58,8 +58,17 @@ pub trait Vault: fmt::Debug + Send + Sync {
         record: Bytes,
     ) -> BoxFuture<'static, Result<u64, VaultError>>;
 
-    /// Whether other processes that live use the same records.
-    fn is_shared(&self) -> bool;
+    /// What names this process among those that use the same records.
+    fn me(&self) -> String {
+        "here".to_owned()
+    }
+
+    /// Whether a process of that name is known to be gone: what it had on the way will not come any more. A vault
+    /// that is one process's has no other.
+    fn is_gone(&self, by: &str) -> BoxFuture<'static, bool> {
+        let _anybody = by;
+        std::future::ready(true).boxed()
+    }
 }
 
 /// Records in memory: gone with the process.
@@ -87,10 +96,6 @@ impl Vault for MemoryVault {
             Err(VaultError::Conflict)
         };
         std::future::ready(answer).boxed()
-    }
-
-    fn is_shared(&self) -> bool {
-        false
     }
 }
 
@@ -139,10 +144,6 @@ impl Vault for FileVault {
             })?;
             Ok(version)
         })
-    }
-
-    fn is_shared(&self) -> bool {
-        false
     }
 }
 

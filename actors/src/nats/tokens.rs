@@ -1,6 +1,7 @@
 //! The vault in JetStream: a bucket with one key for each credential, replaced by compare-and-set, read from the
 //! leader. Its messages hold tokens as they are: who may read the bucket can use them (docs/nats.md, "Rights").
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishErrorKind;
@@ -12,7 +13,9 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::Bus;
+use super::session::{Session, SessionId};
 use crate::auth::vault::{Kept, Vault, VaultError};
+use crate::ledger::Writer;
 
 const BUCKET: &str = "TOKENS";
 /// How long the server may take to answer.
@@ -22,12 +25,13 @@ const WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct NatsVault {
     bus: Bus,
+    session: Arc<Session>,
 }
 
 impl NatsVault {
-    /// The vault behind a connection; its bucket is made by `setup`.
-    pub fn new(bus: &Bus) -> Self {
-        Self { bus: bus.clone() }
+    /// The vault of a session; its bucket is made by `setup`.
+    pub fn new(bus: &Bus, session: Arc<Session>) -> Self {
+        Self { bus: bus.clone(), session }
     }
 }
 
@@ -80,7 +84,17 @@ impl Vault for NatsVault {
         .boxed()
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn me(&self) -> String {
+        format!("{:x}", self.session.id().0)
+    }
+
+    fn is_gone(&self, by: &str) -> BoxFuture<'static, bool> {
+        let (session, by) = (Arc::clone(&self.session), u64::from_str_radix(by, 16));
+        async move {
+            let Ok(by) = by else { return false };
+            // One that is only silent may hold an answer, cut off from here.
+            matches!(session.look(SessionId(by)).await, Ok(Writer::Dead))
+        }
+        .boxed()
     }
 }

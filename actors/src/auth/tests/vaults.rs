@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::auth::vault::{FileVault, MemoryVault, VaultError};
+use crate::nats::session::{About, Session, SessionId};
 use crate::nats::tokens::NatsVault;
 
 async fn keeps_its_promises(vault: Arc<dyn Vault>) {
@@ -59,8 +60,24 @@ async fn records_in_files_keep_the_promises_of_a_vault_and_are_their_owners_only
 #[tokio::test]
 async fn records_in_nats_keep_the_promises_of_a_vault_and_outlive_their_node() {
     let (_folder, _server, bus) = crate::nats::tests::ready("").await;
-    keeps_its_promises(Arc::new(NatsVault::new(&bus))).await;
-    let other = NatsVault::new(&bus);
-    assert!(other.is_shared());
+    let session = async |before: Vec<SessionId>| {
+        let about = About {
+            node: "test".into(),
+            version: "0".into(),
+            started: Timestamp::UNIX_EPOCH,
+            config: String::new(),
+        };
+        Arc::new(Session::start(&bus, SessionId::draw(), before, &about).await.unwrap())
+    };
+    let first = session(Vec::new()).await;
+    keeps_its_promises(Arc::new(NatsVault::new(&bus, Arc::clone(&first)))).await;
+    let one = NatsVault::new(&bus, Arc::clone(&first));
+    let other = NatsVault::new(&bus, session(Vec::new()).await);
     assert!(other.load("p._._").await.unwrap().is_some());
+    assert_ne!(one.me(), other.me());
+    assert!(!other.is_gone(&one.me()).await, "it lives");
+    assert!(!other.is_gone("nonsense").await);
+    // One that runs where the first did knows that it is gone.
+    let next = NatsVault::new(&bus, session(vec![first.id()]).await);
+    assert!(next.is_gone(&one.me()).await);
 }
