@@ -14,9 +14,9 @@ const STREAMS: [&str; 11] = [
     "TOLLGATE_DEAD",
     "KV_TOLLGATE_OWN",
     "KV_TOLLGATE_HOLDS",
-    "KV_TOLLGATE_TOKENS",
     "KV_TOLLGATE_CONF",
     "KV_TOLLGATE_ONCE",
+    "KV_TOLLGATE_TOKENS",
 ];
 
 /// A configuration with nothing but the server, as on a machine that only publishes.
