@@ -9,6 +9,8 @@
 //!   the embedded database under two of them;
 //! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
 //! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`rehearsal`]: a fetch against recorded answers, on virtual time;
+//! - `fresh`: objects that are used instead of a call;
 //! - [`auth`]: credentials, signatures and tokens;
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
@@ -27,6 +29,7 @@ pub mod config;
 pub mod control;
 pub mod costs;
 pub mod forecast;
+pub(crate) mod fresh;
 pub mod health;
 pub mod holds;
 pub mod http;
@@ -40,6 +43,7 @@ pub mod plan;
 pub mod publish;
 pub mod queue;
 pub mod recipe;
+pub mod rehearsal;
 pub mod reload;
 pub mod shard;
 pub mod state;

@@ -26,6 +26,7 @@ mod nats_server;
 mod objects;
 mod output;
 mod plan;
+mod recipe;
 mod reload;
 mod rude;
 mod rules;

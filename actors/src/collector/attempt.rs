@@ -12,6 +12,7 @@ use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
 use crate::auth::{Redactor, Unsigned, Used};
 use crate::codes::Code;
+use crate::fresh;
 use crate::http::{CallBounds, CallError};
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
@@ -85,6 +86,7 @@ impl Attempt<'_> {
             account: &self.item.lane.account.account,
             id: &self.item.id,
             params: &self.item.fetch.params,
+            queued_at: self.item.queued_at,
         };
         let mut request = match recipe::build(self.platform, self.api, &context) {
             Ok(request) => request,
@@ -179,6 +181,9 @@ pub(crate) async fn finish_until_confirmed(
     item: &Item,
     ending: Ending,
 ) {
+    if let Ending::Done { done, .. } = &ending {
+        fresh::note(shard, item, done).await;
+    }
     let ended = Instant::now();
     let mut told = false;
     shard.totals.ending(item.seq);

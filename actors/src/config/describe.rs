@@ -11,6 +11,7 @@ use serde_json::Map;
 use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
 use super::describe_auth::write_auth;
+use super::describe_request::{InWords, write_request};
 use super::describe_rules::write_rules;
 use super::values::show;
 use crate::calendar::{DAY, Resets};
@@ -233,14 +234,15 @@ fn in_words_when(when: &When) -> String {
 
 fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> fmt::Result {
     let base = if api.path.text().contains("://") { "" } else { platform.base_url.as_str() };
-    write!(out, "    GET {base}{}", api.path)?;
-    for (i, (name, template)) in api.query.iter().enumerate() {
-        write!(out, "{}{name}={template}", if i == 0 { '?' } else { '&' })?;
+    write!(out, "    {} {base}{}", api.method, api.path)?;
+    for (i, pair) in api.query.iter().enumerate() {
+        write!(out, "{}{}", if i == 0 { '?' } else { '&' }, InWords(pair))?;
     }
     writeln!(out)?;
     for (name, template) in &api.headers {
         writeln!(out, "    {name}: {template}")?;
     }
+    write_request(out, platform, api)?;
     match (&platform.auth, &api.auth) {
         (Some(_), None) => writeln!(out, "    without credentials")?,
         (Some(shared), Some(own))

@@ -1,4 +1,4 @@
-//! Tables of templates: headers and queries.
+//! Tables of templates, such as headers.
 
 use ::config::ValueKind;
 use http::HeaderName;
@@ -87,7 +87,7 @@ pub(super) fn templates(
                 continue;
             }
         };
-        let Some(template) = template(table, &key, &text, allowed) else { continue };
+        let Some(template) = optional_template(table, &key, &text, allowed) else { continue };
         if check_literal(table, &key, &template) {
             found.push((key, template));
         }
@@ -102,13 +102,35 @@ pub(super) fn template(
     text: &str,
     allowed: &Variables<'_>,
 ) -> Option<Template> {
-    match Template::parse(text, allowed) {
+    checked(section, key, Template::parse(text, allowed))
+}
+
+/// A template of a recipe that fills what can be left out.
+pub(super) fn optional_template(
+    section: &Section<'_>,
+    key: &str,
+    text: &str,
+    allowed: &Variables<'_>,
+) -> Option<Template> {
+    checked(section, key, Template::parse_optional(text, allowed))
+}
+
+fn checked(
+    section: &Section<'_>,
+    key: &str,
+    parsed: Result<Template, TemplateError>,
+) -> Option<Template> {
+    match parsed {
         Ok(template) => {
             if let Some(name) =
                 template.names().iter().find_map(|name| name.strip_prefix("params."))
             {
                 let message = format!("`params.{name}` is not known here");
                 section.mistake(Code::UnknownVariable, key, message, format!("write {{{name}}}"));
+                return None;
+            }
+            if let Err(refusal) = template.try_out() {
+                section.mistake(Code::BadTemplate, key, refusal.reason, "");
                 return None;
             }
             Some(template)

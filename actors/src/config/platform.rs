@@ -17,6 +17,7 @@ use super::node::timeouts;
 use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
 use super::section::{Section, kind_of};
+use super::zone::zone;
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
@@ -107,18 +108,20 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
+    let tiers = tiers(&mut section);
     let mut platform = Platform {
         name,
         base_url: base_url.clone().unwrap_or_else(placeholder_url),
         allowed_hosts,
         bare_hosts,
         headers,
+        zone: zone(&mut section, &tiers, &Variables::Any),
         auth,
         limits: Arc::default(),
         budgets: Vec::new(),
         generation: generation(),
         keys: keys(&mut section),
-        tiers: tiers(&mut section),
+        tiers,
         special: Special::default(),
         resets: Vec::new(),
         costs: Costs::default(),

@@ -181,7 +181,7 @@ fn values(
             dim => {
                 let declared = platform.keys.iter().find(|(known, _)| known == dim);
                 let (_, template) = declared.expect("checked with the configuration");
-                let text = template.render(&RecipeScope { platform, api, fetch })?;
+                let text = template.render(&RecipeScope::new(platform, api, fetch))?;
                 if text.is_empty() {
                     let reason = format!("`keys.{dim}` is empty for this fetch");
                     return Err(Refusal::new(Code::BadParameter, reason));

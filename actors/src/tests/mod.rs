@@ -8,6 +8,7 @@ mod chaos;
 mod drain;
 mod earliest;
 mod fence;
+mod fresh;
 mod health;
 mod holds;
 mod kinds;

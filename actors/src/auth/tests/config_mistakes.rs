@@ -273,7 +273,12 @@ fn a_limit_per_token_counts_by_the_credential_of_a_pool() {
     let mut seen = std::collections::BTreeSet::new();
     for number in 0..50 {
         let account = account(&format!("act_{number}"));
-        let fetch = crate::recipe::FetchContext { account: &account, id: "1", params: &params };
+        let fetch = crate::recipe::FetchContext {
+            account: &account,
+            id: "1",
+            params: &params,
+            queued_at: jiff::Timestamp::UNIX_EPOCH,
+        };
         let keys = crate::recipe::budgets(platform, &platform.apis[0], &fetch).unwrap();
         let own = platform.auth.as_ref().unwrap().of(&account).name.clone();
         assert_eq!(keys.len(), 1);

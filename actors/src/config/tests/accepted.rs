@@ -341,7 +341,12 @@ fn costs_reach_the_gate_by_limit_and_api() {
     let account = crate::ids::Account::new("a").unwrap();
     let of = |ids: serde_json::Value| {
         let params = serde_json::Map::from_iter([("ids".to_owned(), ids)]);
-        let fetch = crate::recipe::FetchContext { account: &account, id: "1", params: &params };
+        let fetch = crate::recipe::FetchContext {
+            account: &account,
+            id: "1",
+            params: &params,
+            queued_at: jiff::Timestamp::UNIX_EPOCH,
+        };
         let costs = platform.costs.of(&platform.limits, platform, 1, &fetch)?.to_vec();
         crate::costs::check(&platform.limits, 1, &costs).map(|()| costs)
     };
@@ -361,7 +366,7 @@ fn the_order_of_the_file_is_kept() {
     );
     let plan = plan(&text);
     let apis = &plan.platforms.values().next().unwrap().apis;
-    let names: Vec<&str> = apis[0].query.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = apis[0].query.iter().map(|pair| pair.name.as_str()).collect();
     assert_eq!(names, ["z", "a", "m", "b"]);
     assert_eq!(apis[1].name.as_str(), "aaa");
 }

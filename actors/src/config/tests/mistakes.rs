@@ -409,8 +409,8 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[platforms.kakao.apis.x]\nquery = {}", Code::MissingKey, "platforms.kakao.apis.x.path"),
     (
         "[platforms.kakao.apis.x]\npath = \"a\"\nbody = { a = 1 }",
-        Code::NotSupported,
-        "platforms.kakao.apis.x.body",
+        Code::UnknownKey,
+        "platforms.kakao.apis.x.body.a",
     ),
     (
         "[platforms.kakao.apis.x]\npath = \"a\"\nformat = \"jsn\"",
