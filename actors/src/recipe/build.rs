@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -40,7 +42,7 @@ pub struct FetchContext<'a> {
 }
 
 /// What to send.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// How.
     pub method: Method,
@@ -50,6 +52,19 @@ pub struct Request {
     pub headers: HeaderMap,
     /// With what after them.
     pub body: Option<Bytes>,
+}
+
+impl fmt::Debug for Request {
+    /// Without query and body, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = Url::join(&self.url, self.url.path());
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("at", &at.as_ref().map_or("?", Url::as_str))
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a recipe's templates may name.
