@@ -15,6 +15,7 @@
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod answers;
 pub mod audit;
 pub(crate) mod budget;
 pub mod calendar;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::answers::Answers;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
@@ -501,6 +502,15 @@ pub struct Api {
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
+    /// What its answers are worth, and how they become what is stored.
+    pub answers: Arc<Answers>,
+}
+
+impl Api {
+    /// Whether a call may be made again when nobody knows what became of it.
+    pub fn may_repeat(&self) -> bool {
+        self.answers.idempotent.unwrap_or(true)
+    }
 }
 
 /// Which parameters the fetches of an api carry.
@@ -519,8 +529,12 @@ pub enum Format {
     Auto,
     /// `json`; an answer that says it is HTML is refused.
     Json,
+    /// `jsonl`: JSON values, one on each line.
+    Ndjson,
     /// `csv`.
     Csv,
+    /// `tsv`.
+    Tsv,
     /// `txt`.
     Text,
     /// `html`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tollgate_gate::Guard;
 
+use super::answers::{OfPlatform, check_split, of_api};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
@@ -23,7 +24,9 @@ const APIS_MAX: usize = 1_000;
 const FORMATS: &[(&str, Format)] = &[
     ("auto", Format::Auto),
     ("json", Format::Json),
+    ("ndjson", Format::Ndjson),
     ("csv", Format::Csv),
+    ("tsv", Format::Tsv),
     ("text", Format::Text),
     ("html", Format::Html),
     ("binary", Format::Binary),
@@ -35,6 +38,8 @@ pub(super) struct ApiContext<'a> {
     pub(super) guard: Guard,
     /// `store.key`, which may name parameters too.
     pub(super) key: &'a Template,
+    /// What the platform says of its answers.
+    pub(super) answers: &'a OfPlatform,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
 }
@@ -118,6 +123,8 @@ fn api(
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
+    let format = format.unwrap_or(Format::Auto);
+    let answers = of_api(&mut section, context.answers, format);
     for name in ["body", "method"] {
         section.unsupported(name, "every call is a GET without a body");
     }
@@ -135,10 +142,12 @@ fn api(
         headers,
         params: Params::default(),
         timeouts,
-        format: format.unwrap_or(Format::Auto),
+        format,
         rules: Arc::default(),
+        answers: Arc::new(answers),
     };
     api.params = params(&section, &api, platform, declared, context.key, &costs);
+    check_split(&section, &api.answers, &api.params);
     section.finish();
     Some((api, costs))
 }

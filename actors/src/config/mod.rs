@@ -17,8 +17,10 @@ use crate::codes::Code;
 use crate::costs::Costs;
 use crate::plan::Plan;
 
+mod answers;
 mod api;
 mod describe;
+mod describe_answers;
 mod describe_rules;
 mod keys;
 mod limits;

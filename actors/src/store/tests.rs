@@ -26,7 +26,14 @@ const STREAM_SHARE_BYTES: u64 = 2 * FILE_PART_BYTES as u64 + STREAM_SLACK_BYTES;
 const LEAST_BYTES: u64 = STREAM_SHARE_BYTES + budget::SMALL_SHARE_BYTES;
 
 fn options(codec: Codec, decode: Decode) -> SinkOptions {
-    SinkOptions { codec, decode, body_bytes_max: 1 << 33, expand_max: EXPAND_MAX }
+    SinkOptions {
+        codec,
+        decode,
+        unwrap: Unwrap::None,
+        charset: None,
+        body_bytes_max: 1 << 33,
+        expand_max: EXPAND_MAX,
+    }
 }
 
 fn plain(codec: Codec) -> SinkOptions {

@@ -279,8 +279,18 @@ impl ApiMeters {
 const API_GONE: &str = "(gone)";
 
 /// How attempts end, and what was answered.
-const CLASSES: [&str; 8] =
-    ["ok", "transient", "throttled", "permanent", "unreachable", "late", "store_away", "crashed"];
+const CLASSES: [&str; 10] = [
+    "ok",
+    "transient",
+    "incomplete",
+    "throttled",
+    "denied",
+    "permanent",
+    "unreachable",
+    "late",
+    "store_away",
+    "crashed",
+];
 const STATUSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl fmt::Debug for PlatformMeters {
