@@ -105,7 +105,7 @@ fn test(test: &Test) -> String {
         Test::Is(from, wanted) if wanted.is_empty() => format!("there is {}", place(from)),
         Test::Is(from, wanted) => format!("{} is {}", place(from), wanted.join(" or ")),
         Test::Not(from, unwanted) => format!("{} is not {}", place(from), unwanted.join(" or ")),
-        Test::Absent(from) => format!("there is no {}", place(from)),
+        Test::Absent(from) => format!("{} is missing", place(from)),
         Test::Contains(text) => format!("the body holds {text:?}"),
         Test::ContentType(kinds) => format!("the content type is {}", kinds.join(" or ")),
         Test::Blank => "the body is empty".to_owned(),

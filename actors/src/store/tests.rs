@@ -3,6 +3,7 @@
 mod bodies;
 mod bounds;
 mod files;
+mod files_in_bodies;
 mod s3;
 mod s3_server;
 
@@ -159,7 +160,7 @@ async fn send_and_check(
     body: &[u8],
     pieces: &[usize],
 ) {
-    let stored = send(store, key, options, wire, pieces).await.unwrap();
+    let stored = send(store, key, options.clone(), wire, pieces).await.unwrap();
     let found = object(store, &stored.key).await.unwrap();
     let got = decompressed(options.codec, &found);
     assert!(got == body, "{key}: another body ({} bytes for {})", got.len(), body.len());

@@ -278,7 +278,12 @@ impl<W: Write> ZipDecoder<W> {
                 left => State::Skip { left, ends: false },
             });
         }
-        if follows && (method != 8 || flags & 1 != 0) {
+        if follows && flags & 1 != 0 {
+            return Err(unfit(format!(
+                "`{name}` in the zip archive is encrypted and does not say where it ends"
+            )));
+        }
+        if follows && method != 8 {
             return Err(unfit(format!(
                 "`{name}` in the zip archive does not say where it ends, which only deflate shows by itself"
             )));

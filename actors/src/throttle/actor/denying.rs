@@ -12,6 +12,7 @@ use crate::codes::Code;
 use crate::collector::{Again, LastAnswer, Outcome};
 use crate::ledger::record::DenialNote;
 use crate::observe::Scope;
+use crate::plan::{Api, Platform};
 use crate::telemetry;
 use crate::throttle::lane::Candidate;
 
@@ -96,9 +97,18 @@ impl Throttle {
         !self.breakers.is_empty()
     }
 
-    /// Apis have other numbers from now on; what was an api's own starts anew.
-    pub(super) fn breakers_renumbered(&mut self) {
-        self.breakers.retain(|api, _| api.is_none());
+    /// Apis may have other numbers from now on.
+    pub(super) fn breakers_follow(&mut self, old: &Platform) {
+        let number = |api: u16| {
+            let name = &old.apis.get(usize::from(api))?.name;
+            self.platform.api(name.as_str()).map(|(number, _)| number)
+        };
+        let breakers = std::mem::take(&mut self.breakers).into_iter();
+        let breakers = breakers.filter_map(|(api, breaker)| match api {
+            None => Some((None, breaker)),
+            Some(api) => Some((Some(number(api)?), breaker)),
+        });
+        self.breakers = breakers.collect();
     }
 
     /// The refusals, for the record.
@@ -149,6 +159,6 @@ impl Throttle {
 
     /// Whether the calls of an api may be repeated.
     pub(super) fn may_repeat(&self, api: u16) -> bool {
-        self.platform.apis.get(usize::from(api)).is_none_or(crate::plan::Api::may_repeat)
+        self.platform.apis.get(usize::from(api)).is_none_or(Api::may_repeat)
     }
 }
