@@ -488,7 +488,7 @@ fn a_revoked_account_is_held_and_its_fetches_wait_until_it_has_access_again() {
     });
     let config = config(&provider)
         .platform("breaker = { after = 3, for = \"1s\" }")
-        .limit(r#"one = { per = ["account"], concurrent = 1 }"#)
+        .limit(r#"gap = { per = ["account"], every = "50ms" }"#)
         .api("x", "path = \"x\"");
     let dir = Dir::with(&config);
     let put = |account: &str, n: usize| fetch(account, "x", &format!("{account}-{n}"), json!({}));
@@ -501,7 +501,9 @@ fn a_revoked_account_is_held_and_its_fetches_wait_until_it_has_access_again() {
         (provider.count("x", Some("well")) == 30).then_some(())
     });
     // Two trials, 1 s and 2 s after the holds before them.
-    wait_until("two trials", || (provider.count("x", Some("revoked")) == 5).then_some(()));
+    wait_until("two trials", || (node.said("\"because\":\"denied\"") == 3).then_some(()));
+    // The hold is written down at once.
+    thread::sleep(Duration::from_millis(300));
     node.kill();
     let calls = provider.asked();
     let revoked: Vec<&Asked> =

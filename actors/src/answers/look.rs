@@ -176,7 +176,7 @@ impl Seen {
         };
         let is_whole = is_whole && is_all;
         let mut verdict = None;
-        for rule in answers.rules.iter().filter(|rule| rule.is_for(self.status)) {
+        for rule in answers.rules.iter().filter(|rule| rule.is_for(self.status, self.is_good)) {
             match self.fits(rule, records, is_whole, is_all) {
                 Fits::No => {}
                 Fits::Yes => {
@@ -247,7 +247,7 @@ impl Seen {
     fn holds(&self, test: &Test, records: u64, is_whole: bool, is_all: bool) -> Fits {
         // What was found is there; what was not may come where the text broke off.
         let of_body = |source: &Source, holds: bool, found: bool| match source {
-            Source::Body(_) if !is_whole && !(holds && found) => Fits::Unknown,
+            Source::Body(_) if !(is_whole || holds && found) => Fits::Unknown,
             _ => holds.into(),
         };
         match test {

@@ -120,9 +120,34 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn is_for(&self, status: u16) -> bool {
+    /// Whether answers of this status are meant, which are good or bad without a rule.
+    ///
+    /// A rule that names no status is about a bad answer only if it finds something in it: an empty 503 is no valid
+    /// answer without rows. And none makes a bad answer good without saying its status, nor a page of HTML data
+    /// without saying its content type.
+    fn is_for(&self, status: u16, is_good: bool) -> bool {
         let fits = |(from, to): &(u16, u16)| (*from..=*to).contains(&status);
-        self.status.is_empty() || self.status.iter().any(fits)
+        let named = self.status.iter().any(fits);
+        if is_good || !(named || self.status.is_empty()) {
+            return named || self.status.is_empty();
+        }
+        if self.stores() {
+            let says_type = self.tests.iter().any(|test| matches!(test, Test::ContentType(_)));
+            return named && (says_type || !(200..300).contains(&status));
+        }
+        let finds = |test: &Test| {
+            matches!(
+                test,
+                Test::Is(..)
+                    | Test::Not(..)
+                    | Test::Contains(_)
+                    | Test::ContentType(_)
+                    | Test::RowsFrom(Rows::At(_), _)
+                    | Test::RowsTo(Rows::At(_), _)
+                    | Test::RowsBelow(..)
+            )
+        };
+        named || self.tests.iter().any(finds)
     }
 
     /// Whether an answer of this class is stored.
@@ -203,7 +228,7 @@ impl Answers {
     /// Whether an answer of this status may be stored, as far as its status tells; `is_good`: without a rule it
     /// would be.
     pub(crate) fn may_store(&self, status: u16, is_good: bool) -> bool {
-        is_good || self.rules.iter().any(|rule| rule.is_for(status) && rule.stores())
+        is_good || self.rules.iter().any(|rule| rule.is_for(status, is_good) && rule.stores())
     }
 }
 

@@ -323,3 +323,32 @@ fn tables_are_judged_by_their_rows_and_columns() {
         assert_eq!(looked.verdict.map(|verdict| verdict.class), class, "{body}");
     }
 }
+
+#[test]
+fn a_bad_status_stays_bad_unless_a_rule_names_it() {
+    let blank = rule(Class::Empty, vec![Test::Blank]);
+    let none = rule(Class::Empty, vec![Test::RowsTo(Rows::OfBody, 0)]);
+    let code = rule(Class::Permanent, vec![body_is("code", &[])]);
+    let else_ = rule(Class::Permanent, Vec::new());
+    let named = Rule { status: vec![(404, 404)], ..blank.clone() };
+    let page = Rule { status: vec![(200, 200)], ..none.clone() };
+    let kind = Test::ContentType(vec!["text/html".into()]);
+    let typed = Rule { tests: vec![kind], ..page.clone() };
+    for (rule, status, is_good, is_for) in [
+        (&blank, 200, true, true),
+        (&blank, 503, false, false),
+        (&none, 200, true, true),
+        (&none, 500, false, false),
+        (&code, 200, true, true),
+        (&code, 500, false, true),
+        (&else_, 200, true, true),
+        (&else_, 502, false, false),
+        (&named, 404, false, true),
+        (&named, 200, true, false),
+        // A page of HTML where data is expected.
+        (&page, 200, false, false),
+        (&typed, 200, false, true),
+    ] {
+        assert_eq!(rule.is_for(status, is_good), is_for, "{status} {rule:?}");
+    }
+}

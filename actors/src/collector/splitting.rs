@@ -11,7 +11,7 @@ use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
 use super::landing::object_key;
 use super::{LastAnswer, Outcome};
 use crate::codes::Code;
-use crate::queue::{Ending, NewFetch};
+use crate::queue::{Appended, Ending, NewFetch};
 use crate::recipe;
 use crate::telemetry;
 
@@ -49,14 +49,7 @@ impl Attempt<'_> {
                 return Outcome::Dead { code: refusal.code, reason: refusal.reason, last };
             }
         };
-        let mut told = false;
-        while let Err(error) = self.shard.queue.append(fetches.clone()).await {
-            if !told {
-                told = true;
-                telemetry::queue_away(&item.lane.account, &error);
-            }
-            sleep(FINISH_AGAIN).await;
-        }
+        self.append(fetches).await;
         let mut done = self.done_without_objects(status);
         done.request_id.clone_from(&last.request_id);
         done.split_into = ids;
@@ -67,5 +60,27 @@ impl Attempt<'_> {
         let ending = Ending::Done { done: Box::new(done), once: item.fetch.once };
         finish_until_confirmed(self.shard, self.meters, item, ending).await;
         Outcome::Done { bytes: 0, objects: 0 }
+    }
+
+    /// Stores the parts, as often as it takes.
+    async fn append(&self, fetches: Vec<NewFetch>) {
+        let totals = &self.shard.totals;
+        let count = fetches.len() as u64;
+        // Counted before they are stored: one may be done before the answer is here.
+        totals.come(count);
+        let mut told = false;
+        let appended = loop {
+            match self.shard.queue.append(fetches.clone()).await {
+                Ok(appended) => break appended,
+                Err(error) if !told => {
+                    told = true;
+                    telemetry::queue_away(&self.item.lane.account, &error);
+                }
+                Err(_) => {}
+            }
+            sleep(FINISH_AGAIN).await;
+        };
+        let is_new = |one: &&Appended| matches!(one, Appended::New(_));
+        totals.never_came(count - appended.iter().filter(is_new).count() as u64);
     }
 }

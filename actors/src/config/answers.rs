@@ -48,7 +48,7 @@ pub(super) struct OfPlatform {
 pub(super) fn of_platform(section: &mut Section<'_>) -> OfPlatform {
     let rules = rules(section);
     let request_id = place(section, "request_id");
-    let breaker = breaker(section).unwrap_or_else(|| Some(BreakerRule::default()));
+    let breaker = breaker(section).unwrap_or(Said::Rule(BreakerRule::default())).rule();
     OfPlatform { rules, request_id, breaker }
 }
 
@@ -67,7 +67,7 @@ pub(super) fn of_api(section: &mut Section<'_>, platform: &OfPlatform, format: F
     let request_id = place(section, "request_id").or_else(|| platform.request_id.clone());
     let columns = columns(section, format);
     let breaker = match breaker(section) {
-        Some(own) => own.map(|rule| BreakerRule { per_api: true, ..rule }),
+        Some(own) => own.rule().map(|rule| BreakerRule { per_api: true, ..rule }),
         None => platform.breaker.clone(),
     };
     let mut answers = Answers::new(rules, columns, request_id);
@@ -442,11 +442,25 @@ fn dates(table: &mut Section<'_>) -> Option<By> {
     })
 }
 
-/// Nothing: not said; none within: off.
-fn breaker(section: &mut Section<'_>) -> Option<Option<BreakerRule>> {
+/// What is said of the breaker.
+enum Said {
+    Off,
+    Rule(BreakerRule),
+}
+
+impl Said {
+    fn rule(self) -> Option<BreakerRule> {
+        match self {
+            Self::Off => None,
+            Self::Rule(rule) => Some(rule),
+        }
+    }
+}
+
+fn breaker(section: &mut Section<'_>) -> Option<Said> {
     let value: Value = section.take("breaker")?;
     if matches!(&value.kind, ValueKind::String(text) if text == "off") {
-        return Some(None);
+        return Some(Said::Off);
     }
     if matches!(&value.kind, ValueKind::String(_)) {
         let hint = "breaker = { after = 10, for = \"5m\" }, or \"off\"";
@@ -467,7 +481,7 @@ fn breaker(section: &mut Section<'_>) -> Option<Option<BreakerRule>> {
     }
     table.finish();
     let default = BreakerRule::default();
-    Some(Some(BreakerRule {
+    Some(Said::Rule(BreakerRule {
         after: after.map_or(default.after, |after| after as u8),
         wait: wait.unwrap_or(default.wait),
         statuses: numbers.flatten().unwrap_or(default.statuses),

@@ -80,10 +80,9 @@ impl<W: Write> Unwrapper<W> {
     /// What the body is not, if it is not what was declared.
     pub(super) fn is_not(&self) -> Option<&'static str> {
         match (&self.state, &self.unwrap) {
-            (State::Known { is_file: true, .. }, _) => None,
+            (State::Known { is_file: true, .. }, _) | (_, Unwrap::None) => None,
             (_, Unwrap::Zip(_)) => Some("a zip archive"),
             (_, Unwrap::Gzip) => Some("a gzip file"),
-            (_, Unwrap::None) => None,
         }
     }
 

@@ -144,7 +144,7 @@ impl<W: Write> ZipDecoder<W> {
                     taken += now;
                     let wrote = !self.buffer.is_empty();
                     self.state =
-                        if member.ended { self.close(member)? } else { State::Body(member) };
+                        if member.ended { Self::close(member)? } else { State::Body(member) };
                     // One turn of the decompressor at a time: what came out has to be looked at first.
                     if taken > 0 && wrote {
                         break;
@@ -300,7 +300,7 @@ impl<W: Write> ZipDecoder<W> {
             // A stored member of no length has no bytes to wait for.
             ended: method == 0 && packed == 0,
         };
-        if member.ended { self.close(member) } else { Ok(State::Body(member)) }
+        if member.ended { Self::close(member) } else { Ok(State::Body(member)) }
     }
 
     /// One turn of a member's bytes; `buffer` then holds what came out, which is written already.
@@ -332,7 +332,7 @@ impl<W: Write> ZipDecoder<W> {
         Ok(taken)
     }
 
-    fn close(&mut self, member: Member) -> io::Result<State> {
+    fn close(member: Member) -> io::Result<State> {
         match member.told {
             Some(told) => {
                 check(&member, told)?;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 pub(crate) struct Asked {
     /// When its head was whole.
     pub(crate) at: Instant,
-    pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
     /// Lines of the head as they came, names in lower case.
@@ -85,11 +84,6 @@ impl Provider {
         format!("http://127.0.0.1:{}/", self.port)
     }
 
-    /// `host:port`.
-    pub(crate) fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
     /// Every call so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
@@ -104,14 +98,14 @@ impl Provider {
     }
 }
 
-fn serve(stream: &TcpStream, all: &Mutex<Vec<Asked>>, answer: &(dyn Fn(&Asked, usize) -> Told)) {
+fn serve(stream: &TcpStream, all: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked, usize) -> Told) {
     let mut lines = BufReader::new(stream);
     let mut first = String::new();
     if lines.read_line(&mut first).is_err() || first.is_empty() {
         return;
     }
     let mut words = first.split_whitespace();
-    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let target = words.nth(1).unwrap_or_default().to_owned();
     let mut headers = Vec::new();
     let mut length = 0;
     loop {
@@ -128,8 +122,7 @@ fn serve(stream: &TcpStream, all: &Mutex<Vec<Asked>>, answer: &(dyn Fn(&Asked, u
     }
     let at = Instant::now();
     lines.take(length).read_to_end(&mut Vec::new()).ok();
-    let (method, target) = (method.to_owned(), target.to_owned());
-    let call = Asked { at, method, target, headers };
+    let call = Asked { at, target, headers };
     let before = {
         let mut all = all.lock().unwrap();
         all.push(call.clone());

@@ -90,11 +90,11 @@ const TABLE: &[(&str, Code, &str)] = &[
     (r#"idempotent = "no""#, Code::WrongType, "idempotent"),
     (r#"breaker = "on""#, Code::WrongType, "breaker"),
     ("breaker = 5", Code::WrongType, "breaker"),
-    (r#"breaker = { after = 0 }"#, Code::BadValue, "breaker.after"),
-    (r#"breaker = { for = 5 }"#, Code::BadDuration, "breaker.for"),
+    ("breaker = { after = 0 }", Code::BadValue, "breaker.after"),
+    ("breaker = { for = 5 }", Code::BadDuration, "breaker.for"),
     (r#"breaker = { for = "48h" }"#, Code::BadDuration, "breaker.for"),
-    (r#"breaker = { status = [500] }"#, Code::BadValue, "breaker.status"),
-    (r#"breaker = { afer = 5 }"#, Code::UnknownKey, "breaker.afer"),
+    ("breaker = { status = [500] }", Code::BadValue, "breaker.status"),
+    ("breaker = { afer = 5 }", Code::UnknownKey, "breaker.afer"),
     (r#"split = { by = "list", param = "ids" }"#, Code::MissingKey, "split"),
 ];
 
