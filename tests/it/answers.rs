@@ -65,7 +65,7 @@ fn errors_in_a_200_end_as_their_rules_say_and_name_them() {
     let expired = &dead["expired"];
     assert_eq!(
         (expired.code.as_str(), expired.attempts, expired.http_status),
-        ("TG0230", 1, Some(200))
+        ("TG0240", 1, Some(200))
     );
     assert_eq!(
         expired.reason,
@@ -79,7 +79,7 @@ fn errors_in_a_200_end_as_their_rules_say_and_name_them() {
     assert!(late.reason.contains("platforms.p.answers.2: try again"), "{late:?}");
     // Its code stands before 300 kB that were on their way into the store.
     let big = &dead["big"];
-    assert_eq!((big.code.as_str(), big.body_start.as_ref().unwrap().len()), ("TG0230", 2048));
+    assert_eq!((big.code.as_str(), big.body_start.as_ref().unwrap().len()), ("TG0240", 2048));
     assert_eq!(big.request_id.as_deref(), Some("r-big"));
     // Too many calls: held and called again.
     let mut running = {
@@ -186,7 +186,7 @@ fn a_part_never_passes_for_the_whole() {
     let dead = dir.dead();
     assert_eq!(dead.len(), 4);
     for letter in dead {
-        assert_eq!((letter.code.as_str(), letter.attempts), ("TG0231", 2), "{letter:?}");
+        assert_eq!((letter.code.as_str(), letter.attempts), ("TG0241", 2), "{letter:?}");
         assert!(letter.reason.contains("incomplete: "), "{letter:?}");
     }
 }
@@ -233,7 +233,7 @@ fn nothing_is_a_failure_or_a_valid_answer_as_declared() {
     let codes: BTreeMap<String, String> =
         by_id(dir.dead()).into_iter().map(|(id, dead)| (id, dead.code)).collect();
     let wanted =
-        [("blank", "TG0230"), ("spaces", "TG0230"), ("other", "TG0201"), ("columns", "TG0233")];
+        [("blank", "TG0240"), ("spaces", "TG0240"), ("other", "TG0201"), ("columns", "TG0243")];
     assert_eq!(codes, wanted.map(|(id, code)| (id.to_owned(), code.to_owned())).into());
 }
 
@@ -285,10 +285,10 @@ fn files_and_charsets_are_decoded_before_they_are_judged_and_stored() {
     }
     assert_eq!(stored.len(), 4);
     let dead = by_id(dir.dead());
-    assert_eq!(dead["wrong"].code, "TG0234");
+    assert_eq!(dead["wrong"].code, "TG0244");
     assert!(dead["wrong"].reason.contains("it has readme.txt, report.csv"), "{:?}", dead["wrong"]);
-    assert_eq!((dead["broken"].code.as_str(), dead["broken"].attempts), ("TG0235", 1));
-    assert_eq!((dead["refused"].code.as_str(), dead["refused"].attempts), ("TG0230", 1));
+    assert_eq!((dead["broken"].code.as_str(), dead["broken"].attempts), ("TG0245", 1));
+    assert_eq!((dead["refused"].code.as_str(), dead["refused"].attempts), ("TG0240", 1));
     assert!(dead["refused"].reason.ends_with(": no right"), "{:?}", dead["refused"]);
 }
 
@@ -364,7 +364,7 @@ fn too_much_is_split_until_it_fits_and_no_day_is_lost_or_twice() {
     let dead = by_id(dir.dead());
     assert_eq!(dead.keys().collect::<Vec<_>>(), ["two~1", "two~2"]);
     for letter in dead.values() {
-        assert_eq!((letter.code.as_str(), letter.attempts), ("TG0237", 1));
+        assert_eq!((letter.code.as_str(), letter.attempts), ("TG0247", 1));
         assert!(letter.reason.contains("are 1 days, and a part has at least 1"), "{letter:?}");
     }
 }
@@ -450,9 +450,9 @@ fn a_call_that_may_not_be_repeated_is_made_once_whatever_becomes_of_its_answer()
     dir.run(&all).exits(1);
     let dead = by_id(dir.dead());
     for (name, code, calls) in [
-        ("silent", "TG0236", 1),
-        ("half", "TG0236", 1),
-        ("gateway", "TG0236", 1),
+        ("silent", "TG0246", 1),
+        ("half", "TG0246", 1),
+        ("gateway", "TG0246", 1),
         // A rule knows what it is, and 503 was not served.
         ("told", "TG0202", 2),
         ("refused", "TG0202", 2),
@@ -472,7 +472,7 @@ fn a_call_that_may_not_be_repeated_is_made_once_whatever_becomes_of_its_answer()
     node.kill();
     dir.tollgate(&["run", "--json", "long.jsonl"]).run().exits(1);
     let dead = by_id(dir.dead());
-    assert_eq!((dead["long"].code.as_str(), provider.count("long", None)), ("TG0236", 1));
+    assert_eq!((dead["long"].code.as_str(), provider.count("long", None)), ("TG0246", 1));
 }
 
 #[test]
