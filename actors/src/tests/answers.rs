@@ -25,7 +25,7 @@ fn too_much_is_split_in_the_queue_in_memory_too_and_once_more_after_a_crash_it_i
         let rules = r#"answers = [{ body = "much", is = true, class = "too_much" }]
 split = { by = "dates", from = "since", to = "until" }"#;
         let rig = Rig::start(api(rules), |seen| {
-            let parts = seen.url.path().matches("~").count();
+            let parts = seen.url.path().matches('~').count();
             Reply::ok(if parts < 3 { r#"{"much":true}"# } else { r#"{"much":false}"# })
         });
         put(&rig, "f", &json!({ "since": "2026-01-01", "until": "2026-02-28" })).await;
