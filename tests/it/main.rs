@@ -13,6 +13,7 @@
 
 mod answers;
 mod audit;
+mod auth;
 mod bad;
 mod budgets;
 mod claims;
@@ -26,6 +27,7 @@ mod nats_server;
 mod objects;
 mod output;
 mod plan;
+mod recipe;
 mod reload;
 mod rude;
 mod rules;

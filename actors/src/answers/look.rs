@@ -330,8 +330,7 @@ impl Seen {
         write!(why, ", by the rule {}", rule.name).expect("a String takes all");
         let words = rule.message.as_ref().map(|source| self.values(source).join("; "));
         if let Some(words) = words.filter(|words| !words.trim().is_empty()) {
-            let words: String = words.trim().chars().take(WORDS_MAX).collect();
-            write!(why, ": {words}").expect("a String takes all");
+            write!(why, ": {}", beginning(words.trim())).expect("a String takes all");
         }
         let code = match rule.class {
             Class::Incomplete => Code::AnswerIncomplete,

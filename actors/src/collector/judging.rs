@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::Sent;
 
@@ -18,8 +17,8 @@ use crate::answers::{BreakerRule, Class, INCOMPLETE_WAIT, Look, Looked, Verdict}
 use crate::codes::Code;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallError};
-use crate::observe::{Answered, Facts, Overuse, Then};
-use crate::plan::{Auth, Format};
+use crate::observe::{Answered, BODY_SEEN_MAX, Facts, Overuse, Then};
+use crate::plan::Format;
 use crate::store::Inspect;
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
@@ -85,29 +84,27 @@ impl Attempt<'_> {
             look.take(&body);
             look.judge(is_all && body.len() < REST_BYTES_MAX)
         });
-        (self.text_of(&body), looked)
+        (self.text_of(&body, is_all), looked)
     }
 
-    /// The first 2 KiB as text, without the secret.
-    fn text_of(&self, start: &[u8]) -> String {
-        let start = &start[..start.len().min(BODY_START_BYTES)];
-        self.hide(String::from_utf8_lossy(start).into_owned())
+    /// The first 2 KiB as text, without secrets: a provider, or a proxy before it, may show the request that it
+    /// refuses. `is_all`: nothing follows these bytes.
+    fn text_of(&self, bytes: &[u8], is_all: bool) -> String {
+        self.redactor().start(bytes, BODY_START_BYTES, is_all)
     }
 
-    /// A provider, or a proxy before it, may show the request that it refuses.
+    /// The same for words of the provider.
     fn hide(&self, text: String) -> String {
-        match &self.platform.auth {
-            None => text,
-            Some(Auth::Bearer(secret) | Auth::Header(_, secret)) => {
-                text.replace(secret.expose_secret(), "[redacted]")
-            }
-        }
+        self.redactor().clean(&text).into_owned()
     }
 
     /// The answer was streamed towards the store, and what was looked for in it says no.
     pub(super) async fn refused(&self, told: Told, look: Option<Look>) -> Outcome {
         let looked = look.and_then(|look| look.looked());
-        let start = looked.as_ref().map(|looked| self.text_of(&looked.start)).unwrap_or_default();
+        let start = looked
+            .as_ref()
+            .map(|looked| self.text_of(&looked.start, looked.start.len() < BODY_SEEN_MAX));
+        let start = start.unwrap_or_default();
         self.not_stored(told, start, looked).await
     }
 
@@ -121,6 +118,7 @@ impl Attempt<'_> {
             Some(verdict) => verdict.breaks,
             None => over.is_none() && answers.breaker.as_ref().is_some_and(refuses),
         };
+        let unsigned = verdict.is_none() && over.is_none() && self.was_unsigned(status);
         let throttles = match &verdict {
             Some(verdict) => verdict.class == Class::Throttled,
             None => over.is_some() || status == 429,
@@ -163,6 +161,10 @@ impl Attempt<'_> {
         } else {
             format!("the provider answered {status}")
         };
+        if unsigned {
+            let reason = format!("{reason}, maybe for its token");
+            return Outcome::Again { kind: Again::Unsigned, after: None, reason, last };
+        }
         match head {
             Head::Good => unreachable!("what is good by its head and no rule speaks of is stored"),
             Head::Transient { after } => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::config::{Value, ValueKind};
+use http::Method;
 
 use super::BAD;
 use super::observe::{entries, source, texts};
@@ -53,7 +54,12 @@ pub(super) fn of_platform(section: &mut Section<'_>) -> OfPlatform {
 }
 
 /// An api's part, with its platform's behind it.
-pub(super) fn of_api(section: &mut Section<'_>, platform: &OfPlatform, format: Format) -> Answers {
+pub(super) fn of_api(
+    section: &mut Section<'_>,
+    platform: &OfPlatform,
+    format: Format,
+    method: &Method,
+) -> Answers {
     let mut rules = rules(section);
     let own = rules.len();
     rules.extend(platform.rules.iter().cloned());
@@ -93,6 +99,12 @@ pub(super) fn of_api(section: &mut Section<'_>, platform: &OfPlatform, format: F
         section.mistake(Code::MissingKey, "split", message, hint);
     }
     answers.idempotent = section.flag("idempotent");
+    if !method.is_idempotent() && answers.idempotent.is_none() {
+        let message = format!(
+            "{method} without `idempotent`: a call whose answer is lost is dead, and not made again"
+        );
+        section.report().warn(&section.key("idempotent"), &message);
+    }
     answers.breaker = breaker;
     answers
 }

@@ -1,19 +1,26 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_gate::Guard;
 
 use super::answers::{OfPlatform, check_split, of_api};
+use super::auth::{Said, auth};
+use super::body::{body, long_query, method};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
-use super::pairs::{check_auth_alone, headers, template, templates};
+use super::pairs::{check_auth_alone, headers, template};
 use super::params::{declared_params, params};
 use super::platform::slug;
+use super::query::pairs;
 use super::section::{Section, one_of};
 use super::weights::{ApiCost, api_costs};
+use super::zone::zone;
 use crate::codes::Code;
+use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
 use crate::recipe::{RESERVED, Template, Variables, path_problem};
@@ -40,6 +47,7 @@ pub(super) struct ApiContext<'a> {
     pub(super) key: &'a Template,
     /// What the platform says of its answers.
     pub(super) answers: &'a OfPlatform,
+    pub(super) env: &'a BTreeMap<String, String>,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
 }
@@ -117,17 +125,25 @@ fn api(
     let path = section
         .required("path", "what is called, joined to base_url: path = \"reports/{id}\"")
         .and_then(|text| path(&section, &text, &allowed, platform, context.knows_host));
-    let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
+    let query = pairs(&mut section, "query", &allowed);
     let headers = headers(&mut section, &allowed);
-    check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let body = body(&mut section, &allowed);
+    let method = method(&mut section, body.as_ref());
+    let long_query = long_query(&mut section, body.as_ref());
+    let zone = zone(&mut section, &platform.tiers, &allowed);
+    let auth = match auth(&mut section, (platform.name.as_str(), Some(name.as_str())), context.env)
+    {
+        Said::Nothing => platform.auth.clone(),
+        Said::None => None,
+        Said::Auth(auth) => Some(auth),
+    };
+    check_auth_alone(&section, &headers, auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
+    let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     let format = format.unwrap_or(Format::Auto);
-    let answers = of_api(&mut section, context.answers, format);
-    for name in ["body", "method"] {
-        section.unsupported(name, "every call is a GET without a body");
-    }
+    let answers = of_api(&mut section, context.answers, format, &method);
     for name in ["pages", "report"] {
         section.unsupported(name, "one fetch is one call");
     }
@@ -137,11 +153,17 @@ fn api(
     };
     let mut api = Api {
         name,
+        method,
         path,
-        query: query.unwrap_or_default(),
+        query,
+        long_query,
         headers,
+        body,
+        zone,
+        auth,
         params: Params::default(),
         timeouts,
+        fresh_for,
         format,
         rules: Arc::default(),
         answers: Arc::new(answers),

@@ -8,6 +8,8 @@ mod fuzz;
 mod keys;
 mod mistakes;
 mod observe;
+mod requests;
+mod schema;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

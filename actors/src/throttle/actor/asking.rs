@@ -192,6 +192,7 @@ impl Throttle {
                     account: &item.lane.account.account,
                     id: &item.id,
                     params: &item.fetch.params,
+                    queued_at: item.queued_at,
                 };
                 if let Ok(budgets) = recipe::budgets(&self.platform, api, &context) {
                     candidate.item = Rc::new(Item {

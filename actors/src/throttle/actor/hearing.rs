@@ -154,6 +154,7 @@ impl Throttle {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 self.lanes[lane].ended(item.seq);
+                self.follow_on(lane, item.seq, ctx);
                 self.shard.totals.done(bytes, objects);
                 let calls = tries.calls() + 1;
                 telemetry::fetch_done(&self.meters, api, &item, bytes, objects, calls);

@@ -10,6 +10,7 @@ use tollgate_protos::Done;
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
 use crate::collector::{Item, LastAnswer, done_once, finish_until_confirmed, stored_before};
+use crate::fresh;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::queue::{Ending, Queued};
@@ -56,7 +57,7 @@ impl Throttle {
         };
         let lane = &mut self.lanes[place];
         if found.all {
-            let known = lane.heads.len() as u64 + lane.parked.len() as u64 + in_hand;
+            let known = (lane.heads.len() + lane.parked.len() + lane.followers()) as u64 + in_hand;
             let unseen = found.count.saturating_sub(known);
             lane.note(unseen.saturating_sub(lane.unseen));
         } else {
@@ -143,6 +144,7 @@ impl Throttle {
             account: &lane.account.account,
             id: &accepted.id,
             params: &accepted.fetch.params,
+            queued_at: row.queued_at,
         };
         let budgets = match recipe::budgets(&self.platform, api, &context) {
             Ok(budgets) => budgets,
@@ -183,12 +185,25 @@ impl Throttle {
             );
             let last = LastAnswer::default();
             self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
-        } else if was_flying || candidate.item.fetch.once {
+        } else if was_flying || candidate.item.fetch.once || self.is_reusable(place, &candidate) {
             self.look_up(place, candidate, was_flying, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
         } else {
             self.lanes[place].heads.push_back(candidate);
+        }
+    }
+
+    fn is_reusable(&self, place: usize, candidate: &Candidate) -> bool {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        api.is_some_and(|api| fresh::wanted(api, &candidate.item.fetch).is_some())
+    }
+
+    /// A fetch has ended: those of the same request that waited for it are looked at again, the first of them in
+    /// its place.
+    pub(super) fn follow_on(&mut self, place: usize, leader: Seq, ctx: &mut Context<Self>) {
+        for follower in self.lanes[place].followers_of(leader) {
+            self.look_up(place, follower, false, ctx);
         }
     }
 
@@ -215,7 +230,7 @@ impl Throttle {
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
-    /// may have been done under an earlier number.
+    /// may have been done under an earlier number, and one that says `fresh_for` by another fetch.
     fn look_up(
         &mut self,
         place: usize,
@@ -223,6 +238,19 @@ impl Throttle {
         was_flying: bool,
         ctx: &mut Context<Self>,
     ) {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        let reuse = api.and_then(|api| {
+            let within = fresh::wanted(api, &candidate.item.fetch)?;
+            Some((fresh::request_of(&self.platform, api, &candidate.item)?, within))
+        });
+        let candidate = match reuse {
+            // What may have been stored by itself, or was tried already, does not wait for others.
+            Some((request, _)) if !was_flying && candidate.tries == Tries::default() => {
+                let Some(leader) = self.lanes[place].follow(request, candidate) else { return };
+                leader
+            }
+            _ => candidate,
+        };
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
         // A record that is written meanwhile speaks of it.
@@ -235,6 +263,11 @@ impl Throttle {
             }
             if once && let Some(done) = done_once_surely(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once: false });
+            }
+            if let Some((request, within)) = reuse
+                && let Some(done) = fresh::find(&shard, request, within, &item).await
+            {
+                return Some(Ending::Done { done: Box::new(done), once });
             }
             None
         };
@@ -280,6 +313,7 @@ impl Throttle {
             throttle.remembered.remove(&seq);
             if matches!(ended, Ok(Some(()))) {
                 throttle.lanes[place].ended(seq);
+                throttle.follow_on(place, seq, ctx);
             } else {
                 stays(throttle);
             }
