@@ -11,6 +11,7 @@
     reason = "these tests watch a process from outside, on the real clock"
 )]
 
+mod answers;
 mod audit;
 mod auth;
 mod bad;

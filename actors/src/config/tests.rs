@@ -3,6 +3,7 @@ use std::io::Write;
 use super::*;
 
 mod accepted;
+mod answers;
 mod fuzz;
 mod keys;
 mod mistakes;

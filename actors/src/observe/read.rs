@@ -338,6 +338,18 @@ impl Test {
     }
 }
 
+impl Source {
+    /// The values there, if it is a header; a list counts as one value.
+    pub(crate) fn in_headers(&self, headers: &HeaderMap) -> Vec<String> {
+        if matches!(self, Self::Body(_)) {
+            return Vec::new();
+        }
+        let wall = Timestamp::UNIX_EPOCH;
+        let answer = Answered { status: 0, headers, body: &[], wall };
+        View { answer, said_at: wall }.values(self, false)
+    }
+}
+
 struct View<'a> {
     answer: Answered<'a>,
     /// The answer's own time.
