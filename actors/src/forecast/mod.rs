@@ -123,8 +123,10 @@ impl<'p> Orders<'p> {
         let platform = self.platforms[*place];
         let own = platform.special_of(&lane.account.account).map_or(platform, Arc::as_ref);
         let Some((number, api)) = own.api(lane.api.as_str()) else { return };
-        let context =
-            FetchContext { account: &lane.account.account, id: id.as_str(), params: &fetch.params };
+        // As if it were queued now.
+        let queued_at = self.clock.wall();
+        let account = &lane.account.account;
+        let context = FetchContext { account, id: id.as_str(), params: &fetch.params, queued_at };
         // Both could be told when the fetch was read.
         let costs = own.costs.of(&own.limits, own, number, &context).unwrap_or_default();
         let costs = without_errors(costs.into_owned(), &own.costs, &own.limits);
