@@ -78,7 +78,11 @@ def plain(port: int, method: str, path: str, code: int, sent: dict) -> bytes:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}{query}", data=body, method=method.upper())
     request.add_header("Prefer", f"code={code}")
     request.add_header("Content-Type", "application/json")
-    return urllib.request.urlopen(request, timeout=30).read()
+    try:
+        return urllib.request.urlopen(request, timeout=30).read()
+    except urllib.error.HTTPError as error:
+        # The mock cannot give what its document says: that is no answer to be judged by.
+        return f"{error.code}: ".encode() + error.read()
 
 
 def main() -> int:
@@ -117,7 +121,7 @@ def judge(binary: pathlib.Path, operations: dict, port: int, folder: pathlib.Pat
             wanted[name] = (api, method, path, params, code)
     (folder / "fetches.jsonl").write_text("".join(json.dumps(fetch) + "\n" for fetch in fetches))
     run = [binary, "--config", "tollgate.toml"]
-    environment = os.environ | {"GITHUB_TOKEN": "t"}
+    environment = os.environ | {"GITHUB_TOKEN": "token-of-nobody"}
     ran = subprocess.run([*run, "run", "--json", "fetches.jsonl"], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     if not ran.stdout:
         sys.exit(f"the run told nothing: {ran.stderr}")
@@ -129,10 +133,14 @@ def judge(binary: pathlib.Path, operations: dict, port: int, folder: pathlib.Pat
         letter = dead.get(name)
         if 200 <= code < 300:
             answer = plain(port, method, path, code, params)
-            if letter is None and len(objects) == 1 and objects[0].read_bytes() == answer:
+            # Two of the document's examples are not as its own schemas say: the mock answers 500.
+            if answer.startswith(b"500: ") and letter and letter["code"] == "TG0202" and not objects:
+                classed += 1
+            elif letter is None and len(objects) == 1 and objects[0].read_bytes() == answer:
                 stored += 1
             else:
-                wrong.append({"of": name, "objects": len(objects), "dead": letter and (letter["code"], letter["reason"])})
+                told = letter and (letter["code"], letter["reason"], letter.get("body_start"))
+                wrong.append({"of": name, "objects": len(objects), "dead": told, "mock": answer[:300].decode(errors="replace")})
         elif letter and letter["code"] == CLASSES.get(code, "TG0201") and not objects and letter.get("http_status", code) == code:
             classed += 1
         else:
