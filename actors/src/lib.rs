@@ -11,6 +11,7 @@
 //! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
 //! - [`rehearsal`]: a fetch against recorded answers, on virtual time;
 //! - `fresh`: objects that are used instead of a call;
+//! - [`auth`]: credentials, signatures and tokens;
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
 //!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
@@ -18,6 +19,7 @@
 //! The library never prints, never reads arguments or the environment, and never exits.
 
 pub mod audit;
+pub mod auth;
 pub(crate) mod budget;
 pub mod calendar;
 pub mod clock;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::auth::Auth;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
@@ -232,11 +233,13 @@ pub struct Platform {
     /// Hosts that may be called beside the base URL's: lower case, with `:port` where it is not the
     /// scheme's own. The platform's headers and secrets go there too.
     pub allowed_hosts: Vec<String>,
+    /// Those of `allowed_hosts` that get no credentials.
+    pub bare_hosts: Vec<String>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, Template)>,
     /// Whose days `{today}` means; none: UTC's.
     pub zone: Option<Zones>,
-    /// How calls are authorised.
+    /// How calls are authorised, but for apis that say it themselves.
     pub auth: Option<Auth>,
     /// Every limit of the platform and its apis that is counted per account; an api's number in it is its
     /// place in `apis`. Calendar windows, also those of budgets, start anew only after
@@ -504,6 +507,8 @@ pub struct Api {
     pub body: Option<Body>,
     /// Whose days `{today}` means, where it is not the platform's.
     pub zone: Option<Zones>,
+    /// How its calls are authorised: the platform's, its own, or not at all.
+    pub auth: Option<Auth>,
     /// Which parameters its fetches carry.
     pub params: Params,
     /// How long a call may take.
@@ -554,13 +559,4 @@ pub enum Format {
     Html,
     /// `bin`; anything, HTML too.
     Binary,
-}
-
-/// How a call is authorised.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// `Authorization: Bearer …`.
-    Bearer(SecretString),
-    /// A header with a secret value.
-    Header(HeaderName, SecretString),
 }

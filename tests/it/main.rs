@@ -12,6 +12,7 @@
 )]
 
 mod audit;
+mod auth;
 mod bad;
 mod budgets;
 mod claims;

@@ -10,11 +10,13 @@ use tollgate_protos::{Done, Manifest};
 
 use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
+use crate::auth::{Redactor, Unsigned, Used};
+use crate::codes::Code;
 use crate::fresh;
 use crate::http::{CallBounds, CallError};
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
-use crate::recipe::{self, FetchContext};
+use crate::recipe::{self, FetchContext, Request};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
 use crate::telemetry::{self, PlatformMeters};
@@ -37,6 +39,7 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         item: &item,
         permit: &permit,
         slot: RefCell::new(slot),
+        used: RefCell::default(),
         calls,
     };
     let outcome = attempt.run().await;
@@ -53,6 +56,8 @@ pub(super) struct Attempt<'a> {
     pub(super) item: &'a Item,
     pub(super) permit: &'a Permit,
     pub(super) slot: RefCell<Slot>,
+    /// With what the call was signed.
+    pub(super) used: RefCell<Option<Used>>,
     pub(super) calls: u32,
 }
 
@@ -83,7 +88,7 @@ impl Attempt<'_> {
             params: &self.item.fetch.params,
             queued_at: self.item.queued_at,
         };
-        let request = match recipe::build(self.platform, self.api, &context) {
+        let mut request = match recipe::build(self.platform, self.api, &context) {
             Ok(request) => request,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Never);
@@ -94,6 +99,10 @@ impl Attempt<'_> {
                 };
             }
         };
+        let used = match self.sign(&mut request) {
+            Ok(used) => used,
+            Err(outcome) => return outcome,
+        };
         let timeouts = self.api.timeouts;
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
         let bounds = CallBounds { timeouts, write_by };
@@ -102,6 +111,7 @@ impl Attempt<'_> {
         match answer {
             Ok(answer) => {
                 self.permit.answered();
+                self.used.replace(used);
                 self.judge(answer).await
             }
             Err(error) => {
@@ -109,6 +119,38 @@ impl Attempt<'_> {
                 Self::failed(&error, LastAnswer::default())
             }
         }
+    }
+
+    /// Puts on the request what proves who asks, unless the host is one that gets no credentials.
+    fn sign(&self, request: &mut Request) -> Result<Option<Used>, Outcome> {
+        let Some(auth) = &self.api.auth else { return Ok(None) };
+        if recipe::is_bare(self.platform, &request.url) {
+            return Ok(None);
+        }
+        let account = &self.item.lane.account.account;
+        auth.sign(account, request, &self.shard.clock).map(Some).map_err(|unsigned| {
+            self.permit.call_ended(Sent::Never);
+            let last = LastAnswer::default();
+            match unsigned {
+                Unsigned::NotAtHand(reason) => {
+                    Outcome::Again { kind: Again::Unsigned, after: None, reason, last }
+                }
+                Unsigned::Never(reason) => Outcome::Dead { code: Code::UnsafeHeader, reason, last },
+            }
+        })
+    }
+
+    /// Whether a 401 came upon a token or a secret that may be another one by the next try. True once for each
+    /// fetch.
+    pub(super) fn was_unsigned(&self, status: u16) -> bool {
+        let used = self.used.borrow();
+        let Some(used) = used.as_ref().filter(|_| status == 401) else { return false };
+        self.shard.auth.refused(used, &self.item.lane.account, self.item.origin)
+    }
+
+    /// What cleans text of every secret that a call of this account may carry.
+    pub(super) fn redactor(&self) -> Redactor {
+        Redactor::of(self.platform, &self.item.lane.account.account)
     }
 
     fn late(&self) -> Outcome {

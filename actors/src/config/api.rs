@@ -1,10 +1,12 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate_gate::Guard;
 
+use super::auth::{Said, auth};
 use super::body::{body, long_query, method};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
@@ -40,6 +42,7 @@ pub(super) struct ApiContext<'a> {
     pub(super) guard: Guard,
     /// `store.key`, which may name parameters too.
     pub(super) key: &'a Template,
+    pub(super) env: &'a BTreeMap<String, String>,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
 }
@@ -123,7 +126,13 @@ fn api(
     let method = method(&mut section, body.as_ref());
     let long_query = long_query(&mut section, body.as_ref());
     let zone = zone(&mut section, &platform.tiers, &allowed);
-    check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let auth = match auth(&mut section, (platform.name.as_str(), Some(name.as_str())), context.env)
+    {
+        Said::Nothing => platform.auth.clone(),
+        Said::None => None,
+        Said::Auth(auth) => Some(auth),
+    };
+    check_auth_alone(&section, &headers, auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
     let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
@@ -144,6 +153,7 @@ fn api(
         headers,
         body,
         zone,
+        auth,
         params: Params::default(),
         timeouts,
         fresh_for,

@@ -533,6 +533,8 @@ fn check(section: &Section<'_>, platform: &Platform, limit: &Declared) {
     for dim in &limit.dims {
         match dim {
             Dim::Param(param) => no_param("per", param),
+            // The names of the credentials are its values.
+            Dim::Token if counted.iter().any(|api| api.auth.is_some()) => {}
             dim if dim.is_declared() && platform.keys.iter().all(|(known, _)| known != dim) => {
                 let message = format!("the dimension `{dim}` has no value");
                 let hint = format!("say it for the platform: keys = {{ {dim} = \"main\" }}");

@@ -21,8 +21,10 @@ use crate::ids::Slug;
 use crate::plan::Plan;
 
 mod api;
+mod auth;
 mod body;
 mod describe;
+mod describe_auth;
 mod describe_request;
 mod describe_rules;
 mod keys;

@@ -2,13 +2,12 @@
 
 use ::config::ValueKind;
 use http::HeaderName;
-use http::header::AUTHORIZATION;
 
 use super::secret::check_literal;
 use super::section::{Section, kind_of};
+use crate::auth::Auth;
 use crate::codes::Code;
 use crate::ids::preview;
-use crate::plan::Auth;
 use crate::recipe::{Template, TemplateError, Variables};
 
 /// Most headers, query pairs or parameters of an api.
@@ -155,12 +154,8 @@ pub(super) fn check_auth_alone(
     headers: &[(HeaderName, Template)],
     auth: Option<&Auth>,
 ) {
-    let name = match auth {
-        Some(Auth::Bearer(_)) => &AUTHORIZATION,
-        Some(Auth::Header(name, _)) => name,
-        None => return,
-    };
-    if headers.iter().any(|(known, _)| known == name) {
+    let names = auth.iter().flat_map(|auth| &auth.pool).flat_map(|one| one.header_names());
+    if let Some(name) = names.into_iter().find(|name| headers.iter().any(|(own, _)| own == *name)) {
         let message = format!("`{name}` is set by `auth` too");
         section.mistake(Code::BadHeader, "headers", message, "leave it out of one");
     }

@@ -3,11 +3,10 @@
 use std::cell::OnceCell;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -18,7 +17,7 @@ use super::template::{Found, Fragment, Piece, Scope};
 use super::{Refusal, Template};
 use crate::codes::Code;
 use crate::ids::{Account, preview};
-use crate::plan::{Api, Auth, Platform};
+use crate::plan::{Api, Platform};
 
 /// Longest URL of a request in bytes.
 pub const URL_BYTES_MAX: usize = 16 * 1024;
@@ -116,7 +115,7 @@ impl Scope for Undated<'_> {
     }
 }
 
-/// Builds the request of a fetch.
+/// Builds the request of a fetch, as it is before it is signed.
 ///
 /// # Errors
 /// A parameter is missing or cannot be used; a value would change the path, cannot stand in a header
@@ -140,13 +139,6 @@ pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result
         }
         // `insert` lets an api's header replace the platform's.
         headers.insert(name, header_value(name, &template.render(&scope)?)?);
-    }
-    if let Some(auth) = &platform.auth {
-        let (name, value) = match auth {
-            Auth::Bearer(secret) => (&AUTHORIZATION, secret_value("Bearer ", secret)?),
-            Auth::Header(name, secret) => (name, secret_value("", secret)?),
-        };
-        headers.insert(name, value);
     }
     if let (Some(query), Some(long)) = (moved, &api.long_query) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
@@ -172,6 +164,23 @@ pub(crate) fn render(
     template.render(&RecipeScope::new(platform, api, fetch))
 }
 
+/// Names and what they stand for.
+struct Pairs<'a>(&'a [(&'a str, &'a str)]);
+
+impl Scope for Pairs<'_> {
+    fn get(&self, name: &str) -> Option<Found<'_>> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, text)| Found::Text(text))
+    }
+}
+
+/// Fills in a template with these texts by name, as they are.
+///
+/// # Errors
+/// One that it names is not among them, or what comes of it is too long.
+pub(crate) fn fill(template: &Template, names: &[(&str, &str)]) -> Result<String, Refusal> {
+    template.render(&Pairs(names))
+}
+
 /// Whether calls of this platform may go to a URL: the scheme, host and port of its `base_url`, or a
 /// host of `allowed_hosts`, never by `http` where the `base_url` is `https`.
 pub fn url_allowed(platform: &Platform, url: &Url) -> bool {
@@ -190,6 +199,15 @@ pub fn url_allowed(platform: &Platform, url: &Url) -> bool {
         || platform.allowed_hosts.iter().any(|allowed| match url.port() {
             None => allowed == host,
             Some(port) => *allowed == format!("{host}:{port}"),
+        })
+}
+
+/// Whether a URL is of a host that gets no credentials.
+pub fn is_bare(platform: &Platform, url: &Url) -> bool {
+    !platform.bare_hosts.is_empty()
+        && url.host_str().is_some_and(|host| {
+            let port = url.port().map(|port| format!("{host}:{port}"));
+            platform.bare_hosts.iter().any(|bare| bare == port.as_deref().unwrap_or(host))
         })
 }
 
@@ -323,11 +341,4 @@ fn header_value(name: &HeaderName, text: &str) -> Result<HeaderValue, Refusal> {
             format!("the value of header `{name}` holds a line break or another control character"),
         )
     })
-}
-
-fn secret_value(prefix: &str, secret: &SecretString) -> Result<HeaderValue, Refusal> {
-    let mut value = HeaderValue::from_str(&format!("{prefix}{}", secret.expose_secret()))
-        .map_err(|_| Refusal::new(Code::UnsafeHeader, "the secret cannot stand in a header"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }

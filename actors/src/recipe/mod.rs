@@ -30,8 +30,8 @@ mod tests;
 
 pub use body::{Body, LongQuery, REQUEST_BODY_BYTES_MAX};
 pub use budgets::{BudgetKey, budgets};
-pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
-pub(crate) use build::{path_problem, render};
+pub use build::{FetchContext, Request, URL_BYTES_MAX, build, is_bare, url_allowed};
+pub(crate) use build::{fill, path_problem, render};
 pub use check::{
     Accepted, FETCH_BYTES_MAX, check_fetch, check_form, check_to_publish, encode_json,
     encode_protobuf,

@@ -48,9 +48,10 @@ fn request(plan: &Plan, account: &str, params: Value) -> Result<Request, Refusal
     // 03:00 of the next day in Seoul.
     let queued_at = "2026-11-20T18:00:00Z".parse().unwrap();
     let params = map(params);
-    build(
-        &platform,
-        &api,
-        &FetchContext { account: &account, id: "f1", params: &params, queued_at },
-    )
+    let context = FetchContext { account: &account, id: "f1", params: &params, queued_at };
+    let mut request = build(&platform, &api, &context)?;
+    if let Some(auth) = &api.auth {
+        auth.sign(&account, &mut request, &crate::clock::Clock::new()).unwrap();
+    }
+    Ok(request)
 }

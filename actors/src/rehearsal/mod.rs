@@ -15,6 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tollgate_protos::{Fetch, Manifest};
 
+use crate::auth::Keeper;
+use crate::auth::vault::MemoryVault;
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::ledger::memory::MemoryLedger;
@@ -30,6 +32,7 @@ use crate::telemetry::Totals;
 
 mod answers;
 mod case;
+mod tokens;
 mod told;
 
 #[cfg(test)]
@@ -37,6 +40,7 @@ mod tests;
 
 use answers::Answers;
 pub use case::{Case, CaseError, Recorded};
+use tokens::Tokens;
 use told::Told;
 
 /// How long a fetch may take, in virtual time.
@@ -104,7 +108,9 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
     let plan = plan_on(&Arc::new(plan), &Line::Clock(clock.clone()));
     let queue = MemoryQueue::starting(case.queued_at);
     let store = Store::memory(BUFFER_BYTES).expect("room for a body");
+    let (auth, worker) = Keeper::new(clock.clone());
     let shared = Shared {
+        auth,
         shuts: Shuts::default(),
         clock: clock.clone(),
         queue: Arc::new(queue.clone()),
@@ -121,6 +127,9 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
         plan: InForce::new(Arc::clone(&plan)),
     };
     let _listening = told.listen();
+    let tokens = Rc::new(Tokens(clock.clone()));
+    let keeping =
+        actix_rt::spawn(worker.run(tokens, Arc::new(MemoryVault::default()), shared.plan.clone()));
     let platform = &plan.platforms[&accepted.lane.account.platform];
     told.line(format_args!(
         "fetch {} of {}/{} for {}, queued {}",
@@ -153,6 +162,7 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
     let stored = queue.append(vec![fetch]).await;
     let ended = stored.is_ok() && end(&shared, &queue, &answers).await;
     waking.abort();
+    keeping.abort();
     tell_end(told, &queue, &store).await;
     if answers.missing() {
         told.line(format_args!("stopped: no answer is recorded for this call"));

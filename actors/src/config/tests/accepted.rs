@@ -7,9 +7,10 @@ use secrecy::ExposeSecret;
 use tollgate_gate::{Cost, Guard, Rule, Span};
 
 use super::*;
+use crate::auth::{Kind, Reference};
 use crate::codes::Code;
 use crate::costs::Counts;
-use crate::plan::{Auth, Compression, Format, S3Credentials, S3Plan, StoreTarget};
+use crate::plan::{Compression, Format, S3Credentials, S3Plan, StoreTarget};
 
 /// As long as a provider needs to be.
 const TEN_LINES: &str = r#"[platforms.kakao]
@@ -29,9 +30,9 @@ fn ten_lines_suffice_for_a_provider() {
     let plan = plan(TEN_LINES);
     let kakao = plan.platforms.values().next().unwrap();
     assert_eq!(kakao.base_url.as_str(), "https://apis.moment.kakao.com/openapi/v4/");
-    assert!(
-        matches!(&kakao.auth, Some(Auth::Bearer(secret)) if secret.expose_secret() == "s3cret-value")
-    );
+    let auth = kakao.auth.as_ref().unwrap();
+    assert!(matches!(&auth.pool[0].kind, Kind::Bearer(Reference::One(secret))
+        if secret.get().unwrap().expose_secret() == "s3cret-value"));
     assert_eq!(kakao.lost_call, Duration::from_secs(60));
     assert_eq!(kakao.apis[0].timeouts.first_byte, Duration::from_secs(60));
     assert_eq!(kakao.apis[0].format, Format::Auto);
@@ -380,8 +381,8 @@ fn secrets_come_from_files_without_their_last_line_break() {
     );
     let plan = plan(&BASE.replace("[platforms.kakao.limits]", &auth));
     let auth = plan.platforms.values().next().unwrap().auth.clone();
-    assert!(matches!(auth, Some(Auth::Header(name, secret))
-        if name == "x-api-key" && secret.expose_secret() == "s3cret"));
+    assert!(matches!(&auth.unwrap().pool[0].headers[..], [(name, Reference::One(secret))]
+        if name == "x-api-key" && secret.get().unwrap().expose_secret() == "s3cret"));
 }
 
 #[test]
