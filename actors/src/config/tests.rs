@@ -10,6 +10,7 @@ mod mistakes;
 mod observe;
 mod requests;
 mod schema;
+mod twenty;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"
