@@ -18,7 +18,7 @@ use crate::store::Inspect;
 
 /// Longest words of a provider that are passed on, in characters.
 const WORDS_MAX: usize = 300;
-/// Longest id of a call that is kept, in characters.
+/// Longest id of a call that is kept, in bytes.
 const ID_MAX: usize = 200;
 
 /// What an answer is worth.
@@ -198,11 +198,10 @@ impl Seen {
                 verdict = Some(lacking(&lacks));
             }
         }
-        let request_id = answers
-            .request_id
-            .as_ref()
-            .and_then(|source| self.values(source).into_iter().next().filter(|id| !id.is_empty()));
-        let request_id = request_id.map(|id| id.chars().take(ID_MAX).collect());
+        let request_id = answers.request_id.as_ref();
+        let request_id = request_id.and_then(|source| self.values(source).into_iter().next());
+        // A part of one is of no use to anybody.
+        let request_id = request_id.filter(|id| (1..=ID_MAX).contains(&id.len()));
         Looked { verdict, request_id, start: self.start.clone() }
     }
 
@@ -350,7 +349,7 @@ impl Seen {
         };
         match test {
             Test::Is(source, _) | Test::Not(source, _) => match self.values(source).first() {
-                Some(value) => format!("{} is {}", place(source), preview(value)),
+                Some(value) => format!("{} is {}", place(source), whole(value)),
                 None => format!("{} is there", place(source)),
             },
             Test::Absent(source) => format!("{} is missing", place(source)),
@@ -364,8 +363,27 @@ impl Seen {
             Test::RowsTo(rows, most) => format!("{}, {most} or fewer", count(rows)),
             Test::RowsBelow(rows, total) => {
                 let of = self.values(&Source::Body(total.clone())).join(", ");
-                format!("{} of {}", count(rows), preview(&of))
+                format!("{} of {}", count(rows), whole(&of))
             }
+        }
+    }
+}
+
+/// A value, if it is short enough to be shown as a whole: half a secret could not be recognised as one.
+fn whole(value: &str) -> String {
+    match value.chars().count() {
+        0..=WORDS_MAX => value.escape_debug().to_string(),
+        count => format!("{count} characters long"),
+    }
+}
+
+/// The first words of a text, each whole: half a secret could not be recognised as one.
+fn beginning(text: &str) -> &str {
+    match text.char_indices().nth(WORDS_MAX) {
+        None => text,
+        Some((end, _)) => {
+            let cut = text.get(..end).unwrap_or_default();
+            cut.rsplit_once(char::is_whitespace).map_or("", |(words, _)| words)
         }
     }
 }
