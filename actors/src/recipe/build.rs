@@ -148,7 +148,10 @@ pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result
         headers.insert(CONTENT_TYPE, header_value(&CONTENT_TYPE, own.kind())?);
         body = Some(own.fill(&scope)?);
     }
-    for (name, template) in platform.headers.iter().chain(&api.headers) {
+    // What is fetched elsewhere without credentials gets nothing of the platform's own: one may be in its headers.
+    let elsewhere = api.auth.is_none() && url.origin() != platform.base_url.origin();
+    let shared = if elsewhere && platform.auth.is_some() { &[][..] } else { &platform.headers };
+    for (name, template) in shared.iter().chain(&api.headers) {
         if template.left_out(&scope) {
             continue;
         }
