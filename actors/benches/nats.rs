@@ -270,6 +270,8 @@ fn done(seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Clock::new().wall(),
         labels: BTreeMap::new(),
+        manifest: None,
+        lists: 0,
     };
     Ending::Done { done: Box::new(done), once: false }
 }

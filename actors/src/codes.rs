@@ -65,6 +65,8 @@ codes! {
     "TG0023" => ReservedName,
     "TG0024" => TooMany,
     "TG0025" => BadHeader,
+    "TG0030" => NoStopRule,
+    "TG0031" => PageStateUnused,
     "TG0040" => UnknownLimit,
     // A fetch that cannot be called.
     "TG0101" => FetchNotJson,
@@ -109,6 +111,13 @@ codes! {
     "TG0210" => ThrottleDied,
     "TG0211" => NeverAllowed,
     "TG0220" => RefusedByRule,
+    "TG0230" => NextPageElsewhere,
+    "TG0231" => PagesRepeat,
+    "TG0232" => TooManyPages,
+    "TG0233" => PageStateNotFound,
+    "TG0234" => RowsCapped,
+    "TG0235" => ReadIncomplete,
+    "TG0236" => PageTokensExpire,
     // State, store and running.
     "TG0301" => StateLocked,
     "TG0302" => StateUnreadable,

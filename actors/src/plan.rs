@@ -19,6 +19,7 @@ use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
 use crate::observe::Rules;
+use crate::pages::Pages;
 use crate::recipe::Template;
 
 /// A whole node.
@@ -501,6 +502,8 @@ pub struct Api {
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
+    /// How its answers come in pages; nothing: one fetch is one call.
+    pub pages: Option<Arc<Pages>>,
 }
 
 /// Which parameters the fetches of an api carry.

@@ -173,6 +173,8 @@ impl TryFrom<v1::Done> for Done {
             waited_ms: wire.waited_ms,
             fetched_at: required_time("fetched_at", wire.fetched_at)?,
             labels: wire.labels,
+            manifest: wire.manifest,
+            lists: wire.lists,
         })
     }
 }
@@ -191,6 +193,8 @@ impl TryFrom<&Done> for v1::Done {
             waited_ms: done.waited_ms,
             fetched_at: Some(from_time("fetched_at", done.fetched_at)?),
             labels: done.labels.clone(),
+            manifest: done.manifest.clone(),
+            lists: done.lists,
         })
     }
 }

@@ -25,6 +25,9 @@ const REST_WITHIN: Duration = Duration::from_millis(500);
 
 impl Attempt<'_> {
     pub(super) async fn judge(&self, mut answer: Answer) -> Outcome {
+        if let Some(anew) = self.expired(&mut answer).await {
+            return anew;
+        }
         let status = answer.status;
         let wall = self.shard.clock.wall();
         let head = classify::head(status, &answer.headers, self.api.format, wall);

@@ -7,6 +7,7 @@ use tollgate_gate::Guard;
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
+use super::pages::{check_templates, pages};
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -14,6 +15,7 @@ use super::section::{Section, one_of};
 use super::weights::{ApiCost, api_costs};
 use crate::codes::Code;
 use crate::ids::Slug;
+use crate::pages::VARIABLES;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
 use crate::recipe::{RESERVED, Template, Variables, path_problem};
 
@@ -103,17 +105,21 @@ fn api(
     (number, limits): (u16, &[Declared]),
 ) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
+    let pages = pages(&mut section);
+    let page_state = if pages.is_some() { VARIABLES.as_slice() } else { &[] };
     let names: Vec<&str> = declared
         .iter()
         .flat_map(|params| params.names.iter().map(String::as_str))
         .chain(RESERVED.iter().copied())
         .collect();
+    let with_pages: Vec<&str> = names.iter().chain(page_state).copied().collect();
+    let of_request = if declared.is_some() { Variables::Only(&with_pages) } else { Variables::Any };
     let allowed = if declared.is_some() { Variables::Only(&names) } else { Variables::Any };
     let path = section
         .required("path", "what is called, joined to base_url: path = \"reports/{id}\"")
-        .and_then(|text| path(&section, &text, &allowed, platform, context.knows_host));
-    let query = section.section("query").map(|mut table| templates(&mut table, &allowed));
-    let headers = headers(&mut section, &allowed);
+        .and_then(|text| path(&section, &text, &of_request, platform, context.knows_host));
+    let query = section.section("query").map(|mut table| templates(&mut table, &of_request));
+    let headers = headers(&mut section, &of_request);
     check_auth_alone(&section, &headers, platform.auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
@@ -121,9 +127,7 @@ fn api(
     for name in ["body", "method"] {
         section.unsupported(name, "every call is a GET without a body");
     }
-    for name in ["pages", "report"] {
-        section.unsupported(name, "one fetch is one call");
-    }
+    section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();
         return None;
@@ -137,7 +141,9 @@ fn api(
         timeouts,
         format: format.unwrap_or(Format::Auto),
         rules: Arc::default(),
+        pages,
     };
+    check_templates(&section, &api, &[]);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();
     Some((api, costs))

@@ -25,6 +25,7 @@ mod limits;
 mod mistake;
 mod node;
 mod observe;
+mod pages;
 mod pairs;
 mod params;
 mod platform;

@@ -17,6 +17,8 @@ use crate::recipe::{Template, Variables, did_you_mean};
 pub(super) struct LimitCost {
     pub(super) counts: Counts,
     pub(super) cost: Option<u32>,
+    /// Only the first page of a read counts.
+    pub(super) free_pages: bool,
 }
 
 /// What `costs` of one api says of one limit.
@@ -96,7 +98,12 @@ pub(super) fn costs(of_limits: &[LimitCost], of_apis: Vec<Vec<(usize, ApiCost)>>
         costs
     });
     let counts = of_limits.iter().enumerate().filter(|(_, own)| own.counts != Counts::Units);
-    Costs { apis: apis.collect(), counts: counts.map(|(place, own)| (place, own.counts)).collect() }
+    let free_pages = of_limits.iter().enumerate().filter(|(_, own)| own.free_pages);
+    Costs {
+        apis: apis.collect(),
+        counts: counts.map(|(place, own)| (place, own.counts)).collect(),
+        free_pages: free_pages.map(|(place, _)| place).collect(),
+    }
 }
 
 /// Two limits of one key of which one makes the other meaningless: most likely a slip. All of `limits` count by the

@@ -12,6 +12,7 @@ use super::template::{Found, Fragment, Piece, Scope};
 use super::{Refusal, Template};
 use crate::codes::Code;
 use crate::ids::{Account, preview};
+use crate::pages::{PageState, Pages};
 use crate::plan::{Api, Auth, Platform};
 
 /// Longest URL of a request in bytes.
@@ -50,6 +51,8 @@ pub(super) struct RecipeScope<'a> {
     pub(super) platform: &'a Platform,
     pub(super) api: &'a Api,
     pub(super) fetch: &'a FetchContext<'a>,
+    /// Of an api with pages.
+    pub(super) page: Option<&'a Map<String, Value>>,
 }
 
 impl Scope for RecipeScope<'_> {
@@ -59,6 +62,7 @@ impl Scope for RecipeScope<'_> {
             "api" => Some(Found::Text(self.api.name.as_str())),
             "account" => Some(Found::Text(self.fetch.account.as_str())),
             "id" => Some(Found::Text(self.fetch.id)),
+            "page" if self.api.pages.is_some() => Some(Found::Maps(self.page?, None)),
             name => self
                 .fetch
                 .params
@@ -75,10 +79,34 @@ impl Scope for RecipeScope<'_> {
 /// A parameter is missing or cannot be used; a value would change the path, cannot stand in a header
 /// or makes the URL too long; the host is not declared.
 pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result<Request, Refusal> {
-    let scope = RecipeScope { platform, api, fetch };
-    let url = build_url(platform, api, &scope)?;
+    build_page(platform, api, fetch, None)
+}
+
+/// Builds the request of a page of a fetch; the first where nothing else is said. A pair of the query, or a
+/// header, that names page state which is not there yet is left out.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_page(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    page: Option<&PageState>,
+) -> Result<Request, Refusal> {
+    let values = api.pages.as_ref().map(|pages| match page {
+        Some(page) => page_values(pages, page),
+        None => page_values(pages, &PageState::first(pages)),
+    });
+    let scope = RecipeScope { platform, api, fetch, page: values.as_ref() };
+    let mut url = build_url(platform, api, &scope)?;
+    if let Some(next) = page.and_then(|page| page.url.as_deref()) {
+        url = next_url(platform, next)?;
+    }
     let mut headers = HeaderMap::with_capacity(platform.headers.len() + api.headers.len() + 1);
     for (name, template) in platform.headers.iter().chain(&api.headers) {
+        if lacks(template, values.as_ref()) {
+            continue;
+        }
         // `insert` lets an api's header replace the platform's.
         headers.insert(name, header_value(name, &template.render(&scope)?)?);
     }
@@ -102,7 +130,45 @@ pub(crate) fn render(
     api: &Api,
     fetch: &FetchContext<'_>,
 ) -> Result<String, Refusal> {
-    template.render(&RecipeScope { platform, api, fetch })
+    template.render(&RecipeScope { platform, api, fetch, page: None })
+}
+
+/// What `{page.number}` and the others stand for.
+fn page_values(pages: &Pages, page: &PageState) -> Map<String, Value> {
+    let size = pages.size.map(|size| ("size", Value::from(size)));
+    let cursor = page.cursor.as_deref().map(|cursor| ("cursor", Value::from(cursor)));
+    let known = [("number", Value::from(page.number)), ("offset", Value::from(page.offset))];
+    let all = known.into_iter().chain(size).chain(cursor);
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Whether a template names page state that is not there yet.
+fn lacks(template: &Template, page: Option<&Map<String, Value>>) -> bool {
+    let Some(page) = page else { return false };
+    template.text().contains("page.")
+        && template
+            .names()
+            .iter()
+            .any(|name| name.strip_prefix("page.").is_some_and(|name| !page.contains_key(name)))
+}
+
+/// The URL that a page before gave, as it stands.
+fn next_url(platform: &Platform, text: &str) -> Result<Url, Refusal> {
+    let url = Url::parse(text).map_err(|error| {
+        Refusal::new(Code::HostRefused, format!("the next page has no usable URL: {error}"))
+    })?;
+    if !url_allowed(platform, &url) {
+        let host = url.host_str().unwrap_or_default();
+        return Err(Refusal::new(
+            Code::NextPageElsewhere,
+            format!(
+                "the next page is at `{}`, which is not a host of platform `{}`",
+                preview(host),
+                platform.name
+            ),
+        ));
+    }
+    Ok(url)
 }
 
 /// Whether calls of this platform may go to a URL: the scheme, host and port of its `base_url`, or a
@@ -132,7 +198,8 @@ fn build_url(platform: &Platform, api: &Api, scope: &RecipeScope<'_>) -> Result<
         text.push_str(platform.base_url.as_str());
     }
     push_path(&mut text, &api.path, scope)?;
-    for (i, (name, template)) in api.query.iter().enumerate() {
+    let there = api.query.iter().filter(|(_, template)| !lacks(template, scope.page));
+    for (i, (name, template)) in there.enumerate() {
         text.push(if i == 0 { '?' } else { '&' });
         text.extend(utf8_percent_encode(name, VALUE));
         text.push('=');

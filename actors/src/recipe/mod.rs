@@ -24,8 +24,8 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use budgets::{BudgetKey, budgets};
-pub use build::{FetchContext, Request, URL_BYTES_MAX, build, url_allowed};
+pub use budgets::{BudgetKey, budgets, budgets_of_page};
+pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, url_allowed};
 pub(crate) use build::{path_problem, render};
 pub use check::{
     Accepted, FETCH_BYTES_MAX, check_fetch, check_form, check_to_publish, encode_json,

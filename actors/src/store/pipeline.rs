@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::codec::{Decoder, Encoder, STEP_BYTES, compress_small};
+use super::sink::Tap;
 use super::{Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, SinkOptions};
 
 /// What an encoder may hand out beyond a full part: its own output buffer and a step.
@@ -39,6 +40,7 @@ pub(super) struct Sums {
 pub(super) fn pack(
     wire: &mut Vec<u8>,
     options: &SinkOptions,
+    tap: Option<&mut Box<dyn Tap>>,
 ) -> Result<Option<(Bytes, Sums)>, Fault> {
     let body = match options.decode {
         Decode::Identity => std::mem::take(wire),
@@ -52,6 +54,9 @@ pub(super) fn pack(
         return Err(Fault::TooLarge);
     }
     let sums = Sums { bytes, sha256: hex(&Sha256::digest(&body)) };
+    if let Some(tap) = tap {
+        tap.see(&body);
+    }
     let object = compress_small(options.codec, body).map_err(Fault::Codec)?;
     Ok(Some((object.into(), sums)))
 }
@@ -70,6 +75,9 @@ fn decode_small(encoded: Decode, wire: &[u8]) -> Result<Option<Vec<u8>>, Fault> 
     Ok((body.len() <= INLINE_BYTES_MAX).then_some(body))
 }
 
+/// The last parts of a body, what is known of it, and who saw it.
+type Ended = (Vec<Bytes>, Sums, Option<Box<dyn Tap>>);
+
 /// A larger body on its way. Moves between the loop and the blocking threads.
 pub(super) struct Pipeline {
     decoder: Decoder<Tail>,
@@ -83,10 +91,14 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    pub(super) fn new(options: SinkOptions, part_bytes: usize) -> Result<Self, Fault> {
+    pub(super) fn new(
+        options: SinkOptions,
+        part_bytes: usize,
+        tap: Option<Box<dyn Tap>>,
+    ) -> Result<Self, Fault> {
         let out = Vec::with_capacity(part_bytes + PART_SLACK_BYTES);
         let encoder = Encoder::new(options.codec, out).map_err(Fault::Codec)?;
-        let tail = Tail { encoder, sha: Sha256::new(), bytes: 0, failed: None };
+        let tail = Tail { encoder, sha: Sha256::new(), bytes: 0, failed: None, tap };
         let decoder = Decoder::new(options.decode, tail);
         Ok(Self { decoder, input: Vec::new(), taken: 0, wire: 0, options, part_bytes })
     }
@@ -123,7 +135,7 @@ impl Pipeline {
 
     /// Ends a body of which nothing waits any more. Gives the last parts: none is longer than a
     /// part, none is empty unless the whole object is.
-    pub(super) fn finish(mut self) -> Result<(Vec<Bytes>, Sums), Fault> {
+    pub(super) fn finish(mut self) -> Result<Ended, Fault> {
         let (part_bytes, options) = (self.part_bytes, self.options);
         self.check()?;
         // An error in the last bytes is the stream's unless the compressor left its own; the
@@ -139,7 +151,7 @@ impl Pipeline {
             parts.push(rest.split_to(part_bytes));
         }
         parts.push(rest);
-        Ok((parts, sums))
+        Ok((parts, sums, tail.tap))
     }
 
     /// A step gives little, so that looking after each one is early enough.
@@ -176,6 +188,7 @@ struct Tail {
     /// The compressor's error, which travels through the decoder and must not be taken for the
     /// stream's.
     failed: Option<io::Error>,
+    tap: Option<Box<dyn Tap>>,
 }
 
 impl Tail {
@@ -188,6 +201,9 @@ impl Write for Tail {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes += bytes.len() as u64;
         self.sha.update(bytes);
+        if let Some(tap) = &mut self.tap {
+            tap.see(bytes);
+        }
         if let Err(error) = self.encoder.write(bytes) {
             self.failed = Some(error);
             return Err(io::ErrorKind::Other.into());

@@ -83,7 +83,7 @@ proptest! {
         };
         let done = Done {
             id: text.clone().unwrap_or_default(), seq, objects: vec![object; 2], http_status, attempts, pages,
-            waited_ms, fetched_at: at, labels,
+            waited_ms, fetched_at: at, labels, manifest: text.clone(), lists: attempts,
         };
         let wire = v1::Done::try_from(&done).unwrap().encode_to_vec();
         prop_assert_eq!(Done::try_from(v1::Done::decode(&*wire).unwrap()).unwrap(), done);

@@ -1,6 +1,8 @@
 //! What waits: lanes, their counts, and the next fetches read ahead from the queue.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{AsyncContext, Context};
@@ -9,9 +11,12 @@ use tollgate_protos::Done;
 
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
-use crate::collector::{Item, LastAnswer, done_once, finish_until_confirmed, stored_before};
+use crate::collector::{
+    Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, resume, stored_before,
+};
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
+use crate::pages::Read;
 use crate::queue::{Ending, Queued};
 use crate::recipe::Content;
 use crate::recipe::{self, FetchContext, Refusal};
@@ -175,15 +180,15 @@ impl Throttle {
             return;
         }
         let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
-        let candidate = Candidate { item, tries, not_before, suspect };
+        let candidate = Candidate { item, tries, not_before, suspect, read: None };
         if tries.crashes >= retry::CRASHES_MAX {
             let reason = format!(
                 "it was in flight when the process or a collector died, {} times",
                 tries.crashes
             );
             let last = LastAnswer::default();
-            self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
-        } else if was_flying || candidate.item.fetch.once {
+            self.give_up(candidate.item, Code::PoisonFetch, reason, last, (tries, None), ctx);
+        } else if was_flying || candidate.item.fetch.once || self.has_pages(place) {
             self.look_up(place, candidate, was_flying, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
@@ -215,7 +220,7 @@ impl Throttle {
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
-    /// may have been done under an earlier number.
+    /// may have been done under an earlier number. The read of one with pages may have begun: its note says so.
     fn look_up(
         &mut self,
         place: usize,
@@ -228,6 +233,9 @@ impl Throttle {
         // A record that is written meanwhile speaks of it.
         let known = (candidate.tries, candidate.not_before, was_flying);
         self.remembered.insert(item.seq, known);
+        let has_pages = self.has_pages(place);
+        let found: Rc<RefCell<Option<Arc<Read>>>> = Rc::default();
+        let told = Rc::clone(&found);
         let look = async move {
             let once = item.fetch.once;
             if was_flying && let Some(done) = stored_before(&shard, &item).await {
@@ -235,6 +243,13 @@ impl Throttle {
             }
             if once && let Some(done) = done_once_surely(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once: false });
+            }
+            if has_pages {
+                match resume(&shard, &item).await {
+                    Resumed::New => {}
+                    Resumed::Read(read) => _ = told.replace(Some(read)),
+                    Resumed::Done(done) => return Some(Ending::Done { done, once }),
+                }
             }
             None
         };
@@ -245,8 +260,15 @@ impl Throttle {
             meters.done_before(api);
         };
         self.end(item, look, count, ctx, move |throttle| {
-            throttle.lanes[place].parked.push(candidate);
+            let read = found.take();
+            throttle.lanes[place].parked.push(Candidate { read, ..candidate });
         });
+    }
+
+    /// Whether fetches of a lane are read page by page.
+    fn has_pages(&self, place: usize) -> bool {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        api.is_some_and(|api| api.pages.is_some())
     }
 
     /// Takes a fetch out of the queue and counts it as soon as it is known how it ends; `stays` is called
@@ -261,6 +283,7 @@ impl Throttle {
     ) {
         let seq = item.seq;
         let place = self.lane(&item.lane);
+        let has_pages = self.has_pages(place);
         let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
         let meters = Rc::clone(&self.meters);
@@ -268,6 +291,9 @@ impl Throttle {
             let _leaving = leaving;
             let ending = how.await?;
             finish_until_confirmed(&shard, &meters, &item, ending).await;
+            if has_pages {
+                drop_note(&shard, &item).await;
+            }
             count(&shard.totals);
             Some(())
         });

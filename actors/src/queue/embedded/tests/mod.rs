@@ -69,6 +69,8 @@ fn done(seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Timestamp::UNIX_EPOCH,
         labels: std::collections::BTreeMap::new(),
+        manifest: None,
+        lists: 0,
     };
     Ending::Done { done: Box::new(done), once: false }
 }

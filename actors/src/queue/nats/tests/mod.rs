@@ -67,6 +67,8 @@ fn done(id: &str, seq: Seq) -> Done {
         waited_ms: 0,
         fetched_at: clock::wall(),
         labels: BTreeMap::new(),
+        manifest: None,
+        lists: 0,
     }
 }
 

@@ -1,0 +1,327 @@
+//! The table `pages` of an api: how its answers come in pages.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::config::{Value, ValueKind};
+use http::HeaderName;
+
+use super::BAD;
+use super::observe::predicates;
+use super::section::{Section, kind_of, one_of};
+use crate::codes::Code;
+use crate::ids::preview;
+use crate::observe::{JsonPath, Over, PATH_STEPS_MAX, Rules, Scope, Then, Wait};
+use crate::pages::{By, MAX, Pages, Place, RESTARTS, Stop, VARIABLES};
+use crate::plan::Api;
+use crate::recipe::{PAGE_MAX, Template};
+
+const BYS: &[(&str, By)] = &[
+    ("page", By::Page),
+    ("offset", By::Offset),
+    ("cursor", By::Cursor),
+    ("link", By::Link),
+    ("url", By::Url),
+    ("none", By::None),
+];
+const STOP_HINT: &str = "stop = \"short\" (fewer rows than `size`), \"empty\", { pages = \"PATH\" }, { rows = \"PATH\" } or { more = \"PATH\" }";
+/// Most rows of a page.
+const SIZE_MAX: u64 = 10_000_000;
+/// Most stop rules.
+const STOPS_MAX: usize = 4;
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(31 * 24 * 3600);
+
+/// The table `pages`, if there is one.
+pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
+    let mut table = section.section("pages")?;
+    let by = table
+        .required("by", "by = \"page\", \"offset\", \"cursor\", \"link\", \"url\" or \"none\"");
+    let by = by.and_then(|text| one_of(&table, "by", &text, BYS));
+    let items = path(&mut table, "items");
+    let size = size(&mut table);
+    let first = table.whole_in("first", 0..=u64::from(u32::MAX));
+    let next = place(&mut table, "next");
+    let stop = stops(&mut table);
+    let max = table.whole_in("max", 1..=u64::from(PAGE_MAX));
+    let total = path(&mut table, "total");
+    let rows_max = table.whole_in("rows_max", 1..=u64::MAX >> 1);
+    let expired = table.section("expired").and_then(expired);
+    let token_ttl = table.duration("token_ttl", TTL);
+    let restarts = table.whole_in("restarts", 0..=100);
+    if let Some(by) = by {
+        fits(&table, by, next.as_ref(), (&stop, items.as_ref(), size), first);
+        if (expired.is_some() || token_ttl.is_some()) && by == By::None {
+            let message = "one call has no page token that could expire";
+            table.mistake(BAD, "by", message, "leave `expired` and `token_ttl` out");
+        }
+    }
+    for (name, is_there) in [("rows_max", rows_max.is_some()), ("total", total.is_some())] {
+        if is_there && items.is_none() {
+            let message = format!("`{name}` is about rows, and it is not said where they are");
+            table.mistake(Code::MissingKey, "items", message, "items = \"PATH\" of their list");
+        }
+    }
+    table.finish();
+    let by = by?;
+    Some(Arc::new(Pages {
+        by,
+        items: items.flatten(),
+        size,
+        first: first.unwrap_or(u64::from(by == By::Page)),
+        next: next.flatten(),
+        stop: stop.unwrap_or_default(),
+        max: max.map_or(MAX, |max| max as u32),
+        total: total.flatten(),
+        rows_max,
+        expired,
+        token_ttl,
+        restarts: restarts.map_or(RESTARTS, |restarts| restarts as u32),
+    }))
+}
+
+/// Whether what is declared fits to how pages are asked for. Something that is there and was a mistake is told
+/// already.
+fn fits(
+    table: &Section<'_>,
+    by: By,
+    next: Option<&Option<Place>>,
+    (stop, items, size): (&Option<Vec<Stop>>, Option<&Option<JsonPath>>, Option<u32>),
+    first: Option<u64>,
+) {
+    let counts = matches!(by, By::Page | By::Offset);
+    let none = stop.as_ref().is_some_and(Vec::is_empty);
+    if counts && none {
+        let message = format!("nothing ends a read by {}", by.as_str());
+        table.mistake(Code::NoStopRule, "stop", message, STOP_HINT);
+    }
+    let has = |wanted: &Stop| stop.iter().flatten().any(|stop| stop == wanted);
+    let by_rows = has(&Stop::Short) || has(&Stop::Empty);
+    if by_rows && items.is_none() {
+        let message = "rows are to be counted, and it is not said where they are";
+        table.mistake(Code::MissingKey, "items", message, "items = \"PATH\" of their list");
+    }
+    if has(&Stop::Short) && size.is_none() && !table.has("size") {
+        let message = "it is not said how many rows a full page has";
+        table.mistake(Code::MissingKey, "size", message, "size = 100");
+    }
+    let total = stop.iter().flatten().any(|stop| matches!(stop, Stop::Rows(_)));
+    if (by == By::Offset || total) && items.is_none() && size.is_none() {
+        let message = "it is not said how many rows come before the next page";
+        table.mistake(
+            Code::MissingKey,
+            "items",
+            message,
+            "items = \"PATH\" of their list, or size",
+        );
+    }
+    let needs_next = matches!(by, By::Cursor | By::Url);
+    if needs_next && next.is_none() {
+        let message = format!("it is not said where the next {} stands", by.as_str());
+        let hint = "next = \"paging.next\", or { header = \"NAME\" }";
+        table.mistake(Code::MissingKey, "next", message, hint);
+    }
+    if !needs_next && next.is_some() {
+        let hint = "leave it out, or by = \"cursor\" or \"url\"";
+        let message = format!("a read by {} looks nowhere for its next page", by.as_str());
+        table.mistake(BAD, "next", message, hint);
+    }
+    if !counts && first.is_some() {
+        let message = format!("a read by {} has no first number", by.as_str());
+        table.mistake(BAD, "first", message, "leave it out");
+    }
+    if by == By::None && stop.as_ref().is_some_and(|stop| !stop.is_empty()) {
+        table.mistake(BAD, "stop", "one call is all of the read", "leave it out");
+    }
+}
+
+/// A number of rows; text would be sent as it stands, and counted as nothing.
+fn size(table: &mut Section<'_>) -> Option<u32> {
+    if let Some(value) = table.peek("size")
+        && let ValueKind::String(text) = &value.kind
+    {
+        let message =
+            format!("the size of a page is a number of rows, not the text `{}`", preview(text));
+        let hint = match text.trim().parse::<u32>() {
+            Ok(number) => format!("size = {number}"),
+            Err(_) => "size = 100".to_owned(),
+        };
+        table.mistake(Code::WrongType, "size", message, hint);
+        table.take("size");
+        return None;
+    }
+    table.whole_in("size", 1..=SIZE_MAX).map(|size| size as u32)
+}
+
+/// A path into bodies. Outer: whether it is declared; inner: whether it is one.
+fn path(table: &mut Section<'_>, name: &'static str) -> Option<Option<JsonPath>> {
+    let there = table.has(name);
+    let text = table.text(name);
+    there.then(|| text.and_then(|text| path_of(table, name, &text)))
+}
+
+fn path_of(table: &Section<'_>, name: &str, text: &str) -> Option<JsonPath> {
+    let path = JsonPath::new(text);
+    if path.is_none() {
+        let message = format!(
+            "`{}` is no path: names with dots between them, at most {PATH_STEPS_MAX}",
+            preview(text)
+        );
+        table.mistake(BAD, name, message, "such as \"paging.next\"");
+    }
+    path
+}
+
+fn place(table: &mut Section<'_>, name: &'static str) -> Option<Option<Place>> {
+    let value = table.take(name)?;
+    if let ValueKind::String(text) = &value.kind {
+        return Some(path_of(table, name, text).map(Place::Body));
+    }
+    let mut inner = match table.section_of(name, value) {
+        Some(inner) => inner,
+        None => return Some(None),
+    };
+    let header = inner.required("header", "next = \"PATH\" of the body, or { header = \"NAME\" }");
+    let header = header.and_then(|text| {
+        let header = HeaderName::from_bytes(text.to_ascii_lowercase().as_bytes());
+        header
+            .map_err(|_| {
+                let message = format!("`{}` is no name of a header", preview(&text));
+                inner.mistake(Code::BadHeader, "header", message, "");
+            })
+            .ok()
+    });
+    inner.finish();
+    Some(header.map(Place::Header))
+}
+
+/// The stop rules; nothing if one of them is a mistake.
+fn stops(table: &mut Section<'_>) -> Option<Vec<Stop>> {
+    let Some(value) = table.take("stop") else { return Some(Vec::new()) };
+    let items = match value.kind {
+        ValueKind::Array(items) => items,
+        _ => vec![value],
+    };
+    if items.len() > STOPS_MAX {
+        let message = format!("{} rules, at most {STOPS_MAX} are allowed", items.len());
+        table.mistake(Code::TooMany, "stop", message, "");
+        return None;
+    }
+    let all: Vec<Option<Stop>> = items.into_iter().map(|item| stop(table, item)).collect();
+    all.into_iter().collect()
+}
+
+fn stop(table: &Section<'_>, value: Value) -> Option<Stop> {
+    match &value.kind {
+        ValueKind::String(text) => {
+            let words = [("short", false), ("empty", true)];
+            one_of(table, "stop", text, &words)
+                .map(|empty| if empty { Stop::Empty } else { Stop::Short })
+        }
+        ValueKind::Table(_) => {
+            let mut inner = table.section_of("stop", value)?;
+            let all = [
+                path(&mut inner, "pages").map(|path| path.map(Stop::Pages)),
+                path(&mut inner, "rows").map(|path| path.map(Stop::Rows)),
+                path(&mut inner, "more").map(|path| path.map(Stop::More)),
+            ];
+            let mut said = all.into_iter().flatten();
+            let (one, other) = (said.next(), said.next());
+            if one.is_none() || other.is_some() {
+                let message = "one rule says one thing";
+                inner.report().mistake(Code::BadValue, inner.path(), message, STOP_HINT);
+                inner.finish();
+                return None;
+            }
+            inner.finish();
+            one.flatten()
+        }
+        _ => {
+            let message = format!("{} where a stop rule belongs", kind_of(&value));
+            table.mistake(Code::WrongType, "stop", message, STOP_HINT);
+            None
+        }
+    }
+}
+
+/// What an answer looks like whose token has expired: the conditions of `over`.
+fn expired(mut entry: Section<'_>) -> Option<Rules> {
+    let (status, tests) = predicates(&mut entry);
+    if status.as_ref().is_some_and(Vec::is_empty) && tests.is_empty() {
+        let message = "it is not said what such an answer looks like";
+        let hint = "expired = { status = 400, body = \"error.code\", is = \"EXPIRED_PAGE_TOKEN\" }";
+        entry.report().mistake(Code::MissingKey, entry.path(), message, hint);
+    }
+    entry.finish();
+    let over = Over {
+        status: status?,
+        tests,
+        hits: None,
+        wait: Wait::Asked,
+        floor: Duration::ZERO,
+        cap: Duration::ZERO,
+        jitter: Duration::ZERO,
+        scope: Scope::Api,
+        then: Then::Retry,
+    };
+    Some(Rules { over: vec![over], ..Rules::default() })
+}
+
+/// Whether the templates of an api and its pages fit together: what is named is there, and what is there is named.
+pub(super) fn check_templates(section: &Section<'_>, api: &Api, elsewhere: &[&Template]) {
+    let own = std::iter::once(("path", &api.path))
+        .chain(api.query.iter().map(|(_, template)| ("query", template)))
+        .chain(api.headers.iter().map(|(_, template)| ("headers", template)));
+    let own = own.chain(elsewhere.iter().map(|template| ("body", *template)));
+    let mut named: Vec<(&str, String)> = Vec::new();
+    for (key, template) in own {
+        if template.text().contains("page") {
+            let names = template.names().into_iter();
+            named.extend(names.filter(|name| is_page(name)).map(|name| (key, name)));
+        }
+    }
+    let Some(pages) = &api.pages else {
+        for (key, name) in named.iter().filter(|(_, name)| VARIABLES.contains(&name.as_str())) {
+            let message = format!("`{name}` is page state, and the api has no `pages`");
+            let hint = "declare them: pages = { by = \"page\", size = 100, items = \"data\", stop = \"short\" }";
+            section.mistake(Code::UnknownVariable, key, message, hint);
+        }
+        return;
+    };
+    let wanted = match pages.by {
+        By::Page => Some("page.number"),
+        By::Offset => Some("page.offset"),
+        By::Cursor => Some("page.cursor"),
+        By::Link | By::Url | By::None => None,
+    };
+    for (key, name) in &named {
+        let known = Some(name.as_str()) == wanted || (name == "page.size" && pages.size.is_some());
+        if !known {
+            let all: Vec<String> = wanted
+                .into_iter()
+                .chain(pages.size.map(|_| "page.size"))
+                .map(|name| format!("`{{{name}}}`"))
+                .collect();
+            let message = format!("`{name}` is not known with pages by {}", pages.by.as_str());
+            let hint = if all.is_empty() { "leave it out".into() } else { all.join(", ") };
+            section.mistake(Code::UnknownVariable, key, message, hint);
+        }
+    }
+    if let Some(wanted) = wanted
+        && named.iter().all(|(_, name)| name != wanted)
+    {
+        let message =
+            format!("no template of the api names `{wanted}`: each call would be the same");
+        let hint = format!("such as query = {{ page = \"{{{wanted}}}\" }}");
+        section.mistake(Code::PageStateUnused, "pages", message, hint);
+    }
+    if pages.by == By::Cursor && api.path.names().iter().any(|name| name == "page.cursor") {
+        let message = "the first page has no cursor, so it cannot be a part of the path";
+        section.mistake(BAD, "path", message, "put it into `query`, or by = \"url\"");
+    }
+}
+
+/// Whether a name of a template is page state.
+fn is_page(name: &str) -> bool {
+    name == "page" || name.starts_with("page.")
+}
