@@ -24,6 +24,7 @@ mod inputs;
 mod nats_server;
 mod objects;
 mod output;
+mod pages;
 mod plan;
 mod reload;
 mod rude;

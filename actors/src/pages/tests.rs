@@ -5,17 +5,20 @@ use url::Url;
 
 use super::watch::{Broken, Value};
 use super::*;
-use crate::config::ConfigSource;
+use crate::config;
 use crate::plan::Platform;
 use crate::store::Tap;
 
 /// A platform whose one api has these pages, and sends all of their state.
 fn platform(pages: &str, query: &str) -> Arc<Platform> {
     let text = format!(
-        "[platforms.p]\nbase_url = \"https://api.example.com/v1/\"\n[platforms.p.apis.a]\npath = \"items\"\nquery = {{ {query} }}\npages = {{ {pages} }}\n"
+        "[node]\nname = \"n\"\n[platforms.p]\nbase_url = \"https://api.example.com/v1/\"\n[platforms.p.apis.a]\npath = \"items\"\nquery = {{ {query} }}\npages = {{ {pages} }}\n"
     );
-    let plan = ConfigSource::text(text).load().unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    Arc::clone(plan.0.platforms.values().next().unwrap())
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let loaded = config::load(Some(file.path()), std::iter::empty(), &[]);
+    let plan = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).plan;
+    Arc::clone(plan.platforms.values().next().unwrap())
 }
 
 fn pages_of(platform: &Platform) -> Arc<Pages> {

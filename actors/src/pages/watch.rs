@@ -68,7 +68,8 @@ impl Seen {
 /// Watches a body for what an api's pages need.
 pub(crate) struct Watch {
     parser: JsonParser<PushJsonFeeder>,
-    started: bool,
+    /// How many bytes of a byte order mark were skipped; nothing once something else came.
+    skipped: Option<usize>,
     /// Bytes since something was last understood.
     pending: usize,
     wants: Vec<Want>,
@@ -131,7 +132,7 @@ impl Watch {
         let options = JsonParserOptionsBuilder::default().with_max_depth(DEPTH_MAX).build();
         Some(Self {
             parser: JsonParser::new_with_options(PushJsonFeeder::new(), options),
-            started: false,
+            skipped: Some(0),
             pending: 0,
             wants,
             frames: Vec::new(),
@@ -292,9 +293,13 @@ impl Tap for Watch {
             return;
         }
         let mut rest = bytes;
-        if !self.started && !rest.is_empty() {
-            self.started = true;
-            rest = rest.strip_prefix(BOM).unwrap_or(rest);
+        while let (Some(skipped), Some(first)) = (self.skipped, rest.first()) {
+            self.skipped = if BOM.get(skipped) == Some(first) {
+                rest = &rest[1..];
+                Some(skipped + 1)
+            } else {
+                None
+            };
         }
         while !rest.is_empty() && self.seen.broken.is_none() {
             let taken = self.parser.feeder.push_bytes(rest);
