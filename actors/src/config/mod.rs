@@ -19,6 +19,7 @@ use crate::plan::Plan;
 
 mod api;
 mod describe;
+mod describe_pages;
 mod describe_rules;
 mod keys;
 mod limits;

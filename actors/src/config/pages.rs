@@ -32,6 +32,30 @@ const SIZE_MAX: u64 = 10_000_000;
 const STOPS_MAX: usize = 4;
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(31 * 24 * 3600);
 
+/// What a key says, where it matters whether it is there at all: a mistake in it is told once.
+enum Said<T> {
+    No,
+    Wrong,
+    Is(T),
+}
+
+impl<T> Said<T> {
+    fn of(value: Option<T>) -> Self {
+        value.map_or(Self::Wrong, Self::Is)
+    }
+
+    fn is_no(&self) -> bool {
+        matches!(self, Self::No)
+    }
+
+    fn value(self) -> Option<T> {
+        match self {
+            Self::Is(value) => Some(value),
+            Self::No | Self::Wrong => None,
+        }
+    }
+}
+
 /// The table `pages`, if there is one.
 pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let mut table = section.section("pages")?;
@@ -50,14 +74,14 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let token_ttl = table.duration("token_ttl", TTL);
     let restarts = table.whole_in("restarts", 0..=100);
     if let Some(by) = by {
-        fits(&table, by, next.as_ref(), (&stop, items.as_ref(), size), first);
+        fits(&table, by, (&next, &items), (&stop, size), first);
         if (expired.is_some() || token_ttl.is_some()) && by == By::None {
             let message = "one call has no page token that could expire";
             table.mistake(BAD, "by", message, "leave `expired` and `token_ttl` out");
         }
     }
-    for (name, is_there) in [("rows_max", rows_max.is_some()), ("total", total.is_some())] {
-        if is_there && items.is_none() {
+    for (name, is_there) in [("rows_max", rows_max.is_some()), ("total", !total.is_no())] {
+        if is_there && items.is_no() {
             let message = format!("`{name}` is about rows, and it is not said where they are");
             table.mistake(Code::MissingKey, "items", message, "items = \"PATH\" of their list");
         }
@@ -66,13 +90,13 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let by = by?;
     Some(Arc::new(Pages {
         by,
-        items: items.flatten(),
+        items: items.value(),
         size,
         first: first.unwrap_or(u64::from(by == By::Page)),
-        next: next.flatten(),
+        next: next.value(),
         stop: stop.unwrap_or_default(),
         max: max.map_or(MAX, |max| max as u32),
-        total: total.flatten(),
+        total: total.value(),
         rows_max,
         expired,
         token_ttl,
@@ -85,8 +109,8 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
 fn fits(
     table: &Section<'_>,
     by: By,
-    next: Option<&Option<Place>>,
-    (stop, items, size): (&Option<Vec<Stop>>, Option<&Option<JsonPath>>, Option<u32>),
+    (next, items): (&Said<Place>, &Said<JsonPath>),
+    (stop, size): (&Option<Vec<Stop>>, Option<u32>),
     first: Option<u64>,
 ) {
     let counts = matches!(by, By::Page | By::Offset);
@@ -97,7 +121,7 @@ fn fits(
     }
     let has = |wanted: &Stop| stop.iter().flatten().any(|stop| stop == wanted);
     let by_rows = has(&Stop::Short) || has(&Stop::Empty);
-    if by_rows && items.is_none() {
+    if by_rows && items.is_no() {
         let message = "rows are to be counted, and it is not said where they are";
         table.mistake(Code::MissingKey, "items", message, "items = \"PATH\" of their list");
     }
@@ -106,7 +130,7 @@ fn fits(
         table.mistake(Code::MissingKey, "size", message, "size = 100");
     }
     let total = stop.iter().flatten().any(|stop| matches!(stop, Stop::Rows(_)));
-    if (by == By::Offset || total) && items.is_none() && size.is_none() {
+    if (by == By::Offset || total) && items.is_no() && size.is_none() {
         let message = "it is not said how many rows come before the next page";
         table.mistake(
             Code::MissingKey,
@@ -116,12 +140,12 @@ fn fits(
         );
     }
     let needs_next = matches!(by, By::Cursor | By::Url);
-    if needs_next && next.is_none() {
+    if needs_next && next.is_no() {
         let message = format!("it is not said where the next {} stands", by.as_str());
         let hint = "next = \"paging.next\", or { header = \"NAME\" }";
         table.mistake(Code::MissingKey, "next", message, hint);
     }
-    if !needs_next && next.is_some() {
+    if !needs_next && !next.is_no() {
         let hint = "leave it out, or by = \"cursor\" or \"url\"";
         let message = format!("a read by {} looks nowhere for its next page", by.as_str());
         table.mistake(BAD, "next", message, hint);
@@ -153,11 +177,14 @@ fn size(table: &mut Section<'_>) -> Option<u32> {
     table.whole_in("size", 1..=SIZE_MAX).map(|size| size as u32)
 }
 
-/// A path into bodies. Outer: whether it is declared; inner: whether it is one.
-fn path(table: &mut Section<'_>, name: &'static str) -> Option<Option<JsonPath>> {
-    let there = table.has(name);
+/// A path into bodies.
+fn path(table: &mut Section<'_>, name: &'static str) -> Said<JsonPath> {
+    if !table.has(name) {
+        table.take(name);
+        return Said::No;
+    }
     let text = table.text(name);
-    there.then(|| text.and_then(|text| path_of(table, name, &text)))
+    Said::of(text.and_then(|text| path_of(table, name, &text)))
 }
 
 fn path_of(table: &Section<'_>, name: &str, text: &str) -> Option<JsonPath> {
@@ -172,15 +199,12 @@ fn path_of(table: &Section<'_>, name: &str, text: &str) -> Option<JsonPath> {
     path
 }
 
-fn place(table: &mut Section<'_>, name: &'static str) -> Option<Option<Place>> {
-    let value = table.take(name)?;
+fn place(table: &mut Section<'_>, name: &'static str) -> Said<Place> {
+    let Some(value) = table.take(name) else { return Said::No };
     if let ValueKind::String(text) = &value.kind {
-        return Some(path_of(table, name, text).map(Place::Body));
+        return Said::of(path_of(table, name, text).map(Place::Body));
     }
-    let mut inner = match table.section_of(name, value) {
-        Some(inner) => inner,
-        None => return Some(None),
-    };
+    let Some(mut inner) = table.section_of(name, value) else { return Said::Wrong };
     let header = inner.required("header", "next = \"PATH\" of the body, or { header = \"NAME\" }");
     let header = header.and_then(|text| {
         let header = HeaderName::from_bytes(text.to_ascii_lowercase().as_bytes());
@@ -192,7 +216,7 @@ fn place(table: &mut Section<'_>, name: &'static str) -> Option<Option<Place>> {
             .ok()
     });
     inner.finish();
-    Some(header.map(Place::Header))
+    Said::of(header.map(Place::Header))
 }
 
 /// The stop rules; nothing if one of them is a mistake.
@@ -220,12 +244,12 @@ fn stop(table: &Section<'_>, value: Value) -> Option<Stop> {
         }
         ValueKind::Table(_) => {
             let mut inner = table.section_of("stop", value)?;
-            let all = [
-                path(&mut inner, "pages").map(|path| path.map(Stop::Pages)),
-                path(&mut inner, "rows").map(|path| path.map(Stop::Rows)),
-                path(&mut inner, "more").map(|path| path.map(Stop::More)),
+            let said = [
+                (path(&mut inner, "pages"), Stop::Pages as fn(JsonPath) -> Stop),
+                (path(&mut inner, "rows"), Stop::Rows),
+                (path(&mut inner, "more"), Stop::More),
             ];
-            let mut said = all.into_iter().flatten();
+            let mut said = said.into_iter().filter(|(said, _)| !said.is_no());
             let (one, other) = (said.next(), said.next());
             if one.is_none() || other.is_some() {
                 let message = "one rule says one thing";
@@ -234,7 +258,7 @@ fn stop(table: &Section<'_>, value: Value) -> Option<Stop> {
                 return None;
             }
             inner.finish();
-            one.flatten()
+            one.and_then(|(path, stop)| path.value().map(stop))
         }
         _ => {
             let message = format!("{} where a stop rule belongs", kind_of(&value));

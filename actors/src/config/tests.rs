@@ -7,6 +7,7 @@ mod fuzz;
 mod keys;
 mod mistakes;
 mod observe;
+mod pages;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

@@ -66,9 +66,10 @@ pub(crate) fn turn(
         let reason = "the page is the same as the one before, byte by byte";
         return Err(Flaw::new(Code::PagesRepeat, reason));
     }
-    let next = match stops(pages, so_far, answered.seen, rows)? {
-        true => None,
-        false => next(platform, pages, so_far, answered, rows)?,
+    let next = if stops(pages, so_far, answered.seen, rows)? {
+        None
+    } else {
+        next(platform, pages, so_far, answered, rows)?
     };
     let Some(next) = next else {
         whole(pages, answered.seen, rows.map(|_| rows_now))?;

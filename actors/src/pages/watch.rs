@@ -217,7 +217,7 @@ impl Watch {
             *self.seen.rows.get_or_insert(0) += 1;
         }
         let at = frame.at;
-        Some(steps(&self.wants, &at, |step| step.is_at(place)))
+        Some(steps(&self.wants, at, |step| step.is_at(place)))
     }
 
     fn name(&mut self) {
@@ -226,7 +226,7 @@ impl Watch {
         }
         let Some(frame) = self.frames.last_mut() else { return };
         let name = self.parser.current_str().unwrap_or_default();
-        frame.member = steps(&self.wants, &frame.at, |step| step.names(name));
+        frame.member = steps(&self.wants, frame.at, |step| step.names(name));
     }
 
     fn open(&mut self, is_list: bool) {
@@ -273,7 +273,7 @@ fn note(seen: &mut Seen, path: &JsonPath, value: Value) {
     }
 }
 
-fn steps(wants: &[Want], at: &Steps, holds: impl Fn(&crate::observe::Step) -> bool) -> Steps {
+fn steps(wants: &[Want], at: Steps, holds: impl Fn(&crate::observe::Step) -> bool) -> Steps {
     let mut next = [OFF; WANTS_MAX];
     for (place, want) in wants.iter().enumerate() {
         if at[place] != OFF

@@ -9,12 +9,10 @@ use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
 use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
-use crate::collector::Item;
 use crate::http::Written;
 use crate::ids::{LaneKey, Seq};
-use crate::ledger::record::{Known, Record, Tries};
+use crate::ledger::record::{Known, Record};
 use crate::ledger::{Stored, Writer};
-use crate::pages::Read;
 use crate::queue::{LaneCount, QueueError};
 use crate::shard::Found;
 use crate::shard::accounts::{Rest, RestLane};
@@ -217,7 +215,7 @@ impl Throttle {
 
     /// Takes over the attempts that outlived the last actor.
     fn adopt_running(&mut self) {
-        let mine: Vec<(PermitId, Rc<Item>, Tries, Option<Arc<Read>>)> = {
+        let mine: Vec<_> = {
             let running = self.shard.running.borrow();
             let mine = running.iter().filter(|(_, running)| running.ix == self.ix);
             mine.map(|(id, running)| {
