@@ -17,6 +17,7 @@ mod nodes;
 mod observing;
 mod once;
 mod oracle;
+mod pages;
 mod panics;
 mod reload;
 mod resting;

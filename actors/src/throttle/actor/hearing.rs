@@ -228,7 +228,12 @@ impl Throttle {
                 let not_before = now.plus(Span::from(wait));
                 let suspect = self.is_suspect(&item.lane, item.seq, tries);
                 let again = Candidate { item, tries, not_before, suspect, read };
-                self.lanes[lane].parked.push(again);
+                if kind == Again::Crashed && self.has_pages(lane) {
+                    // How far the collector has come with its page is not known here.
+                    self.look_up(lane, again, true, ctx);
+                } else {
+                    self.lanes[lane].parked.push(again);
+                }
             }
         }
     }

@@ -221,7 +221,7 @@ impl Throttle {
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
     /// may have been done under an earlier number. The read of one with pages may have begun: its note says so.
-    fn look_up(
+    pub(super) fn look_up(
         &mut self,
         place: usize,
         candidate: Candidate,
@@ -266,7 +266,7 @@ impl Throttle {
     }
 
     /// Whether fetches of a lane are read page by page.
-    fn has_pages(&self, place: usize) -> bool {
+    pub(super) fn has_pages(&self, place: usize) -> bool {
         let api = self.platform.apis.get(usize::from(self.lanes[place].api));
         api.is_some_and(|api| api.pages.is_some())
     }
