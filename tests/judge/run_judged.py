@@ -6,9 +6,11 @@ has the bytes that the judge answered.
     run_judged.py --accounts 1000 --calls 10 --limit "1 per 1 s"
     run_judged.py --accounts 200 --calls 30 --limit "2 per 1 s" --limit "10 per 10 s" --latency 0.3
     run_judged.py --accounts 1000 --calls 10 --limit "1 per 1 s" --judge nginx
+    run_judged.py --accounts 100 --calls 1600 --limit "1 per 1 s" --delay 0.05
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -95,9 +97,15 @@ def run(args, folder: pathlib.Path) -> dict:
         command = ["fetches.py", "--accounts", args.accounts, "--fetches", args.calls]
         subprocess.run([sys.executable, *map(str, command)], cwd=HERE, stdout=file, check=True)
     port = free_port()
-    settings.write_text(config(args, port, folder))
     started = time.monotonic()
-    with Running(*judge_command(args, port, calls)) as judge:
+    with contextlib.ExitStack() as stack:
+        judge = stack.enter_context(Running(*judge_command(args, port, calls)))
+        network = None
+        if args.delay:
+            command = ["delay.py", "--to", port, "--delay", args.delay, "--seed", args.seed]
+            network = stack.enter_context(Running(*command))
+            port = network.address[1]
+        settings.write_text(config(args, port, folder))
         command = [args.tollgate, "--config", settings, "--log-level", "warn", "run", fetches, "--json"]
         tollgate = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     seconds = time.monotonic() - started
@@ -119,6 +127,8 @@ def run(args, folder: pathlib.Path) -> dict:
         "judge": args.judge,
         "limits": [limit.for_limits() for limit in args.limit],
         "latency": args.latency,
+        "delay": args.delay,
+        "network": network.score if network else None,
         "guard": args.guard or "default",
         "refused": score["refused"],
         "share": score["share"],
@@ -141,6 +151,8 @@ def main():
     parser.add_argument("--limit", type=Limit, action="append", help='"1 per 1 s", the default; several with `limits`')
     parser.add_argument("--judge", choices=["limits", "nginx"], default="limits")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before an answer's head")
+    parser.add_argument("--delay", type=float, default=0.0, help="most seconds that bytes wait on their way, each way")
+    parser.add_argument("--seed", type=int, default=1, help="of the delays")
     parser.add_argument("--body-bytes", type=int, help="length of an answer's body; 256 if not given")
     parser.add_argument("--guard", help='such as "100ms" or "never"; the default if not given')
     parser.add_argument("--tollgate", type=pathlib.Path, default=HERE.parent.parent / "target/release/tollgate")

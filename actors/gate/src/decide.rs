@@ -13,7 +13,7 @@ use crate::limit::{ApiIx, LimitSet};
 use crate::time::At;
 
 /// What a call costs under one limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cost {
     /// So many units; with none the limit does not count the call and never makes it wait.
     pub units: u32,

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use crate::decide::{Ask, Because, Decision, decide};
+use crate::decide::{Ask, Because, Cost, Decision, decide};
 use crate::ledger::{Ledger, PermitId, Sent};
 use crate::limit::{ApiIx, LimitSet};
 use crate::time::{At, Span};
@@ -35,6 +35,10 @@ pub struct LaneWork {
     pub api: ApiIx,
     /// Lower ones go first.
     pub rank: u8,
+    /// What each call costs, by the places of the limits; empty: one unit everywhere.
+    pub costs: Vec<Cost>,
+    /// What the caller knows the calls by when it is asked for them; of no meaning here.
+    pub group: u32,
     /// In order.
     pub runs: Vec<Run>,
 }
@@ -46,6 +50,8 @@ pub enum Step {
     Called {
         /// Whose.
         api: ApiIx,
+        /// Of which lane: [`LaneWork::group`].
+        group: u32,
         /// When.
         at: At,
     },
@@ -59,6 +65,8 @@ pub enum Step {
 struct Lane {
     api: ApiIx,
     rank: u8,
+    costs: Vec<Cost>,
+    group: u32,
     ready: VecDeque<Run>,
     /// By `not_before`, the soonest last.
     later: Vec<Run>,
@@ -92,7 +100,7 @@ pub enum WaitedFor {
 /// };
 /// let limits = LimitSet::new(vec![gap]).unwrap();
 /// let ten = Run { not_before: At(0), deadline: At::MAX, calls: 10 };
-/// let lane = LaneWork { api: 0, rank: 0, runs: vec![ten] };
+/// let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![ten] };
 /// let latency = |_| Span::from_millis(300);
 /// let mut walk = Walk::new(&limits, Ledger::new(), &[lane], At(0), 1_024);
 /// while walk.step(latency, |_, _| None) != Step::Ended {}
@@ -142,7 +150,8 @@ impl<'a> Walk<'a> {
             let (ready, mut later): (Vec<Run>, Vec<Run>) =
                 work.runs.iter().filter(|run| run.calls > 0).partition(|run| run.not_before <= now);
             later.sort_by_key(|run| Reverse(run.not_before));
-            Lane { api: work.api, rank: work.rank, ready: ready.into(), later }
+            let (costs, group) = (work.costs.clone(), work.group);
+            Lane { api: work.api, rank: work.rank, costs, group, ready: ready.into(), later }
         };
         // An owner gives higher numbers than any a stored record can hold.
         let next_id = ledger.in_flight().map(|id| id.0).max().map_or(0, |id| id.saturating_add(1));
@@ -184,12 +193,12 @@ impl<'a> Walk<'a> {
     /// Goes on to the next call and makes it.
     ///
     /// `latency` says how long a call of an api takes from its writing to its answer, which is its end.
-    /// `admit` is asked when the account's own limits let a call go: `None` lets it, a moment after now keeps
-    /// it, and nothing of this account goes before.
+    /// `admit` is asked when the account's own limits let a call go, for a call of this api and group: `None`
+    /// lets it, a moment after now keeps it, and nothing of this account goes before.
     pub fn step(
         &mut self,
         latency: impl Fn(ApiIx) -> Span,
-        mut admit: impl FnMut(&Ask, At) -> Option<At>,
+        mut admit: impl FnMut(ApiIx, u32, At) -> Option<At>,
     ) -> Step {
         loop {
             self.settle();
@@ -206,12 +215,12 @@ impl<'a> Walk<'a> {
                         self.wait(at, WaitedFor::Slots);
                         continue;
                     }
-                    let ask = ask(lane.api);
-                    if let Some(until) = admit(&ask, self.now) {
+                    let (api, group) = (lane.api, lane.group);
+                    if let Some(until) = admit(api, group, self.now) {
                         self.wait(until.max(At(self.now.0.saturating_add(1))), WaitedFor::Shared);
                         return Step::Kept;
                     }
-                    return self.call(place, latency(ask.api));
+                    return self.call(place, latency(api));
                 }
                 Choice::Never(place) => self.never += self.lanes[place].drop_run(),
                 Choice::Wait(until, what) => {
@@ -235,6 +244,11 @@ impl<'a> Walk<'a> {
                 },
             }
         }
+    }
+
+    /// Nothing of this account goes before that moment, for what it shares with others.
+    pub fn keep_until(&mut self, until: At) {
+        self.wait(until, WaitedFor::Shared);
     }
 
     /// Calls whose answers have come by now end, and work whose time has come is ready.
@@ -280,7 +294,7 @@ impl<'a> Walk<'a> {
             if best.is_some_and(|(rank, _)| rank <= lane.rank) {
                 continue;
             }
-            let ask = ask(lane.api);
+            let ask = lane.ask();
             match decide(self.limits, &self.ledger, self.ledger.holds(), ask, self.now) {
                 Decision::Go => best = Some((lane.rank, place)),
                 Decision::WaitUntil { at, because } => consider(
@@ -301,10 +315,10 @@ impl<'a> Walk<'a> {
     }
 
     fn call(&mut self, place: usize, latency: Span) -> Step {
-        let (at, api) = (self.now, self.lanes[place].api);
+        let (at, api, group) = (self.now, self.lanes[place].api, self.lanes[place].group);
         let id = PermitId(self.next_id);
         self.next_id += 1;
-        self.ledger.take(self.limits, id, ask(api), at);
+        self.ledger.take(self.limits, id, self.lanes[place].ask(), at);
         self.ledger.written(self.limits, id, at);
         self.flights.push(Reverse((at.plus(latency), id.0)));
         let lane = &mut self.lanes[place];
@@ -315,7 +329,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.turn = place + 1;
-        Step::Called { api, at }
+        Step::Called { api, group, at }
     }
 
     fn wait(&mut self, until: At, what: WaitedFor) {
@@ -329,6 +343,10 @@ impl<'a> Walk<'a> {
 }
 
 impl Lane {
+    fn ask(&self) -> Ask<'_> {
+        Ask::new(self.api).with_costs(&self.costs)
+    }
+
     /// Gives up the calls that are next.
     fn drop_run(&mut self) -> u64 {
         self.ready.pop_front().map_or(0, |run| run.calls)
@@ -340,8 +358,4 @@ impl Lane {
         self.later.clear();
         calls
     }
-}
-
-fn ask(api: ApiIx) -> Ask<'static> {
-    Ask::new(api)
 }

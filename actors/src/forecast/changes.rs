@@ -4,104 +4,209 @@ use std::cmp::Reverse;
 
 use tollgate_gate::{At, Limit, LimitSet, Rule, Span};
 
-use super::demand::Demand;
-use super::outcome::{Outcome, walk};
+use super::demand::{Demand, Flow};
+use super::outcome::{Walked, walk};
 use super::report::{ChangeRow, limit_name};
+use super::shared::{self, Budgets, Sets};
 use super::{Assumed, CHANGES_WALKED_MAX, Kind, Shape, seconds};
+use crate::ids::Slug;
 use crate::plan::Platform;
 
-/// The rows, what buys most first, and how many were left out for want of time.
-pub(super) fn of(
-    platforms: &[&Platform],
-    shapes: &[Shape],
-    outcomes: &[Outcome],
-    demand: &Demand,
-    start: At,
-    assumed: &Assumed,
-) -> (Vec<ChangeRow>, usize) {
-    // The slowest first: an account that was done before the slowest of a change is done need not be
-    // walked, for no account takes longer because a limit became wider.
-    let mut slowest: Vec<usize> = (0..shapes.len()).collect();
-    slowest.sort_by_key(|place| Reverse(outcomes[*place].finish));
-    let flow = demand.through(assumed.concurrency);
-    let base = all_done(outcomes.iter().map(|one| one.finish), start).max(flow.drained);
-    let mut walked = 0_u64;
-    let mut left_out = 0;
-    let mut rows = Vec::new();
-    for (place, platform) in platforms.iter().enumerate() {
-        let set = &platform.limits;
-        for (index, limit) in set.limits().iter().enumerate() {
-            let matters = |shape: &Shape| {
-                let counts = |api| limit.api.is_none_or(|only| only == api);
-                shape.platform == place && shape.lanes.iter().any(|lane| counts(lane.api))
-            };
-            if !shapes.iter().any(matters) {
+/// All that was walked.
+pub(super) struct All<'a> {
+    pub(super) platforms: &'a [&'a Platform],
+    pub(super) shapes: &'a [Shape],
+    pub(super) budgets: &'a Budgets,
+    pub(super) start: At,
+    pub(super) assumed: &'a Assumed,
+}
+
+/// What the walks of changes have told and cost so far.
+struct Told<'a> {
+    walked: &'a Walked,
+    flow: Flow,
+    /// The slowest shapes first.
+    slowest: Vec<usize>,
+    calls: u64,
+    left_out: usize,
+    rows: Vec<ChangeRow>,
+}
+
+impl All<'_> {
+    /// The rows, what buys most first, and how many were left out for want of time.
+    pub(super) fn changes(&self, walked: &Walked) -> (Vec<ChangeRow>, usize) {
+        let mut slowest: Vec<usize> = (0..self.shapes.len()).collect();
+        slowest.sort_by_key(|place| Reverse(walked.outcomes[*place].finish));
+        let flow = walked.demand.through(self.assumed.concurrency);
+        let mut told = Told { walked, flow, slowest, calls: 0, left_out: 0, rows: Vec::new() };
+        for (place, platform) in self.platforms.iter().enumerate() {
+            for limit in platform.limits.limits() {
+                let counts = |shape: &Shape| shape.platform == place && matters(shape, limit);
+                if self.shapes.iter().any(counts) {
+                    let name = limit_name(platform, limit);
+                    self.look_at(&mut told, (place, limit), &name, |_| Sets::none());
+                }
+            }
+        }
+        for (_, slug, limit) in self.budgets.limits() {
+            let of = |platform: &&Platform| platform.name == *slug;
+            let Some(place) = self.platforms.iter().position(of) else { continue };
+            let name = limit_name(self.platforms[place], limit);
+            self.look_at(&mut told, (place, limit), &name, |kind| {
+                let change = |of: &Slug, set: &LimitSet| {
+                    if of == slug { replaced(set, limit, kind) } else { None }
+                };
+                self.budgets.changed(change)
+            });
+        }
+        if told.flow.delay_max > Span::ZERO {
+            let wider = walked.demand.through(self.assumed.concurrency.saturating_mul(2)).drained;
+            let finishes = walked.outcomes.iter().map(|one| one.finish);
+            let done = all_done(finishes, self.start).max(wider);
+            told.add(self, None, Kind::Doubled, done);
+        }
+        told.rows.sort_by(|a, b| b.saved_seconds.total_cmp(&a.saved_seconds));
+        (told.rows, told.left_out)
+    }
+
+    /// Walks a platform without that limit, and with twice of it. `sets`: the budgets' limits with that change; none
+    /// if the limit is one of the accounts' own.
+    fn look_at(
+        &self,
+        told: &mut Told<'_>,
+        (place, limit): (usize, &Limit),
+        name: &str,
+        sets: impl Fn(Kind) -> Sets,
+    ) {
+        for kind in [Kind::Without, Kind::Doubled] {
+            if kind == Kind::Doubled && doubled(limit.rule).is_none() {
                 continue;
             }
-            let doubled = doubled(limit.rule).map(|rule| Limit { rule, ..limit.clone() });
-            for (kind, with) in [(Kind::Without, Some(None)), (Kind::Doubled, doubled.map(Some))] {
-                let Some(changed) = with.and_then(|limit| replaced(set, index, limit)) else {
-                    continue;
-                };
-                if walked > CHANGES_WALKED_MAX {
-                    left_out += 1;
-                    continue;
-                }
-                let mut latest = start;
-                for shape in &slowest {
-                    let known = &outcomes[*shape];
-                    if known.finish <= latest {
-                        break;
-                    }
-                    let shape = &shapes[*shape];
-                    let finish = if matters(shape) {
-                        let ledger = shape.ledger.as_ref();
-                        let ledger = ledger.map(|ledger| ledger.under(set, &changed, start).0);
-                        let (lanes, accounts) = (shape.lanes.clone(), Vec::new());
-                        let shape = Shape { platform: place, lanes, ledger, accounts };
-                        let nobody = &mut Demand::default();
-                        let outcome = walk(platform, &changed, &shape, start, assumed, nobody);
-                        walked = walked.saturating_add(outcome.calls);
-                        outcome.finish
-                    } else {
-                        known.finish
-                    };
-                    latest = latest.max(finish);
-                }
-                let done = latest.since(start).max(demand.least(assumed.concurrency));
-                rows.push(ChangeRow {
-                    limit: Some(limit_name(platform, limit)),
-                    kind,
-                    seconds: seconds(done),
-                    saved_seconds: seconds(Span(base.0.saturating_sub(done.0))),
-                });
+            if told.calls > CHANGES_WALKED_MAX {
+                told.left_out += 1;
+                continue;
+            }
+            let sets = sets(kind);
+            let changed = |set: &LimitSet| {
+                if sets.is_none() { replaced(set, limit, kind) } else { Some(set.clone()) }
+            };
+            let together = self.shapes.iter().any(|s| s.platform == place && s.shares());
+            let latest = if together {
+                self.side_by_side(told, place, changed, &sets)
+            } else {
+                self.one_by_one(told, (place, limit), changed)
+            };
+            if let Some(latest) = latest {
+                let least = told.walked.demand.least(self.assumed.concurrency);
+                told.add(self, Some(name.to_owned()), kind, latest.since(self.start).max(least));
             }
         }
     }
-    if flow.delay_max > Span::ZERO {
-        let wider = demand.through(assumed.concurrency.saturating_mul(2)).drained;
-        let done = all_done(outcomes.iter().map(|one| one.finish), start).max(wider);
-        rows.push(ChangeRow {
-            limit: None,
-            kind: Kind::Doubled,
+
+    /// When the last account is done if the accounts of a platform share something.
+    fn side_by_side(
+        &self,
+        told: &mut Told<'_>,
+        place: usize,
+        changed: impl Fn(&LimitSet) -> Option<LimitSet>,
+        sets: &Sets,
+    ) -> Option<At> {
+        let of = |shape: &&Shape| shape.platform == place;
+        let own: Vec<(Shape, LimitSet)> = self
+            .shapes
+            .iter()
+            .filter(of)
+            .map(|shape| {
+                let limits = changed(&shape.limits)?;
+                Some((shape.under(&limits, self.start), limits))
+            })
+            .collect::<Option<_>>()?;
+        let all = own.iter().map(|(shape, limits)| (shape, limits));
+        let (platform, start) = (self.platforms[place], self.start);
+        let walked = shared::walk(platform, all, self.budgets, sets, start, self.assumed);
+        told.calls += walked.outcomes.iter().map(|one| one.calls).sum::<u64>();
+        let others = self.shapes.iter().zip(&told.walked.outcomes);
+        let others = others.filter(|(shape, _)| shape.platform != place).map(|(_, one)| one.finish);
+        Some(walked.outcomes.iter().map(|one| one.finish).chain(others).max().unwrap_or(start))
+    }
+
+    /// The same where each account is alone. The slowest first: an account that was done before the slowest of a
+    /// change is done need not be walked, for no account takes longer because a limit became wider.
+    fn one_by_one(
+        &self,
+        told: &mut Told<'_>,
+        (place, limit): (usize, &Limit),
+        changed: impl Fn(&LimitSet) -> Option<LimitSet>,
+    ) -> Option<At> {
+        let mut latest = self.start;
+        for shape in &told.slowest {
+            let known = &told.walked.outcomes[*shape];
+            if known.finish <= latest {
+                break;
+            }
+            let shape = &self.shapes[*shape];
+            let finish = if shape.platform == place && matters(shape, limit) {
+                let limits = changed(&shape.limits)?;
+                let shape = shape.under(&limits, self.start);
+                let nobody = &mut Demand::default();
+                let platform = self.platforms[place];
+                let outcome = walk(platform, &limits, &shape, self.start, self.assumed, nobody);
+                told.calls = told.calls.saturating_add(outcome.calls);
+                outcome.finish
+            } else {
+                known.finish
+            };
+            latest = latest.max(finish);
+        }
+        Some(latest)
+    }
+}
+
+impl Told<'_> {
+    fn add(&mut self, all: &All<'_>, limit: Option<String>, kind: Kind, done: Span) {
+        let finishes = self.walked.outcomes.iter().map(|one| one.finish);
+        let base = all_done(finishes, all.start).max(self.flow.drained);
+        self.rows.push(ChangeRow {
+            limit,
+            kind,
             seconds: seconds(done),
             saved_seconds: seconds(Span(base.0.saturating_sub(done.0))),
         });
     }
-    rows.sort_by(|a, b| b.saved_seconds.total_cmp(&a.saved_seconds));
-    (rows, left_out)
+}
+
+impl Shape {
+    /// The same work of nobody, with what is known of the past under other limits.
+    fn under(&self, limits: &LimitSet, start: At) -> Self {
+        let ledger = self.ledger.as_ref();
+        Self {
+            platform: self.platform,
+            limits: self.limits.clone(),
+            lanes: self.lanes.clone(),
+            ledger: ledger.map(|ledger| ledger.under(&self.limits, limits, start).0),
+            accounts: Vec::new(),
+        }
+    }
+}
+
+/// Whether a limit counts some of the work.
+fn matters(shape: &Shape, limit: &Limit) -> bool {
+    shape.lanes.iter().any(|lane| limit.api.is_none_or(|only| only == lane.api))
 }
 
 pub(super) fn all_done(finishes: impl Iterator<Item = At>, start: At) -> Span {
     finishes.max().unwrap_or(start).since(start)
 }
 
-/// The same set with another limit at that place, or without it.
-fn replaced(set: &LimitSet, index: usize, by: Option<Limit>) -> Option<LimitSet> {
-    let others = set.limits().iter().enumerate();
-    let limits = others.filter_map(|(place, limit)| match (place == index, &by) {
-        (true, by) => by.clone(),
-        (false, _) => Some(limit.clone()),
+/// The same set with that limit changed. An account may have other values for it: a limit is known by its name.
+fn replaced(set: &LimitSet, limit: &Limit, kind: Kind) -> Option<LimitSet> {
+    let is_it = |known: &Limit| known.name == limit.name && known.api == limit.api;
+    let limits = set.limits().iter().filter_map(|known| match (is_it(known), kind) {
+        (false, _) => Some(known.clone()),
+        (true, Kind::Without) => None,
+        (true, Kind::Doubled) => {
+            Some(Limit { rule: doubled(known.rule).unwrap_or(known.rule), ..known.clone() })
+        }
     });
     set.with_limits(limits.collect()).ok()
 }

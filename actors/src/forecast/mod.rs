@@ -5,11 +5,10 @@
 //! ([`tollgate_gate::Walk`]), so a kind of limit that the gate learns is planned for without a change here.
 //! Must not know queues, sockets or files.
 //!
-//! Accounts with the same work and nothing behind them are walked once. The one thing that all accounts share
-//! is the number of calls in flight: it is put over the walks as a flow (`demand.rs`), not walked through.
-//! Limits wider than an account belong between the two: whatever several accounts share is asked through
-//! `admit` of [`Walk::step`](tollgate_gate::Walk::step), and such accounts have to be walked side by side, by
-//! the time of their next step ([`Walk::now`](tollgate_gate::Walk::now)).
+//! Accounts with the same work and nothing behind them are walked once. Accounts whose calls count in a budget
+//! are walked side by side, in the order of time, and take turns in it (`shared.rs`). The one thing that all
+//! accounts share is the number of calls in flight: it is put over the walks as a flow (`demand.rs`), not walked
+//! through. What a call costs is what is known before it: guesses stay guesses, and no call fails.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,19 +16,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use tollgate_gate::{ApiIx, At, LaneWork, Ledger, Run};
+use tollgate_gate::{ApiIx, At, Cost, LaneWork, Ledger, LimitSet, Run};
 
 use crate::clock::Clock;
 use crate::codes::Code;
+use crate::costs::{Costs, Counts};
 use crate::ids::{AccountKey, Priority, Slug};
 use crate::plan::{Plan, Platform};
 use crate::publish::Place;
-use crate::recipe::{Accepted, Refusal};
+use crate::recipe::{Accepted, FetchContext, Refusal, budgets};
+
+use shared::Budgets;
 
 mod changes;
 mod demand;
 mod outcome;
 mod report;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +59,10 @@ pub struct Assumed {
     pub most: usize,
 }
 
+/// Of which lane a fetch is, as far as calls are told apart: its api, its priority, the budgets that it counts in,
+/// what it costs.
+type LaneOf = (ApiIx, u8, u32, Vec<Cost>);
+
 /// What accounts start from.
 pub type Ledgers = HashMap<AccountKey, Ledger>;
 
@@ -65,7 +72,8 @@ pub struct Orders<'p> {
     clock: &'p Clock,
     platforms: Vec<&'p Platform>,
     places: HashMap<Slug, usize>,
-    accounts: HashMap<AccountKey, BTreeMap<(ApiIx, u8), Vec<Run>>>,
+    accounts: HashMap<AccountKey, BTreeMap<LaneOf, Vec<Run>>>,
+    budgets: Budgets,
     seen: HashSet<u64>,
     fetches: u64,
     duplicates: u64,
@@ -76,6 +84,8 @@ pub struct Orders<'p> {
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) platform: usize,
+    /// The account's own, which may have other values than the platform's.
+    pub(crate) limits: Arc<LimitSet>,
     pub(crate) lanes: Vec<LaneWork>,
     pub(crate) ledger: Option<Ledger>,
     pub(crate) accounts: Vec<AccountKey>,
@@ -91,6 +101,7 @@ impl<'p> Orders<'p> {
             places: places.map(|(place, platform)| (platform.name.clone(), place)).collect(),
             platforms,
             accounts: HashMap::new(),
+            budgets: Budgets::default(),
             seen: HashSet::new(),
             fetches: 0,
             duplicates: 0,
@@ -109,7 +120,16 @@ impl<'p> Orders<'p> {
             return;
         }
         let Some(place) = self.places.get(&lane.account.platform) else { return };
-        let Some((api, _)) = self.platforms[*place].api(lane.api.as_str()) else { return };
+        let platform = self.platforms[*place];
+        let own = platform.special_of(&lane.account.account).map_or(platform, Arc::as_ref);
+        let Some((number, api)) = own.api(lane.api.as_str()) else { return };
+        let context =
+            FetchContext { account: &lane.account.account, id: id.as_str(), params: &fetch.params };
+        // Both could be told when the fetch was read.
+        let costs = own.costs.of(&own.limits, own, number, &context).unwrap_or_default();
+        let costs = without_errors(costs.into_owned(), &own.costs, &own.limits);
+        let keys = budgets(own, api, &context).unwrap_or_default();
+        let group = self.budgets.group(&keys);
         let rank = match lane.priority {
             Priority::High => 0,
             Priority::Normal => 1,
@@ -125,7 +145,7 @@ impl<'p> Orders<'p> {
             self.accounts.insert(lane.account.clone(), BTreeMap::new());
         }
         let Some(lanes) = self.accounts.get_mut(&lane.account) else { return };
-        let runs = lanes.entry((api, rank)).or_default();
+        let runs = lanes.entry((number, rank, group, costs)).or_default();
         match runs.last_mut() {
             Some(last) if (last.not_before, last.deadline) == (run.not_before, run.deadline) => {
                 last.calls += 1;
@@ -156,7 +176,7 @@ impl<'p> Orders<'p> {
     pub fn forecast(self, start: At, mut ledgers: Ledgers, assumed: &Assumed) -> Forecast {
         let from_ledger = ledgers.len();
         let mut shapes: Vec<Shape> = Vec::new();
-        let mut alike: HashMap<(usize, Vec<LaneWork>), usize> = HashMap::new();
+        let mut alike: HashMap<(usize, *const LimitSet, Vec<LaneWork>), usize> = HashMap::new();
         let mut accounts: Vec<_> = self.accounts.into_iter().collect();
         // The same input is told in the same order.
         accounts.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -165,46 +185,65 @@ impl<'p> Orders<'p> {
             let of_start = |run: Run| Run { not_before: run.not_before.max(start), ..run };
             let lanes: Vec<LaneWork> = lanes
                 .into_iter()
-                .map(|((api, rank), runs)| {
+                .map(|((api, rank, group, costs), runs)| {
                     let runs = merged(runs.into_iter().map(of_start));
-                    LaneWork { api, rank, runs }
+                    LaneWork { api, rank, costs, group, runs }
                 })
                 .collect();
+            let own = self.platforms[platform];
+            let own = own.special_of(&account.account).map_or(own, Arc::as_ref);
+            let limits = Arc::clone(&own.limits);
             let ledger = ledgers.remove(&account).filter(|ledger| !ledger.is_empty());
-            if ledger.is_some() {
-                shapes.push(Shape { platform, lanes, ledger, accounts: vec![account] });
+            // What is shared makes accounts differ in their turns.
+            if ledger.is_some() || lanes.iter().any(|lane| lane.group > 0) {
+                shapes.push(Shape { platform, limits, lanes, ledger, accounts: vec![account] });
                 continue;
             }
-            let place = *alike.entry((platform, lanes)).or_insert_with_key(|(_, lanes)| {
+            let of = (platform, Arc::as_ptr(&limits), lanes);
+            let place = *alike.entry(of).or_insert_with_key(|(_, _, lanes)| {
                 let lanes = lanes.clone();
-                shapes.push(Shape { platform, lanes, ledger, accounts: Vec::new() });
+                shapes.push(Shape { platform, limits, lanes, ledger, accounts: Vec::new() });
                 shapes.len() - 1
             });
             shapes[place].accounts.push(account);
         }
-        let walked = outcome::walk_all(&self.platforms, &shapes, start, assumed);
-        let mut report = report::of(
-            &report::Walked {
-                clock: self.clock,
-                platforms: &self.platforms,
-                shapes: &shapes,
-                outcomes: &walked.outcomes,
-                start,
-                assumed,
-            },
-            &walked.demand,
-        );
+        let walked = outcome::walk_all(&self.platforms, &shapes, &self.budgets, start, assumed);
+        let mut report = report::of(&report::Walked {
+            clock: self.clock,
+            platforms: &self.platforms,
+            shapes: &shapes,
+            budgets: &self.budgets,
+            all: &walked,
+            start,
+            assumed,
+        });
         report.fetches = self.fetches;
         report.duplicates = self.duplicates;
         report.refused = self.refused.into_values().collect();
         report.from_ledger = from_ledger;
         if assumed.changes {
-            let (platforms, outcomes) = (&self.platforms, &walked.outcomes);
-            (report.changes, report.changes_left_out) =
-                changes::of(platforms, &shapes, outcomes, &walked.demand, start, assumed);
+            let all = changes::All {
+                platforms: &self.platforms,
+                shapes: &shapes,
+                budgets: &self.budgets,
+                start,
+                assumed,
+            };
+            (report.changes, report.changes_left_out) = all.changes(&walked);
         }
         report
     }
+}
+
+/// What is counted only where a call fails costs nothing here.
+fn without_errors(mut costs: Vec<Cost>, known: &Costs, limits: &LimitSet) -> Vec<Cost> {
+    for (place, counts) in &known.counts {
+        if *counts == Counts::Errors {
+            costs.resize(limits.limits().len(), Cost::ONE);
+            costs[*place] = Cost::FREE;
+        }
+    }
+    costs
 }
 
 /// Neighbours that are alike, as one.
@@ -251,7 +290,7 @@ pub(crate) fn seconds(span: tollgate_gate::Span) -> f64 {
 // What is told of one account is told of thousands.
 const _: () = assert!(size_of::<Run>() == 24, "a run of fetches is three words");
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     Without,

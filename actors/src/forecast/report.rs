@@ -9,8 +9,8 @@ use serde::Serialize;
 use tollgate_gate::{At, Limit, Span, WaitedFor};
 
 use super::changes::all_done;
-use super::demand::Demand;
-use super::outcome::Outcome;
+use super::outcome::{Waited, Walked as AllWalked};
+use super::shared::{Budgets, PlaceOfBudget};
 use super::{Assumed, Kind, Shape, seconds};
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -173,7 +173,8 @@ pub(super) struct Walked<'a> {
     pub(super) clock: &'a Clock,
     pub(super) platforms: &'a [&'a Platform],
     pub(super) shapes: &'a [Shape],
-    pub(super) outcomes: &'a [Outcome],
+    pub(super) budgets: &'a Budgets,
+    pub(super) all: &'a AllWalked,
     pub(super) start: At,
     pub(super) assumed: &'a Assumed,
 }
@@ -188,9 +189,17 @@ struct LimitSum {
     counts: bool,
 }
 
-pub(super) fn of(walked: &Walked<'_>, demand: &Demand) -> Forecast {
-    let Walked { clock, platforms, shapes, outcomes, start, assumed } = walked;
-    let flow = demand.through(assumed.concurrency);
+/// Which limit: an account's own, or one of the budgets'.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Which {
+    Own(usize, usize),
+    Budget(PlaceOfBudget),
+}
+
+pub(super) fn of(walked: &Walked<'_>) -> Forecast {
+    let Walked { clock, platforms, shapes, budgets, all, start, assumed } = walked;
+    let outcomes = &all.outcomes;
+    let flow = all.demand.through(assumed.concurrency);
     let late = |at: At, last: At| seconds(at.plus(flow.delay(last.since(*start))).since(*start));
     let mut report = Forecast {
         start: Some(clock.wall_at(*start)),
@@ -200,10 +209,10 @@ pub(super) fn of(walked: &Walked<'_>, demand: &Demand) -> Forecast {
         shapes: shapes.len(),
         ..Forecast::default()
     };
-    let mut sums: BTreeMap<(usize, usize), LimitSum> = BTreeMap::new();
+    let mut sums: BTreeMap<Which, LimitSum> = BTreeMap::new();
     let mut rows: BTreeMap<usize, PlatformRow> = BTreeMap::new();
     let mut apis: BTreeMap<(usize, u16), ApiRow> = BTreeMap::new();
-    for (shape, outcome) in shapes.iter().zip(*outcomes) {
+    for (shape, outcome) in shapes.iter().zip(outcomes) {
         let alike = shape.accounts.len() as u64;
         let platform = platforms[shape.platform];
         report.calls += outcome.calls * alike;
@@ -234,26 +243,46 @@ pub(super) fn of(walked: &Walked<'_>, demand: &Demand) -> Forecast {
         }
         for (place, limit) in platform.limits.limits().iter().enumerate() {
             if shape.lanes.iter().any(|lane| limit.api.is_none_or(|only| only == lane.api)) {
-                sums.entry((shape.platform, place)).or_default().counts = true;
+                sums.entry(Which::Own(shape.platform, place)).or_default().counts = true;
             }
         }
         for (rank, (what, span)) in outcome.waits.iter().enumerate() {
             let waited = Duration::from(*span).as_secs_f64();
-            match what {
-                WaitedFor::Limit(place) => {
-                    let sum = sums.entry((shape.platform, *place)).or_default();
-                    sum.waited += waited * alike as f64;
-                    sum.waited_max = sum.waited_max.max(waited);
-                    sum.bound += if rank == 0 { alike } else { 0 };
+            let which = match what {
+                Waited::For(WaitedFor::Limit(place)) => {
+                    let own = &shape.limits.limits()[*place];
+                    place_of(platform, own).map(|place| Which::Own(shape.platform, place))
                 }
-                WaitedFor::NotBefore => report.not_before_seconds += waited * alike as f64,
-                WaitedFor::Hold | WaitedFor::Slots | WaitedFor::Shared => {}
+                Waited::Budget(place) => Some(Which::Budget(*place)),
+                Waited::For(WaitedFor::NotBefore) => {
+                    report.not_before_seconds += waited * alike as f64;
+                    None
+                }
+                Waited::For(WaitedFor::Hold | WaitedFor::Slots | WaitedFor::Shared) => None,
+            };
+            if let Some(which) = which {
+                let sum = sums.entry(which).or_default();
+                sum.waited += waited * alike as f64;
+                sum.waited_max = sum.waited_max.max(waited);
+                sum.bound += if rank == 0 { alike } else { 0 };
             }
         }
         for (place, (needed, taken)) in &outcome.used {
-            let sum = sums.entry((shape.platform, *place)).or_default();
+            let Some(place) = place_of(platform, &shape.limits.limits()[*place]) else { continue };
+            let sum = sums.entry(Which::Own(shape.platform, place)).or_default();
             sum.needed += Duration::from(*needed).as_secs_f64() * alike as f64;
             sum.taken += Duration::from(*taken).as_secs_f64() * alike as f64;
+        }
+    }
+    let mut names: BTreeMap<PlaceOfBudget, String> = BTreeMap::new();
+    for (place, slug, limit) in budgets.limits() {
+        let platform = platforms.iter().find(|platform| platform.name == *slug);
+        names.extend(platform.map(|platform| (place, limit_name(platform, limit))));
+        let sum = sums.entry(Which::Budget(place)).or_default();
+        sum.counts = true;
+        if let Some((needed, taken)) = all.used.get(&place) {
+            sum.needed = Duration::from(*needed).as_secs_f64();
+            sum.taken = Duration::from(*taken).as_secs_f64();
         }
     }
     for ((platform, _), row) in apis {
@@ -269,10 +298,15 @@ pub(super) fn of(walked: &Walked<'_>, demand: &Demand) -> Forecast {
     report.limits = sums
         .into_iter()
         .filter(|(_, sum)| sum.counts)
-        .map(|((place, index), sum)| {
-            let platform = platforms[place];
+        .map(|(which, sum)| {
+            let limit = match which {
+                Which::Own(place, index) => {
+                    limit_name(platforms[place], &platforms[place].limits.limits()[index])
+                }
+                Which::Budget(place) => names.get(&place).cloned().unwrap_or_default(),
+            };
             LimitRow {
-                limit: limit_name(platform, &platform.limits.limits()[index]),
+                limit,
                 accounts_bound: sum.bound,
                 waited_seconds: thousandths(sum.waited),
                 waited_max_seconds: thousandths(sum.waited_max),
@@ -285,19 +319,30 @@ pub(super) fn of(walked: &Walked<'_>, demand: &Demand) -> Forecast {
     let walked_for = all_done(outcomes.iter().map(|one| one.finish), *start);
     report.seconds = seconds(walked_for.max(flow.drained));
     report.finish = Some(clock.wall_at(start.plus(walked_for.max(flow.drained))));
-    report.slowest = slowest(walked, late);
+    report.slowest = slowest(walked, &names, late);
     report
 }
 
-fn slowest(walked: &Walked<'_>, late: impl Fn(At, At) -> f64) -> Vec<AccountRow> {
+/// The place of an account's limit among the platform's: its values may be others, its name is not.
+fn place_of(platform: &Platform, own: &Limit) -> Option<usize> {
+    let is_it = |known: &Limit| known.name == own.name && known.api == own.api;
+    platform.limits.limits().iter().position(is_it)
+}
+
+fn slowest(
+    walked: &Walked<'_>,
+    names: &BTreeMap<PlaceOfBudget, String>,
+    late: impl Fn(At, At) -> f64,
+) -> Vec<AccountRow> {
+    let outcomes = &walked.all.outcomes;
     let mut order: Vec<usize> = (0..walked.shapes.len()).collect();
-    let done = |place: &usize| late(walked.outcomes[*place].finish, walked.outcomes[*place].last);
+    let done = |place: &usize| late(outcomes[*place].finish, outcomes[*place].last);
     order.sort_by(|a, b| done(b).total_cmp(&done(a)));
     let accounts = order.into_iter().flat_map(|place| {
         walked.shapes[place].accounts.iter().map(move |account| (place, account))
     });
     let row = |(place, account): (usize, &crate::ids::AccountKey)| {
-        let (shape, outcome) = (&walked.shapes[place], &walked.outcomes[place]);
+        let (shape, outcome) = (&walked.shapes[place], &outcomes[place]);
         let platform = walked.platforms[shape.platform];
         let longest = outcome.waits.first();
         let seconds_of = done(&place);
@@ -309,11 +354,17 @@ fn slowest(walked: &Walked<'_>, late: impl Fn(At, At) -> f64) -> Vec<AccountRow>
             seconds: seconds_of,
             finish: walked.clock.wall_at(walked.start.plus(span)),
             because: longest.map(|(what, _)| match what {
-                WaitedFor::Limit(at) => limit_name(platform, &platform.limits.limits()[*at]),
-                WaitedFor::Hold => "a hold".into(),
-                WaitedFor::NotBefore => "its not_before".into(),
-                WaitedFor::Slots => "collect.concurrency".into(),
-                WaitedFor::Shared => "a limit shared with other accounts".into(),
+                Waited::For(WaitedFor::Limit(at)) => {
+                    limit_name(platform, &shape.limits.limits()[*at])
+                }
+                Waited::For(WaitedFor::Hold) => "a hold".into(),
+                Waited::For(WaitedFor::NotBefore) => "its not_before".into(),
+                Waited::For(WaitedFor::Slots) => "collect.concurrency".into(),
+                Waited::For(WaitedFor::Shared) => "what it shares with other accounts".into(),
+                Waited::Budget(place) => {
+                    let name = names.get(place).cloned().unwrap_or_default();
+                    format!("{name} (shared)")
+                }
             }),
             waited_seconds: longest.map_or(0.0, |(_, span)| seconds(*span)),
         }

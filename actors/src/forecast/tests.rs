@@ -190,3 +190,5 @@ fn times_are_shown_as_durations_are_written() {
     let told = [0, 300, 59_999, 60_000, 3_599_999, 3_600_000, 11_400_000, 200_000_000].map(of);
     assert_eq!(told, ["0s", "0.3s", "59.999s", "1m", "60m", "1h", "3h 10m", "2d 8h"]);
 }
+
+mod budgets;

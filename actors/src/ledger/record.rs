@@ -182,11 +182,12 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn a_record_reads_back_as_written_and_a_torn_one_is_an_error() {
-        let record = Record {
+    fn full() -> Record {
+        Record {
             config: "abc".into(),
             gate: vec![1, 2, 3],
             flying: vec![Flying { seq: Seq(7), permit: 1 << 50, tries: Tries::default() }],
@@ -200,13 +201,49 @@ mod tests {
             open: vec![stretch(8, 71)],
             suspected: vec![stretch(1, 3), stretch(5, 5)],
             paces: vec![PaceNote { api: None, micro_rate: 1_500_000, next_in_us: 9 }],
-        };
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written_and_a_torn_one_is_an_error() {
+        let record = full();
         let bytes = record.encode();
         assert_eq!(Record::decode(&bytes).unwrap(), record);
         for end in 0..bytes.len() {
             assert!(Record::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         assert!(Record::decode(&[9, 1, 2]).is_err());
+    }
+
+    /// 256 cases; as many as `TOLLGATE_FUZZ_CASES` says where it does.
+    fn cases() -> ProptestConfig {
+        let asked = std::env::var("TOLLGATE_FUZZ_CASES").ok().and_then(|text| text.parse().ok());
+        ProptestConfig::with_cases(asked.unwrap_or(256))
+    }
+
+    proptest! {
+        #![proptest_config(cases())]
+
+        #[test]
+        fn no_bytes_panic_and_what_is_read_can_be_written_again(
+            version in prop_oneof![0..=VERSION + 1, any::<u8>()],
+            noise in prop::collection::vec(prop_oneof![0..4_u8, any::<u8>()], 0..200),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut changed = full().encode().to_vec();
+            for (place, byte) in changes {
+                let place = place.index(changed.len());
+                changed[place] = byte;
+            }
+            let torn = &changed[..cut.index(changed.len() + 1)];
+            for bytes in [&[&[version], &noise[..]].concat(), &changed, torn] {
+                // Nothing of it makes the reader ask for more memory than there are bytes, or panic.
+                if let Ok(record) = Record::decode(bytes) {
+                    prop_assert_eq!(Record::decode(&record.encode()).unwrap(), record);
+                }
+            }
+        }
     }
 
     fn stretch(from: u64, to: u64) -> Stretch {

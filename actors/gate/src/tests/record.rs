@@ -185,8 +185,14 @@ fn exercise(limits: &LimitSet, mut ledger: Ledger, now: At) {
     ledger.prune(limits, now);
 }
 
+/// 256 cases; as many as `TOLLGATE_FUZZ_CASES` says where it does, new ones each time.
+fn cases() -> ProptestConfig {
+    let asked = std::env::var("TOLLGATE_FUZZ_CASES").ok().and_then(|text| text.parse().ok());
+    ProptestConfig::with_cases(asked.unwrap_or(256))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(cases())]
 
     #[test]
     fn what_is_read_is_what_was_written(

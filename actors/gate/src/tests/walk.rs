@@ -23,8 +23,8 @@ fn starts(limits: &LimitSet, work: &[LaneWork], latency: Span) -> (Vec<(ApiIx, A
     let mut walk = Walk::new(limits, Ledger::new(), work, At(0), 10_000);
     let mut starts = Vec::new();
     loop {
-        match walk.step(|_| latency, |_, _| None) {
-            Step::Called { api, at } => starts.push((api, at)),
+        match walk.step(|_| latency, |_, _, _| None) {
+            Step::Called { api, at, .. } => starts.push((api, at)),
             Step::Kept => unreachable!("nothing keeps it"),
             Step::Ended => return (starts, walk.now()),
         }
@@ -59,7 +59,7 @@ proptest! {
             limit(i, *max, Span(*window), guard)
         });
         let set = LimitSet::new(set.collect()).unwrap();
-        let lane = LaneWork { api: 0, rank: 0, runs: vec![run(calls as u64)] };
+        let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![run(calls as u64)] };
         let (walked, end) = starts(&set, &[lane], Span(latency));
         let wanted = greedy(&limits, calls, latency);
         prop_assert_eq!(walked.iter().map(|(_, at)| at.0).collect::<Vec<_>>(), wanted.clone());
@@ -75,11 +75,11 @@ proptest! {
             limit(1, max, Span(1_000_000), Guard::Never),
         ]).unwrap();
         let runs = vec![run(calls), Run { not_before: At(later), ..run(2) }];
-        let lane = LaneWork { api: 0, rank: 0, runs };
+        let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs };
         let mut walk = Walk::new(&set, Ledger::new(), &[lane], At(0), 3);
         let mut last = At(0);
         let mut made = 0;
-        while let Step::Called { at, .. } = walk.step(|_| Span(30_000), |_, _| None) {
+        while let Step::Called { at, .. } = walk.step(|_| Span(30_000), |_, _, _| None) {
             last = at;
             made += 1;
         }
@@ -92,7 +92,8 @@ proptest! {
 #[test]
 fn higher_lanes_go_first_and_equal_ones_take_turns() {
     let set = LimitSet::new(vec![limit(0, 1, Span::from_secs(1), Guard::After(Span::ZERO))]);
-    let lane = |api, rank, calls| LaneWork { api, rank, runs: vec![run(calls)] };
+    let lane =
+        |api, rank, calls| LaneWork { api, rank, costs: vec![], group: 0, runs: vec![run(calls)] };
     let work = [lane(0, 1, 2), lane(1, 1, 3), lane(2, 0, 2), lane(3, 2, 1)];
     let (starts, _) = starts(&set.unwrap(), &work, Span::ZERO);
     let apis: Vec<ApiIx> = starts.iter().map(|(api, _)| *api).collect();
@@ -105,10 +106,10 @@ fn a_turn_that_comes_after_the_deadline_costs_no_call() {
     let set = LimitSet::new(vec![limit(0, 1, Span::from_secs(1), Guard::After(Span::ZERO))]);
     let set = set.unwrap();
     let until = Run { deadline: At(2_500_000), ..run(5) };
-    let lane = LaneWork { api: 0, rank: 0, runs: vec![until, run(1)] };
+    let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![until, run(1)] };
     let mut walk = Walk::new(&set, Ledger::new(), &[lane], At(0), 9);
     let mut made = 0;
-    while walk.step(|_| Span::ZERO, |_, _| None) != Step::Ended {
+    while walk.step(|_| Span::ZERO, |_, _, _| None) != Step::Ended {
         made += 1;
     }
     assert_eq!((made, walk.late()), (4, 2), "at 0, 1, 2 s, and the last at 3 s");
@@ -118,9 +119,9 @@ fn a_turn_that_comes_after_the_deadline_costs_no_call() {
 #[test]
 fn calls_in_flight_stay_within_what_the_walk_allows() {
     let set = LimitSet::default();
-    let lane = LaneWork { api: 0, rank: 0, runs: vec![run(10)] };
+    let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![run(10)] };
     let mut walk = Walk::new(&set, Ledger::new(), &[lane], At(0), 4);
-    while walk.step(|_| Span::from_secs(1), |_, _| None) != Step::Ended {}
+    while walk.step(|_| Span::from_secs(1), |_, _, _| None) != Step::Ended {}
     assert_eq!(walk.now(), At(3_000_000), "4, 4 and 2 at once");
     assert_eq!(walk.waits(), &[(WaitedFor::Slots, Span::from_secs(2))]);
 }
@@ -128,11 +129,11 @@ fn calls_in_flight_stay_within_what_the_walk_allows() {
 #[test]
 fn what_is_kept_goes_when_it_is_let() {
     let set = LimitSet::default();
-    let lane = LaneWork { api: 0, rank: 0, runs: vec![run(1)] };
+    let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 3, runs: vec![run(1)] };
     let mut walk = Walk::new(&set, Ledger::new(), &[lane], At(0), 4);
-    let admit = |_: &Ask, now: At| (now < At(7)).then_some(At(7));
+    let admit = |_: ApiIx, group: u32, now: At| (group == 3 && now < At(7)).then_some(At(7));
     assert_eq!(walk.step(|_| Span(1), admit), Step::Kept);
-    assert_eq!(walk.step(|_| Span(1), admit), Step::Called { api: 0, at: At(7) });
+    assert_eq!(walk.step(|_| Span(1), admit), Step::Called { api: 0, group: 3, at: At(7) });
     assert_eq!(walk.step(|_| Span(1), admit), Step::Ended);
     assert_eq!(walk.waits(), &[(WaitedFor::Shared, Span(7))]);
 }
@@ -144,8 +145,32 @@ fn a_ledger_and_its_holds_count_from_the_beginning() {
     let mut ledger = Ledger::new();
     ledger.take(&set, PermitId(7), Ask::new(0), At(0));
     ledger.ended(&set, PermitId(7), At(0), Sent::Never);
-    let lane = LaneWork { api: 0, rank: 0, runs: vec![run(1)] };
+    let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![run(1)] };
     let mut walk = Walk::new(&set, ledger, &[lane], At(1_000_000), 4);
-    let step = walk.step(|_| Span::ZERO, |_, _| None);
-    assert_eq!(step, Step::Called { api: 0, at: At(5_000_000) });
+    let step = walk.step(|_| Span::ZERO, |_, _, _| None);
+    assert_eq!(step, Step::Called { api: 0, group: 0, at: At(5_000_000) });
+}
+
+#[test]
+fn calls_weigh_what_they_cost() {
+    let rule = Rule::Sliding { max: NonZeroU32::new(10).unwrap(), window: Span::from_secs(60) };
+    let points = Limit {
+        name: "points".into(),
+        per_api: false,
+        api: None,
+        rule,
+        guard: Guard::After(Span::ZERO),
+    };
+    let set = LimitSet::new(vec![points]).unwrap();
+    let lane = |cost, calls| LaneWork {
+        api: 0,
+        rank: 0,
+        costs: vec![Cost::of(cost)],
+        group: 0,
+        runs: vec![run(calls)],
+    };
+    // 4 + 4 of the heavy ones fit into a window, and 2 of the light ones beside them.
+    let (starts, _) = starts(&set, &[lane(4, 4), lane(1, 2)], Span::ZERO);
+    let late = starts.iter().filter(|(_, at)| *at >= At(60_000_000)).count();
+    assert_eq!((starts.len(), late), (6, 2));
 }
