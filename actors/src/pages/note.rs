@@ -65,7 +65,8 @@ impl Note {
         }
         so_far.page = so_far.page.saturating_sub(1).max(1);
         so_far.rows = so_far.rows.saturating_sub(self.rows);
-        // Its calls were made all the same; they count as failed.
+        // The tries of a page are remembered by the account's record; here they would count twice.
+        so_far.calls = so_far.calls.saturating_sub(self.calls);
         so_far.state = self.before.clone();
         so_far
     }

@@ -327,7 +327,7 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
         (undone.page, undone.rows, undone.state),
         (so_far.page - 1, so_far.rows - 10_000, before)
     );
-    assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls));
+    assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls - 1));
     assert!(Note::decode(&[]).is_err() && Note::decode(&[9, 1]).is_err());
     assert!(Note::decode(&bytes[..bytes.len() / 2]).is_err());
 }
