@@ -32,7 +32,7 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
     let Order { permit, slot, platform, api, meters, item, calls, read } = order;
     let api = &platform.apis[usize::from(api)];
     let read = api.pages.as_ref().map(|pages| match read {
-        Some(read) => read,
+        Some(read) => read.under(pages),
         None => Arc::new(Read::first(pages)),
     });
     let mut attempt = Attempt {

@@ -375,7 +375,8 @@ impl<'a> Place<'a> {
         if !holds {
             return Ok(Resumed::Read(Arc::new(Read::new(noted.version, note.undone()))));
         }
-        if !note.is_last {
+        // One that was begun in another way is begun anew by its next attempt.
+        if !note.is_last || note.so_far.how != pages.how {
             return Ok(Resumed::Read(Arc::new(Read::new(noted.version, note.so_far))));
         }
         let told = Told { status: note.status, waited_ms: note.waited_ms };

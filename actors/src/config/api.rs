@@ -7,7 +7,7 @@ use tollgate_gate::Guard;
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
-use super::pages::{check_templates, pages};
+use super::pages::{check_templates, pages, set_how};
 use super::pairs::{check_auth_alone, headers, template, templates};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -144,6 +144,7 @@ fn api(
         pages,
     };
     check_templates(&section, &api, &[]);
+    set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();
     Some((api, costs))

@@ -13,7 +13,7 @@ use super::section::{Section, kind_of, one_of};
 use crate::codes::Code;
 use crate::ids::preview;
 use crate::observe::{JsonPath, Over, PATH_STEPS_MAX, Rules, Scope, Then, Wait};
-use crate::pages::{By, MAX, Pages, Place, RESTARTS, Stop, VARIABLES};
+use crate::pages::{By, MAX, Pages, Place, RESTARTS, Stop, VARIABLES, how};
 use crate::plan::Api;
 use crate::recipe::{PAGE_MAX, Template};
 
@@ -101,6 +101,7 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
         expired,
         token_ttl,
         restarts: restarts.map_or(RESTARTS, |restarts| restarts as u32),
+        how: 0,
     }))
 }
 
@@ -289,6 +290,14 @@ fn expired(mut entry: Section<'_>) -> Option<Rules> {
         then: Then::Retry,
     };
     Some(Rules { over: vec![over], ..Rules::default() })
+}
+
+/// Says which read the pages of this api belong to.
+pub(super) fn set_how(api: &mut Api) {
+    let Some(pages) = &mut api.pages else { return };
+    let pages = Arc::make_mut(pages);
+    let asked = (&pages.by, &pages.items, pages.size, pages.first, &pages.next);
+    pages.how = how(&format!("{asked:?} {:?} {:?}", api.path, api.query));
 }
 
 /// Whether the templates of an api and its pages fit together: what is named is there, and what is there is named.

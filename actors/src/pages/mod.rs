@@ -27,7 +27,7 @@ mod tests;
 
 pub(crate) use lists::{LISTED_MAX, PageList, list_key};
 pub(crate) use note::Note;
-pub(crate) use read::{Page, SoFar};
+pub(crate) use read::{Page, SoFar, how};
 pub use read::{PageState, Read};
 pub(crate) use turn::{Answered, Turn, turn};
 pub(crate) use watch::{Seen, Watch};
@@ -71,6 +71,8 @@ pub struct Pages {
     pub token_ttl: Option<std::time::Duration>,
     /// Most restarts of a read whose tokens have expired.
     pub restarts: u32,
+    /// Tells this way of asking from others: a read that was begun in another way is begun anew.
+    pub how: u64,
 }
 
 /// How the next page is asked for.

@@ -1,5 +1,6 @@
 //! How far the read of a fetch has come.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct Read {
 /// What of a read is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SoFar {
+    /// [`Pages::how`] of its beginning.
+    pub(crate) how: u64,
     /// How often it was begun anew.
     pub(crate) restarts: u32,
     /// The page to call next, from 1.
@@ -52,6 +55,8 @@ pub(crate) struct SoFar {
     pub(crate) state: PageState,
     /// Calls made before those for that page.
     pub(crate) calls: u32,
+    /// Those of them that were made before the read was begun anew.
+    pub(crate) calls_anew: u32,
     /// Rows of the pages before it.
     pub(crate) rows: u64,
     /// Their bytes.
@@ -87,15 +92,26 @@ impl PageState {
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
         }
-        let digest = hash.finalize();
-        digest.first_chunk().map_or(0, |mark| u64::from_be_bytes(*mark))
+        first_64(&hash.finalize())
     }
+}
+
+/// The first 64 bits of a hash.
+fn first_64(digest: &[u8]) -> u64 {
+    digest.first_chunk().map_or(0, |mark| u64::from_be_bytes(*mark))
+}
+
+/// [`Pages::how`]: of all that says what the pages of a read are.
+pub(crate) fn how(said: &str) -> u64 {
+    use sha2::{Digest, Sha256};
+    first_64(&Sha256::digest(said))
 }
 
 impl Read {
     /// One that has not begun.
     pub(crate) fn first(pages: &Pages) -> Self {
-        Self::new(0, SoFar { page: 1, state: PageState::first(pages), ..SoFar::default() })
+        let (how, state) = (pages.how, PageState::first(pages));
+        Self::new(0, SoFar { how, page: 1, state, ..SoFar::default() })
     }
 
     pub(crate) fn new(version: u64, so_far: SoFar) -> Self {
@@ -117,6 +133,18 @@ impl Read {
         self.so_far.page == 1 && self.version() == 0
     }
 
+    /// This read, or a new one where it was begun in a way that is not declared any more.
+    pub(crate) fn under(self: Arc<Self>, pages: &Pages) -> Arc<Self> {
+        if self.so_far.how == pages.how {
+            return self;
+        }
+        let before = &self.so_far;
+        let highest = before.highest.max(before.page.saturating_sub(1));
+        let calls = before.calls;
+        let so_far = SoFar { highest, calls, calls_anew: calls, ..Self::first(pages).so_far };
+        Arc::new(Self::new(self.version(), so_far))
+    }
+
     /// The page to call next.
     pub(crate) fn page(&self) -> u32 {
         self.so_far.page
@@ -124,7 +152,8 @@ impl Read {
 
     /// Calls that brought no page, of pages before this one.
     pub(crate) fn failures(&self) -> u32 {
-        self.so_far.calls.saturating_sub(self.so_far.page.saturating_sub(1))
+        let calls = self.so_far.calls.saturating_sub(self.so_far.calls_anew);
+        calls.saturating_sub(self.so_far.page.saturating_sub(1))
     }
 }
 
@@ -132,10 +161,12 @@ impl SoFar {
     /// The read begun anew: what was stored stays until it is replaced.
     pub(crate) fn restart(&self, pages: &Pages, calls: u32) -> Self {
         Self {
+            how: pages.how,
             restarts: self.restarts + 1,
             page: 1,
             state: PageState::first(pages),
             calls: self.calls + calls,
+            calls_anew: self.calls + calls,
             highest: self.highest.max(self.page.saturating_sub(1)),
             ..Self::default()
         }

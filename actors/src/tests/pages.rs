@@ -160,3 +160,20 @@ fn an_account_that_rests_between_two_pages_goes_on_from_the_note() {
         assert_whole(&rig, "x", "one", seq).await;
     });
 }
+
+#[test]
+fn a_read_whose_way_of_asking_is_changed_is_begun_anew() {
+    paused(|| async {
+        let rig = Rig::start(setup(r#"gap = { per = ["account"], every = "1s" }"#), pages);
+        let seq = rig.put("x", "a", "one").await;
+        rig.at(1500).await;
+        assert_eq!(rig.calls().len(), 2);
+        let mut other = setup(r#"gap = { per = ["account"], every = "1s" }"#);
+        other.platform = other.platform.replace("query = { c", "query = { z = \"1\", c");
+        rig.reload(&other).await;
+        rig.all_end(secs(60)).await;
+        let asked: Vec<usize> = rig.wire.seen().iter().map(page_of).collect();
+        assert_eq!(asked, [1, 2, 1, 2, 3, 4]);
+        assert_whole(&rig, "x", "one", seq).await;
+    });
+}
