@@ -57,6 +57,10 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     /// Writes a commented configuration
     Init(InitArgs),
+    /// Writes recipes, and tries them on recorded answers
+    Recipe(RecipeArgs),
+    /// Prints the JSON schema of configurations and recipes, for editors
+    Schema,
     /// Reads the configuration and prints what was understood, or every mistake
     Check(CheckArgs),
     /// Shows what waits, for what and until when
@@ -228,6 +232,65 @@ pub(crate) struct StatusArgs {
     /// Asks the data folder of `run`, also where the configuration has a section [nats]
     #[arg(long)]
     pub(crate) local: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecipeArgs {
+    #[command(subcommand)]
+    pub(crate) command: RecipeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecipeCommand {
+    /// Plays fetches against recorded answers, on virtual time; makes no call
+    Test(RecipeTestArgs),
+    /// Writes a commented recipe to start from
+    New(RecipeNewArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A case is a TOML file: a table [fetch], the answers to its calls as [[answers]], in order, and what
+is expected, in [expect]. The recipe is what --config says. Secrets of the environment are not
+needed: stand-ins take their place, and no report shows them.
+
+  [fetch]
+  platform = \"kakao\"
+  account = \"act_1\"
+  api = \"creative-report\"
+  params = { ids = [\"1\"] }
+  [[answers]]
+  status = 500
+  [[answers]]
+  headers = { content-type = \"application/json\" }
+  file = \"page-1.json\"
+
+A body is text = \"…\", json = { … } or file = \"…\" beside the case; after = \"2s\" is how long an answer
+takes, fails = \"unreachable\" or \"broken\" a call without one; queued_at says when the fetch is queued.
+
+Exit 0: all as expected. 1: some are not. 2: the configuration or a case is not right.")]
+pub(crate) struct RecipeTestArgs {
+    /// Cases, or folders of them
+    #[arg(value_name = "FILE|FOLDER", required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Writes what happens into the cases, as what is expected from now on
+    #[arg(long)]
+    pub(crate) record: bool,
+    /// Prints one JSON object for each case
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RecipeNewArgs {
+    /// The platform's name; the recipe goes to NAME.toml
+    pub(crate) name: String,
+    /// Prints it instead
+    #[arg(long)]
+    pub(crate) stdout: bool,
+    /// Replaces a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

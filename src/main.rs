@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Command::Pause(args) => commands::pause::pause(&cli.global, args),
         Command::Resume(args) => commands::pause::resume(&cli.global, args),
         Command::Init(args) => commands::init::run(args),
+        Command::Recipe(args) => commands::recipe::run(&cli.global, args),
+        Command::Schema => commands::schema::run(),
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),

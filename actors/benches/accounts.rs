@@ -178,10 +178,12 @@ fn shared(every: &str) -> Shared {
     std::fs::write(file.path(), text).expect("written");
     let loaded = config::load(Some(file.path()), std::iter::empty(), &[]).expect("it is right");
     let plan = Arc::new(loaded.plan);
+    let clock = Clock::new();
     Shared {
+        auth: tollgate_actors::auth::Keeper::new(clock.clone()).0,
         shuts: tollgate_actors::observe::Shuts::default(),
         holds: tollgate_actors::holds::Holds::default(),
-        clock: Clock::new(),
+        clock,
         queue: Arc::new(Endless),
         ledger: Arc::new(Forgetful),
         store: Store::memory(1 << 28).expect("room for a body"),

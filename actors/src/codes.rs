@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 macro_rules! codes {
     ($($number:literal => $name:ident,)*) => {
         /// What went wrong, as a stable code: `TG00xx` the configuration, `TG01xx` a fetch, `TG02xx` a
-        /// call, `TG03xx` state, store and running.
+        /// call, `TG03xx` state, store and running, `TG04xx` NATS, `TG05xx` credentials.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $(
@@ -65,8 +65,9 @@ codes! {
     "TG0023" => ReservedName,
     "TG0024" => TooMany,
     "TG0025" => BadHeader,
-    "TG0030" => NoStopRule,
-    "TG0031" => PageStateUnused,
+    "TG0030" => BadSecret,
+    "TG0034" => NoStopRule,
+    "TG0035" => PageStateUnused,
     "TG0040" => UnknownLimit,
     // A fetch that cannot be called.
     "TG0101" => FetchNotJson,
@@ -143,6 +144,11 @@ codes! {
     "TG0406" => StreamDiffers,
     "TG0407" => StreamMissing,
     "TG0408" => NoNodeAnswers,
+    // Credentials.
+    "TG0501" => TokenRefused,
+    "TG0502" => TokenUnavailable,
+    "TG0503" => SecretUnavailable,
+    "TG0504" => TokenNotKept,
 }
 
 impl Code {

@@ -9,6 +9,9 @@
 //!   the embedded database under two of them;
 //! - [`shard`], [`throttle`], [`collector`]: the actors; [`supervise`]: what restarts them;
 //! - [`forecast`]: the same gates in virtual time; [`http`]: one call on the wire; [`recipe`]: what to ask; [`config`] and [`plan`]: what the user said;
+//! - [`rehearsal`]: a fetch against recorded answers, on virtual time;
+//! - `fresh`: objects that are used instead of a call;
+//! - [`auth`]: credentials, signatures and tokens;
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
 //!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
@@ -16,6 +19,7 @@
 //! The library never prints, never reads arguments or the environment, and never exits.
 
 pub mod audit;
+pub mod auth;
 pub(crate) mod budget;
 pub mod calendar;
 pub mod clock;
@@ -25,6 +29,7 @@ pub mod config;
 pub mod control;
 pub mod costs;
 pub mod forecast;
+pub(crate) mod fresh;
 pub mod health;
 pub mod holds;
 pub mod http;
@@ -39,6 +44,7 @@ pub mod plan;
 pub mod publish;
 pub mod queue;
 pub mod recipe;
+pub mod rehearsal;
 pub mod reload;
 pub mod shard;
 pub mod state;

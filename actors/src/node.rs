@@ -15,6 +15,8 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::auth::Keeper;
+use crate::auth::vault::{MemoryVault, Vault};
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
@@ -53,6 +55,8 @@ const CLOCK_STEP_MS: i64 = 2000;
 /// Waits between two tries of a store that takes no bodies: the first and the longest.
 const PROBE_FIRST: Duration = Duration::from_millis(500);
 const PROBE_MAX: Duration = Duration::from_secs(15);
+/// Idle connections to a token endpoint.
+const TOKEN_IDLE_MAX: usize = 2;
 /// Between two beats of a shard.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Between two readings of what is at hand, and between two counts of all accounts.
@@ -68,6 +72,8 @@ pub struct Seams {
     pub ledger: Arc<dyn Ledger>,
     /// Where bodies go.
     pub store: Store,
+    /// Where tokens are kept that cannot be had again.
+    pub vault: Arc<dyn Vault>,
     /// What operators hold.
     pub holds: Holds,
     /// Whether the server behind queue and ledger answers; the default where there is none.
@@ -77,12 +83,14 @@ pub struct Seams {
 }
 
 impl Seams {
-    /// A node with its queue and ledger in its own process: nothing holds it but its store and its limits.
+    /// A node with its queue and ledger in its own process: nothing holds it but its store and its limits. Tokens
+    /// are kept in memory, unless `vault` is another.
     pub fn new(queue: Arc<dyn Queue>, ledger: Arc<dyn Ledger>, store: Store) -> Self {
         Self {
             queue,
             ledger,
             store,
+            vault: Arc::new(MemoryVault::default()),
             holds: Holds::default(),
             back: Arc::default(),
             unknown: Unknown::Wait,
@@ -139,7 +147,9 @@ impl Node {
         let slots = Arc::new(Semaphore::new(plan.collect.concurrency));
         let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
         telemetry::config_in_force();
+        let (auth, worker) = Keeper::new(clock.clone());
         let shared = Shared {
+            auth,
             shuts: Shuts::default(),
             clock,
             queue: seams.queue,
@@ -155,6 +165,9 @@ impl Node {
             peers: Arc::new(Peers::default()),
             plan: InForce::new(Arc::clone(&plan)),
         };
+        let wire = Wire::new(shared.clock.clone(), TOKEN_IDLE_MAX);
+        let wire = wire.map_err(|error| NodeError::Client(error.to_string()))?;
+        let keeping = actix_rt::spawn(worker.run(Rc::new(wire), seams.vault, shared.plan.clone()));
         telemetry::node_started(
             &plan.node_name,
             plan.collect.shards,
@@ -178,7 +191,7 @@ impl Node {
             bury: None,
             died: Arc::default(),
             health: None,
-            tasks: Vec::new(),
+            tasks: vec![keeping],
             shared,
         };
         if seams.unknown == Unknown::Die {

@@ -9,18 +9,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::auth::Auth;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
 use crate::observe::Rules;
 use crate::pages::Pages;
-use crate::recipe::Template;
+use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
 
 /// A whole node.
 #[derive(Debug, Clone)]
@@ -233,9 +234,13 @@ pub struct Platform {
     /// Hosts that may be called beside the base URL's: lower case, with `:port` where it is not the
     /// scheme's own. The platform's headers and secrets go there too.
     pub allowed_hosts: Vec<String>,
+    /// Those of `allowed_hosts` that get no credentials.
+    pub bare_hosts: Vec<String>,
     /// Sent with every call.
     pub headers: Vec<(HeaderName, Template)>,
-    /// How calls are authorised.
+    /// Whose days `{today}` means; none: UTC's.
+    pub zone: Option<Zones>,
+    /// How calls are authorised, but for apis that say it themselves.
     pub auth: Option<Auth>,
     /// Every limit of the platform and its apis that is counted per account; an api's number in it is its
     /// place in `apis`. Calendar windows, also those of budgets, start anew only after
@@ -488,22 +493,49 @@ impl<T> Special<T> {
 pub struct Api {
     /// Its name.
     pub name: Slug,
+    /// How it is called.
+    pub method: Method,
     /// Joined to the base URL.
     pub path: Template,
     /// The query, in the order of the file.
-    pub query: Vec<(String, Template)>,
+    pub query: Vec<Pair>,
+    /// What becomes of a query that makes a URL too long; none: it is refused beyond
+    /// [`crate::recipe::URL_BYTES_MAX`].
+    pub long_query: Option<LongQuery>,
     /// Sent with this api's calls; replaces the platform's of the same name.
     pub headers: Vec<(HeaderName, Template)>,
+    /// What a call carries.
+    pub body: Option<Body>,
+    /// Whose days `{today}` means, where it is not the platform's.
+    pub zone: Option<Zones>,
+    /// How its calls are authorised: the platform's, its own, or not at all.
+    pub auth: Option<Auth>,
     /// Which parameters its fetches carry.
     pub params: Params,
     /// How long a call may take.
     pub timeouts: Timeouts,
+    /// How old an object of the same request may be to be used instead of a call, where a fetch does not say it;
+    /// none: there is always a call.
+    pub fresh_for: Option<Duration>,
     /// What a good answer is.
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
     /// How its answers come in pages; nothing: one fetch is one call.
     pub pages: Option<Arc<Pages>>,
+}
+
+impl Api {
+    /// Calls `each` with every template that a call of this api is made from.
+    pub fn templates<'a>(&'a self, each: &mut dyn FnMut(&'a Template)) {
+        each(&self.path);
+        self.query.iter().for_each(|pair| pair.value.templates(each));
+        self.headers.iter().for_each(|(_, template)| each(template));
+        if let Some(body) = &self.body {
+            body.templates(each);
+        }
+        self.zone.iter().flat_map(Zones::templates).for_each(each);
+    }
 }
 
 /// Which parameters the fetches of an api carry.
@@ -530,13 +562,4 @@ pub enum Format {
     Html,
     /// `bin`; anything, HTML too.
     Binary,
-}
-
-/// How a call is authorised.
-#[derive(Debug, Clone)]
-pub enum Auth {
-    /// `Authorization: Bearer …`.
-    Bearer(SecretString),
-    /// A header with a secret value.
-    Header(HeaderName, SecretString),
 }

@@ -12,10 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use tollgate_gate::{Change, Known, LimitSet};
 
+use crate::auth::Auth;
 use crate::config::{Loaded, Mistakes};
 use crate::ids::Slug;
 use crate::node::Switch;
-use crate::plan::{Auth, CollectPlan, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
+use crate::plan::{CollectPlan, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
 use crate::telemetry;
 
 /// Limits whose changes are told one by one.
@@ -173,14 +174,14 @@ fn limits_changed(old: Option<&Arc<Platform>>, new: Option<&Arc<Platform>>) -> V
 /// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its
 /// secrets.
 fn alike(one: &Platform, other: &Platform) -> bool {
-    let auth = match (&one.auth, &other.auth) {
+    let same = |one: &Option<Auth>, other: &Option<Auth>| match (one, other) {
         (None, None) => true,
-        (Some(Auth::Bearer(one)), Some(Auth::Bearer(other))) => same(one, other),
-        (Some(Auth::Header(name, one)), Some(Auth::Header(other_name, other))) => {
-            name == other_name && same(one, other)
-        }
+        (Some(one), Some(other)) => one.same(other),
         _ => false,
     };
+    let auth = same(&one.auth, &other.auth)
+        && one.apis.len() == other.apis.len()
+        && one.apis.iter().zip(&other.apis).all(|(one, other)| same(&one.auth, &other.auth));
     auth && format!("{one:?}") == format!("{other:?}")
 }
 

@@ -12,6 +12,7 @@ use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::session::{About, Session, SessionFile};
+use tollgate_actors::nats::tokens::NatsVault;
 use tollgate_actors::nats::{self, Bus, ask, holds};
 use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
@@ -167,6 +168,7 @@ async fn start(
         queue: Arc::new(NatsQueue::open(bus).await?),
         ledger: Arc::new(ledger),
         store: store.clone(),
+        vault: Arc::new(NatsVault::new(bus, Arc::clone(&session))),
         holds: held.clone(),
         back: Arc::clone(&back),
         unknown: Unknown::Die,

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+use tollgate_actors::auth::vault::FileVault;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
@@ -78,7 +79,8 @@ pub(crate) async fn work(
     let store = open_store(&plan).await?;
     let queue = Arc::new(EmbeddedQueue::new(&state));
     let ledger = Arc::new(EmbeddedLedger::new(&state));
-    let seams = Seams::new(queue, ledger, store.clone());
+    let vault = Arc::new(FileVault::new(&plan.state()));
+    let seams = Seams { vault, ..Seams::new(queue, ledger, store.clone()) };
     let sweep = keep_clean(store, &plan);
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let following =

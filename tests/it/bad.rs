@@ -69,7 +69,7 @@ fn bad_lines() -> Vec<(&'static str, Vec<u8>)> {
             "TG0114",
             of(json!({ "not_before": "2026-02-02T00:00:00Z", "deadline": "2026-02-01T00:00:00Z" })),
         ),
-        ("TG0115", of(json!({ "fresh_for": "10m" }))),
+        ("TG0104", of(json!({ "fresh_for": "10" }))),
         ("TG0117", of(json!({ "labels": labels }))),
         ("TG0118", of(json!({ "api": "path", "params": { "part": ".." } }))),
         ("TG0118", of(json!({ "api": "path", "params": { "part": "." } }))),

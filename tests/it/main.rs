@@ -12,6 +12,7 @@
 )]
 
 mod audit;
+mod auth;
 mod bad;
 mod budgets;
 mod claims;
@@ -26,6 +27,7 @@ mod objects;
 mod output;
 mod pages;
 mod plan;
+mod recipe;
 mod reload;
 mod rude;
 mod rules;

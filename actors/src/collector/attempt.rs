@@ -12,11 +12,14 @@ use url::Url;
 
 use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
+use crate::auth::{Redactor, Unsigned, Used};
+use crate::codes::Code;
+use crate::fresh;
 use crate::http::{CallBounds, CallError};
 use crate::pages::Read;
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
-use crate::recipe::{self, FetchContext};
+use crate::recipe::{self, FetchContext, Request};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
 use crate::telemetry::{self, PlatformMeters};
@@ -43,6 +46,7 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         item: &item,
         permit: &permit,
         slot: RefCell::new(slot),
+        used: RefCell::default(),
         calls,
         read,
         asked: RefCell::default(),
@@ -71,6 +75,8 @@ pub(super) struct Attempt<'a> {
     pub(super) item: &'a Item,
     pub(super) permit: &'a Permit,
     pub(super) slot: RefCell<Slot>,
+    /// With what the call was signed.
+    pub(super) used: RefCell<Option<Used>>,
     pub(super) calls: u32,
     /// How far its read has come, where its api has pages.
     pub(super) read: Option<Arc<Read>>,
@@ -104,9 +110,10 @@ impl Attempt<'_> {
             account: &self.item.lane.account.account,
             id: &self.item.id,
             params: &self.item.fetch.params,
+            queued_at: self.item.queued_at,
         };
         let page = self.read.as_ref().map(|read| &read.so_far.state);
-        let request = match recipe::build_page(self.platform, self.api, &context, page) {
+        let mut request = match recipe::build_page(self.platform, self.api, &context, page) {
             Ok(request) => request,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Never);
@@ -120,6 +127,10 @@ impl Attempt<'_> {
         if self.read.is_some() {
             self.asked.replace(Some(request.url.clone()));
         }
+        let used = match self.sign(&mut request) {
+            Ok(used) => used,
+            Err(outcome) => return outcome,
+        };
         let timeouts = self.api.timeouts;
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
         let bounds = CallBounds { timeouts, write_by };
@@ -128,6 +139,7 @@ impl Attempt<'_> {
         match answer {
             Ok(answer) => {
                 self.permit.answered();
+                self.used.replace(used);
                 self.judge(answer).await
             }
             Err(error) => {
@@ -135,6 +147,38 @@ impl Attempt<'_> {
                 Self::failed(&error, LastAnswer::default())
             }
         }
+    }
+
+    /// Puts on the request what proves who asks, unless the host is one that gets no credentials.
+    fn sign(&self, request: &mut Request) -> Result<Option<Used>, Outcome> {
+        let Some(auth) = &self.api.auth else { return Ok(None) };
+        if recipe::is_bare(self.platform, &request.url) {
+            return Ok(None);
+        }
+        let account = &self.item.lane.account.account;
+        auth.sign(account, request, &self.shard.clock).map(Some).map_err(|unsigned| {
+            self.permit.call_ended(Sent::Never);
+            let last = LastAnswer::default();
+            match unsigned {
+                Unsigned::NotAtHand(reason) => {
+                    Outcome::Again { kind: Again::Unsigned, after: None, reason, last }
+                }
+                Unsigned::Never(reason) => Outcome::Dead { code: Code::UnsafeHeader, reason, last },
+            }
+        })
+    }
+
+    /// Whether a 401 came upon a token or a secret that may be another one by the next try. True once for each
+    /// fetch.
+    pub(super) fn was_unsigned(&self, status: u16) -> bool {
+        let used = self.used.borrow();
+        let Some(used) = used.as_ref().filter(|_| status == 401) else { return false };
+        self.shard.auth.refused(used, &self.item.lane.account, self.item.origin)
+    }
+
+    /// What cleans text of every secret that a call of this account may carry.
+    pub(super) fn redactor(&self) -> Redactor {
+        Redactor::of(self.platform, &self.item.lane.account.account)
     }
 
     fn late(&self) -> Outcome {
@@ -165,6 +209,9 @@ pub(crate) async fn finish_until_confirmed(
     item: &Item,
     ending: Ending,
 ) {
+    if let Ending::Done { done, .. } = &ending {
+        fresh::note(shard, item, done).await;
+    }
     let ended = Instant::now();
     let mut told = false;
     shard.totals.ending(item.seq);

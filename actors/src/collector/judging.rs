@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use http::header::CONTENT_ENCODING;
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::Sent;
 
@@ -13,11 +12,12 @@ use super::attempt::Attempt;
 use super::landing::decode_of;
 use super::peek::peek;
 use super::{Again, BODY_START_BYTES, LastAnswer, Outcome};
+use crate::auth::Redactor;
 use crate::codes::Code;
 use crate::http::Answer;
 use crate::http::classify::{self, Head};
 use crate::observe::{Answered, Facts, Then};
-use crate::plan::{Auth, Format};
+use crate::plan::Format;
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
 const REST_BYTES_MAX: usize = 64 * 1024;
@@ -44,13 +44,14 @@ impl Attempt<'_> {
         if head == Head::Good {
             return self.store(answer).await;
         }
+        let unsigned = over.is_none() && self.was_unsigned(status);
         if over.is_some() || status == 429 {
             self.shard.totals.refused.add(1);
         }
         let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
         let last = LastAnswer {
             status: Some(status),
-            body_start: Some(body_start(answer, self.platform.auth.as_ref()).await),
+            body_start: Some(body_start(answer, &self.redactor()).await),
             flaw: html.then_some(Code::HtmlInstead),
             over,
         };
@@ -62,6 +63,10 @@ impl Attempt<'_> {
         } else {
             format!("the provider answered {status}")
         };
+        if unsigned {
+            let reason = format!("{reason}, maybe for its token");
+            return Outcome::Again { kind: Again::Unsigned, after: None, reason, last };
+        }
         match head {
             Head::Good => unreachable!("handled above"),
             Head::Transient { after } => {
@@ -104,27 +109,22 @@ fn what(format: Format) -> &'static str {
 
 /// The first 2 KiB of an answer as text; reads on for a little while so that the connection can be used
 /// again.
-async fn body_start(answer: Answer, auth: Option<&Auth>) -> String {
+async fn body_start(answer: Answer, redactor: &Redactor) -> String {
     let encoded = answer.headers.contains_key(CONTENT_ENCODING);
     let mut body = answer.body;
     let deadline = Instant::now() + REST_WITHIN;
     let mut start: Vec<u8> = Vec::new();
+    // A provider, or a proxy before it, may show the request that it refuses: also at the very end.
+    let wanted = BODY_START_BYTES + redactor.longest();
     let mut read = 0;
     while read < REST_BYTES_MAX {
         let Ok(Some(Ok(piece))) = timeout_at(deadline, body.next()).await else { break };
         read += piece.len();
-        let room = BODY_START_BYTES.saturating_sub(start.len());
+        let room = wanted.saturating_sub(start.len());
         start.extend_from_slice(&piece[..piece.len().min(room)]);
     }
     if encoded {
         return format!("({read} bytes, compressed)");
     }
-    let text = String::from_utf8_lossy(&start).into_owned();
-    // A provider, or a proxy before it, may show the request that it refuses.
-    match auth {
-        None => text,
-        Some(Auth::Bearer(secret) | Auth::Header(_, secret)) => {
-            text.replace(secret.expose_secret(), "[redacted]")
-        }
-    }
+    redactor.start(&start, BODY_START_BYTES, read == start.len())
 }

@@ -129,6 +129,8 @@ pub enum Again {
     Late,
     /// The collector died with it.
     Crashed,
+    /// What signs it was not at hand any more, or was refused and is renewed: not the fetch's fault.
+    Unsigned,
 }
 
 impl Again {
@@ -141,6 +143,7 @@ impl Again {
             Self::StoreAway => "store_away",
             Self::Late => "late",
             Self::Crashed => "crashed",
+            Self::Unsigned => "unsigned",
         }
     }
 }

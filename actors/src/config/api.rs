@@ -1,19 +1,26 @@
 //! The tables `[platforms.NAME.apis.NAME]`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tollgate_gate::Guard;
 
+use super::auth::{Said, auth};
+use super::body::{body, long_query, method};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
 use super::pages::{check_templates, pages, set_how};
-use super::pairs::{check_auth_alone, headers, template, templates};
+use super::pairs::{check_auth_alone, headers, template};
 use super::params::{declared_params, params};
 use super::platform::slug;
+use super::query::pairs;
 use super::section::{Section, one_of};
 use super::weights::{ApiCost, api_costs};
+use super::zone::zone;
 use crate::codes::Code;
+use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
 use crate::pages::VARIABLES;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
@@ -37,6 +44,7 @@ pub(super) struct ApiContext<'a> {
     pub(super) guard: Guard,
     /// `store.key`, which may name parameters too.
     pub(super) key: &'a Template,
+    pub(super) env: &'a BTreeMap<String, String>,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
 }
@@ -118,15 +126,23 @@ fn api(
     let path = section
         .required("path", "what is called, joined to base_url: path = \"reports/{id}\"")
         .and_then(|text| path(&section, &text, &of_request, platform, context.knows_host));
-    let query = section.section("query").map(|mut table| templates(&mut table, &of_request));
+    let query = pairs(&mut section, "query", &of_request);
     let headers = headers(&mut section, &of_request);
-    check_auth_alone(&section, &headers, platform.auth.as_ref());
+    let body = body(&mut section, &of_request);
+    let method = method(&mut section, body.as_ref());
+    let long_query = long_query(&mut section, body.as_ref());
+    let zone = zone(&mut section, &platform.tiers, &allowed);
+    let auth = match auth(&mut section, (platform.name.as_str(), Some(name.as_str())), context.env)
+    {
+        Said::Nothing => platform.auth.clone(),
+        Said::None => None,
+        Said::Auth(auth) => Some(auth),
+    };
+    check_auth_alone(&section, &headers, auth.as_ref());
     let costs = api_costs(&mut section, limits, number, &allowed);
     let timeouts = timeouts(&mut section, context.timeouts);
+    let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
-    for name in ["body", "method"] {
-        section.unsupported(name, "every call is a GET without a body");
-    }
     section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();
@@ -134,16 +150,22 @@ fn api(
     };
     let mut api = Api {
         name,
+        method,
         path,
-        query: query.unwrap_or_default(),
+        query,
+        long_query,
         headers,
+        body,
+        zone,
+        auth,
         params: Params::default(),
         timeouts,
+        fresh_for,
         format: format.unwrap_or(Format::Auto),
         rules: Arc::default(),
         pages,
     };
-    check_templates(&section, &api, &[]);
+    check_templates(&section, &api);
     set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     section.finish();

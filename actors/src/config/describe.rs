@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::civil::date;
@@ -9,15 +10,17 @@ use jiff::tz::TimeZone;
 use serde_json::Map;
 use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
+use super::describe_auth::write_auth;
 use super::describe_pages::write_pages;
+use super::describe_request::{InWords, write_request};
 use super::describe_rules::write_rules;
 use super::values::show;
 use crate::calendar::{DAY, Resets};
 use crate::costs::{Costs, Counts};
 use crate::ids::{Account, Slug};
 use crate::plan::{
-    Api, Auth, Counted, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test,
-    Timeouts, When,
+    Api, Counted, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test, Timeouts,
+    When,
 };
 use crate::recipe::{KeyContext, object_key};
 
@@ -101,10 +104,11 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     if !platform.allowed_hosts.is_empty() {
         writeln!(out, "  and, with headers and secrets, to {}", platform.allowed_hosts.join(", "))?;
     }
-    match &platform.auth {
-        Some(Auth::Bearer(_)) => writeln!(out, "  authorization: Bearer ***")?,
-        Some(Auth::Header(name, _)) => writeln!(out, "  {name}: ***")?,
-        None => {}
+    if !platform.bare_hosts.is_empty() {
+        writeln!(out, "  of these without secrets: {}", platform.bare_hosts.join(", "))?;
+    }
+    if let Some(auth) = &platform.auth {
+        write_auth(out, auth, "  ")?;
     }
     for (name, template) in &platform.headers {
         writeln!(out, "  {name}: {template}")?;
@@ -231,13 +235,22 @@ fn in_words_when(when: &When) -> String {
 
 fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> fmt::Result {
     let base = if api.path.text().contains("://") { "" } else { platform.base_url.as_str() };
-    write!(out, "    GET {base}{}", api.path)?;
-    for (i, (name, template)) in api.query.iter().enumerate() {
-        write!(out, "{}{name}={template}", if i == 0 { '?' } else { '&' })?;
+    write!(out, "    {} {base}{}", api.method, api.path)?;
+    for (i, pair) in api.query.iter().enumerate() {
+        write!(out, "{}{}", if i == 0 { '?' } else { '&' }, InWords(pair))?;
     }
     writeln!(out)?;
     for (name, template) in &api.headers {
         writeln!(out, "    {name}: {template}")?;
+    }
+    write_request(out, platform, api)?;
+    match (&platform.auth, &api.auth) {
+        (Some(_), None) => writeln!(out, "    without credentials")?,
+        (Some(shared), Some(own))
+            if shared.pool.len() == own.pool.len()
+                && shared.pool.iter().zip(&own.pool).all(|(a, b)| Arc::ptr_eq(a, b)) => {}
+        (_, Some(own)) => write_auth(out, own, "    ")?,
+        (None, None) => {}
     }
     if !api.params.names.is_empty() {
         let names: Vec<String> = api

@@ -386,6 +386,7 @@ pub(super) fn share_out(
         check(section, platform, limit);
     }
     let names: Vec<String> = platform.apis.iter().map(|api| api.name.to_string()).collect();
+    let methods: Vec<_> = platform.apis.iter().map(|api| api.method.clone()).collect();
     let counted = |members: &[(usize, Counted)]| {
         let limits = members.iter().map(|(_, own)| own.limit.clone()).collect();
         match LimitSet::new(limits).and_then(|set| set.with_apis(names.clone())) {
@@ -393,8 +394,10 @@ pub(super) fn share_out(
                 let of_limits: Vec<_> = members.iter().map(|(_, own)| own.cost).collect();
                 // By their places in this set.
                 let place = |of: usize| members.iter().position(|(known, _)| *known == of);
-                let of_apis = of_apis.iter().map(|own| {
-                    own.iter().filter_map(|(of, cost)| Some((place(*of)?, cost.clone()))).collect()
+                let of_apis = of_apis.iter().zip(&methods).map(|(own, method)| {
+                    let own = own.iter();
+                    let own = own.filter_map(|(of, cost)| Some((place(*of)?, cost.clone())));
+                    (method.clone(), own.collect())
                 });
                 let costs = costs(&of_limits, of_apis.collect());
                 plan::Counted { limits: Arc::new(limits), costs: Arc::new(costs) }
@@ -530,6 +533,8 @@ fn check(section: &Section<'_>, platform: &Platform, limit: &Declared) {
     for dim in &limit.dims {
         match dim {
             Dim::Param(param) => no_param("per", param),
+            // The names of the credentials are its values.
+            Dim::Token if counted.iter().any(|api| api.auth.is_some()) => {}
             dim if dim.is_declared() && platform.keys.iter().all(|(known, _)| known != dim) => {
                 let message = format!("the dimension `{dim}` has no value");
                 let hint = format!("say it for the platform: keys = {{ {dim} = \"main\" }}");

@@ -162,6 +162,11 @@ impl Report {
         self.warnings.borrow_mut().push(format!("{key}: {message}"));
     }
 
+    /// Whether a key has a mistake already.
+    pub(super) fn has_mistake(&self, key: &str) -> bool {
+        self.mistakes.borrow().iter().any(|mistake| mistake.key == key)
+    }
+
     /// How many mistakes there are so far.
     pub(super) fn count(&self) -> usize {
         self.mistakes.borrow().len()

@@ -9,17 +9,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tollgate_gate::Limit;
 
 use crate::codes::Code;
 use crate::costs::Costs;
+use crate::fresh::FRESH_MAX;
+use crate::ids::Slug;
 use crate::plan::Plan;
 
 mod api;
+mod auth;
+mod body;
 mod describe;
+mod describe_auth;
 mod describe_pages;
+mod describe_request;
 mod describe_rules;
 mod keys;
 mod limits;
@@ -30,6 +37,7 @@ mod pages;
 mod pairs;
 mod params;
 mod platform;
+mod query;
 mod rules;
 mod s3;
 mod secret;
@@ -38,6 +46,7 @@ mod source;
 mod store;
 mod values;
 mod weights;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -127,9 +136,24 @@ pub fn init_text() -> &'static str {
     include_str!("init.toml")
 }
 
+/// The commented recipe that `tollgate recipe new` writes: the table of a platform of that name.
+pub fn recipe_text(name: &Slug) -> String {
+    include_str!("recipe.toml").replace("NAME", name.as_str())
+}
+
+/// The JSON schema (draft 2020-12) of a configuration, for editors.
+pub fn schema_text() -> &'static str {
+    include_str!("../../../docs/tollgate.schema.json")
+}
+
+/// A length of time as it is written in a configuration, up to a year.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    values::parse_duration(text).ok().filter(|duration| *duration <= FRESH_MAX)
+}
+
 /// The first 16 hex digits of SHA-256 over the limits of all platforms, in one canonical form: two nodes
 /// with the same hash count alike.
-fn hash(platforms: &BTreeMap<crate::ids::Slug, std::sync::Arc<crate::plan::Platform>>) -> String {
+fn hash(platforms: &BTreeMap<Slug, std::sync::Arc<crate::plan::Platform>>) -> String {
     let mut lines: Vec<String> = Vec::new();
     for platform in platforms.values() {
         let mut line = |key: &str, limit: &Limit| {

@@ -297,15 +297,20 @@ pub(super) fn set_how(api: &mut Api) {
     let Some(pages) = &mut api.pages else { return };
     let pages = Arc::make_mut(pages);
     let asked = (&pages.by, &pages.items, pages.size, pages.first, &pages.next);
-    pages.how = how(&format!("{asked:?} {:?} {:?}", api.path, api.query));
+    pages.how =
+        how(&format!("{asked:?} {} {:?} {:?} {:?}", api.method, api.path, api.query, api.body));
 }
 
 /// Whether the templates of an api and its pages fit together: what is named is there, and what is there is named.
-pub(super) fn check_templates(section: &Section<'_>, api: &Api, elsewhere: &[&Template]) {
-    let own = std::iter::once(("path", &api.path))
-        .chain(api.query.iter().map(|(_, template)| ("query", template)))
-        .chain(api.headers.iter().map(|(_, template)| ("headers", template)));
-    let own = own.chain(elsewhere.iter().map(|template| ("body", *template)));
+pub(super) fn check_templates(section: &Section<'_>, api: &Api) {
+    let mut own: Vec<(&str, &Template)> = vec![("path", &api.path)];
+    for pair in &api.query {
+        pair.value.templates(&mut |template| own.push(("query", template)));
+    }
+    own.extend(api.headers.iter().map(|(_, template)| ("headers", template)));
+    if let Some(body) = &api.body {
+        body.templates(&mut |template| own.push(("body", template)));
+    }
     let mut named: Vec<(&str, String)> = Vec::new();
     for (key, template) in own {
         if template.text().contains("page") {

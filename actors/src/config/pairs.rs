@@ -1,14 +1,13 @@
-//! Tables of templates: headers and queries.
+//! Tables of templates, such as headers.
 
 use ::config::ValueKind;
 use http::HeaderName;
-use http::header::AUTHORIZATION;
 
 use super::secret::check_literal;
 use super::section::{Section, kind_of};
+use crate::auth::Auth;
 use crate::codes::Code;
 use crate::ids::preview;
-use crate::plan::Auth;
 use crate::recipe::{Template, TemplateError, Variables};
 
 /// Most headers, query pairs or parameters of an api.
@@ -88,7 +87,7 @@ pub(super) fn templates(
                 continue;
             }
         };
-        let Some(template) = template(table, &key, &text, allowed) else { continue };
+        let Some(template) = optional_template(table, &key, &text, allowed) else { continue };
         if check_literal(table, &key, &template) {
             found.push((key, template));
         }
@@ -103,13 +102,35 @@ pub(super) fn template(
     text: &str,
     allowed: &Variables<'_>,
 ) -> Option<Template> {
-    match Template::parse(text, allowed) {
+    checked(section, key, Template::parse(text, allowed))
+}
+
+/// A template of a recipe that fills what can be left out.
+pub(super) fn optional_template(
+    section: &Section<'_>,
+    key: &str,
+    text: &str,
+    allowed: &Variables<'_>,
+) -> Option<Template> {
+    checked(section, key, Template::parse_optional(text, allowed))
+}
+
+fn checked(
+    section: &Section<'_>,
+    key: &str,
+    parsed: Result<Template, TemplateError>,
+) -> Option<Template> {
+    match parsed {
         Ok(template) => {
             if let Some(name) =
                 template.names().iter().find_map(|name| name.strip_prefix("params."))
             {
                 let message = format!("`params.{name}` is not known here");
                 section.mistake(Code::UnknownVariable, key, message, format!("write {{{name}}}"));
+                return None;
+            }
+            if let Err(refusal) = template.try_out() {
+                section.mistake(Code::BadTemplate, key, refusal.reason, "");
                 return None;
             }
             Some(template)
@@ -133,12 +154,8 @@ pub(super) fn check_auth_alone(
     headers: &[(HeaderName, Template)],
     auth: Option<&Auth>,
 ) {
-    let name = match auth {
-        Some(Auth::Bearer(_)) => &AUTHORIZATION,
-        Some(Auth::Header(name, _)) => name,
-        None => return,
-    };
-    if headers.iter().any(|(known, _)| known == name) {
+    let names = auth.iter().flat_map(|auth| &auth.pool).flat_map(|one| one.header_names());
+    if let Some(name) = names.into_iter().find(|name| headers.iter().any(|(own, _)| own == *name)) {
         let message = format!("`{name}` is set by `auth` too");
         section.mistake(Code::BadHeader, "headers", message, "leave it out of one");
     }

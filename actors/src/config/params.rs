@@ -11,7 +11,7 @@ use super::weights::ApiCost;
 use crate::codes::Code;
 use crate::ids::preview;
 use crate::plan::{Api, Params, Platform};
-use crate::recipe::{RESERVED, Template, is_name};
+use crate::recipe::{RESERVED, Template, Zones, is_name, taken_by};
 
 /// The key `params`: a list of names, or a table of names with `default`.
 pub(super) fn declared_params(section: &mut Section<'_>) -> Option<Params> {
@@ -62,7 +62,7 @@ pub(super) fn declared_params(section: &mut Section<'_>) -> Option<Params> {
 
 fn check_param(section: &Section<'_>, key: &str, name: &str) {
     if RESERVED.contains(&name) {
-        let message = format!("`{name}` is a field of the fetch itself and needs no declaring");
+        let message = format!("`{name}` is {} and needs no declaring", taken_by(name));
         section.mistake(Code::ReservedName, key, message, "leave it out");
     } else if !is_name(name) {
         let message = format!("`{}` is not the name of a parameter", preview(name));
@@ -108,15 +108,16 @@ pub(super) fn params(
     key: &Template,
     costs: &[(usize, ApiCost)],
 ) -> Params {
-    let own = std::iter::once(&api.path).chain(api.query.iter().map(|(_, template)| template));
-    let own = own.chain(api.headers.iter().map(|(_, template)| template));
+    let mut own = Vec::new();
+    api.templates(&mut |template| own.push(template));
     let shared = platform.headers.iter().map(|(_, template)| template);
+    let shared = shared.chain(platform.zone.iter().flat_map(Zones::templates));
     let shared = shared.chain(platform.keys.iter().map(|(_, template)| template));
     let costs = costs.iter().filter_map(|(_, cost)| match cost {
         ApiCost::Template(template) => Some(template),
         ApiCost::Units(_) => None,
     });
-    let named = own.chain(shared).chain(costs).flat_map(Template::names);
+    let named = own.into_iter().chain(shared).chain(costs).flat_map(Template::names);
     let is_page = |name: &String| api.pages.is_some() && name.split('.').next() == Some("page");
     let named = named.filter(|name| !RESERVED.contains(&name.as_str()) && !is_page(name));
     let in_key = key.names();

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::config::{Value, ValueKind};
 use tollgate_gate::{CALENDARS_MAX, Guard};
 use url::Url;
 
 use super::BAD;
 use super::api::{ApiContext, apis};
+use super::auth::{Said, auth};
 use super::keys::{generation, keys, share_out, tiers};
 use super::limits::{AllDeclared, guard, limits};
 use super::node::timeouts;
 use super::observe::{resolve, rules};
 use super::pairs::{check_auth_alone, headers};
-use super::secret::auth;
-use super::section::Section;
+use super::section::{Section, kind_of};
+use super::zone::zone;
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
@@ -93,9 +95,12 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let base_url = section
         .required("base_url", "what the paths of this platform's apis are joined to")
         .and_then(|text| base_url(&section, &text));
-    let allowed_hosts = allowed_hosts(&mut section);
+    let (allowed_hosts, bare_hosts) = allowed_hosts(&mut section);
     let headers = headers(&mut section, &Variables::Any);
-    let auth = auth(&mut section, defaults.env);
+    let auth = match auth(&mut section, (name.as_str(), None), defaults.env) {
+        Said::Auth(auth) => Some(auth),
+        Said::Nothing | Said::None => None,
+    };
     let own_guard = guard(&mut section).unwrap_or(Guard::Default);
     let lost_call = section.duration("lost_call", LOST_CALL_MIN..=LOST_CALL_MAX);
     let timeouts = timeouts(&mut section, defaults.timeouts);
@@ -103,17 +108,20 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
+    let tiers = tiers(&mut section);
     let mut platform = Platform {
         name,
         base_url: base_url.clone().unwrap_or_else(placeholder_url),
         allowed_hosts,
+        bare_hosts,
         headers,
+        zone: zone(&mut section, &tiers, &Variables::Any),
         auth,
         limits: Arc::default(),
         budgets: Vec::new(),
         generation: generation(),
         keys: keys(&mut section),
-        tiers: tiers(&mut section),
+        tiers,
         special: Special::default(),
         resets: Vec::new(),
         costs: Costs::default(),
@@ -127,6 +135,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         timeouts,
         guard: own_guard,
         key: defaults.key,
+        env: defaults.env,
         knows_host: base_url.is_some(),
     };
     let mut api_rules = Vec::new();
@@ -167,7 +176,8 @@ fn warn(section: &Section<'_>, platform: &Platform, unlimited: bool) {
     }
     let host = platform.base_url.host_str().unwrap_or_default();
     let local = host == "localhost" || host.starts_with("127.") || host == "[::1]";
-    if platform.auth.is_some() && platform.base_url.scheme() == "http" && !local {
+    let signs = platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some());
+    if signs && platform.base_url.scheme() == "http" && !local {
         section
             .report()
             .warn(section.path(), "the secret is sent unencrypted: base_url begins with http://");
@@ -218,30 +228,68 @@ fn base_url(section: &Section<'_>, text: &str) -> Option<Url> {
     Some(url)
 }
 
-fn allowed_hosts(section: &mut Section<'_>) -> Vec<String> {
-    let mut hosts = Vec::new();
-    for text in section.list("allowed_hosts").unwrap_or_default() {
-        // Written as a URL reads it: lower case, international names in their ASCII form.
-        let url = Url::parse(&format!("https://{text}/")).ok().filter(|url| {
-            let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
-            bare && url.username().is_empty() && url.password().is_none() && !text.contains('/')
-        });
-        match url.as_ref().and_then(|url| Some((url.host_str()?, url.port()))) {
-            Some((host, _)) if host.contains('*') => {
-                section.mistake(
-                    BAD,
-                    "allowed_hosts",
-                    format!("`{}`: name each host", preview(&text)),
-                    "",
-                );
+/// Hosts that may be called too, and those of them that get no credentials.
+fn allowed_hosts(section: &mut Section<'_>) -> (Vec<String>, Vec<String>) {
+    let (mut hosts, mut bare) = (Vec::new(), Vec::new());
+    let Some(value) = section.take("allowed_hosts") else { return (hosts, bare) };
+    let items = match value.kind {
+        // One text with commas will do: the environment has no lists.
+        ValueKind::String(text) => {
+            text.split(',').map(|item| Value::from(item.trim().to_owned())).collect()
+        }
+        ValueKind::Array(items) => items,
+        _ => {
+            let message = format!("{} where a list of hosts belongs", kind_of(&value));
+            section.mistake(Code::WrongType, "allowed_hosts", message, "");
+            return (hosts, bare);
+        }
+    };
+    for item in items {
+        let (text, auth) = match item.kind {
+            ValueKind::String(text) => (Some(text), true),
+            ValueKind::Table(_) => {
+                let Some(mut entry) = section.section_of("allowed_hosts", item) else { continue };
+                let text = entry.required("host", "{ host = \"files.example.com\", auth = false }");
+                let auth = entry.flag("auth").unwrap_or(true);
+                entry.finish();
+                (text, auth)
             }
-            Some((host, None)) => hosts.push(host.to_owned()),
-            Some((host, Some(port))) => hosts.push(format!("{host}:{port}")),
-            None => {
-                let message = format!("`{}` is not a host", preview(&text));
-                section.mistake(BAD, "allowed_hosts", message, "such as \"reports.example.com\"");
+            _ => {
+                let message = "every item of this list must be a host";
+                let hint =
+                    "\"files.example.com\" or { host = \"files.example.com\", auth = false }";
+                section.mistake(Code::WrongType, "allowed_hosts", message, hint);
+                continue;
             }
+        };
+        if let Some(host) = text.and_then(|text| allowed_host(section, &text)) {
+            if !auth {
+                bare.push(host.clone());
+            }
+            hosts.push(host);
         }
     }
-    hosts
+    (hosts, bare)
+}
+
+fn allowed_host(section: &Section<'_>, text: &str) -> Option<String> {
+    // Written as a URL reads it: lower case, international names in their ASCII form.
+    let url = Url::parse(&format!("https://{text}/")).ok().filter(|url| {
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        bare && url.username().is_empty() && url.password().is_none() && !text.contains('/')
+    });
+    let bad = |message: String, hint: &str| {
+        section.mistake(BAD, "allowed_hosts", message, hint);
+        None
+    };
+    match url.as_ref().and_then(|url| Some((url.host_str()?, url.port()))) {
+        Some((host, _)) if host.contains('*') => {
+            bad(format!("`{}`: name each host", preview(text)), "")
+        }
+        Some((host, None)) => Some(host.to_owned()),
+        Some((host, Some(port))) => Some(format!("{host}:{port}")),
+        None => {
+            bad(format!("`{}` is not a host", preview(text)), "such as \"reports.example.com\"")
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ::config::{Value, ValueKind};
+use http::Method;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use tollgate_gate::{Rule, Span};
@@ -34,7 +35,7 @@ pub(super) struct Ruled {
     pub(super) rule: Rule,
     pub(super) counts: Counts,
     /// What a call costs; a guess if that is known only afterwards.
-    pub(super) cost: Option<u32>,
+    pub(super) cost: Option<Price>,
 }
 
 /// The kinds of rule, by the key that each has alone.
@@ -104,11 +105,11 @@ pub(super) fn rule(entry: &mut Section<'_>, resets: &mut Vec<Resets>) -> Option<
         (Some(cost), _) => Some(cost),
         (None, Counts::Bytes { unit }) => {
             let guess = BODY_GUESS.div_ceil(unit).min(u64::from(rule.max()));
-            Some(u32::try_from(guess).unwrap_or(u32::MAX))
+            Some(Price::Every(u32::try_from(guess).unwrap_or(u32::MAX)))
         }
         (None, _) => None,
     };
-    if let Some(units) = cost
+    if let Some(units) = cost.map(Price::most)
         && units > rule.max()
     {
         let message = format!(
@@ -250,8 +251,40 @@ fn counts(entry: &mut Section<'_>) -> Counts {
     }
 }
 
+/// The methods that may have a cost of their own.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
+
+/// What calls cost by a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Price {
+    /// Each as much.
+    Every(u32),
+    /// By the places of [`METHODS`]; none: one.
+    ByMethod([Option<u32>; METHODS.len()]),
+}
+
+impl Price {
+    /// What a call of that method costs.
+    pub(super) fn of(self, method: &Method) -> u32 {
+        match self {
+            Self::Every(units) => units,
+            Self::ByMethod(units) => {
+                let place = METHODS.iter().position(|known| *known == method.as_str());
+                place.and_then(|place| units[place]).unwrap_or(1)
+            }
+        }
+    }
+
+    fn most(self) -> u32 {
+        match self {
+            Self::Every(units) => units,
+            Self::ByMethod(units) => units.into_iter().flatten().max().unwrap_or(1),
+        }
+    }
+}
+
 /// `cost = 3`, or by method.
-fn cost(entry: &mut Section<'_>, counts: Counts) -> Option<u32> {
+fn cost(entry: &mut Section<'_>, counts: Counts) -> Option<Price> {
     let value = entry.take("cost")?;
     if counts == Counts::Errors {
         let message = "an error counts one: it costs what it costs";
@@ -260,23 +293,24 @@ fn cost(entry: &mut Section<'_>, counts: Counts) -> Option<u32> {
     }
     let number = match value.kind {
         ValueKind::Table(methods) => {
-            let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+            let mut by_method = [None; METHODS.len()];
             for (method, units) in &methods {
                 let key = format!("cost.{method}");
-                if !known.iter().any(|known| known.eq_ignore_ascii_case(method)) {
+                let place = METHODS.iter().position(|known| known.eq_ignore_ascii_case(method));
+                if let (Some(place), Some(units)) = (place, units_of(units)) {
+                    by_method[place] = Some(units);
+                } else if place.is_none() {
                     let message = format!("`{}` is no method", preview(method));
-                    entry.mistake(BAD, &key, message, format!("one of {}", known.join(", ")));
-                } else if units_of(units).is_none() {
+                    entry.mistake(BAD, &key, message, format!("one of {}", METHODS.join(", ")));
+                } else {
                     let message =
                         format!("{} where a whole number of units belongs", kind_of(units));
                     entry.mistake(Code::WrongType, &key, message, "0 is free");
                 }
             }
-            // Every call is a GET.
-            let get = methods.iter().find(|(method, _)| method.eq_ignore_ascii_case("GET"));
-            return get.and_then(|(_, units)| units_of(units));
+            return Some(Price::ByMethod(by_method));
         }
-        _ => units_of(&value),
+        _ => units_of(&value).map(Price::Every),
     };
     if number.is_none() {
         let message = format!("`{}` is no number of units", preview(&value.to_string()));

@@ -12,6 +12,13 @@ use crate::codes::Code;
 use crate::ids::preview;
 use crate::recipe::{did_you_mean, nearest};
 
+#[cfg(test)]
+thread_local! {
+    /// The path of every key that was known in a table read on this thread.
+    pub(super) static KNOWN: std::cell::RefCell<std::collections::BTreeSet<Vec<String>>> =
+        const { std::cell::RefCell::new(std::collections::BTreeSet::new()) };
+}
+
 /// One table of the configuration. `finish` must be called, or unknown keys go unnoticed.
 pub(super) struct Section<'r> {
     report: &'r Report,
@@ -48,6 +55,10 @@ impl<'r> Section<'r> {
         self.report.mistake(code, &self.key(name), message, hint);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.values.contains_key(name)
     }
@@ -60,6 +71,11 @@ impl<'r> Section<'r> {
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.values.remove(name)
+    }
+
+    /// Says that a key belongs here, though it was not asked for.
+    pub(super) fn knows(&mut self, name: &'static str) {
+        self.known.push(name);
     }
 
     fn wrong_type(&self, name: &str, value: &Value, wanted: &str) {
@@ -284,10 +300,20 @@ impl<'r> Section<'r> {
         if self.take(name).is_some() {
             self.mistake(Code::NotSupported, name, format!("`{name}` is not supported yet"), hint);
         }
+        // Nobody is to be told to use it.
+        self.known.pop();
     }
 
     /// Refuses what is left.
     pub(super) fn finish(mut self) {
+        #[cfg(test)]
+        KNOWN.with(|all| {
+            let path: Vec<String> =
+                self.path.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+            let keys =
+                self.known.iter().map(|name| [path.clone(), vec![(*name).to_owned()]].concat());
+            all.borrow_mut().extend(keys);
+        });
         for (name, _) in self.entries() {
             let near = nearest(&name, self.known.iter().copied());
             let hint = match near {

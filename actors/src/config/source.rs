@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use ::config::{Config, Environment, File, FileFormat, Value};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Mistake, Mistakes, Place, Report};
@@ -160,8 +161,28 @@ fn collect_places(
         let byte = key.span().start;
         let line = line_starts.partition_point(|start| *start <= byte);
         places.insert(path.clone(), Place { byte, line });
-        if let DeValue::Table(inner) = value.get_ref() {
-            collect_places(inner, &path, line_starts, places);
+        places_within(value, &path, line_starts, places);
+    }
+}
+
+/// Those of a table, and of the tables in a list by their numbers.
+fn places_within(
+    value: &Spanned<DeValue<'_>>,
+    path: &str,
+    line_starts: &[usize],
+    places: &mut BTreeMap<String, Place>,
+) {
+    match value.get_ref() {
+        DeValue::Table(inner) => collect_places(inner, path, line_starts, places),
+        DeValue::Array(items) => {
+            for (number, item) in items.iter().enumerate() {
+                let path = format!("{path}.{number}");
+                let byte = item.span().start;
+                let line = line_starts.partition_point(|start| *start <= byte);
+                places.insert(path.clone(), Place { byte, line });
+                places_within(item, &path, line_starts, places);
+            }
         }
+        _ => {}
     }
 }

@@ -8,6 +8,8 @@ mod keys;
 mod mistakes;
 mod observe;
 mod pages;
+mod requests;
+mod schema;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

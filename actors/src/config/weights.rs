@@ -1,12 +1,13 @@
 //! What calls cost: `cost` of limits and `costs` of apis, brought together by api and limit.
 
 use ::config::ValueKind;
+use http::Method;
 use tollgate_gate::{Cost, Limit, Rule};
 
 use super::BAD;
 use super::limits::Declared;
 use super::pairs::template;
-use super::rules::units_of;
+use super::rules::{Price, units_of};
 use super::section::{Section, kind_of};
 use crate::codes::Code;
 use crate::costs::{ApiCosts, Costs, Counts};
@@ -16,7 +17,7 @@ use crate::recipe::{Template, Variables, did_you_mean};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LimitCost {
     pub(super) counts: Counts,
-    pub(super) cost: Option<u32>,
+    pub(super) cost: Option<Price>,
     /// Only the first page of a read counts.
     pub(super) free_pages: bool,
 }
@@ -72,18 +73,21 @@ pub(super) fn api_costs(
     costs
 }
 
-/// Brings together what limits and apis say; `of_apis` by the places of these limits.
-pub(super) fn costs(of_limits: &[LimitCost], of_apis: Vec<Vec<(usize, ApiCost)>>) -> Costs {
-    let usual: Vec<Cost> = of_limits
-        .iter()
-        .map(|own| match own.counts {
-            Counts::Units => own.cost.map_or(Cost::ONE, Cost::of),
-            Counts::Bytes { .. } => Cost::about(own.cost.unwrap_or(1)),
-            Counts::Errors => Cost::about(1),
-        })
-        .collect();
-    let apis = of_apis.into_iter().map(|own| {
-        let mut costs = ApiCosts { usual: usual.clone(), templates: Vec::new() };
+/// Brings together what limits and apis say; `of_apis` by the places of these limits, with the apis' methods.
+pub(super) fn costs(
+    of_limits: &[LimitCost],
+    of_apis: Vec<(Method, Vec<(usize, ApiCost)>)>,
+) -> Costs {
+    let apis = of_apis.into_iter().map(|(method, own)| {
+        let usual = of_limits.iter().map(|own| {
+            let units = own.cost.map(|cost| cost.of(&method));
+            match own.counts {
+                Counts::Units => units.map_or(Cost::ONE, Cost::of),
+                Counts::Bytes { .. } => Cost::about(units.unwrap_or(1)),
+                Counts::Errors => Cost::about(1),
+            }
+        });
+        let mut costs = ApiCosts { usual: usual.collect(), templates: Vec::new() };
         for (place, cost) in own {
             match cost {
                 // Free is free: nothing is settled then.

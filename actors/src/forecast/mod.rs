@@ -15,6 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 use tollgate_gate::{ApiIx, At, Cost, LaneWork, Ledger, LimitSet, Run};
 
@@ -74,6 +75,8 @@ pub struct Orders<'p> {
     places: HashMap<Slug, usize>,
     accounts: HashMap<AccountKey, BTreeMap<LaneOf, Vec<Run>>>,
     budgets: Budgets,
+    /// What dates in costs and keys are taken for.
+    queued_at: Timestamp,
     seen: HashSet<u64>,
     fetches: u64,
     duplicates: u64,
@@ -102,6 +105,7 @@ impl<'p> Orders<'p> {
             platforms,
             accounts: HashMap::new(),
             budgets: Budgets::default(),
+            queued_at: clock.wall(),
             seen: HashSet::new(),
             fetches: 0,
             duplicates: 0,
@@ -123,8 +127,12 @@ impl<'p> Orders<'p> {
         let platform = self.platforms[*place];
         let own = platform.special_of(&lane.account.account).map_or(platform, Arc::as_ref);
         let Some((number, api)) = own.api(lane.api.as_str()) else { return };
-        let context =
-            FetchContext { account: &lane.account.account, id: id.as_str(), params: &fetch.params };
+        let context = FetchContext {
+            account: &lane.account.account,
+            id: id.as_str(),
+            params: &fetch.params,
+            queued_at: self.queued_at,
+        };
         // Both could be told when the fetch was read.
         let costs = own.costs.of(&own.limits, own, number, &context).unwrap_or_default();
         let costs = without_errors(costs.into_owned(), &own.costs, &own.limits);

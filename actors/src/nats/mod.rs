@@ -11,6 +11,7 @@ mod names;
 pub mod publish;
 pub mod session;
 mod streams;
+pub mod tokens;
 
 pub use connect::{Bus, Link};
 pub(crate) use error::refused;

@@ -241,6 +241,12 @@ fn wanted(bus: &Bus, plan: &NatsPlan) -> Vec<Config> {
             description: Some("fetches that are collected once only".into()),
             ..bucket("ONCE", Duration::ZERO)
         },
+        Config {
+            description: Some("tokens that a provider gives once only".into()),
+            // Nobody but nodes reads it, and only what is asked for by key.
+            allow_direct: false,
+            ..bucket("TOKENS", Duration::ZERO)
+        },
     ]
 }
 

@@ -133,7 +133,7 @@ fn a_row_that_is_no_fetch_is_refused_and_stops_nothing() {
         g,p,a,,,,,,\n\
         h,P,a,x,,,,,\n\
         i,p,a,x y,,,,,\n\
-        j,p,a,x,,,,,10m\n\
+        j,p,a,x,,,,,10\n\
         k,p,a,x\n\
         l,p,a,x,,,,,,\n\
         m,p,\"a\n\",x\n";
@@ -150,7 +150,7 @@ fn a_row_that_is_no_fetch_is_refused_and_stops_nothing() {
         "TG0107: the fetch says no `api`",
         "TG0105: platform: `P` is not a name",
         "TG0106: api: `x y` is not a name",
-        "TG0115: `fresh_for` is not supported yet",
+        "TG0104: `fresh_for` must be a length of time up to 8784h such as \"10m\", not `10`",
         "TG0127: the row has 4 cells, the header 9 columns",
         "TG0127: the row has 10 cells, the header 9 columns",
         "TG0127: the row has 4 cells, the header 9 columns; is a quote left open?",

@@ -186,10 +186,18 @@ fn values(
                 Some(value) => plain(value),
                 None => return Ok(None),
             },
+            // Nothing is declared: the credential that the account is assigned to.
+            Dim::Token if platform.keys.iter().all(|(known, _)| *known != Dim::Token) => {
+                match &api.auth {
+                    Some(auth) => auth.of(fetch.account).value().to_owned(),
+                    // Its calls carry no credential.
+                    None => return Ok(None),
+                }
+            }
             dim => {
                 let declared = platform.keys.iter().find(|(known, _)| known == dim);
                 let (_, template) = declared.expect("checked with the configuration");
-                let text = template.render(&RecipeScope { platform, api, fetch, page: None })?;
+                let text = template.render(&RecipeScope::new(platform, api, fetch))?;
                 if text.is_empty() {
                     let reason = format!("`keys.{dim}` is empty for this fetch");
                     return Err(Refusal::new(Code::BadParameter, reason));

@@ -1,19 +1,24 @@
-//! A fetch becomes a request: URL and headers, checked.
+//! A fetch becomes a request: method, URL, headers and body, checked.
+
+use std::cell::OnceCell;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::body::{FORM, bounded};
+use super::dates::Dates;
+use super::query::write_pairs;
 use super::template::{Found, Fragment, Piece, Scope};
 use super::{Refusal, Template};
 use crate::codes::Code;
 use crate::ids::{Account, preview};
 use crate::pages::{PageState, Pages};
-use crate::plan::{Api, Auth, Platform};
+use crate::plan::{Api, Platform};
 
 /// Longest URL of a request in bytes.
 pub const URL_BYTES_MAX: usize = 16 * 1024;
@@ -31,6 +36,8 @@ pub struct FetchContext<'a> {
     pub id: &'a str,
     /// Its parameters.
     pub params: &'a Map<String, Value>,
+    /// When it was queued, which is what `{today}` and `{now}` are of: the same at every try.
+    pub queued_at: Timestamp,
 }
 
 /// What to send.
@@ -48,32 +55,71 @@ pub struct Request {
 
 /// What a recipe's templates may name.
 pub(super) struct RecipeScope<'a> {
-    pub(super) platform: &'a Platform,
-    pub(super) api: &'a Api,
-    pub(super) fetch: &'a FetchContext<'a>,
+    platform: &'a Platform,
+    api: &'a Api,
+    fetch: &'a FetchContext<'a>,
     /// Of an api with pages.
-    pub(super) page: Option<&'a Map<String, Value>>,
+    page: Option<&'a Map<String, Value>>,
+    /// Made when it is first asked for; the refusal where there is no such zone.
+    dates: OnceCell<Result<Dates, Refusal>>,
+}
+
+impl<'a> RecipeScope<'a> {
+    pub(super) fn new(platform: &'a Platform, api: &'a Api, fetch: &'a FetchContext<'a>) -> Self {
+        Self { platform, api, fetch, page: None, dates: OnceCell::new() }
+    }
+
+    fn dates(&self) -> Result<&Dates, &Refusal> {
+        let dates = self.dates.get_or_init(|| {
+            let account = self.fetch.account;
+            let zones = self.api.zone.as_ref().or(self.platform.zone.as_ref());
+            let zone = zones.map(|zones| zones.of(account, self.platform.tiers.name_of(account)));
+            Dates::new(self.fetch.queued_at, zone, &Undated(self))
+        });
+        dates.as_ref()
+    }
+
+    fn undated(&self, name: &str) -> Option<Found<'_>> {
+        let Self { platform, api, fetch, .. } = self;
+        match name {
+            "platform" => Some(Found::Text(platform.name.as_str())),
+            "api" => Some(Found::Text(api.name.as_str())),
+            "account" => Some(Found::Text(fetch.account.as_str())),
+            "id" => Some(Found::Text(fetch.id)),
+            "today" | "now" => None,
+            name => {
+                let value = fetch.params.get(name);
+                value.or_else(|| api.params.defaults.get(name)).map(Found::Json)
+            }
+        }
+    }
 }
 
 impl Scope for RecipeScope<'_> {
     fn get(&self, name: &str) -> Option<Found<'_>> {
         match name {
-            "platform" => Some(Found::Text(self.platform.name.as_str())),
-            "api" => Some(Found::Text(self.api.name.as_str())),
-            "account" => Some(Found::Text(self.fetch.account.as_str())),
-            "id" => Some(Found::Text(self.fetch.id)),
+            "today" => self.dates().ok().map(|dates| Found::Text(&dates.today)),
+            "now" => self.dates().ok().map(|dates| Found::Text(&dates.now)),
             "page" if self.api.pages.is_some() => Some(Found::Maps(self.page?, None)),
-            name => self
-                .fetch
-                .params
-                .get(name)
-                .or_else(|| self.api.params.defaults.get(name))
-                .map(Found::Json),
+            name => self.undated(name),
         }
+    }
+
+    fn zone(&self) -> Option<&str> {
+        self.dates().ok().map(|dates| dates.zone.as_str())
     }
 }
 
-/// Builds the request of a fetch.
+/// The same without dates, for what says whose they are.
+struct Undated<'a>(&'a RecipeScope<'a>);
+
+impl Scope for Undated<'_> {
+    fn get(&self, name: &str) -> Option<Found<'_>> {
+        self.0.undated(name)
+    }
+}
+
+/// Builds the request of a fetch, as it is before it is signed.
 ///
 /// # Errors
 /// A parameter is missing or cannot be used; a value would change the path, cannot stand in a header
@@ -97,27 +143,37 @@ pub fn build_page(
         Some(page) => page_values(pages, page),
         None => page_values(pages, &PageState::first(pages)),
     });
-    let scope = RecipeScope { platform, api, fetch, page: values.as_ref() };
-    let mut url = build_url(platform, api, &scope)?;
-    if let Some(next) = page.and_then(|page| page.url.as_deref()) {
-        url = next_url(platform, next)?;
+    let scope = RecipeScope { page: values.as_ref(), ..RecipeScope::new(platform, api, fetch) };
+    if api.zone.is_some() || platform.zone.is_some() {
+        // Known before something is said to be missing that only lacks its zone.
+        scope.dates().map_err(Refusal::clone)?;
     }
-    let mut headers = HeaderMap::with_capacity(platform.headers.len() + api.headers.len() + 1);
+    let (mut url, mut moved) = build_url(platform, api, &scope)?;
+    if let Some(next) = page.and_then(|page| page.url.as_deref()) {
+        (url, moved) = (next_url(platform, next)?, None);
+    }
+    let mut headers = HeaderMap::with_capacity(platform.headers.len() + api.headers.len() + 3);
+    let (mut method, mut body) = (api.method.clone(), None);
+    if let Some(own) = &api.body {
+        headers.insert(CONTENT_TYPE, header_value(&CONTENT_TYPE, own.kind())?);
+        body = Some(own.fill(&scope)?);
+    }
     for (name, template) in platform.headers.iter().chain(&api.headers) {
-        if lacks(template, values.as_ref()) {
+        if template.left_out(&scope) {
             continue;
         }
         // `insert` lets an api's header replace the platform's.
         headers.insert(name, header_value(name, &template.render(&scope)?)?);
     }
-    if let Some(auth) = &platform.auth {
-        let (name, value) = match auth {
-            Auth::Bearer(secret) => (&AUTHORIZATION, secret_value("Bearer ", secret)?),
-            Auth::Header(name, secret) => (name, secret_value("", secret)?),
-        };
-        headers.insert(name, value);
+    if let (Some(query), Some(long)) = (moved, &api.long_query) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+        if let Some(name) = &long.header {
+            headers.insert(name, header_value(name, method.as_str())?);
+        }
+        method = Method::POST;
+        body = Some(bounded(query)?);
     }
-    Ok(Request { method: Method::GET, url, headers, body: None })
+    Ok(Request { method, url, headers, body })
 }
 
 /// Fills in one template of an api, as it stands.
@@ -130,7 +186,7 @@ pub(crate) fn render(
     api: &Api,
     fetch: &FetchContext<'_>,
 ) -> Result<String, Refusal> {
-    template.render(&RecipeScope { platform, api, fetch, page: None })
+    template.render(&RecipeScope::new(platform, api, fetch))
 }
 
 /// What `{page.number}` and the others stand for.
@@ -140,16 +196,6 @@ fn page_values(pages: &Pages, page: &PageState) -> Map<String, Value> {
     let known = [("number", Value::from(page.number)), ("offset", Value::from(page.offset))];
     let all = known.into_iter().chain(size).chain(cursor);
     all.map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// Whether a template names page state that is not there yet.
-fn lacks(template: &Template, page: Option<&Map<String, Value>>) -> bool {
-    let Some(page) = page else { return false };
-    template.text().contains("page.")
-        && template
-            .names()
-            .iter()
-            .any(|name| name.strip_prefix("page.").is_some_and(|name| !page.contains_key(name)))
 }
 
 /// The URL that a page before gave, as it stands.
@@ -169,6 +215,23 @@ fn next_url(platform: &Platform, text: &str) -> Result<Url, Refusal> {
         ));
     }
     Ok(url)
+}
+
+/// Names and what they stand for.
+struct Pairs<'a>(&'a [(&'a str, &'a str)]);
+
+impl Scope for Pairs<'_> {
+    fn get(&self, name: &str) -> Option<Found<'_>> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, text)| Found::Text(text))
+    }
+}
+
+/// Fills in a template with these texts by name, as they are.
+///
+/// # Errors
+/// One that it names is not among them, or what comes of it is too long.
+pub(crate) fn fill(template: &Template, names: &[(&str, &str)]) -> Result<String, Refusal> {
+    template.render(&Pairs(names))
 }
 
 /// Whether calls of this platform may go to a URL: the scheme, host and port of its `base_url`, or a
@@ -192,22 +255,36 @@ pub fn url_allowed(platform: &Platform, url: &Url) -> bool {
         })
 }
 
-fn build_url(platform: &Platform, api: &Api, scope: &RecipeScope<'_>) -> Result<Url, Refusal> {
+/// Whether a URL is of a host that gets no credentials.
+pub fn is_bare(platform: &Platform, url: &Url) -> bool {
+    !platform.bare_hosts.is_empty()
+        && url.host_str().is_some_and(|host| {
+            let port = url.port().map(|port| format!("{host}:{port}"));
+            platform.bare_hosts.iter().any(|bare| bare == port.as_deref().unwrap_or(host))
+        })
+}
+
+/// The URL, and the query where it does not go into it.
+fn build_url(
+    platform: &Platform,
+    api: &Api,
+    scope: &RecipeScope<'_>,
+) -> Result<(Url, Option<String>), Refusal> {
     let mut text = String::with_capacity(256);
     if !is_absolute(&api.path) {
         text.push_str(platform.base_url.as_str());
     }
     push_path(&mut text, &api.path, scope)?;
-    let there = api.query.iter().filter(|(_, template)| !lacks(template, scope.page));
-    for (i, (name, template)) in there.enumerate() {
-        text.push(if i == 0 { '?' } else { '&' });
-        text.extend(utf8_percent_encode(name, VALUE));
-        text.push('=');
-        template.fill(scope, |fragment| {
-            let (Fragment::Text(part) | Fragment::Value(part)) = fragment;
-            text.extend(utf8_percent_encode(part, VALUE));
-            Ok(())
-        })?;
+    let path = text.len();
+    text.push('?');
+    write_pairs(&mut text, &api.query, scope)?;
+    if text.len() == path + 1 {
+        text.truncate(path);
+    }
+    let mut moved = None;
+    if api.long_query.as_ref().is_some_and(|long| text.len() > long.over) {
+        moved = text.get(path + 1..).map(str::to_owned);
+        text.truncate(path);
     }
     if text.len() > URL_BYTES_MAX {
         return Err(Refusal::new(
@@ -225,7 +302,7 @@ fn build_url(platform: &Platform, api: &Api, scope: &RecipeScope<'_>) -> Result<
             format!("`{}` is not a host of platform `{}`", preview(host), platform.name),
         ));
     }
-    Ok(url)
+    Ok((url, moved))
 }
 
 /// Appends a filled-in path. A segment that holds a value may not become empty, `.` or `..`.
@@ -317,11 +394,4 @@ fn header_value(name: &HeaderName, text: &str) -> Result<HeaderValue, Refusal> {
             format!("the value of header `{name}` holds a line break or another control character"),
         )
     })
-}
-
-fn secret_value(prefix: &str, secret: &SecretString) -> Result<HeaderValue, Refusal> {
-    let mut value = HeaderValue::from_str(&format!("{prefix}{}", secret.expose_secret()))
-        .map_err(|_| Refusal::new(Code::UnsafeHeader, "the secret cannot stand in a header"))?;
-    value.set_sensitive(true);
-    Ok(value)
 }

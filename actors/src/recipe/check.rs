@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use tollgate_protos::Fetch;
 
 use super::key::{KeyContext, object_key};
-use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean};
+use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean, taken_by};
 use crate::codes::Code;
+use crate::config::parse_duration;
 use crate::costs;
 use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
@@ -134,7 +135,9 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
     check_fields(fetch)?;
     check_params(&fetch.params, api)?;
     let (id, payload) = settle(fetch)?;
-    let context = FetchContext { account: &account, id: &id, params: &fetch.params };
+    // Its own time is known only once it is queued; any will do to try it out.
+    let queued_at = jiff::Timestamp::UNIX_EPOCH;
+    let context = FetchContext { account: &account, id: &id, params: &fetch.params, queued_at };
     build(platform, api, &context)?;
     let (number, _) = platform.api(api.name.as_str()).unwrap_or((u16::MAX, api));
     let own = platform.special_of(&account).map_or(platform, |own| own);
@@ -152,7 +155,7 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
                 account: &account,
                 id: &id,
                 params: &fetch.params,
-                queued_at: jiff::Timestamp::UNIX_EPOCH,
+                queued_at,
                 page: 1,
                 ext: "json.zst",
             },
@@ -302,8 +305,16 @@ fn check_fields(fetch: &Fetch) -> Result<(), Refusal> {
         }
         _ => {}
     }
-    if fetch.fresh_for.is_some() {
-        return Err(Refusal::new(Code::FetchNotSupported, "`fresh_for` is not supported yet"));
+    if let Some(text) = &fetch.fresh_for
+        && parse_duration(text).is_none()
+    {
+        let text = preview(text);
+        return Err(Refusal::new(
+            Code::FetchWrongType,
+            format!(
+                "`fresh_for` must be a length of time up to 8784h such as \"10m\", not `{text}`"
+            ),
+        ));
     }
     if let (Some(not_before), Some(deadline)) = (fetch.not_before, fetch.deadline)
         && deadline < not_before
@@ -357,7 +368,7 @@ fn check_not_reserved(name: &str) -> Result<(), Refusal> {
     if RESERVED.contains(&name) {
         return Err(Refusal::new(
             Code::UnknownParameter,
-            format!("`{name}` is a field of the fetch itself and may not be in `params`"),
+            format!("`{name}` is {} and may not be in `params`", taken_by(name)),
         ));
     }
     Ok(())

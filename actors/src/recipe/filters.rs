@@ -3,17 +3,17 @@
 
 use std::sync::LazyLock;
 
-use jiff::Span;
-use jiff::civil::Date;
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, filters, tests};
 
+use super::dates;
 use super::template::RENDERED_BYTES_MAX;
 
 /// Every filter by name, in alphabetical order.
 pub(super) const FILTERS: &[&str] = &[
-    "abs", "days", "default", "first", "int", "join", "last", "length", "lower", "max", "min",
-    "replace", "reverse", "round", "sort", "split", "string", "trim", "unique", "upper",
+    "abs", "days", "default", "epoch", "epoch_ms", "first", "format", "hours", "int", "join",
+    "last", "length", "lower", "max", "min", "months", "replace", "reverse", "round", "sort",
+    "split", "string", "trim", "unique", "upper", "utc",
 ];
 
 /// Every test by name (`x is defined`).
@@ -25,9 +25,13 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     let mut env = Environment::empty();
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.add_filter("abs", filters::abs);
-    env.add_filter("days", days);
+    env.add_filter("days", dates::days);
     env.add_filter("default", filters::default);
+    env.add_filter("epoch", dates::epoch);
+    env.add_filter("epoch_ms", dates::epoch_ms);
     env.add_filter("first", filters::first);
+    env.add_filter("format", dates::format);
+    env.add_filter("hours", dates::hours);
     env.add_filter("int", filters::int);
     env.add_filter("join", join);
     env.add_filter("last", filters::last);
@@ -35,6 +39,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     env.add_filter("lower", |text: &str| text.to_lowercase());
     env.add_filter("max", filters::max);
     env.add_filter("min", filters::min);
+    env.add_filter("months", dates::months);
     env.add_filter("replace", replace);
     env.add_filter("reverse", filters::reverse);
     env.add_filter("round", filters::round);
@@ -44,6 +49,7 @@ pub(super) static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(||
     env.add_filter("trim", |text: &str| text.trim().to_owned());
     env.add_filter("unique", filters::unique);
     env.add_filter("upper", |text: &str| text.to_uppercase());
+    env.add_filter("utc", dates::utc);
     env.add_test("defined", tests::is_defined);
     env.add_test("undefined", tests::is_undefined);
     env
@@ -94,17 +100,4 @@ fn check_length(bytes: usize) -> Result<(), Error> {
     }
     let detail = format!("the text would have over {RENDERED_BYTES_MAX} bytes");
     Err(Error::new(ErrorKind::InvalidOperation, detail))
-}
-
-/// `{date|days(-1)}`: an ISO date some days later or earlier, as an ISO date.
-fn days(date: &str, count: i64) -> Result<String, Error> {
-    let fail = |detail: String| Error::new(ErrorKind::InvalidOperation, detail);
-    let start: Date = date
-        .parse()
-        .map_err(|_| fail(format!("`days` needs a date such as 2026-11-20, not `{date}`")))?;
-    Span::new()
-        .try_days(count)
-        .and_then(|span| start.checked_add(span))
-        .map(|date| date.to_string())
-        .map_err(|_| fail(format!("{count} days from {start} is outside the calendar")))
 }

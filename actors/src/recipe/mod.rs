@@ -12,11 +12,15 @@ use tollgate_protos::{Dead, Fetch};
 
 use crate::codes::Code;
 
+mod body;
 mod budgets;
 mod build;
 mod check;
+mod dates;
 mod filters;
+mod json;
 mod key;
+mod query;
 mod queued;
 mod syntax;
 mod template;
@@ -24,22 +28,35 @@ mod template;
 #[cfg(test)]
 mod tests;
 
+pub use body::{Body, LongQuery, REQUEST_BODY_BYTES_MAX};
 pub use budgets::{BudgetKey, budgets, budgets_of_page};
-pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, url_allowed};
-pub(crate) use build::{path_problem, render};
+pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, is_bare, url_allowed};
+pub(crate) use build::{fill, path_problem, render};
 pub use check::{
     Accepted, FETCH_BYTES_MAX, check_fetch, check_form, check_to_publish, encode_json,
     encode_protobuf,
 };
 pub(crate) use check::{FIELDS, read_json};
+pub use dates::Zones;
+pub(crate) use dates::zone_named;
+pub use json::JsonTemplate;
 pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
 pub(crate) use key::{KEY_VARIABLES, template_problems};
+pub use query::{Escapes, Given, Lists, Pair};
 pub use queued::{Content, PROTOBUF, check_queued};
 pub(crate) use syntax::is_name;
 pub use template::{RENDERED_BYTES_MAX, TEMPLATE_BYTES_MAX, Template, TemplateError, Variables};
 
 /// Names that a parameter may not have, since templates use them for something else.
-pub const RESERVED: &[&str] = &["platform", "api", "account", "id"];
+pub const RESERVED: &[&str] = &["platform", "api", "account", "id", "today", "now"];
+
+/// What a reserved name stands for.
+pub(crate) fn taken_by(name: &str) -> &'static str {
+    match name {
+        "today" | "now" => "when the fetch was queued",
+        _ => "a field of the fetch itself",
+    }
+}
 
 /// Bytes of what was refused, kept for its dead letter; fewer where they are escaped, in four characters each.
 const RAW_BYTES: usize = 2048;
@@ -106,7 +123,10 @@ impl std::error::Error for Refusal {}
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), candidate), candidate))
+        .map(|candidate| {
+            let likeness = strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
+            (likeness, candidate)
+        })
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

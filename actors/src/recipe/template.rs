@@ -16,6 +16,7 @@ use minijinja::value::{Serde, ValueKind};
 use serde_json::{Map, Value};
 
 use super::Refusal;
+use super::dates::{ZONE, ZONED};
 use super::filters::{ENVIRONMENT, plain};
 use super::syntax::{check_words, is_name, placeholder};
 use crate::codes::Code;
@@ -30,6 +31,8 @@ pub const RENDERED_BYTES_MAX: usize = 64 * 1024;
 pub struct Template {
     text: Arc<str>,
     pieces: Arc<[Piece]>,
+    /// What need not be there, `x` of `{x?}`.
+    optional: Arc<[Box<str>]>,
 }
 
 /// What a template may name.
@@ -74,6 +77,8 @@ pub(super) struct Computed {
     names: Vec<String>,
     /// The same in full: `params.day`.
     paths: Vec<String>,
+    /// Whether what it does with times depends on whose days they are.
+    zoned: bool,
     expression: Expression<'static, 'static>,
 }
 
@@ -90,6 +95,11 @@ pub(super) enum Found<'a> {
 pub(super) trait Scope {
     /// The value of a name, if it has one.
     fn get(&self, name: &str) -> Option<Found<'_>>;
+
+    /// Whose days and hours its times are; none: UTC's.
+    fn zone(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// One piece of a filled-in template.
@@ -106,12 +116,26 @@ impl Template {
     /// # Errors
     /// The text is longer than 8 KiB, is not well formed, or names what is not among `allowed`.
     pub fn parse(text: &str, allowed: &Variables<'_>) -> Result<Self, TemplateError> {
+        let template = Self::parse_optional(text, allowed)?;
+        match template.optional.first() {
+            None => Ok(template),
+            Some(name) => Err(TemplateError::Syntax(format!(
+                "`{{{name}?}}` cannot be left out here, only a pair of a query, a header or a part of a body can"
+            ))),
+        }
+    }
+
+    /// The same for what can be left out: there `{x?}` says that without an `x` it is.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_optional(text: &str, allowed: &Variables<'_>) -> Result<Self, TemplateError> {
         if text.len() > TEMPLATE_BYTES_MAX {
             return Err(TemplateError::Syntax(format!(
                 "a template has at most {TEMPLATE_BYTES_MAX} bytes"
             )));
         }
-        let mut pieces = Vec::new();
+        let (mut pieces, mut optional) = (Vec::new(), Vec::new());
         let mut rest = text;
         while let Some(open) = rest.find(['{', '}']) {
             let (before, from_brace) = rest.split_at(open);
@@ -119,13 +143,61 @@ impl Template {
                 pieces.push(Piece::Text(before.into()));
             }
             let (source, after) = placeholder(from_brace)?;
-            pieces.push(compile(source, allowed)?);
+            if let Some((name, needed)) = without_mark(source) {
+                optional.push(name.into());
+                pieces.push(compile(&needed, allowed)?);
+            } else {
+                pieces.push(compile(source, allowed)?);
+            }
             rest = after;
         }
         if !rest.is_empty() {
             pieces.push(Piece::Text(rest.into()));
         }
-        Ok(Self { text: text.into(), pieces: pieces.into() })
+        Ok(Self { text: text.into(), pieces: pieces.into(), optional: optional.into() })
+    }
+
+    /// Whether what the template fills is left out: something that need not be there is absent, null, or an
+    /// empty text, list or object.
+    pub(super) fn left_out(&self, scope: &dyn Scope) -> bool {
+        self.optional.iter().any(|name| match scope.get(name) {
+            None | Some(Found::Json(Value::Null)) => true,
+            Some(Found::Text(text)) => text.is_empty(),
+            Some(Found::Json(Value::String(text))) => text.is_empty(),
+            Some(Found::Json(Value::Array(items))) => items.is_empty(),
+            Some(Found::Json(Value::Object(fields))) => fields.is_empty(),
+            Some(Found::Json(_) | Found::Maps(..)) => false,
+        }) || self.lacks_page_state(scope)
+    }
+
+    /// Whether it names state of a read's pages that is not there yet, such as the first page's cursor.
+    fn lacks_page_state(&self, scope: &dyn Scope) -> bool {
+        if !self.text.contains("page.") {
+            return false;
+        }
+        let Some(Found::Maps(known, _)) = scope.get("page") else { return false };
+        let names = self.names();
+        let mut state = names.iter().filter_map(|name| name.strip_prefix("page."));
+        state.any(|name| !known.contains_key(name))
+    }
+
+    /// Whether it is one placeholder and nothing else, which can stand for any value of JSON.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(&*self.pieces, [Piece::Name(_) | Piece::Computed(_)])
+    }
+
+    /// What it stands for as JSON: of a single placeholder the value with its type, else text.
+    pub(super) fn value(&self, scope: &dyn Scope) -> Result<Value, Refusal> {
+        match &*self.pieces {
+            [Piece::Name(name)] => match scope.get(name) {
+                Some(Found::Text(text)) => Ok(Value::from(text)),
+                Some(Found::Json(value)) => exact(name, value).map(|()| value.clone()),
+                Some(Found::Maps(..)) => Err(unusable(name, "an object")),
+                None => Err(missing(name)),
+            },
+            [Piece::Computed(computed)] => computed.json(scope),
+            _ => self.render(scope).map(Value::from),
+        }
     }
 
     /// The template as it was written.
@@ -186,6 +258,16 @@ impl Template {
         Ok(())
     }
 
+    /// Fills in what depends on nothing but the time, so that a format which is none is found at once.
+    pub(crate) fn try_out(&self) -> Result<(), Refusal> {
+        let timed = |names: &[String]| names.iter().all(|name| matches!(&**name, "today" | "now"));
+        let mut computed = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Computed(computed) if timed(&computed.paths) => Some(computed),
+            _ => None,
+        });
+        computed.try_for_each(|computed| computed.value(&Sample).map(drop))
+    }
+
     /// The filled-in text, values as they are.
     pub(super) fn render(&self, scope: &dyn Scope) -> Result<String, Refusal> {
         let mut out = String::with_capacity(self.text.len() + 16);
@@ -195,6 +277,15 @@ impl Template {
             Ok(())
         })?;
         Ok(out)
+    }
+}
+
+/// Some moment.
+struct Sample;
+
+impl Scope for Sample {
+    fn get(&self, name: &str) -> Option<Found<'_>> {
+        Some(Found::Text(if name == "today" { "2026-11-20" } else { "2026-11-20T09:00:00+00:00" }))
     }
 }
 
@@ -211,7 +302,7 @@ impl fmt::Display for Template {
 }
 
 impl Computed {
-    fn eval(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+    fn value(&self, scope: &dyn Scope) -> Result<minijinja::Value, Refusal> {
         // What cannot stand for itself may not pass through a filter unseen either; null may be tested for.
         for name in &self.names {
             match scope.get(name) {
@@ -226,10 +317,12 @@ impl Computed {
                 _ => {}
             }
         }
-        let context = minijinja::Value::from_pairs(
-            self.names.iter().filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?)))),
-        );
-        let value = self.expression.eval(context).map_err(|error| {
+        let zone = scope.zone().filter(|_| self.zoned);
+        let zone = zone.map(|zone| (ZONE, minijinja::Value::from(zone)));
+        let named =
+            self.names.iter().filter_map(|name| Some((name.as_str(), value_of(scope.get(name)?))));
+        let context = minijinja::Value::from_pairs(named.chain(zone));
+        self.expression.eval(context).map_err(|error| {
             // An undefined value fails in whatever comes to use it; what is missing says more.
             match self.paths.iter().find(|path| scope.get(path).is_none()) {
                 Some(name) => missing(name),
@@ -238,7 +331,11 @@ impl Computed {
                     format!("`{{{}}}`: {}", self.source, detail(&error)),
                 ),
             }
-        })?;
+        })
+    }
+
+    fn eval(&self, scope: &dyn Scope) -> Result<String, Refusal> {
+        let value = self.value(scope)?;
         match value.kind() {
             ValueKind::Undefined => Err(missing(&self.source)),
             ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(plain(&value)),
@@ -247,10 +344,41 @@ impl Computed {
             _ => Err(unusable(&self.source, "a list")),
         }
     }
+
+    fn json(&self, scope: &dyn Scope) -> Result<Value, Refusal> {
+        let value = self.value(scope)?;
+        if value.is_undefined() {
+            return Err(missing(&self.source));
+        }
+        match serde_json::to_value(&value) {
+            // JSON has no such number: it would become null.
+            Ok(Value::Null) if value.kind() == ValueKind::Number => {
+                Err(unusable(&self.source, "a number that JSON does not have"))
+            }
+            Ok(json) => exact(&self.source, &json).map(|()| json),
+            Err(_) => Err(unusable(&self.source, "nothing that JSON can hold")),
+        }
+    }
+}
+
+/// Refuses numbers that did not come through as they were written, at any depth.
+fn exact(name: &str, value: &Value) -> Result<(), Refusal> {
+    match value {
+        Value::Number(_) => scalar(name, value).map(|_| ()),
+        Value::Array(items) => items.iter().try_for_each(|item| exact(name, item)),
+        Value::Object(fields) => fields.values().try_for_each(|field| exact(name, field)),
+        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
+    }
+}
+
+/// `x` and `x|upper` of `x?|upper`.
+fn without_mark(source: &str) -> Option<(&str, String)> {
+    let (name, rest) = source.split_once('?')?;
+    is_name(name).then(|| (name, format!("{name}{rest}")))
 }
 
 /// A value of JSON as text.
-fn scalar<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Refusal> {
+pub(super) fn scalar<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Refusal> {
     /// From here on a 64-bit float has gaps between whole numbers.
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
     match value {
@@ -328,7 +456,8 @@ fn compile(source: &str, allowed: &Variables<'_>) -> Result<Piece, TemplateError
     for path in &paths {
         check_name(path, allowed)?;
     }
-    Ok(Piece::Computed(Computed { source: source.into(), names, paths, expression }))
+    let zoned = ZONED.iter().any(|filter| source.contains(filter));
+    Ok(Piece::Computed(Computed { source: source.into(), names, paths, zoned, expression }))
 }
 
 fn check_name(name: &str, allowed: &Variables<'_>) -> Result<(), TemplateError> {

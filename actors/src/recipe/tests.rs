@@ -7,8 +7,11 @@ use crate::config;
 use crate::ids::Account;
 use crate::plan::{Api, Plan, Platform};
 
+mod bodies;
+mod dates;
 mod fetches;
 mod keys;
+mod queries;
 mod queued;
 mod requests;
 mod templates;
@@ -42,5 +45,13 @@ fn map(value: Value) -> Map<String, Value> {
 fn request(plan: &Plan, account: &str, params: Value) -> Result<Request, Refusal> {
     let (platform, api) = first(plan);
     let account = Account::new(account).unwrap();
-    build(&platform, &api, &FetchContext { account: &account, id: "f1", params: &map(params) })
+    // 03:00 of the next day in Seoul.
+    let queued_at = "2026-11-20T18:00:00Z".parse().unwrap();
+    let params = map(params);
+    let context = FetchContext { account: &account, id: "f1", params: &params, queued_at };
+    let mut request = build(&platform, &api, &context)?;
+    if let Some(auth) = &api.auth {
+        auth.sign(&account, &mut request, &crate::clock::Clock::new()).unwrap();
+    }
+    Ok(request)
 }

@@ -12,7 +12,7 @@ use super::accounts::{Ix, State};
 use super::context::{Context as Ctx, Shared};
 use super::{
     AccountDied, AccountLook, Beat, CollectorDied, Drain, Drained, Found, HoldsChanged, Look,
-    LookAgain, Looks, Room, Tallied, Tally, Work,
+    LookAgain, Looks, Room, Tallied, Tally, Wake, Work,
 };
 use crate::http::Transport;
 use crate::ids::AccountKey;
@@ -272,6 +272,30 @@ impl Handler<LookAgain> for Shard {
 
     fn handle(&mut self, _: LookAgain, _: &mut Self::Context) {
         self.tell_live();
+    }
+}
+
+impl Handler<Wake> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Wake { ix, key }: Wake, ctx: &mut Self::Context) {
+        let rests = {
+            let accounts = self.ctx.accounts.borrow();
+            // The place may be another account's by now.
+            let entry = accounts.get(ix).filter(|entry| entry.key == key);
+            match entry.map(|entry| &entry.state) {
+                Some(State::Resting(rest)) if !rest.lanes.is_empty() => true,
+                Some(State::Live { .. }) => false,
+                _ => return,
+            }
+        };
+        if rests {
+            let now = self.ctx.clock.now();
+            self.ctx.accounts.borrow_mut().due_by(ix, now);
+            self.wake_due(ctx);
+        } else {
+            self.ctx.tell(ix, ThrottleLookAgain);
+        }
     }
 }
 

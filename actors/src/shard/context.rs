@@ -22,6 +22,7 @@ use super::baseline::Baselines;
 use super::budgets::tell_of_orphan;
 use super::permit::{Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
+use crate::auth::Keeper;
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
 use crate::collector::actor::{Collector, Make};
@@ -79,6 +80,8 @@ pub struct Shared {
     pub peers: Arc<Peers>,
     /// Platforms that a provider has shut for everybody.
     pub shuts: Shuts,
+    /// What signs calls.
+    pub auth: Keeper,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -179,6 +182,7 @@ pub struct Context {
     pub(crate) holds: Holds,
     pub(crate) back_health: Arc<BackHealth>,
     pub(crate) shuts: Shuts,
+    pub(crate) auth: Keeper,
     pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
@@ -227,6 +231,7 @@ impl Context {
             holds: shared.holds,
             back_health: shared.back_health,
             shuts: shared.shuts,
+            auth: shared.auth,
             drift: RefCell::default(),
             transport,
             accounts: RefCell::default(),

@@ -40,6 +40,15 @@ pub struct Work(pub Vec<Found>);
 #[rtype(result = "()")]
 pub struct LookAgain;
 
+/// Sent by the keeper of credentials: what this account waits for has come, or has not. It looks again, also where
+/// it rests.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Wake {
+    pub(crate) ix: accounts::Ix,
+    pub(crate) key: crate::ids::AccountKey,
+}
+
 /// Sent by the node: operators' holds came, went or changed. Whoever they concern looks again.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]

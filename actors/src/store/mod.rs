@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -346,6 +347,18 @@ impl Store {
             }
             Err(error) => Err(SinkError::store(key, error)),
         }
+    }
+
+    /// The keys of its objects in order, at most so many: for small stores.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn keys(&self, most: usize) -> Result<Vec<Path>, SinkError> {
+        let listed = self.inner.objects.list(None).take(most).map_ok(|meta| meta.location);
+        let mut keys: Vec<Path> =
+            listed.try_collect().await.map_err(|e| SinkError::store(&Path::default(), e))?;
+        keys.sort_unstable();
+        Ok(keys)
     }
 
     /// Writes and deletes a tiny object at the root: whether the store can be used now.

@@ -701,6 +701,56 @@ pub(crate) fn session_back(away: Duration) {
     tracing::info!(event = "session_back", away_ms = ms(away), "the session was renewed again");
 }
 
+/// A token is at hand: its server was asked (`called`), or a record had it.
+pub(crate) fn token_had(credential: &str, called: bool, left: Duration) {
+    tracing::info!(
+        event = "token_had",
+        credential,
+        called,
+        left_ms = ms(left),
+        "access token at hand"
+    );
+}
+
+/// What signs calls cannot be had: the accounts of the credential wait.
+pub(crate) fn token_unavailable(credential: &str, code: Code, reason: &str, wait: Duration) {
+    tracing::warn!(
+        event = "token_unavailable",
+        credential,
+        code = %code,
+        reason,
+        retry_in_ms = ms(wait),
+        "credential cannot be used, its accounts wait"
+    );
+}
+
+/// A token was given out and is not stored yet: it is not used before.
+pub(crate) fn token_not_kept(key: &str, reason: &str) {
+    tracing::error!(
+        event = "token_not_kept",
+        key,
+        code = %Code::TokenNotKept,
+        reason,
+        "a new token cannot be stored, trying again"
+    );
+}
+
+/// A secret was read, or is another one than before.
+pub(crate) fn secret_read(credential: &str) {
+    tracing::info!(event = "secret_read", credential, "secret read");
+}
+
+/// A secret cannot be read again: what was read before is used.
+pub(crate) fn secret_unreadable(credential: &str, reason: &str) {
+    tracing::warn!(
+        event = "secret_unreadable",
+        credential,
+        code = %Code::SecretUnavailable,
+        reason,
+        "secret cannot be read again, the one before is used"
+    );
+}
+
 /// The server refused something on the connection.
 pub(crate) fn nats_refused(reason: &str) {
     tracing::error!(event = "nats_refused", code = %Code::NatsDenied, reason, "NATS refused");

@@ -1,12 +1,14 @@
 //! The actors as a whole: one shard on the System's own thread, paused time, a provider by script, queue,
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
+mod auth;
 mod blocks;
 mod budgets;
 mod chaos;
 mod drain;
 mod earliest;
 mod fence;
+mod fresh;
 mod health;
 mod holds;
 mod kinds;
@@ -38,6 +40,8 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
+use crate::auth::Keeper;
+use crate::auth::vault::MemoryVault;
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::http::CallError;
@@ -148,7 +152,10 @@ impl Rig {
         let watched_queue = WatchedQueue::new(queue.clone());
         let ledger = WatchedLedger::new(ledger, log.clone());
         let store = setup.store.unwrap_or_else(|| Store::memory(1 << 30).unwrap());
+        let (auth, worker) = Keeper::new(clock.clone());
+        let has_auth = plan.platforms.values().any(|platform| platform.auth.is_some());
         let shared = Shared {
+            auth,
             shuts: Shuts::default(),
             clock: clock.clone(),
             queue: Arc::new(watched_queue.clone()),
@@ -169,6 +176,10 @@ impl Rig {
             calls.push(called(seen));
             script(seen)
         });
+        if has_auth {
+            let vault = Arc::new(MemoryVault::default());
+            actix_rt::spawn(worker.run(Rc::new(wire.clone()), vault, shared.plan.clone()));
+        }
         let shard = Shard::start_here(0, shared.clone(), Rc::new(wire.clone()));
         let mut wakes = queue.wakes();
         let told = shard.clone();

@@ -49,6 +49,7 @@ impl Running {
         session.watch(Arc::clone(&back));
         let queue = MemoryQueue::new();
         let seams = Seams {
+            vault: Arc::new(crate::auth::vault::MemoryVault::default()),
             holds: crate::holds::Holds::default(),
             unknown: crate::node::Unknown::Die,
             queue: Arc::new(queue.clone()),

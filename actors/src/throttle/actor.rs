@@ -10,6 +10,7 @@ mod opening;
 mod reading;
 mod reloading;
 mod resting;
+mod signing;
 mod weighing;
 
 use std::collections::HashMap;

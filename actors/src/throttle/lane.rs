@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tollgate_gate::At;
 
 use crate::collector::Item;
+use crate::fresh::RequestKey;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::pages::Read;
@@ -16,6 +17,8 @@ use crate::pages::Read;
 pub(crate) const PARKED_MAX: usize = 16;
 /// The number of an api that is not declared any more; none that is has it, as the gate says.
 pub(crate) const API_GONE: u16 = u16::MAX;
+/// Most fetches of a lane that wait for another of the same request.
+const FOLLOWERS_MAX: usize = 256;
 /// Most fetches of a lane read ahead.
 const AHEAD_MAX: usize = 64;
 
@@ -76,6 +79,17 @@ pub(crate) struct Lane {
     pub(crate) due: Option<At>,
     /// A suspect of this account is in flight: others of its kind wait.
     pub(crate) suspects_wait: bool,
+    /// Fetches whose request another fetch of the lane makes: they wait for what comes of that.
+    alike: Vec<Alike>,
+}
+
+/// Fetches of one request.
+#[derive(Debug)]
+struct Alike {
+    request: RequestKey,
+    /// The one that is called.
+    leader: Seq,
+    followers: Vec<Candidate>,
 }
 
 /// What a lane has to offer.
@@ -108,7 +122,42 @@ impl Lane {
             ahead: 1,
             due: None,
             suspects_wait: false,
+            alike: Vec::new(),
         }
+    }
+
+    /// Lets a fetch wait for another one of the same request, if there is one; else it is the one to be called,
+    /// and is given back. Beyond [`FOLLOWERS_MAX`] none waits.
+    pub(crate) fn follow(
+        &mut self,
+        request: RequestKey,
+        candidate: Candidate,
+    ) -> Option<Candidate> {
+        let seq = candidate.item.seq;
+        let room = self.followers() < FOLLOWERS_MAX;
+        let requests = self.alike.len();
+        match self.alike.iter_mut().find(|alike| alike.request == request) {
+            Some(alike) if alike.leader != seq && room => {
+                alike.followers.push(candidate);
+                return None;
+            }
+            None if requests < FOLLOWERS_MAX => {
+                self.alike.push(Alike { request, leader: seq, followers: Vec::new() });
+            }
+            Some(_) | None => {}
+        }
+        Some(candidate)
+    }
+
+    /// Those that waited for a fetch which has ended.
+    pub(crate) fn followers_of(&mut self, leader: Seq) -> Vec<Candidate> {
+        let place = self.alike.iter().position(|alike| alike.leader == leader);
+        place.map(|place| self.alike.swap_remove(place).followers).unwrap_or_default()
+    }
+
+    /// How many wait for another of the same request.
+    pub(crate) fn followers(&self) -> usize {
+        self.alike.iter().map(|alike| alike.followers.len()).sum()
     }
 
     /// Its api is not declared any more: nothing of it is offered, and all that waits, stays in the queue. What was
@@ -120,7 +169,8 @@ impl Lane {
         self.from_start = true;
         self.due = None;
         self.discard = self.loading;
-        self.heads.drain(..).chain(self.parked.drain(..)).collect()
+        let followers = std::mem::take(&mut self.alike).into_iter().flat_map(|own| own.followers);
+        self.heads.drain(..).chain(self.parked.drain(..)).chain(followers).collect()
     }
 
     /// Whether its api is not declared.
@@ -175,7 +225,7 @@ impl Lane {
         if self.is_closed() {
             return 0;
         }
-        self.unseen + self.heads.len() as u64 + self.parked.len() as u64
+        self.unseen + (self.heads.len() + self.parked.len() + self.followers()) as u64
     }
 
     /// What could be tried now.
@@ -250,7 +300,8 @@ impl Lane {
 
     /// Whether a fetch is in hand here.
     pub(crate) fn has(&self, seq: Seq) -> bool {
-        self.heads.iter().chain(&self.parked).any(|known| known.item.seq == seq)
+        let followers = self.alike.iter().flat_map(|alike| &alike.followers);
+        self.heads.iter().chain(&self.parked).chain(followers).any(|known| known.item.seq == seq)
     }
 }
 

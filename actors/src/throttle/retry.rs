@@ -91,11 +91,11 @@ pub(crate) fn next(
         }
         // Not the fetch's fault: it waits for whatever was. But a body that the store never takes, while
         // it takes others, would cost calls for ever.
-        Again::StoreAway | Again::Late => {
+        Again::StoreAway | Again::Late | Again::Unsigned => {
             tries.wasted = tries.wasted.saturating_add(1);
             if tries.wasted >= WASTED_MAX {
-                let late = kind == Again::Late;
-                let code = if late { Code::AttemptsExhausted } else { Code::StoreUnavailable };
+                let store = kind == Again::StoreAway;
+                let code = if store { Code::StoreUnavailable } else { Code::AttemptsExhausted };
                 return Next::GiveUp(code);
             }
             // The first times whatever it was is over when permits are given again.

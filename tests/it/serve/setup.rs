@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{emulator, serve};
 use crate::util::{Config, Dir, Nats, reports};
 
-const STREAMS: [&str; 10] = [
+const STREAMS: [&str; 11] = [
     "TOLLGATE_FETCH",
     "TOLLGATE_LEDGER",
     "TOLLGATE_LATER",
@@ -16,6 +16,7 @@ const STREAMS: [&str; 10] = [
     "KV_TOLLGATE_HOLDS",
     "KV_TOLLGATE_CONF",
     "KV_TOLLGATE_ONCE",
+    "KV_TOLLGATE_TOKENS",
 ];
 
 /// A configuration with nothing but the server, as on a machine that only publishes.

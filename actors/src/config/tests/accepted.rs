@@ -7,9 +7,10 @@ use secrecy::ExposeSecret;
 use tollgate_gate::{Cost, Guard, Rule, Span};
 
 use super::*;
+use crate::auth::{Kind, Reference};
 use crate::codes::Code;
 use crate::costs::Counts;
-use crate::plan::{Auth, Compression, Format, S3Credentials, S3Plan, StoreTarget};
+use crate::plan::{Compression, Format, S3Credentials, S3Plan, StoreTarget};
 
 /// As long as a provider needs to be.
 const TEN_LINES: &str = r#"[platforms.kakao]
@@ -29,9 +30,9 @@ fn ten_lines_suffice_for_a_provider() {
     let plan = plan(TEN_LINES);
     let kakao = plan.platforms.values().next().unwrap();
     assert_eq!(kakao.base_url.as_str(), "https://apis.moment.kakao.com/openapi/v4/");
-    assert!(
-        matches!(&kakao.auth, Some(Auth::Bearer(secret)) if secret.expose_secret() == "s3cret-value")
-    );
+    let auth = kakao.auth.as_ref().unwrap();
+    assert!(matches!(&auth.pool[0].kind, Kind::Bearer(Reference::One(secret))
+        if secret.get().unwrap().expose_secret() == "s3cret-value"));
     assert_eq!(kakao.lost_call, Duration::from_secs(60));
     assert_eq!(kakao.apis[0].timeouts.first_byte, Duration::from_secs(60));
     assert_eq!(kakao.apis[0].format, Format::Auto);
@@ -340,7 +341,12 @@ fn costs_reach_the_gate_by_limit_and_api() {
     let account = crate::ids::Account::new("a").unwrap();
     let of = |ids: serde_json::Value| {
         let params = serde_json::Map::from_iter([("ids".to_owned(), ids)]);
-        let fetch = crate::recipe::FetchContext { account: &account, id: "1", params: &params };
+        let fetch = crate::recipe::FetchContext {
+            account: &account,
+            id: "1",
+            params: &params,
+            queued_at: jiff::Timestamp::UNIX_EPOCH,
+        };
         let costs = platform.costs.of(&platform.limits, platform, 1, &fetch)?.to_vec();
         crate::costs::check(&platform.limits, 1, &costs).map(|()| costs)
     };
@@ -360,7 +366,7 @@ fn the_order_of_the_file_is_kept() {
     );
     let plan = plan(&text);
     let apis = &plan.platforms.values().next().unwrap().apis;
-    let names: Vec<&str> = apis[0].query.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = apis[0].query.iter().map(|pair| pair.name.as_str()).collect();
     assert_eq!(names, ["z", "a", "m", "b"]);
     assert_eq!(apis[1].name.as_str(), "aaa");
 }
@@ -375,8 +381,8 @@ fn secrets_come_from_files_without_their_last_line_break() {
     );
     let plan = plan(&BASE.replace("[platforms.kakao.limits]", &auth));
     let auth = plan.platforms.values().next().unwrap().auth.clone();
-    assert!(matches!(auth, Some(Auth::Header(name, secret))
-        if name == "x-api-key" && secret.expose_secret() == "s3cret"));
+    assert!(matches!(&auth.unwrap().pool[0].headers[..], [(name, Reference::One(secret))]
+        if name == "x-api-key" && secret.get().unwrap().expose_secret() == "s3cret"));
 }
 
 #[test]

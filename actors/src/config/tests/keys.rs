@@ -246,7 +246,8 @@ fn keys(plan: &Plan, account: &str, api: &str, params: &Value) -> Vec<String> {
     let (_, api) = platform.api(api).unwrap();
     let account = Account::new(account).unwrap();
     let params = params.as_object().unwrap();
-    let context = FetchContext { account: &account, id: "1", params };
+    let context =
+        FetchContext { account: &account, id: "1", params, queued_at: jiff::Timestamp::UNIX_EPOCH };
     let keys = budgets(platform, api, &context).unwrap();
     assert!(keys.is_sorted());
     keys.iter().map(|key| key.record().account.to_string()).collect()
@@ -313,7 +314,12 @@ fn values_and_tiers_have_numbers_of_their_own() {
     assert_eq!(["x", "act_1", "act_2"].map(hourly), [60, 600, 7]);
     let params = json!({"region": "us"});
     let account = Account::new("x").unwrap();
-    let context = FetchContext { account: &account, id: "1", params: params.as_object().unwrap() };
+    let context = FetchContext {
+        account: &account,
+        id: "1",
+        params: params.as_object().unwrap(),
+        queued_at: jiff::Timestamp::UNIX_EPOCH,
+    };
     let keys = budgets(platform, &platform.apis[0], &context).unwrap();
     let max = |record: &str| {
         let key = keys.iter().find(|key| key.record().account.as_str() == record).unwrap();

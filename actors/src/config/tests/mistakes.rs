@@ -409,8 +409,8 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[platforms.kakao.apis.x]\nquery = {}", Code::MissingKey, "platforms.kakao.apis.x.path"),
     (
         "[platforms.kakao.apis.x]\npath = \"a\"\nbody = { a = 1 }",
-        Code::NotSupported,
-        "platforms.kakao.apis.x.body",
+        Code::UnknownKey,
+        "platforms.kakao.apis.x.body.a",
     ),
     (
         "[platforms.kakao.apis.x]\npath = \"a\"\nformat = \"jsn\"",
@@ -654,7 +654,8 @@ fn a_secret_that_is_not_there_is_named_and_never_shown() {
         ("{ bearer = \"env:GOOD\", header = \"X-Key\", value = \"env:GOOD\" }", Code::BadValue),
         ("{}", Code::MissingKey),
         ("\"env:GOOD\"", Code::WrongType),
-        ("{ bearer = \"env:GOOD\", oauth2 = {} }", Code::NotSupported),
+        ("{ bearer = \"env:GOOD\", oauth2 = {} }", Code::BadValue),
+        ("{ bearer = \"env:GOOD\", aws = {} }", Code::NotSupported),
         ("{ header = \"Host\", value = \"env:GOOD\" }", Code::BadHeader),
     ] {
         let mistakes = with(auth).expect_err(auth);

@@ -124,7 +124,7 @@ fn what_is_not_a_fetch_is_refused_with_its_code() {
             Code::UnknownParameter,
             "field of the fetch",
         ),
-        (with("fresh_for", json!("10m")), Code::FetchNotSupported, "`fresh_for`"),
+        (with("fresh_for", json!("10")), Code::FetchWrongType, "`fresh_for`"),
         (with("labels", json!({"": "x"})), Code::BadLabels, "name"),
         (with("labels", json!({"a": "x".repeat(257)})), Code::BadLabels, "256"),
         (with("account", json!("..")), Code::UnsafePath, "path"),

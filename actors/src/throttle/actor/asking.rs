@@ -192,6 +192,7 @@ impl Throttle {
                     account: &item.lane.account.account,
                     id: &item.id,
                     params: &item.fetch.params,
+                    queued_at: item.queued_at,
                 };
                 let later = candidate.is_later_page();
                 let budgets = recipe::budgets_of_page(&self.platform, api, &context, later);

@@ -156,6 +156,7 @@ impl Throttle {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 self.lanes[lane].ended(item.seq);
+                self.follow_on(lane, item.seq, ctx);
                 self.shard.totals.done(bytes, objects);
                 let calls = calls_before(read.as_deref()) + tries.calls() + 1;
                 telemetry::fetch_done(&self.meters, api, &item, bytes, objects, calls);
@@ -251,6 +252,7 @@ impl Throttle {
             account: &item.lane.account.account,
             id: &item.id,
             params: &item.fetch.params,
+            queued_at: item.queued_at,
         };
         let later = read.page() > 1;
         match recipe::budgets_of_page(&self.platform, api, &context, later) {

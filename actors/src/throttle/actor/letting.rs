@@ -186,7 +186,9 @@ impl Throttle {
                         if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             wait.for_event("a fetch that no limit allows to be out");
-                        } else if !self.waits_for_budget(place, now, wait) {
+                        } else if !self.waits_for_auth(place, now, wait)
+                            && !self.waits_for_budget(place, now, wait)
+                        {
                             return Some(place);
                         }
                     }

@@ -14,6 +14,7 @@ use crate::codes::Code;
 use crate::collector::{
     Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, resume, stored_before,
 };
+use crate::fresh;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::pages::Read;
@@ -61,7 +62,7 @@ impl Throttle {
         };
         let lane = &mut self.lanes[place];
         if found.all {
-            let known = lane.heads.len() as u64 + lane.parked.len() as u64 + in_hand;
+            let known = (lane.heads.len() + lane.parked.len() + lane.followers()) as u64 + in_hand;
             let unseen = found.count.saturating_sub(known);
             lane.note(unseen.saturating_sub(lane.unseen));
         } else {
@@ -148,6 +149,7 @@ impl Throttle {
             account: &lane.account.account,
             id: &accepted.id,
             params: &accepted.fetch.params,
+            queued_at: row.queued_at,
         };
         let budgets = match recipe::budgets(&self.platform, api, &context) {
             Ok(budgets) => budgets,
@@ -188,12 +190,29 @@ impl Throttle {
             );
             let last = LastAnswer::default();
             self.give_up(candidate.item, Code::PoisonFetch, reason, last, (tries, None), ctx);
-        } else if was_flying || candidate.item.fetch.once || self.has_pages(place) {
+        } else if was_flying
+            || candidate.item.fetch.once
+            || self.has_pages(place)
+            || self.is_reusable(place, &candidate)
+        {
             self.look_up(place, candidate, was_flying, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
         } else {
             self.lanes[place].heads.push_back(candidate);
+        }
+    }
+
+    fn is_reusable(&self, place: usize, candidate: &Candidate) -> bool {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        api.is_some_and(|api| fresh::wanted(api, &candidate.item.fetch).is_some())
+    }
+
+    /// A fetch has ended: those of the same request that waited for it are looked at again, the first of them in
+    /// its place.
+    pub(super) fn follow_on(&mut self, place: usize, leader: Seq, ctx: &mut Context<Self>) {
+        for follower in self.lanes[place].followers_of(leader) {
+            self.look_up(place, follower, false, ctx);
         }
     }
 
@@ -220,7 +239,8 @@ impl Throttle {
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
-    /// may have been done under an earlier number. The read of one with pages may have begun: its note says so.
+    /// may have been done under an earlier number, and one that says `fresh_for` by another fetch. The read of one
+    /// with pages may have begun: its note says so.
     pub(super) fn look_up(
         &mut self,
         place: usize,
@@ -228,6 +248,19 @@ impl Throttle {
         was_flying: bool,
         ctx: &mut Context<Self>,
     ) {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        let reuse = api.and_then(|api| {
+            let within = fresh::wanted(api, &candidate.item.fetch)?;
+            Some((fresh::request_of(&self.platform, api, &candidate.item)?, within))
+        });
+        let candidate = match reuse {
+            // What may have been stored by itself, or was tried already, does not wait for others.
+            Some((request, _)) if !was_flying && candidate.tries == Tries::default() => {
+                let Some(leader) = self.lanes[place].follow(request, candidate) else { return };
+                leader
+            }
+            _ => candidate,
+        };
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
         // A record that is written meanwhile speaks of it.
@@ -243,6 +276,11 @@ impl Throttle {
             }
             if once && let Some(done) = done_once_surely(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once: false });
+            }
+            if let Some((request, within)) = reuse
+                && let Some(done) = fresh::find(&shard, request, within, &item).await
+            {
+                return Some(Ending::Done { done: Box::new(done), once });
             }
             if has_pages {
                 match resume(&shard, &item).await {
@@ -301,6 +339,7 @@ impl Throttle {
             throttle.remembered.remove(&seq);
             if matches!(ended, Ok(Some(()))) {
                 throttle.lanes[place].ended(seq);
+                throttle.follow_on(place, seq, ctx);
             } else {
                 stays(throttle);
             }

@@ -23,6 +23,7 @@ pub(super) fn costs_of<'a>(
         account: &item.lane.account.account,
         id: &item.id,
         params: &item.fetch.params,
+        queued_at: item.queued_at,
     };
     let costs = platform.costs.of(&platform.limits, platform, api, &context);
     let costs = costs.unwrap_or_else(|_| Cow::Borrowed(platform.costs.usual(api)));

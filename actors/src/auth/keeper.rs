@@ -1,0 +1,460 @@
+//! The keeper of a node's credentials: reads secrets, gets tokens, and wakes whoever waits for them.
+//!
+//! Shards ask it on their threads, and never wait in it: what is not at hand is got by one task on the node's own
+//! thread, once for each credential (or for each account of it, where accounts have something of their own).
+
+use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_blocking;
+use tollgate_gate::{At, Span};
+
+use super::renew::{Desk, Failed, Had};
+use super::secret::{Missing, Secret, Source};
+use super::vault::Vault;
+use super::{Auth, Credential, EARLY_MAX, Kind, Problem, Token, Used, Wake};
+use crate::clock::Clock;
+use crate::codes::Code;
+use crate::http::Transport;
+use crate::ids::{Account, AccountKey, Seq};
+use crate::plan::InForce;
+use crate::telemetry;
+
+/// Credentials that are seen to at once.
+const AT_ONCE: usize = 64;
+/// Fetches that are remembered to have been tried again after a 401; older ones may be a second time.
+const REFUSED_MAX: usize = 4096;
+/// A token as young as this, or as a tenth of its life, is not taken for dead upon a 401.
+const YOUNG_MAX: Duration = Duration::from_secs(30);
+/// Secrets are not read again upon a 401 more often than this.
+const READ_AGAIN: Duration = Duration::from_secs(10);
+/// A token is not used any more so long before its end, or a twentieth of its life.
+const MARGIN_MAX: Duration = Duration::from_secs(5);
+/// The first and the longest wait after a failure that may pass.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// The wait after one that will not: another try is for those who mended it elsewhere.
+const WAIT_LASTING: Duration = Duration::from_secs(900);
+/// Between two looks at whether files of secrets have changed.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What an account waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// Nothing is tried before; none: it will be told.
+    pub until: Option<At>,
+    /// What for.
+    pub why: String,
+}
+
+/// See to a credential, for this account.
+struct Job {
+    credential: Arc<Credential>,
+    account: Account,
+    /// Secrets that can be read again are.
+    again: bool,
+}
+
+/// Keeps the credentials of a node. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Keeper(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    /// At most one for each state: whoever sends it marks the state first.
+    jobs: mpsc::UnboundedSender<Job>,
+    refused: Mutex<Refused>,
+}
+
+#[derive(Default)]
+struct Refused {
+    known: HashSet<(AccountKey, Seq)>,
+    order: VecDeque<(AccountKey, Seq)>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
+}
+
+/// The part of a keeper that does what takes time.
+pub struct Worker {
+    keeper: Keeper,
+    jobs: mpsc::UnboundedReceiver<Job>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
+/// How long before its end a token of that life is renewed.
+pub(super) fn early(declared: Option<Duration>, life: Duration) -> Duration {
+    let early = declared.unwrap_or((life / 10).min(EARLY_MAX));
+    early.max(margin(life)).min(life / 2)
+}
+
+/// How long before its end it is not used any more.
+fn margin(life: Duration) -> Duration {
+    (life / 20).min(MARGIN_MAX)
+}
+
+impl Keeper {
+    /// A keeper, and its worker, which has to run.
+    pub fn new(clock: Clock) -> (Self, Worker) {
+        let (send, jobs) = mpsc::unbounded_channel();
+        let keeper = Self(Arc::new(Inner { clock, jobs: send, refused: Mutex::default() }));
+        (keeper.clone(), Worker { keeper, jobs })
+    }
+
+    /// Whether what signs the calls of an account is at hand; else what it waits for. `wake` is called when that has
+    /// come, or has not.
+    pub fn ready(
+        &self,
+        auth: &Auth,
+        account: &AccountKey,
+        wake: impl FnOnce() -> Wake,
+    ) -> Option<Wait> {
+        let credential = auth.of(&account.account);
+        if credential.is_at_hand() {
+            return None;
+        }
+        let now = self.0.clock.now();
+        let secrets = credential.secrets(&account.account);
+        if !credential.has_token() && secrets.is_ok() {
+            return None;
+        }
+        let mut states = credential.live.lock();
+        let state = states.entry(credential.part(&account.account)).or_default();
+        if let Err(Missing::None(reason)) = secrets {
+            // It is in no file that could be read: only another configuration has it.
+            let why = format!("{}: {reason} ({})", credential.shown, Code::SecretUnavailable);
+            return Some(Wait { until: Some(now.plus(Span::from(WAIT_LASTING))), why });
+        }
+        let usable = state.token.as_ref().filter(|token| now < token.until);
+        let fresh = usable.is_some_and(|token| now < token.renew_at);
+        let usable = usable.is_some() && secrets.is_ok();
+        let waits = state.problem.as_ref().filter(|problem| problem.until > now);
+        let begins = !state.working && waits.is_none() && !(usable && fresh);
+        let wait = waits.map(|problem| Wait {
+            until: Some(problem.until),
+            why: format!("{}: {} ({})", credential.shown, problem.reason, problem.code),
+        });
+        state.working |= begins;
+        let wait = (!usable).then(|| {
+            state.waiting.insert(account.clone(), wake());
+            let what = if credential.has_token() { "the token" } else { "a secret" };
+            wait.unwrap_or_else(|| Wait {
+                until: None,
+                why: format!("{what} of {}", credential.shown),
+            })
+        });
+        drop(states);
+        if begins {
+            self.order(credential, &account.account, false);
+        }
+        wait
+    }
+
+    fn order(&self, credential: &Arc<Credential>, account: &Account, again: bool) {
+        let (credential, account) = (Arc::clone(credential), account.clone());
+        // Without a worker the node is ending.
+        let _sent = self.0.jobs.send(Job { credential, account, again }).is_ok();
+    }
+
+    /// A provider answered 401. True if the call is worth another try: with a token that is newer or will be, or
+    /// with secrets that are read again. Once for each fetch.
+    pub fn refused(&self, used: &Used, account: &AccountKey, fetch: Seq) -> bool {
+        let credential = &used.credential;
+        let now = self.0.clock.now();
+        let mut states = credential.live.lock();
+        let state = states.entry(credential.part(&account.account)).or_default();
+        let mut begins = false;
+        let worth = match used.generation {
+            Some(generation) => match state.token.clone() {
+                Some(token) if token.generation <= generation => {
+                    let life = token.until.since(token.had);
+                    let young = Span(life.0 / 10).min(Span::from(YOUNG_MAX));
+                    let is_dead = now >= token.had.plus(young);
+                    if is_dead {
+                        state.dead = Some(Arc::clone(&token.value));
+                        state.before = Some(token);
+                        state.token = None;
+                    }
+                    is_dead
+                }
+                // There is another by now, or none: then it was taken for dead already.
+                _ => true,
+            },
+            None if credential.can_change() => {
+                let before = state.read_again.filter(|at| now < at.plus(Span::from(READ_AGAIN)));
+                if before.is_none() && !state.working {
+                    state.read_again = Some(now);
+                    state.working = true;
+                    begins = true;
+                }
+                true
+            }
+            None => false,
+        };
+        drop(states);
+        if begins {
+            self.order(credential, &account.account, true);
+        }
+        worth && self.first_time(account, fetch)
+    }
+
+    fn first_time(&self, account: &AccountKey, fetch: Seq) -> bool {
+        let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetch = (account.clone(), fetch);
+        if !refused.known.insert(fetch.clone()) {
+            return false;
+        }
+        refused.order.push_back(fetch);
+        if refused.order.len() > REFUSED_MAX
+            && let Some(oldest) = refused.order.pop_front()
+        {
+            refused.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Worker {
+    /// Does what is ordered, and looks after files, for as long as it is polled. On a thread with a `LocalSet`.
+    pub async fn run(self, transport: Rc<dyn Transport>, vault: Arc<dyn Vault>, plan: InForce) {
+        let Self { keeper, mut jobs } = self;
+        let clock = keeper.0.clock.clone();
+        let desk = Rc::new(Desk::new(transport, vault, clock));
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        let watching = actix_rt::spawn(watch(keeper.clone(), plan));
+        let _watching = AbortOnDrop(watching);
+        while let Some(job) = jobs.recv().await {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+            let (keeper, desk) = (keeper.clone(), Rc::clone(&desk));
+            actix_rt::spawn(async move {
+                keeper.see_to(&desk, job).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Keeper {
+    async fn see_to(&self, desk: &Desk, job: Job) {
+        let Job { credential, account, again } = job;
+        let part = credential.part(&account);
+        let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
+        let got = match self.read_secrets(&credential, &account, again).await {
+            Err(reason) => {
+                Err(Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false })
+            }
+            Ok(()) => match &credential.kind {
+                Kind::OAuth2(oauth2) => {
+                    desk.token(&credential, oauth2, &account, dead.as_deref()).await.map(Some)
+                }
+                Kind::Jwt(jwt, _) => mint(jwt, &account, &self.0.clock).map(Some),
+                _ => Ok(None),
+            },
+        };
+        let now = self.0.clock.now();
+        let mut states = credential.live.lock();
+        let state = states.entry(part).or_default();
+        state.working = false;
+        match got {
+            Ok(None) => state.problem = None,
+            Ok(Some(had)) => {
+                state.problem = None;
+                telemetry::token_had(&credential.shown, had.called, had.left);
+                let generation = state.token.as_ref().or(state.before.as_ref());
+                let generation = generation.map_or(0, |token| token.generation) + 1;
+                let declared = match &credential.kind {
+                    Kind::OAuth2(oauth2) => oauth2.early,
+                    _ => None,
+                };
+                let life = had.left + had.age;
+                let (early, margin) = (early(declared, life), margin(life));
+                let token = Token {
+                    value: Arc::new(had.access),
+                    generation,
+                    had: now.minus(Span::from(had.age)),
+                    until: now.plus(Span::from(had.left.saturating_sub(margin))),
+                    renew_at: now.plus(Span::from(had.left.saturating_sub(early))),
+                };
+                if let Some(before) = state.token.replace(Arc::new(token)) {
+                    state.before = Some(before);
+                }
+                if had.refresh.is_some() {
+                    state.refresh = had.refresh.map(Arc::new);
+                }
+            }
+            Err(failed) => {
+                let fails = state.problem.as_ref().map_or(0, |problem| problem.fails) + 1;
+                let backoff = if failed.lasting {
+                    WAIT_LASTING
+                } else {
+                    let doubled = WAIT_FIRST * 2u32.saturating_pow(fails.min(16) - 1);
+                    // Up to a quarter more, so that nodes do not ask together.
+                    let wait = doubled.min(WAIT_MAX);
+                    wait + wait.mul_f64(fastrand::f64() / 4.0)
+                };
+                let wait = match failed.after {
+                    // A limit of our own says exactly when.
+                    Some(after) if failed.code == Code::TokenUnavailable => after,
+                    after => backoff.max(after.unwrap_or_default()),
+                };
+                telemetry::token_unavailable(&credential.shown, failed.code, &failed.reason, wait);
+                state.problem = Some(Problem {
+                    code: failed.code,
+                    reason: failed.reason.into(),
+                    until: now.plus(Span::from(wait)),
+                    fails,
+                });
+            }
+        }
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(states);
+        waiting.values().for_each(|wake| wake());
+    }
+
+    /// Reads what was not read yet; `again`: also what may have changed.
+    async fn read_secrets(
+        &self,
+        credential: &Credential,
+        account: &Account,
+        again: bool,
+    ) -> Result<(), String> {
+        for reference in credential.references() {
+            let secret = match reference.secret(account) {
+                Ok(secret) => secret,
+                Err(Missing::None(reason)) => return Err(reason),
+                Err(Missing::Unread) => continue,
+            };
+            if secret.get().is_some() && !again {
+                continue;
+            }
+            let changed = match secret.source() {
+                Source::Env(_) => Ok(false),
+                Source::File(_) => {
+                    let file = secret.clone();
+                    let read = spawn_blocking(move || file.read_file()).await;
+                    read.unwrap_or_else(|error| Err(error.to_string()))
+                }
+                Source::Command(_) => secret.run().await,
+            };
+            match changed {
+                Ok(true) => telemetry::secret_read(&credential.shown),
+                Ok(false) => {}
+                // What was read before goes on being used.
+                Err(reason) if secret.get().is_some() => {
+                    telemetry::secret_unreadable(&credential.shown, &reason);
+                }
+                Err(reason) => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// A secret is another one: what failed with the one before may be tried again now.
+    fn changed(&self, credential: &Credential) {
+        telemetry::secret_read(&credential.shown);
+        let mut states = credential.live.lock();
+        let mut waiting = Vec::new();
+        for state in states.values_mut() {
+            state.problem = None;
+            // Those of its server are as good as before; one of its own is signed with the old key.
+            if matches!(credential.kind, Kind::Jwt(..))
+                && let Some(token) = state.token.take()
+            {
+                state.before = Some(token);
+            }
+            waiting.extend(std::mem::take(&mut state.waiting).into_values());
+        }
+        drop(states);
+        waiting.iter().for_each(|wake| wake());
+    }
+}
+
+/// A statement that is its own token.
+fn mint(jwt: &super::jwt::Jwt, account: &Account, clock: &Clock) -> Result<Had, Failed> {
+    use secrecy::ExposeSecret;
+    let failed =
+        |reason| Failed { code: Code::SecretUnavailable, reason, after: None, lasting: true };
+    let pem = jwt.key.get(account).map_err(|_| failed("its key was not read yet".into()))?;
+    let text = jwt.sign(pem.expose_secret(), account, clock.wall());
+    let text = text.map_err(|reason| failed(format!("its key does not sign: {reason}")))?;
+    Ok(Had {
+        access: text.into(),
+        refresh: None,
+        age: Duration::ZERO,
+        left: jwt.usable(),
+        called: true,
+    })
+}
+
+/// Reads files of secrets again when they have changed.
+async fn watch(keeper: Keeper, plan: InForce) {
+    let mut told: HashSet<String> = HashSet::new();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for credential in credentials(&plan) {
+            let files: Vec<Secret> = credential
+                .references()
+                .iter()
+                .flat_map(|reference| reference.all())
+                .filter(|secret| matches!(secret.source(), Source::File(_)))
+                // What was never read is not in use.
+                .filter(|secret| secret.get().is_some())
+                .collect();
+            if files.is_empty() {
+                continue;
+            }
+            let read = move || {
+                files.iter().fold((false, None), |(changed, wrong), file| match file.read_file() {
+                    Ok(new) => (changed | new, wrong),
+                    Err(reason) => (changed, Some(reason)),
+                })
+            };
+            let Ok((changed, wrong)) = spawn_blocking(read).await else { continue };
+            match wrong {
+                // Once, until it can be read again.
+                Some(reason) if told.insert(credential.shown.clone()) => {
+                    telemetry::secret_unreadable(&credential.shown, &reason);
+                }
+                Some(_) => {}
+                None => _ = told.remove(&credential.shown),
+            }
+            if changed {
+                keeper.changed(&credential);
+            }
+        }
+    }
+}
+
+/// Every credential of the plan in force, each once.
+fn credentials(plan: &InForce) -> Vec<Arc<Credential>> {
+    let plan = plan.get();
+    let mut all: Vec<Arc<Credential>> = Vec::new();
+    for platform in plan.platforms.values() {
+        let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
+        for credential in platform.auth.iter().chain(own).flat_map(|auth| &auth.pool) {
+            if !all.iter().any(|known| Arc::ptr_eq(known, credential)) {
+                all.push(Arc::clone(credential));
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,128 @@
+//! Cleaning text of secrets: whatever a provider says may hold what it was sent.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Auth, Kind};
+use crate::ids::Account;
+use crate::plan::Platform;
+
+/// Stands where a secret was.
+const REDACTED: &str = "[redacted]";
+
+/// Every secret of a platform that is in use now, in every form in which it is sent.
+#[derive(Default)]
+pub struct Redactor {
+    /// Long ones first: one may lie in another.
+    forms: Vec<SecretString>,
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Redactor({})", self.forms.len())
+    }
+}
+
+impl Redactor {
+    /// All secrets of a platform and its apis, as far as calls of this account may carry them.
+    pub fn of(platform: &Platform, account: &Account) -> Self {
+        let get = |reference: &super::Reference| {
+            let text = reference.get(account).ok()?;
+            Some(text.expose_secret().to_owned())
+        };
+        let mut texts: Vec<String> = Vec::new();
+        let mut pairs: Vec<String> = Vec::new();
+        let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
+        for credential in platform.auth.iter().chain(own).flat_map(|auth: &Auth| &auth.pool) {
+            texts.extend(credential.references().into_iter().filter_map(get));
+            let states = credential.live.lock();
+            if let Some(state) = states.get(&credential.part(account)) {
+                let tokens = [&state.token, &state.before].into_iter().flatten();
+                let values = tokens.map(|token| &token.value).chain(&state.refresh);
+                let values = values.chain(&state.dead);
+                texts.extend(values.map(|value| value.expose_secret().to_owned()));
+            }
+            drop(states);
+            if let Kind::Basic { user, password } = &credential.kind {
+                if let (Ok(user), Some(password)) = (user.get(account), get(password)) {
+                    pairs.push(format!("{user}:{password}"));
+                }
+            }
+        }
+        texts.sort_unstable();
+        texts.dedup();
+        Self::new(&texts, &pairs)
+    }
+
+    /// These texts, and what is only sent as Base64.
+    pub(super) fn new(texts: &[String], pairs: &[String]) -> Self {
+        let mut forms: Vec<String> = Vec::new();
+        for text in texts.iter().filter(|text| !text.is_empty()) {
+            forms.push(text.clone());
+            forms.push(utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
+            forms.push(super::sign::encoded(text));
+            forms.push(url::form_urlencoded::byte_serialize(text.as_bytes()).collect());
+            if let Ok(json) = serde_json::to_string(text) {
+                forms.push(json.trim_matches('"').to_owned());
+                forms.push(json.trim_matches('"').replace('/', "\\/"));
+            }
+            forms.push(STANDARD.encode(text));
+            // A key of several lines may come back line by line.
+            forms.extend(
+                text.lines().map(str::trim).filter(|line| line.len() >= 16).map(str::to_owned),
+            );
+        }
+        forms.extend(pairs.iter().map(|pair| STANDARD.encode(pair)));
+        forms.sort_unstable_by(|one, other| {
+            other.len().cmp(&one.len()).then_with(|| one.cmp(other))
+        });
+        forms.dedup();
+        Self { forms: forms.into_iter().filter(|form| !form.is_empty()).map(Into::into).collect() }
+    }
+
+    /// The length of the longest form in bytes: so much more than is shown has to be read, or a secret that is
+    /// cut in two is not seen.
+    pub fn longest(&self) -> usize {
+        self.forms.first().map_or(0, |form| form.expose_secret().len())
+    }
+
+    /// The text without secrets.
+    pub fn clean<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        for form in &self.forms {
+            let form = form.expose_secret();
+            if text.contains(form) {
+                text = Cow::Owned(text.replace(form, REDACTED));
+            }
+        }
+        text
+    }
+
+    /// The beginning of a body as text without secrets, at most so many bytes of it. Of what was cut off behind
+    /// `bytes` the end of a secret may be missing: what could be its beginning is left out.
+    pub fn start(&self, bytes: &[u8], max: usize, whole: bool) -> String {
+        let text = String::from_utf8_lossy(bytes);
+        let mut clean = self.clean(&text).into_owned();
+        if !whole {
+            let begun = |form: &SecretString| {
+                let form = form.expose_secret();
+                let lengths = (1..form.len()).rev().filter(|length| form.is_char_boundary(*length));
+                lengths
+                    .into_iter()
+                    .find(|length| form.get(..*length).is_some_and(|start| clean.ends_with(start)))
+            };
+            let cut = self.forms.iter().filter_map(begun).max().unwrap_or(0);
+            clean.truncate(clean.len() - cut);
+        }
+        let mut end = max.min(clean.len());
+        while !clean.is_char_boundary(end) {
+            end -= 1;
+        }
+        clean.truncate(end);
+        clean
+    }
+}

@@ -1,0 +1,133 @@
+//! Objects that are used instead of a call: `fresh_for` of a fetch, or of an api for all of its fetches.
+//!
+//! Beside the objects, below `_fresh/`, a note for each request leads from the request to the manifest that was
+//! stored last for it. Notes are written and looked for only where `fresh_for` says so, before the fetch leaves the
+//! queue; a note that is lost costs a call and nothing else. What a note says is believed only if the manifest that
+//! it names is there.
+
+use std::time::Duration;
+
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tollgate_protos::{Done, Fetch, Manifest};
+
+use crate::collector::Item;
+use crate::config::parse_duration;
+use crate::plan::{Api, Platform};
+use crate::recipe::{self, FetchContext};
+use crate::shard::context::Context;
+
+/// Where notes are.
+const FOLDER: &str = "_fresh";
+/// Longest `fresh_for`.
+pub(crate) const FRESH_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Tells requests apart: what is called, how, and with what; not as whom, which the account tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RequestKey([u8; 16]);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// The key of the manifest.
+    manifest: String,
+}
+
+/// How old an object may be that is used instead of a call; nothing if none is.
+pub(crate) fn wanted(api: &Api, fetch: &Fetch) -> Option<Duration> {
+    match &fetch.fresh_for {
+        Some(text) => parse_duration(text),
+        None => api.fresh_for,
+    }
+}
+
+/// The request that a fetch would make, if its objects are to be used for others too.
+pub(crate) fn request_of(platform: &Platform, api: &Api, item: &Item) -> Option<RequestKey> {
+    wanted(api, &item.fetch)?;
+    let account = &item.lane.account.account;
+    let context = FetchContext {
+        account,
+        id: &item.id,
+        params: &item.fetch.params,
+        queued_at: item.queued_at,
+    };
+    let request = recipe::build(platform, api, &context).ok()?;
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for text in [platform.name.as_str(), api.name.as_str(), account.as_str()] {
+        part(text.as_bytes());
+    }
+    part(request.method.as_str().as_bytes());
+    part(request.url.as_str().as_bytes());
+    for (name, value) in &request.headers {
+        // A secret is another tomorrow, and the request the same.
+        if !value.is_sensitive() {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
+        }
+    }
+    part(request.body.as_deref().unwrap_or_default());
+    let digest = hash.finalize();
+    let mut key = [0; 16];
+    key.copy_from_slice(digest.get(..16)?);
+    Some(RequestKey(key))
+}
+
+fn note_key(request: RequestKey) -> Path {
+    Path::from_iter([FOLDER, &format!("{:032x}.json", u128::from_be_bytes(request.0))])
+}
+
+/// How another fetch of the same request was done, if its objects are young enough: a `done` of this fetch, without
+/// a call. Any doubt is a no.
+pub(crate) async fn find(
+    shard: &Context,
+    request: RequestKey,
+    within: Duration,
+    item: &Item,
+) -> Option<Done> {
+    let note = shard.store.get(&note_key(request)).await.ok()??;
+    let note: Note = serde_json::from_slice(&note).ok()?;
+    let manifest = shard.store.get(&Path::parse(&note.manifest).ok()?).await.ok()??;
+    let manifest: Manifest = serde_json::from_slice(&manifest).ok()?;
+    let lane = &item.lane;
+    let same = manifest.platform == lane.account.platform.as_str()
+        && manifest.account == lane.account.account.as_str()
+        && manifest.api == lane.api.as_str();
+    let age = shard.clock.wall().duration_since(manifest.done.fetched_at);
+    let young = Duration::try_from(age).is_ok_and(|age| age <= within) || age.is_negative();
+    (same && young).then(|| Done {
+        id: item.id.clone(),
+        seq: item.origin.0,
+        attempts: 0,
+        labels: item.fetch.labels.clone(),
+        waited_ms: waited_ms(shard, item),
+        ..manifest.done
+    })
+}
+
+fn waited_ms(shard: &Context, item: &Item) -> u64 {
+    let waited = shard.clock.wall().duration_since(item.queued_at);
+    u64::try_from(waited.as_millis()).unwrap_or(0)
+}
+
+/// Leaves a note of what was stored for a fetch, for others of the same request.
+pub(crate) async fn note(shard: &Context, item: &Item, done: &Done) {
+    // What was used instead of a call has its note.
+    if done.attempts == 0 {
+        return;
+    }
+    let Some(first) = done.objects.first() else { return };
+    let plan = shard.plan();
+    let Some(platform) = plan.platforms.get(&item.lane.account.platform) else { return };
+    let Some((_, api)) = platform.api(item.lane.api.as_str()) else { return };
+    let Some(request) = request_of(platform, api, item) else { return };
+    let Ok(object) = Path::parse(&first.key) else { return };
+    let note = Note { manifest: recipe::manifest_key(&object).to_string() };
+    if let Ok(json) = serde_json::to_vec(&note) {
+        // Without it the next one is called, which is what happens without freshness.
+        let _stored = shard.store.put_small(&note_key(request), json.into()).await.is_ok();
+    }
+}

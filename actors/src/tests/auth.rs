@@ -1,0 +1,227 @@
+//! Tokens before permits: one question for all who wait, no call without a token, no permit spent while none can be
+//! had.
+
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+
+use super::*;
+
+/// A platform whose tokens live so many seconds, with a limit of one call a second for each account.
+fn oauth2(more: &str) -> (Setup, tempfile::NamedTempFile) {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"the-s3cret").unwrap();
+    let limits = limits(r#"gap = { per = ["account"], every = "1s" }"#);
+    let auth = format!(
+        "auth = {{ oauth2 = {{ grant = \"client_credentials\", client_id = \"c\", client_secret = \
+         \"file:{}\", token_url = \"http://t.test/token\", {more} }} }}\n",
+        secret.path().display()
+    );
+    (Setup { platform: auth + &limits.platform, ..limits }, secret)
+}
+
+/// A server of tokens and a provider that knows which are good.
+#[derive(Default)]
+struct Provider {
+    given: Cell<u32>,
+    /// Calls with a token that is not good.
+    refused: Cell<u32>,
+    /// Tokens whose number is lower are refused.
+    good_from: Cell<u32>,
+    bearers: RefCell<Vec<String>>,
+}
+
+impl Provider {
+    fn token(&self, life_s: u64) -> Reply {
+        self.given.set(self.given.get() + 1);
+        let body =
+            format!(r#"{{"access_token":"token-{}","expires_in":{life_s}}}"#, self.given.get());
+        Reply::ok(Box::leak(body.into_boxed_str()))
+    }
+
+    fn call(&self, seen: &Seen) -> Reply {
+        let bearer = seen.header("authorization").to_owned();
+        self.bearers.borrow_mut().push(bearer.clone());
+        let number = bearer.strip_prefix("Bearer token-").and_then(|n| n.parse::<u32>().ok());
+        if number.is_some_and(|number| number >= self.good_from.get()) {
+            return Reply::ok("{}");
+        }
+        self.refused.set(self.refused.get() + 1);
+        Reply::status(401)
+    }
+}
+
+fn is_token(seen: &Seen) -> bool {
+    seen.url.host_str() == Some("t.test")
+}
+
+#[test]
+fn fifty_accounts_wait_for_one_token_and_spend_no_permit_meanwhile() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (setup, _secret) = oauth2("");
+        let rig = Rig::start(setup, move |seen| {
+            if is_token(seen) { own.token(100).head_after(secs(3)) } else { own.call(seen) }
+        });
+        for number in 0..50 {
+            rig.put_many(&format!("x{number}"), "a", 2).await;
+        }
+        rig.at(2900).await;
+        assert_eq!(rig.wire.seen().len(), 1, "the question alone is out");
+        let looks = rig.look().await;
+        assert_eq!(looks.accounts[0].because.as_deref(), Some("the token of p"));
+        rig.all_end(secs(30)).await;
+        assert_eq!((provider.given.get(), provider.refused.get(), rig.done()), (1, 0, 100));
+        let calls: Vec<u64> = rig
+            .wire
+            .seen()
+            .iter()
+            .filter(|seen| !is_token(seen))
+            .map(|s| rig.ms(s.begun))
+            .collect();
+        assert_eq!(calls.iter().filter(|ms| (3000..3020).contains(*ms)).count(), 50, "{calls:?}");
+        assert!(calls.iter().all(|ms| *ms < 4030), "no permit was wasted before: {calls:?}");
+    });
+}
+
+#[test]
+fn a_token_is_renewed_once_before_its_end_and_nobody_waits_for_it() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (setup, _secret) = oauth2("");
+        let rig = Rig::start(setup, move |seen| {
+            if is_token(seen) { own.token(60).head_after(secs(2)) } else { own.call(seen) }
+        });
+        for number in 0..20 {
+            rig.put_many(&format!("x{number}"), "a", 200).await;
+        }
+        rig.all_end(secs(400)).await;
+        let tokens: Vec<u64> =
+            rig.wire.seen().iter().filter(|s| is_token(s)).map(|s| rig.ms(s.begun)).collect();
+        // Each lives 60 s from 2 s after the question on, and is renewed 6 s before its end.
+        assert_eq!(tokens.len(), 4, "{tokens:?}");
+        for pair in tokens.windows(2) {
+            assert!((55_900..57_100).contains(&(pair[1] - pair[0])), "{tokens:?}");
+        }
+        assert_eq!(provider.refused.get(), 0);
+        let calls = rig.calls_of("x7");
+        let gaps: Vec<u64> = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(
+            gaps.iter().all(|gap| (1000..1100).contains(gap)),
+            "a call waited for a token: {gaps:?}"
+        );
+    });
+}
+
+#[test]
+fn without_a_token_no_permit_is_spent_and_the_reason_is_told() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (setup, _secret) = oauth2("");
+        let asked = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&asked);
+        let rig = Rig::start(setup, move |seen| {
+            if !is_token(seen) {
+                return own.call(seen);
+            }
+            counted.set(counted.get() + 1);
+            if counted.get() <= 4 { Reply::status(503) } else { own.token(3600) }
+        });
+        rig.put_many("x", "a", 3).await;
+        rig.at(500).await;
+        let because = rig.look().await.accounts[0].because.clone().unwrap();
+        assert!(because.contains("answered 503") && because.contains("TG0502"), "{because}");
+        rig.all_end(secs(60)).await;
+        let seen = rig.wire.seen();
+        let tokens: Vec<u64> =
+            seen.iter().filter(|s| is_token(s)).map(|s| rig.ms(s.begun)).collect();
+        assert_eq!(tokens.len(), 5);
+        let waits: Vec<u64> = tokens.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for (wait, base) in waits.iter().zip([1000, 2000, 4000, 8000]) {
+            assert!((base..base * 5 / 4 + 100).contains(wait), "{waits:?}");
+        }
+        let dropped = rig.shared.ledger.load(super::key("x")).await.unwrap();
+        assert!(dropped.is_some());
+        assert_eq!((provider.refused.get(), rig.done()), (0, 3));
+    });
+}
+
+#[test]
+fn a_credential_that_is_refused_is_not_asked_for_again_and_again() {
+    paused(|| async {
+        let (setup, secret) = oauth2("");
+        let good = Rc::new(Cell::new(false));
+        let provider = Rc::new(Provider::default());
+        let (own, now) = (Rc::clone(&provider), Rc::clone(&good));
+        let rig = Rig::start(setup, move |seen| match (is_token(seen), now.get()) {
+            (true, false) => Reply::status(400).then(
+                Duration::ZERO,
+                r#"{"error":"invalid_client","error_description":"the-s3cret is wrong"}"#,
+            ),
+            (true, true) => own.token(3600),
+            (false, _) => own.call(seen),
+        });
+        rig.put_many("x", "a", 3).await;
+        rig.at(600_000).await;
+        assert_eq!(rig.wire.seen().len(), 1, "one question in ten minutes, and no call");
+        let because = rig.look().await.accounts[0].because.clone().unwrap();
+        assert!(because.contains("invalid_client: [redacted] is wrong"), "{because}");
+        assert!(because.contains("TG0501"), "{because}");
+        // A changed secret is tried at once.
+        good.set(true);
+        std::fs::write(secret.path(), "the-new-s3cret").unwrap();
+        rig.at(610_000).await;
+        assert_eq!(rig.done(), 3);
+    });
+}
+
+#[test]
+fn a_token_that_died_early_is_renewed_once_for_all_calls_that_were_out_with_it() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (setup, _secret) = oauth2("");
+        let rig = Rig::start(setup.attempts_max(1), move |seen| {
+            if is_token(seen) { own.token(3600) } else { own.call(seen).head_after(ms(300)) }
+        });
+        for number in 0..20 {
+            rig.put_many(&format!("x{number}"), "a", 60).await;
+        }
+        rig.at(40_500).await;
+        provider.good_from.set(2);
+        rig.all_end(secs(300)).await;
+        assert_eq!(provider.given.get(), 2, "one question for all");
+        assert_eq!(provider.refused.get(), 20, "each account was out with it once");
+        assert_eq!((rig.done(), rig.dead().await.len()), (1200, 0));
+    });
+}
+
+#[test]
+fn an_account_that_is_refused_with_a_good_token_is_given_up_after_one_more_try() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (setup, _secret) = oauth2("");
+        let rig = Rig::start(setup, move |seen| {
+            if is_token(seen) {
+                own.token(3600)
+            } else if account_of(seen) == "revoked" {
+                Reply::status(401)
+            } else {
+                own.call(seen)
+            }
+        });
+        rig.put_many("good", "a", 120).await;
+        rig.at(60_000).await;
+        rig.put_many("revoked", "a", 10).await;
+        rig.all_end(secs(300)).await;
+        let dead = rig.dead().await;
+        assert_eq!(dead.len(), 10);
+        assert!(dead.iter().all(|(_, code)| code == "TG0201"), "{dead:?}");
+        // The token is old enough to be dead the first time, and too young then.
+        assert_eq!(provider.given.get(), 2, "a revoked account does not storm the token endpoint");
+        assert!(rig.calls_of("revoked").len() <= 12, "{:?}", rig.calls_of("revoked"));
+    });
+}
