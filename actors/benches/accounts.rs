@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, ready};
 use futures_util::{FutureExt, StreamExt};
 use http::HeaderMap;
@@ -26,7 +27,7 @@ use tollgate_actors::http::{Answer, CallBounds, CallError, OnWritten, Transport}
 use tollgate_actors::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use tollgate_actors::ledger::{Ledger, LedgerFuture, Stored};
 use tollgate_actors::queue::{
-    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queue, QueueFuture,
+    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queue, QueueFuture,
     Queued, Wake,
 };
 use tollgate_actors::recipe::Request;
@@ -72,6 +73,18 @@ impl Queue for Endless {
     }
 
     fn finish(&self, _: LaneKey, _: Seq, _: Ending) -> QueueFuture<()> {
+        ready(Ok(())).boxed()
+    }
+
+    fn note(&self, _: LaneKey, _: Seq) -> QueueFuture<Option<Noted>> {
+        ready(Ok(None)).boxed()
+    }
+
+    fn keep_note(&self, _: LaneKey, _: Seq, _: u64, _: Bytes) -> QueueFuture<Option<u64>> {
+        ready(Ok(Some(1))).boxed()
+    }
+
+    fn drop_note(&self, _: LaneKey, _: Seq) -> QueueFuture<()> {
         ready(Ok(())).boxed()
     }
 

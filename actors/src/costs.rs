@@ -55,6 +55,8 @@ pub struct Costs {
     pub counts: Vec<(usize, Counts)>,
     /// What is kept of limits, by their places.
     pub kept: Vec<Kept>,
+    /// The places of the limits that count only the first page of a read.
+    pub free_pages: Vec<usize>,
 }
 
 impl Costs {
@@ -66,6 +68,23 @@ impl Costs {
     /// Whether some costs of this platform's calls are known only afterwards.
     pub fn are_settled(&self) -> bool {
         !self.counts.is_empty()
+    }
+
+    /// What the call of a later page of a read costs, where its first one costs this.
+    pub(crate) fn of_later_page<'a>(
+        &self,
+        limits: &LimitSet,
+        costs: Cow<'a, [Cost]>,
+    ) -> Cow<'a, [Cost]> {
+        if self.free_pages.is_empty() {
+            return costs;
+        }
+        let mut costs = costs.into_owned();
+        costs.resize(limits.limits().len(), Cost::ONE);
+        for place in &self.free_pages {
+            costs[*place] = Cost::FREE;
+        }
+        Cow::Owned(costs)
     }
 
     /// What the call of a fetch costs under these limits, whose costs these are.

@@ -40,6 +40,7 @@ pub mod ledger;
 pub mod nats;
 pub mod node;
 pub mod observe;
+pub mod pages;
 pub mod plan;
 pub mod publish;
 pub mod queue;

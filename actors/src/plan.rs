@@ -21,6 +21,7 @@ use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
 use crate::observe::Rules;
+use crate::pages::Pages;
 use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
 
 /// A whole node.
@@ -523,6 +524,8 @@ pub struct Api {
     pub rules: Arc<Rules>,
     /// What its answers are worth, and how they become what is stored.
     pub answers: Arc<Answers>,
+    /// How its answers come in pages; nothing: one fetch is one call.
+    pub pages: Option<Arc<Pages>>,
 }
 
 impl Api {

@@ -96,7 +96,7 @@ pub struct Done {
     pub id: String,
     /// Its place in the queue; a second `done` of the same fetch has the same one.
     pub seq: u64,
-    /// What was stored, first page first.
+    /// What was stored, first page first. Of a read of more than 256 pages the first 256: see `lists`.
     pub objects: Vec<Object>,
     /// The status of the last answer.
     pub http_status: u16,
@@ -123,6 +123,18 @@ pub struct Done {
     /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split_into: Vec<String>,
+    /// Where the manifest is; said where there are lists beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// How many lists `_pages-00001.json`, `_pages-00002.json`, … beside the manifest name all objects in order; 0
+    /// where `objects` does.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lists: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde's `skip_serializing_if` asks for
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// `_manifest.json`: written last, beside the first page. Without it a prefix is not complete.

@@ -177,6 +177,8 @@ impl TryFrom<v1::Done> for Done {
             incomplete: wire.incomplete,
             request_id: wire.request_id,
             split_into: wire.split_into,
+            manifest: wire.manifest,
+            lists: wire.lists,
         })
     }
 }
@@ -199,6 +201,8 @@ impl TryFrom<&Done> for v1::Done {
             incomplete: done.incomplete,
             request_id: done.request_id.clone(),
             split_into: done.split_into.clone(),
+            manifest: done.manifest.clone(),
+            lists: done.lists,
         })
     }
 }

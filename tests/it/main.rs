@@ -27,6 +27,7 @@ mod inputs;
 mod nats_server;
 mod objects;
 mod output;
+mod pages;
 mod plan;
 mod recipe;
 mod reload;

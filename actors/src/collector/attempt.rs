@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tollgate_gate::{Sent, Span};
 use tollgate_protos::{Done, Manifest};
+use url::Url;
 
 use super::landing::object_key;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
@@ -14,6 +16,7 @@ use crate::auth::{Redactor, Unsigned, Used};
 use crate::codes::Code;
 use crate::fresh;
 use crate::http::{CallBounds, CallError};
+use crate::pages::Read;
 use crate::plan::{Api, Platform};
 use crate::queue::{Ending, QueueError};
 use crate::recipe::{self, FetchContext, Request};
@@ -29,9 +32,13 @@ pub(super) const FINISH_AGAIN: Duration = Duration::from_millis(500);
 /// Makes the attempt and tells the permit what became of it. Dropping the future ends the call; the
 /// permit then says that it crashed.
 pub(super) async fn make(shard: Rc<Context>, order: Order) {
-    let Order { permit, slot, platform, api, meters, item, calls } = order;
+    let Order { permit, slot, platform, api, meters, item, calls, read } = order;
     let api = &platform.apis[usize::from(api)];
-    let attempt = Attempt {
+    let read = api.pages.as_ref().map(|pages| match read {
+        Some(read) => read.under(pages),
+        None => Arc::new(Read::first(pages)),
+    });
+    let mut attempt = Attempt {
         shard: &shard,
         platform: &platform,
         api,
@@ -41,8 +48,21 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
         slot: RefCell::new(slot),
         used: RefCell::default(),
         calls,
+        read,
+        asked: RefCell::default(),
     };
-    let outcome = attempt.unless_lost(attempt.run().await);
+    let outcome = match attempt.too_old() {
+        None => attempt.run().await,
+        Some(Ok(anew)) => {
+            attempt.read = Some(anew);
+            attempt.run().await
+        }
+        Some(Err(outcome)) => {
+            permit.call_ended(Sent::Never);
+            outcome
+        }
+    };
+    let outcome = attempt.unless_lost(outcome);
     let Attempt { slot, .. } = attempt;
     // Told before somebody has the slot: a refusal is to hold its account by then.
     permit.finish(outcome);
@@ -61,6 +81,10 @@ pub(super) struct Attempt<'a> {
     /// With what the call was signed.
     pub(super) used: RefCell<Option<Used>>,
     pub(super) calls: u32,
+    /// How far its read has come, where its api has pages.
+    pub(super) read: Option<Arc<Read>>,
+    /// Where it was called, the same.
+    pub(super) asked: RefCell<Option<Url>>,
 }
 
 impl Attempt<'_> {
@@ -68,7 +92,8 @@ impl Attempt<'_> {
         self.shard.faults.collector(self.item);
         let clock = &self.shard.clock;
         let decided = self.permit.decided_at();
-        if self.item.fetch.once {
+        let is_first = self.read.as_ref().is_none_or(|read| read.is_new());
+        if self.item.fetch.once && is_first {
             // Asked when it was read, but another of its id may have been done since.
             match timeout(USE_WITHIN, done_once(self.shard, self.item)).await {
                 Ok(Ok(None)) => {}
@@ -90,7 +115,8 @@ impl Attempt<'_> {
             params: &self.item.fetch.params,
             queued_at: self.item.queued_at,
         };
-        let mut request = match recipe::build(self.platform, self.api, &context) {
+        let page = self.read.as_ref().map(|read| &read.so_far.state);
+        let mut request = match recipe::build_page(self.platform, self.api, &context, page) {
             Ok(request) => request,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Never);
@@ -101,6 +127,9 @@ impl Attempt<'_> {
                 };
             }
         };
+        if self.read.is_some() {
+            self.asked.replace(Some(request.url.clone()));
+        }
         let used = match self.sign(&mut request) {
             Ok(used) => used,
             Err(outcome) => return outcome,
@@ -228,7 +257,7 @@ pub(crate) async fn stored_before(shard: &Context, item: &Item) -> Option<Done> 
     let plan = shard.plan();
     let platform = plan.platforms.get(&item.lane.account.platform)?;
     let (_, api) = platform.api(item.lane.api.as_str())?;
-    let key = recipe::manifest_key(&object_key(&plan, platform, api, item, "x").ok()?);
+    let key = recipe::manifest_key(&object_key(&plan, platform, api, item, 1, "x").ok()?);
     let bytes = shard.store.get(&key).await.ok()??;
     let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
     let same = manifest.queue == *shard.queue.name() && manifest.done.seq == item.origin.0;

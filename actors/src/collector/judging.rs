@@ -38,6 +38,9 @@ pub(super) struct Told {
 
 impl Attempt<'_> {
     pub(super) async fn judge(&self, mut answer: Answer) -> Outcome {
+        if let Some(anew) = self.expired(&mut answer).await {
+            return anew;
+        }
         let status = answer.status;
         let wall = self.shard.clock.wall();
         let head = classify::head(status, &answer.headers, self.api.format, wall);

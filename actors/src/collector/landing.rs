@@ -13,13 +13,16 @@ use tollgate_protos::{Done, Manifest, Object};
 
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::judging::Told;
+use super::paging::{Landed, flawed};
 use super::{Again, Item, LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
 use crate::http::{Answer, classify};
+use crate::pages::Watch;
 use crate::plan::{Api, Compression, Format, Plan, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
+use crate::shard::context::Context;
 use crate::store::{
     Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored, Unfit,
 };
@@ -47,14 +50,17 @@ impl Attempt<'_> {
         };
         let plan = self.shard.plan();
         let extension = extension(self.api.format, &headers, plan.store.compression.suffix());
-        let key = match object_key(&plan, self.platform, self.api, self.item, &extension) {
-            Ok(key) => key,
+        let page = self.read.as_ref().map_or(1, |read| read.page());
+        let first = object_key(&plan, self.platform, self.api, self.item, 1, &extension);
+        let key = object_key(&plan, self.platform, self.api, self.item, page, &extension);
+        let (first, key) = match first.and_then(|first| Ok((first, key?))) {
+            Ok(keys) => keys,
             Err(refusal) => {
                 self.permit.call_ended(Sent::Maybe);
                 return Outcome::Dead { code: refusal.code, reason: refusal.reason, last };
             }
         };
-        let manifest_key = recipe::manifest_key(&key);
+        let manifest_key = recipe::manifest_key(&first);
         let options = SinkOptions {
             codec: codec(plan.store.compression),
             decode,
@@ -66,6 +72,9 @@ impl Attempt<'_> {
         let mut sink = self.shard.store.sink(key, options);
         if let Some(look) = &look {
             sink = sink.inspected(Box::new(look.clone()));
+        }
+        if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
+            sink = sink.with_tap(Box::new(watch));
         }
         while let Some(piece) = body.next().await {
             let written = match piece {
@@ -91,19 +100,43 @@ impl Attempt<'_> {
             // Nothing is left to do but to store it: the next call need not wait for a slow store.
             self.slot.replace(place);
         }
+        let ended = Instant::now();
+        let mut sealed = match sink.seal().await {
+            Ok(sealed) => sealed,
+            Err(SinkError::Refused { .. }) => return self.refused(told, look).await,
+            Err(error) => {
+                self.meters.store_finished(ended.elapsed());
+                return self.unstored(&error, last);
+            }
+        };
+        if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
+            match self.turn(pages, read, &mut sealed, &headers) {
+                // All there is.
+                Ok(None) => {}
+                Ok(Some(turn)) => {
+                    let manifest_key = &manifest_key;
+                    let landed = Landed { status, ext: &extension, manifest_key };
+                    let outcome = self.store_page(read, sealed, turn, landed).await;
+                    self.meters.store_finished(ended.elapsed());
+                    return outcome;
+                }
+                Err(flaw) => {
+                    sealed.abort().await;
+                    return flawed(flaw, last);
+                }
+            }
+        }
         let mut done = None;
-        let manifest = |stored: &Stored| {
+        let companion = |stored: &Stored| {
             let made = self.done(status, stored, look.as_ref().and_then(Look::looked));
-            let manifest = self.manifest(&made);
+            let manifest = manifest(self.shard, self.item, &made);
             done = Some(made);
             Some((manifest_key, manifest))
         };
-        let ended = Instant::now();
-        let finished = sink.finish_and(manifest).await;
+        let finished = sealed.complete_and(companion).await;
         self.meters.store_finished(ended.elapsed());
         let stored = match finished {
             Ok(stored) => stored,
-            Err(SinkError::Refused { .. }) => return self.refused(told, look).await,
             Err(error) => return self.unstored(&error, last),
         };
         let done = done.expect("whoever stored the object has told of it");
@@ -147,22 +180,6 @@ impl Attempt<'_> {
         }
     }
 
-    pub(super) fn manifest(&self, done: &Done) -> Bytes {
-        let lane = &self.item.lane;
-        let manifest = Manifest {
-            version: 1,
-            queue: self.shard.queue.name().to_string(),
-            platform: lane.account.platform.to_string(),
-            account: lane.account.account.to_string(),
-            api: lane.api.to_string(),
-            params: self.item.fetch.params.clone(),
-            done: done.clone(),
-        };
-        let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
-        text.push(b'\n');
-        text.into()
-    }
-
     pub(super) fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
         let reason = error.to_string();
         let code = match error {
@@ -195,12 +212,30 @@ impl Attempt<'_> {
     }
 }
 
-/// Where the first page of a fetch goes.
+/// What is written beside the first page, last.
+pub(super) fn manifest(shard: &Context, item: &Item, done: &Done) -> Bytes {
+    let lane = &item.lane;
+    let manifest = Manifest {
+        version: 1,
+        queue: shard.queue.name().to_string(),
+        platform: lane.account.platform.to_string(),
+        account: lane.account.account.to_string(),
+        api: lane.api.to_string(),
+        params: item.fetch.params.clone(),
+        done: done.clone(),
+    };
+    let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
+    text.push(b'\n');
+    text.into()
+}
+
+/// Where a page of a fetch goes.
 pub(super) fn object_key(
     plan: &Plan,
     platform: &Platform,
     api: &Api,
     item: &Item,
+    page: u32,
     ext: &str,
 ) -> Result<Path, Refusal> {
     let context = KeyContext {
@@ -210,7 +245,7 @@ pub(super) fn object_key(
         id: &item.id,
         params: &item.fetch.params,
         queued_at: item.queued_at,
-        page: 1,
+        page,
         ext,
     };
     recipe::object_key(&plan.store, &context)
@@ -221,6 +256,15 @@ fn codec(compression: Compression) -> Codec {
         Compression::None => Codec::None,
         Compression::Gzip => Codec::Gzip,
         Compression::Zstd => Codec::Zstd,
+    }
+}
+
+/// How an object is compressed, by what its key ends in.
+pub(super) fn codec_of(key: &Path) -> Codec {
+    match key.extension() {
+        Some("zst") => Codec::Zstd,
+        Some("gz") => Codec::Gzip,
+        _ => Codec::None,
     }
 }
 

@@ -14,6 +14,7 @@ use tollgate_protos::Fetch;
 use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
 use crate::observe::Overuse;
+use crate::pages::Read;
 use crate::plan::Platform;
 use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
@@ -23,10 +24,12 @@ pub mod actor;
 mod attempt;
 mod judging;
 mod landing;
+mod paging;
 mod peek;
 mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
+pub(crate) use paging::{Resumed, drop_note, resume};
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
@@ -63,6 +66,21 @@ pub struct Item {
     pub budgets: Box<[BudgetKey]>,
 }
 
+impl Item {
+    /// The same with other budgets.
+    pub(crate) fn with_budgets(&self, budgets: Box<[BudgetKey]>) -> Self {
+        Self {
+            lane: self.lane.clone(),
+            seq: self.seq,
+            origin: self.origin,
+            queued_at: self.queued_at,
+            id: self.id.clone(),
+            fetch: self.fetch.clone(),
+            budgets,
+        }
+    }
+}
+
 /// One attempt to make.
 #[derive(Debug)]
 pub struct Order {
@@ -78,8 +96,10 @@ pub struct Order {
     pub(crate) meters: Rc<PlatformMeters>,
     /// What to collect.
     pub item: Rc<Item>,
-    /// Calls for this fetch, this one included.
+    /// Calls for this fetch, or for this page of it, this one included.
     pub calls: u32,
+    /// How far its read has come; nothing where it has not begun, or its api has no pages.
+    pub read: Option<Arc<Read>>,
 }
 
 /// What the provider last said, for the dead letter.
@@ -146,9 +166,18 @@ impl Again {
 pub enum Outcome {
     /// Stored, and out of the queue.
     Done {
-        /// Bytes of the body after decompression.
+        /// Bytes of the last body after decompression.
         bytes: u64,
         /// Objects stored (the manifest is not counted).
+        objects: u32,
+    },
+    /// A page is stored, or the read begins anew; another page is to be called.
+    More {
+        /// How far it has come.
+        read: Arc<Read>,
+        /// Bytes of the page's body after decompression.
+        bytes: u64,
+        /// Objects stored: one, or none.
         objects: u32,
     },
     /// Worth another try.

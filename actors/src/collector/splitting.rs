@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
-use super::landing::object_key;
+use super::landing::{manifest, object_key};
 use super::{LastAnswer, Outcome};
 use crate::codes::Code;
 use crate::queue::{Appended, Ending, NewFetch};
@@ -43,7 +43,7 @@ impl Attempt<'_> {
             })
             .collect();
         let plan = self.shard.plan();
-        let key = match object_key(&plan, self.platform, self.api, item, "x") {
+        let key = match object_key(&plan, self.platform, self.api, item, 1, "x") {
             Ok(key) => recipe::manifest_key(&key),
             Err(refusal) => {
                 return Outcome::Dead { code: refusal.code, reason: refusal.reason, last };
@@ -53,7 +53,8 @@ impl Attempt<'_> {
         let mut done = self.done_without_objects(status);
         done.request_id.clone_from(&last.request_id);
         done.split_into = ids;
-        if let Err(error) = self.shard.store.put_small(&key, self.manifest(&done)).await {
+        let told = manifest(self.shard, item, &done);
+        if let Err(error) = self.shard.store.put_small(&key, told).await {
             return self.unstored(&error, last);
         }
         telemetry::fetch_split(item, &done.split_into, &reason);

@@ -12,6 +12,7 @@ use super::body::{body, long_query, method};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
+use super::pages::{check_templates, pages, set_how};
 use super::pairs::{check_auth_alone, headers, template};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -22,6 +23,7 @@ use super::zone::zone;
 use crate::codes::Code;
 use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
+use crate::pages::VARIABLES;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
 use crate::recipe::{RESERVED, Template, Variables, path_problem};
 
@@ -116,18 +118,22 @@ fn api(
     (number, limits): (u16, &[Declared]),
 ) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
+    let pages = pages(&mut section);
+    let page_state = if pages.is_some() { VARIABLES.as_slice() } else { &[] };
     let names: Vec<&str> = declared
         .iter()
         .flat_map(|params| params.names.iter().map(String::as_str))
         .chain(RESERVED.iter().copied())
         .collect();
+    let with_pages: Vec<&str> = names.iter().chain(page_state).copied().collect();
+    let of_request = if declared.is_some() { Variables::Only(&with_pages) } else { Variables::Any };
     let allowed = if declared.is_some() { Variables::Only(&names) } else { Variables::Any };
     let path = section
         .required("path", "what is called, joined to base_url: path = \"reports/{id}\"")
-        .and_then(|text| path(&section, &text, &allowed, platform, context.knows_host));
-    let query = pairs(&mut section, "query", &allowed);
-    let headers = headers(&mut section, &allowed);
-    let body = body(&mut section, &allowed);
+        .and_then(|text| path(&section, &text, &of_request, platform, context.knows_host));
+    let query = pairs(&mut section, "query", &of_request);
+    let headers = headers(&mut section, &of_request);
+    let body = body(&mut section, &of_request);
     let method = method(&mut section, body.as_ref());
     let long_query = long_query(&mut section, body.as_ref());
     let zone = zone(&mut section, &platform.tiers, &allowed);
@@ -144,9 +150,7 @@ fn api(
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     let format = format.unwrap_or(Format::Auto);
     let answers = of_api(&mut section, context.answers, format, &method);
-    for name in ["pages", "report"] {
-        section.unsupported(name, "one fetch is one call");
-    }
+    section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();
         return None;
@@ -167,7 +171,10 @@ fn api(
         format,
         rules: Arc::default(),
         answers: Arc::new(answers),
+        pages,
     };
+    check_templates(&section, &api);
+    set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     check_split(&section, &api.answers, &api.params);
     section.finish();

@@ -12,6 +12,7 @@ use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
 use super::describe_answers::write_answers;
 use super::describe_auth::write_auth;
+use super::describe_pages::write_pages;
 use super::describe_request::{InWords, write_request};
 use super::describe_rules::write_rules;
 use super::values::show;
@@ -273,6 +274,9 @@ fn write_api(out: &mut String, plan: &Plan, platform: &Platform, api: &Api) -> f
         show(first_byte),
         show(stall)
     )?;
+    if let Some(pages) = &api.pages {
+        write_pages(out, pages)?;
+    }
     if let Some(key) = example_key(plan, platform, api) {
         writeln!(out, "    an object: {key}")?;
     }
@@ -371,6 +375,8 @@ impl Set<'_> {
                 )
             }
         };
+        let free = self.costs.free_pages.contains(&place);
+        let rule = if free { rule + "; only first pages count" } else { rule };
         match (limit.window(), limit.guard) {
             (None, _) => rule,
             (Some(_), Guard::Never) => format!("{rule}; counted from the answer"),

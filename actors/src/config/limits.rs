@@ -8,7 +8,7 @@ use tollgate_gate::{ApiIx, Guard, Limit, Span};
 use super::BAD;
 use super::keys::{self, Own};
 use super::rules::{Ruled, rule};
-use super::section::{Section, kind_of};
+use super::section::{Section, kind_of, one_of};
 use super::weights::LimitCost;
 use crate::calendar::Resets;
 use crate::codes::Code;
@@ -107,13 +107,17 @@ fn limit(
         }
     }
     let guard = guard(&mut entry).unwrap_or(above);
+    let free_pages = entry.text("pages").is_some_and(|text| {
+        let words = [("free", true), ("count", false)];
+        one_of(&entry, "pages", &text, &words).unwrap_or(false)
+    });
     let ruled = rule(&mut entry, resets);
     entry.finish();
     let Ruled { rule, counts, cost, kept } = ruled?;
     // Within an api there is nothing left to tell apart; the key of a budget has it.
     let per_api = api.is_none() && dims == Some(&[Dim::Account, Dim::Api]);
     let limit = Limit { name: name.to_owned(), per_api, api, rule, guard };
-    Some(Counted { limit, cost: LimitCost { counts, cost, kept } })
+    Some(Counted { limit, cost: LimitCost { counts, cost, kept, free_pages } })
 }
 
 /// The key `guard` of a platform or a limit.

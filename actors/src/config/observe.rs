@@ -236,11 +236,12 @@ fn held(entry: &mut Section<'_>, limit: Option<&Named>) -> (Scope, Duration, Dur
     (scope.unwrap_or_default(), wait.unwrap_or(PRESSED_WAIT), cap)
 }
 
-fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
-    let statuses = statuses(&mut entry);
-    let wanted = entry.take("is").and_then(|value| texts(&entry, "is", &value));
+/// What an answer must be like: `status`, `header` or `body` with `is`, `contains`.
+pub(super) fn predicates(entry: &mut Section<'_>) -> (Option<Vec<u16>>, Vec<Test>) {
+    let statuses = statuses(entry);
+    let wanted = entry.take("is").and_then(|value| texts(entry, "is", &value));
     let both = entry.has("header") && entry.has("body");
-    let from = source(&mut entry);
+    let from = source(entry);
     let mut tests: Vec<Test> = Vec::new();
     match (from, wanted) {
         (Some(from), wanted) => tests.push(Test::Is(from, wanted.unwrap_or_default())),
@@ -257,6 +258,11 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
         }
         tests.push(Test::Contains(text));
     }
+    (statuses, tests)
+}
+
+fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
+    let (statuses, tests) = predicates(&mut entry);
     let good = |status: &u16| (200..300).contains(status);
     let any_good = statuses.as_ref().is_some_and(|list| list.is_empty() || list.iter().any(good));
     if tests.is_empty() && any_good {

@@ -118,7 +118,8 @@ pub(super) fn params(
         ApiCost::Units(_) => None,
     });
     let named = own.into_iter().chain(shared).chain(costs).flat_map(Template::names);
-    let named = named.filter(|name| !RESERVED.contains(&name.as_str()));
+    let is_page = |name: &String| api.pages.is_some() && name.split('.').next() == Some("page");
+    let named = named.filter(|name| !RESERVED.contains(&name.as_str()) && !is_page(name));
     let in_key = key.names();
     let in_key = in_key.iter().filter_map(|name| name.strip_prefix("params.")).map(str::to_owned);
     // Of `a.b` the parameter is `a`.

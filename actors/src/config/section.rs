@@ -63,6 +63,11 @@ impl<'r> Section<'r> {
         self.values.contains_key(name)
     }
 
+    /// A value that stays, for whoever takes it.
+    pub(super) fn peek(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
+    }
+
     pub(super) fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.values.remove(name)

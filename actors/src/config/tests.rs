@@ -8,6 +8,7 @@ mod fuzz;
 mod keys;
 mod mistakes;
 mod observe;
+mod pages;
 mod requests;
 mod schema;
 mod twenty;

@@ -19,6 +19,8 @@ pub(super) struct LimitCost {
     pub(super) counts: Counts,
     pub(super) cost: Option<Price>,
     pub(super) kept: Kept,
+    /// Only the first page of a read counts.
+    pub(super) free_pages: bool,
 }
 
 /// What `costs` of one api says of one limit.
@@ -101,10 +103,12 @@ pub(super) fn costs(
         costs
     });
     let counts = of_limits.iter().enumerate().filter(|(_, own)| own.counts != Counts::Units);
+    let free_pages = of_limits.iter().enumerate().filter(|(_, own)| own.free_pages);
     Costs {
         apis: apis.collect(),
         counts: counts.map(|(place, own)| (place, own.counts)).collect(),
         kept: of_limits.iter().map(|own| own.kept).collect(),
+        free_pages: free_pages.map(|(place, _)| place).collect(),
     }
 }
 

@@ -204,6 +204,8 @@ fn wanted(bus: &Bus, plan: &NatsPlan) -> Vec<Config> {
             description: Some("how far unfinished fetches have come".into()),
             max_messages_per_subject: 1,
             discard: DiscardPolicy::Old,
+            // One that a crash left behind its fetch; those of use are replaced page by page.
+            max_age: LEDGER_KEPT,
             ..base("PROGRESS", "progress.>")
         },
         Config {

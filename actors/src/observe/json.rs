@@ -16,8 +16,9 @@ const FOUND_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JsonPath(Vec<Step>);
 
+/// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub(crate) enum Step {
     /// A member of an object, or, if it is a number, an element of a list.
     Named(String, Option<usize>),
     /// Every one.
@@ -36,9 +37,9 @@ impl JsonPath {
         steps.filter(|steps| steps.len() <= PATH_STEPS_MAX).map(Self)
     }
 
-    /// How many steps it has.
-    pub(crate) fn steps(&self) -> usize {
-        self.0.len()
+    /// Its steps, in order; at most [`PATH_STEPS_MAX`].
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.0
     }
 
     /// Whether a step goes to the member of that name.
@@ -167,14 +168,16 @@ impl<'de> Visitor<'de> for Walk<'_> {
 }
 
 impl Step {
-    fn names(&self, key: &str) -> bool {
+    /// Whether it leads to that member of an object.
+    pub(crate) fn names(&self, key: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Named(name, _) => name == key,
         }
     }
 
-    fn is_at(&self, place: usize) -> bool {
+    /// Whether it leads to that element of a list.
+    pub(crate) fn is_at(&self, place: usize) -> bool {
         match self {
             Self::Any => true,
             Self::Named(_, number) => *number == Some(place),

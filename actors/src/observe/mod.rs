@@ -25,6 +25,7 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
 pub(crate) use drift::{Drift, DriftKind, Pulse, Trend};
+pub(crate) use json::Step;
 pub use json::{JsonPath, PATH_STEPS_MAX};
 pub use read::{Answered, Facts, LimitFact, Overuse, Press};
 pub use shuts::Shuts;

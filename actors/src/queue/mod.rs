@@ -11,7 +11,8 @@
 //! - an id that is known is not stored a second time by `append`: for ever in a state folder, within the
 //!   duplicate window of its stream on NATS;
 //! - `finish` of an absent fetch is not an error: it was finished before;
-//! - after a wake was lost, `lanes` still tells of the work.
+//! - after a wake was lost, `lanes` still tells of the work;
+//! - a fetch's note is replaced by version only, and stays until it is dropped.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub const LANES_MAX: usize = 4096;
 pub const APPEND_MAX: usize = 4096;
 /// Most dead letters that one `dead` returns.
 pub const DEAD_MAX: usize = 4096;
+/// Largest note of a fetch, in bytes. Most have a few hundred.
+pub const NOTE_BYTES_MAX: usize = 48 * 1024;
 /// Most wakes that wait for their receiver.
 pub const WAKES_MAX: usize = 4096;
 
@@ -86,6 +89,15 @@ pub struct Queued {
     pub payload: Bytes,
     /// What its publisher says that the payload is, if anything.
     pub content_type: Option<Arc<str>>,
+}
+
+/// How far an unfinished fetch has come, as its collector wrote it down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Noted {
+    /// Which writing of it this is; not 0.
+    pub version: u64,
+    /// The note.
+    pub bytes: Bytes,
 }
 
 /// How many fetches wait in a lane.
@@ -189,6 +201,24 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
         std::future::ready(Ok(None)).boxed()
     }
 
+    /// The note of a fetch, by the number of its first storing.
+    fn note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<Option<Noted>>;
+
+    /// Replaces that note, if it is the one of this version; 0: if there is none. Durable before it answers: its
+    /// new version, or nothing if it is another one by now. At most [`NOTE_BYTES_MAX`].
+    ///
+    /// After [`QueueError::Unavailable`] it is not known whether it was replaced.
+    fn keep_note(
+        &self,
+        lane: LaneKey,
+        origin: Seq,
+        expected: u64,
+        note: Bytes,
+    ) -> QueueFuture<Option<u64>>;
+
+    /// Forgets that note; none is no error.
+    fn drop_note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<()>;
+
     /// Puts a waiting fetch aside until `until`; then it is back in its lane, under its origin, and a wake
     /// follows. Postponing what is not there is no error.
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()>;
@@ -210,6 +240,15 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
 
     /// Wakes from now on. At most one receiver; a later call ends the earlier one's.
     fn wakes(&self) -> tokio::sync::mpsc::Receiver<Wake>;
+}
+
+/// Refuses a note that is too large.
+fn check_note(note: &Bytes) -> Result<(), QueueError> {
+    if note.len() <= NOTE_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("a note of {} bytes, at most {NOTE_BYTES_MAX} are kept", note.len());
+    Err(QueueError::Unavailable(reason.into()))
 }
 
 /// Where a page of lanes in the order of their subjects goes on; a page that is not full is the last.

@@ -127,6 +127,19 @@ pub fn budgets(
     api: &Api,
     fetch: &FetchContext<'_>,
 ) -> Result<Box<[BudgetKey]>, Refusal> {
+    budgets_of_page(platform, api, fetch, false)
+}
+
+/// The same of the call of a page: `later` than the first of its read, which some limits count alone.
+///
+/// # Errors
+/// As [`budgets`].
+pub fn budgets_of_page(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    later: bool,
+) -> Result<Box<[BudgetKey]>, Refusal> {
     if platform.budgets.is_empty() {
         return Ok(Box::default());
     }
@@ -140,7 +153,10 @@ pub fn budgets(
         }
         let Some(values) = values(platform, api, fetch, budget)? else { continue };
         let counted = counted(platform, fetch.account, budget, &values);
-        let costs = counted.costs.of(&counted.limits, platform, number, fetch)?;
+        let mut costs = counted.costs.of(&counted.limits, platform, number, fetch)?;
+        if later {
+            costs = counted.costs.of_later_page(&counted.limits, costs);
+        }
         let counts = |(place, limit): (usize, &Limit)| {
             let free = costs.get(place).is_some_and(|cost| cost.units == 0);
             !free && limit.api.is_none_or(|only| only == number)

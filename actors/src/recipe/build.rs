@@ -19,6 +19,7 @@ use super::template::{Found, Fragment, Piece, Scope};
 use super::{Refusal, Template};
 use crate::codes::Code;
 use crate::ids::{Account, preview};
+use crate::pages::{PageState, Pages};
 use crate::plan::{Api, Platform};
 
 /// Longest URL of a request in bytes.
@@ -72,13 +73,15 @@ pub(super) struct RecipeScope<'a> {
     platform: &'a Platform,
     api: &'a Api,
     fetch: &'a FetchContext<'a>,
+    /// Of an api with pages.
+    page: Option<&'a Map<String, Value>>,
     /// Made when it is first asked for; the refusal where there is no such zone.
     dates: OnceCell<Result<Dates, Refusal>>,
 }
 
 impl<'a> RecipeScope<'a> {
     pub(super) fn new(platform: &'a Platform, api: &'a Api, fetch: &'a FetchContext<'a>) -> Self {
-        Self { platform, api, fetch, dates: OnceCell::new() }
+        Self { platform, api, fetch, page: None, dates: OnceCell::new() }
     }
 
     fn dates(&self) -> Result<&Dates, &Refusal> {
@@ -112,6 +115,7 @@ impl Scope for RecipeScope<'_> {
         match name {
             "today" => self.dates().ok().map(|dates| Found::Text(&dates.today)),
             "now" => self.dates().ok().map(|dates| Found::Text(&dates.now)),
+            "page" if self.api.pages.is_some() => Some(Found::Maps(self.page?, None)),
             name => self.undated(name),
         }
     }
@@ -136,12 +140,33 @@ impl Scope for Undated<'_> {
 /// A parameter is missing or cannot be used; a value would change the path, cannot stand in a header
 /// or makes the URL too long; the host is not declared.
 pub fn build(platform: &Platform, api: &Api, fetch: &FetchContext<'_>) -> Result<Request, Refusal> {
-    let scope = RecipeScope::new(platform, api, fetch);
+    build_page(platform, api, fetch, None)
+}
+
+/// Builds the request of a page of a fetch; the first where nothing else is said. A pair of the query, or a
+/// header, that names page state which is not there yet is left out.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_page(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    page: Option<&PageState>,
+) -> Result<Request, Refusal> {
+    let values = api.pages.as_ref().map(|pages| match page {
+        Some(page) => page_values(pages, page),
+        None => page_values(pages, &PageState::first(pages)),
+    });
+    let scope = RecipeScope { page: values.as_ref(), ..RecipeScope::new(platform, api, fetch) };
     if api.zone.is_some() || platform.zone.is_some() {
         // Known before something is said to be missing that only lacks its zone.
         scope.dates().map_err(Refusal::clone)?;
     }
-    let (url, moved) = build_url(platform, api, &scope)?;
+    let (mut url, mut moved) = build_url(platform, api, &scope)?;
+    if let Some(next) = page.and_then(|page| page.url.as_deref()) {
+        (url, moved) = (next_url(platform, next)?, None);
+    }
     let mut headers = HeaderMap::with_capacity(platform.headers.len() + api.headers.len() + 3);
     let (mut method, mut body) = (api.method.clone(), None);
     if let Some(own) = &api.body {
@@ -180,6 +205,34 @@ pub(crate) fn render(
     fetch: &FetchContext<'_>,
 ) -> Result<String, Refusal> {
     template.render(&RecipeScope::new(platform, api, fetch))
+}
+
+/// What `{page.number}` and the others stand for.
+fn page_values(pages: &Pages, page: &PageState) -> Map<String, Value> {
+    let size = pages.size.map(|size| ("size", Value::from(size)));
+    let cursor = page.cursor.as_deref().map(|cursor| ("cursor", Value::from(cursor)));
+    let known = [("number", Value::from(page.number)), ("offset", Value::from(page.offset))];
+    let all = known.into_iter().chain(size).chain(cursor);
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The URL that a page before gave, as it stands.
+fn next_url(platform: &Platform, text: &str) -> Result<Url, Refusal> {
+    let url = Url::parse(text).map_err(|error| {
+        Refusal::new(Code::HostRefused, format!("the next page has no usable URL: {error}"))
+    })?;
+    if !url_allowed(platform, &url) {
+        let host = url.host_str().unwrap_or_default();
+        return Err(Refusal::new(
+            Code::NextPageElsewhere,
+            format!(
+                "the next page is at `{}`, which is not a host of platform `{}`",
+                preview(host),
+                platform.name
+            ),
+        ));
+    }
+    Ok(url)
 }
 
 /// Names and what they stand for.

@@ -223,6 +223,9 @@ pub(crate) fn template_problems(template: &Template) -> Vec<String> {
         if matches!(last.first(), Some(KeyPiece::Text(text)) if text.starts_with("_manifest")) {
             problems.push("a name that starts with `_manifest` is taken".to_owned());
         }
+        if matches!(last.first(), Some(KeyPiece::Text(text)) if text.starts_with("_pages")) {
+            problems.push("a name that starts with `_pages` is taken".to_owned());
+        }
     }
     problems
 }

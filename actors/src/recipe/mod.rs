@@ -29,8 +29,8 @@ mod template;
 mod tests;
 
 pub use body::{Body, LongQuery, REQUEST_BODY_BYTES_MAX};
-pub use budgets::{BudgetKey, budgets};
-pub use build::{FetchContext, Request, URL_BYTES_MAX, build, is_bare, url_allowed};
+pub use budgets::{BudgetKey, budgets, budgets_of_page};
+pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, is_bare, url_allowed};
 pub(crate) use build::{fill, path_problem, render};
 pub use check::{
     Accepted, FETCH_BYTES_MAX, check_fetch, check_form, check_to_publish, encode_json,

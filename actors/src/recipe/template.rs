@@ -167,7 +167,18 @@ impl Template {
             Some(Found::Json(Value::Array(items))) => items.is_empty(),
             Some(Found::Json(Value::Object(fields))) => fields.is_empty(),
             Some(Found::Json(_) | Found::Maps(..)) => false,
-        })
+        }) || self.lacks_page_state(scope)
+    }
+
+    /// Whether it names state of a read's pages that is not there yet, such as the first page's cursor.
+    fn lacks_page_state(&self, scope: &dyn Scope) -> bool {
+        if !self.text.contains("page.") {
+            return false;
+        }
+        let Some(Found::Maps(known, _)) = scope.get("page") else { return false };
+        let names = self.names();
+        let mut state = names.iter().filter_map(|name| name.strip_prefix("page."));
+        state.any(|name| !known.contains_key(name))
     }
 
     /// Whether it is one placeholder and nothing else, which can stand for any value of JSON.

@@ -34,6 +34,7 @@ use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
 use crate::observe::{Drift, Shuts};
+use crate::pages::Read;
 use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
 use crate::store::Store;
@@ -155,6 +156,7 @@ pub(crate) struct Running {
     pub(crate) ix: Ix,
     pub(crate) item: Rc<Item>,
     pub(crate) tries: Tries,
+    pub(crate) read: Option<Arc<Read>>,
     pub(crate) written: Option<At>,
     pub(crate) answered: Option<At>,
     pub(crate) call_ended: Option<(At, Sent)>,
@@ -395,12 +397,13 @@ impl Context {
 
     /// Gives a permit to a free collector.
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
-        let Attempt { ix, item, tries, slot, alone, platform, api, meters, grants } = attempt;
+        let Attempt { ix, item, tries, read, slot, alone, platform, api, meters, grants } = attempt;
         meters.attempt_begins();
         let running = Running {
             ix,
             item: Rc::clone(&item),
             tries,
+            read: read.clone(),
             written: None,
             answered: None,
             call_ended: None,
@@ -411,7 +414,8 @@ impl Context {
         };
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self));
-        let order = Order { permit, slot, platform, api, meters, item, calls: tries.calls() + 1 };
+        let calls = tries.calls() + 1;
+        let order = Order { permit, slot, platform, api, meters, item, calls, read };
         // Messages of actix may cross threads, orders may not: the order waits here for its collector.
         self.orders.borrow_mut().insert(id, order);
         loop {
@@ -526,6 +530,7 @@ pub(crate) struct Attempt {
     pub(crate) ix: Ix,
     pub(crate) item: Rc<Item>,
     pub(crate) tries: Tries,
+    pub(crate) read: Option<Arc<Read>>,
     pub(crate) slot: Slot,
     pub(crate) alone: Option<OwnedSemaphorePermit>,
     pub(crate) platform: Arc<Platform>,

@@ -56,6 +56,8 @@ pub(crate) struct Tables {
     pub(crate) dead: SingleWriterTxKeyspace,
     /// Inputs that were dead before they were fetches.
     pub(crate) buried: SingleWriterTxKeyspace,
+    /// How far unfinished fetches have come. Made by the first opening that knows it.
+    pub(crate) progress: SingleWriterTxKeyspace,
     pub(crate) ledger: SingleWriterTxKeyspace,
 }
 
@@ -176,6 +178,7 @@ fn tables(database: &SingleWriterTxDatabase) -> Result<Tables, fjall::Error> {
         due: table(database, "due")?,
         dead: table(database, "dead")?,
         buried: table(database, "buried")?,
+        progress: table(database, "progress")?,
         ledger: table(database, "ledger")?,
     })
 }

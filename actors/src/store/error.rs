@@ -142,7 +142,7 @@ impl SinkError {
     }
 
     /// A failure that no store reported.
-    pub(super) fn other(
+    pub(crate) fn other(
         key: &Path,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {

@@ -23,6 +23,7 @@
 //! larger body whose process was killed stay, unseen, until [`Store::clean_leftovers`] aborts their upload.
 
 mod budget;
+mod check;
 mod codec;
 mod error;
 mod leftovers;
@@ -60,7 +61,7 @@ use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
 pub use self::s3::S3_BODY_BYTES_MAX;
-pub use self::sink::Sink;
+pub use self::sink::{Sealed, Sink, Tap};
 pub use self::sweep::keep_clean;
 
 use crate::plan::{Plan, S3Plan, StoreTarget};
@@ -388,6 +389,21 @@ impl Store {
             return Err(too_large(key));
         }
         found.bytes().await.map(Some).map_err(|e| SinkError::store(key, e))
+    }
+
+    /// Removes an object; none is no error. Dropping the future leaves open whether it is there.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn delete(&self, key: &Path) -> Result<(), SinkError> {
+        self.check(key)?;
+        match self.inner.objects.delete(key).await {
+            Ok(()) => Ok(()),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                Ok(())
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
     }
 
     /// The keys of its objects in order, at most so many: for small stores.

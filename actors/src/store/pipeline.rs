@@ -10,6 +10,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::codec::{Decoder, Encoder, STEP_BYTES, compress_small};
+use super::sink::Tap;
 use super::unwrap::{ToUtf8, Unwrapper};
 use super::zip::Unfit as UnfitArchive;
 use super::{Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap};
@@ -45,6 +46,7 @@ pub(super) fn pack(
     wire: &mut Vec<u8>,
     options: &SinkOptions,
     inspect: &mut Option<Box<dyn Inspect>>,
+    tap: Option<&mut Box<dyn Tap>>,
 ) -> Result<Option<(Bytes, Sums)>, Fault> {
     let small = match (options.decode, &options.unwrap, options.charset) {
         (Decode::Identity, Unwrap::None, None) => Some((std::mem::take(wire), None)),
@@ -60,6 +62,9 @@ pub(super) fn pack(
     }
     last_word(inspect, is_not)?;
     let sums = Sums { bytes, sha256: hex(&Sha256::digest(&body)) };
+    if let Some(tap) = tap {
+        tap.see(&body);
+    }
     let object = compress_small(options.codec, body).map_err(Fault::Codec)?;
     Ok(Some((object.into(), sums)))
 }
@@ -119,6 +124,9 @@ fn whole(mut decoder: Decoder<Vec<u8>>, bytes: &[u8]) -> Result<Option<Small>, F
     Ok((body.len() <= INLINE_BYTES_MAX).then_some((body, is_not)))
 }
 
+/// The last parts of a body, what is known of it, and who saw it.
+type Ended = (Vec<Bytes>, Sums, Option<Box<dyn Tap>>);
+
 /// A larger body on its way. Moves between the loop and the blocking threads.
 pub(super) struct Pipeline {
     /// Undoes the content encoding where something else has to be undone after it. Both in one would give
@@ -142,12 +150,13 @@ impl Pipeline {
         options: SinkOptions,
         part_bytes: usize,
         inspect: Option<Box<dyn Inspect>>,
+        tap: Option<Box<dyn Tap>>,
     ) -> Result<Self, Fault> {
         let out = Vec::with_capacity(part_bytes + PART_SLACK_BYTES);
         let encoder = Encoder::new(options.codec, out).map_err(Fault::Codec)?;
         let to_utf8 = options.charset.map(ToUtf8::new);
         let sha = Sha256::new();
-        let tail = Tail { encoder, sha, bytes: 0, failed: None, to_utf8, inspect };
+        let tail = Tail { encoder, sha, bytes: 0, failed: None, to_utf8, inspect, tap };
         let (first, decoder) = match (&options.unwrap, options.decode) {
             (Unwrap::None, decode) => (None, Decoder::new(decode, tail)),
             (unwrap, decode) => {
@@ -224,7 +233,7 @@ impl Pipeline {
 
     /// Ends a body of which nothing waits any more. Gives the last parts: none is longer than a
     /// part, none is empty unless the whole object is.
-    pub(super) fn finish(mut self) -> Result<(Vec<Bytes>, Sums), Fault> {
+    pub(super) fn finish(mut self) -> Result<Ended, Fault> {
         let part_bytes = self.part_bytes;
         self.check()?;
         if let Some(first) = self.first.take() {
@@ -253,7 +262,7 @@ impl Pipeline {
             parts.push(rest.split_to(part_bytes));
         }
         parts.push(rest);
-        Ok((parts, sums))
+        Ok((parts, sums, tail.tap))
     }
 
     /// A step gives little, so that looking after each one is early enough.
@@ -292,6 +301,7 @@ struct Tail {
     failed: Option<Fault>,
     to_utf8: Option<ToUtf8>,
     inspect: Option<Box<dyn Inspect>>,
+    tap: Option<Box<dyn Tap>>,
 }
 
 impl Tail {
@@ -314,6 +324,9 @@ impl Tail {
         self.sha.update(bytes);
         if let Some(inspect) = &mut self.inspect {
             inspect.take(bytes);
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.see(bytes);
         }
         self.encoder.write(bytes).map_err(|error| {
             self.failed = Some(Fault::Codec(error));

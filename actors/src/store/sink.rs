@@ -31,6 +31,103 @@ pub struct Sink {
     /// Bytes given to `write`.
     wire: u64,
     state: State,
+    /// While the body streams it is in the pipeline.
+    tap: Option<Box<dyn Tap>>,
+}
+
+/// Sees a body as it is stored, decoded and before it is compressed, on whichever thread works on it. Its time
+/// is the body's: it has to be quick and to bound what it holds.
+pub trait Tap: std::fmt::Debug + Send {
+    /// The next bytes; any number of them.
+    fn see(&mut self, bytes: &[u8]);
+
+    /// What it is, for whoever gave it and takes it back.
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
+}
+
+/// A body that is whole and not yet an object.
+#[derive(Debug)]
+#[must_use = "a body is stored by complete() only"]
+pub struct Sealed {
+    store: Store,
+    stored: Stored,
+    tap: Option<Box<dyn Tap>>,
+    left: Left,
+    /// Of a small body: what it holds stays counted.
+    share: Option<Share>,
+}
+
+/// What is left to do.
+enum Left {
+    /// Small enough to be put at once.
+    Whole(Bytes),
+    /// An upload to complete, or the one part of it that is put at once.
+    Streamed(Option<Upload>, Bytes, Arc<Share>),
+}
+
+impl std::fmt::Debug for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole(_) => "Whole",
+            Self::Streamed(..) => "Streamed",
+        })
+    }
+}
+
+impl Sealed {
+    /// What the object will be.
+    pub fn stored(&self) -> &Stored {
+        &self.stored
+    }
+
+    /// The tap of the sink, once.
+    pub fn take_tap(&mut self) -> Option<Box<dyn Tap>> {
+        self.tap.take()
+    }
+
+    /// Makes the object visible, as [`Sink::finish`] does.
+    ///
+    /// # Errors
+    /// As [`Sink::finish`].
+    pub async fn complete(self) -> Result<Stored, SinkError> {
+        self.complete_and(|_| None).await
+    }
+
+    /// The same, and after it a small object that tells of it: as [`Sink::finish_and`].
+    ///
+    /// # Errors
+    /// As [`Sink::finish_and`].
+    pub async fn complete_and(
+        self,
+        companion: impl FnOnce(&Stored) -> Option<(Path, Bytes)>,
+    ) -> Result<Stored, SinkError> {
+        let Self { store, stored, left, share: _share, .. } = self;
+        match left {
+            Left::Whole(object) => {
+                let mut objects = vec![(stored.key.clone(), object)];
+                objects.extend(companion(&stored));
+                store.put_all(objects).await?;
+                return Ok(stored);
+            }
+            Left::Streamed(Some(upload), _, _share) => {
+                let completed = upload.complete().await;
+                completed.map_err(|e| SinkError::store(&stored.key, e))?;
+            }
+            Left::Streamed(None, object, _share) => store.put(&stored.key, object).await?,
+        }
+        if let Some((key, object)) = companion(&stored) {
+            store.put_small(&key, object).await?;
+        }
+        Ok(stored)
+    }
+
+    /// Gives the body up and waits until what was staged of it is removed. Dropping does the same without
+    /// waiting.
+    pub async fn abort(self) {
+        if let Left::Streamed(Some(upload), ..) = self.left {
+            upload.abort().await;
+        }
+    }
 }
 
 enum State {
@@ -52,12 +149,18 @@ struct Stream {
 impl Sink {
     pub(super) fn new(store: Store, key: Path, options: SinkOptions) -> Self {
         let state = State::Small { held: Vec::new(), share: None };
-        Self { store, key, options, inspect: None, wire: 0, state }
+        Self { store, key, options, inspect: None, wire: 0, state, tap: None }
     }
 
     /// Lets somebody look at the body, who has the last word before it is stored. Before the first `write`.
     pub fn inspected(mut self, inspect: Box<dyn Inspect>) -> Self {
         self.inspect = Some(inspect);
+        self
+    }
+
+    /// Shows the body to somebody as it is stored. Before the first `write` only.
+    pub fn with_tap(mut self, tap: Box<dyn Tap>) -> Self {
+        self.tap = Some(tap);
         self
     }
 
@@ -128,33 +231,36 @@ impl Sink {
     /// # Errors
     /// As [`Sink::finish`]; the body may be stored although its companion is not.
     pub async fn finish_and(
-        mut self,
+        self,
         companion: impl FnOnce(&Stored) -> Option<(Path, Bytes)>,
     ) -> Result<Stored, SinkError> {
+        self.seal().await?.complete_and(companion).await
+    }
+
+    /// Ends the body without making the object visible: what it will be is known from now on, and nothing is
+    /// under the key that was not there before. A sealed body that is dropped leaves nothing.
+    ///
+    /// # Errors
+    /// As [`Sink::finish`].
+    pub async fn seal(mut self) -> Result<Sealed, SinkError> {
         let stream = match std::mem::replace(&mut self.state, State::Spent) {
             State::Spent => return Err(self.cut_short()),
             State::Stream(stream) => stream,
             State::Small { mut held, share } => {
                 let mut inspect = self.inspect.take();
-                let packed = pack(&mut held, &self.options, &mut inspect);
+                let packed = pack(&mut held, &self.options, &mut inspect, self.tap.as_mut());
                 let packed = packed.map_err(|fault| self.fault(fault))?;
                 self.inspect = inspect;
                 if let Some((object, sums)) = packed {
                     let stored = self.stored(sums, object.len() as u64);
-                    let mut objects = vec![(self.key.clone(), object)];
-                    objects.extend(companion(&stored));
-                    self.store.put_all(objects).await?;
-                    return Ok(stored);
+                    let left = Left::Whole(object);
+                    return Ok(Sealed { store: self.store, stored, tap: self.tap, left, share });
                 }
                 let share = share.expect("what decodes to more than nothing has a first byte");
                 self.grow(held, share).await?
             }
         };
-        let stored = self.finish_stream(stream).await?;
-        if let Some((key, object)) = companion(&stored) {
-            self.store.put_small(&key, object).await?;
-        }
-        Ok(stored)
+        self.seal_stream(stream).await
     }
 
     /// Gives the body up and waits until what was staged of it is removed. Dropping the sink does
@@ -170,8 +276,8 @@ impl Sink {
     /// Goes over to streaming what was held so far.
     async fn grow(&mut self, held: Vec<u8>, share: Share) -> Result<Stream, SinkError> {
         let share = Arc::new(self.store.budget().grow(share).await);
-        let (options, inspect) = (self.options.clone(), self.inspect.take());
-        let pipeline = Pipeline::new(options, self.store.part_bytes(), inspect);
+        let (options, inspect, tap) = (self.options.clone(), self.inspect.take(), self.tap.take());
+        let pipeline = Pipeline::new(options, self.store.part_bytes(), inspect, tap);
         let mut pipeline = Box::new(pipeline.map_err(|fault| self.fault(fault))?);
         pipeline.push(&held);
         Ok(Stream { pipeline, upload: None, share })
@@ -207,13 +313,16 @@ impl Sink {
         }
     }
 
-    async fn finish_stream(&self, stream: Stream) -> Result<Stored, SinkError> {
+    async fn seal_stream(mut self, stream: Stream) -> Result<Sealed, SinkError> {
         let Stream { pipeline, mut upload, share } = self.work_off(stream).await?;
         let ended = self.off_the_loop(&share, move || pipeline.finish()).await?;
-        let (mut parts, sums) = ended.map_err(|fault| self.fault(fault))?;
+        let (mut parts, sums, tap) = ended.map_err(|fault| self.fault(fault))?;
+        self.tap = tap;
         if upload.is_none() && parts.len() == 1 {
             let object = parts.pop().expect("one part");
-            return self.put_whole(object, sums).await;
+            let stored = self.stored(sums, object.len() as u64);
+            let left = Left::Streamed(None, object, share);
+            return Ok(Sealed { store: self.store, stored, tap: self.tap, left, share: None });
         }
         for part in parts {
             if !part.is_empty() {
@@ -221,8 +330,9 @@ impl Sink {
             }
         }
         let upload = upload.expect("begun with the first part");
-        let stored_bytes = upload.complete().await.map_err(|e| SinkError::store(&self.key, e))?;
-        Ok(self.stored(sums, stored_bytes))
+        let stored = self.stored(sums, upload.put_bytes());
+        let left = Left::Streamed(Some(upload), Bytes::new(), share);
+        Ok(Sealed { store: self.store, stored, tap: self.tap, left, share: None })
     }
 
     async fn put_part(
@@ -236,12 +346,6 @@ impl Sink {
         }
         let upload = upload.as_mut().expect("set above");
         upload.put(part, Arc::clone(share)).await.map_err(|e| SinkError::store(&self.key, e))
-    }
-
-    async fn put_whole(&self, object: Bytes, sums: Sums) -> Result<Stored, SinkError> {
-        let stored_bytes = object.len() as u64;
-        self.store.put(&self.key, object).await?;
-        Ok(self.stored(sums, stored_bytes))
     }
 
     /// Runs work on a blocking thread, no more of it at once than there are cores: the shards'

@@ -61,6 +61,11 @@ impl Upload {
         Ok(())
     }
 
+    /// Bytes of all parts so far.
+    pub(super) fn put_bytes(&self) -> u64 {
+        self.put_bytes
+    }
+
     /// Makes the object visible; gives its size in bytes.
     pub(super) async fn complete(mut self) -> object_store::Result<u64> {
         self.settle().await?;

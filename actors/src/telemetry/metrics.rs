@@ -357,7 +357,7 @@ impl PlatformMeters {
     pub(crate) fn attempt(&self, api: u16, outcome: &Outcome) {
         let (class, status) = match outcome {
             // Only such an answer is stored.
-            Outcome::Done { .. } => ("ok", Some(200)),
+            Outcome::Done { .. } | Outcome::More { .. } => ("ok", Some(200)),
             Outcome::Again { kind, last, .. } => (kind.as_str(), last.status),
             Outcome::Dead { last, .. } => ("permanent", last.status),
         };
@@ -372,6 +372,13 @@ impl PlatformMeters {
     pub(super) fn done(&self, api: u16, bytes: u64, objects: u32) {
         let meters = self.api(api);
         meters.done.increment(1);
+        meters.bytes.increment(bytes);
+        meters.objects.increment(u64::from(objects));
+    }
+
+    /// A page of a fetch that is not done yet is stored.
+    pub(crate) fn page(&self, api: u16, bytes: u64, objects: u32) {
+        let meters = self.api(api);
         meters.bytes.increment(bytes);
         meters.objects.increment(u64::from(objects));
     }

@@ -403,6 +403,61 @@ pub(crate) fn attempt_failed(
     );
 }
 
+/// A page of a read is stored; the last one too.
+pub(crate) fn page_stored(item: &Item, page: u32, bytes: u64) {
+    tracing::debug!(
+        event = "page_stored",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        page,
+        bytes,
+        "page stored"
+    );
+}
+
+pub(crate) fn read_resumed(item: &Item, page: u32) {
+    tracing::info!(
+        event = "read_resumed",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        page,
+        "read goes on"
+    );
+}
+
+pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32) {
+    tracing::warn!(
+        event = "read_restarted",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        page,
+        restarts,
+        "read begins anew"
+    );
+}
+
+pub(crate) fn note_unreadable(item: &Item, reason: &str) {
+    tracing::warn!(
+        event = "note_unreadable",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        reason,
+        "note unreadable"
+    );
+}
+
 pub(crate) fn fetch_done(
     meters: &PlatformMeters,
     api: u16,

@@ -106,6 +106,12 @@ impl Totals {
         self.ended();
     }
 
+    /// A page of a fetch that is not done yet.
+    pub(crate) fn page(&self, bytes: u64, objects: u32) {
+        self.bytes.add(bytes);
+        self.objects.add(u64::from(objects));
+    }
+
     pub(crate) fn finished_earlier(&self) {
         self.fetches_done.add(1);
         self.ended();

@@ -20,6 +20,7 @@ mod nodes;
 mod observing;
 mod once;
 mod oracle;
+mod pages;
 mod panics;
 mod reload;
 mod resting;

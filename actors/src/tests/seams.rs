@@ -18,7 +18,7 @@ use crate::ledger::record::{Record, Stretch, Tries};
 use crate::ledger::{Ledger, LedgerFuture, Stored};
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{
-    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queue, QueueError,
+    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queue, QueueError,
     QueueFuture, Queued, Wake,
 };
 use crate::testkit::point;
@@ -361,6 +361,32 @@ impl Queue for WatchedQueue {
             Ok(self.once.lock().unwrap().get(&id).cloned())
         };
         async move { answer }.boxed()
+    }
+
+    fn note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<Option<Noted>> {
+        self.inner.note(lane, origin)
+    }
+
+    fn keep_note(
+        &self,
+        lane: LaneKey,
+        origin: Seq,
+        expected: u64,
+        note: Bytes,
+    ) -> QueueFuture<Option<u64>> {
+        let inner = self.inner.clone();
+        async move {
+            let name = lane.account.account.to_string();
+            point("before keep_note", &name);
+            let answer = inner.keep_note(lane, origin, expected, note).await;
+            point("after keep_note", &name);
+            answer
+        }
+        .boxed()
+    }
+
+    fn drop_note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<()> {
+        self.inner.drop_note(lane, origin)
     }
 
     fn postponed(&self) -> QueueFuture<u64> {

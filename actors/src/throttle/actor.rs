@@ -33,6 +33,7 @@ use crate::budget::Grant;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
+use crate::pages::Read;
 use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
@@ -93,6 +94,8 @@ struct Flight {
     decided_at: At,
     /// See [`Candidate::suspect`].
     suspect: bool,
+    /// See [`Candidate::read`].
+    read: Option<Arc<Read>>,
 }
 
 /// A call charged by its answer when little was known of its api.

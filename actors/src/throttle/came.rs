@@ -21,7 +21,9 @@ impl Came {
             return Self { bytes: Some(0), is_error: false };
         }
         match outcome {
-            Outcome::Done { bytes, .. } => Self { bytes: Some(*bytes), is_error: false },
+            Outcome::Done { bytes, .. } | Outcome::More { bytes, .. } => {
+                Self { bytes: Some(*bytes), is_error: false }
+            }
             Outcome::Again { kind: Again::Throttled, last, .. } if last.status.is_none() => {
                 Self { bytes: None, is_error: false }
             }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tollgate_gate::At;
 
@@ -10,6 +11,7 @@ use crate::collector::Item;
 use crate::fresh::RequestKey;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
+use crate::pages::Read;
 
 /// Most fetches of a lane parked between two tries; with that many, the lane waits.
 pub(crate) const PARKED_MAX: usize = 16;
@@ -29,6 +31,21 @@ pub(crate) struct Candidate {
     pub(crate) not_before: At,
     /// It may be what a process died of: one such fetch of its account at a time.
     pub(crate) suspect: bool,
+    /// How far its read has come, where it has begun: then it goes before others of its lane.
+    pub(crate) read: Option<Arc<Read>>,
+}
+
+impl Candidate {
+    /// Reads that have begun go first, then those that came first.
+    fn order(&self) -> (bool, Seq) {
+        let begun = self.read.as_ref().is_some_and(|read| read.page() > 1);
+        (!begun, self.item.seq)
+    }
+
+    /// Whether a page before has been stored.
+    pub(crate) fn is_later_page(&self) -> bool {
+        self.read.as_ref().is_some_and(|read| read.page() > 1)
+    }
 }
 
 /// A lane of one account.
@@ -247,7 +264,7 @@ impl Lane {
             .iter()
             .enumerate()
             .filter(|(_, parked)| parked.not_before <= now && self.may_go(parked))
-            .min_by_key(|(_, parked)| parked.item.seq)
+            .min_by_key(|(_, parked)| parked.order())
             .map(|(place, _)| place)
     }
 
@@ -262,14 +279,15 @@ impl Lane {
     /// What `take` would take.
     pub(crate) fn peek(&self, now: At) -> Option<&Candidate> {
         let due = |parked: &&Candidate| parked.not_before <= now && self.may_go(parked);
-        let parked = self.parked.iter().filter(due).min_by_key(|parked| parked.item.seq);
+        let parked = self.parked.iter().filter(due).min_by_key(|parked| parked.order());
         parked.or_else(|| self.heads.front())
     }
 
     /// Puts back what was taken and not tried.
     pub(crate) fn put_back(&mut self, candidate: Candidate) {
-        if candidate.suspect {
-            // Among the heads it would be taken for one that may go beside others of its kind.
+        if candidate.suspect || candidate.read.is_some() {
+            // Among the heads it would be taken for one that may go beside others of its kind, or one that has
+            // not begun.
             self.parked.push(candidate);
         } else {
             self.heads.push_front(candidate);

@@ -149,7 +149,7 @@ pub struct Done {
     /// Its place in the queue; a second `done` of the same fetch has the same one.
     #[prost(uint64, tag = "2")]
     pub seq: u64,
-    /// What was stored, first page first.
+    /// What was stored, first page first. Of a read of more than 256 pages the first 256: see `lists`.
     #[prost(message, repeated, tag = "3")]
     pub objects: ::prost::alloc::vec::Vec<Object>,
     /// The status of the last answer; at most 65,535.
@@ -182,6 +182,13 @@ pub struct Done {
     /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
     #[prost(string, repeated, tag = "23")]
     pub split_into: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the manifest is; said where there are lists beside it.
+    #[prost(string, optional, tag = "12")]
+    pub manifest: ::core::option::Option<::prost::alloc::string::String>,
+    /// How many lists "_pages-00001.json" and so on beside the manifest name all objects in order; 0 where `objects`
+    /// does.
+    #[prost(uint32, tag = "13")]
+    pub lists: u32,
 }
 /// One stored object.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -85,6 +85,7 @@ proptest! {
             id: text.clone().unwrap_or_default(), seq, objects: vec![object; 2], http_status, attempts, pages,
             waited_ms, fetched_at: at, labels, empty: seq % 2 == 0, incomplete: seq % 3 == 0,
             request_id: text.clone(), split_into: text.clone().into_iter().collect(),
+            manifest: text.clone(), lists: attempts,
         };
         let wire = v1::Done::try_from(&done).unwrap().encode_to_vec();
         prop_assert_eq!(Done::try_from(v1::Done::decode(&*wire).unwrap()).unwrap(), done);

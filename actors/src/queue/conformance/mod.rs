@@ -21,11 +21,13 @@ use crate::state::clock;
 
 mod dead;
 mod lanes;
+mod notes;
 mod order;
 mod time;
 
 pub use dead::*;
 pub use lanes::*;
+pub use notes::*;
 pub use order::*;
 pub use time::*;
 
@@ -84,6 +86,9 @@ macro_rules! queue_conformance {
             wakes_for_new_work_and_not_for_known_ids
             lanes_tell_of_work_whose_wakes_were_lost
             a_later_receiver_of_wakes_ends_the_earlier_one
+            a_note_is_replaced_by_its_version_only
+            a_note_stays_until_it_is_dropped
+            notes_are_kept_apart_and_within_their_bound
         }
     };
     ($open:expr; $($promise:ident)*) => {

@@ -15,6 +15,8 @@
 //! due     until:u64 seq:u64              empty    the same, by the moment of return
 //! dead    seq:u64                        Dead as JSON; the key's seq is the one that counts
 //! buried  the caller's key               seq:u64  inputs that were dead before they were fetches
+//! progress origin:u64                    version:u64 note
+//!                                                 how far an unfinished fetch has come
 //! meta                                   (state::database)
 //!
 //! row = queued_at:u64 (ms since 1970) mark:[16] payload
@@ -32,6 +34,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -39,7 +42,7 @@ use tollgate_protos::Dead;
 
 use super::{
     APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor, LanePage, Letter,
-    NewFetch, Queue, QueueError, QueueFuture, Queued, Wake, next_page,
+    NewFetch, Noted, Queue, QueueError, QueueFuture, Queued, Wake, check_note, next_page,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::{Failure, State, clock};
@@ -149,6 +152,37 @@ impl Queue for EmbeddedQueue {
             Ok(state.call(move |turn| ops::finish(turn, &lane.subject(), seq.0, dead)).await?)
         }
         .boxed()
+    }
+
+    fn note(&self, _lane: LaneKey, origin: Seq) -> QueueFuture<Option<Noted>> {
+        let state = self.state.clone();
+        async move {
+            let row = state.call(move |turn| ops::note(turn, origin.0)).await?;
+            Ok(row.map(|(version, bytes)| Noted { version, bytes }))
+        }
+        .boxed()
+    }
+
+    fn keep_note(
+        &self,
+        _lane: LaneKey,
+        origin: Seq,
+        expected: u64,
+        note: Bytes,
+    ) -> QueueFuture<Option<u64>> {
+        let state = self.state.clone();
+        async move {
+            check_note(&note)?;
+            let version =
+                state.call(move |turn| ops::keep_note(turn, origin.0, expected, &note)).await?;
+            Ok(version)
+        }
+        .boxed()
+    }
+
+    fn drop_note(&self, _lane: LaneKey, origin: Seq) -> QueueFuture<()> {
+        let state = self.state.clone();
+        async move { Ok(state.call(move |turn| ops::drop_note(turn, origin.0)).await?) }.boxed()
     }
 
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()> {

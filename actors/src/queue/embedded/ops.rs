@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fjall::{Readable, SingleWriterTxDatabase, Slice};
 
 use super::lanes::{Lane, Lanes};
@@ -11,7 +12,7 @@ use super::rows::{self, Aside, IdState, Incoming, Mark};
 use super::wakes::{WakeSlot, Wakes};
 use crate::ids::{LaneKey, Seq};
 use crate::queue::Appended;
-use crate::state::{Failure, Tables, Turn};
+use crate::state::{Failure, Tables, Turn, clock};
 
 /// Most fetches that come back into their lanes in one turn; the others wait for the next.
 const BACK_MAX: usize = 1024;
@@ -216,6 +217,46 @@ pub(super) fn finish(
     turn.put(&tables.ids, mark, state.to_bytes());
     if let Some(dead) = dead {
         turn.put(&tables.dead, seq.to_be_bytes(), dead);
+    }
+    Ok(())
+}
+
+/// The note of a fetch, and its version.
+pub(super) fn note(turn: &Turn<'_>, origin: u64) -> Result<Option<(u64, Bytes)>, Failure> {
+    let Some(row) = turn.get(&turn.tables.progress, &origin.to_be_bytes())? else {
+        return Ok(None);
+    };
+    let cut_short = || Failure::Corrupt("the note of a fetch is cut short".into());
+    let (version, note) = row.split_first_chunk::<8>().ok_or_else(cut_short)?;
+    Ok(Some((u64::from_be_bytes(*version), Bytes::copy_from_slice(note))))
+}
+
+/// Replaces a note of that version.
+pub(super) fn keep_note(
+    turn: &mut Turn<'_>,
+    origin: u64,
+    expected: u64,
+    note: &Bytes,
+) -> Result<Option<u64>, Failure> {
+    let known = self::note(turn, origin)?.map_or(0, |(version, _)| version);
+    if known != expected {
+        return Ok(None);
+    }
+    // By chance, so that one that was dropped and written anew is another.
+    let version = clock::random().max(1);
+    let mut row = Vec::with_capacity(8 + note.len());
+    row.extend_from_slice(&version.to_be_bytes());
+    row.extend_from_slice(note);
+    let tables = turn.tables;
+    turn.put(&tables.progress, origin.to_be_bytes(), row);
+    Ok(Some(version))
+}
+
+pub(super) fn drop_note(turn: &mut Turn<'_>, origin: u64) -> Result<(), Failure> {
+    let tables = turn.tables;
+    let key = origin.to_be_bytes();
+    if turn.get(&tables.progress, &key)?.is_some() {
+        turn.remove(&tables.progress, key);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use tollgate_protos::Dead;
 use super::{IdKey, Ids, Row, Rows};
 use crate::ids::{LaneKey, Seq};
 use crate::queue::{
-    Appended, Ending, LANES_MAX, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queued,
+    Appended, Ending, LANES_MAX, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queued,
     WAKES_MAX, Wake,
 };
 
@@ -25,6 +26,9 @@ pub(super) struct Content {
     ids: Ids,
     dead: BTreeMap<Seq, Dead>,
     buried: HashSet<[u8; 16]>,
+    notes: BTreeMap<Seq, Noted>,
+    /// Writings of notes.
+    noted: u64,
     last: Seq,
     wakes: Option<mpsc::Sender<Wake>>,
     lose_wakes: bool,
@@ -39,6 +43,8 @@ impl Content {
             ids: Ids::new(),
             dead: BTreeMap::new(),
             buried: HashSet::new(),
+            notes: BTreeMap::new(),
+            noted: 0,
             last: Seq(0),
             wakes: None,
             lose_wakes: false,
@@ -174,6 +180,24 @@ impl Content {
                 self.dead.insert(seq, Dead { seq: seq.0, ..*dead });
             }
         }
+    }
+
+    pub(super) fn note(&self, origin: Seq) -> Option<Noted> {
+        self.notes.get(&origin).cloned()
+    }
+
+    pub(super) fn keep_note(&mut self, origin: Seq, expected: u64, bytes: Bytes) -> Option<u64> {
+        let known = self.notes.get(&origin).map_or(0, |noted| noted.version);
+        if known != expected {
+            return None;
+        }
+        self.noted += 1;
+        self.notes.insert(origin, Noted { version: self.noted, bytes });
+        Some(self.noted)
+    }
+
+    pub(super) fn drop_note(&mut self, origin: Seq) {
+        self.notes.remove(&origin);
     }
 
     pub(super) fn postpone(&mut self, lane: &LaneKey, seq: Seq, until: Timestamp) {

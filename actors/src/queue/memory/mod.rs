@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Notify, mpsc};
@@ -16,7 +17,7 @@ use tollgate_protos::Dead;
 
 use super::{
     APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor, LanePage, Letter,
-    NewFetch, Queue, QueueError, QueueFuture, Queued, Wake,
+    NewFetch, Noted, Queue, QueueError, QueueFuture, Queued, Wake, check_note,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::clock;
@@ -176,6 +177,27 @@ impl Queue for MemoryQueue {
 
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
         self.step(move |content| content.finish(&lane, seq, ending))
+    }
+
+    fn note(&self, _lane: LaneKey, origin: Seq) -> QueueFuture<Option<Noted>> {
+        self.step(move |content| content.note(origin))
+    }
+
+    fn keep_note(
+        &self,
+        _lane: LaneKey,
+        origin: Seq,
+        expected: u64,
+        note: Bytes,
+    ) -> QueueFuture<Option<u64>> {
+        if let Err(error) = check_note(&note) {
+            return std::future::ready(Err(error)).boxed();
+        }
+        self.step(move |content| content.keep_note(origin, expected, note))
+    }
+
+    fn drop_note(&self, _lane: LaneKey, origin: Seq) -> QueueFuture<()> {
+        self.step(move |content| content.drop_note(origin))
     }
 
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()> {

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Info, Stream};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -34,8 +35,8 @@ use tokio::task::AbortHandle;
 use tollgate_protos::{Dead, Done};
 
 use super::{
-    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Queue, QueueError,
-    QueueFuture, Queued, Wake,
+    Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queue, QueueError,
+    QueueFuture, Queued, Wake, check_note,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::nats::{Bus, Link, Names};
@@ -45,6 +46,7 @@ mod headers;
 mod later;
 mod letters;
 mod misfits;
+mod notes;
 mod reading;
 mod wakes;
 mod wire;
@@ -89,6 +91,7 @@ struct Inner {
     aside: Home,
     done: Home,
     dead: Home,
+    progress: Home,
     once: Stream<()>,
     /// Whether a read may be answered by a server that is behind.
     replicated: bool,
@@ -195,6 +198,7 @@ impl Inner {
         let (aside, _) = Home::open(bus, "LATER").await?;
         let (done, _) = Home::open(bus, "DONE").await?;
         let (dead, _) = Home::open(bus, "DEAD").await?;
+        let (progress, _) = Home::open(bus, "PROGRESS").await?;
         let once = bus.names().bucket_stream("ONCE");
         let once = bus.js().get_stream_no_info(&once).await;
         let once = once.map_err(|error| wire::away("use the bucket", "ONCE", &error))?;
@@ -204,6 +208,7 @@ impl Inner {
             aside,
             done,
             dead,
+            progress,
             once,
             replicated: info.config.num_replicas > 1,
             deletes: Semaphore::new(DELETES_MAX),
@@ -268,6 +273,27 @@ impl Queue for NatsQueue {
 
     fn once(&self, lane: LaneKey, id: String) -> QueueFuture<Option<Done>> {
         self.step(move |inner| async move { inner.done_once(&lane, &id).await })
+    }
+
+    fn note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<Option<Noted>> {
+        self.step(move |inner| async move { inner.note(&lane, origin).await })
+    }
+
+    fn keep_note(
+        &self,
+        lane: LaneKey,
+        origin: Seq,
+        expected: u64,
+        note: Bytes,
+    ) -> QueueFuture<Option<u64>> {
+        self.step(move |inner| async move {
+            check_note(&note)?;
+            inner.keep_note(&lane, origin, expected, note).await
+        })
+    }
+
+    fn drop_note(&self, lane: LaneKey, origin: Seq) -> QueueFuture<()> {
+        self.step(move |inner| async move { inner.drop_note(&lane, origin).await })
     }
 
     fn postpone(&self, lane: LaneKey, seq: Seq, until: Timestamp) -> QueueFuture<()> {

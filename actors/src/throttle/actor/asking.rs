@@ -14,7 +14,7 @@ use tollgate_gate::{At, PermitId, Span};
 use super::letting::Wait;
 use super::{Decided, Fence, Throttle};
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
-use crate::collector::{Item, USE_WITHIN};
+use crate::collector::USE_WITHIN;
 use crate::costs::too_much;
 use crate::recipe::{self, BudgetKey, FetchContext};
 use crate::telemetry;
@@ -200,16 +200,10 @@ impl Throttle {
                     params: &item.fetch.params,
                     queued_at: item.queued_at,
                 };
-                if let Ok(budgets) = recipe::budgets(&self.platform, api, &context) {
-                    candidate.item = Rc::new(Item {
-                        lane: item.lane.clone(),
-                        seq: item.seq,
-                        origin: item.origin,
-                        queued_at: item.queued_at,
-                        id: item.id.clone(),
-                        fetch: item.fetch.clone(),
-                        budgets,
-                    });
+                let later = candidate.is_later_page();
+                let budgets = recipe::budgets_of_page(&self.platform, api, &context, later);
+                if let Ok(budgets) = budgets {
+                    candidate.item = Rc::new(item.with_budgets(budgets));
                 }
             }
         }

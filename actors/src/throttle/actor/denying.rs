@@ -45,7 +45,7 @@ impl Throttle {
                 Outcome::Again { kind: Again::Denied, after: Some(after), reason, last }
             }
             Outcome::Dead { ref last, .. } if last.status.is_none() => outcome,
-            Outcome::Done { .. } | Outcome::Dead { .. } => {
+            Outcome::Done { .. } | Outcome::More { .. } | Outcome::Dead { .. } => {
                 if self.breakers.get_mut(&key).is_some_and(Breaker::passed) {
                     telemetry::breaker_closed(&self.key);
                 }
@@ -151,9 +151,9 @@ impl Throttle {
         }
         let reason = "it was in flight when the process or a collector died; the call may not be repeated, and \
                       may have done its work";
-        let Candidate { item, tries, .. } = candidate;
+        let Candidate { item, tries, read, .. } = candidate;
         let last = LastAnswer::default();
-        self.give_up(item, Code::AnswerLost, reason.into(), last, tries, ctx);
+        self.give_up(item, Code::AnswerLost, reason.into(), last, (tries, read), ctx);
         None
     }
 

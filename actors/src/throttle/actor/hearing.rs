@@ -17,7 +17,9 @@ use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
 use crate::ledger::record::Tries;
 use crate::observe::{DriftKind, Scope};
+use crate::pages::Read;
 use crate::queue::Ending;
+use crate::recipe::{self, FetchContext};
 use crate::shard::permit::Report;
 use crate::telemetry;
 use crate::telemetry::Totals;
@@ -88,7 +90,8 @@ impl Throttle {
             if late.in_crowd || limits.has_default_guard() {
                 let mut stamp = written.plus(beyond_guard(limits, late.by));
                 if stamp < at && young {
-                    let costs = costs_of(&self.platform, api, &flight.item);
+                    let later = flight.read.as_ref().is_some_and(|read| read.page() > 1);
+                    let costs = costs_of(&self.platform, api, &flight.item, later);
                     let is_settled = costs.iter().any(|cost| cost.is_estimate);
                     let can_amend = limits.can_amend() && !is_settled;
                     if can_amend && self.doubted.len() < DOUBTED_MAX {
@@ -143,7 +146,7 @@ impl Throttle {
         let grants = running.map(|running| running.grants).unwrap_or_default();
         self.settle(id, &outcome, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
-        let Flight { item, mut tries, lane, decided_at, suspect } = flight;
+        let Flight { item, mut tries, lane, decided_at, suspect, read } = flight;
         self.suspects_out(0, usize::from(suspect));
         let api = self.lanes[lane].api;
         let outcome = self.through_breaker(api, outcome, decided_at, ctx);
@@ -156,15 +159,28 @@ impl Throttle {
                 self.lanes[lane].ended(item.seq);
                 self.follow_on(lane, item.seq, ctx);
                 self.shard.totals.done(bytes, objects);
-                let calls = tries.calls() + 1;
+                let calls = calls_before(read.as_deref()) + tries.calls() + 1;
                 telemetry::fetch_done(&self.meters, api, &item, bytes, objects, calls);
+            }
+            Outcome::More { read, bytes, objects } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                self.shard.totals.page(bytes, objects);
+                self.meters.page(api, bytes, objects);
+                let item = self.item_of_later_page(item, api, &read);
+                let not_before = self.now();
+                // The tries are those of one page.
+                let tries = Tries::default();
+                let read = Some(read);
+                let next = Candidate { item, tries, not_before, suspect: false, read };
+                self.lanes[lane].parked.push(next);
             }
             Outcome::Dead { code, reason, last } => {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 tries.attempts = tries.attempts.saturating_add(1);
                 self.hold_for_refusal(api, &last, &reason, ctx);
-                self.give_up(item, code, reason, last, tries, ctx);
+                self.give_up(item, code, reason, last, (tries, read), ctx);
             }
             Outcome::Again { kind, after, reason, mut last } => {
                 if decided_at < self.limits_since
@@ -180,8 +196,15 @@ impl Throttle {
                     self.drifted(hits, DriftKind::Refused, self.now());
                 }
                 let attempts_max = self.shard.plan().collect.attempts_max;
-                let next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
-                telemetry::attempt_failed(&item, kind, &reason, &last, tries, &next);
+                let mut next = retry::next(&mut tries, kind, after, in_a_row, attempts_max);
+                if let Some(read) = &read
+                    && kind == Again::Transient
+                    && is_hopeless(read, tries, attempts_max)
+                {
+                    next = Next::GiveUp(Code::AttemptsExhausted);
+                }
+                let said = at_page(read.as_deref(), &reason);
+                telemetry::attempt_failed(&item, kind, &said, &last, tries, &next);
                 let now = self.now();
                 let wait = match next {
                     Next::GiveUp(code) => {
@@ -190,7 +213,7 @@ impl Throttle {
                             _ => code,
                         };
                         let reason = format!("{reason}; given up after {} calls", tries.calls());
-                        self.give_up(item, code, reason, last, tries, ctx);
+                        self.give_up(item, code, reason, last, (tries, read), ctx);
                         return;
                     }
                     Next::Retry(wait) => wait,
@@ -206,8 +229,36 @@ impl Throttle {
                 };
                 let not_before = now.plus(Span::from(wait));
                 let suspect = self.is_suspect(&item.lane, item.seq, tries);
-                self.lanes[lane].parked.push(Candidate { item, tries, not_before, suspect });
+                let again = Candidate { item, tries, not_before, suspect, read };
+                if kind == Again::Crashed && self.has_pages(lane) {
+                    // How far the collector has come with its page is not known here.
+                    self.look_up(lane, again, true, ctx);
+                } else {
+                    self.lanes[lane].parked.push(again);
+                }
             }
+        }
+    }
+
+    /// A later page may count in fewer budgets than the first.
+    fn item_of_later_page(&self, item: Rc<Item>, api: u16, read: &Read) -> Rc<Item> {
+        let has_free = self.platform.budgets.iter().any(|budget| {
+            let special = budget.special.values.values().chain(budget.special.tiers.values());
+            special.chain([&budget.counted]).any(|own| !own.costs.free_pages.is_empty())
+        });
+        let Some(api) = self.platform.apis.get(usize::from(api)).filter(|_| has_free) else {
+            return item;
+        };
+        let context = FetchContext {
+            account: &item.lane.account.account,
+            id: &item.id,
+            params: &item.fetch.params,
+            queued_at: item.queued_at,
+        };
+        let later = read.page() > 1;
+        match recipe::budgets_of_page(&self.platform, api, &context, later) {
+            Ok(budgets) => Rc::new(item.with_budgets(budgets)),
+            Err(_) => item,
         }
     }
 
@@ -236,10 +287,11 @@ impl Throttle {
         code: Code,
         reason: String,
         last: LastAnswer,
-        tries: Tries,
+        (tries, read): (Tries, Option<Arc<Read>>),
         ctx: &mut Context<Self>,
     ) {
         let place = self.lane(&item.lane);
+        let reason = at_page(read.as_deref(), &reason).into_owned();
         telemetry::fetch_dead(&self.meters, self.lanes[place].api, &item, code, &reason);
         let dead = Dead {
             seq: item.origin.0,
@@ -248,7 +300,7 @@ impl Throttle {
             source: None,
             code: code.to_string(),
             reason,
-            attempts: tries.calls(),
+            attempts: calls_before(read.as_deref()) + tries.calls(),
             http_status: last.status,
             body_start: last.body_start,
             request_id: last.request_id,
@@ -257,6 +309,26 @@ impl Throttle {
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
     }
+}
+
+/// Calls for the pages before.
+fn calls_before(read: Option<&Read>) -> u32 {
+    read.map_or(0, |read| read.so_far.calls)
+}
+
+/// A reason with the page that it is about.
+fn at_page<'a>(read: Option<&Read>, reason: &'a str) -> Cow<'a, str> {
+    match read {
+        Some(read) if read.page() > 1 => format!("page {}: {reason}", read.page()).into(),
+        _ => reason.into(),
+    }
+}
+
+/// Whether so many calls of a read failed that it is given up, although no single page has failed so often:
+/// more than one for each page stored, beside those that one page may have.
+fn is_hopeless(read: &Read, tries: Tries, attempts_max: u32) -> bool {
+    let failures = read.failures() + u32::from(tries.attempts);
+    failures >= attempts_max.saturating_add(read.page())
 }
 
 /// By how much the stamp of a request is moved that may have arrived so much late: the guard is added to the

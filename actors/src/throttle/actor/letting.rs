@@ -110,7 +110,8 @@ impl Throttle {
                 };
                 let id = self.shard.permit_id();
                 let api = self.lanes[place].api;
-                let costs = costs_of(&self.platform, api, &candidate.item);
+                let costs =
+                    costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
                 let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
                 self.gate.take(&self.platform.limits, id, ask, now);
                 self.pace_taken(api, now);
@@ -174,7 +175,10 @@ impl Throttle {
                 }
                 // What a fetch costs that is still to be read is not known; then it is only read.
                 let costs = match lane.peek(now) {
-                    Some(candidate) => costs_of(&self.platform, lane.api, &candidate.item),
+                    Some(candidate) => {
+                        let later = candidate.is_later_page();
+                        costs_of(&self.platform, lane.api, &candidate.item, later)
+                    }
                     None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
                 };
                 let ask = Ask::new(lane.api).with_costs(&costs);
@@ -243,8 +247,8 @@ impl Throttle {
     /// The next fetch of a lane costs more than a limit ever allows.
     fn never(&mut self, place: usize, limit: &str, now: At, ctx: &mut Context<Self>) {
         let reason = format!("it costs more than limit `{limit}` ever allows");
-        if let Some(Candidate { item, tries, .. }) = self.lanes[place].take(now) {
-            self.give_up(item, Code::BadCost, reason, LastAnswer::default(), tries, ctx);
+        if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
+            self.give_up(item, Code::BadCost, reason, LastAnswer::default(), (tries, read), ctx);
         }
     }
 
@@ -323,8 +327,9 @@ impl Throttle {
             return Some(candidate);
         }
         let reason = format!("its turn came only after its deadline, {deadline}");
-        let Candidate { item, tries, .. } = candidate;
-        self.give_up(item, Code::DeadlinePassed, reason, LastAnswer::default(), tries, ctx);
+        let Candidate { item, tries, read, .. } = candidate;
+        let last = LastAnswer::default();
+        self.give_up(item, Code::DeadlinePassed, reason, last, (tries, read), ctx);
         None
     }
 
@@ -509,17 +514,19 @@ impl Throttle {
         grants.iter_mut().for_each(Grant::hand_on);
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
-        let costs = costs_of(&self.platform, api, &candidate.item);
+        let costs = costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
         self.usage.call(&self.platform.limits, api, &costs, at);
         if let Some(due) = due {
             let queued = self.shard.clock.at_wall(candidate.item.queued_at);
             let earliest = due.max(candidate.not_before).max(queued);
             self.meters.late(now.since(earliest));
         }
-        let Candidate { item, tries, suspect, .. } = candidate;
+        let Candidate { item, tries, suspect, read, .. } = candidate;
         telemetry::permit(&self.meters, api, &self.key, &item, tries.calls() + 1);
         let carried = Rc::clone(&item);
-        let flight = Flight { item: carried, tries, lane, decided_at: at, suspect };
+        let carried_read = read.clone();
+        let flight =
+            Flight { item: carried, tries, lane, decided_at: at, suspect, read: carried_read };
         self.flights.insert(id, flight);
         self.listen_to(id, api);
         let platform = Arc::clone(&self.platform);
@@ -527,7 +534,7 @@ impl Throttle {
         self.shard.attempt(
             id,
             at,
-            Attempt { ix: self.ix, item, tries, slot, alone, platform, api, meters, grants },
+            Attempt { ix: self.ix, item, tries, read, slot, alone, platform, api, meters, grants },
         );
     }
 

@@ -273,7 +273,7 @@ impl Throttle {
         let Some((key, rule)) = self.pace_rule(api) else { return };
         let Some(pace) = self.listening.paces.get_mut(&key) else { return };
         match outcome {
-            Outcome::Done { .. } => pace.succeeded(&rule, taken),
+            Outcome::Done { .. } | Outcome::More { .. } => pace.succeeded(&rule, taken),
             Outcome::Again { kind: crate::collector::Again::Throttled, .. } => {
                 pace.refused(&rule, taken, now);
             }

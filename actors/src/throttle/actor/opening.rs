@@ -9,10 +9,9 @@ use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
 use super::weighing::costs_of;
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
-use crate::collector::Item;
 use crate::http::Written;
 use crate::ids::{LaneKey, Seq};
-use crate::ledger::record::{Known, Record, Tries};
+use crate::ledger::record::{Known, Record};
 use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
 use crate::shard::Found;
@@ -217,23 +216,27 @@ impl Throttle {
 
     /// Takes over the attempts that outlived the last actor.
     fn adopt_running(&mut self) {
-        let mine: Vec<(PermitId, Rc<Item>, Tries)> = {
+        let mine: Vec<_> = {
             let running = self.shard.running.borrow();
             let mine = running.iter().filter(|(_, running)| running.ix == self.ix);
-            mine.map(|(id, running)| (*id, Rc::clone(&running.item), running.tries)).collect()
+            mine.map(|(id, running)| {
+                (*id, Rc::clone(&running.item), running.tries, running.read.clone())
+            })
+            .collect()
         };
         let recorded = self.last_given;
-        for (id, item, tries) in mine {
+        for (id, item, tries, read) in mine {
             let lane = self.lane(&item.lane.clone());
             // The record has counted it, or is older than its permit.
             let api = self.lanes[lane].api;
-            let costs = costs_of(&self.platform, api, &item);
+            let later = read.as_ref().is_some_and(|read| read.page() > 1);
+            let costs = costs_of(&self.platform, api, &item, later);
             let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
             self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);
             self.suspects_out(usize::from(suspect), 0);
-            let flight = Flight { item, tries, lane, decided_at: At::MIN, suspect };
+            let flight = Flight { item, tries, lane, decided_at: At::MIN, suspect, read };
             self.flights.insert(id, flight);
         }
     }

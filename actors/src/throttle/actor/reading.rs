@@ -1,6 +1,8 @@
 //! What waits: lanes, their counts, and the next fetches read ahead from the queue.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{AsyncContext, Context};
@@ -9,10 +11,13 @@ use tollgate_protos::Done;
 
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
-use crate::collector::{Item, LastAnswer, done_once, finish_until_confirmed, stored_before};
+use crate::collector::{
+    Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, resume, stored_before,
+};
 use crate::fresh;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
+use crate::pages::Read;
 use crate::queue::{Ending, Queued};
 use crate::recipe::Content;
 use crate::recipe::{self, FetchContext, Refusal};
@@ -177,15 +182,19 @@ impl Throttle {
             return;
         }
         let not_before = wanted.map_or(not_before, |wanted| wanted.max(not_before));
-        let candidate = Candidate { item, tries, not_before, suspect };
+        let candidate = Candidate { item, tries, not_before, suspect, read: None };
         if tries.crashes >= retry::CRASHES_MAX {
             let reason = format!(
                 "it was in flight when the process or a collector died, {} times",
                 tries.crashes
             );
             let last = LastAnswer::default();
-            self.give_up(candidate.item, Code::PoisonFetch, reason, last, tries, ctx);
-        } else if was_flying || candidate.item.fetch.once || self.is_reusable(place, &candidate) {
+            self.give_up(candidate.item, Code::PoisonFetch, reason, last, (tries, None), ctx);
+        } else if was_flying
+            || candidate.item.fetch.once
+            || self.has_pages(place)
+            || self.is_reusable(place, &candidate)
+        {
             self.look_up(place, candidate, was_flying, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
@@ -230,8 +239,9 @@ impl Throttle {
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
-    /// may have been done under an earlier number, and one that says `fresh_for` by another fetch.
-    fn look_up(
+    /// may have been done under an earlier number, and one that says `fresh_for` by another fetch. The read of one
+    /// with pages may have begun: its note says so.
+    pub(super) fn look_up(
         &mut self,
         place: usize,
         candidate: Candidate,
@@ -256,6 +266,9 @@ impl Throttle {
         // A record that is written meanwhile speaks of it.
         let known = (candidate.tries, candidate.not_before, was_flying);
         self.remembered.insert(item.seq, known);
+        let has_pages = self.has_pages(place);
+        let found: Rc<RefCell<Option<Arc<Read>>>> = Rc::default();
+        let told = Rc::clone(&found);
         let look = async move {
             let once = item.fetch.once;
             if was_flying && let Some(done) = stored_before(&shard, &item).await {
@@ -269,6 +282,13 @@ impl Throttle {
             {
                 return Some(Ending::Done { done: Box::new(done), once });
             }
+            if has_pages {
+                match resume(&shard, &item).await {
+                    Resumed::New => {}
+                    Resumed::Read(read) => _ = told.replace(Some(read)),
+                    Resumed::Done(done) => return Some(Ending::Done { done, once }),
+                }
+            }
             None
         };
         let item = Rc::clone(&candidate.item);
@@ -278,13 +298,19 @@ impl Throttle {
             meters.done_before(api);
         };
         self.end(item, look, count, ctx, move |throttle| {
-            let mut candidate = candidate;
+            let mut candidate = Candidate { read: found.take(), ..candidate };
             if was_flying && !throttle.may_repeat(throttle.lanes[place].api) {
                 // It may still be in flight elsewhere, which is as bad.
                 candidate.tries.crashes = candidate.tries.crashes.max(1);
             }
             throttle.lanes[place].parked.push(candidate);
         });
+    }
+
+    /// Whether fetches of a lane are read page by page.
+    pub(super) fn has_pages(&self, place: usize) -> bool {
+        let api = self.platform.apis.get(usize::from(self.lanes[place].api));
+        api.is_some_and(|api| api.pages.is_some())
     }
 
     /// Takes a fetch out of the queue and counts it as soon as it is known how it ends; `stays` is called
@@ -299,6 +325,7 @@ impl Throttle {
     ) {
         let seq = item.seq;
         let place = self.lane(&item.lane);
+        let has_pages = self.has_pages(place);
         let leaving = self.shard.leave(seq);
         let shard = Rc::clone(&self.shard);
         let meters = Rc::clone(&self.meters);
@@ -306,6 +333,9 @@ impl Throttle {
             let _leaving = leaving;
             let ending = how.await?;
             finish_until_confirmed(&shard, &meters, &item, ending).await;
+            if has_pages {
+                drop_note(&shard, &item).await;
+            }
             count(&shard.totals);
             Some(())
         });

@@ -12,8 +12,13 @@ use crate::recipe::FetchContext;
 use crate::throttle::came::Came;
 
 /// What a fetch's call costs. Whether it can be told was checked when the fetch was read; if it cannot be any
-/// more, it is what calls of its api usually cost.
-pub(super) fn costs_of<'a>(platform: &'a Platform, api: u16, item: &Item) -> Cow<'a, [Cost]> {
+/// more, it is what calls of its api usually cost. `later`: whether a page of its read was stored before.
+pub(super) fn costs_of<'a>(
+    platform: &'a Platform,
+    api: u16,
+    item: &Item,
+    later: bool,
+) -> Cow<'a, [Cost]> {
     let context = FetchContext {
         account: &item.lane.account.account,
         id: &item.id,
@@ -21,7 +26,8 @@ pub(super) fn costs_of<'a>(platform: &'a Platform, api: u16, item: &Item) -> Cow
         queued_at: item.queued_at,
     };
     let costs = platform.costs.of(&platform.limits, platform, api, &context);
-    costs.unwrap_or_else(|_| Cow::Borrowed(platform.costs.usual(api)))
+    let costs = costs.unwrap_or_else(|_| Cow::Borrowed(platform.costs.usual(api)));
+    if later { platform.costs.of_later_page(&platform.limits, costs) } else { costs }
 }
 
 impl Throttle {

@@ -25,6 +25,7 @@ fn candidate(seq: u64, not_before: i64) -> Candidate {
         tries: Tries::default(),
         not_before: At(not_before),
         suspect: false,
+        read: None,
     }
 }
 

@@ -1,0 +1,73 @@
+//! The note of a fetch: the durable form of a read between two pages.
+//!
+//! Form: one byte of version, then [postcard](https://postcard.jamesmunns.com/wire-format). It names the page that
+//! was written last, how that page is asked for should its object not be there, and how the next one is.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::PageState;
+use super::read::SoFar;
+
+/// The form written now.
+const VERSION: u8 = 1;
+
+/// What is kept of a read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    /// Names the queue that the fetch is in: another one's numbers may be the same.
+    pub(crate) queue: String,
+    /// The key of the page that was written last: under another plan the read begins anew.
+    pub(crate) key: String,
+    /// The read with the page that was written last; its `page` is one more than that, its `state` how the next
+    /// is asked for.
+    pub(crate) so_far: SoFar,
+    /// How the page that was written last is asked for.
+    pub(crate) before: PageState,
+    /// Rows and calls of that page.
+    pub(crate) rows: u64,
+    pub(crate) calls: u32,
+    /// No page follows.
+    pub(crate) is_last: bool,
+    /// The status of its answer.
+    pub(crate) status: u16,
+    /// From queueing to its permit, in milliseconds.
+    pub(crate) waited_ms: u64,
+}
+
+/// A note that cannot be read: the read is begun anew.
+#[derive(Debug, thiserror::Error)]
+#[error("the note of a read cannot be read: {0}")]
+pub(crate) struct NoteError(String);
+
+impl Note {
+    /// As bytes.
+    pub(crate) fn encode(&self) -> Bytes {
+        let bytes = postcard::to_extend(self, vec![VERSION]);
+        bytes.expect("a Vec takes whatever is written").into()
+    }
+
+    /// From bytes.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
+        let (version, rest) =
+            bytes.split_first().ok_or_else(|| NoteError("it is empty".to_owned()))?;
+        if *version != VERSION {
+            return Err(NoteError(format!("its form is {version}, known is {VERSION}")));
+        }
+        postcard::from_bytes(rest).map_err(|error| NoteError(error.to_string()))
+    }
+
+    /// The read as it was before the page that was written last, whose object is not there.
+    pub(crate) fn undone(&self) -> SoFar {
+        let mut so_far = self.so_far.clone();
+        if let Some(page) = so_far.tail.pop() {
+            so_far.bytes = so_far.bytes.saturating_sub(page.bytes);
+        }
+        so_far.page = so_far.page.saturating_sub(1).max(1);
+        so_far.rows = so_far.rows.saturating_sub(self.rows);
+        // The tries of a page are remembered by the account's record; here they would count twice.
+        so_far.calls = so_far.calls.saturating_sub(self.calls);
+        so_far.state = self.before.clone();
+        so_far
+    }
+}

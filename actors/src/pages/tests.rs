@@ -1,0 +1,333 @@
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+
+use super::watch::{Broken, Value};
+use super::*;
+use crate::config;
+use crate::plan::Platform;
+use crate::store::Tap;
+
+/// A platform whose one api has these pages, and sends all of their state.
+fn platform(pages: &str, query: &str) -> Arc<Platform> {
+    let text = format!(
+        "[node]\nname = \"n\"\n[platforms.p]\nbase_url = \"https://api.example.com/v1/\"\n[platforms.p.apis.a]\npath = \"items\"\nquery = {{ {query} }}\npages = {{ {pages} }}\n"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let loaded = config::load(Some(file.path()), std::iter::empty(), &[]);
+    let plan = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}")).plan;
+    Arc::clone(plan.platforms.values().next().unwrap())
+}
+
+fn pages_of(platform: &Platform) -> Arc<Pages> {
+    Arc::clone(platform.apis[0].pages.as_ref().unwrap())
+}
+
+fn see(pages: &Pages, body: &str, piece: usize) -> Seen {
+    let mut watch = Watch::new(pages).unwrap();
+    for bytes in body.as_bytes().chunks(piece) {
+        watch.see(bytes);
+    }
+    watch.finish()
+}
+
+/// What follows a page with this body.
+fn after(
+    platform: &Platform,
+    so_far: &SoFar,
+    body: &str,
+    headers: &HeaderMap,
+) -> Result<Turn, Flaw> {
+    let pages = pages_of(platform);
+    let seen = Watch::new(&pages).map(|_| see(&pages, body, 7)).unwrap_or_default();
+    let url = Url::parse("https://api.example.com/v1/items?x=1").unwrap();
+    let mut sha256 = [0; 32];
+    for (place, byte) in body.bytes().enumerate() {
+        sha256[place % 32] ^= byte.rotate_left(place as u32 % 8);
+    }
+    turn(platform, &pages, so_far, Answered { headers, seen: &seen, url: &url, sha256 })
+}
+
+/// Reads on until the end: the states that were called, and how it ended.
+fn read(platform: &Platform, bodies: &[&str]) -> (Vec<PageState>, Result<(), Flaw>) {
+    let pages = pages_of(platform);
+    let mut so_far = Read::first(&pages).so_far;
+    let mut called = Vec::new();
+    for body in bodies {
+        called.push(so_far.state.clone());
+        let rows = Watch::new(&pages).and_then(|_| see(&pages, body, 100).rows).unwrap_or(0);
+        match after(platform, &so_far, body, &HeaderMap::new()) {
+            Ok(Turn::Last) => return (called, Ok(())),
+            Ok(Turn::Next(state)) => {
+                let mark = so_far.state.mark();
+                let mut sha256 = [0; 32];
+                for (place, byte) in body.bytes().enumerate() {
+                    sha256[place % 32] ^= byte.rotate_left(place as u32 % 8);
+                }
+                let page = Page { bytes: 1, stored_bytes: 1, sha256, ext: 0, mark };
+                so_far = so_far.with(page, "json", rows, 1);
+                so_far.state = state;
+            }
+            Err(flaw) => return (called, Err(flaw)),
+        }
+    }
+    panic!("it goes on behind {called:?}")
+}
+
+fn code(result: Result<(), Flaw>) -> Code {
+    result.unwrap_err().code
+}
+
+#[test]
+fn a_watcher_finds_the_same_however_the_body_is_cut() {
+    let platform = platform(
+        r#"by = "cursor", next = "meta.paging.0.next", items = "data.rows", total = "meta.total""#,
+        r#"c = "{page.cursor}""#,
+    );
+    let pages = pages_of(&platform);
+    let body = r#"{"data":{"skip":[{"rows":[1,2]}],"rows":[{"id":1,"meta":{"total":9}},[2,[3]],"x\"]",null,{}]},
+        "meta":{"total": 5,"paging":[{"next":"abc\u00e9\"\\"},{"next":"no"}],"total":7}}"#;
+    for piece in [1, 2, 3, 10, 1000, 100_000] {
+        let seen = see(&pages, body, piece);
+        assert_eq!((seen.rows, seen.broken), (Some(5), None), "pieces of {piece}");
+        let Some(Place::Body(next)) = &pages.next else { panic!("a path") };
+        assert_eq!(seen.at(next), Some(&Value::Text("abcé\"\\".into())));
+        assert_eq!(seen.at(pages.total.as_ref().unwrap()), Some(&Value::Text("5".into())));
+    }
+    let with_bom = format!("\u{feff}{body}");
+    assert_eq!(see(&pages, &with_bom, 2).rows, Some(5));
+    assert_eq!(see(&pages, r#"{"data":{"rows":null}}"#, 5).rows, None);
+    for cut in 1..body.len() {
+        if body.is_char_boundary(cut) {
+            let seen = see(&pages, body.get(..cut).unwrap(), 50);
+            assert_eq!(seen.broken, Some(Broken::NotJson), "cut at {cut}");
+        }
+    }
+    assert_eq!(see(&pages, "[1] 2", 50).broken, Some(Broken::NotJson));
+}
+
+#[test]
+fn a_watcher_holds_no_more_than_one_long_text() {
+    let platform = platform(r#"by = "none", items = "data""#, "");
+    let pages = pages_of(&platform);
+    let mut watch = Watch::new(&pages).unwrap();
+    watch.see(b"{\"blob\":\"");
+    let piece = vec![b'x'; 1024 * 1024];
+    for _ in 0..20 {
+        watch.see(&piece);
+    }
+    watch.see(b"\",\"data\":[1]}");
+    assert_eq!(watch.finish().broken, Some(Broken::TooLong));
+    let mut watch = Watch::new(&pages).unwrap();
+    watch.see(b"{\"data\":[");
+    for n in 0..100_000 {
+        watch.see(if n == 0 { b"{\"a\":[1,2,3]}" } else { b",{\"a\":[1,2,3]}" });
+    }
+    watch.see(b"]}");
+    assert_eq!(watch.finish().rows, Some(100_000));
+}
+
+#[test]
+fn pages_by_number_end_by_each_rule() {
+    let query = r#"page = "{page.number}", size = "{page.size}""#;
+    let numbers = |states: Vec<PageState>| states.iter().map(|s| s.number).collect::<Vec<_>>();
+    let short = platform(r#"by = "page", size = 2, items = "d", stop = "short""#, query);
+    let (called, ended) = read(&short, &[r#"{"d":[1,2]}"#, r#"{"d":[3,4]}"#, r#"{"d":[5]}"#]);
+    assert_eq!((numbers(called), ended), (vec![1, 2, 3], Ok(())));
+    let empty = platform(
+        r#"by = "page", first = 0, items = "d", stop = "empty""#,
+        r#"p = "{page.number}""#,
+    );
+    let (called, ended) = read(&empty, &[r#"{"d":[1]}"#, r#"{"d":[2]}"#, r#"{"d":[]}"#]);
+    assert_eq!((numbers(called), ended), (vec![0, 1, 2], Ok(())));
+    let all = platform(r#"by = "page", stop = { pages = "n" }"#, r#"p = "{page.number}""#);
+    let (called, ended) = read(&all, &[r#"{"n":2,"a":1}"#, r#"{"n":2,"a":2}"#]);
+    assert_eq!((numbers(called), ended), (vec![1, 2], Ok(())));
+    assert_eq!(code(read(&all, &[r#"{"m":2}"#]).1), Code::PageStateNotFound);
+    assert_eq!(code(read(&all, &[r#"{"n":"two"}"#]).1), Code::PageStateNotFound);
+    let more = platform(r#"by = "page", stop = { more = "more" }"#, r#"p = "{page.number}""#);
+    let bodies = [r#"{"more":true,"a":1}"#, r#"{"more":"1"}"#, r#"{"more":false}"#];
+    assert_eq!(read(&more, &bodies).0.len(), 3);
+    assert_eq!(code(read(&more, &[r#"{"mor":true}"#]).1), Code::PageStateNotFound);
+}
+
+#[test]
+fn an_offset_goes_on_by_the_rows_that_came_and_a_missing_row_is_told() {
+    let platform = platform(
+        r#"by = "offset", size = 3, items = "d", stop = { rows = "n" }"#,
+        r#"o = "{page.offset}", l = "{page.size}""#,
+    );
+    let offsets = |states: Vec<PageState>| states.iter().map(|s| s.offset).collect::<Vec<_>>();
+    // The provider gives two where three were asked for.
+    let bodies = [r#"{"n":5,"d":[1,2]}"#, r#"{"n":5,"d":[3,4]}"#, r#"{"n":5,"d":[5]}"#];
+    let (called, ended) = read(&platform, &bodies);
+    assert_eq!((offsets(called), ended), (vec![0, 2, 4], Ok(())));
+    let bodies = [r#"{"n":5,"d":[1,2]}"#, r#"{"n":5,"d":[]}"#];
+    assert_eq!(code(read(&platform, &bodies).1), Code::ReadIncomplete);
+}
+
+#[test]
+fn a_cursor_ends_where_it_is_absent_null_empty_or_false() {
+    let platform = platform(r#"by = "cursor", next = "next""#, r#"c = "{page.cursor}""#);
+    for last in [r#"{"a":1}"#, r#"{"next":null}"#, r#"{"next":""}"#, r#"{"next":false}"#] {
+        let (called, ended) = read(&platform, &[r#"{"next":"x"}"#, r#"{"next":12}"#, last]);
+        assert_eq!(ended, Ok(()), "{last}");
+        let cursors: Vec<_> = called.iter().map(|state| state.cursor.as_deref()).collect();
+        assert_eq!(cursors, [None, Some("x"), Some("12")]);
+    }
+    assert_eq!(code(read(&platform, &[r#"{"next":{}}"#]).1), Code::PageStateNotFound);
+    let long = format!(r#"{{"next":"{}"}}"#, "x".repeat(5000));
+    assert_eq!(code(read(&platform, &[&long]).1), Code::RequestTooLong);
+    let flaw = read(&platform, &[r#"{"next":"x""#]).1.unwrap_err();
+    assert!(flaw.again && flaw.code == Code::AnswerBroken, "{flaw:?}");
+}
+
+#[test]
+fn a_url_is_joined_and_stays_on_the_hosts_of_the_platform() {
+    let platform = platform(r#"by = "url", next = "next""#, "");
+    let next = |url: &str| {
+        let pages = pages_of(&platform);
+        let body = format!(r#"{{"next":"{url}"}}"#);
+        after(&platform, &Read::first(&pages).so_far, &body, &HeaderMap::new())
+    };
+    let url = |turn: Result<Turn, Flaw>| match turn {
+        Ok(Turn::Next(state)) => state.url.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(url(next("?page=2&k=%2C")), "https://api.example.com/v1/items?page=2&k=%2C");
+    assert_eq!(url(next("/v2/x?y=1#f")), "https://api.example.com/v2/x?y=1");
+    let foreign = [
+        "https://evil.example.com/v1/items",
+        "//evil.example.com/x",
+        "http://api.example.com/v1/items",
+        "https://api.example.com:444/x",
+        "https://u:p@api.example.com/x",
+        "ftp://api.example.com/x",
+        "data:text/plain,x",
+    ];
+    for url in foreign {
+        assert_eq!(next(url).unwrap_err().code, Code::NextPageElsewhere, "{url}");
+    }
+}
+
+#[test]
+fn the_next_link_is_found_as_rfc_8288_writes_it() {
+    let found = |fields: &[&str]| link::next(fields.iter().copied());
+    let next = Some("https://x/?p=2".to_owned());
+    assert_eq!(found(&[r#"<https://x/?p=2>; rel="next""#]), next);
+    assert_eq!(found(&["<https://x/?p=2>;rel=next"]), next);
+    assert_eq!(found(&[r#"<https://x/?p=1>; rel="prev", <https://x/?p=2>; rel="next""#]), next);
+    assert_eq!(
+        found(&[
+            r#"<a>; rel="last"; title="a, b; rel=next""#,
+            r#"<https://x/?p=2>; REL="first NEXT""#
+        ]),
+        next
+    );
+    assert_eq!(found(&[r#"<https://x/?p=2>; title="say \"hi\", <y>"; rel=next"#]), next);
+    assert_eq!(found(&["<a>; rel=prev; rel=next, <b>; x; rel=nextish"]), None);
+    assert_eq!(found(&["", "<", "<a", "<a>", "a; rel=next"]), None);
+    let platform = platform(r#"by = "link""#, "");
+    let mut headers = HeaderMap::new();
+    let name = HeaderName::from_static("link");
+    headers.append(name.clone(), HeaderValue::from_static("<?p=1>; rel=prev"));
+    headers.append(name, HeaderValue::from_static("<?p=3>; rel=next"));
+    let so_far = Read::first(&pages_of(&platform)).so_far;
+    let turn = after(&platform, &so_far, "any,csv", &headers).unwrap();
+    let Turn::Next(state) = turn else { panic!("{turn:?}") };
+    assert_eq!(state.url.as_deref(), Some("https://api.example.com/v1/items?p=3"));
+    assert_eq!(after(&platform, &so_far, "any", &HeaderMap::new()), Ok(Turn::Last));
+}
+
+#[test]
+fn a_loop_of_any_length_is_found_within_three_times_its_pages() {
+    let platform =
+        platform(r#"by = "cursor", next = "next", max = 99999"#, r#"c = "{page.cursor}""#);
+    for length in [1_usize, 2, 3, 49, 60, 130, 700] {
+        let bodies: Vec<String> = (0..5 * length + 300)
+            .map(|n| format!(r#"{{"n":{n},"next":"c{}"}}"#, n % length))
+            .collect();
+        let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+        let pages = pages_of(&platform);
+        let mut so_far = Read::first(&pages).so_far;
+        let mut calls = 0;
+        for body in bodies {
+            calls += 1;
+            match after(&platform, &so_far, body, &HeaderMap::new()) {
+                Ok(Turn::Next(state)) => {
+                    let mark = so_far.state.mark();
+                    let sha256 = [calls as u8; 32];
+                    let page = Page { bytes: 1, stored_bytes: 1, sha256, ext: 0, mark };
+                    if so_far.tail.len() >= LISTED_MAX {
+                        so_far.listed += so_far.tail.len() as u32;
+                        so_far.tail.clear();
+                    }
+                    so_far = so_far.with(page, "json", 0, 1);
+                    so_far.state = state;
+                }
+                Ok(Turn::Last) => panic!("it never ends"),
+                Err(flaw) => {
+                    assert_eq!(flaw.code, Code::PagesRepeat);
+                    break;
+                }
+            }
+        }
+        assert!(calls <= 3 * length + 2, "{length}: {calls} calls");
+    }
+}
+
+#[test]
+fn the_same_page_twice_and_too_many_pages_are_flaws() {
+    let platform =
+        platform(r#"by = "page", items = "d", stop = "empty", max = 3"#, r#"p = "{page.number}""#);
+    assert_eq!(code(read(&platform, &[r#"{"d":[1]}"#, r#"{"d":[1]}"#]).1), Code::PagesRepeat);
+    let bodies = [r#"{"d":[1]}"#, r#"{"d":[2]}"#, r#"{"d":[3]}"#];
+    assert_eq!(code(read(&platform, &bodies).1), Code::TooManyPages);
+}
+
+#[test]
+fn rows_at_the_cap_and_rows_that_are_missing_are_no_whole_read() {
+    let platform = platform(r#"by = "none", items = "d", rows_max = 3, total = "n""#, "");
+    assert_eq!(code(read(&platform, &[r#"{"d":[1,2,3],"n":3}"#]).1), Code::RowsCapped);
+    assert_eq!(code(read(&platform, &[r#"{"d":[1,2],"n":7}"#]).1), Code::ReadIncomplete);
+    assert_eq!(read(&platform, &[r#"{"d":[1,2],"n":2}"#]).1, Ok(()));
+    assert_eq!(code(read(&platform, &[r#"{"e":[1,2],"n":2}"#]).1), Code::PageStateNotFound);
+}
+
+#[test]
+fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
+    let platform = platform(r#"by = "cursor", next = "next""#, r#"c = "{page.cursor}""#);
+    let mut so_far = Read::first(&pages_of(&platform)).so_far;
+    for n in 0..LISTED_MAX as u64 {
+        let mark = so_far.state.mark();
+        let page =
+            Page { bytes: 1 << 33, stored_bytes: 1 << 32, sha256: [n as u8; 32], ext: 0, mark };
+        so_far = so_far.with(page, "json.zst", 10_000, 1);
+        so_far.state.cursor = Some(format!("{n:0>200}"));
+    }
+    let before = PageState { cursor: Some("x".repeat(200)), ..PageState::default() };
+    let note = Note {
+        queue: "TOLLGATE_FETCH@1763750000000".into(),
+        key: "platform/api/account/2026-11-21/an-id-of-some-length/00050.json.zst".into(),
+        so_far: so_far.clone(),
+        before: before.clone(),
+        rows: 10_000,
+        calls: 1,
+        is_last: false,
+        status: 200,
+        waited_ms: 1234,
+    };
+    let bytes = note.encode();
+    assert!(bytes.len() <= 4096, "{} bytes", bytes.len());
+    assert_eq!(Note::decode(&bytes).unwrap(), note);
+    let undone = note.undone();
+    assert_eq!(
+        (undone.page, undone.rows, undone.state),
+        (so_far.page - 1, so_far.rows - 10_000, before)
+    );
+    assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls - 1));
+    assert!(Note::decode(&[]).is_err() && Note::decode(&[9, 1]).is_err());
+    assert!(Note::decode(&bytes[..bytes.len() / 2]).is_err());
+}
