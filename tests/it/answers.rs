@@ -281,7 +281,7 @@ fn files_and_charsets_are_decoded_before_they_are_judged_and_stored() {
         let of = (api.to_owned(), api.to_owned(), api.to_owned());
         let one = stored.get(&of).unwrap_or_else(|| panic!("{api} is missing\n{ran}"));
         assert_eq!(lossy(&one.body), REPORT, "{api}");
-        assert!(one.manifest.done.objects[0].key.ends_with(".csv"), "{:?}", one.manifest);
+        assert!(one.manifest.done.objects[0].key.contains(".csv"), "{:?}", one.manifest);
     }
     assert_eq!(stored.len(), 4);
     let dead = by_id(dir.dead());

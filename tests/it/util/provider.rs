@@ -138,7 +138,7 @@ fn serve(stream: &TcpStream, all: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked, us
                 body.len()
             );
             for (name, value) in headers {
-                head += &format!("{name}: {value}\r\n");
+                write!(head, "{name}: {value}\r\n").unwrap();
             }
             head += "\r\n";
             stream.write_all(head.as_bytes()).ok();
