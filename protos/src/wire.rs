@@ -173,6 +173,10 @@ impl TryFrom<v1::Done> for Done {
             waited_ms: wire.waited_ms,
             fetched_at: required_time("fetched_at", wire.fetched_at)?,
             labels: wire.labels,
+            empty: wire.empty,
+            incomplete: wire.incomplete,
+            request_id: wire.request_id,
+            split_into: wire.split_into,
         })
     }
 }
@@ -191,6 +195,10 @@ impl TryFrom<&Done> for v1::Done {
             waited_ms: done.waited_ms,
             fetched_at: Some(from_time("fetched_at", done.fetched_at)?),
             labels: done.labels.clone(),
+            empty: done.empty,
+            incomplete: done.incomplete,
+            request_id: done.request_id.clone(),
+            split_into: done.split_into.clone(),
         })
     }
 }
@@ -209,6 +217,7 @@ impl TryFrom<v1::Dead> for Dead {
             attempts: wire.attempts,
             http_status: wire.http_status.map(status).transpose()?,
             body_start: wire.body_start,
+            request_id: wire.request_id,
             died_at: required_time("died_at", wire.died_at)?,
         })
     }
@@ -228,6 +237,7 @@ impl TryFrom<&Dead> for v1::Dead {
             attempts: dead.attempts,
             http_status: dead.http_status.map(u32::from),
             body_start: dead.body_start.clone(),
+            request_id: dead.request_id.clone(),
             died_at: Some(from_time("died_at", dead.died_at)?),
         })
     }

@@ -12,20 +12,24 @@ use tollgate_gate::Sent;
 use tollgate_protos::{Done, Manifest, Object};
 
 use super::attempt::{Attempt, finish_until_confirmed};
+use super::judging::Told;
 use super::{Again, Item, LastAnswer, Outcome};
+use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
 use crate::http::{Answer, classify};
 use crate::plan::{Api, Compression, Format, Plan, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
-use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored};
+use crate::store::{
+    Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored, Unfit,
+};
 
 /// Least time before another call for a body that the store refused: until then it is known whether it takes
 /// others.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
-    pub(super) async fn store(&self, answer: Answer) -> Outcome {
+    pub(super) async fn store(&self, answer: Answer, told: Told, look: Option<Look>) -> Outcome {
         let Answer { status, headers, mut body } = answer;
         let last = LastAnswer { status: Some(status), ..LastAnswer::default() };
         let decode = match decode_of(&headers) {
@@ -54,10 +58,15 @@ impl Attempt<'_> {
         let options = SinkOptions {
             codec: codec(plan.store.compression),
             decode,
+            unwrap: self.api.answers.decoding.unwrap.clone(),
+            charset: self.api.answers.decoding.charset,
             body_bytes_max: plan.collect.body_bytes_max,
             expand_max: EXPAND_MAX,
         };
         let mut sink = self.shard.store.sink(key, options);
+        if let Some(look) = &look {
+            sink = sink.inspected(Box::new(look.clone()));
+        }
         while let Some(piece) = body.next().await {
             let written = match piece {
                 Ok(piece) => sink.write(piece).await,
@@ -84,7 +93,7 @@ impl Attempt<'_> {
         }
         let mut done = None;
         let manifest = |stored: &Stored| {
-            let made = self.done(status, stored);
+            let made = self.done(status, stored, look.as_ref().and_then(Look::looked));
             let manifest = self.manifest(&made);
             done = Some(made);
             Some((manifest_key, manifest))
@@ -94,6 +103,7 @@ impl Attempt<'_> {
         self.meters.store_finished(ended.elapsed());
         let stored = match finished {
             Ok(stored) => stored,
+            Err(SinkError::Refused { .. }) => return self.refused(told, look).await,
             Err(error) => return self.unstored(&error, last),
         };
         let done = done.expect("whoever stored the object has told of it");
@@ -103,29 +113,41 @@ impl Attempt<'_> {
         Outcome::Done { bytes: stored.bytes, objects: 1 }
     }
 
-    fn done(&self, status: u16, stored: &Stored) -> Done {
-        let waited = self.shard.clock.wall_at(self.permit.decided_at());
-        let waited = waited.duration_since(self.item.queued_at);
+    fn done(&self, status: u16, stored: &Stored, looked: Option<Looked>) -> Done {
         let object = Object {
             key: stored.key.to_string(),
             bytes: stored.bytes,
             sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
         };
+        let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
+        let class = verdict.map(|verdict| verdict.class);
         Done {
-            id: self.item.id.clone(),
-            seq: self.item.origin.0,
             objects: vec![object],
-            http_status: status,
-            attempts: self.calls,
             pages: 1,
-            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
-            fetched_at: self.shard.clock.wall(),
-            labels: self.item.fetch.labels.clone(),
+            empty: class == Some(Class::Empty),
+            incomplete: class == Some(Class::Incomplete),
+            request_id,
+            ..self.done_without_objects(status)
         }
     }
 
-    fn manifest(&self, done: &Done) -> Bytes {
+    pub(super) fn done_without_objects(&self, status: u16) -> Done {
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let waited = waited.duration_since(self.item.queued_at);
+        Done {
+            id: self.item.id.clone(),
+            seq: self.item.origin.0,
+            http_status: status,
+            attempts: self.calls,
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
+            fetched_at: self.shard.clock.wall(),
+            labels: self.item.fetch.labels.clone(),
+            ..Done::default()
+        }
+    }
+
+    pub(super) fn manifest(&self, done: &Done) -> Bytes {
         let lane = &self.item.lane;
         let manifest = Manifest {
             version: 1,
@@ -141,7 +163,7 @@ impl Attempt<'_> {
         text.into()
     }
 
-    fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
+    pub(super) fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
         let reason = error.to_string();
         let code = match error {
             SinkError::TooLarge { .. } => Code::BodyTooLarge,
@@ -150,6 +172,10 @@ impl Attempt<'_> {
                 let last = LastAnswer { flaw: Some(Code::BadEncoding), ..last };
                 return Outcome::Again { kind: Again::Transient, after: None, reason, last };
             }
+            SinkError::Unfit { what: Unfit::Archive, .. } => Code::BadArchive,
+            SinkError::Unfit { what: Unfit::Text, .. } => Code::BadCharset,
+            // Who refuses it says why.
+            SinkError::Refused { .. } => Code::AnswerRefused,
             SinkError::Store { kind, source, .. } => {
                 let reason = format!("{reason}: {source}");
                 let after = match kind {
@@ -221,7 +247,9 @@ pub(super) fn decode_of(headers: &HeaderMap) -> Result<Decode, String> {
 fn extension(format: Format, headers: &HeaderMap, suffix: &str) -> String {
     let base = match format {
         Format::Json => "json",
+        Format::Ndjson => "jsonl",
         Format::Csv => "csv",
+        Format::Tsv => "tsv",
         Format::Text => "txt",
         Format::Html => "html",
         Format::Binary => "bin",

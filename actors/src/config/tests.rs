@@ -3,12 +3,14 @@ use std::io::Write;
 use super::*;
 
 mod accepted;
+mod answers;
 mod fuzz;
 mod keys;
 mod mistakes;
 mod observe;
 mod requests;
 mod schema;
+mod twenty;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

@@ -10,7 +10,7 @@ use super::pairs::template;
 use super::rules::{Price, units_of};
 use super::section::{Section, kind_of};
 use crate::codes::Code;
-use crate::costs::{ApiCosts, Costs, Counts};
+use crate::costs::{ApiCosts, Costs, Counts, Kept};
 use crate::recipe::{Template, Variables, did_you_mean};
 
 /// What `cost` and `counts` of one limit say.
@@ -18,6 +18,7 @@ use crate::recipe::{Template, Variables, did_you_mean};
 pub(super) struct LimitCost {
     pub(super) counts: Counts,
     pub(super) cost: Option<Price>,
+    pub(super) kept: Kept,
 }
 
 /// What `costs` of one api says of one limit.
@@ -100,7 +101,11 @@ pub(super) fn costs(
         costs
     });
     let counts = of_limits.iter().enumerate().filter(|(_, own)| own.counts != Counts::Units);
-    Costs { apis: apis.collect(), counts: counts.map(|(place, own)| (place, own.counts)).collect() }
+    Costs {
+        apis: apis.collect(),
+        counts: counts.map(|(place, own)| (place, own.counts)).collect(),
+        kept: of_limits.iter().map(|own| own.kept).collect(),
+    }
 }
 
 /// Two limits of one key of which one makes the other meaningless: most likely a slip. All of `limits` count by the

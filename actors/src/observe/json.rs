@@ -36,6 +36,21 @@ impl JsonPath {
         steps.filter(|steps| steps.len() <= PATH_STEPS_MAX).map(Self)
     }
 
+    /// How many steps it has.
+    pub(crate) fn steps(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether a step goes to the member of that name.
+    pub(crate) fn goes_to(&self, step: usize, key: &str) -> bool {
+        self.0.get(step).is_some_and(|step| step.names(key))
+    }
+
+    /// Whether a step goes to that element of a list.
+    pub(crate) fn goes_to_element(&self, step: usize, place: usize) -> bool {
+        self.0.get(step).is_some_and(|step| step.is_at(place))
+    }
+
     /// The values there, as text without quotes; lists and objects are no values. What comes after the end of
     /// a text that breaks off is not found, and one that is no JSON at all has nothing.
     pub(super) fn find(&self, text: &[u8]) -> Vec<String> {

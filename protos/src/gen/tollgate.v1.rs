@@ -170,6 +170,18 @@ pub struct Done {
     /// The fetch's labels.
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// A rule says that there is nothing, and that this is right.
+    #[prost(bool, tag = "20")]
+    pub empty: bool,
+    /// A rule says that it is a part only, and that this is kept.
+    #[prost(bool, tag = "21")]
+    pub incomplete: bool,
+    /// The provider's id of the last call.
+    #[prost(string, optional, tag = "22")]
+    pub request_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
+    #[prost(string, repeated, tag = "23")]
+    pub split_into: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One stored object.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -223,4 +235,7 @@ pub struct Dead {
     /// When it was given up. Always set.
     #[prost(message, optional, tag = "10")]
     pub died_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The provider's id of the last call.
+    #[prost(string, optional, tag = "11")]
+    pub request_id: ::core::option::Option<::prost::alloc::string::String>,
 }

@@ -158,6 +158,7 @@ fn done(id: &str, seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Timestamp::now(),
         labels: BTreeMap::new(),
+        ..Done::default()
     };
     Ending::Done { done: Box::new(done), once: false }
 }
@@ -174,6 +175,7 @@ fn letter(id: &str) -> Dead {
         http_status: Some(400),
         body_start: Some("no".into()),
         died_at: Timestamp::now(),
+        ..Dead::default()
     }
 }
 

@@ -278,6 +278,11 @@ impl Throttle {
             meters.done_before(api);
         };
         self.end(item, look, count, ctx, move |throttle| {
+            let mut candidate = candidate;
+            if was_flying && !throttle.may_repeat(throttle.lanes[place].api) {
+                // It may still be in flight elsewhere, which is as bad.
+                candidate.tries.crashes = candidate.tries.crashes.max(1);
+            }
             throttle.lanes[place].parked.push(candidate);
         });
     }
