@@ -276,7 +276,8 @@ fn assert_no_durable_page_called_again(provider: &Provider) -> usize {
     let mut again = 0;
     for (mark, durable) in DURABLE.take() {
         for call in &calls[mark..] {
-            let page = call.param("cursor").map_or(1, |cursor| cursor[1..].parse().unwrap());
+            let page =
+                call.param("cursor").map_or(1, |cursor| cursor.get(1..).unwrap().parse().unwrap());
             assert!(!durable.contains(&page), "page {page} was there and was called again");
         }
     }
@@ -406,7 +407,7 @@ fn pages_are_asked_for_in_each_of_the_ways() {
                 ok(&json!({ "page": page, "links": { "next": next } }))
             }
             "/header" => {
-                let page = param(target, "locator").map_or(1, |l| l.len());
+                let page = param(target, "locator").map_or(1, str::len);
                 let locator = if page < 3 { "x".repeat(page + 1) } else { "null".into() };
                 let mut headers = vec![("X-Locator", locator)];
                 headers.retain(|(_, value)| value != "null");

@@ -27,7 +27,7 @@ fn setup(limits: &str) -> Setup {
 /// The page that a call asks for, from 1.
 fn page_of(seen: &Seen) -> usize {
     let cursor = seen.url.query_pairs().find(|(name, _)| name == "c").map(|(_, value)| value);
-    cursor.map_or(1, |cursor| cursor[1..].parse().unwrap())
+    cursor.map_or(1, |cursor| cursor.get(1..).unwrap().parse().unwrap())
 }
 
 fn pages(seen: &Seen) -> Reply {

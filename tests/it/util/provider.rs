@@ -138,7 +138,9 @@ fn serve(stream: &TcpStream, all: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked, us
                 body.len()
             );
             for (name, value) in headers {
-                head += &format!("{name}: {value}\r\n");
+                for part in [name, ": ", &value, "\r\n"] {
+                    head.push_str(part);
+                }
             }
             head += "\r\n";
             stream.write_all(head.as_bytes()).ok();
