@@ -18,7 +18,7 @@ use super::{Again, Item, LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
 use crate::http::{Answer, classify};
-use crate::pages::Watch;
+use crate::pages::{Marks, Watch};
 use crate::plan::{Api, Compression, Format, Plan, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
@@ -115,7 +115,8 @@ impl Attempt<'_> {
                 Ok(None) => {}
                 Ok(Some(turn)) => {
                     let manifest_key = &manifest_key;
-                    let landed = Landed { status, ext: &extension, manifest_key };
+                    let marks = marks(look.as_ref().and_then(Look::looked));
+                    let landed = Landed { status, ext: &extension, manifest_key, marks };
                     let outcome = self.store_page(read, sealed, turn, landed).await;
                     self.meters.store_finished(ended.elapsed());
                     return outcome;
@@ -153,14 +154,13 @@ impl Attempt<'_> {
             sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
         };
-        let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
-        let class = verdict.map(|verdict| verdict.class);
+        let marks = marks(looked);
         Done {
             objects: vec![object],
             pages: 1,
-            empty: class == Some(Class::Empty),
-            incomplete: class == Some(Class::Incomplete),
-            request_id,
+            empty: marks.empty > 0,
+            incomplete: marks.incomplete > 0,
+            request_id: marks.request_id,
             ..self.done_without_objects(status)
         }
     }
@@ -209,6 +209,17 @@ impl Attempt<'_> {
             }
         };
         Outcome::Dead { code, reason, last }
+    }
+}
+
+/// What rules said of one page that is stored.
+fn marks(looked: Option<Looked>) -> Marks {
+    let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
+    let class = verdict.map(|verdict| verdict.class);
+    Marks {
+        empty: (class == Some(Class::Empty)).into(),
+        incomplete: (class == Some(Class::Incomplete)).into(),
+        request_id,
     }
 }
 

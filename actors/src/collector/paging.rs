@@ -19,7 +19,8 @@ use crate::codes::Code;
 use crate::http::Answer;
 use crate::observe;
 use crate::pages::{
-    self, Answered, LISTED_MAX, Note, Page, PageList, Pages, Read, Seen, Turn, Watch, list_key,
+    self, Answered, LISTED_MAX, Marks, Note, Page, PageList, Pages, Read, Seen, Turn, Watch,
+    list_key,
 };
 use crate::plan::{Api, Plan, Platform};
 use crate::queue::{Ending, NOTE_BYTES_MAX};
@@ -43,6 +44,8 @@ pub(super) struct Landed<'a> {
     pub(super) status: u16,
     pub(super) ext: &'a str,
     pub(super) manifest_key: &'a Path,
+    /// What rules said of it.
+    pub(super) marks: Marks,
 }
 
 /// What has been stored of a read, and what is to be told of it.
@@ -179,6 +182,7 @@ impl Attempt<'_> {
         let rows = seen.rows.unwrap_or(0);
         let mut so_far = base.with(page, landed.ext, rows, self.calls);
         let is_last = turn == Turn::Last;
+        so_far.marks = base.marks.and(&landed.marks);
         if let Turn::Next(state) = turn {
             so_far.state = state;
         }
@@ -193,6 +197,8 @@ impl Attempt<'_> {
             is_last,
             status: told.status,
             waited_ms: told.waited_ms,
+            marks: landed.marks.clone(),
+            marks_before: base.marks,
         };
         if !self.keep_note(read, &note).await {
             sealed.abort().await;
@@ -436,6 +442,10 @@ impl<'a> Place<'a> {
             waited_ms: told.waited_ms,
             fetched_at: self.shard.clock.wall(),
             labels: self.item.fetch.labels.clone(),
+            // Pages without rows end many reads: nothing came if none had any.
+            empty: pages > 0 && so_far.marks.empty == pages,
+            incomplete: so_far.marks.incomplete > 0,
+            request_id: so_far.marks.request_id.clone(),
             manifest: (lists > 0).then(|| manifest_key.to_string()),
             lists,
             ..Done::default()

@@ -63,6 +63,7 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
         .required("by", "by = \"page\", \"offset\", \"cursor\", \"link\", \"url\" or \"none\"");
     let by = by.and_then(|text| one_of(&table, "by", &text, BYS));
     let items = path(&mut table, "items");
+    let has_size = table.has("size");
     let size = size(&mut table);
     let first = table.whole_in("first", 0..=u64::from(u32::MAX));
     let next = place(&mut table, "next");
@@ -74,7 +75,7 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let token_ttl = table.duration("token_ttl", TTL);
     let restarts = table.whole_in("restarts", 0..=100);
     if let Some(by) = by {
-        fits(&table, by, (&next, &items), (&stop, size), first);
+        fits(&table, by, (&next, &items), (&stop, has_size), first);
         if (expired.is_some() || token_ttl.is_some()) && by == By::None {
             let message = "one call has no page token that could expire";
             table.mistake(BAD, "by", message, "leave `expired` and `token_ttl` out");
@@ -111,7 +112,7 @@ fn fits(
     table: &Section<'_>,
     by: By,
     (next, items): (&Said<Place>, &Said<JsonPath>),
-    (stop, size): (&Option<Vec<Stop>>, Option<u32>),
+    (stop, has_size): (&Option<Vec<Stop>>, bool),
     first: Option<u64>,
 ) {
     let counts = matches!(by, By::Page | By::Offset);
@@ -126,12 +127,12 @@ fn fits(
         let message = "rows are to be counted, and it is not said where they are";
         table.mistake(Code::MissingKey, "items", message, "items = \"PATH\" of their list");
     }
-    if has(&Stop::Short) && size.is_none() && !table.has("size") {
+    if has(&Stop::Short) && !has_size {
         let message = "it is not said how many rows a full page has";
         table.mistake(Code::MissingKey, "size", message, "size = 100");
     }
     let total = stop.iter().flatten().any(|stop| matches!(stop, Stop::Rows(_)));
-    if (by == By::Offset || total) && items.is_no() && size.is_none() {
+    if (by == By::Offset || total) && items.is_no() && !has_size {
         let message = "it is not said how many rows come before the next page";
         table.mistake(
             Code::MissingKey,
@@ -345,8 +346,10 @@ pub(super) fn check_templates(section: &Section<'_>, api: &Api) {
             section.mistake(Code::UnknownVariable, key, message, hint);
         }
     }
+    // Whoever sends the state of another way of asking was told so.
+    let sends = |name: &str| name != "page.size" && VARIABLES.contains(&name);
     if let Some(wanted) = wanted
-        && named.iter().all(|(_, name)| name != wanted)
+        && !named.iter().any(|(_, name)| sends(name))
     {
         let message =
             format!("no template of the api names `{wanted}`: each call would be the same");

@@ -27,7 +27,7 @@ mod tests;
 
 pub(crate) use lists::{LISTED_MAX, PageList, list_key};
 pub(crate) use note::Note;
-pub(crate) use read::{Page, SoFar, how};
+pub(crate) use read::{Marks, Page, SoFar, how};
 pub use read::{PageState, Read};
 pub(crate) use turn::{Answered, Turn, turn};
 pub(crate) use watch::{Seen, Watch};

@@ -32,6 +32,28 @@ pub(crate) struct Page {
     pub(crate) mark: u64,
 }
 
+/// What rules said of stored pages, for the manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marks {
+    /// Pages that a rule calls empty.
+    pub(crate) empty: u32,
+    /// Pages that a rule calls incomplete, and that are kept.
+    pub(crate) incomplete: u32,
+    /// The provider's id of the last page's call.
+    pub(crate) request_id: Option<String>,
+}
+
+impl Marks {
+    /// With those of one page more.
+    pub(crate) fn and(&self, page: &Self) -> Self {
+        Self {
+            empty: self.empty + page.empty,
+            incomplete: self.incomplete + page.incomplete,
+            request_id: page.request_id.clone(),
+        }
+    }
+}
+
 /// How far a read has come: what the next page's call needs, and what the manifest will need.
 ///
 /// It goes from attempt to attempt in memory; a fetch whose read is not in memory has it from its note.
@@ -73,6 +95,9 @@ pub(crate) struct SoFar {
     pub(crate) exts: Vec<String>,
     /// The mark of one earlier page, and which: a loop comes by it again.
     pub(crate) milestone: (u64, u32),
+    /// What rules said of the pages before it. Behind the rest of the note: its first form has none.
+    #[serde(skip)]
+    pub(crate) marks: Marks,
 }
 
 impl PageState {

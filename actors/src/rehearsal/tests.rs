@@ -15,6 +15,7 @@ app = { per = ["platform"], max = 100, in = "1m", cost = { POST = 2 } }
 [platforms.p.apis.report]
 path = "report"
 body = { json = { since = "{today|days(-1)}", limit = "{limit}" } }
+idempotent = true
 "#;
 
 /// Plays a case on paused time.

@@ -97,6 +97,38 @@ fn run(at: u32, limits: &str) -> (u32, Option<&'static str>) {
 }
 
 #[test]
+fn what_rules_say_of_pages_stands_in_the_manifest_of_a_read_that_is_resumed() {
+    let marked = |rules: &'static str| {
+        let passed = Rc::new(Cell::new(None));
+        let seen = Rc::clone(&passed);
+        paused(|| async move {
+            let mut setup = setup(r#"gap = { per = ["account"], every = "50ms" }"#);
+            let with = format!("items = \"d\" }}\nanswers = [{rules}]\nrequest_id = \"d.0\"\n");
+            setup.platform = setup.platform.replacen("items = \"d\" }\n", &with, 1);
+            let rig = Rig::start(setup, pages);
+            let died = Cell::new(0);
+            let _hooked = on_points(move |name, _| {
+                if name == "after keep_note" {
+                    died.set(died.get() + 1);
+                    assert!(died.get() != 3, "{name} panics on purpose");
+                }
+            });
+            let seq = rig.put("x", "a", "one").await;
+            rig.all_end(secs(300)).await;
+            sleep(secs(2)).await;
+            let done = assert_whole(&rig, "x", "one", seq).await.done;
+            seen.set(Some((done.empty, done.incomplete)));
+            assert_eq!(done.request_id.as_deref(), Some("7"), "of the last page");
+        });
+        passed.get().unwrap()
+    };
+    let keep = r#"{ body = "next", is = "c3", class = "incomplete", then = "keep" }"#;
+    assert_eq!(marked(keep), (false, true), "one page that is a part");
+    assert_eq!(marked(r#"{ body = "next", is = "c4", class = "empty" }"#), (false, false));
+    assert_eq!(marked(r#"{ rows = "d", max = 2, class = "empty" }"#), (true, false));
+}
+
+#[test]
 fn a_panic_at_any_point_of_a_read_costs_one_page_at_most() {
     for limits in [r#"gap = { per = ["account"], every = "50ms" }"#, ""] {
         let (points, none) = run(0, limits);

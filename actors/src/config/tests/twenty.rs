@@ -61,6 +61,74 @@ headers = { "X Account" = "{account}" }                                     # 24
 [platforms.acme.apis.token]
 path = "token"
 auth = { bearer = "env:ACME_TOKEN" }                                        # 25 not set
+[platforms.acme.apis.endless]
+path = "endless"
+query = { page = "{page.number}" }
+pages = { by = "page", size = 100, items = "data" }                         # 26 nothing ends it
+[platforms.acme.apis.sized]
+path = "sized"
+query = { page = "{page.number}" }
+pages = { by = "page", size = "100", items = "data", stop = "short" }       # 27 a number as text
+[platforms.acme.apis.same]
+path = "same"
+pages = { by = "page", size = 50, items = "data", stop = "short" }          # 28 the same page each time
+[platforms.acme.apis.unpaged]
+path = "unpaged"
+query = { after = "{page.cursor}" }                                         # 29 no pages declared
+[platforms.acme.apis.cursor]
+path = "cursor"
+query = { after = "{page.cursor}" }
+pages = { by = "cursor", items = "data" }                                   # 30 where is the cursor?
+[platforms.acme.apis.mixed]
+path = "mixed"
+query = { page = "{page.number}" }                                          # 31 a number, by cursor
+pages = { by = "cursor", next = "paging.next" }
+[platforms.acme.apis.counted]
+path = "counted"
+pages = { by = "link", total = "meta.total" }                               # 32 rows of what?
+[platforms.acme.apis.judged]
+path = "judged"
+answers = [{ body = "code", not = 0, class = "fatal" }]                     # 33 no such class
+[platforms.acme.apis.unclassed]
+path = "unclassed"
+answers = [{ status = 404 }]                                                # 34 is what?
+[platforms.acme.apis.unsaid]
+path = "unsaid"
+answers = [{ is = 40100, class = "throttled" }]                             # 35 what is?
+[platforms.acme.apis.shadowed]
+path = "shadowed"
+answers = [{ class = "ok" }, { status = 500, class = "transient" }]         # 36 never reached
+[platforms.acme.apis.waiting]
+path = "waiting"
+answers = [{ status = 404, class = "empty", wait = "5m" }]                  # 37 what is stored waits for nothing
+[platforms.acme.apis.capped]                                                # 38 too much, and then?
+path = "capped"
+answers = [{ rows = "data", min = 15000, class = "too_much" }]
+[platforms.acme.apis.parted]
+path = "parted"
+query = { since = "{since}", until = "{until}" }
+answers = [{ rows = "data", min = 15000, class = "too_much" }]
+split = { by = "dates", from = "since", to = "til" }                        # 39 no such parameter
+[platforms.acme.apis.unparted]
+path = "unparted"
+query = { ids = { value = "{ids}", list = "commas" } }
+split = { by = "list", param = "ids" }                                      # 40 when?
+[platforms.acme.apis.zipped]
+path = "zipped"
+decode = ["zip"]                                                            # 41 and what is in it?
+[platforms.acme.apis.titled]
+path = "titled"
+format = "json"
+columns = ["date", "clicks"]                                                # 42 JSON has none
+[platforms.acme.apis.lettered]
+path = "lettered"
+charset = "utf8mb4"                                                         # 43 no such charset
+[platforms.acme.apis.broken]
+path = "broken"
+breaker = { after = 5, for = 300 }                                          # 44 300 what?
+[platforms.acme.apis.repeated]
+path = "repeated"
+idempotent = "yes"                                                          # 45 true or false
 "#;
 
 /// What each is told as, by its number: a code, where it stands below the platform, a word of the message or hint.
@@ -90,10 +158,30 @@ const TOLD: &[(usize, Code, &str, &str)] = &[
     (23, Code::BadDuration, "apis.fresh.fresh_for", "24h"),
     (24, Code::BadHeader, "apis.header.headers.X Account", "not the name of a header"),
     (25, Code::SecretNotFound, "apis.token.auth.bearer", "no variable `ACME_TOKEN`"),
+    (26, Code::NoStopRule, "apis.endless.pages.stop", "nothing ends a read by page"),
+    (27, Code::WrongType, "apis.sized.pages.size", "size = 100"),
+    (28, Code::PageStateUnused, "apis.same.pages", "each call would be the same"),
+    (29, Code::UnknownVariable, "apis.unpaged.query", "the api has no `pages`"),
+    (30, Code::MissingKey, "apis.cursor.pages.next", "where the next cursor stands"),
+    (31, Code::UnknownVariable, "apis.mixed.query", "`{page.cursor}`"),
+    (32, Code::MissingKey, "apis.counted.pages.items", "`total` is about rows"),
+    (33, Code::BadValue, "apis.judged.answers.0.class", "fatal"),
+    (34, Code::MissingKey, "apis.unclassed.answers.0.class", "\"empty\""),
+    (35, Code::MissingKey, "apis.unsaid.answers.0.is", "of what value"),
+    (36, Code::BadValue, "apis.shadowed.answers.1", "never reached"),
+    (37, Code::BadValue, "apis.waiting.answers.0.wait", "transient, throttled or incomplete"),
+    (38, Code::MissingKey, "apis.capped.split", "how less is asked for"),
+    (39, Code::UnknownVariable, "apis.parted.split.to", "one of since, until"),
+    (40, Code::MissingKey, "apis.unparted.split", "nothing is ever split"),
+    (41, Code::MissingKey, "apis.zipped.decode", "format = \"csv\""),
+    (42, Code::BadValue, "apis.titled.columns", "only CSV and TSV"),
+    (43, Code::BadValue, "apis.lettered.charset", "no charset `utf8mb4`"),
+    (44, Code::BadDuration, "apis.broken.breaker.for", "say the unit"),
+    (45, Code::WrongType, "apis.repeated.idempotent", ""),
 ];
 
 #[test]
-fn twenty_mistakes_are_told_at_once_each_at_its_place() {
+fn all_mistakes_are_told_at_once_each_at_its_place() {
     let found = load_with(RECIPE, &[]).expect_err("it has mistakes");
     let text = found.to_string();
     for (number, code, key, word) in TOLD {
