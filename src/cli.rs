@@ -74,12 +74,45 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+A profile is a platform that is difficult in one way, a configuration written for it, and pass
+marks: what is asked of the collector, and what it got. It takes less than a minute, runs the
+collector as a process of its own, and kills it now and then. What goes wrong besides is decided by
+--seed and --knob. With --wrong the configuration declares more than the platform allows.
+
+  interval  gaps between calls, of keys that the call's shape decides; requests overtake each other
+  score     points that decay, percentages of an unknown maximum, blocks
+  nested    a second, a minute and a day at once, refusals in the body of a 200
+  jobs      slots that outlive the call
+  settle    costs that only the answer tells, others who use the quota too, an error budget
+  clock     days by the provider's clock, and days on which clocks are changed
+
+Knobs: latency, jitter, clock (a time, as 400ms); lost, silent, stale, rival (a part, as 20%); kills.
+
+Exit with --profile: 0 every mark is passed, 1 one is not, 2 it could not begin.
+
+Examples:
+  tollgate demo --accounts 1000 --fetches 10
+  tollgate demo --profile settle --seed 7 --knob rival=80% --knob silent=50%
+  tollgate demo --profile nested --wrong --json")]
 pub(crate) struct DemoArgs {
-    /// Accounts of the emulated platform
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(crate) accounts: u32,
+    /// Accounts of the emulated platform [default: 200; a profile has its own number]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) accounts: Option<u32>,
+    /// Shows a hard case, and says whether its marks are passed
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) profile: Option<HardCase>,
+    /// Declares more than the platform allows, to see what that costs
+    #[arg(long, requires = "profile")]
+    pub(crate) wrong: bool,
+    /// Decides what is drawn
+    #[arg(long, default_value_t = 1, requires = "profile", value_name = "N")]
+    pub(crate) seed: u64,
+    /// Turns one thing that can go wrong, as jitter=200ms; may be said many times
+    #[arg(long = "knob", requires = "profile", value_name = "NAME=VALUE")]
+    pub(crate) knobs: Vec<String>,
     /// Fetches for each account
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 30, conflicts_with = "profile", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) fetches: u32,
     /// Where objects and state go
     #[arg(long, value_name = "DIR", default_value = "./tollgate-data")]
@@ -87,6 +120,51 @@ pub(crate) struct DemoArgs {
     /// Prints the summary as one JSON object on the last line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A hard case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HardCase {
+    /// Gaps between calls, of keys that the call's shape decides
+    Interval,
+    /// Points that decay, percentages, blocks
+    Score,
+    /// A second, a minute and a day at once
+    Nested,
+    /// Slots that outlive the call
+    Jobs,
+    /// Costs that only the answer tells
+    Settle,
+    /// Days by the provider's clock
+    Clock,
+}
+
+impl HardCase {
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Interval => "interval",
+            Self::Score => "score",
+            Self::Nested => "nested",
+            Self::Jobs => "jobs",
+            Self::Settle => "settle",
+            Self::Clock => "clock",
+        }
+    }
+
+    /// What is difficult.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Interval => {
+                "gaps of keys that a call's shape decides, requests overtake each other"
+            }
+            Self::Score => "points that decay, percentages of an unknown maximum, blocks",
+            Self::Nested => "a second, a minute and a day at once, refusals in the body of a 200",
+            Self::Jobs => "slots that outlive the call, lost answers, kills",
+            Self::Settle => "costs that only the answer tells, others who use the quota too",
+            Self::Clock => "days by the provider's clock, days on which clocks are changed",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

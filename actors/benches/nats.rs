@@ -270,8 +270,7 @@ fn done(seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Clock::new().wall(),
         labels: BTreeMap::new(),
-        manifest: None,
-        lists: 0,
+        ..Done::default()
     };
     Ending::Done { done: Box::new(done), once: false }
 }

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use tokio::time::{Instant, sleep};
 use tollgate_actors::plan::{S3Credentials, S3Plan};
-use tollgate_actors::store::{Codec, Decode, EXPAND_MAX, SinkOptions, Store};
+use tollgate_actors::store::{Codec, Decode, EXPAND_MAX, SinkOptions, Store, Unwrap};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -73,6 +73,8 @@ fn cpu() -> f64 {
 
 async fn put(store: &Store, number: usize, body: &Bytes) {
     let options = SinkOptions {
+        unwrap: Unwrap::None,
+        charset: None,
         codec: Codec::None,
         decode: Decode::Identity,
         body_bytes_max: 1 << 33,

@@ -27,6 +27,16 @@ pub enum Counts {
     Errors,
 }
 
+/// What of a limit, as its provider tells it, is not for this deployment's calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kept {
+    /// Units that are left to humans and other tools.
+    pub reserve: u32,
+    /// By how many units the provider's limit is wider than the one that calls go by: the reserve, and the shares
+    /// of others.
+    pub beyond: u32,
+}
+
 /// What the calls of one api cost.
 #[derive(Debug, Clone, Default)]
 pub struct ApiCosts {
@@ -45,6 +55,8 @@ pub struct Costs {
     pub counts: Vec<(usize, Counts)>,
     /// The places of the limits that count only the first page of a read.
     pub free_pages: Vec<usize>,
+    /// What is kept of limits, by their places.
+    pub kept: Vec<Kept>,
 }
 
 impl Costs {

@@ -18,6 +18,7 @@
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
+pub mod answers;
 pub mod audit;
 pub mod auth;
 pub(crate) mod budget;

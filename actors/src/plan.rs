@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
 
+use crate::answers::Answers;
 use crate::auth::Auth;
 use crate::calendar::Resets;
 use crate::costs::Costs;
@@ -523,9 +524,16 @@ pub struct Api {
     pub rules: Arc<Rules>,
     /// How its answers come in pages; nothing: one fetch is one call.
     pub pages: Option<Arc<Pages>>,
+    /// What its answers are worth, and how they become what is stored.
+    pub answers: Arc<Answers>,
 }
 
 impl Api {
+    /// Whether a call may be made again when nobody knows what became of it.
+    pub fn may_repeat(&self) -> bool {
+        self.answers.idempotent.unwrap_or_else(|| self.method.is_idempotent())
+    }
+
     /// Calls `each` with every template that a call of this api is made from.
     pub fn templates<'a>(&'a self, each: &mut dyn FnMut(&'a Template)) {
         each(&self.path);
@@ -554,8 +562,12 @@ pub enum Format {
     Auto,
     /// `json`; an answer that says it is HTML is refused.
     Json,
+    /// `jsonl`: JSON values, one on each line.
+    Ndjson,
     /// `csv`.
     Csv,
+    /// `tsv`.
+    Tsv,
     /// `txt`.
     Text,
     /// `html`.

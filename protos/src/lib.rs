@@ -90,7 +90,7 @@ pub struct Object {
 }
 
 /// What became of a fetch whose objects are durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The fetch's id.
     pub id: String,
@@ -118,6 +118,18 @@ pub struct Done {
     /// where `objects` does.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lists: u32,
+    /// A rule says that there is nothing, and that this is right.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty: bool,
+    /// A rule says that it is a part only, and that this is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
+    /// The provider's id of the last call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split_into: Vec<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde's `skip_serializing_if` asks for
@@ -147,7 +159,7 @@ pub struct Manifest {
 }
 
 /// A fetch that was given up, with the reason. Replayable.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Dead {
     /// Its place in the queue, or in the list of dead letters if it never had one.
     pub seq: u64,
@@ -173,6 +185,9 @@ pub struct Dead {
     /// The first 2 KiB of the last answer, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_start: Option<String>,
+    /// The provider's id of the last call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// When it was given up.
     pub died_at: Timestamp,
 }

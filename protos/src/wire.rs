@@ -175,6 +175,10 @@ impl TryFrom<v1::Done> for Done {
             labels: wire.labels,
             manifest: wire.manifest,
             lists: wire.lists,
+            empty: wire.empty,
+            incomplete: wire.incomplete,
+            request_id: wire.request_id,
+            split_into: wire.split_into,
         })
     }
 }
@@ -195,6 +199,10 @@ impl TryFrom<&Done> for v1::Done {
             labels: done.labels.clone(),
             manifest: done.manifest.clone(),
             lists: done.lists,
+            empty: done.empty,
+            incomplete: done.incomplete,
+            request_id: done.request_id.clone(),
+            split_into: done.split_into.clone(),
         })
     }
 }
@@ -213,6 +221,7 @@ impl TryFrom<v1::Dead> for Dead {
             attempts: wire.attempts,
             http_status: wire.http_status.map(status).transpose()?,
             body_start: wire.body_start,
+            request_id: wire.request_id,
             died_at: required_time("died_at", wire.died_at)?,
         })
     }
@@ -232,6 +241,7 @@ impl TryFrom<&Dead> for v1::Dead {
             attempts: dead.attempts,
             http_status: dead.http_status.map(u32::from),
             body_start: dead.body_start.clone(),
+            request_id: dead.request_id.clone(),
             died_at: Some(from_time("died_at", dead.died_at)?),
         })
     }

@@ -15,12 +15,20 @@ use crate::cli::{DemoArgs, Global};
 use crate::logs::Logs;
 use crate::ui::{Progress, number, say, summary};
 
+mod hard;
+
 /// The emulated platform's rules, and what the configuration declares: one place for both numbers.
 const PAIR: (u32, Duration) = (2, Duration::from_secs(1));
 const DOZEN: (u32, Duration) = (12, Duration::from_secs(10));
 const AT_ONCE: u32 = 4;
+/// Accounts where nobody says how many.
+const ACCOUNTS: u32 = 200;
 
 pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
+    if let Some(case) = args.profile {
+        return hard::run(args, case);
+    }
+    let accounts = args.accounts.unwrap_or(ACCOUNTS);
     let emulator = Emulator::start(Profile {
         limits: vec![
             ProviderLimit::window("pair", PAIR.0, PAIR.1),
@@ -46,14 +54,14 @@ pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
         PAIR.1.as_secs(),
         DOZEN.0,
         DOZEN.1.as_secs(),
-        number(u64::from(args.accounts)),
-        number(u64::from(args.accounts) * u64::from(args.fetches)),
+        number(u64::from(accounts)),
+        number(u64::from(accounts) * u64::from(args.fetches)),
     ));
     let mut progress = Progress::new();
     let logs = Logs::start(global, &progress, "warn")?;
     install_tls();
     supervise::keep_panics();
-    let inputs = vec![Input::Lines(fetches(args).into())];
+    let inputs = vec![Input::Lines(fetches(args, accounts).into())];
     let report = actix_rt::System::new().block_on(work(plan, None, inputs, &mut progress))?;
     drop(logs);
     let score = emulator.score();
@@ -98,13 +106,13 @@ fn toml_text(text: &str) -> String {
 }
 
 /// One fetch per account and day; a run of its own each time, so that a second demo works as well.
-fn fetches(args: &DemoArgs) -> Vec<u8> {
+fn fetches(args: &DemoArgs, accounts: u32) -> Vec<u8> {
     let run = Clock::new().wall().strftime("%Y%m%dT%H%M%SZ").to_string();
     let first = jiff::civil::date(2026, 1, 1);
     let mut lines = String::new();
     for day in 0..args.fetches {
         let date = first.saturating_add(jiff::Span::new().days(i64::from(day)));
-        for account in 1..=args.accounts {
+        for account in 1..=accounts {
             // Writing to a String does not fail.
             let _written = writeln!(
                 lines,

@@ -11,6 +11,7 @@
     reason = "these tests watch a process from outside, on the real clock"
 )]
 
+mod answers;
 mod audit;
 mod auth;
 mod bad;
@@ -19,6 +20,7 @@ mod claims;
 mod cli;
 mod crash;
 mod dead;
+mod hard;
 mod inputs;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
 #[path = "../../actors/src/testkit/nats_server.rs"]

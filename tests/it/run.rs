@@ -260,3 +260,18 @@ fn a_fetch_put_aside_for_an_hour_is_kept_and_told_of() {
     let text = dir.tollgate(&["status"]).run().exits(0).out();
     assert!(text.contains("1 put aside until their not_before"), "{text}");
 }
+
+#[test]
+fn a_young_object_is_used_instead_of_a_call_also_by_a_later_run() {
+    let emulator = emulator(Vec::new());
+    let dir = Dir::with(&Config::of(&emulator).report());
+    let fresh = json!({ "params": { "date": "1" }, "fresh_for": "1h" });
+    let of = |id: &str| fetch("a", "report", id, fresh.clone());
+    let ran = dir.run(&[of("first"), of("second"), of("third")].concat()).exits(0);
+    assert_eq!((ran.summary().done, ran.summary().calls), (3, 1), "{ran}");
+    let ran = dir.run(&of("later")).exits(0);
+    assert_eq!((ran.summary().done, ran.summary().calls), (1, 0), "{ran}");
+    let ran = dir.run(&fetch("a", "report", "anew", json!({ "params": { "date": "1" } }))).exits(0);
+    assert_eq!((ran.summary().done, ran.summary().calls), (1, 1), "{ran}");
+    assert_eq!(emulator.counts().0, 2);
+}

@@ -14,22 +14,20 @@
 //! | `rude` | what the rude endpoints mean |
 //! | `answer`, `raw` | answers that hyper gives, and those it would never give |
 //! | `server` | connections, stamps, and the way of a call through all of these |
+//! | `thread` | the thread that a provider has for itself |
+//! | `cases` | the hard cases: providers of one kind each, with what is asked of whoever calls them |
 //!
 //! Endpoints: `GET /v1/reports/{kind}?…` answers a JSON report, see [`expected_body`]; `/rude/…` are listed at
 //! [`Rude`]. Every call with an account is judged, rude ones too; a rude call without an account is not.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::thread::{Builder, JoinHandle};
-
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::oneshot;
 
 mod answer;
 mod bulk;
+pub mod cases;
 mod judge;
 mod profile;
 mod raw;
@@ -37,6 +35,7 @@ mod report;
 mod rude;
 mod score;
 mod server;
+mod thread;
 
 pub use bulk::{big_pieces, big_sha256};
 pub use judge::{ACCOUNTS_MAX, ENDPOINTS_MAX, Judge, Refusal, Standing, Ticket, Verdict};
@@ -50,18 +49,13 @@ pub use score::{AccountScore, Call, LimitScore, Score};
 pub use server::CALLS_MAX;
 
 use server::Shared;
-
-/// Connections that may wait to be accepted: thousands arrive at once.
-const BACKLOG: u32 = 4_096;
+use thread::Serving;
 
 /// A running provider. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Emulator {
-    addr: SocketAddr,
     shared: Arc<Shared>,
-    /// Dropping it ends the thread.
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    serving: Serving,
 }
 
 impl Emulator {
@@ -71,24 +65,22 @@ impl Emulator {
     /// When the system gives no port, no thread or no event queue.
     pub fn start(profile: Profile) -> io::Result<Self> {
         let shared = Arc::new(Shared::new(profile));
-        let (stop, stopped) = oneshot::channel();
-        let (report, reported) = mpsc::channel();
-        let shared_there = shared.clone();
-        let thread = Builder::new()
-            .name("emulator".into())
-            .spawn(move || run(shared_there, stopped, report))?;
-        let addr = reported.recv().map_err(io::Error::other)??;
-        Ok(Self { addr, shared, stop: Some(stop), thread: Some(thread) })
+        let there = shared.clone();
+        let serving = Serving::start(move |listener| {
+            tokio::spawn(server::accept(listener, there.clone()));
+            tokio::spawn(server::measure_lag(there));
+        })?;
+        Ok(Self { shared, serving })
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.serving.addr()
     }
 
     /// The same as a URL; ends in `/`.
     pub fn base_url(&self) -> String {
-        format!("http://{}/", self.addr)
+        format!("http://{}/", self.addr())
     }
 
     /// Calls with an account so far, and those of them that a limit refused. Costs nothing.
@@ -110,48 +102,8 @@ impl Emulator {
 
     /// Closes every connection and ends the thread. The score stays. Repeats are harmless.
     pub fn stop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic there was printed by its own thread, and the score tells the rest.
-            thread.join().ok();
-        }
+        self.serving.stop();
     }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// The provider's thread.
-fn run(
-    shared: Arc<Shared>,
-    stopped: oneshot::Receiver<()>,
-    report: mpsc::Sender<io::Result<SocketAddr>>,
-) {
-    let ran =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-            runtime.block_on(async {
-                let listener = listen()?;
-                let addr = listener.local_addr()?;
-                tokio::spawn(server::accept(listener, shared.clone()));
-                tokio::spawn(server::measure_lag(shared));
-                report.send(Ok(addr)).ok();
-                // It never carries a value: the sender is dropped to stop.
-                stopped.await.ok();
-                Ok(())
-            })
-        });
-    if let Err(error) = ran {
-        report.send(Err(error)).ok();
-    }
-}
-
-fn listen() -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]

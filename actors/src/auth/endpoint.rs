@@ -130,8 +130,10 @@ fn request(oauth2: &OAuth2, client: &Client) -> Result<Request, Denied> {
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     } else {
-        client.id.iter().for_each(|id| _ = form.append_pair("client_id", id));
-        secret.iter().for_each(|secret| _ = form.append_pair("client_secret", secret));
+        let pairs = [("client_id", client.id.as_deref()), ("client_secret", secret)];
+        for (name, value) in pairs {
+            value.map(|value| form.append_pair(name, value));
+        }
     }
     match &client.assertion {
         None => {}
@@ -142,7 +144,9 @@ fn request(oauth2: &OAuth2, client: &Client) -> Result<Request, Denied> {
             form.append_pair("client_assertion_type", kind).append_pair("client_assertion", text);
         }
     }
-    oauth2.scope.iter().for_each(|scope| _ = form.append_pair("scope", scope));
+    if let Some(scope) = &oauth2.scope {
+        form.append_pair("scope", scope);
+    }
     for (name, value) in &oauth2.params {
         form.append_pair(name, value);
     }

@@ -121,16 +121,27 @@ impl Keeper {
         wake: impl FnOnce() -> Wake,
     ) -> Option<Wait> {
         let credential = auth.of(&account.account);
-        if credential.is_at_hand() {
+        let reading = credential.live.is_reading();
+        if credential.is_at_hand() && !reading {
             return None;
         }
         let now = self.0.clock.now();
         let secrets = credential.secrets(&account.account);
-        if !credential.has_token() && secrets.is_ok() {
+        if !credential.has_token() && secrets.is_ok() && !reading {
             return None;
         }
         let mut states = credential.live.lock();
         let state = states.entry(credential.part(&account.account)).or_default();
+        if !credential.has_token() && secrets.is_ok() {
+            // Under the lock: whoever is done reading wakes those that are in the table by then.
+            if !credential.live.is_reading() {
+                return None;
+            }
+            state.waiting.insert(account.clone(), wake());
+            let why =
+                format!("the secret of {}, which was refused and is read again", credential.shown);
+            return Some(Wait { until: None, why });
+        }
         if let Err(Missing::None(reason)) = secrets {
             // It is in no file that could be read: only another configuration has it.
             let why = format!("{}: {reason} ({})", credential.shown, Code::SecretUnavailable);
@@ -196,6 +207,7 @@ impl Keeper {
                 if before.is_none() && !state.working {
                     state.read_again = Some(now);
                     state.working = true;
+                    credential.live.set_reading(true);
                     begins = true;
                 }
                 true
@@ -232,7 +244,7 @@ impl Worker {
         let clock = keeper.0.clock.clone();
         let desk = Rc::new(Desk::new(transport, vault, clock));
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        let watching = actix_rt::spawn(watch(keeper.clone(), plan));
+        let watching = actix_rt::spawn(watch(plan));
         let _watching = AbortOnDrop(watching);
         while let Some(job) = jobs.recv().await {
             let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -258,7 +270,7 @@ impl Keeper {
         let Job { credential, account, again } = job;
         let part = credential.part(&account);
         let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
-        let got = match self.read_secrets(&credential, &account, again).await {
+        let got = match read_secrets(&credential, &account, again).await {
             Err(reason) => {
                 Err(Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false })
             }
@@ -325,66 +337,74 @@ impl Keeper {
                 });
             }
         }
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(states);
-        waiting.values().for_each(|wake| wake());
-    }
-
-    /// Reads what was not read yet; `again`: also what may have changed.
-    async fn read_secrets(
-        &self,
-        credential: &Credential,
-        account: &Account,
-        again: bool,
-    ) -> Result<(), String> {
-        for reference in credential.references() {
-            let secret = match reference.secret(account) {
-                Ok(secret) => secret,
-                Err(Missing::None(reason)) => return Err(reason),
-                Err(Missing::Unread) => continue,
-            };
-            if secret.get().is_some() && !again {
-                continue;
-            }
-            let changed = match secret.source() {
-                Source::Env(_) => Ok(false),
-                Source::File(_) => {
-                    let file = secret.clone();
-                    let read = spawn_blocking(move || file.read_file()).await;
-                    read.unwrap_or_else(|error| Err(error.to_string()))
-                }
-                Source::Command(_) => secret.run().await,
-            };
-            match changed {
-                Ok(true) => telemetry::secret_read(&credential.shown),
-                Ok(false) => {}
-                // What was read before goes on being used.
-                Err(reason) if secret.get().is_some() => {
-                    telemetry::secret_unreadable(&credential.shown, &reason);
-                }
-                Err(reason) => return Err(reason),
-            }
-        }
-        Ok(())
-    }
-
-    /// A secret is another one: what failed with the one before may be tried again now.
-    fn changed(&self, credential: &Credential) {
-        telemetry::secret_read(&credential.shown);
-        let mut states = credential.live.lock();
-        let mut waiting = Vec::new();
-        for state in states.values_mut() {
-            state.problem = None;
-            // Those of its server are as good as before; one of its own is signed with the old key.
-            if matches!(credential.kind, Kind::Jwt(..))
-                && let Some(token) = state.token.take()
-            {
-                state.before = Some(token);
-            }
-            waiting.extend(std::mem::take(&mut state.waiting).into_values());
+        let mut waiting = std::mem::take(&mut state.waiting);
+        if again {
+            credential.live.set_reading(false);
+            let all = states.values_mut().map(|state| std::mem::take(&mut state.waiting));
+            waiting.extend(all.flatten());
         }
         drop(states);
-        waiting.iter().for_each(|wake| wake());
+        for wake in waiting.into_values() {
+            wake();
+        }
+    }
+}
+
+/// Reads what was not read yet; `again`: also what may have changed.
+async fn read_secrets(
+    credential: &Credential,
+    account: &Account,
+    again: bool,
+) -> Result<(), String> {
+    for reference in credential.references() {
+        let secret = match reference.secret(account) {
+            Ok(secret) => secret,
+            Err(Missing::None(reason)) => return Err(reason),
+            Err(Missing::Unread) => continue,
+        };
+        if secret.get().is_some() && !again {
+            continue;
+        }
+        let changed = match secret.source() {
+            Source::Env(_) => Ok(false),
+            Source::File(_) => {
+                let file = secret.clone();
+                let read = spawn_blocking(move || file.read_file()).await;
+                read.unwrap_or_else(|error| Err(error.to_string()))
+            }
+            Source::Command(_) => secret.run().await,
+        };
+        match changed {
+            Ok(true) => telemetry::secret_read(&credential.shown),
+            Ok(false) => {}
+            // What was read before goes on being used.
+            Err(reason) if secret.get().is_some() => {
+                telemetry::secret_unreadable(&credential.shown, &reason);
+            }
+            Err(reason) => return Err(reason),
+        }
+    }
+    Ok(())
+}
+
+/// A secret is another one: what failed with the one before may be tried again now.
+fn has_changed(credential: &Credential) {
+    telemetry::secret_read(&credential.shown);
+    let mut states = credential.live.lock();
+    let mut waiting = Vec::new();
+    for state in states.values_mut() {
+        state.problem = None;
+        // Those of its server are as good as before; one of its own is signed with the old key.
+        if matches!(credential.kind, Kind::Jwt(..))
+            && let Some(token) = state.token.take()
+        {
+            state.before = Some(token);
+        }
+        waiting.extend(std::mem::take(&mut state.waiting).into_values());
+    }
+    drop(states);
+    for wake in waiting {
+        wake();
     }
 }
 
@@ -406,7 +426,7 @@ fn mint(jwt: &super::jwt::Jwt, account: &Account, clock: &Clock) -> Result<Had, 
 }
 
 /// Reads files of secrets again when they have changed.
-async fn watch(keeper: Keeper, plan: InForce) {
+async fn watch(plan: InForce) {
     let mut told: HashSet<String> = HashSet::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -438,7 +458,7 @@ async fn watch(keeper: Keeper, plan: InForce) {
                 None => _ = told.remove(&credential.shown),
             }
             if changed {
-                keeper.changed(&credential);
+                has_changed(&credential);
             }
         }
     }

@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,19 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// The names of the pairs that signing a call puts into its query.
+    pub(crate) fn query_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for credential in &self.pool {
+            match &credential.kind {
+                Kind::Query(name, _) => names.push(name),
+                Kind::Hmac(hmac) => names.extend(hmac.query.iter().map(|(name, _)| &**name)),
+                _ => {}
+            }
+        }
+        names
+    }
+
     /// The credential of an account: the one whose name and the account's have the highest hash together, so that
     /// another credential in the pool moves only the accounts that become its own.
     pub fn of(&self, account: &Account) -> &Arc<Credential> {
@@ -467,10 +481,22 @@ pub(super) struct State {
 
 /// What is at hand of a credential: by account where accounts have something of their own.
 #[derive(Default)]
-pub(super) struct Live(Mutex<HashMap<Option<Account>, State>>);
+pub(super) struct Live {
+    states: Mutex<HashMap<Option<Account>, State>>,
+    /// Secrets are being read again after a refusal: nothing is signed with those of before.
+    reading: AtomicBool,
+}
 
 impl Live {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Option<Account>, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.reading.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_reading(&self, reading: bool) {
+        self.reading.store(reading, Ordering::Release);
     }
 }

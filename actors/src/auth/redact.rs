@@ -47,10 +47,10 @@ impl Redactor {
                 texts.extend(values.map(|value| value.expose_secret().to_owned()));
             }
             drop(states);
-            if let Kind::Basic { user, password } = &credential.kind {
-                if let (Ok(user), Some(password)) = (user.get(account), get(password)) {
-                    pairs.push(format!("{user}:{password}"));
-                }
+            if let Kind::Basic { user, password } = &credential.kind
+                && let (Ok(user), Some(password)) = (user.get(account), get(password))
+            {
+                pairs.push(format!("{user}:{password}"));
             }
         }
         texts.sort_unstable();

@@ -133,7 +133,7 @@ impl Desk {
         account: &Account,
         dead: Option<&SecretString>,
     ) -> Result<Had, Failed> {
-        let client = self.client(oauth2, account)?;
+        let client = read_client(oauth2, account)?;
         let (seed, shape) = (seed(&client), shape(oauth2, &client));
         let key = record_key(credential, account, oauth2, &client, &seed);
         let turn = {
@@ -239,17 +239,13 @@ impl Desk {
             Err(denied) => {
                 // After no answer the record goes on saying that one was asked for.
                 let lost = matches!(denied, Denied::Later { lost: true, .. });
-                if !lost {
-                    // What was asked for before may still have been given.
-                    record.asking =
-                        unanswered.map(|since_ms| Asking { by: String::new(), since_ms });
-                } else {
-                    // Nobody asks any more: others need not wait.
-                    record.asking = Some(Asking { by: String::new(), since_ms: ended_ms });
-                }
+                // Nobody asks any more, so others need not wait; but what was asked for, now or before, may have
+                // been given.
+                let since_ms = if lost { Some(ended_ms) } else { unanswered };
+                record.asking = since_ms.map(|since_ms| Asking { by: String::new(), since_ms });
                 // If it cannot be stored the record says what it said: somebody asks.
                 let _kept = self.vault.store(&key, version, written(&record)).await.is_ok();
-                return Err(self.denied(credential, oauth2, denied, unanswered));
+                return Err(failed(credential, oauth2, denied, unanswered));
             }
         };
         let life = given.life;
@@ -329,20 +325,6 @@ impl Desk {
         })
     }
 
-    fn client(&self, oauth2: &OAuth2, account: &Account) -> Result<Client, Failed> {
-        let secret = |reference: &super::Reference| {
-            let text = reference.get(account).map_err(unread)?;
-            Ok::<_, Failed>(SecretString::from(text.expose_secret().to_owned()))
-        };
-        let id = oauth2.client_id.as_ref().map(|id| id.get(account)).transpose();
-        Ok(Client {
-            id: id.map_err(unread)?,
-            secret: oauth2.client_secret.as_ref().map(secret).transpose()?,
-            refresh: oauth2.refresh_token.as_ref().map(secret).transpose()?,
-            assertion: None,
-        })
-    }
-
     /// Whether the server may be asked now: by the gate, over the calls that the record knows of.
     fn within_limits(&self, limits: &LimitSet, calls_ms: &[i64]) -> Result<(), Failed> {
         let mut ledger = Ledger::new();
@@ -372,45 +354,56 @@ impl Desk {
             }),
         }
     }
+}
 
-    fn denied(
-        &self,
-        credential: &Credential,
-        oauth2: &OAuth2,
-        denied: Denied,
-        unanswered: Option<i64>,
-    ) -> Failed {
-        match denied {
-            Denied::Later { reason, after, .. } => {
-                Failed { code: Code::TokenUnavailable, reason, after, lasting: false }
-            }
-            Denied::Refused(reason) => {
-                let lost = match (oauth2.grant, unanswered) {
-                    (Grant::RefreshToken, Some(since)) => {
-                        let since = jiff::Timestamp::from_millisecond(since);
-                        let since = since.map_or_else(|_| "?".into(), |since| since.to_string());
-                        format!(
-                            "; the answer to a renewal that began at {since} never came: the refresh \
-                             token that was in it is lost if the server replaced the one of before"
-                        )
-                    }
-                    _ => String::new(),
-                };
-                let what = match oauth2.grant {
-                    Grant::RefreshToken => "put a new refresh token where",
-                    Grant::ClientCredentials | Grant::JwtBearer => "see whether",
-                };
-                let reason = format!(
-                    "{reason}{lost}; {what} {} is declared{}",
-                    credential.shown,
-                    if oauth2.grant == Grant::RefreshToken {
-                        ""
-                    } else {
-                        " as its server knows it"
-                    }
-                );
-                Failed { code: Code::TokenRefused, reason, after: None, lasting: true }
-            }
+/// What a server wants to be asked with, as far as it is secret.
+fn read_client(oauth2: &OAuth2, account: &Account) -> Result<Client, Failed> {
+    let secret = |reference: &super::Reference| {
+        let text = reference.get(account).map_err(unread)?;
+        Ok::<_, Failed>(SecretString::from(text.expose_secret().to_owned()))
+    };
+    let id = oauth2.client_id.as_ref().map(|id| id.get(account)).transpose();
+    Ok(Client {
+        id: id.map_err(unread)?,
+        secret: oauth2.client_secret.as_ref().map(secret).transpose()?,
+        refresh: oauth2.refresh_token.as_ref().map(secret).transpose()?,
+        assertion: None,
+    })
+}
+
+/// What a no means for the credential.
+fn failed(
+    credential: &Credential,
+    oauth2: &OAuth2,
+    denied: Denied,
+    unanswered: Option<i64>,
+) -> Failed {
+    match denied {
+        Denied::Later { reason, after, .. } => {
+            Failed { code: Code::TokenUnavailable, reason, after, lasting: false }
+        }
+        Denied::Refused(reason) => {
+            let lost = match (oauth2.grant, unanswered) {
+                (Grant::RefreshToken, Some(since)) => {
+                    let since = jiff::Timestamp::from_millisecond(since);
+                    let since = since.map_or_else(|_| "?".into(), |since| since.to_string());
+                    format!(
+                        "; the answer to a renewal that began at {since} never came: the refresh \
+                         token that was in it is lost if the server replaced the one of before"
+                    )
+                }
+                _ => String::new(),
+            };
+            let what = match oauth2.grant {
+                Grant::RefreshToken => "put a new refresh token where",
+                Grant::ClientCredentials | Grant::JwtBearer => "see whether",
+            };
+            let reason = format!(
+                "{reason}{lost}; {what} {} is declared{}",
+                credential.shown,
+                if oauth2.grant == Grant::RefreshToken { "" } else { " as its server knows it" }
+            );
+            Failed { code: Code::TokenRefused, reason, after: None, lasting: true }
         }
     }
 }

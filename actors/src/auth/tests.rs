@@ -1,3 +1,5 @@
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
@@ -97,8 +99,6 @@ fn a_pool_gives_each_account_always_the_same_credential_and_each_credential_its_
 fn a_redactor_finds_a_secret_in_every_form_in_which_it_is_sent() {
     let secret = r#"pa"ss/w+rd = 1"#;
     let redactor = Redactor::new(&[secret.to_owned()], &[format!("me:{secret}")]);
-    use base64::Engine;
-    use base64::engine::general_purpose::STANDARD;
     for form in [
         secret.to_owned(),
         "pa%22ss%2Fw%2Brd%20%3D%201".to_owned(),

@@ -27,7 +27,7 @@ use crate::telemetry::{self, PlatformMeters};
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
 /// Between two tries to take a stored fetch out of a queue that does not answer.
-const FINISH_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const FINISH_AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes the attempt and tells the permit what became of it. Dropping the future ends the call; the
 /// permit then says that it crashed.
@@ -62,8 +62,11 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
             outcome
         }
     };
-    drop(attempt);
+    let outcome = attempt.unless_lost(outcome);
+    let Attempt { slot, .. } = attempt;
+    // Told before somebody has the slot: a refusal is to hold its account by then.
     permit.finish(outcome);
+    drop(slot);
 }
 
 /// One attempt while it lasts.
@@ -191,6 +194,21 @@ impl Attempt<'_> {
         }
     }
 
+    /// A call that may not be repeated is over, though what came of it is not known.
+    fn unless_lost(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Again { kind, reason, last, .. }
+                if !self.api.may_repeat() && is_lost(kind, &last) =>
+            {
+                let code = Code::AnswerLost;
+                let reason =
+                    format!("{reason}; the call may not be repeated, and may have done its work");
+                Outcome::Dead { code, reason, last }
+            }
+            outcome => outcome,
+        }
+    }
+
     pub(super) fn failed(error: &CallError, last: LastAnswer) -> Outcome {
         let kind = match error {
             CallError::Connect(_) => Again::Unreachable,
@@ -255,6 +273,20 @@ pub(crate) async fn done_once(shard: &Context, item: &Item) -> Result<Option<Don
         let attempts = if done.seq == item.origin.0 { done.attempts } else { 0 };
         Done { seq: item.origin.0, attempts, labels, ..done }
     }))
+}
+
+/// Whether a call was sent and nobody knows what it did: its answer broke off or did not come, could not be read or
+/// stored, or a server between here and there says that it failed. What a rule calls a failure is one.
+fn is_lost(kind: Again, last: &LastAnswer) -> bool {
+    match kind {
+        Again::StoreAway | Again::Crashed => true,
+        Again::Transient if last.flaw.is_some() => true,
+        Again::Transient => {
+            let unclear = last.status.is_none_or(|status| status >= 500 && status != 503);
+            !last.judged && (unclear || last.status == Some(408))
+        }
+        _ => false,
+    }
 }
 
 /// Whether the provider may count a call that ended so.

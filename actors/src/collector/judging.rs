@@ -2,26 +2,39 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
-use http::header::CONTENT_ENCODING;
+use futures_util::stream::LocalBoxStream;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::Sent;
 
 use super::attempt::Attempt;
 use super::landing::decode_of;
-use super::peek::peek;
+use super::peek::{decoded, peek};
 use super::{Again, BODY_START_BYTES, LastAnswer, Outcome};
-use crate::auth::Redactor;
+use crate::answers::{BreakerRule, Class, INCOMPLETE_WAIT, Look, Looked, Verdict};
 use crate::codes::Code;
-use crate::http::Answer;
 use crate::http::classify::{self, Head};
-use crate::observe::{Answered, Facts, Then};
+use crate::http::{Answer, CallError};
+use crate::observe::{Answered, BODY_SEEN_MAX, Facts, Overuse, Then};
 use crate::plan::Format;
+use crate::store::Inspect;
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
 const REST_BYTES_MAX: usize = 64 * 1024;
 const REST_WITHIN: Duration = Duration::from_millis(500);
+
+/// What an answer's head and the rules about limits say of it.
+#[derive(Debug)]
+pub(super) struct Told {
+    status: u16,
+    head: Head,
+    is_html: bool,
+    over: Option<Box<Overuse>>,
+    /// What Retry-After asks for.
+    after: Option<Duration>,
+}
 
 impl Attempt<'_> {
     pub(super) async fn judge(&self, mut answer: Answer) -> Outcome {
@@ -41,24 +54,112 @@ impl Attempt<'_> {
             Some(over) => Head::Throttled { after: over.after },
             None => head,
         };
-        if head == Head::Good {
-            return self.store(answer).await;
+        let is_html = classify::is_html(&answer.headers) && (200..300).contains(&status);
+        let after = classify::retry_after(&answer.headers, wall);
+        let told = Told { status, head, is_html, over, after };
+        let is_good = told.head == Head::Good;
+        let answers = &self.api.answers;
+        let look = (!answers.is_empty() && told.over.is_none())
+            .then(|| Look::new(answers, status, &answer.headers, self.api.format, is_good));
+        if told.over.is_none() && answers.may_store(status, is_good) {
+            return self.store(answer, told, look).await;
         }
-        let unsigned = over.is_none() && self.was_unsigned(status);
-        if over.is_some() || status == 429 {
+        let (start, looked) = self.rest(answer, look).await;
+        self.permit.call_ended(Sent::Maybe);
+        self.not_stored(told, start, looked).await
+    }
+
+    /// Reads on for a little while, so that the connection can be used again: the beginning of the body as
+    /// text, and what rules say of it.
+    async fn rest(&self, answer: Answer, look: Option<Look>) -> (String, Option<Looked>) {
+        let decode = decode_of(&answer.headers);
+        let (raw, is_all) = rest_of(answer.body).await;
+        let count = raw.len();
+        let Ok(decode) = decode else {
+            return (format!("({count} bytes, compressed)"), look.map(|look| look.judge(false)));
+        };
+        let body = decoded(raw, decode, REST_BYTES_MAX);
+        let body = match self.api.answers.decoding.charset {
+            Some(charset) => charset.decode(&body).0.into_owned().into_bytes(),
+            None => body,
+        };
+        let looked = look.map(|mut look| {
+            look.take(&body);
+            look.judge(is_all && body.len() < REST_BYTES_MAX)
+        });
+        (self.text_of(&body, is_all), looked)
+    }
+
+    /// The first 2 KiB as text, without secrets: a provider, or a proxy before it, may show the request that it
+    /// refuses. `is_all`: nothing follows these bytes.
+    fn text_of(&self, bytes: &[u8], is_all: bool) -> String {
+        self.redactor().start(bytes, BODY_START_BYTES, is_all)
+    }
+
+    /// The same for words of the provider.
+    fn hide(&self, text: String) -> String {
+        self.redactor().clean(&text).into_owned()
+    }
+
+    /// The answer was streamed towards the store, and what was looked for in it says no.
+    pub(super) async fn refused(&self, told: Told, look: Option<Look>) -> Outcome {
+        let looked = look.and_then(|look| look.looked());
+        let start = looked
+            .as_ref()
+            .map(|looked| self.text_of(&looked.start, looked.start.len() < BODY_SEEN_MAX));
+        let start = start.unwrap_or_default();
+        self.not_stored(told, start, looked).await
+    }
+
+    /// What follows from an answer that is not stored.
+    async fn not_stored(&self, told: Told, start: String, looked: Option<Looked>) -> Outcome {
+        let Told { status, head, is_html, over, after } = told;
+        let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
+        let answers = &self.api.answers;
+        let refuses = |rule: &BreakerRule| rule.statuses.contains(&status);
+        let denied = match &verdict {
+            Some(verdict) => verdict.breaks,
+            None => over.is_none() && answers.breaker.as_ref().is_some_and(refuses),
+        };
+        let unsigned = verdict.is_none() && over.is_none() && self.was_unsigned(status);
+        let throttles = match &verdict {
+            Some(verdict) => verdict.class == Class::Throttled,
+            None => over.is_some() || status == 429,
+        };
+        if throttles {
             self.shard.totals.refused.add(1);
         }
-        let html = classify::is_html(&answer.headers) && (200..300).contains(&status);
-        let last = LastAnswer {
+        let mut last = LastAnswer {
             status: Some(status),
-            body_start: Some(body_start(answer, &self.redactor()).await),
-            flaw: html.then_some(Code::HtmlInstead),
+            body_start: Some(start),
+            flaw: is_html.then_some(Code::HtmlInstead),
             over,
+            denied: denied && !throttles,
+            judged: verdict.is_some(),
+            request_id: request_id.map(|id| self.hide(id)),
         };
-        self.permit.call_ended(Sent::Maybe);
+        if let Some(Verdict { class, code, why, wait, .. }) = verdict {
+            let reason = format!("the provider answered {status}, {}: {why}", class.as_str());
+            let reason = self.hide(reason);
+            last.flaw =
+                (code == Code::AnswerUnreadable || class == Class::Incomplete).then_some(code);
+            let kind = match class {
+                Class::Transient => Again::Transient,
+                Class::Incomplete => Again::Incomplete,
+                Class::Throttled => Again::Throttled,
+                Class::TooMuch => return self.split(status, reason, last).await,
+                // What is good was stored, or could not be: its status alone is none of these.
+                Class::Ok | Class::Empty | Class::Permanent => {
+                    return Outcome::Dead { code, reason, last };
+                }
+            };
+            let default = (class == Class::Incomplete).then_some(INCOMPLETE_WAIT);
+            let after = wait.max(after).or(default);
+            return Outcome::Again { kind, after, reason, last };
+        }
         let reason = if last.over.is_some() {
             format!("the provider answered {status}, which a rule of `over` calls a refusal")
-        } else if html {
+        } else if is_html {
             format!("the answer is an HTML page where {} is expected", what(self.api.format))
         } else {
             format!("the provider answered {status}")
@@ -68,7 +169,7 @@ impl Attempt<'_> {
             return Outcome::Again { kind: Again::Unsigned, after: None, reason, last };
         }
         match head {
-            Head::Good => unreachable!("handled above"),
+            Head::Good => unreachable!("what is good by its head and no rule speaks of is stored"),
             Head::Transient { after } => {
                 Outcome::Again { kind: Again::Transient, after, reason, last }
             }
@@ -93,7 +194,7 @@ impl Attempt<'_> {
             body = peek(answer, decode, (!good).then_some(REST_WITHIN)).await;
         }
         let seen = Answered { status: answer.status, headers: &answer.headers, body: &body, wall };
-        rules.read(seen, &self.platform.limits)
+        rules.read(seen, &self.platform.limits, &self.platform.costs.kept)
     }
 }
 
@@ -101,30 +202,27 @@ impl Attempt<'_> {
 fn what(format: Format) -> &'static str {
     match format {
         Format::Json => "JSON",
+        Format::Ndjson => "NDJSON",
         Format::Csv => "CSV",
+        Format::Tsv => "TSV",
         Format::Text => "text",
         Format::Auto | Format::Html | Format::Binary => "data",
     }
 }
 
-/// The first 2 KiB of an answer as text; reads on for a little while so that the connection can be used
-/// again.
-async fn body_start(answer: Answer, redactor: &Redactor) -> String {
-    let encoded = answer.headers.contains_key(CONTENT_ENCODING);
-    let mut body = answer.body;
+/// So much of a bad answer as is read, and whether that is all of it.
+async fn rest_of(mut body: LocalBoxStream<'static, Result<Bytes, CallError>>) -> (Vec<u8>, bool) {
     let deadline = Instant::now() + REST_WITHIN;
     let mut start: Vec<u8> = Vec::new();
-    // A provider, or a proxy before it, may show the request that it refuses: also at the very end.
-    let wanted = BODY_START_BYTES + redactor.longest();
-    let mut read = 0;
-    while read < REST_BYTES_MAX {
-        let Ok(Some(Ok(piece))) = timeout_at(deadline, body.next()).await else { break };
-        read += piece.len();
-        let room = wanted.saturating_sub(start.len());
-        start.extend_from_slice(&piece[..piece.len().min(room)]);
+    while start.len() < REST_BYTES_MAX {
+        match timeout_at(deadline, body.next()).await {
+            Ok(Some(Ok(piece))) => {
+                let room = REST_BYTES_MAX - start.len();
+                start.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+            Ok(None) => return (start, true),
+            Ok(Some(Err(_))) | Err(_) => break,
+        }
     }
-    if encoded {
-        return format!("({read} bytes, compressed)");
-    }
-    redactor.start(&start, BODY_START_BYTES, read == start.len())
+    (start, false)
 }

@@ -12,8 +12,10 @@ use tollgate_gate::Sent;
 use tollgate_protos::{Done, Manifest, Object};
 
 use super::attempt::{Attempt, finish_until_confirmed};
+use super::judging::Told;
 use super::paging::{Landed, flawed};
 use super::{Again, Item, LastAnswer, Outcome};
+use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
 use crate::http::{Answer, classify};
 use crate::pages::Watch;
@@ -21,14 +23,16 @@ use crate::plan::{Api, Compression, Format, Plan, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
 use crate::shard::context::Context;
-use crate::store::{Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored};
+use crate::store::{
+    Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored, Unfit,
+};
 
 /// Least time before another call for a body that the store refused: until then it is known whether it takes
 /// others.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 
 impl Attempt<'_> {
-    pub(super) async fn store(&self, answer: Answer) -> Outcome {
+    pub(super) async fn store(&self, answer: Answer, told: Told, look: Option<Look>) -> Outcome {
         let Answer { status, headers, mut body } = answer;
         let last = LastAnswer { status: Some(status), ..LastAnswer::default() };
         let decode = match decode_of(&headers) {
@@ -60,12 +64,17 @@ impl Attempt<'_> {
         let options = SinkOptions {
             codec: codec(plan.store.compression),
             decode,
+            unwrap: self.api.answers.decoding.unwrap.clone(),
+            charset: self.api.answers.decoding.charset,
             body_bytes_max: plan.collect.body_bytes_max,
             expand_max: EXPAND_MAX,
         };
         let mut sink = self.shard.store.sink(key, options);
         if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
             sink = sink.with_tap(Box::new(watch));
+        }
+        if let Some(look) = &look {
+            sink = sink.inspected(Box::new(look.clone()));
         }
         while let Some(piece) = body.next().await {
             let written = match piece {
@@ -96,7 +105,10 @@ impl Attempt<'_> {
             Ok(sealed) => sealed,
             Err(error) => {
                 self.meters.store_finished(ended.elapsed());
-                return self.unstored(&error, last);
+                return match error {
+                    SinkError::Refused { .. } => self.refused(told, look).await,
+                    error => self.unstored(&error, last),
+                };
             }
         };
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
@@ -105,20 +117,25 @@ impl Attempt<'_> {
                 Ok(None) => {}
                 Ok(Some(turn)) => {
                     let manifest_key = &manifest_key;
-                    let landed = Landed { status, ext: &extension, manifest_key };
+                    let looked = look.as_ref().and_then(Look::looked);
+                    let ext = &*extension;
+                    let landed = Landed { status, ext, manifest_key, looked };
                     let outcome = self.store_page(read, sealed, turn, landed).await;
                     self.meters.store_finished(ended.elapsed());
                     return outcome;
                 }
                 Err(flaw) => {
                     sealed.abort().await;
+                    if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
+                        return self.split(status, flaw.reason, last).await;
+                    }
                     return flawed(flaw, last);
                 }
             }
         }
         let mut done = None;
         let companion = |stored: &Stored| {
-            let made = self.done(status, stored);
+            let made = self.done(status, stored, look.as_ref().and_then(Look::looked));
             let manifest = manifest(self.shard, self.item, &made);
             done = Some(made);
             Some((manifest_key, manifest))
@@ -136,28 +153,42 @@ impl Attempt<'_> {
         Outcome::Done { bytes: stored.bytes, objects: 1 }
     }
 
-    fn done(&self, status: u16, stored: &Stored) -> Done {
-        let waited = self.shard.clock.wall_at(self.permit.decided_at());
-        let waited = waited.duration_since(self.item.queued_at);
+    fn done(&self, status: u16, stored: &Stored, looked: Option<Looked>) -> Done {
         let object = Object {
             key: stored.key.to_string(),
             bytes: stored.bytes,
             sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
         };
+        let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
+        let class = verdict.map(|verdict| verdict.class);
+        Done {
+            objects: vec![object],
+            pages: 1,
+            empty: class == Some(Class::Empty),
+            incomplete: class == Some(Class::Incomplete),
+            request_id,
+            ..self.done_without_objects(status)
+        }
+    }
+
+    pub(super) fn done_without_objects(&self, status: u16) -> Done {
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let waited = waited.duration_since(self.item.queued_at);
         Done {
             id: self.item.id.clone(),
             seq: self.item.origin.0,
-            objects: vec![object],
             http_status: status,
             attempts: self.calls,
-            pages: 1,
             waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
             fetched_at: self.shard.clock.wall(),
             labels: self.item.fetch.labels.clone(),
-            manifest: None,
-            lists: 0,
+            ..Done::default()
         }
+    }
+
+    pub(super) fn manifest(&self, done: &Done) -> Bytes {
+        manifest(self.shard, self.item, done)
     }
 
     pub(super) fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
@@ -169,6 +200,10 @@ impl Attempt<'_> {
                 let last = LastAnswer { flaw: Some(Code::BadEncoding), ..last };
                 return Outcome::Again { kind: Again::Transient, after: None, reason, last };
             }
+            SinkError::Unfit { what: Unfit::Archive, .. } => Code::BadArchive,
+            SinkError::Unfit { what: Unfit::Text, .. } => Code::BadCharset,
+            // Who refuses it says why.
+            SinkError::Refused { .. } => Code::AnswerRefused,
             SinkError::Store { kind, source, .. } => {
                 let reason = format!("{reason}: {source}");
                 let after = match kind {
@@ -267,7 +302,9 @@ pub(super) fn decode_of(headers: &HeaderMap) -> Result<Decode, String> {
 fn extension(format: Format, headers: &HeaderMap, suffix: &str) -> String {
     let base = match format {
         Format::Json => "json",
+        Format::Ndjson => "jsonl",
         Format::Csv => "csv",
+        Format::Tsv => "tsv",
         Format::Text => "txt",
         Format::Html => "html",
         Format::Binary => "bin",

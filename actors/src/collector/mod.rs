@@ -26,6 +26,7 @@ mod judging;
 mod landing;
 mod paging;
 mod peek;
+mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
 pub(crate) use paging::{Resumed, drop_note, resume};
@@ -112,6 +113,12 @@ pub struct LastAnswer {
     pub flaw: Option<Code>,
     /// The rule that calls it a refusal, if one does.
     pub over: Option<Box<Overuse>>,
+    /// It refuses access, which counts for the circuit breaker.
+    pub denied: bool,
+    /// A rule of `answers` says what it is.
+    pub judged: bool,
+    /// The provider's id of the call.
+    pub request_id: Option<String>,
 }
 
 /// Why a fetch wants another try.
@@ -119,8 +126,12 @@ pub struct LastAnswer {
 pub enum Again {
     /// The answer was bad or broke off: counts against `attempts_max`.
     Transient,
+    /// The answer is a part of what was asked for: counts against `attempts_max`.
+    Incomplete,
     /// "Too many calls": the account is held.
     Throttled,
+    /// Access is refused, as it was before: the account is held, and its fetches wait.
+    Denied,
     /// No connection: the call never reached the provider.
     Unreachable,
     /// The object store does not take bodies: not the fetch's fault.
@@ -138,6 +149,8 @@ impl Again {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Transient => "transient",
+            Self::Incomplete => "incomplete",
+            Self::Denied => "denied",
             Self::Throttled => "throttled",
             Self::Unreachable => "unreachable",
             Self::StoreAway => "store_away",

@@ -45,13 +45,13 @@ pub(super) async fn peek(answer: &mut Answer, decode: Decode, within: Option<Dur
     let start: Vec<u8> = pieces.iter().flatten().flatten().copied().take(BODY_SEEN_MAX).collect();
     let again = stream::iter(pieces);
     answer.body = if ended { again.boxed_local() } else { again.chain(body).boxed_local() };
-    decoded(start, decode)
+    decoded(start, decode, BODY_SEEN_MAX)
 }
 
 /// The beginning of what compressed bytes mean. They may break off anywhere; what came before counts.
-fn decoded(start: Vec<u8>, decode: Decode) -> Vec<u8> {
+pub(super) fn decoded(start: Vec<u8>, decode: Decode, bytes_max: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    let most = BODY_SEEN_MAX as u64;
+    let most = bytes_max as u64;
     let read = match decode {
         Decode::Identity => return start,
         Decode::Gzip => GzDecoder::new(start.as_slice()).take(most).read_to_end(&mut out),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tollgate_gate::Guard;
 
+use super::answers::{OfPlatform, check_split, of_api};
 use super::auth::{Said, auth};
 use super::body::{body, long_query, method};
 use super::limits::{AllDeclared, Declared, limits};
@@ -32,7 +33,9 @@ const APIS_MAX: usize = 1_000;
 const FORMATS: &[(&str, Format)] = &[
     ("auto", Format::Auto),
     ("json", Format::Json),
+    ("ndjson", Format::Ndjson),
     ("csv", Format::Csv),
+    ("tsv", Format::Tsv),
     ("text", Format::Text),
     ("html", Format::Html),
     ("binary", Format::Binary),
@@ -44,6 +47,8 @@ pub(super) struct ApiContext<'a> {
     pub(super) guard: Guard,
     /// `store.key`, which may name parameters too.
     pub(super) key: &'a Template,
+    /// What the platform says of its answers.
+    pub(super) answers: &'a OfPlatform,
     pub(super) env: &'a BTreeMap<String, String>,
     /// False if `base_url` is broken, so that nothing can be said of hosts.
     pub(super) knows_host: bool,
@@ -143,6 +148,8 @@ fn api(
     let timeouts = timeouts(&mut section, context.timeouts);
     let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
+    let format = format.unwrap_or(Format::Auto);
+    let answers = of_api(&mut section, context.answers, format, &method);
     section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();
@@ -161,13 +168,15 @@ fn api(
         params: Params::default(),
         timeouts,
         fresh_for,
-        format: format.unwrap_or(Format::Auto),
+        format,
         rules: Arc::default(),
         pages,
+        answers: Arc::new(answers),
     };
     check_templates(&section, &api);
     set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
+    check_split(&section, &api.answers, &api.params);
     section.finish();
     Some((api, costs))
 }

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use serde_json::Map;
 use tollgate_gate::{Cost, Guard, Limit, LimitSet, Rule, Span};
 
+use super::describe_answers::write_answers;
 use super::describe_auth::write_auth;
 use super::describe_pages::write_pages;
 use super::describe_request::{InWords, write_request};
@@ -132,6 +133,7 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
         write_rules(out, &api.rules, &platform.limits)?;
+        write_answers(out, &api.answers)?;
         write_limits(out, platform, Some(number), "    ")?;
         if let Some(costs) = costs_in_words(platform, number) {
             writeln!(out, "    a call costs {costs}")?;
@@ -287,7 +289,9 @@ fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
     let day = date(2026, 11, 20).to_zoned(TimeZone::UTC).ok()?.timestamp();
     let kind = match api.format {
         Format::Auto | Format::Json => "json",
+        Format::Ndjson => "jsonl",
         Format::Csv => "csv",
+        Format::Tsv => "tsv",
         Format::Text => "txt",
         Format::Html => "html",
         Format::Binary => "bin",

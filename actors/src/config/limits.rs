@@ -113,11 +113,11 @@ fn limit(
     });
     let ruled = rule(&mut entry, resets);
     entry.finish();
-    let Ruled { rule, counts, cost } = ruled?;
+    let Ruled { rule, counts, cost, kept } = ruled?;
     // Within an api there is nothing left to tell apart; the key of a budget has it.
     let per_api = api.is_none() && dims == Some(&[Dim::Account, Dim::Api]);
     let limit = Limit { name: name.to_owned(), per_api, api, rule, guard };
-    Some(Counted { limit, cost: LimitCost { counts, cost, free_pages } })
+    Some(Counted { limit, cost: LimitCost { counts, cost, kept, free_pages } })
 }
 
 /// The key `guard` of a platform or a limit.

@@ -20,10 +20,12 @@ use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
 use crate::plan::Plan;
 
+mod answers;
 mod api;
 mod auth;
 mod body;
 mod describe;
+mod describe_answers;
 mod describe_auth;
 mod describe_pages;
 mod describe_request;

@@ -137,7 +137,7 @@ fn place_of(
 }
 
 /// The tables of a list.
-fn entries<T>(
+pub(super) fn entries<T>(
     section: &mut Section<'_>,
     name: &'static str,
     read: impl Fn(Section<'_>) -> Option<T>,
@@ -324,7 +324,7 @@ fn statuses(entry: &mut Section<'_>) -> Option<Vec<u16>> {
 }
 
 /// One value or several, as texts.
-fn texts(entry: &Section<'_>, name: &str, value: &Value) -> Option<Vec<String>> {
+pub(super) fn texts(entry: &Section<'_>, name: &str, value: &Value) -> Option<Vec<String>> {
     let one = |value: &Value| match &value.kind {
         ValueKind::String(text) => Some(text.clone()),
         ValueKind::I64(number) => Some(number.to_string()),
@@ -350,7 +350,7 @@ fn texts(entry: &Section<'_>, name: &str, value: &Value) -> Option<Vec<String>> 
 }
 
 /// Where to look: `header` (with `nth`, `field` or `path`) or `body`.
-fn source(entry: &mut Section<'_>) -> Option<Source> {
+pub(super) fn source(entry: &mut Section<'_>) -> Option<Source> {
     let header = entry.text("header");
     let body = entry.text("body");
     let nth = entry.whole_in("nth", 0..=15);

@@ -9,6 +9,7 @@ use tollgate_gate::{CALENDARS_MAX, Guard};
 use url::Url;
 
 use super::BAD;
+use super::answers::of_platform;
 use super::api::{ApiContext, apis};
 use super::auth::{Said, auth};
 use super::keys::{generation, keys, share_out, tiers};
@@ -107,6 +108,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let mut declared = AllDeclared::default();
     limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
+    let answers = of_platform(&mut section);
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let tiers = tiers(&mut section);
     let mut platform = Platform {
@@ -135,6 +137,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         timeouts,
         guard: own_guard,
         key: defaults.key,
+        answers: &answers,
         env: defaults.env,
         knows_host: base_url.is_some(),
     };

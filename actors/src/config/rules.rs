@@ -1,5 +1,6 @@
 //! What one limit counts and how: every kind of rule, and a message of its own for each mistake.
 
+use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::section::{Section, kind_of};
 use super::values::{parse_duration, show};
 use crate::calendar::{DAY, Resets};
 use crate::codes::Code;
-use crate::costs::Counts;
+use crate::costs::{Counts, Kept};
 use crate::ids::preview;
 
 /// Bounds of a window or a gap.
@@ -36,6 +37,8 @@ pub(super) struct Ruled {
     pub(super) counts: Counts,
     /// What a call costs; a guess if that is known only afterwards.
     pub(super) cost: Option<Price>,
+    /// What of the declared number is not ours.
+    pub(super) kept: Kept,
 }
 
 /// The kinds of rule, by the key that each has alone.
@@ -119,7 +122,7 @@ pub(super) fn rule(entry: &mut Section<'_>, resets: &mut Vec<Resets>) -> Option<
         entry.mistake(Code::ImpossibleLimit, "cost", message, "lower the cost or raise the limit");
         return None;
     }
-    Some(Ruled { rule, counts, cost })
+    Some(Ruled { rule, counts, cost, kept: most.kept(rule, counts) })
 }
 
 /// What the body of an answer is taken to have until it was read.
@@ -137,6 +140,8 @@ struct Most {
     reserve: Part,
     /// This deployment's slice.
     share: f64,
+    /// The number that was lowered by both.
+    declared: Cell<u64>,
 }
 
 /// So many units, or a part of them.
@@ -158,15 +163,29 @@ impl Most {
                 1.0
             }
         };
-        Self { reserve, share }
+        Self { reserve, share, declared: Cell::new(0) }
+    }
+
+    /// What of so many units is left to humans and other tools.
+    fn reserved(&self, units: u64) -> u64 {
+        match self.reserve {
+            Part::Units(reserved) => reserved.min(units),
+            Part::Of(part) => (units as f64 * part).ceil().min(units as f64) as u64,
+        }
+    }
+
+    /// What is not ours of what was read.
+    fn kept(&self, rule: Rule, counts: Counts) -> Kept {
+        let unit = if let Counts::Bytes { unit } = counts { unit } else { 1 };
+        let of = |units: u64| u32::try_from(units.div_ceil(unit)).unwrap_or(u32::MAX);
+        let declared = self.declared.get();
+        let reserve = of(self.reserved(declared));
+        Kept { reserve, beyond: of(declared).saturating_sub(rule.max()) }
     }
 
     /// What is left of so many units.
     fn left(&self, units: u64) -> u64 {
-        let left = match self.reserve {
-            Part::Units(reserved) => units.saturating_sub(reserved),
-            Part::Of(part) => units - (units as f64 * part).ceil().min(units as f64) as u64,
-        };
+        let left = units - self.reserved(units);
         if self.share < 1.0 { (left as f64 * self.share).floor() as u64 } else { left }
     }
 
@@ -181,6 +200,7 @@ impl Most {
 
     fn lowered(&self, entry: &Section<'_>, name: &str, declared: u64) -> Option<u64> {
         let left = self.left(declared);
+        self.declared.set(declared);
         if left == 0 {
             let message = format!("of {declared} nothing is left: no call could ever go");
             let key = if self.share < 1.0 { "share" } else { "reserve" };
@@ -524,7 +544,10 @@ impl Most {
     fn longer_for_bucket(&self, entry: &Section<'_>, per: Span) -> Option<Span> {
         match self.reserve {
             Part::Of(_) => self.longer(entry, per),
-            Part::Units(_) => Self { reserve: Part::Of(0.0), share: self.share }.longer(entry, per),
+            Part::Units(_) => {
+                let share = self.share;
+                Self { reserve: Part::Of(0.0), share, declared: Cell::new(0) }.longer(entry, per)
+            }
         }
     }
 }

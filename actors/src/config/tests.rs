@@ -3,6 +3,7 @@ use std::io::Write;
 use super::*;
 
 mod accepted;
+mod answers;
 mod fuzz;
 mod keys;
 mod mistakes;
@@ -10,6 +11,7 @@ mod observe;
 mod pages;
 mod requests;
 mod schema;
+mod twenty;
 
 /// The least that names a provider, to put mistakes behind.
 pub(super) const BASE: &str = r#"

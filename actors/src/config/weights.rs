@@ -10,7 +10,7 @@ use super::pairs::template;
 use super::rules::{Price, units_of};
 use super::section::{Section, kind_of};
 use crate::codes::Code;
-use crate::costs::{ApiCosts, Costs, Counts};
+use crate::costs::{ApiCosts, Costs, Counts, Kept};
 use crate::recipe::{Template, Variables, did_you_mean};
 
 /// What `cost` and `counts` of one limit say.
@@ -20,6 +20,7 @@ pub(super) struct LimitCost {
     pub(super) cost: Option<Price>,
     /// Only the first page of a read counts.
     pub(super) free_pages: bool,
+    pub(super) kept: Kept,
 }
 
 /// What `costs` of one api says of one limit.
@@ -106,6 +107,7 @@ pub(super) fn costs(
     Costs {
         apis: apis.collect(),
         counts: counts.map(|(place, own)| (place, own.counts)).collect(),
+        kept: of_limits.iter().map(|own| own.kept).collect(),
         free_pages: free_pages.map(|(place, _)| place).collect(),
     }
 }

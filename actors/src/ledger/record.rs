@@ -12,10 +12,11 @@ use super::RECORD_BYTES_MAX;
 use crate::ids::{LaneKey, Priority, Seq};
 
 /// The form written now.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// The forms before end earlier: version 1 before [`Record::known`], version 2 before [`Record::open`], version 3
-/// before [`Record::paces`]. What they lack are lists, and an empty list is one zero byte.
-const LACKS: [(u8, &[u8]); 3] = [(1, &[0, 0, 0, 0]), (2, &[0, 0, 0]), (3, &[0])];
+/// before [`Record::paces`], version 4 before [`Record::denials`]. What they lack are lists, and an empty list is one zero byte.
+const LACKS: [(u8, &[u8]); 4] =
+    [(1, &[0, 0, 0, 0, 0]), (2, &[0, 0, 0, 0]), (3, &[0, 0]), (4, &[0])];
 /// Writers whose permits are named by [`Record::known`]. One that is not, because so many others came after
 /// it, is told to count everything twice should it still live.
 pub const KNOWN_MAX: usize = 8;
@@ -113,6 +114,17 @@ pub struct PaceNote {
     pub next_in_us: u64,
 }
 
+/// How often access was refused in a row to an account, or to one of its apis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DenialNote {
+    /// Which api; nothing: all together.
+    pub api: Option<String>,
+    /// How often, up to what opens its breaker.
+    pub refusals: u8,
+    /// How often the breaker was opened since the last good answer.
+    pub opened: u8,
+}
+
 /// What a ledger keeps of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -136,6 +148,8 @@ pub struct Record {
     pub suspected: Vec<Stretch>,
     /// How fast apis with an adaptive pace are called.
     pub paces: Vec<PaceNote>,
+    /// Whose access is refused.
+    pub denials: Vec<DenialNote>,
 }
 
 /// A record that cannot be read.
@@ -201,6 +215,7 @@ mod tests {
             open: vec![stretch(8, 71)],
             suspected: vec![stretch(1, 3), stretch(5, 5)],
             paces: vec![PaceNote { api: None, micro_rate: 1_500_000, next_in_us: 9 }],
+            denials: vec![DenialNote { api: Some("a".into()), refusals: 10, opened: 2 }],
         }
     }
 
@@ -262,7 +277,9 @@ mod tests {
         };
         let two = Record { known: vec![Known { session: 9, permit: 7 }], ..one.clone() };
         let three = Record { open: vec![stretch(8, 71)], ..two.clone() };
-        for (version, record, lacks) in [(1, one, 4), (2, two, 3), (3, three, 1)] {
+        let paces = vec![PaceNote { api: None, micro_rate: 7, next_in_us: 9 }];
+        let four = Record { paces, ..three.clone() };
+        for (version, record, lacks) in [(1, one, 5), (2, two, 4), (3, three, 2), (4, four, 1)] {
             let mut bytes = record.encode().to_vec();
             bytes[0] = version;
             bytes.truncate(bytes.len() - lacks);

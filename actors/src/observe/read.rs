@@ -10,6 +10,7 @@ use super::json::JsonPath;
 use super::ratelimit::{self, Item};
 use super::value::{answered_at, count_left, count_used, percent, wait};
 use super::{Observe, Over, Rules, Scope, Source, Tells, Test, Then, Unit, Wait, retry_after};
+use crate::costs::Kept;
 
 /// An answer as rules see it.
 #[derive(Debug, Clone, Copy)]
@@ -105,7 +106,8 @@ impl Rules {
     }
 
     /// What an answer says. Never fails: what cannot be read is not said.
-    pub fn read(&self, answer: Answered<'_>, limits: &LimitSet) -> Facts {
+    /// `kept`: what of each limit is not for us, by its place.
+    pub fn read(&self, answer: Answered<'_>, limits: &LimitSet, kept: &[Kept]) -> Facts {
         let mut facts = Facts::default();
         if self.is_empty() {
             return facts;
@@ -122,7 +124,7 @@ impl Rules {
             heard[group].take(rule, &view, limits);
         }
         for group in heard {
-            group.into_facts(limits, &mut facts);
+            group.into_facts(limits, kept, &mut facts);
         }
         facts
     }
@@ -229,7 +231,7 @@ impl<'a> Heard<'a> {
         }
     }
 
-    fn into_facts(self, limits: &LimitSet, facts: &mut Facts) {
+    fn into_facts(self, limits: &LimitSet, kept: &[Kept], facts: &mut Facts) {
         let Some(limit) = self.first.limit else {
             let pressed = self.remaining == Some(0)
                 || self.percent.is_some_and(|(percent, target)| percent >= target.into())
@@ -242,7 +244,9 @@ impl<'a> Heard<'a> {
             }
             return;
         };
-        let declared = limits.max_of(limit).unwrap_or(0);
+        // What answers tell is of the whole limit, of which some is kept for others.
+        let Kept { reserve, beyond } = kept.get(limit).copied().unwrap_or_default();
+        let declared = limits.max_of(limit).unwrap_or(0).saturating_add(beyond);
         let by_used = self.used.map(|used| self.max.unwrap_or(declared).saturating_sub(used));
         let by_percent = self.percent.map(|(percent, target)| {
             let free = u64::from(u32::from(target).saturating_sub(percent));
@@ -250,8 +254,10 @@ impl<'a> Heard<'a> {
             u32::try_from(u64::from(self.max.unwrap_or(declared)) * free / 100).unwrap_or(u32::MAX)
         });
         let left = [self.remaining, by_used, by_percent].into_iter().flatten().min();
-        if left.is_some() || self.max.is_some() {
-            let Self { max, reset, ends, .. } = self;
+        let left = left.map(|left| left.saturating_sub(reserve));
+        let max = self.max.map(|max| max.saturating_sub(beyond));
+        if left.is_some() || max.is_some() {
+            let Self { reset, ends, .. } = self;
             facts.limits.push(LimitFact { limit, left, max, reset, ends });
         }
     }
@@ -329,6 +335,18 @@ impl Test {
                 !text.is_empty() && body.windows(text.len()).any(|part| part == text)
             }
         }
+    }
+}
+
+impl Source {
+    /// The values there, if it is a header; a list counts as one value.
+    pub(crate) fn in_headers(&self, headers: &HeaderMap) -> Vec<String> {
+        if matches!(self, Self::Body(_)) {
+            return Vec::new();
+        }
+        let wall = Timestamp::UNIX_EPOCH;
+        let answer = Answered { status: 0, headers, body: &[], wall };
+        View { answer, said_at: wall }.values(self, false)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -41,7 +43,7 @@ pub struct FetchContext<'a> {
 }
 
 /// What to send.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// How.
     pub method: Method,
@@ -51,6 +53,19 @@ pub struct Request {
     pub headers: HeaderMap,
     /// With what after them.
     pub body: Option<Bytes>,
+}
+
+impl fmt::Debug for Request {
+    /// Without query and body, which may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = Url::join(&self.url, self.url.path());
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("at", &at.as_ref().map_or("?", Url::as_str))
+            .field("headers", &self.headers)
+            .field("body_bytes", &self.body.as_ref().map(Bytes::len))
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a recipe's templates may name.
@@ -158,7 +173,10 @@ pub fn build_page(
         headers.insert(CONTENT_TYPE, header_value(&CONTENT_TYPE, own.kind())?);
         body = Some(own.fill(&scope)?);
     }
-    for (name, template) in platform.headers.iter().chain(&api.headers) {
+    // What is fetched elsewhere without credentials gets nothing of the platform's own: one may be in its headers.
+    let elsewhere = api.auth.is_none() && url.origin() != platform.base_url.origin();
+    let shared = if elsewhere && platform.auth.is_some() { &[][..] } else { &platform.headers };
+    for (name, template) in shared.iter().chain(&api.headers) {
         if template.left_out(&scope) {
             continue;
         }

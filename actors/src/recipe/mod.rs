@@ -107,6 +107,7 @@ impl Refusal {
             http_status: None,
             body_start: None,
             died_at,
+            ..Dead::default()
         }
     }
 }

@@ -10,6 +10,8 @@ use flate2::write::{GzEncoder, MultiGzDecoder};
 use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::zstd_safe::CParameter;
 
+use super::unwrap::Unwrapper;
+use super::zip::ZipDecoder;
 use super::{Codec, Decode};
 
 /// Most bytes offered to a decoder at once.
@@ -27,6 +29,8 @@ pub(super) enum Decoder<W: Write> {
     Identity(W),
     Gzip(Box<MultiGzDecoder<W>>),
     Deflate(Box<ZlibDecoder<W>>),
+    Zip(Box<ZipDecoder<W>>),
+    Unwrap(Box<Unwrapper<W>>),
 }
 
 impl<W: Write> Decoder<W> {
@@ -46,6 +50,8 @@ impl<W: Write> Decoder<W> {
             Self::Identity(out) => out.write(input)?,
             Self::Gzip(decoder) => decoder.write(input)?,
             Self::Deflate(decoder) => decoder.step(input)?,
+            Self::Zip(decoder) => decoder.step(input)?,
+            Self::Unwrap(decoder) => decoder.step(input)?,
         };
         if taken == 0 {
             return Err(io::Error::other("the decoder does not go on"));
@@ -59,6 +65,8 @@ impl<W: Write> Decoder<W> {
             Self::Identity(out) => out,
             Self::Gzip(decoder) => decoder.get_mut(),
             Self::Deflate(decoder) => &mut decoder.out,
+            Self::Zip(decoder) => decoder.out(),
+            Self::Unwrap(decoder) => decoder.out(),
         }
     }
 
@@ -69,6 +77,16 @@ impl<W: Write> Decoder<W> {
             Self::Identity(out) => Ok(out),
             Self::Gzip(decoder) => decoder.finish(),
             Self::Deflate(decoder) => decoder.finish(),
+            Self::Zip(decoder) => decoder.finish(),
+            Self::Unwrap(decoder) => decoder.finish(),
+        }
+    }
+
+    /// What the body is not, if it was passed on because it is not what was declared.
+    pub(super) fn is_not(&self) -> Option<&'static str> {
+        match self {
+            Self::Unwrap(decoder) => decoder.is_not(),
+            _ => None,
         }
     }
 }

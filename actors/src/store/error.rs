@@ -71,6 +71,23 @@ pub enum SinkError {
         /// What the decoder said.
         reason: String,
     },
+    /// The body is an archive without what is wanted, or with it in a form that is not read; or it is no text in
+    /// its charset.
+    #[error("store `{key}`: {reason}")]
+    Unfit {
+        /// The object.
+        key: Path,
+        /// Which of the two.
+        what: Unfit,
+        /// A sentence.
+        reason: String,
+    },
+    /// Whoever looked at the body does not want it to be stored.
+    #[error("store `{key}`: the body was refused")]
+    Refused {
+        /// The object.
+        key: Path,
+    },
     /// The store did not take it.
     #[error("store `{key}`: {kind}")]
     Store {
@@ -82,6 +99,15 @@ pub enum SinkError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What a body is not fit as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// An archive.
+    Archive,
+    /// Text.
+    Text,
 }
 
 /// What can be done about a failing store.

@@ -31,8 +31,10 @@ mod pipeline;
 mod s3;
 mod sink;
 mod sweep;
+mod unwrap;
 mod upload;
 mod writers;
+mod zip;
 
 #[cfg(test)]
 mod tests;
@@ -56,7 +58,7 @@ use self::upload::Upload;
 use self::writers::Writers;
 
 use self::error::is_bucket_missing;
-pub use self::error::{OpenError, SinkError, StoreErrorKind};
+pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
 pub use self::s3::S3_BODY_BYTES_MAX;
 pub use self::sink::{Sealed, Sink, Tap};
@@ -117,13 +119,68 @@ pub enum Decode {
     Deflate,
 }
 
+/// What kind of file a body is, which it is taken out of after its content encoding was undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Unwrap {
+    /// None.
+    #[default]
+    None,
+    /// A gzip file, of one or more members.
+    Gzip,
+    /// A zip archive; one member of it.
+    Zip(Pick),
+}
+
+/// Which member of an archive is taken: the one whose whole name fits a pattern of `*` (any characters) and `?` (any
+/// one); nothing: the only one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pick(pub Option<Arc<str>>);
+
+impl Pick {
+    fn fits(&self, name: &str) -> bool {
+        let Some(pattern) = &self.0 else { return true };
+        let (pattern, name): (Vec<char>, Vec<char>) =
+            (pattern.chars().collect(), name.chars().collect());
+        // Where the last star stands, and how much of the name it has taken.
+        let (mut at, mut of, mut star) = (0, 0, None);
+        while of < name.len() {
+            match pattern.get(at) {
+                Some('*') => {
+                    star = Some((at, of));
+                    at += 1;
+                }
+                Some(sign) if *sign == '?' || *sign == name[of] => (at, of) = (at + 1, of + 1),
+                _ => {
+                    let Some((place, taken)) = star else { return false };
+                    star = Some((place, taken + 1));
+                    (at, of) = (place + 1, taken + 1);
+                }
+            }
+        }
+        pattern[at..].iter().all(|sign| *sign == '*')
+    }
+}
+
+/// Looks at a body on its way, after decoding, and has the last word before it is stored.
+pub trait Inspect: Send + std::fmt::Debug {
+    /// The next bytes of it.
+    fn take(&mut self, bytes: &[u8]);
+
+    /// That was all; whether it may be stored. Called once.
+    fn end(&mut self) -> bool;
+}
+
 /// How a body is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkOptions {
     /// How the object is compressed.
     pub codec: Codec,
     /// What is undone first.
     pub decode: Decode,
+    /// What is undone then.
+    pub unwrap: Unwrap,
+    /// The charset that text is converted from, to UTF-8 without a byte order mark; nothing: bytes stay as they are.
+    pub charset: Option<&'static encoding_rs::Encoding>,
     /// Largest body, in bytes after decoding.
     pub body_bytes_max: u64,
     /// Most bytes after decoding for each byte on the wire, in a body of more than

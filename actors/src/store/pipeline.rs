@@ -11,7 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::codec::{Decoder, Encoder, STEP_BYTES, compress_small};
 use super::sink::Tap;
-use super::{Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, SinkOptions};
+use super::unwrap::{ToUtf8, Unwrapper};
+use super::zip::Unfit as UnfitArchive;
+use super::{Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap};
 
 /// What an encoder may hand out beyond a full part: its own output buffer and a step.
 const PART_SLACK_BYTES: usize = 256 * 1024;
@@ -22,6 +24,9 @@ pub(super) enum Fault {
     TooLarge,
     Bomb,
     Encoding(String),
+    Unfit(Unfit, String),
+    /// Whoever looks at it does not want it.
+    Refused,
     /// The compressor failed; it writes to memory, so this is a lack of it or a bug.
     Codec(io::Error),
 }
@@ -35,24 +40,27 @@ pub(super) struct Sums {
     pub(super) sha256: String,
 }
 
-/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], and `wire` is
-/// as it was.
+/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], and `wire` and `inspect` are
+/// as they were.
 pub(super) fn pack(
     wire: &mut Vec<u8>,
     options: &SinkOptions,
+    inspect: &mut Option<Box<dyn Inspect>>,
     tap: Option<&mut Box<dyn Tap>>,
 ) -> Result<Option<(Bytes, Sums)>, Fault> {
-    let body = match options.decode {
-        Decode::Identity => std::mem::take(wire),
-        encoded => match decode_small(encoded, wire)? {
-            Some(body) => body,
-            None => return Ok(None),
-        },
+    let small = match (options.decode, &options.unwrap, options.charset) {
+        (Decode::Identity, Unwrap::None, None) => Some((std::mem::take(wire), None)),
+        _ => decode_small(wire, options)?,
     };
+    let Some((body, is_not)) = small else { return Ok(None) };
     let bytes = body.len() as u64;
     if bytes > options.body_bytes_max {
         return Err(Fault::TooLarge);
     }
+    if let Some(inspect) = inspect {
+        inspect.take(&body);
+    }
+    last_word(inspect, is_not)?;
     let sums = Sums { bytes, sha256: hex(&Sha256::digest(&body)) };
     if let Some(tap) = tap {
         tap.see(&body);
@@ -61,9 +69,49 @@ pub(super) fn pack(
     Ok(Some((object.into(), sums)))
 }
 
-fn decode_small(encoded: Decode, wire: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-    let mut decoder = Decoder::new(encoded, Vec::with_capacity(INLINE_BYTES_MAX));
-    let mut rest = wire;
+/// Whether a whole body is stored: what somebody sees in it goes before what it is not.
+fn last_word(
+    inspect: &mut Option<Box<dyn Inspect>>,
+    is_not: Option<&'static str>,
+) -> Result<(), Fault> {
+    if inspect.as_mut().is_some_and(|inspect| !inspect.end()) {
+        return Err(Fault::Refused);
+    }
+    match is_not {
+        Some(what) => Err(Fault::Encoding(format!("the body is not {what}"))),
+        None => Ok(()),
+    }
+}
+
+/// A small body, and what it is not.
+type Small = (Vec<u8>, Option<&'static str>);
+
+fn decode_small(wire: &[u8], options: &SinkOptions) -> Result<Option<Small>, Fault> {
+    let room = || Vec::with_capacity(INLINE_BYTES_MAX);
+    let Some((mut body, _)) = whole(Decoder::new(options.decode, room()), wire)? else {
+        return Ok(None);
+    };
+    let mut is_not = None;
+    if options.unwrap != Unwrap::None {
+        let unwrapper = Unwrapper::new(options.unwrap.clone(), room());
+        match whole(Decoder::Unwrap(Box::new(unwrapper)), &body)? {
+            Some(unwrapped) => (body, is_not) = unwrapped,
+            None => return Ok(None),
+        }
+    }
+    if let Some(charset) = options.charset {
+        let mut text = room();
+        let mut take = |bytes: &[u8]| text.write_all(bytes);
+        let converted = ToUtf8::new(charset).convert(&body, true, &mut take);
+        converted.map_err(encoding)?.map_err(|reason| Fault::Unfit(Unfit::Text, reason))?;
+        body = text;
+    }
+    Ok((body.len() <= INLINE_BYTES_MAX).then_some((body, is_not)))
+}
+
+/// All of a small body through one decoder; `None` if it becomes a large one.
+fn whole(mut decoder: Decoder<Vec<u8>>, bytes: &[u8]) -> Result<Option<Small>, Fault> {
+    let mut rest = bytes;
     while !rest.is_empty() {
         let taken = decoder.step(rest).map_err(encoding)?;
         rest = &rest[taken..];
@@ -71,8 +119,9 @@ fn decode_small(encoded: Decode, wire: &[u8]) -> Result<Option<Vec<u8>>, Fault> 
             return Ok(None);
         }
     }
+    let is_not = decoder.is_not();
     let body = decoder.finish().map_err(encoding)?;
-    Ok((body.len() <= INLINE_BYTES_MAX).then_some(body))
+    Ok((body.len() <= INLINE_BYTES_MAX).then_some((body, is_not)))
 }
 
 /// The last parts of a body, what is known of it, and who saw it.
@@ -80,6 +129,12 @@ type Ended = (Vec<Bytes>, Sums, Option<Box<dyn Tap>>);
 
 /// A larger body on its way. Moves between the loop and the blocking threads.
 pub(super) struct Pipeline {
+    /// Undoes the content encoding where something else has to be undone after it. Both in one would give
+    /// more at a step than there is room for.
+    first: Option<Decoder<Vec<u8>>>,
+    /// What it gave, and taken from `middle_taken` on.
+    middle: Vec<u8>,
+    middle_taken: usize,
     decoder: Decoder<Tail>,
     /// Read, and taken from `taken` on.
     input: Vec<u8>,
@@ -94,13 +149,33 @@ impl Pipeline {
     pub(super) fn new(
         options: SinkOptions,
         part_bytes: usize,
+        inspect: Option<Box<dyn Inspect>>,
         tap: Option<Box<dyn Tap>>,
     ) -> Result<Self, Fault> {
         let out = Vec::with_capacity(part_bytes + PART_SLACK_BYTES);
         let encoder = Encoder::new(options.codec, out).map_err(Fault::Codec)?;
-        let tail = Tail { encoder, sha: Sha256::new(), bytes: 0, failed: None, tap };
-        let decoder = Decoder::new(options.decode, tail);
-        Ok(Self { decoder, input: Vec::new(), taken: 0, wire: 0, options, part_bytes })
+        let to_utf8 = options.charset.map(ToUtf8::new);
+        let sha = Sha256::new();
+        let tail = Tail { encoder, sha, bytes: 0, failed: None, to_utf8, inspect, tap };
+        let (first, decoder) = match (&options.unwrap, options.decode) {
+            (Unwrap::None, decode) => (None, Decoder::new(decode, tail)),
+            (unwrap, decode) => {
+                let unwrapper = Unwrapper::new(unwrap.clone(), tail);
+                let first = (decode != Decode::Identity).then(|| Decoder::new(decode, Vec::new()));
+                (first, Decoder::Unwrap(Box::new(unwrapper)))
+            }
+        };
+        Ok(Self {
+            first,
+            middle: Vec::new(),
+            middle_taken: 0,
+            decoder,
+            input: Vec::new(),
+            taken: 0,
+            wire: 0,
+            options,
+            part_bytes,
+        })
     }
 
     /// Bytes that wait for a turn.
@@ -115,15 +190,11 @@ impl Pipeline {
 
     /// Works until a part is full, which it gives, or nothing waits any more.
     pub(super) fn turn(&mut self) -> Result<Option<Bytes>, Fault> {
-        while self.taken < self.input.len() {
+        while self.taken < self.input.len() || self.middle_taken < self.middle.len() {
             if self.decoder.out().encoder.out().len() > self.part_bytes {
                 return Ok(Some(self.cut_part()));
             }
-            let end = self.input.len().min(self.taken + STEP_BYTES);
-            let step = self.decoder.step(&self.input[self.taken..end]);
-            let taken = step.map_err(|error| self.decoder.out().fault(error))?;
-            self.taken += taken;
-            self.wire += taken as u64;
+            self.step()?;
             self.check()?;
         }
         self.input.clear();
@@ -133,17 +204,57 @@ impl Pipeline {
         Ok(full.then(|| self.cut_part()))
     }
 
+    fn step(&mut self) -> Result<(), Fault> {
+        let (from, taken) = if self.middle_taken < self.middle.len() {
+            (&self.middle, self.middle_taken)
+        } else {
+            (&self.input, self.taken)
+        };
+        let end = from.len().min(taken + STEP_BYTES);
+        let bytes = &from[taken..end];
+        if self.middle_taken < self.middle.len() {
+            let step = self.decoder.step(bytes);
+            self.middle_taken += step.map_err(|error| self.decoder.out().fault(error))?;
+            return Ok(());
+        }
+        let taken = if let Some(first) = &mut self.first {
+            let taken = first.step(bytes).map_err(encoding)?;
+            self.middle.clear();
+            self.middle_taken = 0;
+            std::mem::swap(&mut self.middle, first.out());
+            taken
+        } else {
+            self.decoder.step(bytes).map_err(|error| self.decoder.out().fault(error))?
+        };
+        self.taken += taken;
+        self.wire += taken as u64;
+        Ok(())
+    }
+
     /// Ends a body of which nothing waits any more. Gives the last parts: none is longer than a
     /// part, none is empty unless the whole object is.
     pub(super) fn finish(mut self) -> Result<Ended, Fault> {
-        let (part_bytes, options) = (self.part_bytes, self.options);
+        let part_bytes = self.part_bytes;
         self.check()?;
+        if let Some(first) = self.first.take() {
+            let rest = first.finish().map_err(encoding)?;
+            let mut rest = rest.as_slice();
+            while !rest.is_empty() {
+                let end = rest.len().min(STEP_BYTES);
+                let step = self.decoder.step(&rest[..end]);
+                rest = &rest[step.map_err(|error| self.decoder.out().fault(error))?..];
+                self.check()?;
+            }
+        }
+        let is_not = self.decoder.is_not();
         // An error in the last bytes is the stream's unless the compressor left its own; the
         // decoder that would tell is gone by then, and the compressor writes to memory.
-        let tail = self.decoder.finish().map_err(encoding)?;
-        if tail.bytes > options.body_bytes_max {
+        let mut tail = self.decoder.finish().map_err(encoding)?;
+        tail.end_text()?;
+        if tail.bytes > self.options.body_bytes_max {
             return Err(Fault::TooLarge);
         }
+        last_word(&mut tail.inspect, is_not)?;
         let sums = Sums { bytes: tail.bytes, sha256: hex(&tail.sha.finalize()) };
         let mut rest = Bytes::from(tail.encoder.finish().map_err(Fault::Codec)?);
         let mut parts = Vec::new();
@@ -161,7 +272,8 @@ impl Pipeline {
             return Err(Fault::TooLarge);
         }
         let allowed = self.wire.saturating_mul(u64::from(self.options.expand_max));
-        let expands = self.options.decode != Decode::Identity;
+        let expands =
+            self.options.decode != Decode::Identity || self.options.unwrap != Unwrap::None;
         if expands && bytes > EXPAND_FREE_BYTES && bytes > allowed {
             return Err(Fault::Bomb);
         }
@@ -185,27 +297,54 @@ struct Tail {
     encoder: Encoder,
     sha: Sha256,
     bytes: u64,
-    /// The compressor's error, which travels through the decoder and must not be taken for the
-    /// stream's.
-    failed: Option<io::Error>,
+    /// An error of its own, which travels through the decoder and must not be taken for the stream's.
+    failed: Option<Fault>,
+    to_utf8: Option<ToUtf8>,
+    inspect: Option<Box<dyn Inspect>>,
     tap: Option<Box<dyn Tap>>,
 }
 
 impl Tail {
     fn fault(&mut self, error: io::Error) -> Fault {
-        self.failed.take().map_or_else(|| encoding(error), Fault::Codec)
+        self.failed.take().unwrap_or_else(|| encoding(error))
+    }
+
+    /// Text that may break off in the middle of a character is over.
+    fn end_text(&mut self) -> Result<(), Fault> {
+        if let Some(mut to_utf8) = self.to_utf8.take() {
+            let converted = to_utf8.convert(&[], true, |text| self.take(text));
+            let converted = converted.map_err(|error| self.fault(error))?;
+            converted.map_err(|reason| Fault::Unfit(Unfit::Text, reason))?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes += bytes.len() as u64;
+        self.sha.update(bytes);
+        if let Some(inspect) = &mut self.inspect {
+            inspect.take(bytes);
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.see(bytes);
+        }
+        self.encoder.write(bytes).map_err(|error| {
+            self.failed = Some(Fault::Codec(error));
+            io::ErrorKind::Other.into()
+        })
     }
 }
 
 impl Write for Tail {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes += bytes.len() as u64;
-        self.sha.update(bytes);
-        if let Some(tap) = &mut self.tap {
-            tap.see(bytes);
-        }
-        if let Err(error) = self.encoder.write(bytes) {
-            self.failed = Some(error);
+        let Some(mut to_utf8) = self.to_utf8.take() else {
+            self.take(bytes)?;
+            return Ok(bytes.len());
+        };
+        let converted = to_utf8.convert(bytes, false, |text| self.take(text))?;
+        self.to_utf8 = Some(to_utf8);
+        if let Err(reason) = converted {
+            self.failed = Some(Fault::Unfit(Unfit::Text, reason));
             return Err(io::ErrorKind::Other.into());
         }
         Ok(bytes.len())
@@ -217,7 +356,11 @@ impl Write for Tail {
 }
 
 fn encoding(error: io::Error) -> Fault {
-    Fault::Encoding(error.to_string())
+    let unfit = error.get_ref().and_then(|inner| inner.downcast_ref::<UnfitArchive>());
+    match unfit {
+        Some(unfit) => Fault::Unfit(Unfit::Archive, unfit.to_string()),
+        None => Fault::Encoding(error.to_string()),
+    }
 }
 
 /// Lower-case hex.

@@ -11,7 +11,7 @@ use super::budget::Share;
 use super::error::SinkError;
 use super::pipeline::{Fault, Pipeline, Sums, pack};
 use super::upload::Upload;
-use super::{INLINE_BYTES_MAX, SinkOptions, Store, Stored};
+use super::{INLINE_BYTES_MAX, Inspect, SinkOptions, Store, Stored};
 
 /// Bytes read before the blocking threads are given work, so that handing it over costs little
 /// beside doing it. Part of a streaming share.
@@ -27,6 +27,7 @@ pub struct Sink {
     store: Store,
     key: Path,
     options: SinkOptions,
+    inspect: Option<Box<dyn Inspect>>,
     /// Bytes given to `write`.
     wire: u64,
     state: State,
@@ -148,12 +149,18 @@ struct Stream {
 impl Sink {
     pub(super) fn new(store: Store, key: Path, options: SinkOptions) -> Self {
         let state = State::Small { held: Vec::new(), share: None };
-        Self { store, key, options, wire: 0, state, tap: None }
+        Self { store, key, options, inspect: None, wire: 0, state, tap: None }
     }
 
     /// Shows the body to somebody as it is stored. Before the first `write` only.
     pub fn with_tap(mut self, tap: Box<dyn Tap>) -> Self {
         self.tap = Some(tap);
+        self
+    }
+
+    /// Lets somebody look at the body, who has the last word before it is stored. Before the first `write`.
+    pub fn inspected(mut self, inspect: Box<dyn Inspect>) -> Self {
+        self.inspect = Some(inspect);
         self
     }
 
@@ -240,8 +247,10 @@ impl Sink {
             State::Spent => return Err(self.cut_short()),
             State::Stream(stream) => stream,
             State::Small { mut held, share } => {
-                let packed = pack(&mut held, &self.options, self.tap.as_mut());
+                let mut inspect = self.inspect.take();
+                let packed = pack(&mut held, &self.options, &mut inspect, self.tap.as_mut());
                 let packed = packed.map_err(|fault| self.fault(fault))?;
+                self.inspect = inspect;
                 if let Some((object, sums)) = packed {
                     let stored = self.stored(sums, object.len() as u64);
                     let left = Left::Whole(object);
@@ -268,7 +277,8 @@ impl Sink {
     async fn grow(&mut self, held: Vec<u8>, share: Share) -> Result<Stream, SinkError> {
         let share = Arc::new(self.store.budget().grow(share).await);
         let tap = self.tap.take();
-        let pipeline = Pipeline::new(self.options, self.store.part_bytes(), tap);
+        let (options, inspect) = (self.options.clone(), self.inspect.take());
+        let pipeline = Pipeline::new(options, self.store.part_bytes(), inspect, tap);
         let mut pipeline = Box::new(pipeline.map_err(|fault| self.fault(fault))?);
         pipeline.push(&held);
         Ok(Stream { pipeline, upload: None, share })
@@ -369,6 +379,8 @@ impl Sink {
             Fault::TooLarge => SinkError::TooLarge { key, bytes_max: self.options.body_bytes_max },
             Fault::Bomb => SinkError::Bomb { key, expand_max: self.options.expand_max },
             Fault::Encoding(reason) => SinkError::Encoding { key, reason },
+            Fault::Unfit(what, reason) => SinkError::Unfit { key, what, reason },
+            Fault::Refused => SinkError::Refused { key },
             Fault::Codec(error) => SinkError::other(&key, error),
         }
     }

@@ -3,6 +3,7 @@
 mod bodies;
 mod bounds;
 mod files;
+mod files_in_bodies;
 mod s3;
 mod s3_server;
 
@@ -26,7 +27,14 @@ const STREAM_SHARE_BYTES: u64 = 2 * FILE_PART_BYTES as u64 + STREAM_SLACK_BYTES;
 const LEAST_BYTES: u64 = STREAM_SHARE_BYTES + budget::SMALL_SHARE_BYTES;
 
 fn options(codec: Codec, decode: Decode) -> SinkOptions {
-    SinkOptions { codec, decode, body_bytes_max: 1 << 33, expand_max: EXPAND_MAX }
+    SinkOptions {
+        codec,
+        decode,
+        unwrap: Unwrap::None,
+        charset: None,
+        body_bytes_max: 1 << 33,
+        expand_max: EXPAND_MAX,
+    }
 }
 
 fn plain(codec: Codec) -> SinkOptions {
@@ -152,7 +160,7 @@ async fn send_and_check(
     body: &[u8],
     pieces: &[usize],
 ) {
-    let stored = send(store, key, options, wire, pieces).await.unwrap();
+    let stored = send(store, key, options.clone(), wire, pieces).await.unwrap();
     let found = object(store, &stored.key).await.unwrap();
     let got = decompressed(options.codec, &found);
     assert!(got == body, "{key}: another body ({} bytes for {})", got.len(), body.len());

@@ -397,6 +397,7 @@ pub(crate) fn attempt_failed(
         http_status = last.status,
         calls = tries.calls(),
         retry_in_ms,
+        request_id = last.request_id.as_deref(),
         reason,
         "attempt failed"
     );
@@ -476,6 +477,31 @@ pub(crate) fn fetch_done(
         bytes,
         calls,
         "fetch done"
+    );
+}
+
+/// Others took its place, each with a part of what it asked for.
+pub(crate) fn fetch_split(item: &Item, parts: &[String], reason: &str) {
+    tracing::info!(
+        event = "fetch_split",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        parts = parts.join(" "),
+        reason,
+        "fetch split"
+    );
+}
+
+/// An account whose access was refused has it again.
+pub(crate) fn breaker_closed(account: &AccountKey) {
+    tracing::info!(
+        event = "breaker_closed",
+        platform = %account.platform,
+        account = account.account.as_str(),
+        "access given again"
     );
 }
 

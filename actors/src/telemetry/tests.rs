@@ -122,8 +122,9 @@ fn a_log_line_is_read_with_its_fields() {
 
 #[test]
 fn the_page_names_every_outcome_of_an_attempt() {
-    use Again::{Crashed, Late, StoreAway, Throttled, Transient, Unreachable};
-    for outcome in [Transient, Throttled, Unreachable, StoreAway, Late, Crashed] {
+    use Again::{Crashed, Denied, Incomplete, Late, StoreAway, Throttled, Transient, Unreachable};
+    for outcome in [Transient, Incomplete, Throttled, Denied, Unreachable, StoreAway, Late, Crashed]
+    {
         assert!(PAGE.contains(&format!("`{}`", outcome.as_str())), "{}", outcome.as_str());
     }
 }

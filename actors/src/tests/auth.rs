@@ -225,3 +225,34 @@ fn an_account_that_is_refused_with_a_good_token_is_given_up_after_one_more_try()
         assert!(rig.calls_of("revoked").len() <= 12, "{:?}", rig.calls_of("revoked"));
     });
 }
+
+#[test]
+fn a_secret_that_is_refused_is_read_again_before_the_next_try() {
+    paused(|| async {
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        secret.write_all(b"old").unwrap();
+        let limits = limits(r#"gap = { per = ["account"], every = "100ms" }"#);
+        let auth = format!("auth = {{ bearer = \"file:{}\" }}\n", secret.path().display());
+        let setup = Setup { platform: auth + &limits.platform, ..limits }.attempts_max(1);
+        let good = Rc::new(Cell::new("Bearer old"));
+        let wanted = Rc::clone(&good);
+        let rig = Rig::start(setup, move |seen| {
+            let is_good = seen.header("authorization") == wanted.get();
+            if is_good { Reply::ok("{}") } else { Reply::status(401) }
+        });
+        for number in 0..10 {
+            rig.put_many(&format!("x{number}"), "a", 30).await;
+        }
+        rig.at(1050).await;
+        // Both at once, and nobody has looked at the file since.
+        good.set("Bearer new");
+        std::fs::write(secret.path(), "new").unwrap();
+        rig.all_end(secs(30)).await;
+        assert_eq!((rig.done(), rig.dead().await), (300, Vec::new()));
+        assert!(
+            rig.wire.seen().len() <= 310,
+            "each account was refused once: {}",
+            rig.wire.seen().len()
+        );
+    });
+}

@@ -1,6 +1,7 @@
 //! The actors as a whole: one shard on the System's own thread, paused time, a provider by script, queue,
 //! ledger and store in memory. Times are therefore exact: a call that could go at 5.000 s goes at 5.000 s.
 
+mod answers;
 mod auth;
 mod blocks;
 mod budgets;

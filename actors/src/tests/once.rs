@@ -19,8 +19,7 @@ fn earlier(id: &str) -> Done {
         waited_ms: 1,
         fetched_at: wall(),
         labels: BTreeMap::new(),
-        manifest: None,
-        lists: 0,
+        ..Done::default()
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod asking;
 mod blocks;
+mod denying;
 mod hearing;
 mod letting;
 mod listening;
@@ -13,7 +14,7 @@ mod resting;
 mod signing;
 mod weighing;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use super::gate::Gate;
 use super::lane::{Candidate, Lane};
 use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
 use super::usage::Usage;
+use crate::answers::breaker::Breaker;
 use crate::budget::Grant;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
@@ -35,6 +37,7 @@ use crate::pages::Read;
 use crate::plan::Platform;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
+use crate::shard::permit::Report;
 use crate::supervise::DeathNotice;
 use crate::telemetry::{self, PlatformMeters};
 
@@ -164,6 +167,8 @@ pub struct Throttle {
     handled: u64,
     usage: Usage,
     listening: Listening,
+    /// Refusals of access in a row, by api; nothing: of the account as a whole.
+    breakers: BTreeMap<Option<u16>, Breaker>,
     /// When the limits came into force, if they are not those of the start.
     limits_since: At,
     because: Option<Box<str>>,
@@ -227,6 +232,7 @@ impl Throttle {
             handled: 0,
             usage: Usage::default(),
             listening: Listening::default(),
+            breakers: BTreeMap::new(),
             limits_since: At::MIN,
             because: None,
             until: None,
@@ -311,8 +317,15 @@ impl Handler<Reported> for Throttle {
     fn handle(&mut self, reported: Reported, ctx: &mut Self::Context) {
         self.handled += 1;
         if self.open {
+            let call_ended = matches!(reported.report, Report::CallEnded(..));
             self.hear(reported.id, reported.report, ctx);
-            self.step(ctx);
+            // What came of it is on its way already: a refusal holds the account before another call goes.
+            let told = |shard: &Shard| {
+                shard.running.borrow().get(&reported.id).is_some_and(|own| own.outcome.is_some())
+            };
+            if !(call_ended && told(&self.shard)) {
+                self.step(ctx);
+            }
         }
     }
 }

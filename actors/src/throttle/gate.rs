@@ -134,6 +134,12 @@ impl Gate {
         self.ledger.holds_mut().set(hold);
     }
 
+    /// Whether a hold stops calls of an api.
+    pub(super) fn is_held(&self, api: u16, now: At) -> bool {
+        let holds = self.ledger.holds().as_slice();
+        holds.iter().any(|hold| hold.until > now && hold.scope.stops(api))
+    }
+
     /// What an answer said of a limit.
     pub(super) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
         self.ledger.observe(limits, seen, now)

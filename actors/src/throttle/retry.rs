@@ -54,7 +54,7 @@ pub(crate) fn next(
     attempts_max: u32,
 ) -> Next {
     match kind {
-        Again::Transient => {
+        Again::Transient | Again::Incomplete => {
             tries.attempts = tries.attempts.saturating_add(1);
             if u32::from(tries.attempts) >= attempts_max {
                 return Next::GiveUp(Code::AttemptsExhausted);
@@ -72,6 +72,14 @@ pub(crate) fn next(
                 Some(after) if in_a_row <= BELIEVED => after,
                 Some(after) => after.max(wait(u32::from(in_a_row - BELIEVED), WAIT_MAX)),
             })
+        }
+        Again::Denied => {
+            tries.throttled = tries.throttled.saturating_add(1);
+            if tries.throttled >= THROTTLED_MAX {
+                return Next::GiveUp(Code::AttemptsExhausted);
+            }
+            // The account is held already.
+            Next::Retry(after.unwrap_or(WAIT_MAX))
         }
         Again::Unreachable => {
             tries.unreachable = tries.unreachable.saturating_add(1);

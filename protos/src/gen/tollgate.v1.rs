@@ -177,6 +177,18 @@ pub struct Done {
     /// does.
     #[prost(uint32, tag = "13")]
     pub lists: u32,
+    /// A rule says that there is nothing, and that this is right.
+    #[prost(bool, tag = "20")]
+    pub empty: bool,
+    /// A rule says that it is a part only, and that this is kept.
+    #[prost(bool, tag = "21")]
+    pub incomplete: bool,
+    /// The provider's id of the last call.
+    #[prost(string, optional, tag = "22")]
+    pub request_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
+    #[prost(string, repeated, tag = "23")]
+    pub split_into: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One stored object.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -230,4 +242,7 @@ pub struct Dead {
     /// When it was given up. Always set.
     #[prost(message, optional, tag = "10")]
     pub died_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// The provider's id of the last call.
+    #[prost(string, optional, tag = "11")]
+    pub request_id: ::core::option::Option<::prost::alloc::string::String>,
 }

@@ -83,14 +83,17 @@ proptest! {
         };
         let done = Done {
             id: text.clone().unwrap_or_default(), seq, objects: vec![object; 2], http_status, attempts, pages,
-            waited_ms, fetched_at: at, labels, manifest: text.clone(), lists: attempts,
+            waited_ms, fetched_at: at, labels, empty: seq % 2 == 0, incomplete: seq % 3 == 0,
+            request_id: text.clone(), split_into: text.clone().into_iter().collect(),
+            manifest: text.clone(), lists: attempts,
         };
         let wire = v1::Done::try_from(&done).unwrap().encode_to_vec();
         prop_assert_eq!(Done::try_from(v1::Done::decode(&*wire).unwrap()).unwrap(), done);
 
         let dead = Dead {
             seq, fetch, raw: text.clone(), source: text.clone(), code: "TG0101".into(), reason: "r".into(),
-            attempts, http_status: text.as_ref().map(|_| http_status), body_start: text, died_at: at,
+            attempts, http_status: text.as_ref().map(|_| http_status), body_start: text.clone(), request_id: text,
+            died_at: at,
         };
         let wire = v1::Dead::try_from(&dead).unwrap().encode_to_vec();
         prop_assert_eq!(Dead::try_from(v1::Dead::decode(&*wire).unwrap()).unwrap(), dead);

@@ -13,11 +13,13 @@ mod config;
 mod dir;
 mod nats;
 mod process;
+mod provider;
 
 pub(crate) use config::{Config, accounts, fetch, reports};
 pub(crate) use dir::Dir;
 pub(crate) use nats::Nats;
 pub(crate) use process::{Ran, Running, Tollgate};
+pub(crate) use provider::{Asked, Provider, Told};
 
 /// Longest wait for something that a process is about to do.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,5 +1,8 @@
 //! What is put on requests, beside the documented examples of each scheme.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 
 const NOW: &str = "2026-11-20T12:00:00.250Z";
@@ -29,6 +32,7 @@ fn static_credentials_go_where_they_are_declared() {
     );
     let made = of(r#"auth = { query = "api key", value = "env:KEY" }"#);
     assert_eq!(made.url.as_str(), "https://api.example.com/v1/x?a=1&api%20key=the-s3cret-key");
+    assert!(!format!("{made:?}").contains("s3cret"), "{made:?}");
     // RFC 7617 §2 has this pair.
     let basic = r#"auth = { basic = { user = "Aladdin", password = "env:SESAME" } }"#;
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -81,8 +85,7 @@ fn a_keyed_hash_is_over_what_is_sent_at_the_moment_of_sending() {
     );
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"the-s3cret-key");
     let wanted = ring::hmac::sign(&key, format!("{stamp}.GET./v1/x").as_bytes());
-    use base64::Engine;
-    let wanted = base64::engine::general_purpose::STANDARD.encode(wanted);
+    let wanted = STANDARD.encode(wanted);
     assert_eq!(header(&made, "x-signature"), wanted);
     assert_eq!(header(&made, "x-api-key"), "the-client-id");
 }
@@ -125,8 +128,8 @@ fn oauth1_of(keys: [&str; 4], nonce: &str, seconds: i64, request: &Request) -> (
     let stamp = Stamp { wall: Timestamp::from_second(seconds).unwrap(), nonce: nonce.to_owned() };
     let keys = oauth1::Keys::of(&oauth1, &account("a")).unwrap();
     let header = oauth1::header(&oauth1, &keys, request, &stamp);
-    let at = header.find("oauth_signature=\"").unwrap() + "oauth_signature=\"".len();
-    let signature = header[at..].split('"').next().unwrap();
+    let (_, signature) = header.split_once("oauth_signature=\"").unwrap();
+    let signature = signature.split('"').next().unwrap();
     let signature = percent_encoding::percent_decode_str(signature).decode_utf8_lossy();
     (signature.into_owned(), header)
 }

@@ -173,8 +173,8 @@ pub(super) fn check_known(
     reference: &Reference,
     check: impl Fn(&str) -> Result<(), String>,
 ) {
-    let known = reference.all().into_iter().filter_map(|secret| secret.get());
-    if let Some(problem) = known.filter_map(|text| check(text.expose_secret()).err()).next() {
+    let mut known = reference.all().into_iter().filter_map(|secret| secret.get());
+    if let Some(problem) = known.find_map(|text| check(text.expose_secret()).err()) {
         let message = format!("the secret cannot be used: {problem}");
         section.mistake(Code::BadSecret, key, message, "");
     }

@@ -124,14 +124,11 @@ pub(super) fn hmac(mut table: Section<'_>, env: &BTreeMap<String, String>) -> Op
         let Some(mut own) = table.section(key) else { return Vec::new() };
         let mut pairs = Vec::new();
         for (name, value) in own.entries() {
-            match value.kind {
-                ValueKind::String(text) => {
-                    pairs.extend(string(&own, &name, &text, &names).map(|text| (name, text)));
-                }
-                _ => {
-                    let message = format!("{} where text belongs", kind_of(&value));
-                    own.mistake(Code::WrongType, &name, message, "");
-                }
+            if let ValueKind::String(text) = &value.kind {
+                pairs.extend(string(&own, &name, text, &names).map(|text| (name, text)));
+            } else {
+                let message = format!("{} where text belongs", kind_of(&value));
+                own.mistake(Code::WrongType, &name, message, "");
             }
         }
         pairs

@@ -30,7 +30,7 @@ fn facts(lines: &str, status: u16, headers: &[(&'static str, &str)], body: &str)
         map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     }
     let seen = Answered { status, headers: &map, body: body.as_bytes(), wall: wall() };
-    platform.apis[0].rules.read(seen, &platform.limits)
+    platform.apis[0].rules.read(seen, &platform.limits, &platform.costs.kept)
 }
 
 fn hourly(left: Option<u32>, max: Option<u32>, reset: Option<u64>) -> Vec<LimitFact> {
@@ -258,7 +258,7 @@ fn the_first_rule_that_fits_counts_and_an_apis_own_go_first() {
     let after = |rules: &Rules, status| {
         let headers = HeaderMap::new();
         let seen = Answered { status, headers: &headers, body: b"", wall: wall() };
-        rules.read(seen, &tollgate_gate::LimitSet::default()).over.unwrap().after.unwrap()
+        rules.read(seen, &tollgate_gate::LimitSet::default(), &[]).over.unwrap().after.unwrap()
     };
     let Setup { platform, .. } = limits(LIMITS);
     let own = "[platforms.p.apis.b]\nover = { status = 429, wait = \"9s\" }";
@@ -289,7 +289,8 @@ fn midnight_of_a_zone_is_right_on_days_when_clocks_change() {
         let headers = HeaderMap::new();
         let wall = now.parse().unwrap();
         let seen = Answered { status: 429, headers: &headers, body: b"", wall };
-        let over = platform.apis[0].rules.read(seen, &platform.limits).over.unwrap();
+        let over =
+            platform.apis[0].rules.read(seen, &platform.limits, &platform.costs.kept).over.unwrap();
         assert_eq!(over.after, Some(Duration::from_secs_f64(wanted)), "{zone} at {now}");
     }
 }
@@ -306,4 +307,36 @@ fn a_body_is_looked_at_only_where_a_rule_wants_it() {
     assert!(by_status.wants_body(429) && !by_status.wants_body(200));
     assert!(!rules(GITHUB).wants_body(200));
     assert!(rules("").is_empty() && !rules("").wants_body(429));
+}
+
+/// What is left of the whole limit is not all ours: people and other tools keep their part, as they do of what is
+/// counted here. And a limit that is told as it was declared contradicts nothing.
+#[test]
+fn the_reserve_is_taken_off_what_answers_tell() {
+    let told = |limit: &str, rule: &str, value: &'static str| {
+        let Setup { platform, .. } = limits(&format!("own = {{ per = [\"account\"], {limit} }}"));
+        let rule = format!("observe = [{{ header = \"x-told\", limit = \"own\", {rule} }}]");
+        let plan = plan(&Setup { platform: format!("{rule}\n{platform}"), ..limits("") });
+        let platform = plan.platforms.values().next().unwrap();
+        let headers = HeaderMap::from_iter([(
+            HeaderName::from_static("x-told"),
+            HeaderValue::from_static(value),
+        )]);
+        let seen = Answered { status: 200, headers: &headers, body: b"", wall: wall() };
+        let rules = &platform.apis[0].rules;
+        let facts = rules.read(seen, &platform.limits, &platform.costs.kept).limits[0];
+        (facts.left, facts.max, platform.limits.max_of(0).unwrap())
+    };
+    let tenth = "max = 60, in = \"1h\", reserve = \"10%\"";
+    assert_eq!(told(tenth, "as = \"remaining\"", "7"), (Some(1), None, 54));
+    assert_eq!(told(tenth, "as = \"remaining\"", "5"), (Some(0), None, 54));
+    assert_eq!(told(tenth, "as = \"used\"", "50"), (Some(4), None, 54));
+    assert_eq!(told(tenth, "as = \"percent\"", "50"), (Some(24), None, 54));
+    assert_eq!(told(tenth, "as = \"usage\"", "10/20"), (Some(4), Some(14), 54));
+    assert_eq!(told(tenth, "as = \"limit\"", "60").1, Some(54));
+    let units = "max = \"1kB\", in = \"1h\", counts = \"bytes\", cost = 10, reserve = 100";
+    assert_eq!(told(units, "as = \"remaining\"", "150"), (Some(50), None, 900));
+    let half = "max = 60, in = \"1h\", share = \"50%\"";
+    assert_eq!(told(half, "as = \"remaining\"", "40"), (Some(40), None, 30));
+    assert_eq!(told(half, "as = \"limit\"", "60").1, Some(30));
 }

@@ -163,8 +163,7 @@ fn done(id: &str, seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Timestamp::now(),
         labels: BTreeMap::new(),
-        manifest: None,
-        lists: 0,
+        ..Done::default()
     };
     Ending::Done { done: Box::new(done), once: false }
 }
@@ -181,6 +180,7 @@ fn letter(id: &str) -> Dead {
         http_status: Some(400),
         body_start: Some("no".into()),
         died_at: Timestamp::now(),
+        ..Dead::default()
     }
 }
 

@@ -55,7 +55,7 @@ async fn refuses_one_byte_more_than_allowed_and_nothing_less() {
         for (decode, fits, more) in wires {
             let options =
                 SinkOptions { body_bytes_max: allowed as u64, ..options(Codec::None, decode) };
-            send(&store, "fits", options, &fits, &[100_000]).await.unwrap();
+            send(&store, "fits", options.clone(), &fits, &[100_000]).await.unwrap();
             let sent = send(&store, "more", options, &more, &[100_000]).await;
             assert!(
                 matches!(sent, Err(SinkError::TooLarge { bytes_max, .. }) if bytes_max == allowed as u64),

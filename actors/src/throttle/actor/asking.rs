@@ -174,11 +174,17 @@ impl Throttle {
         if now > decided.at.plus(Span::from(USE_WITHIN)) {
             telemetry::permits_lapsed(&self.meters, &self.key, 1);
             self.put_back(vec![decided]);
-        } else if self.fence != Fence::Holds {
+        } else if self.fence != Fence::Holds || self.held_since(&decided, now) {
             self.put_back(vec![decided]);
         } else {
             self.go_on(decided, now);
         }
+    }
+
+    /// Whether a refusal of another call has shut the account, its api or the platform since it was decided.
+    fn held_since(&self, decided: &Decided, now: At) -> bool {
+        let api = self.lanes[decided.lane].api;
+        self.gate.is_held(api, now) || self.shard.shuts.of(&self.key, now).is_some()
     }
 
     /// What was read ahead counts in the budgets that there are now. What has no key there goes on as it is: it is

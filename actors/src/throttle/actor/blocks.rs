@@ -31,6 +31,10 @@ impl Throttle {
             return Vec::new();
         }
         let at_work = |place: usize| {
+            if !self.may_repeat(self.lanes[place].api) {
+                // What may have been called has to be known for each.
+                return false;
+            }
             let mut batch = self.writing.iter().flatten();
             batch.any(|decided| decided.lane == place) || !self.lanes[place].heads.is_empty()
         };

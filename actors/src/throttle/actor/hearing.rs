@@ -149,6 +149,7 @@ impl Throttle {
         let Flight { item, mut tries, lane, decided_at, suspect, read } = flight;
         self.suspects_out(0, usize::from(suspect));
         let api = self.lanes[lane].api;
+        let outcome = self.through_breaker(api, outcome, decided_at, ctx);
         self.meters.attempt(api, &outcome);
         self.pace_heard(api, decided_at, &outcome, self.now());
         match outcome {
@@ -302,6 +303,7 @@ impl Throttle {
             attempts: calls_before(read.as_deref()) + tries.calls(),
             http_status: last.status,
             body_start: last.body_start,
+            request_id: last.request_id,
             died_at: self.shard.clock.wall(),
         };
         let how = async move { Some(Ending::Dead(Box::new(dead))) };

@@ -9,6 +9,7 @@ use actix::{AsyncContext, Context};
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
+use super::denying::TRIAL;
 use super::weighing::costs_of;
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::budget::Grant;
@@ -98,7 +99,8 @@ impl Throttle {
             };
             // Only now: a lane that was chosen and found no slot has not had its turn.
             self.turn = place + 1;
-            if let Some(candidate) = self.past_deadline(candidate, ctx) {
+            let candidate = self.past_deadline(candidate, ctx);
+            if let Some(candidate) = candidate.and_then(|one| self.not_lost(one, ctx)) {
                 let Ok(alone) = self.alone(&candidate) else {
                     // Another fetch like it is being tried; look again soon, let others go before.
                     let later = now.plus(Span::from(ALONE_AGAIN));
@@ -165,6 +167,10 @@ impl Throttle {
                 }
                 if let Some(hold) = self.operator_hold(&lane.key) {
                     wait.for_operator(&hold, &self.shard.clock);
+                    continue;
+                }
+                if self.waits_for_trial(lane.api) {
+                    wait.for_event(TRIAL);
                     continue;
                 }
                 // What a fetch costs that is still to be read is not known; then it is only read.
@@ -390,6 +396,7 @@ impl Throttle {
             open: Vec::new(),
             suspected: self.suspected_of_the_dead(),
             paces: self.pace_notes(now),
+            denials: self.denial_notes(),
         }
     }
 

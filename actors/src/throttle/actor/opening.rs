@@ -88,6 +88,7 @@ impl Throttle {
         };
         self.throttled_in_a_row = record.throttled_in_a_row;
         self.pace_read(&record.paces, since);
+        self.denials_read(&record.denials);
         self.last_given = record.knows(self.shard.ledger.session());
         self.see(&record.known);
         let lost = book::lost(&self.platform, writer, since, now);

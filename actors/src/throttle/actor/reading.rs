@@ -298,8 +298,12 @@ impl Throttle {
             meters.done_before(api);
         };
         self.end(item, look, count, ctx, move |throttle| {
-            let read = found.take();
-            throttle.lanes[place].parked.push(Candidate { read, ..candidate });
+            let mut candidate = Candidate { read: found.take(), ..candidate };
+            if was_flying && !throttle.may_repeat(throttle.lanes[place].api) {
+                // It may still be in flight elsewhere, which is as bad.
+                candidate.tries.crashes = candidate.tries.crashes.max(1);
+            }
+            throttle.lanes[place].parked.push(candidate);
         });
     }
 

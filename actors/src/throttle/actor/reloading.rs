@@ -45,6 +45,7 @@ impl Throttle {
             self.doubted.clear();
         }
         let old = std::mem::replace(&mut self.platform, platform);
+        self.breakers_follow(&old);
         let (before, limits) = (&old.limits, Arc::clone(&self.platform.limits));
         if *before == limits {
             return false;

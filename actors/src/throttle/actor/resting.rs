@@ -17,7 +17,7 @@ const REST_FROM: Duration = Duration::from_secs(5);
 /// The same while the shard has many live actors.
 const REST_FROM_CROWDED: Duration = Duration::from_millis(100);
 
-/// An account without work whose pace was learnt is remembered for this long.
+/// An account without work whose pace was learnt, or whose access was refused, is remembered for this long.
 const PACE_KEPT: Span = Span::from_secs(3600);
 
 /// Live actors from which a shard is crowded.
@@ -49,7 +49,11 @@ impl Throttle {
             }
             (false, _) => {
                 let forgotten = self.gate.forgotten_at(&self.platform.limits, now);
-                if self.has_pace() { forgotten.max(now.plus(PACE_KEPT)) } else { forgotten }
+                if self.has_pace() || self.has_denials() {
+                    forgotten.max(now.plus(PACE_KEPT))
+                } else {
+                    forgotten
+                }
             }
             (true, Some(until)) if until > now.plus(Span::from(rest_from)) => until,
             (true, _) => return false,
@@ -87,6 +91,7 @@ impl Throttle {
         let empty = record.parked.is_empty()
             && record.suspected.is_empty()
             && record.paces.is_empty()
+            && record.denials.is_empty()
             && self.gate.is_empty();
         let lanes: Box<[RestLane]> = self
             .lanes

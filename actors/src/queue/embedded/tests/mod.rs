@@ -69,8 +69,7 @@ fn done(seq: Seq) -> Ending {
         waited_ms: 0,
         fetched_at: Timestamp::UNIX_EPOCH,
         labels: std::collections::BTreeMap::new(),
-        manifest: None,
-        lists: 0,
+        ..Done::default()
     };
     Ending::Done { done: Box::new(done), once: false }
 }
@@ -87,5 +86,6 @@ fn letter(reason: &str) -> Dead {
         http_status: None,
         body_start: None,
         died_at: Timestamp::UNIX_EPOCH,
+        ..Dead::default()
     }
 }

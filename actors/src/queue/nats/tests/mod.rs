@@ -67,8 +67,7 @@ fn done(id: &str, seq: Seq) -> Done {
         waited_ms: 0,
         fetched_at: clock::wall(),
         labels: BTreeMap::new(),
-        manifest: None,
-        lists: 0,
+        ..Done::default()
     }
 }
 
@@ -88,6 +87,7 @@ fn letter(id: &str, seq: Seq) -> Dead {
         http_status: Some(400),
         body_start: None,
         died_at: clock::wall(),
+        ..Dead::default()
     }
 }
 

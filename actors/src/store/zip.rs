@@ -1,0 +1,400 @@
+//! One member of a zip archive, taken out as the archive streams by. No IO, no async.
+//!
+//! The archive's own list of members stands at its end, so the headers before each member are read instead (APPNOTE
+//! 6.3.10 §4.3: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>). What cannot be told from them alone
+//! is refused: encryption, a stored member without its length, and methods other than stored and deflate.
+//! Checksums and lengths are compared, and an archive without its end is cut short.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use flate2::{Crc, Decompress, FlushDecompress, Status};
+
+use super::Pick;
+use super::codec::STEP_BYTES;
+
+const MEMBER: [u8; 4] = *b"PK\x03\x04";
+const DESCRIPTOR: [u8; 4] = *b"PK\x07\x08";
+const LISTED: [u8; 4] = *b"PK\x01\x02";
+const END: [u8; 4] = *b"PK\x05\x06";
+const END_64: [u8; 4] = *b"PK\x06\x06";
+const LOCATOR_64: [u8; 4] = *b"PK\x06\x07";
+/// The extra field that has 64-bit lengths, and what stands in the header then.
+const EXTRA_64: u16 = 1;
+const SEE_EXTRA: u32 = u32::MAX;
+/// Names that an error lists.
+const NAMES_MAX: usize = 5;
+/// Longest record of the archive's end that is skipped at once, in bytes; a longer one is no archive.
+const SKIP_MAX: u64 = 1 << 32;
+
+/// Whether bytes begin as an archive does, be it an empty one.
+pub(super) fn is_zip(start: &[u8]) -> bool {
+    start.starts_with(&MEMBER) || start.starts_with(&END)
+}
+
+/// What another download would not mend: an archive that does not hold what is wanted, or holds it in a form
+/// that is not read.
+#[derive(Debug)]
+pub(super) struct Unfit(pub(super) String);
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+fn unfit(reason: impl Into<String>) -> io::Error {
+    io::Error::other(Unfit(reason.into()))
+}
+
+fn broken(reason: &str) -> io::Error {
+    io::Error::other(format!("the zip archive is broken: {reason}"))
+}
+
+/// Writes the one member that is wanted to `W`.
+pub(super) struct ZipDecoder<W: Write> {
+    out: W,
+    pick: Pick,
+    state: State,
+    /// A record that is not whole yet.
+    held: Vec<u8>,
+    names: Vec<String>,
+    picked: Option<String>,
+    buffer: Vec<u8>,
+}
+
+enum State {
+    /// A record, once so many bytes of it are held.
+    Record {
+        need: usize,
+    },
+    /// Bytes of a member.
+    Body(Member),
+    /// What follows a member whose header did not know its length.
+    After {
+        member: Member,
+        need: usize,
+    },
+    /// Bytes without meaning, and whether the archive is over with them.
+    Skip {
+        left: u64,
+        ends: bool,
+    },
+    Ended,
+}
+
+struct Member {
+    wanted: bool,
+    is_deflate: bool,
+    /// What the header says; nothing if it follows the member.
+    told: Option<(u32, u64, u64)>,
+    is_64: bool,
+    /// Bytes of the member read and written.
+    read: u64,
+    written: u64,
+    crc: Crc,
+    raw: Decompress,
+    ended: bool,
+}
+
+impl<W: Write> ZipDecoder<W> {
+    pub(super) fn new(pick: Pick, out: W) -> Self {
+        Self {
+            out,
+            pick,
+            state: State::Record { need: 4 },
+            held: Vec::new(),
+            names: Vec::new(),
+            picked: None,
+            buffer: Vec::with_capacity(STEP_BYTES),
+        }
+    }
+
+    pub(super) fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Takes at least one byte and writes at most [`STEP_BYTES`] and what came with them.
+    pub(super) fn step(&mut self, input: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < input.len() {
+            let rest = &input[taken..];
+            match std::mem::replace(&mut self.state, State::Ended) {
+                State::Record { need } => {
+                    taken += self.hold(rest, need);
+                    self.state = if self.held.len() < need {
+                        State::Record { need }
+                    } else {
+                        self.record()?
+                    };
+                }
+                State::Skip { left, ends } => {
+                    let now = left.min(rest.len() as u64);
+                    taken += now as usize;
+                    self.state = match left - now {
+                        0 if ends => State::Ended,
+                        0 => State::Record { need: 4 },
+                        left => State::Skip { left, ends },
+                    };
+                }
+                State::Body(mut member) => {
+                    let now = self.body(&mut member, rest)?;
+                    taken += now;
+                    let wrote = !self.buffer.is_empty();
+                    self.state =
+                        if member.ended { Self::close(member)? } else { State::Body(member) };
+                    // One turn of the decompressor at a time: what came out has to be looked at first.
+                    if taken > 0 && wrote {
+                        break;
+                    }
+                    if now == 0 && !wrote && matches!(self.state, State::Body(_)) {
+                        return Err(broken("a member does not go on"));
+                    }
+                }
+                State::After { member, need } => {
+                    taken += self.hold(rest, need);
+                    self.state = if self.held.len() < need {
+                        State::After { member, need }
+                    } else {
+                        self.descriptor(member, need)?
+                    };
+                }
+                State::Ended => return Err(broken("bytes follow its end")),
+            }
+        }
+        Ok(taken)
+    }
+
+    pub(super) fn finish(self) -> io::Result<W> {
+        if !matches!(self.state, State::Ended) {
+            return Err(io::Error::other("the zip archive was cut short"));
+        }
+        if self.picked.is_some() {
+            return Ok(self.out);
+        }
+        let has = match self.names.as_slice() {
+            [] => "it is empty".to_owned(),
+            names => format!("it has {}", names.join(", ")),
+        };
+        Err(unfit(match &self.pick.0 {
+            Some(pattern) => format!("no member of the zip archive is called `{pattern}`: {has}"),
+            None => format!("the zip archive has no member: {has}"),
+        }))
+    }
+
+    fn hold(&mut self, rest: &[u8], need: usize) -> usize {
+        let now = need.saturating_sub(self.held.len()).min(rest.len());
+        self.held.extend_from_slice(&rest[..now]);
+        now
+    }
+
+    /// Reads the record that is held, or says how much more of it is needed.
+    fn record(&mut self) -> io::Result<State> {
+        let sign = [self.held[0], self.held[1], self.held[2], self.held[3]];
+        let fixed = match sign {
+            MEMBER => 30,
+            LISTED => 46,
+            END => 22,
+            END_64 => 12,
+            LOCATOR_64 => 20,
+            _ => return Err(broken("there is no header where one belongs")),
+        };
+        if self.held.len() < fixed {
+            return Ok(State::Record { need: fixed });
+        }
+        let long = |at| u64::from(u16_at(&self.held, at));
+        let (left, ends) = match sign {
+            MEMBER => {
+                let whole = fixed + usize::from(u16_at(&self.held, 26)) + long(28) as usize;
+                if self.held.len() < whole {
+                    return Ok(State::Record { need: whole });
+                }
+                let state = self.member();
+                self.held.clear();
+                return state;
+            }
+            LISTED => (long(28) + long(30) + long(32), false),
+            END => (long(20), true),
+            END_64 => (u64_at(&self.held, 4), false),
+            _ => (0, false),
+        };
+        self.held.clear();
+        if left > SKIP_MAX {
+            return Err(broken("its end is longer than any"));
+        }
+        Ok(match (left, ends) {
+            (0, true) => State::Ended,
+            (0, false) => State::Record { need: 4 },
+            (left, ends) => State::Skip { left, ends },
+        })
+    }
+
+    fn member(&mut self) -> io::Result<State> {
+        let head = &self.held;
+        let flags = u16_at(head, 6);
+        let method = u16_at(head, 8);
+        let name_end = 30 + usize::from(u16_at(head, 26));
+        let name = String::from_utf8_lossy(&head[30..name_end]).into_owned();
+        let (crc, packed, size) = (u32_at(head, 14), u32_at(head, 18), u32_at(head, 22));
+        let extra = extra_64(&head[name_end..]);
+        let is_64 = extra.is_some();
+        // In this order, each only where the header refers to it (APPNOTE §4.5.3).
+        let mut longs = extra.unwrap_or_default().chunks_exact(8).map(|long| u64_at(long, 0));
+        let mut length = |short: u32| match short {
+            SEE_EXTRA if is_64 => longs.next().ok_or_else(|| broken("a length is missing")),
+            short => Ok(u64::from(short)),
+        };
+        let size = length(size)?;
+        let packed = length(packed)?;
+        let is_folder = name.ends_with('/');
+        let wanted = !is_folder && self.pick.fits(&name);
+        let follows = flags & 8 != 0;
+        if !is_folder && self.names.len() < NAMES_MAX {
+            self.names.push(crate::ids::preview(&name));
+        }
+        if wanted {
+            if let Some(before) = &self.picked {
+                return Err(unfit(format!(
+                    "two members of the zip archive fit, `{}` and `{}`, and one is taken: say which by `member`",
+                    crate::ids::preview(before),
+                    crate::ids::preview(&name)
+                )));
+            }
+            if flags & 1 != 0 {
+                return Err(unfit(format!("`{name}` in the zip archive is encrypted")));
+            }
+            if method != 0 && method != 8 {
+                return Err(unfit(format!(
+                    "`{name}` in the zip archive is compressed by method {method}; 0 (stored) and 8 (deflate) are read"
+                )));
+            }
+            self.picked = Some(name.clone());
+        }
+        if !wanted && !follows {
+            return Ok(match packed {
+                0 => State::Record { need: 4 },
+                left => State::Skip { left, ends: false },
+            });
+        }
+        if follows && flags & 1 != 0 {
+            return Err(unfit(format!(
+                "`{name}` in the zip archive is encrypted and does not say where it ends"
+            )));
+        }
+        if follows && method != 8 {
+            return Err(unfit(format!(
+                "`{name}` in the zip archive does not say where it ends, which only deflate shows by itself"
+            )));
+        }
+        let member = Member {
+            wanted,
+            is_deflate: method == 8,
+            told: (!follows).then_some((crc, packed, size)),
+            is_64,
+            read: 0,
+            written: 0,
+            crc: Crc::new(),
+            raw: Decompress::new(false),
+            // A stored member of no length has no bytes to wait for.
+            ended: method == 0 && packed == 0,
+        };
+        if member.ended { Self::close(member) } else { Ok(State::Body(member)) }
+    }
+
+    /// One turn of a member's bytes; `buffer` then holds what came out, which is written already.
+    fn body(&mut self, member: &mut Member, rest: &[u8]) -> io::Result<usize> {
+        self.buffer.clear();
+        let left = member.told.map_or(u64::MAX, |(_, packed, _)| packed - member.read);
+        let rest = &rest[..rest.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let taken = if member.is_deflate {
+            let before = member.raw.total_in();
+            let status =
+                member.raw.decompress_vec(rest, &mut self.buffer, FlushDecompress::None)?;
+            member.ended = status == Status::StreamEnd;
+            (member.raw.total_in() - before) as usize
+        } else {
+            let now = rest.len().min(STEP_BYTES);
+            self.buffer.extend_from_slice(&rest[..now]);
+            member.ended = now as u64 == left;
+            now
+        };
+        member.read += taken as u64;
+        member.written += self.buffer.len() as u64;
+        member.crc.update(&self.buffer);
+        if member.wanted {
+            self.out.write_all(&self.buffer)?;
+        }
+        if !member.ended && taken == 0 && self.buffer.is_empty() {
+            return Err(broken("a member does not go on"));
+        }
+        Ok(taken)
+    }
+
+    fn close(member: Member) -> io::Result<State> {
+        match member.told {
+            Some(told) => {
+                check(&member, told)?;
+                Ok(State::Record { need: 4 })
+            }
+            None => Ok(State::After { member, need: 4 }),
+        }
+    }
+
+    /// Checksum and lengths behind a member, with or without a sign before them, of 32 or of 64 bits.
+    fn descriptor(&mut self, member: Member, need: usize) -> io::Result<State> {
+        let signed = self.held.starts_with(&DESCRIPTOR);
+        let least = if signed { 16 } else { 12 };
+        if need < least {
+            return Ok(State::After { member, need: least });
+        }
+        let at = least - 12;
+        let crc = u32_at(&self.held, at);
+        let short = (u64::from(u32_at(&self.held, at + 4)), u64::from(u32_at(&self.held, at + 8)));
+        if member.is_64 || short != (member.read, member.written) {
+            if need < least + 8 {
+                return Ok(State::After { member, need: least + 8 });
+            }
+            check(&member, (crc, u64_at(&self.held, at + 4), u64_at(&self.held, at + 12)))?;
+        } else {
+            check(&member, (crc, short.0, short.1))?;
+        }
+        self.held.clear();
+        Ok(State::Record { need: 4 })
+    }
+}
+
+fn check(member: &Member, (crc, packed, size): (u32, u64, u64)) -> io::Result<()> {
+    if packed != member.read || size != member.written {
+        return Err(broken("a member has another length than its header says"));
+    }
+    if crc != member.crc.sum() {
+        return Err(broken("a member has another checksum than its header says"));
+    }
+    Ok(())
+}
+
+fn extra_64(mut extra: &[u8]) -> Option<&[u8]> {
+    while extra.len() >= 4 {
+        let (id, long) = (u16_at(extra, 0), usize::from(u16_at(extra, 2)));
+        let field = extra.get(4..4 + long)?;
+        if id == EXTRA_64 {
+            return Some(field);
+        }
+        extra = &extra[4 + long..];
+    }
+    None
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}

@@ -1,0 +1,93 @@
+//! What follows from what answers are worth: parts in place of too much, waits for what is incomplete, one call at a
+//! time to who has no access.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// An api `a` with these lines.
+fn api(lines: &str) -> Setup {
+    let platform = format!(
+        "[platforms.p.apis.a]\npath = \"a/{{id}}\"\nparams = [\"since\", \"until\"]\n{lines}\n\
+         [platforms.p.apis.b]\npath = \"b/{{id}}\"\n"
+    );
+    Setup { platform, ..limits("") }
+}
+
+async fn put(rig: &Rig, id: &str, params: &Value) {
+    let fields = format!(r#""params":{params}"#);
+    rig.put_as("x", "a", id, Priority::Normal, &fields).await;
+}
+
+#[test]
+fn too_much_is_split_in_the_queue_in_memory_too_and_once_more_after_a_crash_it_is_the_same() {
+    paused(|| async {
+        let rules = r#"answers = [{ body = "much", is = true, class = "too_much" }]
+split = { by = "dates", from = "since", to = "until" }"#;
+        let rig = Rig::start(api(rules), |seen| {
+            let parts = seen.url.path().matches('~').count();
+            Reply::ok(if parts < 3 { r#"{"much":true}"# } else { r#"{"much":false}"# })
+        });
+        put(&rig, "f", &json!({ "since": "2026-01-01", "until": "2026-02-28" })).await;
+        rig.all_end(secs(60)).await;
+        assert_eq!(rig.calls().len(), 1 + 2 + 4 + 8);
+        let totals = &rig.shared.totals;
+        assert_eq!((totals.fetches_done.get(), totals.fetches_dead.get()), (15, 0));
+        assert_eq!(totals.objects.get(), 8);
+        // A part that is known is not stored a second time.
+        let known = NewFetch {
+            lane: lane("x", "a", Priority::Normal),
+            id: "f~1".into(),
+            payload: "{}".into(),
+            not_before: None,
+        };
+        let appended = rig.queue.append(vec![known]).await.unwrap();
+        assert!(matches!(appended[..], [Appended::Done(_)]), "{appended:?}");
+    });
+}
+
+#[test]
+fn an_incomplete_answer_is_asked_for_again_after_its_wait_and_stored_when_it_is_whole() {
+    paused(|| async {
+        let rules =
+            r#"answers = [{ body = "partial", is = true, class = "incomplete", wait = "10m" }]"#;
+        let rig = Rig::start(api(rules), |seen| {
+            Reply::ok(if seen.number < 2 { r#"{"partial":true}"# } else { r#"{"rows":[1]}"# })
+        });
+        put(&rig, "f", &json!({ "since": "a", "until": "b" })).await;
+        rig.all_end(secs(3_000)).await;
+        let times: Vec<u64> = rig.calls().into_iter().map(|(at, _)| at / 1000).collect();
+        assert_eq!(times, [0, 600, 1200]);
+        let totals = &rig.shared.totals;
+        assert_eq!((totals.fetches_done.get(), totals.objects.get()), (1, 1));
+    });
+}
+
+#[test]
+fn access_that_was_taken_away_costs_one_call_at_a_time_ever_more_seldom() {
+    paused(|| async {
+        let start = Instant::now();
+        let gap = r#"gap = { per = ["account"], every = "1s", guard = "0ms" }"#;
+        let rig = Rig::start(limits(gap), move |_| {
+            let revoked = start.elapsed() < secs(4 * 3600);
+            if revoked { Reply::status(401) } else { Reply::ok("{}") }
+        });
+        rig.put_many("x", "a", 50).await;
+        rig.put("y", "b", "other").await;
+        rig.at(3_600_000 * 4).await;
+        let times = |account: &str| -> Vec<u64> {
+            rig.calls_of(account).iter().map(|(at, _)| at / 1000).collect()
+        };
+        let revoked = times("x");
+        assert_eq!(revoked[..10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        let holds: Vec<u64> = revoked[9..].windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(holds, [300, 600, 1200, 2400, 3600, 3600], "{revoked:?}");
+        let totals = &rig.shared.totals;
+        // `y` has no access either, which is one refusal of its own.
+        assert_eq!((totals.fetches_dead.get(), totals.fetches_done.get()), (10 + 1, 0));
+        rig.all_end(secs(5 * 3600)).await;
+        assert_eq!(totals.fetches_done.get(), 40);
+        let back = times("x").into_iter().find(|at| *at >= 4 * 3600).unwrap();
+        assert!(back < 4 * 3600 + 3600, "{back}");
+    });
+}
