@@ -70,11 +70,11 @@ impl Attempt<'_> {
             expand_max: EXPAND_MAX,
         };
         let mut sink = self.shard.store.sink(key, options);
-        if let Some(look) = &look {
-            sink = sink.inspected(Box::new(look.clone()));
-        }
         if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
             sink = sink.with_tap(Box::new(watch));
+        }
+        if let Some(look) = &look {
+            sink = sink.inspected(Box::new(look.clone()));
         }
         while let Some(piece) = body.next().await {
             let written = match piece {
@@ -103,10 +103,12 @@ impl Attempt<'_> {
         let ended = Instant::now();
         let mut sealed = match sink.seal().await {
             Ok(sealed) => sealed,
-            Err(SinkError::Refused { .. }) => return self.refused(told, look).await,
             Err(error) => {
                 self.meters.store_finished(ended.elapsed());
-                return self.unstored(&error, last);
+                return match error {
+                    SinkError::Refused { .. } => self.refused(told, look).await,
+                    error => self.unstored(&error, last),
+                };
             }
         };
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
@@ -115,13 +117,18 @@ impl Attempt<'_> {
                 Ok(None) => {}
                 Ok(Some(turn)) => {
                     let manifest_key = &manifest_key;
-                    let landed = Landed { status, ext: &extension, manifest_key };
+                    let looked = look.as_ref().and_then(Look::looked);
+                    let ext = &*extension;
+                    let landed = Landed { status, ext, manifest_key, looked };
                     let outcome = self.store_page(read, sealed, turn, landed).await;
                     self.meters.store_finished(ended.elapsed());
                     return outcome;
                 }
                 Err(flaw) => {
                     sealed.abort().await;
+                    if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
+                        return self.split(status, flaw.reason, last).await;
+                    }
                     return flawed(flaw, last);
                 }
             }
@@ -178,6 +185,10 @@ impl Attempt<'_> {
             labels: self.item.fetch.labels.clone(),
             ..Done::default()
         }
+    }
+
+    pub(super) fn manifest(&self, done: &Done) -> Bytes {
+        manifest(self.shard, self.item, done)
     }
 
     pub(super) fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {

@@ -29,7 +29,7 @@ pub(crate) use lists::{LISTED_MAX, PageList, list_key};
 pub(crate) use note::Note;
 pub(crate) use read::{Page, SoFar, how};
 pub use read::{PageState, Read};
-pub(crate) use turn::{Answered, Turn, turn};
+pub(crate) use turn::{Answered, Turn, turn, without_pairs};
 pub(crate) use watch::{Seen, Watch};
 
 /// Most pages of a read where `max` is not said.

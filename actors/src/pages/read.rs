@@ -65,6 +65,8 @@ pub(crate) struct SoFar {
     pub(crate) started_ms: u64,
     /// Most pages that an earlier read of these keys stored.
     pub(crate) highest: u32,
+    /// A rule says of a page that it is a part only, and that this is kept.
+    pub(crate) incomplete: bool,
     /// How many pages are in lists of their own beside the objects.
     pub(crate) listed: u32,
     /// Those behind them, in order.
