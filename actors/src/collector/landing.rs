@@ -187,10 +187,6 @@ impl Attempt<'_> {
         }
     }
 
-    pub(super) fn manifest(&self, done: &Done) -> Bytes {
-        manifest(self.shard, self.item, done)
-    }
-
     pub(super) fn unstored(&self, error: &SinkError, last: LastAnswer) -> Outcome {
         let reason = error.to_string();
         let code = match error {
