@@ -53,10 +53,10 @@ pub struct Costs {
     pub apis: Vec<ApiCosts>,
     /// What limits count that do not count units known before, with their places.
     pub counts: Vec<(usize, Counts)>,
-    /// What is kept of limits, by their places.
-    pub kept: Vec<Kept>,
     /// The places of the limits that count only the first page of a read.
     pub free_pages: Vec<usize>,
+    /// What is kept of limits, by their places.
+    pub kept: Vec<Kept>,
 }
 
 impl Costs {

@@ -522,10 +522,10 @@ pub struct Api {
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
-    /// What its answers are worth, and how they become what is stored.
-    pub answers: Arc<Answers>,
     /// How its answers come in pages; nothing: one fetch is one call.
     pub pages: Option<Arc<Pages>>,
+    /// What its answers are worth, and how they become what is stored.
+    pub answers: Arc<Answers>,
 }
 
 impl Api {

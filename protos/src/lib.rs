@@ -111,6 +111,13 @@ pub struct Done {
     /// The fetch's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Where the manifest is; said where there are lists beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// How many lists `_pages-00001.json`, `_pages-00002.json`, … beside the manifest name all objects in order; 0
+    /// where `objects` does.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lists: u32,
     /// A rule says that there is nothing, and that this is right.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empty: bool,
@@ -123,13 +130,6 @@ pub struct Done {
     /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split_into: Vec<String>,
-    /// Where the manifest is; said where there are lists beside it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub manifest: Option<String>,
-    /// How many lists `_pages-00001.json`, `_pages-00002.json`, … beside the manifest name all objects in order; 0
-    /// where `objects` does.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub lists: u32,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde's `skip_serializing_if` asks for

@@ -173,12 +173,12 @@ impl TryFrom<v1::Done> for Done {
             waited_ms: wire.waited_ms,
             fetched_at: required_time("fetched_at", wire.fetched_at)?,
             labels: wire.labels,
+            manifest: wire.manifest,
+            lists: wire.lists,
             empty: wire.empty,
             incomplete: wire.incomplete,
             request_id: wire.request_id,
             split_into: wire.split_into,
-            manifest: wire.manifest,
-            lists: wire.lists,
         })
     }
 }
@@ -197,12 +197,12 @@ impl TryFrom<&Done> for v1::Done {
             waited_ms: done.waited_ms,
             fetched_at: Some(from_time("fetched_at", done.fetched_at)?),
             labels: done.labels.clone(),
+            manifest: done.manifest.clone(),
+            lists: done.lists,
             empty: done.empty,
             incomplete: done.incomplete,
             request_id: done.request_id.clone(),
             split_into: done.split_into.clone(),
-            manifest: done.manifest.clone(),
-            lists: done.lists,
         })
     }
 }

@@ -488,6 +488,24 @@ fn a_next_page_on_another_host_is_never_called() {
 }
 
 #[test]
+fn a_key_that_the_provider_repeats_in_the_next_url_is_sent_once() {
+    let provider = Provider::free(|target, _| {
+        let page: usize = param(target, "p").map_or(1, |p| p.parse().unwrap());
+        let next = (page < 3).then(|| format!("/items?p={}&key=s3cret&x=1", page + 1));
+        ok(&json!({ "page": page, "next": next }))
+    });
+    let config = Config::at(&provider.url())
+        .platform(r#"auth = { query = "key", value = "env:KEY" }"#)
+        .api("items", "path = \"items\"\npages = { by = \"url\", next = \"next\" }");
+    let dir = Dir::with(&config);
+    dir.write("fetches.jsonl", one("items"));
+    let run = dir.tollgate(&["run", "--json", "fetches.jsonl"]).env("KEY", "s3cret");
+    run.run().exits(0);
+    let wanted = ["/items?key=s3cret", "/items?p=2&x=1&key=s3cret", "/items?p=3&x=1&key=s3cret"];
+    assert_eq!(provider.targets(), wanted);
+}
+
+#[test]
 fn rows_at_the_cap_are_not_stored_as_final() {
     let rows: Vec<usize> = (0..15_000).collect();
     let provider = Provider::free(move |_, _| ok(&json!({ "elements": rows })));

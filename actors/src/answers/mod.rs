@@ -4,7 +4,7 @@
 //! at some number of rows, nothing at all. A rule names a class for what it fits; of an api's rules and then its
 //! platform's the first that fits counts. Without one the status decides, as it always does.
 //!
-//! A body is looked at while it goes into the store ([`look`]), as a whole and in bounded memory, and becomes
+//! A body is looked at while it goes into the store (`look`), as a whole and in bounded memory, and becomes
 //! an object only if its class allows it.
 
 use std::sync::Arc;

@@ -279,11 +279,8 @@ impl JsonScan {
         let level = self.stack.len();
         for (place, path) in self.paths.iter().enumerate() {
             if on_way & (1 << place) != 0 && goes(path) {
-                let mask = if path.steps().len() == level {
-                    &mut self.stands_at
-                } else {
-                    &mut self.on_way
-                };
+                let mask =
+                    if path.length() == level { &mut self.stands_at } else { &mut self.on_way };
                 *mask |= 1 << place;
             }
         }

@@ -61,6 +61,19 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// The names of the pairs that signing a call puts into its query.
+    pub(crate) fn query_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for credential in &self.pool {
+            match &credential.kind {
+                Kind::Query(name, _) => names.push(name),
+                Kind::Hmac(hmac) => names.extend(hmac.query.iter().map(|(name, _)| &**name)),
+                _ => {}
+            }
+        }
+        names
+    }
+
     /// The credential of an account: the one whose name and the account's have the highest hash together, so that
     /// another credential in the pool moves only the accounts that become its own.
     pub fn of(&self, account: &Account) -> &Arc<Credential> {

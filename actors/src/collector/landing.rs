@@ -18,7 +18,7 @@ use super::{Again, Item, LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
 use crate::http::{Answer, classify};
-use crate::pages::{Marks, Watch};
+use crate::pages::Watch;
 use crate::plan::{Api, Compression, Format, Plan, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
@@ -70,11 +70,11 @@ impl Attempt<'_> {
             expand_max: EXPAND_MAX,
         };
         let mut sink = self.shard.store.sink(key, options);
-        if let Some(look) = &look {
-            sink = sink.inspected(Box::new(look.clone()));
-        }
         if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
             sink = sink.with_tap(Box::new(watch));
+        }
+        if let Some(look) = &look {
+            sink = sink.inspected(Box::new(look.clone()));
         }
         while let Some(piece) = body.next().await {
             let written = match piece {
@@ -103,10 +103,12 @@ impl Attempt<'_> {
         let ended = Instant::now();
         let mut sealed = match sink.seal().await {
             Ok(sealed) => sealed,
-            Err(SinkError::Refused { .. }) => return self.refused(told, look).await,
             Err(error) => {
                 self.meters.store_finished(ended.elapsed());
-                return self.unstored(&error, last);
+                return match error {
+                    SinkError::Refused { .. } => self.refused(told, look).await,
+                    error => self.unstored(&error, last),
+                };
             }
         };
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
@@ -115,14 +117,18 @@ impl Attempt<'_> {
                 Ok(None) => {}
                 Ok(Some(turn)) => {
                     let manifest_key = &manifest_key;
-                    let marks = marks(look.as_ref().and_then(Look::looked));
-                    let landed = Landed { status, ext: &extension, manifest_key, marks };
+                    let looked = look.as_ref().and_then(Look::looked);
+                    let ext = &*extension;
+                    let landed = Landed { status, ext, manifest_key, looked };
                     let outcome = self.store_page(read, sealed, turn, landed).await;
                     self.meters.store_finished(ended.elapsed());
                     return outcome;
                 }
                 Err(flaw) => {
                     sealed.abort().await;
+                    if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
+                        return self.split(status, flaw.reason, last).await;
+                    }
                     return flawed(flaw, last);
                 }
             }
@@ -154,13 +160,14 @@ impl Attempt<'_> {
             sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
         };
-        let marks = marks(looked);
+        let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
+        let class = verdict.map(|verdict| verdict.class);
         Done {
             objects: vec![object],
             pages: 1,
-            empty: marks.empty > 0,
-            incomplete: marks.incomplete > 0,
-            request_id: marks.request_id,
+            empty: class == Some(Class::Empty),
+            incomplete: class == Some(Class::Incomplete),
+            request_id,
             ..self.done_without_objects(status)
         }
     }
@@ -209,17 +216,6 @@ impl Attempt<'_> {
             }
         };
         Outcome::Dead { code, reason, last }
-    }
-}
-
-/// What rules said of one page that is stored.
-fn marks(looked: Option<Looked>) -> Marks {
-    let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
-    let class = verdict.map(|verdict| verdict.class);
-    Marks {
-        empty: (class == Some(Class::Empty)).into(),
-        incomplete: (class == Some(Class::Incomplete)).into(),
-        request_id,
     }
 }
 

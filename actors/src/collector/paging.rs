@@ -15,12 +15,12 @@ use super::attempt::{Attempt, finish_until_confirmed};
 use super::landing::{codec_of, decode_of, object_key};
 use super::peek::peek;
 use super::{Again, Item, LastAnswer, Outcome};
+use crate::answers::{Class, Looked};
 use crate::codes::Code;
 use crate::http::Answer;
 use crate::observe;
 use crate::pages::{
-    self, Answered, LISTED_MAX, Marks, Note, Page, PageList, Pages, Read, Seen, Turn, Watch,
-    list_key,
+    self, Answered, LISTED_MAX, Note, Page, PageList, Pages, Read, Seen, Turn, Watch, list_key,
 };
 use crate::plan::{Api, Plan, Platform};
 use crate::queue::{Ending, NOTE_BYTES_MAX};
@@ -44,14 +44,15 @@ pub(super) struct Landed<'a> {
     pub(super) status: u16,
     pub(super) ext: &'a str,
     pub(super) manifest_key: &'a Path,
-    /// What rules said of it.
-    pub(super) marks: Marks,
+    /// What rules about answers say of it.
+    pub(super) looked: Option<Looked>,
 }
 
 /// What has been stored of a read, and what is to be told of it.
 struct Told {
     status: u16,
     waited_ms: u64,
+    request_id: Option<String>,
 }
 
 /// What was found of a read that is not in memory.
@@ -130,7 +131,12 @@ impl Attempt<'_> {
         let url = url.as_ref().unwrap_or(&self.platform.base_url);
         let sha256 = unhex(&sealed.stored().sha256);
         let answered = Answered { headers, seen: &seen, url, sha256 };
-        let turn = pages::turn(self.platform, pages, &read.so_far, answered)?;
+        let mut turn = pages::turn(self.platform, pages, &read.so_far, answered)?;
+        if let (Turn::Next(state), Some(auth)) = (&mut turn, &self.api.auth)
+            && let Some(url) = &mut state.url
+        {
+            *url = pages::without_pairs(url, &auth.query_names());
+        }
         let whole = turn == Turn::Last && read.is_new();
         Ok((!whole).then_some((turn, seen)))
     }
@@ -181,12 +187,18 @@ impl Attempt<'_> {
         let before = base.state.clone();
         let rows = seen.rows.unwrap_or(0);
         let mut so_far = base.with(page, landed.ext, rows, self.calls);
+        let looked = landed.looked.clone().unwrap_or_default();
+        let class = looked.verdict.map(|verdict| verdict.class);
+        so_far.incomplete |= class == Some(Class::Incomplete);
         let is_last = turn == Turn::Last;
-        so_far.marks = base.marks.and(&landed.marks);
         if let Turn::Next(state) = turn {
             so_far.state = state;
         }
-        let told = Told { status: landed.status, waited_ms: u64::try_from(waited).unwrap_or(0) };
+        let told = Told {
+            status: landed.status,
+            waited_ms: u64::try_from(waited).unwrap_or(0),
+            request_id: looked.request_id,
+        };
         let note = Note {
             queue: self.shard.queue.name().to_string(),
             key: stored.key.to_string(),
@@ -197,8 +209,6 @@ impl Attempt<'_> {
             is_last,
             status: told.status,
             waited_ms: told.waited_ms,
-            marks: landed.marks.clone(),
-            marks_before: base.marks,
         };
         if !self.keep_note(read, &note).await {
             sealed.abort().await;
@@ -385,7 +395,7 @@ impl<'a> Place<'a> {
         if !note.is_last || note.so_far.how != pages.how {
             return Ok(Resumed::Read(Arc::new(Read::new(noted.version, note.so_far))));
         }
-        let told = Told { status: note.status, waited_ms: note.waited_ms };
+        let told = Told { status: note.status, waited_ms: note.waited_ms, request_id: None };
         Ok(Resumed::Done(Box::new(self.complete(&note.so_far, &told).await?)))
     }
 
@@ -442,10 +452,8 @@ impl<'a> Place<'a> {
             waited_ms: told.waited_ms,
             fetched_at: self.shard.clock.wall(),
             labels: self.item.fetch.labels.clone(),
-            // Pages without rows end many reads: nothing came if none had any.
-            empty: pages > 0 && so_far.marks.empty == pages,
-            incomplete: so_far.marks.incomplete > 0,
-            request_id: so_far.marks.request_id.clone(),
+            incomplete: so_far.incomplete,
+            request_id: told.request_id.clone(),
             manifest: (lists > 0).then(|| manifest_key.to_string()),
             lists,
             ..Done::default()

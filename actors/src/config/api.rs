@@ -170,8 +170,8 @@ fn api(
         fresh_for,
         format,
         rules: Arc::default(),
-        answers: Arc::new(answers),
         pages,
+        answers: Arc::new(answers),
     };
     check_templates(&section, &api);
     set_how(&mut api);

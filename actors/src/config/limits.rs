@@ -117,7 +117,7 @@ fn limit(
     // Within an api there is nothing left to tell apart; the key of a budget has it.
     let per_api = api.is_none() && dims == Some(&[Dim::Account, Dim::Api]);
     let limit = Limit { name: name.to_owned(), per_api, api, rule, guard };
-    Some(Counted { limit, cost: LimitCost { counts, cost, kept, free_pages } })
+    Some(Counted { limit, cost: LimitCost { counts, cost, free_pages, kept } })
 }
 
 /// The key `guard` of a platform or a limit.

@@ -18,9 +18,9 @@ use crate::recipe::{Template, Variables, did_you_mean};
 pub(super) struct LimitCost {
     pub(super) counts: Counts,
     pub(super) cost: Option<Price>,
-    pub(super) kept: Kept,
     /// Only the first page of a read counts.
     pub(super) free_pages: bool,
+    pub(super) kept: Kept,
 }
 
 /// What `costs` of one api says of one limit.

@@ -37,9 +37,9 @@ impl JsonPath {
         steps.filter(|steps| steps.len() <= PATH_STEPS_MAX).map(Self)
     }
 
-    /// Its steps, in order; at most [`PATH_STEPS_MAX`].
-    pub(crate) fn steps(&self) -> &[Step] {
-        &self.0
+    /// How many steps it has.
+    pub(crate) fn length(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether a step goes to the member of that name.
@@ -50,6 +50,11 @@ impl JsonPath {
     /// Whether a step goes to that element of a list.
     pub(crate) fn goes_to_element(&self, step: usize, place: usize) -> bool {
         self.0.get(step).is_some_and(|step| step.is_at(place))
+    }
+
+    /// Its steps, in order; at most [`PATH_STEPS_MAX`].
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.0
     }
 
     /// The values there, as text without quotes; lists and objects are no values. What comes after the end of

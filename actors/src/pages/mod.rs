@@ -2,8 +2,8 @@
 //!
 //! An api that declares [`Pages`] is read with several calls. Each is a call like any other, with a permit and a
 //! record of its own. Between two of them a [`Read`] knows how the next page is asked for; its durable form is the
-//! fetch's *note* ([`note`]), kept by the queue. What a page says of the next one is taken from its body while
-//! that streams into the store ([`watch`]), and judged by [`turn`], which is pure.
+//! fetch's *note* (`note`), kept by the queue. What a page says of the next one is taken from its body while
+//! that streams into the store (`watch`), and judged by `turn`, which is pure.
 //!
 //! # Nothing durable is called twice
 //!
@@ -27,9 +27,9 @@ mod tests;
 
 pub(crate) use lists::{LISTED_MAX, PageList, list_key};
 pub(crate) use note::Note;
-pub(crate) use read::{Marks, Page, SoFar, how};
+pub(crate) use read::{Page, SoFar, how};
 pub use read::{PageState, Read};
-pub(crate) use turn::{Answered, Turn, turn};
+pub(crate) use turn::{Answered, Turn, turn, without_pairs};
 pub(crate) use watch::{Seen, Watch};
 
 /// Most pages of a read where `max` is not said.

@@ -7,12 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::PageState;
-use super::read::{Marks, SoFar};
+use super::read::SoFar;
 
-/// The form written now: the note, then the marks of its pages without the last one and of that one.
-const VERSION: u8 = 2;
-/// The form without marks, which is still read.
-const WITHOUT_MARKS: u8 = 1;
+/// The form written now.
+const VERSION: u8 = 1;
 
 /// What is kept of a read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +33,6 @@ pub(crate) struct Note {
     pub(crate) status: u16,
     /// From queueing to its permit, in milliseconds.
     pub(crate) waited_ms: u64,
-    /// What rules said of that page, and of those before it.
-    #[serde(skip)]
-    pub(crate) marks: Marks,
-    #[serde(skip)]
-    pub(crate) marks_before: Marks,
 }
 
 /// A note that cannot be read: the read is begun anew.
@@ -51,8 +44,6 @@ impl Note {
     /// As bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let bytes = postcard::to_extend(self, vec![VERSION]);
-        let marks = (&self.marks_before, &self.marks);
-        let bytes = bytes.and_then(|bytes| postcard::to_extend(&marks, bytes));
         bytes.expect("a Vec takes whatever is written").into()
     }
 
@@ -60,16 +51,10 @@ impl Note {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
         let (version, rest) =
             bytes.split_first().ok_or_else(|| NoteError("it is empty".to_owned()))?;
-        if ![WITHOUT_MARKS, VERSION].contains(version) {
+        if *version != VERSION {
             return Err(NoteError(format!("its form is {version}, known is {VERSION}")));
         }
-        let unreadable = |error: postcard::Error| NoteError(error.to_string());
-        let (mut note, rest): (Self, _) = postcard::take_from_bytes(rest).map_err(unreadable)?;
-        if *version == VERSION {
-            (note.marks_before, note.marks) = postcard::from_bytes(rest).map_err(unreadable)?;
-            note.so_far.marks = note.marks_before.and(&note.marks);
-        }
-        Ok(note)
+        postcard::from_bytes(rest).map_err(|error| NoteError(error.to_string()))
     }
 
     /// The read as it was before the page that was written last, whose object is not there.
@@ -83,7 +68,6 @@ impl Note {
         // The tries of a page are remembered by the account's record; here they would count twice.
         so_far.calls = so_far.calls.saturating_sub(self.calls);
         so_far.state = self.before.clone();
-        so_far.marks = self.marks_before.clone();
         so_far
     }
 }

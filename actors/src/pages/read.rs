@@ -32,28 +32,6 @@ pub(crate) struct Page {
     pub(crate) mark: u64,
 }
 
-/// What rules said of stored pages, for the manifest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Marks {
-    /// Pages that a rule calls empty.
-    pub(crate) empty: u32,
-    /// Pages that a rule calls incomplete, and that are kept.
-    pub(crate) incomplete: u32,
-    /// The provider's id of the last page's call.
-    pub(crate) request_id: Option<String>,
-}
-
-impl Marks {
-    /// With those of one page more.
-    pub(crate) fn and(&self, page: &Self) -> Self {
-        Self {
-            empty: self.empty + page.empty,
-            incomplete: self.incomplete + page.incomplete,
-            request_id: page.request_id.clone(),
-        }
-    }
-}
-
 /// How far a read has come: what the next page's call needs, and what the manifest will need.
 ///
 /// It goes from attempt to attempt in memory; a fetch whose read is not in memory has it from its note.
@@ -87,6 +65,8 @@ pub(crate) struct SoFar {
     pub(crate) started_ms: u64,
     /// Most pages that an earlier read of these keys stored.
     pub(crate) highest: u32,
+    /// A rule says of a page that it is a part only, and that this is kept.
+    pub(crate) incomplete: bool,
     /// How many pages are in lists of their own beside the objects.
     pub(crate) listed: u32,
     /// Those behind them, in order.
@@ -95,9 +75,6 @@ pub(crate) struct SoFar {
     pub(crate) exts: Vec<String>,
     /// The mark of one earlier page, and which: a loop comes by it again.
     pub(crate) milestone: (u64, u32),
-    /// What rules said of the pages before it. Behind the rest of the note: its first form has none.
-    #[serde(skip)]
-    pub(crate) marks: Marks,
 }
 
 impl PageState {

@@ -308,10 +308,6 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
         so_far.state.cursor = Some(format!("{n:0>200}"));
     }
     let before = PageState { cursor: Some("x".repeat(200)), ..PageState::default() };
-    let marks_before = Marks { empty: 1, incomplete: 2, request_id: Some("y".repeat(200)) };
-    let marks = Marks { empty: 0, incomplete: 1, request_id: Some("z".repeat(200)) };
-    so_far.marks = marks_before.and(&marks);
-    assert_eq!((so_far.marks.empty, so_far.marks.incomplete), (1, 3));
     let note = Note {
         queue: "TOLLGATE_FETCH@1763750000000".into(),
         key: "platform/api/account/2026-11-21/an-id-of-some-length/00050.json.zst".into(),
@@ -322,18 +318,10 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
         is_last: false,
         status: 200,
         waited_ms: 1234,
-        marks,
-        marks_before: marks_before.clone(),
     };
     let bytes = note.encode();
     assert!(bytes.len() <= 4096, "{} bytes", bytes.len());
     assert_eq!(Note::decode(&bytes).unwrap(), note);
-    // As it was written before there were marks.
-    let old = postcard::to_extend(&note, vec![1u8]).unwrap();
-    let read = Note::decode(&old).unwrap();
-    assert_eq!((&read.key, read.so_far.page), (&note.key, so_far.page));
-    assert_eq!((read.marks, read.so_far.marks), (Marks::default(), Marks::default()));
-    assert_eq!(note.undone().marks, marks_before);
     let undone = note.undone();
     assert_eq!(
         (undone.page, undone.rows, undone.state),
@@ -342,4 +330,14 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
     assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls - 1));
     assert!(Note::decode(&[]).is_err() && Note::decode(&[9, 1]).is_err());
     assert!(Note::decode(&bytes[..bytes.len() / 2]).is_err());
+}
+
+#[test]
+fn what_a_call_was_signed_with_is_taken_out_of_the_next_url() {
+    let without = |url: &str| turn::without_pairs(url, &["key", "s i"]);
+    assert_eq!(without("https://x/a?p=2&key=secret&q=a%2Cb"), "https://x/a?p=2&q=a%2Cb");
+    assert_eq!(without("https://x/a?%6bey=secret"), "https://x/a");
+    assert_eq!(without("https://x/a?s%20i=1&keys=2"), "https://x/a?keys=2");
+    assert_eq!(without("https://x/a"), "https://x/a");
+    assert_eq!(turn::without_pairs("https://x/a?key=1", &[]), "https://x/a?key=1");
 }

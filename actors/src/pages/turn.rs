@@ -1,6 +1,7 @@
 //! What follows a page: another one, the end, or a flaw. Pure.
 
 use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::read::SoFar;
@@ -187,6 +188,21 @@ fn url(platform: &Platform, from: &Url, text: &str) -> Result<String, Flaw> {
         return Err(Flaw::new(Code::NextPageElsewhere, reason));
     }
     Ok(url.into())
+}
+
+/// A URL without the pairs of these names: a provider may repeat what a call was signed with, which is signed
+/// anew and is kept nowhere. All else stays as it is.
+pub(crate) fn without_pairs(url: &str, names: &[&str]) -> String {
+    let Some((before, query)) = url.split_once('?').filter(|_| !names.is_empty()) else {
+        return url.to_owned();
+    };
+    let stays = |pair: &&str| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let name = percent_decode_str(name).decode_utf8_lossy();
+        !names.iter().any(|own| *own == name)
+    };
+    let query: Vec<&str> = query.split('&').filter(stays).collect();
+    if query.is_empty() { before.to_owned() } else { format!("{before}?{}", query.join("&")) }
 }
 
 /// What the answer says of the next page; nothing if it says nothing, null, false or an empty text.

@@ -152,15 +152,15 @@ impl Sink {
         Self { store, key, options, inspect: None, wire: 0, state, tap: None }
     }
 
-    /// Lets somebody look at the body, who has the last word before it is stored. Before the first `write`.
-    pub fn inspected(mut self, inspect: Box<dyn Inspect>) -> Self {
-        self.inspect = Some(inspect);
-        self
-    }
-
     /// Shows the body to somebody as it is stored. Before the first `write` only.
     pub fn with_tap(mut self, tap: Box<dyn Tap>) -> Self {
         self.tap = Some(tap);
+        self
+    }
+
+    /// Lets somebody look at the body, who has the last word before it is stored. Before the first `write`.
+    pub fn inspected(mut self, inspect: Box<dyn Inspect>) -> Self {
+        self.inspect = Some(inspect);
         self
     }
 
@@ -276,7 +276,8 @@ impl Sink {
     /// Goes over to streaming what was held so far.
     async fn grow(&mut self, held: Vec<u8>, share: Share) -> Result<Stream, SinkError> {
         let share = Arc::new(self.store.budget().grow(share).await);
-        let (options, inspect, tap) = (self.options.clone(), self.inspect.take(), self.tap.take());
+        let tap = self.tap.take();
+        let (options, inspect) = (self.options.clone(), self.inspect.take());
         let pipeline = Pipeline::new(options, self.store.part_bytes(), inspect, tap);
         let mut pipeline = Box::new(pipeline.map_err(|fault| self.fault(fault))?);
         pipeline.push(&held);

@@ -77,6 +77,8 @@ pub(crate) struct Lane {
     pub(crate) ahead: usize,
     /// When a limit said last that its next permit is allowed.
     pub(crate) due: Option<At>,
+    /// Fetches whose notes are looked up: those that came later do not begin before them.
+    pub(crate) looking: Vec<Seq>,
     /// A suspect of this account is in flight: others of its kind wait.
     pub(crate) suspects_wait: bool,
     /// Fetches whose request another fetch of the lane makes: they wait for what comes of that.
@@ -121,6 +123,7 @@ impl Lane {
             noted: false,
             ahead: 1,
             due: None,
+            looking: Vec::new(),
             suspects_wait: false,
             alike: Vec::new(),
         }
@@ -204,6 +207,7 @@ impl Lane {
 
     /// A fetch has left the queue.
     pub(crate) fn ended(&mut self, seq: Seq) {
+        self.looking.retain(|known| *known != seq);
         if self.loading {
             self.ended.push(seq);
         }
@@ -295,7 +299,9 @@ impl Lane {
     }
 
     fn may_go(&self, candidate: &Candidate) -> bool {
-        !(candidate.suspect && self.suspects_wait)
+        let in_turn = candidate.is_later_page()
+            || self.looking.iter().all(|earlier| *earlier > candidate.item.seq);
+        in_turn && !(candidate.suspect && self.suspects_wait)
     }
 
     /// Whether a fetch is in hand here.

@@ -170,6 +170,13 @@ pub struct Done {
     /// The fetch's labels.
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Where the manifest is; said where there are lists beside it.
+    #[prost(string, optional, tag = "12")]
+    pub manifest: ::core::option::Option<::prost::alloc::string::String>,
+    /// How many lists "_pages-00001.json" and so on beside the manifest name all objects in order; 0 where `objects`
+    /// does.
+    #[prost(uint32, tag = "13")]
+    pub lists: u32,
     /// A rule says that there is nothing, and that this is right.
     #[prost(bool, tag = "20")]
     pub empty: bool,
@@ -182,13 +189,6 @@ pub struct Done {
     /// Ids of the fetches that took its place because it asked for too much; nothing was stored then.
     #[prost(string, repeated, tag = "23")]
     pub split_into: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Where the manifest is; said where there are lists beside it.
-    #[prost(string, optional, tag = "12")]
-    pub manifest: ::core::option::Option<::prost::alloc::string::String>,
-    /// How many lists "_pages-00001.json" and so on beside the manifest name all objects in order; 0 where `objects`
-    /// does.
-    #[prost(uint32, tag = "13")]
-    pub lists: u32,
 }
 /// One stored object.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -267,6 +267,9 @@ impl Throttle {
         let known = (candidate.tries, candidate.not_before, was_flying);
         self.remembered.insert(item.seq, known);
         let has_pages = self.has_pages(place);
+        if has_pages {
+            self.lanes[place].looking.push(item.seq);
+        }
         let found: Rc<RefCell<Option<Arc<Read>>>> = Rc::default();
         let told = Rc::clone(&found);
         let look = async move {
@@ -299,6 +302,8 @@ impl Throttle {
         };
         self.end(item, look, count, ctx, move |throttle| {
             let mut candidate = Candidate { read: found.take(), ..candidate };
+            let seq = candidate.item.seq;
+            throttle.lanes[place].looking.retain(|known| *known != seq);
             if was_flying && !throttle.may_repeat(throttle.lanes[place].api) {
                 // It may still be in flight elsewhere, which is as bad.
                 candidate.tries.crashes = candidate.tries.crashes.max(1);

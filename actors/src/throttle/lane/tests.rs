@@ -169,3 +169,14 @@ fn only_what_ended_during_a_read_is_remembered_and_only_for_that_read() {
     lane.loading = true;
     assert!(lane.loaded().is_empty());
 }
+
+#[test]
+fn no_fetch_begins_before_an_earlier_one_whose_note_is_looked_up() {
+    let mut lane = lane();
+    lane.looking.push(Seq(2));
+    lane.parked.extend([candidate(3, 0), candidate(1, 0)]);
+    assert_eq!(take(&mut lane, 0), Some(1));
+    assert_eq!((lane.offer(At(0)), take(&mut lane, 0)), (Offer::Nothing, None));
+    lane.ended(Seq(2));
+    assert_eq!(take(&mut lane, 0), Some(3));
+}
