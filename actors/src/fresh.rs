@@ -31,6 +31,9 @@ pub(crate) struct RequestKey([u8; 16]);
 struct Note {
     /// The key of the manifest.
     manifest: String,
+    /// Of which queue and fetch it was then: another request may have the same key later.
+    queue: String,
+    seq: u64,
 }
 
 /// How old an object may be that is used instead of a call; nothing if none is.
@@ -95,7 +98,8 @@ pub(crate) async fn find(
     let lane = &item.lane;
     let same = manifest.platform == lane.account.platform.as_str()
         && manifest.account == lane.account.account.as_str()
-        && manifest.api == lane.api.as_str();
+        && manifest.api == lane.api.as_str()
+        && (&manifest.queue, manifest.done.seq) == (&note.queue, note.seq);
     let age = shard.clock.wall().duration_since(manifest.done.fetched_at);
     let young = Duration::try_from(age).is_ok_and(|age| age <= within) || age.is_negative();
     (same && young).then(|| Done {
@@ -125,7 +129,11 @@ pub(crate) async fn note(shard: &Context, item: &Item, done: &Done) {
     let Some((_, api)) = platform.api(item.lane.api.as_str()) else { return };
     let Some(request) = request_of(platform, api, item) else { return };
     let Ok(object) = Path::parse(&first.key) else { return };
-    let note = Note { manifest: recipe::manifest_key(&object).to_string() };
+    let note = Note {
+        manifest: recipe::manifest_key(&object).to_string(),
+        queue: shard.queue.name().to_string(),
+        seq: done.seq,
+    };
     if let Ok(json) = serde_json::to_vec(&note) {
         // Without it the next one is called, which is what happens without freshness.
         let _stored = shard.store.put_small(&note_key(request), json.into()).await.is_ok();

@@ -103,7 +103,7 @@ pub enum WaitedFor {
 /// let lane = LaneWork { api: 0, rank: 0, costs: vec![], group: 0, runs: vec![ten] };
 /// let latency = |_| Span::from_millis(300);
 /// let mut walk = Walk::new(&limits, Ledger::new(), &[lane], At(0), 1_024);
-/// while walk.step(latency, |_, _| None) != Step::Ended {}
+/// while walk.step(latency, |_, _, _| None) != Step::Ended {}
 /// // Each call is charged 100 ms after its writing: nine times 5.1 s, and the last answer.
 /// assert_eq!(walk.now(), At(9 * 5_100_000 + 300_000));
 /// assert_eq!(walk.waits(), &[(WaitedFor::Limit(0), Span(9 * 5_100_000))]);

@@ -14,7 +14,7 @@ const WAIT: Duration = Duration::from_secs(300);
 /// The longest hold, which each further refusal doubles up to; a longer declared one stays as it is.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Statuses that refuse access: no or bad credentials, forbidden, and the same of a proxy.
-const STATUSES: [u16; 3] = [401, 403, 407];
+const STATUSES: [u16; 2] = [401, 407];
 
 /// When an account is held for refusals of access.
 #[derive(Debug, Clone, PartialEq, Eq)]

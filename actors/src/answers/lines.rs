@@ -10,20 +10,35 @@ pub(super) struct Lines {
     first_is_over: bool,
     /// Lines that have something on them.
     lines: u64,
+    /// Whether quotes mean something: in TSV they are signs like others.
+    quoting: bool,
     in_quotes: bool,
+    /// Whether a quote here opens: a field begins, or one that was quoted has just closed (`""` within it).
+    may_open: bool,
     has_something: bool,
 }
 
 impl Lines {
+    pub(super) fn new(quoting: bool) -> Self {
+        Self { quoting, may_open: true, ..Self::default() }
+    }
+
     pub(super) fn take(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match byte {
-                b'"' => {
+                b'"' if self.quoting && (self.in_quotes || self.may_open) => {
+                    self.may_open = self.in_quotes;
                     self.in_quotes = !self.in_quotes;
                     self.has_something = true;
                 }
-                b'\n' | b'\r' if !self.in_quotes => self.line_ends(),
-                _ => self.has_something = true,
+                b'\n' | b'\r' if !self.in_quotes => {
+                    self.may_open = true;
+                    self.line_ends();
+                }
+                byte => {
+                    self.may_open = !self.in_quotes && matches!(byte, b',' | b';' | b'\t');
+                    self.has_something = true;
+                }
             }
             if !self.first_is_over && self.has_something && self.first.len() < FIRST_BYTES_MAX {
                 self.first.push(*byte);

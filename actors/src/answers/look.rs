@@ -94,7 +94,7 @@ impl Look {
             format,
             is_good,
             scan: JsonScan::new(Arc::clone(&answers.paths)),
-            lines: is_table.then(Lines::default),
+            lines: is_table.then(|| Lines::new(format != Format::Tsv)),
             bytes: 0,
             blank: true,
             start: Vec::new(),
@@ -183,8 +183,9 @@ impl Seen {
                     verdict = Some(self.verdict(rule, records));
                     break;
                 }
-                // The beginning of a bad answer is all that is read: then its status tells.
-                Fits::Unknown if !is_all => {}
+                // The beginning of a bad answer is all that is read, and what a gateway says in its own way is
+                // no answer of the api: then its status tells.
+                Fits::Unknown if !is_all || !self.is_good => {}
                 Fits::Unknown => {
                     verdict = Some(unreadable(rule));
                     break;

@@ -140,12 +140,41 @@ proptest! {
             writer.write_record([one, other]).unwrap();
         }
         let text = writer.into_inner().unwrap();
-        let mut lines = super::lines::Lines::default();
+        let mut lines = super::lines::Lines::new(true);
         text.chunks(pieces).for_each(|piece| lines.take(piece));
         prop_assert_eq!(lines.rows(), rows.len() as u64);
         let columns = ["clicks", "Date, of", "cost"].map(str::to_owned);
         prop_assert_eq!(lines.lacks(&columns), ["cost"]);
     }
+}
+
+#[test]
+fn a_quote_within_a_field_hides_no_line() {
+    let rows = |quoting, text: &str| {
+        let mut lines = super::lines::Lines::new(quoting);
+        lines.take(text.as_bytes());
+        lines.rows()
+    };
+    assert_eq!(rows(true, "name,n\n5\" screen,1\n7\" screen,2\nx,3\n"), 3);
+    assert_eq!(rows(true, "name,n\n\"a \"\"b\"\"\nc\",1\nx,\"\"\n"), 2);
+    assert_eq!(rows(false, "name\tn\n\"5\t1\nx\t2\n"), 2);
+}
+
+#[test]
+fn what_a_gateway_says_in_its_own_way_leaves_the_answer_to_its_status() {
+    let code = Test::Not(Source::Body(path("error.code")), vec!["0".into()]);
+    let answers =
+        Arc::new(Answers::new(vec![rule(Class::Permanent, vec![code])], Vec::new(), None));
+    let said = |status, is_good| {
+        let mut look = Look::new(&answers, status, &HeaderMap::new(), Format::Json, is_good);
+        look.take(b"<html>Too many requests</html>");
+        look.end();
+        look.looked().unwrap().verdict.map(|verdict| verdict.class)
+    };
+    for status in [401, 404, 429, 503] {
+        assert_eq!(said(status, false), None, "{status}");
+    }
+    assert_eq!(said(200, true), Some(Class::Transient));
 }
 
 #[test]

@@ -71,8 +71,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Refused {
-    known: HashSet<(AccountKey, Seq)>,
-    order: VecDeque<(AccountKey, Seq)>,
+    known: HashSet<(AccountKey, (Seq, u32))>,
+    order: VecDeque<(AccountKey, (Seq, u32))>,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -179,8 +179,8 @@ impl Keeper {
     }
 
     /// A provider answered 401. True if the call is worth another try: with a token that is newer or will be, or
-    /// with secrets that are read again. Once for each fetch.
-    pub fn refused(&self, used: &Used, account: &AccountKey, fetch: Seq) -> bool {
+    /// with secrets that are read again. Once for each page of a fetch.
+    pub fn refused(&self, used: &Used, account: &AccountKey, fetch: Seq, page: u32) -> bool {
         let credential = &used.credential;
         let now = self.0.clock.now();
         let mut states = credential.live.lock();
@@ -218,10 +218,10 @@ impl Keeper {
         if begins {
             self.order(credential, &account.account, true);
         }
-        worth && self.first_time(account, fetch)
+        worth && self.first_time(account, (fetch, page))
     }
 
-    fn first_time(&self, account: &AccountKey, fetch: Seq) -> bool {
+    fn first_time(&self, account: &AccountKey, fetch: (Seq, u32)) -> bool {
         let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let fetch = (account.clone(), fetch);
         if !refused.known.insert(fetch.clone()) {
@@ -323,11 +323,8 @@ impl Keeper {
                     let wait = doubled.min(WAIT_MAX);
                     wait + wait.mul_f64(fastrand::f64() / 4.0)
                 };
-                let wait = match failed.after {
-                    // A limit of our own says exactly when.
-                    Some(after) if failed.code == Code::TokenUnavailable => after,
-                    after => backoff.max(after.unwrap_or_default()),
-                };
+                // A server may say "in a second" for an hour.
+                let wait = backoff.max(failed.after.unwrap_or_default());
                 telemetry::token_unavailable(&credential.shown, failed.code, &failed.reason, wait);
                 state.problem = Some(Problem {
                     code: failed.code,

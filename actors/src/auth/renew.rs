@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -249,6 +251,7 @@ impl Desk {
             }
         };
         let life = given.life;
+        let asked_with = record.refresh.clone();
         record.asking = None;
         record.access = Some(given.access.expose_secret().to_owned());
         (record.had_ms, record.until_ms) =
@@ -256,7 +259,7 @@ impl Desk {
         if let Some(refresh) = &given.refresh {
             record.refresh = Some(refresh.expose_secret().to_owned());
         }
-        self.keep(&key, version, &record).await?;
+        self.keep(&key, version, &record, asked_with).await?;
         let refresh = record.refresh.map(SecretString::from).or(client.refresh);
         let since = self.now_ms().saturating_sub(ended_ms).max(0);
         let age = Duration::from_millis(since.unsigned_abs());
@@ -264,7 +267,14 @@ impl Desk {
     }
 
     /// Stores what a server gave, as often as it takes: it gives it once. Until then it is not used.
-    async fn keep(&self, key: &str, version: u64, record: &Record) -> Result<(), Failed> {
+    /// `asked_with`: the refresh token that it was asked with, as the record had it.
+    async fn keep(
+        &self,
+        key: &str,
+        mut version: u64,
+        record: &Record,
+        asked_with: Option<String>,
+    ) -> Result<(), Failed> {
         let bytes = written(record);
         if bytes.len() > RECORD_BYTES_MAX {
             let reason = format!("its tokens have more than {RECORD_BYTES_MAX} bytes");
@@ -280,6 +290,17 @@ impl Desk {
                     let now = self.vault.load(key).await;
                     match now {
                         Ok(Some(kept)) if kept.record == bytes => return Ok(()),
+                        // Who took over has no token yet, and asks with what is spent: only ours is good.
+                        Ok(Some(kept))
+                            if read(Some(&kept)).ok().flatten().is_some_and(|now| {
+                                now.access.is_none()
+                                    && now.seed == record.seed
+                                    && now.refresh == asked_with
+                            }) =>
+                        {
+                            version = kept.version;
+                            continue;
+                        }
                         Ok(_) => {
                             let reason = "somebody else renewed it meanwhile".into();
                             return Err(Failed::later(Code::TokenNotKept, reason));
@@ -458,10 +479,19 @@ fn shape(oauth2: &OAuth2, client: &Client) -> String {
     hex(&hash.finalize())
 }
 
+/// From so many bytes on a client's id is taken out of what a server says.
+const ID_HIDDEN_MIN: usize = 12;
+
 /// Everything that is sent to a server, for what comes back.
 fn sent(client: &Client) -> Redactor {
     let secrets = [&client.secret, &client.refresh].into_iter().flatten();
     let mut texts: Vec<String> = secrets.map(|secret| secret.expose_secret().to_owned()).collect();
+    // It may have come as a secret; a short one is a word like others.
+    texts.extend(client.id.clone().filter(|id| id.len() >= ID_HIDDEN_MIN));
+    if let (Some(id), Some(secret)) = (&client.id, &client.secret) {
+        // As `client_in = "header"` sends them (RFC 7617).
+        texts.push(STANDARD.encode(format!("{id}:{}", secret.expose_secret())));
+    }
     texts.extend(client.assertion.iter().map(|(text, _)| text.clone()));
     Redactor::new(&texts, &[])
 }

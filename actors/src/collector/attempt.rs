@@ -176,7 +176,8 @@ impl Attempt<'_> {
     pub(super) fn was_unsigned(&self, status: u16) -> bool {
         let used = self.used.borrow();
         let Some(used) = used.as_ref().filter(|_| status == 401) else { return false };
-        self.shard.auth.refused(used, &self.item.lane.account, self.item.origin)
+        let page = self.read.as_ref().map_or(1, |read| read.page());
+        self.shard.auth.refused(used, &self.item.lane.account, self.item.origin, page)
     }
 
     /// What cleans text of every secret that a call of this account may carry.

@@ -1,5 +1,6 @@
 //! A good page of a read goes into the store: note first, then the object; after the last one the manifest.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +136,9 @@ impl Attempt<'_> {
         if let (Turn::Next(state), Some(auth)) = (&mut turn, &self.api.auth)
             && let Some(url) = &mut state.url
         {
-            *url = pages::without_pairs(url, &auth.query_names());
+            let redactor = self.redactor();
+            let is_secret = |value: &str| matches!(redactor.clean(value), Cow::Owned(_));
+            *url = pages::without_pairs(url, &auth.query_names(), is_secret);
         }
         let whole = turn == Turn::Last && read.is_new();
         Ok((!whole).then_some((turn, seen)))

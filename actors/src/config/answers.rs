@@ -16,7 +16,7 @@ use crate::answers::{
 use crate::codes::Code;
 use crate::ids::preview;
 use crate::observe::{JsonPath, RULES_MAX, Source};
-use crate::plan::{Format, Params};
+use crate::plan::{Api, Format};
 use crate::store::{Pick, Unwrap};
 
 /// Bounds of a wait before another try.
@@ -110,8 +110,17 @@ pub(super) fn of_api(
 }
 
 /// A split names parameters of its api.
-pub(super) fn check_split(section: &Section<'_>, answers: &Answers, params: &Params) {
+pub(super) fn check_split(section: &Section<'_>, api: &Api) {
+    let (answers, params) = (&api.answers, &api.params);
     let Some(split) = &answers.split else { return };
+    let mut dated = false;
+    api.templates(&mut |template| {
+        dated |= template.names().iter().any(|name| matches!(name.as_str(), "today" | "now"));
+    });
+    if dated {
+        let message = "the parts of a fetch are queued later than it: `today` and `now` could be another day there";
+        section.mistake(BAD, "split", message, "name the day by a parameter");
+    }
     let named = match &split.by {
         By::Dates { from, to, .. } => vec![("split.from", from), ("split.to", to)],
         By::List { param } | By::Half { param, .. } => vec![("split.param", param)],

@@ -176,7 +176,7 @@ fn api(
     check_templates(&section, &api);
     set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
-    check_split(&section, &api.answers, &api.params);
+    check_split(&section, &api);
     section.finish();
     Some((api, costs))
 }

@@ -1,18 +1,32 @@
 //! The header `Link` (RFC 8288, <https://www.rfc-editor.org/rfc/rfc8288#section-3>), as far as `rel=next` goes.
 
 /// The target of the first link with the relation `next`, as it stands: it may be relative.
-pub(super) fn next<'a>(fields: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    fields.into_iter().find_map(next_of)
+///
+/// # Errors
+/// A field that is no list of links: it might have named the next page.
+pub(super) fn next<'a>(
+    fields: impl IntoIterator<Item = &'a str>,
+) -> Result<Option<String>, &'a str> {
+    for field in fields {
+        if let Some(target) = next_of(field)? {
+            return Ok(Some(target));
+        }
+    }
+    Ok(None)
 }
 
-fn next_of(field: &str) -> Option<String> {
+fn next_of(field: &str) -> Result<Option<String>, &str> {
     let mut rest = field;
     loop {
-        let (_, from) = rest.split_once('<')?;
-        let (target, after) = from.split_once('>')?;
+        let Some((_, from)) = rest.split_once('<') else {
+            let ends =
+                rest.trim_matches(|sign: char| sign == ',' || sign.is_whitespace()).is_empty();
+            return if ends { Ok(None) } else { Err(field) };
+        };
+        let (target, after) = from.split_once('>').ok_or(field)?;
         let (is_next, behind) = parameters(after);
         if is_next {
-            return Some(target.trim().to_owned());
+            return Ok(Some(target.trim().to_owned()));
         }
         rest = behind;
     }

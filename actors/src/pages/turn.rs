@@ -157,7 +157,12 @@ fn next(
         By::Link | By::Url => {
             let text = if pages.by == By::Link {
                 let fields = answered.headers.get_all(http::header::LINK);
-                link::next(fields.iter().filter_map(|field| field.to_str().ok()))
+                let fields: Vec<_> =
+                    fields.iter().map(|field| String::from_utf8_lossy(field.as_bytes())).collect();
+                link::next(fields.iter().map(|field| &**field)).map_err(|field| {
+                    let reason = format!("the header `Link` cannot be read: {}", preview(field));
+                    Flaw::new(Code::PageStateNotFound, reason)
+                })?
             } else {
                 said(pages, answered)?
             };
@@ -177,6 +182,11 @@ fn url(platform: &Platform, from: &Url, text: &str) -> Result<String, Flaw> {
         Flaw::new(Code::PageStateNotFound, format!("the next page has no usable URL: {error}"))
     })?;
     url.set_fragment(None);
+    // Encoding may have made it longer.
+    if url.as_str().len() > URL_BYTES_MAX {
+        let reason = format!("the URL of the next page has over {URL_BYTES_MAX} bytes");
+        return Err(Flaw::new(Code::RequestTooLong, reason));
+    }
     if !url_allowed(platform, &url) {
         let host = url.host_str().unwrap_or_default();
         let reason = format!(
@@ -190,16 +200,14 @@ fn url(platform: &Platform, from: &Url, text: &str) -> Result<String, Flaw> {
     Ok(url.into())
 }
 
-/// A URL without the pairs of these names: a provider may repeat what a call was signed with, which is signed
-/// anew and is kept nowhere. All else stays as it is.
-pub(crate) fn without_pairs(url: &str, names: &[&str]) -> String {
-    let Some((before, query)) = url.split_once('?').filter(|_| !names.is_empty()) else {
-        return url.to_owned();
-    };
+/// A URL without the pairs of these names, and those whose values are secrets: a provider may repeat what a call was
+/// signed with, which is signed anew and is kept nowhere. All else stays as it is.
+pub(crate) fn without_pairs(url: &str, names: &[&str], is_secret: impl Fn(&str) -> bool) -> String {
+    let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
     let stays = |pair: &&str| {
-        let name = pair.split('=').next().unwrap_or_default();
-        let name = percent_decode_str(name).decode_utf8_lossy();
-        !names.iter().any(|own| *own == name)
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let decoded = |text| percent_decode_str(text).decode_utf8_lossy();
+        !names.iter().any(|own| *own == decoded(name)) && !is_secret(&decoded(value))
     };
     let query: Vec<&str> = query.split('&').filter(stays).collect();
     if query.is_empty() { before.to_owned() } else { format!("{before}?{}", query.join("&")) }
@@ -209,7 +217,12 @@ pub(crate) fn without_pairs(url: &str, names: &[&str]) -> String {
 fn said(pages: &Pages, answered: Answered<'_>) -> Result<Option<String>, Flaw> {
     let text = match &pages.next {
         Some(Place::Header(name)) => {
-            answered.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+            let value =
+                answered.headers.get(name).map(|value| String::from_utf8(value.as_bytes().into()));
+            value.transpose().map_err(|_| {
+                let reason = format!("the header `{name}` is no text in UTF-8");
+                Flaw::new(Code::PageStateNotFound, reason)
+            })?
         }
         Some(Place::Body(path)) => match answered.seen.at(path) {
             None | Some(Value::Null) => None,

@@ -174,7 +174,8 @@ pub fn build_page(
         body = Some(own.fill(&scope)?);
     }
     // What is fetched elsewhere without credentials gets nothing of the platform's own: one may be in its headers.
-    let elsewhere = api.auth.is_none() && url.origin() != platform.base_url.origin();
+    let unsigned = api.auth.is_none() || is_bare(platform, &url);
+    let elsewhere = unsigned && url.origin() != platform.base_url.origin();
     let shared = if elsewhere && platform.auth.is_some() { &[][..] } else { &platform.headers };
     for (name, template) in shared.iter().chain(&api.headers) {
         if template.left_out(&scope) {

@@ -210,7 +210,8 @@ breaker = { after = 3, for = "1m", status = [401] }
         assert!(shown.contains(&format!("    {line}\n")), "{line}\n{shown}");
     }
     let shown = describe(&plan(BASE));
-    let line = "breaker: 10 answers of 401, 403, 407 in a row hold the account for 5m, then one call at a time";
+    let line =
+        "breaker: 10 answers of 401, 407 in a row hold the account for 5m, then one call at a time";
     assert!(shown.contains(line), "{shown}");
     let off = describe(&plan(&format!("{BASE}breaker = \"off\"\n")));
     assert!(off.contains("    breaker off\n"), "{off}");
