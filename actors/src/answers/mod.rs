@@ -150,6 +150,19 @@ impl Rule {
         named || self.tests.iter().any(finds)
     }
 
+    /// Whether it looks into the bodies of answers whose status is good.
+    pub(crate) fn looks_into_good(&self) -> bool {
+        let looks = |test: &Test| match test {
+            Test::Is(source, _) | Test::Not(source, _) | Test::Absent(source) => {
+                matches!(source, Source::Body(_))
+            }
+            Test::ContentType(_) => false,
+            _ => true,
+        };
+        let is_for = |(from, to): &(u16, u16)| *from < 300 && *to >= 200;
+        (self.status.is_empty() || self.status.iter().any(is_for)) && self.tests.iter().any(looks)
+    }
+
     /// Whether an answer of this class is stored.
     fn stores(&self) -> bool {
         matches!(self.class, Class::Ok | Class::Empty) || self.keep

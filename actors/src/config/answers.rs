@@ -57,8 +57,8 @@ pub(super) fn of_platform(section: &mut Section<'_>) -> OfPlatform {
 pub(super) fn of_api(
     section: &mut Section<'_>,
     platform: &OfPlatform,
-    format: Format,
-    method: &Method,
+    (format, method): (Format, &Method),
+    caps: bool,
 ) -> Answers {
     let mut rules = rules(section);
     let own = rules.len();
@@ -88,9 +88,9 @@ pub(super) fn of_api(
     let declared = section.has("split");
     answers.split = section.section("split").and_then(split);
     let splits = |rules: &[Rule]| rules.iter().any(|rule| rule.class == Class::TooMuch);
-    if declared && !splits(&answers.rules) {
-        let hint = "answers = [{ body = \"error.code\", is = 1, class = \"too_much\" }]";
-        let message = "nothing is ever split: no rule of `answers` has the class too_much";
+    if declared && !caps && !splits(&answers.rules) {
+        let hint = "answers = [{ body = \"error.code\", is = 1, class = \"too_much\" }], or `rows_max` of `pages`";
+        let message = "nothing is ever split: no rule of `answers` has the class too_much, and no `pages` have a `rows_max`";
         section.mistake(Code::MissingKey, "split", message, hint);
     }
     if !declared && splits(&answers.rules[..own]) {

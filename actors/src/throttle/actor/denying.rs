@@ -149,8 +149,8 @@ impl Throttle {
         if candidate.tries.crashes == 0 || api.is_none_or(|(_, api)| api.may_repeat()) {
             return Some(candidate);
         }
-        let reason = "it was in flight when the process or a collector died; the call may not be repeated, and \
-                      may have done its work";
+        let reason = "it was in flight when the process or a collector died, or the store did; the call may not be \
+                      repeated, and may have done its work";
         let Candidate { item, tries, read, .. } = candidate;
         let last = LastAnswer::default();
         self.give_up(item, Code::AnswerLost, reason.into(), last, (tries, read), ctx);
