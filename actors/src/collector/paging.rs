@@ -13,7 +13,7 @@ use tollgate_protos::Done;
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::landing::decode_of;
 use super::peek::peek;
-use super::place::{Earlier, Place, Told};
+use super::place::{Earlier, Place, Told, tell_store};
 use super::resuming::{AGAIN, drop_note};
 use super::{Again, LastAnswer, Outcome};
 use crate::answers::{Class, Looked};
@@ -29,6 +29,9 @@ use crate::telemetry;
 
 /// How long the beginning of an answer is waited for that may say that a token has expired.
 const PEEK_WITHIN: Duration = Duration::from_millis(500);
+/// Most pages that a note names one by one, while their list cannot be written.
+const UNLISTED_MAX: usize = 3 * LISTED_MAX;
+
 /// A page whose body is whole, and what is known of it.
 pub(super) struct Landed<'a> {
     pub(super) status: u16,
@@ -165,9 +168,12 @@ impl Attempt<'_> {
             base.started_ms = ms(self.shard.clock.wall());
         }
         if base.tail.len() >= LISTED_MAX {
-            place.list(&base, landed.manifest_key).await?;
-            base.listed += base.tail.len() as u32;
-            base.tail.clear();
+            match place.list(&base, landed.manifest_key).await {
+                Ok(()) => base.was_listed(),
+                // This page is worth more than that list, which the next one tries again.
+                Err(error) if base.tail.len() < UNLISTED_MAX => _ = tell_store(self.shard, &error),
+                Err(error) => return Err(error),
+            }
         }
         let stored = sealed.stored();
         let page = Page {
@@ -193,7 +199,7 @@ impl Attempt<'_> {
         let note = Note { before, rows, is_last, ..self.note(&place, key, so_far, &told) };
         if !self.keep_note(read, &note).await {
             sealed.abort().await;
-            return Ok(self.overtaken());
+            return Ok(Self::overtaken());
         }
         // From here on the note knows more than this try: what fails now goes on from there.
         if earlier.is_there
@@ -322,7 +328,7 @@ impl Attempt<'_> {
     }
 
     /// Another node is further: this one goes on from there.
-    pub(super) fn overtaken(&self) -> Outcome {
+    pub(super) fn overtaken() -> Outcome {
         let reason = "another node has read further".into();
         let last = LastAnswer::default();
         Outcome::Again { kind: Again::Unsettled, after: None, reason, last }

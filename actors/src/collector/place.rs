@@ -163,14 +163,16 @@ impl<'a> Place<'a> {
         so_far.tail.iter().enumerate().map(object).collect()
     }
 
-    /// Writes the list of the pages of the tail.
+    /// Writes the list of the first pages of the tail.
     pub(super) async fn list(&self, so_far: &SoFar, manifest: &Path) -> Result<(), SinkError> {
+        let mut objects = self.objects(so_far)?;
+        objects.truncate(LISTED_MAX);
         let list = PageList {
             version: 1,
             seq: self.item.origin.0,
             restarts: so_far.restarts,
             first: so_far.listed + 1,
-            objects: self.objects(so_far)?,
+            objects,
         };
         let number = so_far.listed / LISTED_MAX as u32 + 1;
         self.shard.store.put_small(&list_key(manifest, number), json(&list)).await
@@ -184,10 +186,14 @@ impl<'a> Place<'a> {
     ) -> Result<Option<Done>, SinkError> {
         let manifest_key = self.manifest_key()?;
         let pages = so_far.page.saturating_sub(1);
-        let (objects, lists) = if so_far.listed == 0 {
+        let (objects, lists) = if pages as usize <= LISTED_MAX {
             (self.objects(so_far)?, 0)
         } else {
-            self.list(so_far, &manifest_key).await?;
+            let mut rest = so_far.clone();
+            while !rest.tail.is_empty() {
+                self.list(&rest, &manifest_key).await?;
+                rest.was_listed();
+            }
             let lists = pages.div_ceil(LISTED_MAX as u32);
             match self.first_listed(so_far, &manifest_key, lists).await? {
                 Some(objects) => (objects, lists),

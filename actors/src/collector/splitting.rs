@@ -36,7 +36,7 @@ impl Attempt<'_> {
             let note = self.note(&place, key, so_far.clone(), &told);
             let (before, more) = (so_far.state.clone(), More { is_split: true, ..note.more });
             if !self.keep_note(read, &Note { before, more, ..note }).await {
-                return self.overtaken();
+                return Self::overtaken();
             }
         }
         match take_the_place(&place, &so_far, &told, (self.calls, &reason)).await {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::Pages;
+use super::{LISTED_MAX, Pages};
 
 /// How one page is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,6 +190,13 @@ impl SoFar {
         mark == self.state.mark()
             || (self.milestone.1 > 0 && mark == self.milestone.0)
             || self.tail.iter().any(|page| page.mark == mark)
+    }
+
+    /// The first pages of the tail are in a list by now.
+    pub(crate) fn was_listed(&mut self) {
+        let count = self.tail.len().min(LISTED_MAX);
+        self.tail.drain(..count);
+        self.listed += count as u32;
     }
 
     /// What keys of an earlier read end in, and none of this one.

@@ -298,6 +298,37 @@ fn a_manifest_that_the_store_does_not_take_is_written_when_it_does_and_no_page_i
 }
 
 #[test]
+fn a_list_that_the_store_does_not_take_for_a_while_costs_no_call() {
+    paused(|| async {
+        let (_root, store, path) = files();
+        let mut setup = setup(r#"gap = { per = ["account"], every = "50ms" }"#);
+        setup.store = Some(store);
+        let list = path(&format!("{}/_pages-00001.json", folder("x", "one")));
+        obstruct(&list);
+        let rig = Rig::start(setup, move |seen| {
+            let page = page_of(seen);
+            if page == 130 {
+                std::fs::remove_dir_all(&list).unwrap();
+            }
+            let next = if page < 140 { format!("\"c{}\"", page + 1) } else { "null".into() };
+            Reply::ok(format!(r#"{{"d":[{page}],"next":{next}}}"#).leak())
+        });
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(60)).await;
+        assert_eq!((rig.calls().len(), rig.done()), (140, 1));
+        let mut named = 0;
+        for number in 1..=3 {
+            let key = format!("{}/_pages-{number:05}.json", folder("x", "one"));
+            let list: serde_json::Value =
+                serde_json::from_str(&body(&rig, &key).await.unwrap()).unwrap();
+            assert_eq!(list["first"], named + 1, "{list}");
+            named += list["objects"].as_array().unwrap().len();
+        }
+        assert_eq!((named, names(&rig, &folder("x", "one")).await.len()), (140, 140 + 3 + 1));
+    });
+}
+
+#[test]
 fn a_page_that_the_store_does_not_take_after_its_note_is_called_again_and_those_before_are_not() {
     paused(|| async {
         let (_root, store, path) = files();
