@@ -128,6 +128,7 @@ impl Attempt<'_> {
                         }
                         Err(error) => {
                             sealed.abort().await;
+                            self.meters.store_finished(ended.elapsed());
                             return self.unstored(&error, last);
                         }
                     }
