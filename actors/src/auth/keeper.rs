@@ -8,14 +8,16 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use secrecy::ExposeSecret;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tollgate_gate::{At, Span};
 
+use super::places::Places;
 use super::renew::{Desk, Failed, Had};
-use super::secret::{Missing, Secret, Source};
+use super::secret::{Missing, Reference, Secret, Source, Text};
 use super::vault::Vault;
-use super::{Auth, Credential, EARLY_MAX, Kind, Problem, Token, Used, Wake};
+use super::{Auth, Credential, EARLY_MAX, Kind, Problem, State, Token, Used, Wake};
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::http::Transport;
@@ -23,13 +25,11 @@ use crate::ids::{Account, AccountKey, Seq};
 use crate::plan::InForce;
 use crate::telemetry;
 
-/// Credentials that are seen to at once.
-const AT_ONCE: usize = 64;
 /// Fetches that are remembered to have been tried again after a 401; older ones may be a second time.
 const REFUSED_MAX: usize = 4096;
 /// A token as young as this, or as a tenth of its life, is not taken for dead upon a 401.
 const YOUNG_MAX: Duration = Duration::from_secs(30);
-/// Secrets are not read again upon a 401 more often than this.
+/// Secrets of an account are not read again upon refusals of its calls more often than this.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 /// A token is not used any more so long before its end, or a twentieth of its life.
 const MARGIN_MAX: Duration = Duration::from_secs(5);
@@ -40,6 +40,10 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 const WAIT_LASTING: Duration = Duration::from_secs(900);
 /// Between two looks at whether files of secrets have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Programs that print secrets are run so often while a credential is refused: they may print another by now.
+const RUN_EVERY: Duration = Duration::from_secs(60);
+/// Most programs of a credential that are run then.
+const PROGRAMS_MAX: usize = 16;
 
 /// What an account waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +68,7 @@ pub struct Keeper(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    /// At most one for each state: whoever sends it marks the state first.
+    /// At most one for each state that is in memory: whoever sends it marks the state first, which keeps it there.
     jobs: mpsc::UnboundedSender<Job>,
     refused: Mutex<Refused>,
 }
@@ -131,17 +135,19 @@ impl Keeper {
             return None;
         }
         let mut states = credential.live.lock();
-        let state = states.entry(credential.part(&account.account)).or_default();
+        let part = credential.part(&account.account);
         if !credential.has_token() && secrets.is_ok() {
             // Under the lock: whoever is done reading wakes those that are in the table by then.
-            if !credential.live.is_reading() {
+            if !states.get(&part).is_some_and(|state| state.reading) {
                 return None;
             }
+            let state = states.used(&part, State::default);
             state.waiting.insert(account.clone(), wake());
             let why =
                 format!("the secret of {}, which was refused and is read again", credential.shown);
             return Some(Wait { until: None, why });
         }
+        let state = states.used(&part, State::default);
         if let Err(Missing::None(reason)) = secrets {
             // It is in no file that could be read: only another configuration has it.
             let why = format!("{}: {reason} ({})", credential.shown, Code::SecretUnavailable);
@@ -178,13 +184,16 @@ impl Keeper {
         let _sent = self.0.jobs.send(Job { credential, account, again }).is_ok();
     }
 
-    /// A provider answered 401. True if the call is worth another try: with a token that is newer or will be, or
-    /// with secrets that are read again. Once for each page of a fetch.
+    /// A provider refused a call for what signed it, by a 401 or by what else is declared. True if the call is worth
+    /// another try: with a token that is newer or will be, or with secrets that are read again. Once for each page of a
+    /// fetch.
     pub fn refused(&self, used: &Used, account: &AccountKey, fetch: Seq, page: u32) -> bool {
         let credential = &used.credential;
         let now = self.0.clock.now();
         let mut states = credential.live.lock();
-        let state = states.entry(credential.part(&account.account)).or_default();
+        let state = states.used(&credential.part(&account.account), State::default);
+        let before = state.read_again.filter(|at| now < at.plus(Span::from(READ_AGAIN)));
+        let reads = credential.can_change() && before.is_none();
         let mut begins = false;
         let worth = match used.generation {
             Some(generation) => match state.token.clone() {
@@ -196,6 +205,7 @@ impl Keeper {
                         state.dead = Some(Arc::clone(&token.value));
                         state.before = Some(token);
                         state.token = None;
+                        state.doubted |= reads;
                     }
                     is_dead
                 }
@@ -203,11 +213,10 @@ impl Keeper {
                 _ => true,
             },
             None if credential.can_change() => {
-                let before = state.read_again.filter(|at| now < at.plus(Span::from(READ_AGAIN)));
-                if before.is_none() && !state.working {
+                if reads && !state.working {
                     state.read_again = Some(now);
                     state.working = true;
-                    credential.live.set_reading(true);
+                    credential.live.set_reading(state, true);
                     begins = true;
                 }
                 true
@@ -243,17 +252,63 @@ impl Worker {
         let Self { keeper, mut jobs } = self;
         let clock = keeper.0.clock.clone();
         let desk = Rc::new(Desk::new(transport, vault, clock));
-        let room = Arc::new(Semaphore::new(AT_ONCE));
-        let watching = actix_rt::spawn(watch(plan));
-        let _watching = AbortOnDrop(watching);
-        while let Some(job) = jobs.recv().await {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-            let (keeper, desk) = (keeper.clone(), Rc::clone(&desk));
-            actix_rt::spawn(async move {
-                keeper.see_to(&desk, job).await;
-                drop(place);
-            });
+        let _watching = AbortOnDrop(actix_rt::spawn(watch(plan.clone())));
+        let _running = AbortOnDrop(actix_rt::spawn(watch_programs(plan)));
+        let mut places = Places::default();
+        let (left, mut leaving) = mpsc::unbounded_channel();
+        loop {
+            while let Some((whose, job)) = places.take() {
+                let (keeper, desk, left) = (keeper.clone(), Rc::clone(&desk), left.clone());
+                // Not ended with this one: what a server gives is kept.
+                actix_rt::spawn(async move {
+                    let mut doing = Doing { keeper, whose, left, job: Some(job) };
+                    doing.run(&desk).await;
+                });
+            }
+            tokio::select! {
+                job = jobs.recv() => {
+                    let Some(job) = job else { return };
+                    places.wait(Arc::as_ptr(&job.credential) as usize, job);
+                }
+                whose = leaving.recv() => {
+                    let Some(whose) = whose else { return };
+                    places.leave(whose);
+                }
+            }
         }
+    }
+}
+
+/// A job that has a place, until it is dropped.
+struct Doing {
+    keeper: Keeper,
+    whose: usize,
+    left: mpsc::UnboundedSender<usize>,
+    /// There until its end is known.
+    job: Option<Job>,
+}
+
+impl Doing {
+    async fn run(&mut self, desk: &Desk) {
+        let Some(job) = &self.job else { return };
+        let got = self.keeper.see_to(desk, job).await;
+        if let Some(job) = self.job.take() {
+            self.keeper.seen_to(&job, got);
+        }
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take()
+            && std::thread::panicking()
+        {
+            let reason = "nobody finished getting it".to_owned();
+            let (code, lasting) = (Code::TokenUnavailable, false);
+            self.keeper.seen_to(&job, Err(Failed { code, reason, after: None, lasting }));
+        }
+        // Without a worker nobody waits for the place.
+        let _sent = self.left.send(self.whose).is_ok();
     }
 }
 
@@ -266,25 +321,55 @@ impl Drop for AbortOnDrop {
 }
 
 impl Keeper {
-    async fn see_to(&self, desk: &Desk, job: Job) {
+    async fn see_to(&self, desk: &Desk, job: &Job) -> Result<Option<Had>, Failed> {
         let Job { credential, account, again } = job;
-        let part = credential.part(&account);
-        let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
-        let got = match read_secrets(&credential, &account, again).await {
-            Err(reason) => {
-                Err(Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false })
+        let again = {
+            let mut states = credential.live.lock();
+            let state = states.used(&credential.part(account), State::default);
+            if state.doubted {
+                state.read_again = Some(self.0.clock.now());
             }
-            Ok(()) => match &credential.kind {
-                Kind::OAuth2(oauth2) => {
-                    desk.token(&credential, oauth2, &account, dead.as_deref()).await.map(Some)
-                }
-                Kind::Jwt(jwt, _) => mint(jwt, &account, &self.0.clock).map(Some),
-                _ => Ok(None),
-            },
+            std::mem::take(&mut state.doubted) || *again
         };
+        read_secrets(credential, account, again).await.map_err(unread)?;
+        let before = texts(credential, account);
+        let got = self.get(desk, credential, account).await;
+        let is_refused = |failed: &Failed| failed.code == Code::TokenRefused;
+        if again || !got.as_ref().is_err_and(is_refused) || !credential.can_change() {
+            return got;
+        }
+        // By a secret that may be another one by now.
+        read_secrets(credential, account, true).await.map_err(unread)?;
+        let same = texts(credential, account)
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| now.expose_secret() == before.expose_secret());
+        if same { got } else { self.get(desk, credential, account).await }
+    }
+
+    async fn get(
+        &self,
+        desk: &Desk,
+        credential: &Credential,
+        account: &Account,
+    ) -> Result<Option<Had>, Failed> {
+        let part = credential.part(account);
+        let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
+        match &credential.kind {
+            Kind::OAuth2(oauth2) => {
+                desk.token(credential, oauth2, account, dead.as_deref()).await.map(Some)
+            }
+            Kind::Jwt(jwt, _) => mint(jwt, account, &self.0.clock).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What came of a job is known, and whoever waits for it is told.
+    fn seen_to(&self, job: &Job, got: Result<Option<Had>, Failed>) {
+        let Job { credential, account, again } = job;
         let now = self.0.clock.now();
         let mut states = credential.live.lock();
-        let state = states.entry(part).or_default();
+        let state = states.used(&credential.part(account), State::default);
         state.working = false;
         match got {
             Ok(None) => state.problem = None,
@@ -334,17 +419,25 @@ impl Keeper {
                 });
             }
         }
-        let mut waiting = std::mem::take(&mut state.waiting);
-        if again {
-            credential.live.set_reading(false);
-            let all = states.values_mut().map(|state| std::mem::take(&mut state.waiting));
-            waiting.extend(all.flatten());
+        let waiting = std::mem::take(&mut state.waiting);
+        if *again {
+            credential.live.set_reading(state, false);
         }
         drop(states);
         for wake in waiting.into_values() {
             wake();
         }
     }
+}
+
+fn unread(reason: String) -> Failed {
+    Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false }
+}
+
+/// What the secrets of an account are now.
+fn texts(credential: &Credential, account: &Account) -> Vec<Text> {
+    let references = credential.references();
+    references.iter().filter_map(|reference| reference.get(account).ok()).collect()
 }
 
 /// Reads what was not read yet; `again`: also what may have changed.
@@ -359,19 +452,13 @@ async fn read_secrets(
             Err(Missing::None(reason)) => return Err(reason),
             Err(Missing::Unread) => continue,
         };
-        if secret.get().is_some() && !again {
+        let is_new = secret.get().is_none();
+        if !is_new && !again {
             continue;
         }
-        let changed = match secret.source() {
-            Source::Env(_) => Ok(false),
-            Source::File(_) => {
-                let file = secret.clone();
-                let read = spawn_blocking(move || file.read_file()).await;
-                read.unwrap_or_else(|error| Err(error.to_string()))
-            }
-            Source::Command(_) => secret.run().await,
-        };
-        match changed {
+        match read_one(&secret).await {
+            // One that all accounts have: what failed for others is mended too.
+            Ok(true) if !is_new && !reference.is_per_account() => has_changed(credential),
             Ok(true) => telemetry::secret_read(&credential.shown),
             Ok(false) => {}
             // What was read before goes on being used.
@@ -382,6 +469,19 @@ async fn read_secrets(
         }
     }
     Ok(())
+}
+
+/// Whether a secret is another one now.
+async fn read_one(secret: &Secret) -> Result<bool, String> {
+    match secret.source() {
+        Source::Env(_) => Ok(false),
+        Source::File(_) => {
+            let file = secret.clone();
+            let read = spawn_blocking(move || file.read_file()).await;
+            read.unwrap_or_else(|error| Err(error.to_string()))
+        }
+        Source::Command(_) => secret.run().await,
+    }
 }
 
 /// A secret is another one: what failed with the one before may be tried again now.
@@ -407,7 +507,6 @@ fn has_changed(credential: &Credential) {
 
 /// A statement that is its own token.
 fn mint(jwt: &super::jwt::Jwt, account: &Account, clock: &Clock) -> Result<Had, Failed> {
-    use secrecy::ExposeSecret;
     let failed =
         |reason| Failed { code: Code::SecretUnavailable, reason, after: None, lasting: true };
     let pem = jwt.key.get(account).map_err(|_| failed("its key was not read yet".into()))?;
@@ -459,6 +558,54 @@ async fn watch(plan: InForce) {
             }
         }
     }
+}
+
+/// Runs programs again whose secrets are refused.
+async fn watch_programs(plan: InForce) {
+    loop {
+        tokio::time::sleep(RUN_EVERY).await;
+        for credential in credentials(&plan) {
+            let refused: Vec<Option<Account>> = {
+                let states = credential.live.lock();
+                let is_refused = |state: &State| {
+                    state.problem.as_ref().is_some_and(|problem| problem.code == Code::TokenRefused)
+                };
+                states.iter().filter(|(_, s)| is_refused(s)).map(|(part, _)| part.clone()).collect()
+            };
+            let mut changed = false;
+            for secret in programs(&credential, &refused) {
+                match secret.run().await {
+                    Ok(new) => changed |= new,
+                    Err(reason) => telemetry::secret_unreadable(&credential.shown, &reason),
+                }
+            }
+            if changed {
+                has_changed(&credential);
+            }
+        }
+    }
+}
+
+/// The programs that print secrets of these parts of a credential, each once, as many as are run in a turn.
+fn programs(credential: &Credential, parts: &[Option<Account>]) -> Vec<Secret> {
+    let mut all: Vec<Secret> = Vec::new();
+    for reference in credential.references() {
+        let own = |part: &Option<Account>| match (reference, part) {
+            (Reference::One(secret), _) => Some(secret.clone()),
+            (_, Some(account)) => reference.secret(account).ok(),
+            (_, None) => None,
+        };
+        for secret in parts.iter().filter_map(own) {
+            let is_program = matches!(secret.source(), Source::Command(_));
+            if is_program && !all.iter().any(|known| known.is(&secret)) {
+                all.push(secret);
+            }
+            if all.len() >= PROGRAMS_MAX {
+                return all;
+            }
+        }
+    }
+    all
 }
 
 /// Every credential of the plan in force, each once.
