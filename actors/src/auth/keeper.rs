@@ -565,24 +565,29 @@ async fn watch_programs(plan: InForce) {
     loop {
         tokio::time::sleep(RUN_EVERY).await;
         for credential in credentials(&plan) {
-            let refused: Vec<Option<Account>> = {
-                let states = credential.live.lock();
-                let is_refused = |state: &State| {
-                    state.problem.as_ref().is_some_and(|problem| problem.code == Code::TokenRefused)
-                };
-                states.iter().filter(|(_, s)| is_refused(s)).map(|(part, _)| part.clone()).collect()
-            };
-            let mut changed = false;
-            for secret in programs(&credential, &refused) {
-                match secret.run().await {
-                    Ok(new) => changed |= new,
-                    Err(reason) => telemetry::secret_unreadable(&credential.shown, &reason),
-                }
-            }
-            if changed {
-                has_changed(&credential);
-            }
+            run_if_refused(&credential).await;
         }
+    }
+}
+
+/// Runs the programs of a credential again that its server refuses.
+pub(super) async fn run_if_refused(credential: &Credential) {
+    let refused: Vec<Option<Account>> = {
+        let states = credential.live.lock();
+        let is_refused = |state: &State| {
+            state.problem.as_ref().is_some_and(|problem| problem.code == Code::TokenRefused)
+        };
+        states.iter().filter(|(_, s)| is_refused(s)).map(|(part, _)| part.clone()).collect()
+    };
+    let mut changed = false;
+    for secret in programs(credential, &refused) {
+        match secret.run().await {
+            Ok(new) => changed |= new,
+            Err(reason) => telemetry::secret_unreadable(&credential.shown, &reason),
+        }
+    }
+    if changed {
+        has_changed(credential);
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) fn of_api(
     answers.idempotent = section.flag("idempotent");
     if !method.is_idempotent() && answers.idempotent.is_none() {
         let message = format!(
-            "{method} without `idempotent`: a call whose answer is lost, or is a 5xx, is dead (TG0246) and not made \
+            "{method} without `idempotent`: a call whose answer is lost, or a 5xx but 503, is dead (TG0246) and not made \
              again. Say `idempotent = true` if it may be made twice, as one that only asks for data may; or false, if \
              not"
         );

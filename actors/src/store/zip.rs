@@ -148,9 +148,10 @@ impl<W: Write> ZipDecoder<W> {
                     };
                 }
                 State::Body(mut member) => {
-                    let now = match member.unsure.is_some() {
-                        true => self.body_to_descriptor(&mut member, rest)?,
-                        false => self.body(&mut member, rest)?,
+                    let now = if member.unsure.is_some() {
+                        self.body_to_descriptor(&mut member, rest)?
+                    } else {
+                        self.body(&mut member, rest)?
                     };
                     taken += now;
                     let wrote = !self.buffer.is_empty();

@@ -81,6 +81,40 @@ fn a_program_is_run_again_when_the_token_endpoint_refuses_what_it_printed() {
 }
 
 #[test]
+fn a_program_is_run_again_while_what_it_printed_is_refused() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "the-old").unwrap();
+    let path = secret.path().to_owned();
+    actix_rt::System::new().block_on(async {
+        let plan = client(&path, "limits = { a = { every = \"1ms\" } }");
+        let auth = platform_auth(&plan);
+        let good = Rc::new(Cell::new(false));
+        let is_good = Rc::clone(&good);
+        let (keeper, _, wire) = keeper(plan, move || {
+            if is_good.get() {
+                return Reply::ok(r#"{"access_token":"t-1","expires_in":3600}"#);
+            }
+            Reply::status(401).then(Duration::ZERO, r#"{"error":"invalid_client"}"#)
+        });
+        let wait = ready(&keeper, &auth, "x").await.unwrap_err();
+        assert!(wait.why.contains("TG0501"), "{wait:?}");
+        assert_eq!(wire.count(), 1, "the program printed the same again");
+        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        assert!(ready(&keeper, &auth, "x").await.is_err(), "nothing changed, so nothing is asked");
+        std::fs::write(&path, "the-new").unwrap();
+        good.set(true);
+        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        ready(&keeper, &auth, "x").await.unwrap();
+        assert_eq!(wire.count(), 2);
+        // Nothing is refused any more: it is left alone.
+        std::fs::write(&path, "the-newest").unwrap();
+        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        let now = auth.pool[0].references()[0].get(&account("x")).unwrap();
+        assert_eq!(now.expose_secret(), "the-new");
+    });
+}
+
+#[test]
 fn the_key_of_a_statement_is_read_again_when_the_statement_is_refused() {
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), EC).unwrap();
