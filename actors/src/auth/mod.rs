@@ -31,6 +31,7 @@ pub mod jwt;
 mod keeper;
 mod oauth1;
 mod places;
+mod reading;
 mod recent;
 mod redact;
 mod renew;

@@ -99,16 +99,16 @@ fn a_program_is_run_again_while_what_it_printed_is_refused() {
         let wait = ready(&keeper, &auth, "x").await.unwrap_err();
         assert!(wait.why.contains("TG0501"), "{wait:?}");
         assert_eq!(wire.count(), 1, "the program printed the same again");
-        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        crate::auth::reading::run_if_refused(&auth.pool[0]).await;
         assert!(ready(&keeper, &auth, "x").await.is_err(), "nothing changed, so nothing is asked");
         std::fs::write(&path, "the-new").unwrap();
         good.set(true);
-        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        crate::auth::reading::run_if_refused(&auth.pool[0]).await;
         ready(&keeper, &auth, "x").await.unwrap();
         assert_eq!(wire.count(), 2);
         // Nothing is refused any more: it is left alone.
         std::fs::write(&path, "the-newest").unwrap();
-        crate::auth::keeper::run_if_refused(&auth.pool[0]).await;
+        crate::auth::reading::run_if_refused(&auth.pool[0]).await;
         let now = auth.pool[0].references()[0].get(&account("x")).unwrap();
         assert_eq!(now.expose_secret(), "the-new");
     });
