@@ -211,9 +211,10 @@ fn nothing_is_a_failure_or_a_valid_answer_as_declared() {
         .api("other", "path = \"other\"\nanswers = [{ status = 404, body = \"error\", is = \"NO_DATA\", class = \"empty\" }]")
         .api("header", "path = \"header\"\nanswers = [{ rows = true, max = 0, class = \"empty\" }]")
         .api("columns", "path = \"columns\"\ncolumns = [\"date\", \"clicks\"]")
+        .api("zipped", "path = \"zipped\"\nformat = \"csv\"\ndecode = [\"zip\"]\nanswers = [{ empty = true, class = \"empty\" }]")
         .api("plain", "path = \"plain\"");
     let dir = Dir::with(&config);
-    let apis = ["blank", "spaces", "none", "gone", "other", "header", "columns", "plain"];
+    let apis = ["blank", "spaces", "none", "gone", "other", "header", "columns", "plain", "zipped"];
     let all: String = apis.iter().map(|api| fetch(api, api, api, json!({}))).collect();
     let ran = dir.run(&all).exits(1);
     let stored: BTreeMap<String, (bool, Vec<u8>)> = dir
@@ -221,7 +222,8 @@ fn nothing_is_a_failure_or_a_valid_answer_as_declared() {
         .into_iter()
         .map(|((_, _, id), one)| (id, (one.manifest.done.empty, one.body)))
         .collect();
-    let wanted: [(&str, (bool, &[u8])); 4] = [
+    let wanted: [(&str, (bool, &[u8])); 5] = [
+        ("zipped", (true, b"")),
         ("gone", (true, br#"{"error":"NO_DATA"}"#)),
         ("header", (true, b"date,clicks\n")),
         ("none", (true, br#"{"status":"NONE"}"#)),
@@ -537,4 +539,72 @@ fn a_revoked_account_is_held_and_its_fetches_wait_until_it_has_access_again() {
     assert_eq!(dir.collected().len(), 57, "{ran}");
     assert_eq!(provider.count("x", Some("revoked")), 5 + 27);
     assert_eq!(dir.dead().len(), 3);
+}
+
+#[test]
+fn freshness_survives_kill_9_at_any_moment() {
+    let provider = Provider::start(|call, _| {
+        thread::sleep(Duration::from_millis(5));
+        Told::json(&json!({ "q": call.query("q") }))
+    });
+    let gap = r#"gap = { per = ["account"], every = "4ms", guard = "0ms" }"#;
+    let api = "path = \"x\"\nquery = { q = \"{q}\" }\nfresh_for = \"1h\"";
+    let dir = Dir::with(&config(&provider).limit(gap).api("x", api));
+    // 60 requests in each of two accounts, each wanted by five fetches.
+    let fetches = |round: &str| -> String {
+        let all = (0..600).map(|n| {
+            let (act, q) = (format!("act{}", n % 2), format!("{}", n / 2 % 60));
+            let id = format!("{round}-{n}");
+            fetch(&act, "x", &id, json!({ "params": { "q": q }, "labels": { "q": q } }))
+        });
+        all.collect()
+    };
+    dir.write("fetches.jsonl", fetches("first"));
+    let manifests = || -> Vec<Value> {
+        let files = dir.files("data").into_iter().filter(|file| file.ends_with("/_manifest.json"));
+        files
+            .map(|file| serde_json::from_slice(&std::fs::read(dir.path(&file)).unwrap()).unwrap())
+            .collect()
+    };
+    let durable = || -> BTreeSet<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        manifests().iter().map(|one| (text(&one["account"]), text(&one["labels"]["q"]))).collect()
+    };
+    let called_after = |before: usize| -> Vec<(String, String)> {
+        let calls = provider.asked().into_iter().skip(before);
+        calls.map(|call| (call.header("x-account").unwrap().to_owned(), call.query("q"))).collect()
+    };
+    for kill in 0..8 {
+        let (known, before) = (durable(), provider.asked().len());
+        let node = dir.tollgate(&["run", "fetches.jsonl"]).start();
+        wait_until("some calls", || (provider.asked().len() > before + 3 + kill).then_some(()));
+        node.kill();
+        let again: Vec<_> =
+            called_after(before).into_iter().filter(|call| known.contains(call)).collect();
+        assert!(again.is_empty(), "called though it was stored before kill {kill}: {again:?}");
+        dir.remove_half_written();
+    }
+    let args = ["run", "--json", "fetches.jsonl"];
+    let (known, before) = (durable(), provider.asked().len());
+    assert!((20..115).contains(&known.len()), "{} are stored", known.len());
+    let ran = dir.tollgate(&args).run().exits(0);
+    let mut last = called_after(before);
+    let calls = provider.asked().len();
+    last.sort();
+    assert_eq!(last.len(), 120 - known.len(), "each of the others once\n{ran}");
+    assert!(last.iter().all(|call| !known.contains(call)));
+    last.dedup();
+    assert_eq!(last.len(), 120 - known.len());
+    assert!(dir.dead().is_empty());
+    assert_eq!(ran.summary().left, 0, "{ran}");
+    for manifest in manifests() {
+        let object = manifest["objects"][0]["key"].as_str().unwrap();
+        let body = std::fs::read(dir.path(&format!("data/{object}"))).unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["q"], manifest["labels"]["q"], "{manifest}");
+    }
+    // What was stored before the kills is used after them.
+    dir.write("fetches.jsonl", fetches("second"));
+    let ran = dir.tollgate(&args).run().exits(0);
+    assert_eq!((provider.asked().len(), ran.summary().calls), (calls, 0), "{ran}");
 }

@@ -93,3 +93,44 @@ fn access_that_was_taken_away_costs_one_call_at_a_time_ever_more_seldom() {
         assert!(back < 4 * 3600 + 3600, "{back}");
     });
 }
+
+#[test]
+fn a_fetch_that_is_refused_by_itself_does_not_keep_the_account_shut() {
+    paused(|| async {
+        let gap = r#"gap = { per = ["account"], every = "1s", guard = "0ms" }"#;
+        let mut setup = limits(gap);
+        setup.platform = format!("breaker = {{ after = 2, for = \"1m\" }}\n{}", setup.platform);
+        let rig = Rig::start(setup, |seen| {
+            if id_of(seen).starts_with("bad") { Reply::status(401) } else { Reply::ok("{}") }
+        });
+        for id in ["bad-1", "bad-2", "bad-3", "bad-4", "good-1", "good-2", "good-3"] {
+            rig.put("x", "a", id).await;
+        }
+        rig.all_end(secs(3600)).await;
+        let called: Vec<String> = rig.wire.seen().iter().map(id_of).collect();
+        // Two find out; each trial is another one, until one shows that access is given; then all get their turn.
+        assert_eq!(called[..5], ["bad-1", "bad-2", "bad-3", "bad-4", "good-1"], "{called:?}");
+        assert_eq!(rig.shared.totals.fetches_done.get(), 3);
+        assert_eq!(rig.dead().await.len(), 4);
+        assert!(called.len() <= 9, "{called:?}");
+    });
+}
+
+#[test]
+fn a_trial_is_made_with_another_priority_too() {
+    paused(|| async {
+        let gap = r#"gap = { per = ["account"], every = "1s", guard = "0ms" }"#;
+        let mut setup = limits(gap);
+        setup.platform = format!("breaker = {{ after = 1, for = \"1m\" }}\n{}", setup.platform);
+        let rig = Rig::start(setup, |seen| {
+            if id_of(seen).starts_with("bad") { Reply::status(401) } else { Reply::ok("{}") }
+        });
+        rig.put_as("x", "a", "bad-1", Priority::High, "").await;
+        rig.put_as("x", "a", "bad-2", Priority::High, "").await;
+        rig.put_as("x", "b", "good", Priority::Low, "").await;
+        rig.at(61_500).await;
+        assert_eq!(rig.wire.count(), 2, "{:?}", rig.calls());
+        rig.at(200_000).await;
+        assert_eq!(rig.shared.totals.fetches_done.get(), 1, "{:?}", rig.calls());
+    });
+}

@@ -278,12 +278,15 @@ impl Throttle {
             Some((fresh::request_of(&self.platform, api, &candidate.item)?, within))
         });
         let candidate = match reuse {
-            // What may have been stored by itself, or was tried already, does not wait for others.
-            Some((request, _)) if !was_flying && candidate.tries == Tries::default() => {
-                let Some(leader) = self.lanes[place].follow(request, candidate) else { return };
+            // What may have been stored by itself, or was tried already, does not wait for others; they wait for it.
+            Some((request, _)) => {
+                let waits = !was_flying && candidate.tries == Tries::default();
+                let Some(leader) = self.lanes[place].follow(request, candidate, waits) else {
+                    return;
+                };
                 leader
             }
-            _ => candidate,
+            None => candidate,
         };
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
