@@ -193,7 +193,7 @@ impl Work {
             let bucket = self.bus.names().bucket("OWN");
             let store = self.bus.js().get_key_value(bucket).await.map_err(failed)?;
             let mut watch = store.watch_with_history(">").await.map_err(failed)?;
-            let mut board = Board::default();
+            let mut board = self.board.anew();
             // There is an end: this session's own key is there.
             loop {
                 let Some(entry) = watch.next().await else { return Err(failed("the watch ended")) };
@@ -293,12 +293,14 @@ impl Work {
         let closing = self.closing_until.map(|_| Instant::now() + QUIET_LOOK);
         let decided = decide(&self.view(), self.started.elapsed()).look_at;
         let decided = decided.map(|at| self.started + at);
-        let all = [closing, self.kept_until, self.again_at, decided];
+        let doubted = self.board.renewed_first(self.session.id());
+        let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
+        let all = [closing, self.kept_until, self.again_at, decided, doubted];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 
     fn view(&self) -> View {
-        let members = self.board.members.iter().map(|(id, (_, member))| (*id, *member));
+        let members = self.board.members.iter().map(|(id, shows)| (*id, shows.member));
         let claims = self.board.claims.map(|seen| seen.owner);
         let ours = self.owned.ours();
         let since = |at: Instant| at.saturating_duration_since(self.started);
@@ -334,6 +336,7 @@ impl Work {
         if self.again_at.is_some_and(|at| at <= now) {
             self.again_at = None;
         }
+        self.doubt().await;
         let view = self.view();
         let moves = decide(&view, self.started.elapsed());
         let Moves { take, adopt, lose, give_up, keep, .. } = moves;
@@ -342,8 +345,11 @@ impl Work {
             self.changed(lose);
             telemetry::partitions_lost(lose);
         }
-        if !(keep | adopt).is_empty() {
-            self.gain(keep | adopt);
+        if !keep.is_empty() {
+            self.gain(keep);
+        }
+        if !adopt.is_empty() && self.again_at.is_none() {
+            self.adopt(adopt).await;
         }
         if !give_up.is_empty() {
             self.owned.close(give_up);
@@ -353,6 +359,49 @@ impl Work {
         }
         let may_take = self.again_at.is_none() && self.owned.holds();
         !take.is_empty() && may_take && self.take(take).await
+    }
+
+    /// Asks the leader for whom the watch has not shown to renew for as long as a lease lives.
+    async fn doubt(&mut self) {
+        let Some(before) = Instant::now().checked_sub(self.session.lease()) else { return };
+        for id in self.board.silent_since(before) {
+            if id == self.session.id() {
+                continue;
+            }
+            if self.again_at.is_some() {
+                return;
+            }
+            match timeout(STEP_WITHIN, self.session.ask(id)).await {
+                Ok(Ok(found)) => {
+                    let shown = found.and_then(|(revision, shown)| Some((revision, shown?)));
+                    let shown = shown.map(|(at, shown)| (at, Member { takes: shown.takes }));
+                    if shown.is_none() {
+                        telemetry::session_over(&id.to_string());
+                    }
+                    self.board.note_certain(id, shown);
+                }
+                Ok(Err(_)) | Err(_) => self.try_again(),
+            }
+        }
+    }
+
+    /// The watch shows claims of this node that it does not work in. The leader says whether they are: a replica may
+    /// show one that was given up long ago.
+    async fn adopt(&mut self, parts: Parts) {
+        let mut still = Parts::NONE;
+        for part in parts.iter() {
+            let Ok(seen) = self.ask(part).await else {
+                self.try_again();
+                break;
+            };
+            self.board.note_claim(part, seen);
+            if seen.owner == Some(self.session.id()) {
+                still |= Parts::one(part);
+            }
+        }
+        if !still.is_empty() {
+            self.gain(still);
+        }
     }
 
     fn changed(&self, parts: Parts) {
@@ -384,7 +433,7 @@ impl Work {
             match timeout(STEP_WITHIN, self.session.ask(owner)).await {
                 Ok(Ok(Some((revision, Some(shown))))) => {
                     let member = Member { takes: shown.takes };
-                    self.board.note_member(owner, revision, Some(member));
+                    self.board.note_certain(owner, Some((revision, member)));
                     return true;
                 }
                 Ok(Ok(_)) => {}

@@ -345,6 +345,11 @@ impl Session {
         }
     }
 
+    /// How long its key lives without a renewal.
+    pub(crate) fn lease(&self) -> Duration {
+        self.inner.lease.lives
+    }
+
     /// Its number.
     pub fn id(&self) -> SessionId {
         self.inner.id

@@ -41,6 +41,11 @@ pub(crate) fn partitions_kept(kept: Parts) {
     );
 }
 
+/// A session has ended without that it was seen: the watch is late, or lives on a replica that still shows it.
+pub(crate) fn session_over(session: &str) {
+    tracing::debug!(event = "session_over", session, "a session that was still shown has ended");
+}
+
 /// What others own cannot be followed.
 pub(crate) fn claims_unseen(reason: &str) {
     tracing::warn!(event = "claims_unseen", code = %Code::NatsUnreachable, reason, "the claims cannot be followed");

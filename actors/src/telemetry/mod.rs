@@ -16,6 +16,7 @@ mod totals;
 
 pub(crate) use cluster::{
     claims_unseen, partitions_gained, partitions_given_up, partitions_kept, partitions_lost,
+    session_over,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING, SLOTS,
