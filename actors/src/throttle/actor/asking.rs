@@ -16,7 +16,7 @@ use super::{Decided, Fence, Throttle};
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
 use crate::collector::USE_WITHIN;
 use crate::costs::too_much;
-use crate::recipe::{self, BudgetKey, FetchContext};
+use crate::recipe::{self, BudgetKey, FetchContext, Refusal};
 use crate::telemetry;
 use crate::throttle::messages::FromBudget as Message;
 
@@ -187,26 +187,27 @@ impl Throttle {
         self.gate.is_held(api, now) || self.shard.shuts.of(&self.key, now).is_some()
     }
 
-    /// What was read ahead counts in the budgets that there are now. What has no key there goes on as it is: it is
-    /// refused when it is read again.
-    pub(super) fn budgets_anew(&mut self) {
-        for lane in &mut self.lanes {
-            let Some(api) = self.platform.apis.get(usize::from(lane.api)) else { continue };
-            for candidate in lane.heads.iter_mut().chain(&mut lane.parked) {
-                let item = &candidate.item;
-                let context = FetchContext {
-                    account: &item.lane.account.account,
-                    id: &item.id,
-                    params: &item.fetch.params,
-                    queued_at: item.queued_at,
-                };
-                let later = candidate.is_later_page();
-                let budgets = recipe::budgets_of_page(&self.platform, api, &context, later);
-                if let Ok(budgets) = budgets {
-                    candidate.item = Rc::new(item.with_budgets(budgets));
-                }
-            }
+    /// The next fetch of a lane counts in the budgets of now, whenever and however it came into the lane. One that has
+    /// none there, because a key cannot be filled in any more, is refused as if it were read now.
+    pub(super) fn budgets_of_now(&mut self, place: usize, now: At) -> Result<(), Refusal> {
+        let generation = self.platform.generation;
+        let lane = &mut self.lanes[place];
+        let Some(api) = self.platform.apis.get(usize::from(lane.api)) else { return Ok(()) };
+        let Some(candidate) = lane.next_mut(now) else { return Ok(()) };
+        let item = &candidate.item;
+        if item.generation == generation {
+            return Ok(());
         }
+        let context = FetchContext {
+            account: &item.lane.account.account,
+            id: &item.id,
+            params: &item.fetch.params,
+            queued_at: item.queued_at,
+        };
+        let later = candidate.is_later_page();
+        let budgets = recipe::budgets_of_page(&self.platform, api, &context, later)?;
+        candidate.item = Rc::new(item.with_budgets(budgets, generation));
+        Ok(())
     }
 
     /// What was decided upon a record that did not come to be is not decided: what was asked for goes back.

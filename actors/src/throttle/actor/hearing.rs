@@ -257,7 +257,7 @@ impl Throttle {
         };
         let later = read.page() > 1;
         match recipe::budgets_of_page(&self.platform, api, &context, later) {
-            Ok(budgets) => Rc::new(item.with_budgets(budgets)),
+            Ok(budgets) => Rc::new(item.with_budgets(budgets, self.platform.generation)),
             Err(_) => item,
         }
     }

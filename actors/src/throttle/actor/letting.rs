@@ -20,6 +20,7 @@ use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::book;
@@ -189,7 +190,10 @@ impl Throttle {
                 }
                 match decision {
                     Decision::Go if offer == Offer::Fetch => {
-                        if let Some(name) = self.never_in_budget(place, now) {
+                        if let Err(refusal) = self.budgets_of_now(place, now) {
+                            self.refused_now(place, refusal, now, ctx);
+                            wait.for_event("a fetch that cannot be called any more to be out");
+                        } else if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             wait.for_event("a fetch that no limit allows to be out");
                         } else if !self.waits_for_auth(place, now, wait)
@@ -249,6 +253,14 @@ impl Throttle {
         let reason = format!("it costs more than limit `{limit}` ever allows");
         if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
             self.give_up(item, Code::BadCost, reason, LastAnswer::default(), (tries, read), ctx);
+        }
+    }
+
+    /// The next fetch of a lane cannot be called by the configuration of now.
+    fn refused_now(&mut self, place: usize, refusal: Refusal, now: At, ctx: &mut Context<Self>) {
+        if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
+            let Refusal { code, reason, .. } = refusal;
+            self.give_up(item, code, reason, LastAnswer::default(), (tries, read), ctx);
         }
     }
 

@@ -166,6 +166,7 @@ impl Throttle {
             id: accepted.id,
             fetch: accepted.fetch,
             budgets,
+            generation: self.platform.generation,
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
@@ -228,6 +229,7 @@ impl Throttle {
             id: known.id.clone().unwrap_or_default(),
             fetch: known,
             budgets: Box::default(),
+            generation: self.platform.generation,
         });
         let place = self.lane(&item.lane);
         let api = self.lanes[place].api;
