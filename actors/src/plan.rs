@@ -319,6 +319,8 @@ pub struct Budget {
     pub counted: Counted,
     /// Its limits where a value of the key, or an account's tier, has other ones.
     pub special: Special<Counted>,
+    /// The places of its limits that answers of any api tell something of.
+    pub observed: Vec<usize>,
 }
 
 /// Limits, and what calls cost under them. Cheap to clone.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tollgate_gate::{At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
 
+use super::hearing::Untold;
 use super::line::{Line, Turn, Waiter};
 use super::{Answer, Ask, Call, FromBudget, Given, Grant, Told, Whose};
 use crate::ids::Account;
@@ -61,7 +62,7 @@ struct Called {
 
 /// A call that is let through once its record is confirmed.
 #[derive(Debug)]
-struct Decided {
+pub(super) struct Decided {
     ask: Ask,
     id: PermitId,
     turn: Turn,
@@ -71,29 +72,33 @@ struct Decided {
 #[derive(Debug)]
 pub(crate) struct Budget {
     shard: Rc<Shard>,
-    key: BudgetKey,
-    limits: Arc<LimitSet>,
+    pub(super) key: BudgetKey,
+    pub(super) limits: Arc<LimitSet>,
     platform: Arc<Platform>,
     incarnation: u64,
     restarted: bool,
     /// The record was read.
     open: bool,
-    gate: Gate,
+    pub(super) gate: Gate,
     version: u64,
     fence: Fence,
     again: Option<SpawnHandle>,
     last_given: u64,
     seen: Vec<Known>,
     /// The stored record speaks of calls in flight that are over.
-    stale: bool,
+    pub(super) stale: bool,
     /// Who asked before the record was read.
     early: VecDeque<Ask>,
-    line: Line,
+    /// What was heard of its limits before then.
+    early_heard: Vec<super::What>,
+    /// What it hears of its limits, and what it does not.
+    pub(super) untold_calls: Untold,
+    pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
-    untold: bool,
+    pub(super) untold: bool,
     called: Vec<Called>,
     decided: Vec<Decided>,
-    writing: Option<Vec<Decided>>,
+    pub(super) writing: Option<Vec<Decided>>,
     busy: usize,
     timer: Option<(At, SpawnHandle)>,
     handled: u64,
@@ -143,6 +148,8 @@ impl Budget {
             seen: Vec::new(),
             stale: false,
             early: VecDeque::new(),
+            early_heard: Vec::new(),
+            untold_calls: Untold::default(),
             line: Line::default(),
             untold: false,
             called: Vec::new(),
@@ -158,7 +165,7 @@ impl Budget {
         }
     }
 
-    fn now(&self) -> At {
+    pub(super) fn now(&self) -> At {
         self.shard.clock.now()
     }
 
@@ -338,6 +345,7 @@ impl Budget {
         self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
         let old = std::mem::replace(&mut self.limits, Arc::clone(key.limits()));
         self.key = key.clone();
+        self.untold_calls.clear();
         // What a limit of a new name took over is in no record yet.
         self.stale |= old != self.limits && !self.gate.is_empty();
         for note in self.gate.follow(&old, &self.limits, now) {
@@ -378,8 +386,13 @@ impl Budget {
         Some(open.plus(needed.unwrap_or(Span::ZERO)))
     }
 
+    /// Whether no record is on its way, and one can be written.
+    pub(super) fn is_free_to_write(&self) -> bool {
+        self.open && self.writing.is_none() && self.fence == Fence::Holds
+    }
+
     fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
+        if self.decided.is_empty() || !self.is_free_to_write() {
             return;
         }
         self.writing = Some(std::mem::take(&mut self.decided));
@@ -387,7 +400,7 @@ impl Budget {
     }
 
     /// Stores a record of now, whatever it covers.
-    fn store(&mut self, ctx: &mut Context<Self>) {
+    pub(super) fn store(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = writing.fold(self.last_given, u64::max);
@@ -414,8 +427,15 @@ impl Budget {
                 for Decided { ask, id, .. } in batch {
                     self.last_given = self.last_given.max(id.0);
                     let usage = &mut self.usage;
-                    ask.call.with(&self.limits, |gate_ask| {
-                        usage.call(&self.limits, gate_ask.api, gate_ask.costs, now);
+                    let observed = self.platform.budgets.get(usize::from(self.key.place()));
+                    let observed = observed.map_or(&[][..], |budget| &budget.observed);
+                    let limits = &self.limits;
+                    ask.call.with(limits, |gate_ask| {
+                        usage.call(limits, gate_ask.api, gate_ask.costs, now);
+                        let places = observed.iter().copied();
+                        let places = places.filter(|place| limits.counts(*place, gate_ask.api));
+                        let costs = places.map(|place| (place, gate_ask.cost(place).units));
+                        self.untold_calls.goes(id, costs);
                     });
                     self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
                     let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
@@ -523,6 +543,9 @@ impl Budget {
         self.open = true;
         if self.restarted {
             telemetry::budget_restarted(&self.key, running);
+        }
+        for what in std::mem::take(&mut self.early_heard) {
+            self.handle_heard(what, ctx);
         }
         for ask in std::mem::take(&mut self.early) {
             self.asked(ask, ctx);
@@ -637,8 +660,27 @@ impl Budget {
                 self.gate.ended(&self.limits, id, now, Sent::Maybe);
             }
         }
+        match told {
+            Told::Ended(_, sent) => self.untold_calls.ended(id, sent),
+            Told::Unused => self.untold_calls.ended(id, Sent::Never),
+            Told::Lost => self.untold_calls.ended(id, Sent::Maybe),
+            _ => {}
+        }
         if matches!(told, Told::Ended(..) | Told::Unused | Told::Lost) {
             self.shard.given_over(self.key.record(), id);
+        }
+    }
+
+    fn handle_heard(&mut self, what: super::What, ctx: &mut Context<Self>) {
+        match what {
+            what if !self.open => {
+                if self.early_heard.len() < super::PENDING_MAX {
+                    self.early_heard.push(what);
+                }
+            }
+            super::What::Heard(id, heard) => self.heard(id, &heard, ctx),
+            super::What::Hold { until, reason } => self.hold(until, &reason, ctx),
+            super::What::Ask(_) | super::What::Leave(_) | super::What::Told(..) => {}
         }
     }
 
@@ -764,6 +806,9 @@ impl Handler<Mail> for Budget {
             }
             // The shard has it: it is heard when the record was read.
             super::What::Told(..) => {}
+            what @ (super::What::Heard(..) | super::What::Hold { .. }) => {
+                self.handle_heard(what, ctx);
+            }
         }
         self.step(ctx);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use actix::Addr;
 use tollgate_gate::{At, PermitId, Sent};
 
-use super::{ForBudget, What};
+use super::{ForBudget, Heard, What};
 use crate::collector::Outcome;
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
@@ -66,6 +66,12 @@ impl Grant {
                 self.send(told);
             }
         }
+    }
+
+    /// The answer said something of one of its limits.
+    pub(crate) fn heard(&self, heard: Heard) {
+        let what = What::Heard(self.id, Box::new(heard));
+        self.host.do_send(ForBudget { key: self.key.clone(), what });
     }
 
     /// The attempt is over.

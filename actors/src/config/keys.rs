@@ -440,6 +440,7 @@ pub(super) fn share_out(
         special: special(&group, &dims, &platform.tiers, &counted),
         dims,
         when,
+        observed: Vec::new(),
     });
     platform.budgets = groups.collect();
     let plan::Counted { limits, costs } = all(&own);

@@ -13,7 +13,7 @@ use tollgate_gate::{Cost, Limit, LimitSet};
 use super::build::RecipeScope;
 use super::{FetchContext, Refusal};
 use crate::codes::Code;
-use crate::costs::Counts;
+use crate::costs::{Counts, Kept};
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
 use crate::plan::{Api, Budget, Counted, Dim, Generation, Platform, Test, When};
 
@@ -28,6 +28,8 @@ struct Inner {
     shown: Box<str>,
     counted: Counted,
     costs: Box<[Cost]>,
+    /// Which of its platform's.
+    place: u16,
     generation: Generation,
 }
 
@@ -50,6 +52,16 @@ impl BudgetKey {
     /// Which reading of the configuration it is of; later ones are greater.
     pub fn generation(&self) -> Generation {
         self.0.generation
+    }
+
+    /// Which of the platform's budgets it is of, by their order in that reading.
+    pub fn place(&self) -> u16 {
+        self.0.place
+    }
+
+    /// What of each limit is not for this deployment's calls, by its place.
+    pub fn kept(&self) -> &[Kept] {
+        &self.0.counted.costs.kept
     }
 
     /// Its limits.
@@ -145,7 +157,7 @@ pub fn budgets_of_page(
     }
     let number = platform.api(api.name.as_str()).map_or(0, |(number, _)| number);
     let mut keys = Vec::new();
-    for budget in &platform.budgets {
+    for (place, budget) in platform.budgets.iter().enumerate() {
         let limits = budget.counted.limits.limits();
         let counts = limits.iter().any(|l| l.api.is_none_or(|only| only == number));
         if !counts || !holds(&budget.when, api, fetch) {
@@ -162,7 +174,8 @@ pub fn budgets_of_page(
             !free && limit.api.is_none_or(|only| only == number)
         };
         if counted.limits.limits().iter().enumerate().any(counts) {
-            keys.push(key(platform, budget, &values, counted.clone(), costs.into()));
+            let of = (place as u16, budget);
+            keys.push(key(platform, of, &values, counted.clone(), costs.into()));
         }
     }
     keys.sort_unstable();
@@ -222,7 +235,7 @@ fn counted<'b>(
 
 fn key(
     platform: &Platform,
-    budget: &Budget,
+    (place, budget): (u16, &Budget),
     values: &[String],
     counted: Counted,
     costs: Box<[Cost]>,
@@ -262,7 +275,8 @@ fn key(
         account: Account::new(&text).expect("neither empty nor longer than a name may be"),
     };
     let (generation, platform) = (platform.generation, platform.name.clone());
-    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), counted, costs, generation }))
+    let shown = shown.into();
+    BudgetKey(Arc::new(Inner { record, platform, shown, counted, costs, place, generation }))
 }
 
 /// Whether a budget counts calls of this fetch.

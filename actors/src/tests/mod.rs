@@ -5,6 +5,7 @@ mod answers;
 mod auth;
 mod blocks;
 mod budgets;
+mod budgets_told;
 mod chaos;
 mod drain;
 mod earliest;

@@ -141,22 +141,22 @@ impl Gate {
     }
 
     /// What an answer said of a limit.
-    pub(super) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
+    pub(crate) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
         self.ledger.observe(limits, seen, now)
     }
 
     /// What calls in flight beside that one take of a limit.
-    pub(super) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
+    pub(crate) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
         self.ledger.units_in_flight(limits, place, api, id)
     }
 
     /// The provider refused a call because of that limit.
-    pub(super) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) {
+    pub(crate) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) {
         self.ledger.over(limits, place, api, at);
     }
 
     /// The provider said when the window of that limit ends.
-    pub(super) fn window_ends(
+    pub(crate) fn window_ends(
         &mut self,
         limits: &LimitSet,
         place: usize,

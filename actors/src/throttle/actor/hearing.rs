@@ -8,7 +8,6 @@ use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
-use super::listening::within;
 use super::weighing::costs_of;
 use super::{Doubted, Flight, Throttle};
 use crate::budget::Told;
@@ -179,7 +178,7 @@ impl Throttle {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 tries.attempts = tries.attempts.saturating_add(1);
-                self.hold_for_refusal(api, &last, &reason, ctx);
+                self.hold_for_refusal((&item, api), &last, &reason, ctx);
                 self.give_up(item, code, reason, last, (tries, read), ctx);
             }
             Outcome::Again { kind, after, reason, mut last } => {
@@ -218,13 +217,19 @@ impl Throttle {
                     }
                     Next::Retry(wait) => wait,
                     Next::HoldAndRetry(wait) => {
-                        let over = last.over.as_deref();
-                        let wait = over
-                            .map_or(wait, |over| within(&self.platform.limits, over, wait, now));
-                        let scope = over.map_or(Scope::Account, |over| over.scope);
                         let reason = hold_reason(kind, &last, after.is_some());
-                        self.hold_scope(scope, api, wait, kind.as_str(), &reason, ctx);
-                        wait
+                        let why = kind.as_str();
+                        match last.over.as_deref() {
+                            None => {
+                                self.hold_scope(Scope::Account, api, wait, why, &reason, ctx);
+                                wait
+                            }
+                            Some(over) => {
+                                let wait = self.within(&item, over, wait);
+                                self.hold_by_rule(over, (&item, api), wait, why, &reason, ctx);
+                                wait
+                            }
+                        }
                     }
                 };
                 let not_before = now.plus(Span::from(wait));
