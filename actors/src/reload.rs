@@ -205,12 +205,11 @@ fn changes_of(old: &Reset, new: &Reset) -> Vec<(Change, Option<Resets>)> {
             change.name == name_of_it && change.api == api
         };
         let moved = Some(before.clone());
-        match told.iter_mut().find(is_it) {
-            Some((_, known)) => *known = moved,
-            None => {
-                let kind = ChangeKind::Moved;
-                told.push((Change { name: name_of_it, api, kind, known: Known::All }, moved));
-            }
+        if let Some((_, known)) = told.iter_mut().find(is_it) {
+            *known = moved;
+        } else {
+            let kind = ChangeKind::Moved;
+            told.push((Change { name: name_of_it, api, kind, known: Known::All }, moved));
         }
     }
     told

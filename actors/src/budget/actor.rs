@@ -1,6 +1,6 @@
 //! The budget actor: owner of one budget's gate, record and line.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ struct Called {
 
 /// A call that is let through once its record is confirmed.
 #[derive(Debug)]
-pub(super) struct Decided {
+struct Decided {
     ask: Ask,
     id: PermitId,
     turn: Turn,
@@ -87,18 +87,24 @@ pub(crate) struct Budget {
     seen: Vec<Known>,
     /// The stored record speaks of calls in flight that are over.
     pub(super) stale: bool,
+    /// What was heard of limits is in no record yet, and is to be.
+    pub(super) unkept: bool,
+    /// The last record was to have it.
+    keeps: bool,
     /// Who asked before the record was read.
     early: VecDeque<Ask>,
     /// What was heard of its limits before then.
     early_heard: Vec<super::What>,
     /// What it hears of its limits, and what it does not.
     pub(super) untold_calls: Untold,
+    /// Calls in flight whose answers say that their own jobs are over already.
+    pub(super) jobs_over: HashMap<PermitId, u64>,
     pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
     pub(super) untold: bool,
     called: Vec<Called>,
     decided: Vec<Decided>,
-    pub(super) writing: Option<Vec<Decided>>,
+    writing: Option<Vec<Decided>>,
     busy: usize,
     timer: Option<(At, SpawnHandle)>,
     handled: u64,
@@ -147,9 +153,12 @@ impl Budget {
             last_given: 0,
             seen: Vec::new(),
             stale: false,
+            unkept: false,
+            keeps: false,
             early: VecDeque::new(),
             early_heard: Vec::new(),
             untold_calls: Untold::default(),
+            jobs_over: HashMap::new(),
             line: Line::default(),
             untold: false,
             called: Vec::new(),
@@ -387,12 +396,12 @@ impl Budget {
     }
 
     /// Whether no record is on its way, and one can be written.
-    pub(super) fn is_free_to_write(&self) -> bool {
+    fn is_free_to_write(&self) -> bool {
         self.open && self.writing.is_none() && self.fence == Fence::Holds
     }
 
-    fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || !self.is_free_to_write() {
+    pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
+        if (self.decided.is_empty() && !self.unkept) || !self.is_free_to_write() {
             return;
         }
         self.writing = Some(std::mem::take(&mut self.decided));
@@ -400,8 +409,9 @@ impl Budget {
     }
 
     /// Stores a record of now, whatever it covers.
-    pub(super) fn store(&mut self, ctx: &mut Context<Self>) {
+    fn store(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
+        self.keeps = std::mem::take(&mut self.unkept);
         let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = writing.fold(self.last_given, u64::max);
         let own = Known { session: self.shard.ledger.session(), permit };
@@ -445,6 +455,7 @@ impl Budget {
             Err(error) => {
                 // A record before this one is still there, or this one after all.
                 self.stale = true;
+                self.unkept |= self.keeps;
                 let meanwhile = std::mem::take(&mut self.decided);
                 let wait = self.next_wait();
                 match &error {
@@ -642,7 +653,8 @@ impl Budget {
             Told::Answered(at) => self.gate.answered(&self.limits, id, at),
             Told::Came(came) => {
                 for (place, counts) in self.key.counts() {
-                    if let Some(units) = came.units(*counts) {
+                    let guess = self.gate.cost_of(id, *place).map_or(0, |cost| cost.units);
+                    if let Some(units) = came.units(*counts, guess) {
                         self.gate.settle(&self.limits, id, *place, units, now);
                     }
                 }
@@ -667,6 +679,7 @@ impl Budget {
             _ => {}
         }
         if matches!(told, Told::Ended(..) | Told::Unused | Told::Lost) {
+            self.job_ended(id);
             self.shard.given_over(self.key.record(), id);
         }
     }
@@ -680,6 +693,7 @@ impl Budget {
             }
             super::What::Heard(id, heard) => self.heard(id, &heard, ctx),
             super::What::Hold { until, reason } => self.hold(until, &reason, ctx),
+            super::What::JobOver { job, of } => self.job_over(job, of),
             super::What::Ask(_) | super::What::Leave(_) | super::What::Told(..) => {}
         }
     }
@@ -806,7 +820,7 @@ impl Handler<Mail> for Budget {
             }
             // The shard has it: it is heard when the record was read.
             super::What::Told(..) => {}
-            what @ (super::What::Heard(..) | super::What::Hold { .. }) => {
+            what => {
                 self.handle_heard(what, ctx);
             }
         }

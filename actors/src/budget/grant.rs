@@ -9,6 +9,7 @@ use super::{ForBudget, Heard, What};
 use crate::collector::Outcome;
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
+use crate::shard::permit::BodyRead;
 use crate::throttle::came::Came;
 
 /// What became of a call, for the budgets that it counts in.
@@ -47,6 +48,11 @@ impl Grant {
         Self { key, id, host, used: false, ended: false, over: None }
     }
 
+    /// Its number among those of its budget.
+    pub(crate) fn id(&self) -> PermitId {
+        self.id
+    }
+
     /// Whose it is.
     pub(crate) fn key(&self) -> &BudgetKey {
         &self.key
@@ -75,9 +81,9 @@ impl Grant {
     }
 
     /// The attempt is over.
-    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+    pub(crate) fn settle(&mut self, outcome: &Outcome, body: BodyRead) {
         if let Some((_, sent)) = self.over {
-            self.send(Told::Came(Came::of(outcome, Some(sent))));
+            self.send(Told::Came(Came::of(outcome, Some(sent), body)));
         }
     }
 

@@ -96,8 +96,10 @@ impl Budget {
         let now = self.now();
         let Heard { limit, api, .. } = *heard;
         if heard.over {
-            self.gate.over(&self.limits, limit, api, now);
-            self.keep(ctx);
+            let blocks = self.gate.over(&self.limits, limit, api, now);
+            if blocks {
+                self.keep(ctx);
+            }
         }
         if let Some(ends) = heard.ends {
             self.gate.window_ends(&self.limits, limit, api, (ends, RESET_SLACK), now);
@@ -124,13 +126,26 @@ impl Budget {
         self.keep(ctx);
     }
 
-    /// What was heard is written down at once, unless a record is on its way or cannot be written: then the next one
-    /// has it.
+    /// A job is over, and takes no place any more; one whose call is in flight takes none when that is over.
+    pub(super) fn job_over(&mut self, job: u64, of: Option<PermitId>) {
+        if self.gate.release(&self.limits, job) {
+            self.stale = true;
+        } else if let Some(id) = of {
+            self.jobs_over.insert(id, job);
+        }
+    }
+
+    /// A call is over.
+    pub(super) fn job_ended(&mut self, id: PermitId) {
+        if let Some(job) = self.jobs_over.remove(&id) {
+            self.gate.release(&self.limits, job);
+        }
+    }
+
+    /// What was heard is written down at once, or as soon as the record on its way is there.
     fn keep(&mut self, ctx: &mut Context<Self>) {
         self.stale = true;
-        if self.is_free_to_write() {
-            self.writing = Some(Vec::new());
-            self.store(ctx);
-        }
+        self.unkept = true;
+        self.write(ctx);
     }
 }

@@ -53,11 +53,10 @@ pub(crate) enum What {
     Told(PermitId, Told),
     /// What the answer to a call said of one of its limits.
     Heard(PermitId, Box<Heard>),
+    /// A job is over; `of`: the call that tells it, if it counts in this budget.
+    JobOver { job: u64, of: Option<PermitId> },
     /// A refusal: nothing goes until then.
-    Hold {
-        until: At,
-        reason: String,
-    },
+    Hold { until: At, reason: String },
 }
 
 /// Most that is kept of what a budget hears while its actor restarts; further holds and observations are dropped.

@@ -38,7 +38,8 @@ pub(super) struct Told {
 }
 
 impl Attempt<'_> {
-    pub(super) async fn judge(&self, mut answer: Answer) -> Outcome {
+    pub(super) async fn judge(&self, answer: Answer) -> Outcome {
+        let mut answer = self.permit.counted(answer);
         if let Some(anew) = self.expired(&mut answer).await {
             return anew;
         }

@@ -12,12 +12,12 @@ use super::BAD;
 use super::section::{Section, one_of};
 use crate::codes::Code;
 use crate::ids::preview;
-use crate::plan::Budget;
 use crate::observe::pace::{PaceRule, RATE_MAX, RATE_MIN};
 use crate::observe::{
-    CAP, JsonPath, Observe, Over, PATH_STEPS_MAX, PRESSED_WAIT, Place, RULES_MAX, Rules, Scope,
-    Source, Tells, Test, Then, UNITS, Unit, Wait,
+    CAP, Ends, JsonPath, Observe, Over, PATH_STEPS_MAX, PRESSED_WAIT, Place, RULES_MAX, Rules,
+    Scope, Source, Tells, Test, Then, UNITS, Unit, Wait,
 };
+use crate::plan::Budget;
 
 /// Bounds of waits, floors, caps.
 const WAIT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -64,6 +64,14 @@ pub(super) struct Unresolved {
     /// With the scope, if it is said.
     over: Vec<(Over, Option<Named>, Option<Scope>)>,
     pace: Option<PaceRule>,
+    job_ends: Vec<Ends>,
+}
+
+impl Unresolved {
+    /// The same, with the answers that say that a job is over.
+    pub(super) fn with_job_ends(self, job_ends: Vec<Ends>) -> Self {
+        Self { job_ends, ..self }
+    }
 }
 
 /// A limit by its name, and the key that names it.
@@ -78,7 +86,7 @@ pub(super) fn rules(section: &mut Section<'_>) -> Unresolved {
     let observe = entries(section, "observe", observe);
     let over = entries(section, "over", over);
     let pace = section.section("adaptive").and_then(adaptive);
-    Unresolved { observe, over, pace }
+    Unresolved { observe, over, pace, job_ends: Vec::new() }
 }
 
 /// The rules of one api: its own and then its platform's, with the places of their limits.
@@ -90,7 +98,8 @@ pub(super) fn resolve(
     api: ApiIx,
 ) -> Rules {
     let own_pace = own.pace.map(|pace| PaceRule { per_api: true, ..pace });
-    let mut rules = Rules { pace: own_pace.or(platform.pace), ..Rules::default() };
+    let (pace, job_ends) = (own_pace.or(platform.pace), own.job_ends.clone());
+    let mut rules = Rules { pace, job_ends, ..Rules::default() };
     for (of, place) in [(own, Some(api)), (platform, None)] {
         for (rule, named) in &of.observe {
             let Ok(limit) = place_of(section, named.as_ref(), sets, place, api) else { continue };

@@ -169,6 +169,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
             }
             platform.apis[number].rules = Arc::new(rules);
         }
+        super::jobs::check(&section, &platform);
         let budgets = platform.budgets.iter_mut().map(|budget| &mut budget.observed);
         for observed in budgets.chain([&mut platform.observed]) {
             observed.sort_unstable();
@@ -177,7 +178,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         let Platform { apis, observed, budgets, .. } = &platform;
         let special = platform.special.clone().map(|own| {
             let (apis, observed, budgets) = (apis.clone(), observed.clone(), budgets.clone());
-            Arc::new(Platform { apis, observed, budgets, ..Platform::clone(&own) })
+            Arc::new(Platform { budgets, apis, observed, ..Platform::clone(&own) })
         });
         platform.special = special;
     }

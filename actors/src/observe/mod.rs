@@ -66,6 +66,8 @@ pub struct Rules {
     pub over: Vec<Over>,
     /// How fast an api with unpublished limits is called.
     pub pace: Option<pace::PaceRule>,
+    /// Which answers say that the job that the call is about is over, or was never begun.
+    pub job_ends: Vec<Ends>,
 }
 
 /// Where an answer tells something.
@@ -127,6 +129,15 @@ pub struct Observe {
     pub wait: Duration,
     /// Longest time that is believed.
     pub cap: Duration,
+}
+
+/// What an answer looks like that says that a job is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// Statuses; empty: any from 200 to 299.
+    pub status: Vec<u16>,
+    /// What else must be so.
+    pub tests: Vec<Test>,
 }
 
 /// What a refusal looks like, and what follows.

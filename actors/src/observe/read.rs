@@ -10,7 +10,7 @@ use super::json::JsonPath;
 use super::ratelimit::{self, Item};
 use super::value::{answered_at, count_left, count_used, percent, wait};
 use super::{
-    Observe, Over, Place, Rules, Scope, Source, Tells, Test, Then, Unit, Wait, retry_after,
+    Ends, Observe, Over, Place, Rules, Scope, Source, Tells, Test, Then, Unit, Wait, retry_after,
 };
 use crate::costs::Kept;
 
@@ -87,19 +87,22 @@ pub struct Facts {
     pub presses: Vec<Press>,
     /// That too much was asked for.
     pub over: Option<Overuse>,
+    /// That the job that the call is about is over.
+    pub job_over: bool,
 }
 
 impl Facts {
     /// Whether nothing is said.
     pub fn is_empty(&self) -> bool {
-        self.limits.is_empty() && self.presses.is_empty() && self.over.is_none()
+        let nothing = self.limits.is_empty() && self.presses.is_empty();
+        nothing && self.over.is_none() && !self.job_over
     }
 }
 
 impl Rules {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.observe.is_empty() && self.over.is_empty()
+        self.observe.is_empty() && self.over.is_empty() && self.job_ends.is_empty()
     }
 
     /// Whether the first bytes of the body of an answer with this status are wanted.
@@ -109,6 +112,10 @@ impl Rules {
                 let told = matches!(rule.wait, Wait::Told(Source::Body(_), _));
                 rule.is_for(status) && (told || rule.tests.iter().any(Test::wants_body))
             })
+            || self
+                .job_ends
+                .iter()
+                .any(|rule| rule.is_for(status) && rule.tests.iter().any(Test::wants_body))
     }
 
     /// What an answer says where no budget is asked about: see [`Rules::read_of`].
@@ -124,6 +131,9 @@ impl Rules {
         }
         let view = View { answer, said_at: answered_at(answer.headers, answer.wall) };
         facts.over = self.over.iter().find(|rule| rule.fits(&view)).map(|rule| rule.overuse(&view));
+        facts.job_over = self.job_ends.iter().any(|rule| {
+            rule.is_for(answer.status) && rule.tests.iter().all(|test| test.holds(&view))
+        });
         let mut heard: Vec<Heard> = Vec::new();
         for rule in &self.observe {
             let group = heard.iter().position(|group| group.is_of(rule));
@@ -278,6 +288,15 @@ impl<'a> Heard<'a> {
 fn first<T>(known: &mut Option<T>, find: impl FnOnce() -> Option<T>) {
     if known.is_none() {
         *known = find();
+    }
+}
+
+impl Ends {
+    fn is_for(&self, status: u16) -> bool {
+        match self.status.as_slice() {
+            [] => (200..300).contains(&status),
+            statuses => statuses.contains(&status),
+        }
     }
 }
 

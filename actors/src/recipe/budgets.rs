@@ -182,6 +182,40 @@ pub fn budgets_of_page(
     Ok(keys.into())
 }
 
+/// The budget at that place as a call of this fetch would count in it, whether it does or not; nothing where its key
+/// has no value for it.
+pub(crate) fn budget_of(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    place: u16,
+) -> Option<BudgetKey> {
+    let budget = platform.budgets.get(usize::from(place))?;
+    let values = values(platform, api, fetch, budget).ok()??;
+    let counted = counted(platform, fetch.account, budget, &values).clone();
+    Some(key(platform, (place, budget), &values, counted, Box::default()))
+}
+
+/// The place of the budget whose record has that name; nothing if that is none of the platform's, or cannot be told
+/// because the name was cut.
+pub(crate) fn budget_of_record(platform: &Platform, name: &str) -> Option<usize> {
+    if name.contains(CUT) {
+        return None;
+    }
+    let (values, which) = name.split_once('?').map_or((name, None), |(v, w)| (v, Some(w)));
+    let dims = || values.split(',').map(|part| part.split_once('=').map_or(part, |(dim, _)| dim));
+    platform.budgets.iter().position(|budget| {
+        let same = budget.dims.iter().map(Dim::to_string).eq(dims().map(str::to_owned));
+        let own = (!budget.when.always()).then(|| digest_of(&budget.id));
+        same && own.as_deref() == which
+    })
+}
+
+/// Tells budgets of one key apart by what they count.
+fn digest_of(id: &str) -> String {
+    format!("{:x}", Sha256::digest(id)).chars().take(16).collect()
+}
+
 /// The values of a budget's key; nothing if the fetch lacks a parameter of it.
 fn values(
     platform: &Platform,
@@ -256,9 +290,8 @@ fn key(
     }
     if !budget.when.always() {
         // Two budgets of one key differ by what they count.
-        let digest = format!("{:x}", Sha256::digest(&budget.id));
         text.push('?');
-        text.extend(digest.chars().take(16));
+        text.push_str(&digest_of(&budget.id));
     }
     if text.len() > ACCOUNT_BYTES_MAX {
         let digest = format!("{:x}", Sha256::digest(&text));

@@ -11,8 +11,8 @@ use super::actor::Shard;
 use super::context::Context as Ctx;
 use super::{BudgetDied, SettleBudgets};
 use crate::budget::{
-    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, PENDING_MAX, Settle,
-    State, Told, What,
+    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, PENDING_MAX,
+    Settle, State, Told, What,
 };
 use crate::ids::AccountKey;
 use crate::recipe::BudgetKey;
@@ -139,7 +139,7 @@ impl Handler<ForBudget> for Shard {
 
     fn handle(&mut self, ForBudget { key, what }: ForBudget, _: &mut Self::Context) {
         // One that refuses calls is not to be forgotten because nobody asked for a while.
-        if matches!(what, What::Ask(_) | What::Hold { .. }) {
+        if matches!(what, What::Ask(_) | What::Hold { .. } | What::JobOver { .. }) {
             self.place_budget(&key);
         }
         let mut budgets = self.ctx.budgets.borrow_mut();
@@ -162,7 +162,10 @@ impl Handler<ForBudget> for Shard {
             (State::Restarting(at), What::Ask(ask)) => {
                 ask.wait(Some(*at), Some(*at), "its actor, which restarts");
             }
-            (State::Restarting(_), what @ (What::Heard(..) | What::Hold { .. })) => {
+            (
+                State::Restarting(_),
+                what @ (What::Heard(..) | What::Hold { .. } | What::JobOver { .. }),
+            ) => {
                 if entry.pending.len() < PENDING_MAX {
                     entry.pending.push(what);
                 }

@@ -13,6 +13,7 @@ mod fence;
 mod fresh;
 mod health;
 mod holds;
+mod jobs;
 mod kinds;
 mod lanes;
 mod ledger;

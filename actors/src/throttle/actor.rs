@@ -134,6 +134,8 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
+    /// Calls in flight whose answers say that their own jobs are over already.
+    jobs_over: HashMap<PermitId, u64>,
     /// Those of an api's first two seconds, within bounds.
     doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
@@ -211,6 +213,7 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
+            jobs_over: HashMap::new(),
             doubted: Vec::new(),
             remembered: HashMap::new(),
             suspected: Vec::new(),

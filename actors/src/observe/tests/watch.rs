@@ -28,7 +28,10 @@ fn what_is_told_once_an_hour_must_be_seen_often_enough_within_one() {
     assert!(!note(Some(Place::own(2)), DriftKind::Faster, 0));
     assert!(!note(Some(Place::own(2)), DriftKind::Faster, 3000));
     assert!(!note(Some(Place::own(2)), DriftKind::Faster, 6700));
-    assert!(note(Some(Place::own(2)), DriftKind::Narrower, 0), "one word of the provider is enough");
+    assert!(
+        note(Some(Place::own(2)), DriftKind::Narrower, 0),
+        "one word of the provider is enough"
+    );
     assert!(!note(Some(Place::own(2)), DriftKind::Narrower, 1));
     assert!(note(Some(Place::own(2)), DriftKind::Narrower, 3600));
 }

@@ -12,6 +12,7 @@ use actix::Context;
 use tollgate_gate::{At, PermitId, Span};
 
 use super::letting::Wait;
+use super::weighing::job_of;
 use super::{Decided, Fence, Throttle};
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
 use crate::collector::USE_WITHIN;
@@ -97,7 +98,8 @@ impl Throttle {
         let whose =
             Whose { account: self.key.account.clone(), ix: self.ix, home: self.shard.me().clone() };
         let api = self.lanes[asking.decided.lane].api;
-        let call = Call { api, job: asking.decided.candidate.item.origin.0, key: key.clone() };
+        let job = job_of(&self.platform, api, &asking.decided.candidate.item);
+        let call = Call { api, job, key: key.clone() };
         let weight = self.platform.tiers.weight_of(&self.key.account);
         let wants = self.lanes[asking.decided.lane].waiting().saturating_add(1);
         let turns = (weight, u32::try_from(wants).unwrap_or(u32::MAX));

@@ -63,6 +63,7 @@ impl Throttle {
                     self.gate.hold_back(id, at, sent);
                 } else {
                     self.gate.ended(&limits, id, at, sent);
+                    self.job_ended(id);
                 }
             }
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
@@ -142,8 +143,9 @@ impl Throttle {
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         let running = self.shard.running.borrow_mut().remove(&id);
+        let body = running.as_ref().map(|running| running.body.get()).unwrap_or_default();
         let grants = running.map(|running| running.grants).unwrap_or_default();
-        self.settle(id, &outcome, grants);
+        self.settle(id, &outcome, body, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect, read } = flight;
         self.suspects_out(0, usize::from(suspect));

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::denying::TRIAL;
-use super::weighing::costs_of;
+use super::weighing::{costs_of, job_of};
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
@@ -113,7 +113,11 @@ impl Throttle {
                 let api = self.lanes[place].api;
                 let costs =
                     costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
-                let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
+                let ask = Ask::new(api).with_costs(&costs).for_job(job_of(
+                    &self.platform,
+                    api,
+                    &candidate.item,
+                ));
                 self.gate.take(&self.platform.limits, id, ask, now);
                 self.pace_taken(api, now);
                 let due = self.lanes[place].due;

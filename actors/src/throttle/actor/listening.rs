@@ -105,6 +105,9 @@ impl Throttle {
         let answered = self.shard.running.borrow().get(&id).and_then(|running| running.answered);
         let answered = answered.unwrap_or(now);
         let keys = Rc::clone(&flight.item);
+        if facts.job_over {
+            self.job_over(id, api, &keys);
+        }
         for fact in &facts.limits {
             match fact.limit.budget {
                 None => self.told_of_limit((id, api), (as_of, answered), fact, now),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
-use super::weighing::costs_of;
+use super::weighing::{costs_of, job_of};
 use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::http::Written;
 use crate::ids::{LaneKey, Seq};
@@ -231,7 +231,8 @@ impl Throttle {
             let api = self.lanes[lane].api;
             let later = read.as_ref().is_some_and(|read| read.page() > 1);
             let costs = costs_of(&self.platform, api, &item, later);
-            let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
+            let job = job_of(&self.platform, api, &item);
+            let ask = Ask::new(api).with_costs(&costs).for_job(job);
             self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);
