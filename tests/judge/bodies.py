@@ -17,3 +17,8 @@ def judge_body(account: str, path_query: str, length: int) -> bytes:
 def nginx_body(account: str, path_query: str) -> bytes:
     """The body of nginx.py: account and request as JSON. Neither may need escaping there."""
     return f'{{"account":"{account}","request":"{path_query}"}}\n'.encode()
+
+
+def page_body(account: str, path_query: str, length: int, pages: int) -> bytes:
+    """The body of one of several pages of judge_limits.py: an object that says how many there are, with `judge_body`."""
+    return b'{"pages":%d,"data":%b}' % (pages, judge_body(account, path_query, length))

@@ -5,6 +5,8 @@ A call counts in all limits or in none; a refused one (429) counts in none. `lim
 `time.time()` at the moment of asking, so that module's clock is replaced by the stamp of the call being
 judged: monotonic, and the same for all its limits. At exactly one window's length after a call, `limits`
 still refuses in `hit`: it is stricter by one clock tick than "n in any window".
+
+A request whose query has `of=N` is for one of N pages, and answered with an object that says so.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import asyncio
 import collections
 import gc
 import json
+import re
 import resource
 import signal
 import time
@@ -20,7 +23,7 @@ import limits
 from limits.storage import memory
 from limits.strategies import MovingWindowRateLimiter
 
-from bodies import judge_body
+from bodies import judge_body, page_body
 
 # More bytes than this without the end of a head are not HTTP.
 HEAD_BYTES_MAX = 64 * 1024
@@ -239,7 +242,11 @@ class Server:
             return
         account = account.decode("utf-8", "replace")
         if self.judge.arrive(account, path_query, at_ns):
-            body = judge_body(account, path_query, self.body_bytes)
+            pages = re.search(r"[?&]of=([0-9]+)", path_query)
+            if pages:
+                body = page_body(account, path_query, self.body_bytes, int(pages[1]))
+            else:
+                body = judge_body(account, path_query, self.body_bytes)
             connection.answer(b"200 OK", body, self.latency)
         else:
             refusal = b'{"error":"rate_limited"}'

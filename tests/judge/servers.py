@@ -167,19 +167,33 @@ def nats_server_path(given: str | None) -> str:
 class NatsServer(Server):
     """One nats-server with JetStream. `sync` is how often it syncs its files: "default" (2 minutes) or "always"."""
 
-    def __init__(self, folder: pathlib.Path, path: str, sync: str = "default"):
+    def __init__(self, folder: pathlib.Path, path: str, sync: str = "default", name: str = "nats-server", routes=None):
+        """`routes` are the ports of a cluster's routes, this server's own first."""
         port = free_port()
-        config = folder / "nats.conf"
+        config = folder / f"{name}.conf"
         interval = "" if sync == "default" else f"sync_interval: {sync}"
+        cluster = ""
+        if routes:
+            others = ", ".join(f"nats-route://127.0.0.1:{route}" for route in routes[1:])
+            # A client that is told of other servers would go to them past a relay.
+            cluster = f'cluster {{ name: judged, listen: "127.0.0.1:{routes[0]}", routes: [{others}], no_advertise: true }}'
         config.write_text(
             f"""
             listen: "127.0.0.1:{port}"
-            server_name: judged
-            jetstream {{ store_dir: {json.dumps(str(folder / "jetstream"))}, {interval} }}
+            server_name: {name}
+            jetstream {{ store_dir: {json.dumps(str(folder / f"{name}.jetstream"))}, {interval} }}
+            {cluster}
             """
         )
-        super().__init__("nats-server", folder, [path, "-c", config], port)
+        super().__init__(name, folder, [path, "-c", config], port)
         self.url = f"nats://127.0.0.1:{port}"
+
+
+def nats_cluster(folder: pathlib.Path, path: str, sync: str = "default", count: int = 3) -> list[NatsServer]:
+    """Servers of one cluster, not started."""
+    routes = [free_port() for _ in range(count)]
+    turned = [routes[i:] + routes[:i] for i in range(count)]
+    return [NatsServer(folder, path, sync, f"nats-{i}", turned[i]) for i in range(count)]
 
 
 class S3Server(Server):
