@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tollgate_gate::{At, Charged, Cost, PermitId};
 
 use self::listening::Listening;
+use super::fence::{Fence, Fenced, LEDGER_AGAIN};
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
 use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
@@ -41,11 +42,8 @@ use crate::shard::permit::Report;
 use crate::supervise::DeathNotice;
 use crate::telemetry::{self, PlatformMeters};
 
-/// Between two tries of a queue or ledger that does not answer.
-const SEAM_AGAIN: Duration = Duration::from_millis(250);
-
-/// The longest wait between two tries of a ledger.
-const LEDGER_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// Between two tries of a queue that does not answer.
+const SEAM_AGAIN: Duration = LEDGER_AGAIN;
 
 /// How an actor starts.
 #[derive(Debug)]
@@ -71,17 +69,6 @@ struct Decided {
     due: Option<At>,
     /// Of the budgets that it counts in.
     grants: Vec<Grant>,
-}
-
-/// How the account stands with its ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fence {
-    /// The last record was confirmed.
-    Holds,
-    /// The last record was not stored: nothing is decided before one is. Tried again after this time.
-    Away(Duration),
-    /// The record there may be another one: nothing is decided before it was read.
-    Reads(Duration),
 }
 
 /// An attempt in flight.
@@ -264,22 +251,32 @@ impl Throttle {
             self.timer = Some((at, handle));
         }
     }
+}
 
-    /// Waits for something without shutting the mailbox.
-    fn spawn<F, T>(
-        &mut self,
-        ctx: &mut Context<Self>,
-        future: F,
-        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
-    ) where
-        F: Future<Output = T> + 'static,
-        T: 'static,
-    {
-        self.busy += 1;
-        ctx.spawn(future.into_actor(self).map(move |answer, throttle, ctx| {
-            throttle.busy -= 1;
-            then(throttle, answer, ctx);
-        }));
+impl Fenced for Throttle {
+    fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    fn again(&mut self) -> &mut Option<SpawnHandle> {
+        &mut self.again
+    }
+
+    fn busy(&mut self) -> &mut usize {
+        &mut self.busy
+    }
+
+    fn is_away(&self) -> bool {
+        self.shard.back_health.is_away()
+    }
+
+    fn store_none(&mut self, ctx: &mut Context<Self>) {
+        self.writing = Some(Vec::new());
+        self.store_record(Vec::new(), ctx);
+    }
+
+    fn read_anew(&mut self, ctx: &mut Context<Self>) {
+        if self.open { self.read_again(ctx) } else { self.read_record(ctx) }
     }
 }
 

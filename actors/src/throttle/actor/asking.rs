@@ -13,12 +13,13 @@ use tollgate_gate::{At, PermitId, Span};
 
 use super::letting::Wait;
 use super::weighing::job_of;
-use super::{Decided, Fence, Throttle};
+use super::{Decided, Throttle};
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
 use crate::collector::USE_WITHIN;
 use crate::costs::too_much;
 use crate::recipe::{self, BudgetKey, FetchContext, Refusal};
 use crate::telemetry;
+use crate::throttle::fence::Fence;
 use crate::throttle::messages::FromBudget as Message;
 
 /// Who waits in line asks again after this time at the latest: a budget that died without a word is no reason

@@ -11,7 +11,7 @@ use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::denying::TRIAL;
 use super::weighing::{costs_of, job_of};
-use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use super::{Decided, Flight, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -24,6 +24,7 @@ use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
@@ -485,36 +486,9 @@ impl Throttle {
     /// Tries again later, with a record that gives no permit: quota is not asked for before the ledger takes
     /// records.
     fn store_again(&mut self, ctx: &mut Context<Self>) {
-        let wait = match self.fence {
-            Fence::Away(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Reads(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Away(wait);
+        let (fence, wait) = self.fence.away();
+        self.fence = fence;
         self.try_later(wait, ctx);
-    }
-
-    pub(super) fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.again.take() {
-            ctx.cancel_future(handle);
-        }
-        self.again = Some(ctx.run_later(wait, Self::ledger_again));
-    }
-
-    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
-        self.again = None;
-        match self.fence {
-            Fence::Holds => {}
-            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
-                // Nobody is there to be asked; that it is back will be told.
-                self.try_later(wait, ctx);
-            }
-            Fence::Away(_) => {
-                self.writing = Some(Vec::new());
-                self.store_record(Vec::new(), ctx);
-            }
-            Fence::Reads(_) if self.open => self.read_again(ctx),
-            Fence::Reads(_) => self.read_record(ctx),
-        }
     }
 
     /// Whoever kept the ledger away is back: not waited for any longer.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::Context;
 use tollgate_gate::{At, Decision, PermitId, Seen, Sent, Span};
 
-use super::{Fence, Throttle};
+use super::Throttle;
 use crate::budget::{ForBudget, Heard, What};
 use crate::collector::{Item, LastAnswer, Outcome};
 use crate::ledger::record::PaceNote;
@@ -18,6 +18,7 @@ use crate::observe::{
 };
 use crate::recipe::BudgetKey;
 use crate::telemetry;
+use crate::throttle::fence::Fence;
 
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);

@@ -25,6 +25,7 @@ use crate::shard::Found;
 use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
 use crate::telemetry::Totals;
+use crate::throttle::fence::Fenced;
 use crate::throttle::lane::{API_GONE, Candidate, Lane};
 use crate::throttle::retry;
 
