@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
 use jiff::Timestamp;
 use tokio::time::{Instant, timeout_at};
-use tollgate_gate::{LimitSet, Sent};
+use tollgate_gate::Sent;
 
 use super::attempt::Attempt;
 use super::landing::decode_of;
@@ -15,11 +15,11 @@ use super::peek::{decoded, peek};
 use super::{Again, BODY_START_BYTES, LastAnswer, Outcome};
 use crate::answers::{BreakerRule, Class, INCOMPLETE_WAIT, Look, Looked, Verdict};
 use crate::codes::Code;
-use crate::costs::Kept;
 use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallError};
 use crate::observe::{Answered, BODY_SEEN_MAX, Facts, Overuse, Then};
 use crate::plan::Format;
+use crate::recipe;
 use crate::store::Inspect;
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
@@ -196,18 +196,8 @@ impl Attempt<'_> {
             body = peek(answer, decode, (!good).then_some(REST_WITHIN)).await;
         }
         let seen = Answered { status: answer.status, headers: &answer.headers, body: &body, wall };
-        rules.read_of(seen, &|budget| self.sets(budget))
-    }
-}
-
-impl Attempt<'_> {
-    /// The limits of a budget that this call counts in; nothing asks for the account's own.
-    fn sets(&self, budget: Option<u16>) -> Option<(&LimitSet, &[Kept])> {
-        let Some(budget) = budget else {
-            return Some((&self.platform.limits, &self.platform.costs.kept));
-        };
-        let key = self.item.budgets.iter().find(|key| key.place() == budget)?;
-        Some((key.limits(), key.kept()))
+        let (platform, budgets) = (&self.platform, &self.item.budgets);
+        rules.read_of(seen, &|budget| recipe::sets(platform, budgets, budget))
     }
 }
 

@@ -216,6 +216,18 @@ fn digest_of(id: &str) -> String {
     format!("{:x}", Sha256::digest(id)).chars().take(16).collect()
 }
 
+/// The limits of one of the budgets that a call counts in, and what of each is not for this deployment; nothing asks
+/// for the account's own.
+pub(crate) fn sets<'a>(
+    platform: &'a Platform,
+    keys: &'a [BudgetKey],
+    budget: Option<u16>,
+) -> Option<(&'a LimitSet, &'a [Kept])> {
+    let Some(budget) = budget else { return Some((&platform.limits, &platform.costs.kept)) };
+    let key = keys.iter().find(|key| key.place() == budget)?;
+    Some((key.limits(), key.kept()))
+}
+
 /// The values of a budget's key; nothing if the fetch lacks a parameter of it.
 fn values(
     platform: &Platform,
