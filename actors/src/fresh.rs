@@ -3,10 +3,11 @@
 //! Beside the objects, below `_fresh/`, a note for each request leads from the request to the manifest that was
 //! stored last for it. Notes are written and looked for only where `fresh_for` says so, before the fetch leaves the
 //! queue; a note that is lost costs a call and nothing else. What a note says is believed only if the manifest that
-//! it names is there.
+//! it names is there. Where its `fresh_for` is over, a later sweep removes it.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,15 +18,28 @@ use crate::config::parse_duration;
 use crate::plan::{Api, Platform};
 use crate::recipe::{self, FetchContext};
 use crate::shard::context::Context;
+use crate::store::{SinkError, Store};
 
 /// Where notes are.
 const FOLDER: &str = "_fresh";
+/// An object may be so much younger than now as it seems: clocks of nodes differ. One that is younger still was made
+/// before a clock was set back, and how old it is nobody knows.
+const AHEAD_MAX: Duration = Duration::from_secs(5);
+/// Notes that are looked at in one sweep.
+const SWEPT_MAX: usize = 5_000;
 /// Longest `fresh_for`.
 pub(crate) const FRESH_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Tells requests apart: what is called, how, and with what; not as whom, which the account tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RequestKey([u8; 16]);
+
+#[cfg(test)]
+impl RequestKey {
+    pub(crate) fn of_test(number: u8) -> Self {
+        Self([number; 16])
+    }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
@@ -34,6 +48,9 @@ struct Note {
     /// Of which queue and fetch it was then: another request may have the same key later.
     queue: String,
     seq: u64,
+    /// When nobody has a use for it any more. Earlier versions did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 /// How old an object may be that is used instead of a call; nothing if none is.
@@ -42,6 +59,11 @@ pub(crate) fn wanted(api: &Api, fetch: &Fetch) -> Option<Duration> {
         Some(text) => parse_duration(text),
         None => api.fresh_for,
     }
+}
+
+/// How long a note of a fetch is of use: for its own `fresh_for` or its api's, whichever is longer.
+fn longest(api: &Api, fetch: &Fetch) -> Option<Duration> {
+    wanted(api, fetch).max(api.fresh_for)
 }
 
 /// The request that a fetch would make, if its objects are to be used for others too.
@@ -101,7 +123,10 @@ pub(crate) async fn find(
         && manifest.api == lane.api.as_str()
         && (&manifest.queue, manifest.done.seq) == (&note.queue, note.seq);
     let age = shard.clock.wall().duration_since(manifest.done.fetched_at);
-    let young = Duration::try_from(age).is_ok_and(|age| age <= within) || age.is_negative();
+    let young = match Duration::try_from(age) {
+        Ok(age) => age <= within,
+        Err(_) => age.unsigned_abs() <= AHEAD_MAX,
+    };
     (same && young).then(|| Done {
         id: item.id.clone(),
         seq: item.origin.0,
@@ -133,9 +158,39 @@ pub(crate) async fn note(shard: &Context, item: &Item, done: &Done) {
         manifest: recipe::manifest_key(&object).to_string(),
         queue: shard.queue.name().to_string(),
         seq: done.seq,
+        until: longest(api, &item.fetch).and_then(|kept| shard.clock.wall().checked_add(kept).ok()),
     };
     if let Ok(json) = serde_json::to_vec(&note) {
         // Without it the next one is called, which is what happens without freshness.
         let _stored = shard.store.put_small(&note_key(request), json.into()).await.is_ok();
     }
+}
+
+/// Removes notes that are of no use any more: whose `fresh_for` is over, or of which that is not known and that are
+/// older than any. Looks at [`SWEPT_MAX`] of them, from another place on each time. How many it removed.
+///
+/// Two nodes may do so at once, and a note that is written meanwhile may go with the one before it: it costs a call.
+///
+/// # Errors
+/// The store, which is not asked again by this sweep.
+pub(crate) async fn sweep(store: &Store, wall: Timestamp) -> Result<u64, SinkError> {
+    // Keys are as good as random.
+    let from = Path::from_iter([FOLDER, &format!("{:032x}", fastrand::u128(..))]);
+    let mut notes = store.below(&Path::from(FOLDER), Some(&from), SWEPT_MAX).await?;
+    if notes.len() < SWEPT_MAX {
+        let rest = SWEPT_MAX - notes.len();
+        let first = store.below(&Path::from(FOLDER), None, rest).await?;
+        notes.extend(first.into_iter().filter(|(key, _)| *key <= from));
+    }
+    let mut removed = 0;
+    for (key, written) in notes {
+        let Some(json) = store.get(&key).await? else { continue };
+        let Ok(note) = serde_json::from_slice::<Note>(&json) else { continue };
+        let until = note.until.or_else(|| written.checked_add(FRESH_MAX).ok());
+        if until.is_some_and(|until| until < wall) {
+            store.delete(&key).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tollgate_protos::{Dead, Done, Manifest, Object};
 
-use crate::util::{Config, Dir, Nats, Ran, fetch, sha256, wait_until};
+use crate::s3_server::{BUCKET, KEY_ID, S3Server, SECRET};
+use crate::util::{Config, Dir, Nats, Ran, Running, fetch, sha256, wait_until};
 
 /// What the provider was asked.
 #[derive(Debug, Clone)]
@@ -235,8 +236,8 @@ fn kill_every(
     provider: &Provider,
     dir: &Dir,
     (calls, kills): (usize, usize),
-    mut start: impl FnMut() -> crate::util::Running,
-) -> crate::util::Running {
+    mut start: impl FnMut() -> Running,
+) -> Running {
     for kill in 0..kills {
         let before = provider.count();
         let mut running = start();
@@ -439,12 +440,12 @@ fn pages_are_asked_for_in_each_of_the_ways() {
         ),
         (
             "url",
-            "pages = { by = \"url\", next = \"links.next\" }",
+            "pages = { by = \"url\", next = \"links.next\", end = \"null\" }",
             vec!["/url", "/url?p=2&sig=x%2By", "/url?p=3&sig=x%2By"],
         ),
         (
             "header",
-            "query = { locator = \"{page.cursor}\" }\npages = { by = \"cursor\", next = { header = \"X-Locator\" } }",
+            "query = { locator = \"{page.cursor}\" }\npages = { by = \"cursor\", next = { header = \"X-Locator\" }, end = \"absent\" }",
             vec!["/header", "/header?locator=xx", "/header?locator=xxx"],
         ),
     ];
@@ -480,7 +481,7 @@ fn a_next_page_on_another_host_is_never_called() {
     let foreign = Provider::free(|_, _| ok(&json!({})));
     let next = format!("{}items?p=2", foreign.url());
     let provider = Provider::free(move |_, _| ok(&json!({ "data": [1], "next": next })));
-    let api = "path = \"items\"\npages = { by = \"url\", next = \"next\" }";
+    let api = "path = \"items\"\npages = { by = \"url\", next = \"next\", end = \"null\" }";
     let dead = dead_one(&provider, api);
     assert_eq!((&*dead.code, dead.attempts), ("TG0230", 1), "{dead:?}");
     assert!(dead.reason.contains("127.0.0.1"), "{}", dead.reason);
@@ -494,9 +495,11 @@ fn a_key_that_the_provider_repeats_in_the_next_url_is_sent_once() {
         let next = (page < 3).then(|| format!("/items?p={}&key=s3cret&x=1", page + 1));
         ok(&json!({ "page": page, "next": next }))
     });
-    let config = Config::at(&provider.url())
-        .platform(r#"auth = { query = "key", value = "env:KEY" }"#)
-        .api("items", "path = \"items\"\npages = { by = \"url\", next = \"next\" }");
+    let config =
+        Config::at(&provider.url()).platform(r#"auth = { query = "key", value = "env:KEY" }"#).api(
+            "items",
+            "path = \"items\"\npages = { by = \"url\", next = \"next\", end = \"null\" }",
+        );
     let dir = Dir::with(&config);
     dir.write("fetches.jsonl", one("items"));
     let run = dir.tollgate(&["run", "--json", "fetches.jsonl"]).env("KEY", "s3cret");
@@ -544,7 +547,7 @@ fn a_read_that_leads_back_to_itself_or_never_ends_is_given_up() {
             &json!({ "data": [target, before], "paging": { "next": format!("{target}x").replace('=', "") } }),
         )
     });
-    let api = "path = \"items\"\nquery = { cursor = \"{page.cursor}\" }\npages = { by = \"cursor\", next = \"paging.next\", max = 5 }";
+    let api = "path = \"items\"\nquery = { cursor = \"{page.cursor}\" }\npages = { by = \"cursor\", next = \"paging.next\", items = \"data\", max = 5 }";
     let dead = dead_one(&endless, api);
     assert_eq!((&*dead.code, endless.count()), ("TG0232", 5), "{dead:?}");
 }
@@ -671,4 +674,191 @@ fn a_read_that_has_begun_goes_before_the_next_one() {
     let order: String =
         provider.calls().iter().filter_map(|c| c.param("id").map(str::to_owned)).collect();
     assert_eq!(order, "aaaaabbbbbccccc");
+}
+
+#[test]
+fn an_error_with_a_good_status_in_the_middle_of_a_read_does_not_end_it_as_complete() {
+    let provider = Provider::free(|target, _| match param(target, "cursor") {
+        Some("c3") => ok(&json!({ "code": 50002, "message": "internal error" })),
+        _ => cursor_page(target, 5),
+    });
+    let dead = dead_one(&provider, &CURSOR.replace("items = \"data\"", "end = \"null\""));
+    assert_eq!((&*dead.code, dead.attempts), ("TG0233", 3), "{dead:?}");
+    assert!(dead.reason.contains("`paging.next` is not in the answer"), "{}", dead.reason);
+    // Nothing that tells the two apart: it is a mistake.
+    let bare = CURSOR.replace("items = \"data\", ", "");
+    let dir = Dir::with(&Config::at(&provider.url()).api("items", &bare));
+    let checked = dir.tollgate(&["check"]).run().exits(2);
+    checked.says("TG0034").says("pages.end");
+}
+
+/// Kills it in the middle of a read of so many pages, after so many calls.
+fn killed_after(provider: &Provider, dir: &Dir, calls: usize) {
+    dir.write("fetches.jsonl", one("items"));
+    let mut running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+    wait_until("calls", || (provider.count() >= calls).then_some(()));
+    assert!(running.is_running());
+    running.kill();
+    dir.remove_half_written();
+}
+
+fn paced(provider: &Provider) -> Config {
+    Config::at(&provider.url()).limit(LIMIT).api("items", CURSOR)
+}
+
+#[test]
+fn a_read_goes_on_in_no_other_store_than_it_was_begun_in() {
+    let provider =
+        Provider::start((40, Duration::from_millis(250)), |target, _| cursor_page(target, 90));
+    let dir = Dir::with(&paced(&provider));
+    killed_after(&provider, &dir, 60);
+    let first = dir.files("data").len();
+    let before = provider.count();
+    dir.write("tollgate.toml", paced(&provider).store("url = \"file:other\"").text());
+    let ran = dir.tollgate(&["run", "--json", "fetches.jsonl"]).run().exits(0);
+    let ran = ran.says("read_restarted").says("the store is another one by now");
+    assert_eq!(provider.count() - before, 90, "{ran}");
+    assert_eq!(dir.files("data").len(), first, "nothing is touched there");
+    let files = dir.files("other");
+    assert_eq!(files.len(), 90 + 1 + 2, "{files:?}");
+}
+
+#[test]
+fn a_read_whose_stored_pages_are_gone_begins_anew() {
+    // The last page of its note and one before, or the list of those before that; or a list alone, which is found out
+    // at the end.
+    let all =
+        [&["00055.json.zst", "LAST"][..], &["_pages-00001.json", "LAST"], &["_pages-00001.json"]];
+    for gone in all {
+        let provider =
+            Provider::start((40, Duration::from_millis(250)), |target, _| cursor_page(target, 90));
+        let dir = Dir::with(&paced(&provider));
+        killed_after(&provider, &dir, 61);
+        let files = dir.files("data");
+        let pages = files.iter().filter(|file| file.ends_with(".json.zst"));
+        let last = pages.max().unwrap();
+        for name in gone {
+            let is =
+                |file: &&String| if *name == "LAST" { *file == last } else { file.ends_with(name) };
+            let file = files.iter().find(is);
+            std::fs::remove_file(dir.path(file.unwrap())).unwrap();
+        }
+        let before = provider.count();
+        let ran = dir.tollgate(&["run", "--json", "fetches.jsonl"]).run().exits(0);
+        let ran = ran.says("read_restarted");
+        let bodies: Vec<Value> = (1..=90).map(|page| cursor_body(page, 90)).collect();
+        let done = assert_pages(&dir, &bodies);
+        assert_eq!((done.pages, done.lists), (90, 2), "{ran}");
+        let again =
+            provider.targets()[before..].iter().filter(|target| *target == "/items").count();
+        assert_eq!(again, 1, "begun anew once: {ran}");
+    }
+}
+
+/// A run into a bucket of a real S3 server.
+fn into_bucket(server: &S3Server, config: Config) -> (Dir, Ran) {
+    let config = config
+        .store(&format!("url = \"s3://{BUCKET}\""))
+        .store(&format!("endpoint = \"{}\"\nallow_http = true", server.endpoint()))
+        .store("access_key_id = \"env:ID\"\nsecret_access_key = \"env:KEY\"");
+    let dir = Dir::with(&config);
+    dir.write("fetches.jsonl", one("items"));
+    let run = dir.tollgate(&["run", "--json", "fetches.jsonl"]);
+    let ran = run.env("ID", KEY_ID).env("KEY", SECRET).run();
+    (dir, ran)
+}
+
+fn manifest_in(server: &S3Server) -> (Vec<String>, Manifest) {
+    let mut names = Vec::new();
+    let mut found = None;
+    let mut folders = vec![server.files()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if name == "_manifest.json" {
+                found =
+                    Some(serde_json::from_slice(&std::fs::read(entry.path()).unwrap()).unwrap());
+            } else if !name.starts_with("_probe") && !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    (names, found.expect("a manifest"))
+}
+
+#[test]
+fn a_page_whose_put_was_answered_by_nobody_is_looked_up_and_not_called_again() {
+    let server = S3Server::start();
+    let provider = Provider::free(|target, _| cursor_page(target, 5));
+    // Even where a call may not be repeated: it need not be.
+    let config = |provider: &Provider| {
+        Config::at(&provider.url()).api("items", &format!("{CURSOR}\nidempotent = false"))
+    };
+    for (lost, calls) in [("00003.json.zst", 5), ("_manifest.json", 10)] {
+        server.trouble.lock().unwrap().loses = Some(lost);
+        let (_dir, ran) = into_bucket(&server, config(&provider));
+        let ran = ran.exits(0);
+        assert_eq!(server.trouble.lock().unwrap().loses, None, "it was lost: {ran}");
+        let mut targets = provider.targets();
+        assert_eq!(targets.len(), calls, "each page once: {ran}");
+        targets.truncate(5);
+        let (pages, manifest) = manifest_in(&server);
+        assert_eq!((pages.len(), manifest.done.pages, manifest.done.attempts), (5, 5, 5), "{ran}");
+    }
+}
+
+#[test]
+fn a_store_that_lets_nothing_be_removed_is_told_of_and_holds_nothing_up() {
+    let server = S3Server::start();
+    let long = Provider::free(|target, _| cursor_page(target, 5));
+    into_bucket(&server, Config::at(&long.url()).api("items", CURSOR)).1.exits(0);
+    server.trouble.lock().unwrap().denies = Some("DELETE");
+    let short = Provider::free(|target, _| cursor_page(target, 2));
+    let started = Instant::now();
+    let (_dir, ran) = into_bucket(&server, Config::at(&short.url()).api("items", CURSOR));
+    let ran = ran.exits(0).says("pages_left").says("AccessDenied");
+    assert_eq!((ran.summary().done, short.count()), (1, 2), "{ran}");
+    assert!(started.elapsed() < Duration::from_secs(15), "{ran}");
+    let (pages, manifest) = manifest_in(&server);
+    assert_eq!(pages.len(), 5, "what cannot be removed stays: {pages:?}");
+    assert_eq!(
+        (manifest.done.pages, manifest.done.objects.len(), manifest.done.incomplete),
+        (2, 2, false)
+    );
+    let keys: Vec<&str> = manifest.done.objects.iter().map(|object| &*object.key).collect();
+    assert!(keys[1].ends_with("/00002.json.zst"), "{keys:?}");
+}
+
+#[test]
+fn a_read_that_has_too_many_rows_on_a_later_page_is_split_and_leaves_none_of_its_pages() {
+    let nats = Nats::start();
+    let provider = Provider::free(|target, _| {
+        let many = param(target, "ids").is_some_and(|ids| ids.contains(',') || ids.contains("%2C"));
+        cursor_page(target, if many { 4 } else { 2 })
+    });
+    let api = r#"path = "items"
+query = { cursor = "{page.cursor}", ids = { value = "{ids}", list = "commas" } }
+pages = { by = "cursor", next = "paging.next", items = "data", rows_max = 9 }
+split = { by = "list", param = "ids" }"#;
+    let dir = Dir::with(&Config::at(&provider.url()).on(&nats).api("items", api));
+    dir.tollgate(&["setup"]).run().exits(0);
+    let fetch = fetch("act", "items", "f1", json!({ "params": { "ids": ["a", "b"] } }));
+    dir.tollgate(&["publish", "--json", "-"]).input(fetch).run().exits(0);
+    let node = dir.tollgate(&["serve"]).start();
+    nats.wait_count("DONE", 3);
+    nats.wait_count("FETCH", 0);
+    node.signal("TERM");
+    node.wait().exits(0);
+    let files = dir.files("data");
+    let whole: Vec<&String> = files.iter().filter(|file| file.contains("/f1/")).collect();
+    assert!(whole.len() == 1 && whole[0].ends_with("_manifest.json"), "{whole:?}");
+    assert_eq!(files.len(), 1 + 2 * 3, "{files:?}");
+    let done: Vec<(String, Done)> = nats.events("DONE");
+    let whole = done.iter().map(|(_, done)| done).find(|done| done.id == "f1").unwrap();
+    assert_eq!((whole.split_into.len(), whole.attempts, whole.objects.len()), (2, 3, 0));
+    assert_eq!((nats.count("PROGRESS"), nats.count("DEAD")), (0, 0), "no note is left");
+    assert_eq!(provider.count(), 3 + 2 + 2);
 }

@@ -13,7 +13,8 @@ const AFTER: u8 = 10;
 const WAIT: Duration = Duration::from_secs(300);
 /// The longest hold, which each further refusal doubles up to; a longer declared one stays as it is.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
-/// Statuses that refuse access: no or bad credentials, forbidden, and the same of a proxy.
+/// Statuses that refuse access whatever is asked for: no or bad credentials, and the same of a proxy. Not 403: most
+/// providers say so of single things too.
 const STATUSES: [u16; 2] = [401, 407];
 
 /// When an account is held for refusals of access.

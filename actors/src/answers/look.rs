@@ -14,7 +14,7 @@ use crate::http::classify::content_type;
 use crate::ids::preview;
 use crate::observe::{BODY_SEEN_MAX, Source};
 use crate::plan::Format;
-use crate::store::Inspect;
+use crate::store::{Inspect, Word};
 
 /// Longest words of a provider that are passed on, in characters.
 const WORDS_MAX: usize = 300;
@@ -125,12 +125,14 @@ impl Inspect for Look {
         self.seen().take(bytes);
     }
 
-    fn end(&mut self) -> bool {
+    fn end(&mut self) -> Word {
         let looked = self.judge(true);
-        match looked.verdict {
-            Some(verdict) => matches!(verdict.class, Class::Ok | Class::Empty) || verdict.keep,
+        let stores = match looked.verdict {
+            Some(Verdict { class: Class::Empty, .. }) => return Word::Empty,
+            Some(verdict) => verdict.class == Class::Ok || verdict.keep,
             None => self.seen().is_good,
-        }
+        };
+        if stores { Word::Yes } else { Word::No }
     }
 }
 

@@ -42,6 +42,9 @@ pub enum Class {
     Throttled,
     /// A failure that another try brings again.
     Permanent,
+    /// What the call was signed with is not good any more: a token is had anew, or secrets are read again, and the
+    /// call is tried once more; then the same as permanent.
+    Unauthorized,
     /// Part of what was asked for: tried again later, and given up in the end; or kept and marked.
     Incomplete,
     /// Too much was asked for: two fetches take the place of this one.
@@ -55,6 +58,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("transient", Class::Transient),
     ("throttled", Class::Throttled),
     ("permanent", Class::Permanent),
+    ("unauthorized", Class::Unauthorized),
     ("incomplete", Class::Incomplete),
     ("too_much", Class::TooMuch),
 ];
@@ -148,6 +152,19 @@ impl Rule {
             )
         };
         named || self.tests.iter().any(finds)
+    }
+
+    /// Whether it looks into the bodies of answers whose status is good.
+    pub(crate) fn looks_into_good(&self) -> bool {
+        let looks = |test: &Test| match test {
+            Test::Is(source, _) | Test::Not(source, _) | Test::Absent(source) => {
+                matches!(source, Source::Body(_))
+            }
+            Test::ContentType(_) => false,
+            _ => true,
+        };
+        let is_for = |(from, to): &(u16, u16)| *from < 300 && *to >= 200;
+        (self.status.is_empty() || self.status.iter().any(is_for)) && self.tests.iter().any(looks)
     }
 
     /// Whether an answer of this class is stored.

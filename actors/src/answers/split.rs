@@ -1,7 +1,8 @@
 //! One fetch that asks for too much becomes two that ask for a part each. Pure.
 //!
-//! The parts together are the whole and nothing is in both. Their ids follow from the parent's, so that splitting
-//! once more after a crash gives the same two.
+//! The parts together are the whole and nothing is in both. Their ids follow from the parent's and from the number it
+//! is queued under: splitting once more after a crash gives the same two, and a fetch of the same id that is queued
+//! later has others, which no queue takes for repeats.
 
 use std::sync::Arc;
 
@@ -10,6 +11,8 @@ use jiff::civil::Date;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tollgate_protos::Fetch;
+
+use crate::ids::Seq;
 
 /// How often one fetch and its parts are split, one below the other.
 pub const SPLITS_MAX: usize = 16;
@@ -59,10 +62,10 @@ impl Split {
     pub(crate) fn parts(
         &self,
         fetch: &Fetch,
-        id: &str,
+        (id, origin): (&str, Seq),
         defaults: &Map<String, Value>,
     ) -> Result<Vec<Fetch>, String> {
-        let depth = suffixes(id).1;
+        let depth = Family::of(id).depth();
         if depth >= SPLITS_MAX {
             return Err(format!("it was split {depth} times, at most {SPLITS_MAX} are allowed"));
         }
@@ -88,7 +91,7 @@ impl Split {
         };
         let parts = parts.into_iter().enumerate().map(|(place, values)| {
             let mut part = fetch.clone();
-            part.id = Some(part_id(id, place + 1));
+            part.id = Some(part_id(id, origin, place + 1));
             part.not_before = None;
             part.params.extend(values.into_iter().map(|(name, value)| (name.to_owned(), value)));
             part
@@ -192,25 +195,49 @@ fn half(name: &str, value: &Value, min: u64) -> Result<Value, String> {
     Ok(if is_text { half.to_string().into() } else { half.into() })
 }
 
-/// An id without what splitting has put behind it, and how often that was.
-fn suffixes(id: &str) -> (&str, usize) {
-    let mut base = id;
-    let mut depth = 0;
-    while let Some(before) = base.strip_suffix("~1").or_else(|| base.strip_suffix("~2")) {
-        (base, depth) = (before, depth + 1);
-    }
-    (base, depth)
+/// What an id says of how it came to be: `ID~17.12` is the second part of the first part of `ID`, and 17 the number of
+/// what was split last.
+#[derive(Debug, PartialEq, Eq)]
+struct Family<'a> {
+    /// The first of them all.
+    base: &'a str,
+    /// Which part of which, from the first on; a digit each.
+    path: &'a str,
+    /// Parts of the form `ID~1`, which were made before numbers stood in them.
+    unnumbered: usize,
 }
 
-/// `ID~1`, `ID~2`; one that would be too long gets a hash in place of its beginning.
-fn part_id(id: &str, number: usize) -> String {
-    let whole = format!("{id}~{number}");
-    if whole.len() <= ID_BYTES_MAX {
-        return whole;
+impl<'a> Family<'a> {
+    fn of(id: &'a str) -> Self {
+        let numbered = id.rsplit_once('~').and_then(|(base, behind)| {
+            let (number, path) = behind.split_once('.')?;
+            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            let is_path = !path.is_empty() && path.bytes().all(|byte| matches!(byte, b'1' | b'2'));
+            (is_number && is_path).then_some((base, path))
+        });
+        let (base, path) = numbered.unwrap_or((id, ""));
+        let (mut first, mut unnumbered) = (base, 0);
+        while let Some(before) = first.strip_suffix("~1").or_else(|| first.strip_suffix("~2")) {
+            (first, unnumbered) = (before, unnumbered + 1);
+        }
+        Self { base, path, unnumbered }
     }
-    let base = suffixes(id).0;
+
+    /// How often it was split.
+    fn depth(&self) -> usize {
+        self.path.len() + self.unnumbered
+    }
+}
+
+/// `ID~17.1`, `ID~17.2` of what is queued under the number 17; one that would be too long gets a hash in place of its
+/// beginning.
+fn part_id(id: &str, origin: Seq, number: usize) -> String {
+    let Family { base, path, .. } = Family::of(id);
+    let behind = format!("~{}.{path}{number}", origin.0);
+    if base.len() + behind.len() <= ID_BYTES_MAX {
+        return format!("{base}{behind}");
+    }
     let hash = format!("{:x}", Sha256::digest(base));
-    let behind = whole.get(base.len()..).unwrap_or_default();
     format!("{}{behind}", hash.get(..32).unwrap_or_default())
 }
 

@@ -232,7 +232,7 @@ fn judged(answers: &Arc<Answers>, format: Format, body: &[u8]) -> (bool, Looked)
     for piece in body.chunks(5) {
         look.take(piece);
     }
-    let stores = look.end();
+    let stores = look.end() != crate::store::Word::No;
     (stores, look.looked().unwrap())
 }
 

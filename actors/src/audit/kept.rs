@@ -11,7 +11,7 @@ use super::proof::{Entry, Proof};
 use super::report::{self, Report, Seen};
 use super::{AuditError, Names, asked};
 use crate::codes::Code;
-use crate::ids::{Slug, preview};
+use crate::ids::{AccountKey, Slug, preview};
 use crate::ledger::Ledger;
 use crate::ledger::embedded::EmbeddedLedger;
 use crate::ledger::record::Record;
@@ -105,7 +105,7 @@ pub async fn ledger(
         let page = ledger.accounts(after, PAGE).await.map_err(|error| away(&error))?;
         let Some(last) = page.last().cloned() else { break };
         for key in page {
-            let Ok(account) = crate::ids::AccountKey::parse(&key) else {
+            let Some(account) = owner_of(&key) else {
                 seen.stepped_over += 1;
                 continue;
             };
@@ -174,6 +174,15 @@ pub async fn ledger(
     }
     seen.names = names.texts;
     Ok(report::of(&limits, proof, seen))
+}
+
+/// Whose a record is: an account's, or a budget's, whose platform has a name that no platform has.
+fn owner_of(key: &str) -> Option<AccountKey> {
+    let budget = || {
+        let own = AccountKey::parse(key.strip_prefix('_')?).ok()?;
+        Some(AccountKey { platform: Slug::of_budgets(&own.platform), ..own })
+    };
+    AccountKey::parse(key).ok().or_else(budget)
 }
 
 /// The rule as it is counted here.

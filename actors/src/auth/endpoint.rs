@@ -58,8 +58,8 @@ pub(super) struct Given {
 pub(super) enum Denied {
     /// It said no, and will say so again.
     Refused(String),
-    /// Later it may. `lost`: it may have given what never came here.
-    Later { reason: String, after: Option<Duration>, lost: bool },
+    /// Later it may. `lost`: it may have given what never came here; `answered`: it said so itself.
+    Later { reason: String, after: Option<Duration>, lost: bool, answered: bool },
 }
 
 /// Asks for a token. `redactor` knows every secret that is sent.
@@ -75,7 +75,7 @@ pub(super) async fn ask(
         timeouts: Timeouts { connect: CONNECT, first_byte: NEVER, stall: NEVER },
         write_by: clock.now().plus(Span::from(CONNECT)),
     };
-    let later = |reason: String, lost| Denied::Later { reason, after: None, lost };
+    let later = |reason: String, lost| Denied::Later { reason, after: None, lost, answered: false };
     let written = Rc::new(Cell::new(false));
     let seen = Rc::clone(&written);
     let asking = async {
@@ -185,9 +185,9 @@ fn read(
         return Err(match status {
             408 | 425 | 429 | 500..=599 => {
                 let after = retry_after(headers, clock.wall());
-                Denied::Later { reason, after, lost: status >= 500 }
+                Denied::Later { reason, after, lost: status >= 500, answered: true }
             }
-            _ if busy => Denied::Later { reason, after: None, lost: false },
+            _ if busy => Denied::Later { reason, after: None, lost: false, answered: true },
             _ => Denied::Refused(reason),
         });
     }
@@ -195,6 +195,7 @@ fn read(
         reason: format!("the token endpoint's answer {what}"),
         after: None,
         lost: true,
+        answered: true,
     };
     let json = json.ok_or_else(|| odd("is no JSON object"))?;
     let text = |name: &str| json.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());

@@ -8,14 +8,16 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::spawn_blocking;
+use secrecy::ExposeSecret;
+use tokio::sync::mpsc;
 use tollgate_gate::{At, Span};
 
+use super::places::Places;
+use super::reading::{read_secrets, texts, watch, watch_programs};
 use super::renew::{Desk, Failed, Had};
-use super::secret::{Missing, Secret, Source};
+use super::secret::Missing;
 use super::vault::Vault;
-use super::{Auth, Credential, EARLY_MAX, Kind, Problem, Token, Used, Wake};
+use super::{Auth, Credential, EARLY_MAX, Kind, Problem, State, Token, Used, Wake};
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::http::Transport;
@@ -23,13 +25,11 @@ use crate::ids::{Account, AccountKey, Seq};
 use crate::plan::InForce;
 use crate::telemetry;
 
-/// Credentials that are seen to at once.
-const AT_ONCE: usize = 64;
 /// Fetches that are remembered to have been tried again after a 401; older ones may be a second time.
 const REFUSED_MAX: usize = 4096;
 /// A token as young as this, or as a tenth of its life, is not taken for dead upon a 401.
 const YOUNG_MAX: Duration = Duration::from_secs(30);
-/// Secrets are not read again upon a 401 more often than this.
+/// Secrets of an account are not read again upon refusals of its calls more often than this.
 const READ_AGAIN: Duration = Duration::from_secs(10);
 /// A token is not used any more so long before its end, or a twentieth of its life.
 const MARGIN_MAX: Duration = Duration::from_secs(5);
@@ -38,9 +38,6 @@ const WAIT_FIRST: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// The wait after one that will not: another try is for those who mended it elsewhere.
 const WAIT_LASTING: Duration = Duration::from_secs(900);
-/// Between two looks at whether files of secrets have changed.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-
 /// What an account waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
@@ -64,7 +61,7 @@ pub struct Keeper(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    /// At most one for each state: whoever sends it marks the state first.
+    /// At most one for each state that is in memory: whoever sends it marks the state first, which keeps it there.
     jobs: mpsc::UnboundedSender<Job>,
     refused: Mutex<Refused>,
 }
@@ -131,17 +128,19 @@ impl Keeper {
             return None;
         }
         let mut states = credential.live.lock();
-        let state = states.entry(credential.part(&account.account)).or_default();
+        let part = credential.part(&account.account);
         if !credential.has_token() && secrets.is_ok() {
             // Under the lock: whoever is done reading wakes those that are in the table by then.
-            if !credential.live.is_reading() {
+            if !states.get(&part).is_some_and(|state| state.reading) {
                 return None;
             }
+            let state = states.used(&part, State::default);
             state.waiting.insert(account.clone(), wake());
             let why =
                 format!("the secret of {}, which was refused and is read again", credential.shown);
             return Some(Wait { until: None, why });
         }
+        let state = states.used(&part, State::default);
         if let Err(Missing::None(reason)) = secrets {
             // It is in no file that could be read: only another configuration has it.
             let why = format!("{}: {reason} ({})", credential.shown, Code::SecretUnavailable);
@@ -178,13 +177,16 @@ impl Keeper {
         let _sent = self.0.jobs.send(Job { credential, account, again }).is_ok();
     }
 
-    /// A provider answered 401. True if the call is worth another try: with a token that is newer or will be, or
-    /// with secrets that are read again. Once for each page of a fetch.
+    /// A provider refused a call for what signed it, by a 401 or by what else is declared. True if the call is worth
+    /// another try: with a token that is newer or will be, or with secrets that are read again. Once for each page of a
+    /// fetch.
     pub fn refused(&self, used: &Used, account: &AccountKey, fetch: Seq, page: u32) -> bool {
         let credential = &used.credential;
         let now = self.0.clock.now();
         let mut states = credential.live.lock();
-        let state = states.entry(credential.part(&account.account)).or_default();
+        let state = states.used(&credential.part(&account.account), State::default);
+        let before = state.read_again.filter(|at| now < at.plus(Span::from(READ_AGAIN)));
+        let reads = credential.can_change() && before.is_none();
         let mut begins = false;
         let worth = match used.generation {
             Some(generation) => match state.token.clone() {
@@ -196,6 +198,7 @@ impl Keeper {
                         state.dead = Some(Arc::clone(&token.value));
                         state.before = Some(token);
                         state.token = None;
+                        state.doubted |= reads;
                     }
                     is_dead
                 }
@@ -203,11 +206,10 @@ impl Keeper {
                 _ => true,
             },
             None if credential.can_change() => {
-                let before = state.read_again.filter(|at| now < at.plus(Span::from(READ_AGAIN)));
-                if before.is_none() && !state.working {
+                if reads && !state.working {
                     state.read_again = Some(now);
                     state.working = true;
-                    credential.live.set_reading(true);
+                    credential.live.set_reading(state, true);
                     begins = true;
                 }
                 true
@@ -243,17 +245,63 @@ impl Worker {
         let Self { keeper, mut jobs } = self;
         let clock = keeper.0.clock.clone();
         let desk = Rc::new(Desk::new(transport, vault, clock));
-        let room = Arc::new(Semaphore::new(AT_ONCE));
-        let watching = actix_rt::spawn(watch(plan));
-        let _watching = AbortOnDrop(watching);
-        while let Some(job) = jobs.recv().await {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-            let (keeper, desk) = (keeper.clone(), Rc::clone(&desk));
-            actix_rt::spawn(async move {
-                keeper.see_to(&desk, job).await;
-                drop(place);
-            });
+        let _watching = AbortOnDrop(actix_rt::spawn(watch(plan.clone())));
+        let _running = AbortOnDrop(actix_rt::spawn(watch_programs(plan)));
+        let mut places = Places::default();
+        let (left, mut leaving) = mpsc::unbounded_channel();
+        loop {
+            while let Some((whose, job)) = places.take() {
+                let (keeper, desk, left) = (keeper.clone(), Rc::clone(&desk), left.clone());
+                // Not ended with this one: what a server gives is kept.
+                actix_rt::spawn(async move {
+                    let mut doing = Doing { keeper, whose, left, job: Some(job) };
+                    doing.run(&desk).await;
+                });
+            }
+            tokio::select! {
+                job = jobs.recv() => {
+                    let Some(job) = job else { return };
+                    places.wait(Arc::as_ptr(&job.credential) as usize, job);
+                }
+                whose = leaving.recv() => {
+                    let Some(whose) = whose else { return };
+                    places.leave(whose);
+                }
+            }
         }
+    }
+}
+
+/// A job that has a place, until it is dropped.
+struct Doing {
+    keeper: Keeper,
+    whose: usize,
+    left: mpsc::UnboundedSender<usize>,
+    /// There until its end is known.
+    job: Option<Job>,
+}
+
+impl Doing {
+    async fn run(&mut self, desk: &Desk) {
+        let Some(job) = &self.job else { return };
+        let got = self.keeper.see_to(desk, job).await;
+        if let Some(job) = self.job.take() {
+            self.keeper.seen_to(&job, got);
+        }
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        if let Some(job) = self.job.take()
+            && std::thread::panicking()
+        {
+            let reason = "nobody finished getting it".to_owned();
+            let (code, lasting) = (Code::TokenUnavailable, false);
+            self.keeper.seen_to(&job, Err(Failed { code, reason, after: None, lasting }));
+        }
+        // Without a worker nobody waits for the place.
+        let _sent = self.left.send(self.whose).is_ok();
     }
 }
 
@@ -266,25 +314,55 @@ impl Drop for AbortOnDrop {
 }
 
 impl Keeper {
-    async fn see_to(&self, desk: &Desk, job: Job) {
+    async fn see_to(&self, desk: &Desk, job: &Job) -> Result<Option<Had>, Failed> {
         let Job { credential, account, again } = job;
-        let part = credential.part(&account);
-        let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
-        let got = match read_secrets(&credential, &account, again).await {
-            Err(reason) => {
-                Err(Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false })
+        let again = {
+            let mut states = credential.live.lock();
+            let state = states.used(&credential.part(account), State::default);
+            if state.doubted {
+                state.read_again = Some(self.0.clock.now());
             }
-            Ok(()) => match &credential.kind {
-                Kind::OAuth2(oauth2) => {
-                    desk.token(&credential, oauth2, &account, dead.as_deref()).await.map(Some)
-                }
-                Kind::Jwt(jwt, _) => mint(jwt, &account, &self.0.clock).map(Some),
-                _ => Ok(None),
-            },
+            std::mem::take(&mut state.doubted) || *again
         };
+        read_secrets(credential, account, again).await.map_err(unread)?;
+        let before = texts(credential, account);
+        let got = self.get(desk, credential, account).await;
+        let is_refused = |failed: &Failed| failed.code == Code::TokenRefused;
+        if again || !got.as_ref().is_err_and(is_refused) || !credential.can_change() {
+            return got;
+        }
+        // By a secret that may be another one by now.
+        read_secrets(credential, account, true).await.map_err(unread)?;
+        let same = texts(credential, account)
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| now.expose_secret() == before.expose_secret());
+        if same { got } else { self.get(desk, credential, account).await }
+    }
+
+    async fn get(
+        &self,
+        desk: &Desk,
+        credential: &Credential,
+        account: &Account,
+    ) -> Result<Option<Had>, Failed> {
+        let part = credential.part(account);
+        let dead = credential.live.lock().get(&part).and_then(|state| state.dead.clone());
+        match &credential.kind {
+            Kind::OAuth2(oauth2) => {
+                desk.token(credential, oauth2, account, dead.as_deref()).await.map(Some)
+            }
+            Kind::Jwt(jwt, _) => mint(jwt, account, &self.0.clock).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What came of a job is known, and whoever waits for it is told.
+    fn seen_to(&self, job: &Job, got: Result<Option<Had>, Failed>) {
+        let Job { credential, account, again } = job;
         let now = self.0.clock.now();
         let mut states = credential.live.lock();
-        let state = states.entry(part).or_default();
+        let state = states.used(&credential.part(account), State::default);
         state.working = false;
         match got {
             Ok(None) => state.problem = None,
@@ -334,11 +412,9 @@ impl Keeper {
                 });
             }
         }
-        let mut waiting = std::mem::take(&mut state.waiting);
-        if again {
-            credential.live.set_reading(false);
-            let all = states.values_mut().map(|state| std::mem::take(&mut state.waiting));
-            waiting.extend(all.flatten());
+        let waiting = std::mem::take(&mut state.waiting);
+        if *again {
+            credential.live.set_reading(state, false);
         }
         drop(states);
         for wake in waiting.into_values() {
@@ -347,67 +423,12 @@ impl Keeper {
     }
 }
 
-/// Reads what was not read yet; `again`: also what may have changed.
-async fn read_secrets(
-    credential: &Credential,
-    account: &Account,
-    again: bool,
-) -> Result<(), String> {
-    for reference in credential.references() {
-        let secret = match reference.secret(account) {
-            Ok(secret) => secret,
-            Err(Missing::None(reason)) => return Err(reason),
-            Err(Missing::Unread) => continue,
-        };
-        if secret.get().is_some() && !again {
-            continue;
-        }
-        let changed = match secret.source() {
-            Source::Env(_) => Ok(false),
-            Source::File(_) => {
-                let file = secret.clone();
-                let read = spawn_blocking(move || file.read_file()).await;
-                read.unwrap_or_else(|error| Err(error.to_string()))
-            }
-            Source::Command(_) => secret.run().await,
-        };
-        match changed {
-            Ok(true) => telemetry::secret_read(&credential.shown),
-            Ok(false) => {}
-            // What was read before goes on being used.
-            Err(reason) if secret.get().is_some() => {
-                telemetry::secret_unreadable(&credential.shown, &reason);
-            }
-            Err(reason) => return Err(reason),
-        }
-    }
-    Ok(())
-}
-
-/// A secret is another one: what failed with the one before may be tried again now.
-fn has_changed(credential: &Credential) {
-    telemetry::secret_read(&credential.shown);
-    let mut states = credential.live.lock();
-    let mut waiting = Vec::new();
-    for state in states.values_mut() {
-        state.problem = None;
-        // Those of its server are as good as before; one of its own is signed with the old key.
-        if matches!(credential.kind, Kind::Jwt(..))
-            && let Some(token) = state.token.take()
-        {
-            state.before = Some(token);
-        }
-        waiting.extend(std::mem::take(&mut state.waiting).into_values());
-    }
-    drop(states);
-    for wake in waiting {
-        wake();
-    }
+fn unread(reason: String) -> Failed {
+    Failed { code: Code::SecretUnavailable, reason, after: None, lasting: false }
 }
 
 /// A statement that is its own token.
 fn mint(jwt: &super::jwt::Jwt, account: &Account, clock: &Clock) -> Result<Had, Failed> {
-    use secrecy::ExposeSecret;
     let failed =
         |reason| Failed { code: Code::SecretUnavailable, reason, after: None, lasting: true };
     let pem = jwt.key.get(account).map_err(|_| failed("its key was not read yet".into()))?;
@@ -420,58 +441,4 @@ fn mint(jwt: &super::jwt::Jwt, account: &Account, clock: &Clock) -> Result<Had, 
         left: jwt.usable(),
         called: true,
     })
-}
-
-/// Reads files of secrets again when they have changed.
-async fn watch(plan: InForce) {
-    let mut told: HashSet<String> = HashSet::new();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        for credential in credentials(&plan) {
-            let files: Vec<Secret> = credential
-                .references()
-                .iter()
-                .flat_map(|reference| reference.all())
-                .filter(|secret| matches!(secret.source(), Source::File(_)))
-                // What was never read is not in use.
-                .filter(|secret| secret.get().is_some())
-                .collect();
-            if files.is_empty() {
-                continue;
-            }
-            let read = move || {
-                files.iter().fold((false, None), |(changed, wrong), file| match file.read_file() {
-                    Ok(new) => (changed | new, wrong),
-                    Err(reason) => (changed, Some(reason)),
-                })
-            };
-            let Ok((changed, wrong)) = spawn_blocking(read).await else { continue };
-            match wrong {
-                // Once, until it can be read again.
-                Some(reason) if told.insert(credential.shown.clone()) => {
-                    telemetry::secret_unreadable(&credential.shown, &reason);
-                }
-                Some(_) => {}
-                None => _ = told.remove(&credential.shown),
-            }
-            if changed {
-                has_changed(&credential);
-            }
-        }
-    }
-}
-
-/// Every credential of the plan in force, each once.
-fn credentials(plan: &InForce) -> Vec<Arc<Credential>> {
-    let plan = plan.get();
-    let mut all: Vec<Arc<Credential>> = Vec::new();
-    for platform in plan.platforms.values() {
-        let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
-        for credential in platform.auth.iter().chain(own).flat_map(|auth| &auth.pool) {
-            if !all.iter().any(|known| Arc::ptr_eq(known, credential)) {
-                all.push(Arc::clone(credential));
-            }
-        }
-    }
-    all
 }

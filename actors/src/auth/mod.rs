@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,9 @@ mod endpoint;
 pub mod jwt;
 mod keeper;
 mod oauth1;
+mod places;
+mod reading;
+mod recent;
 mod redact;
 mod renew;
 pub mod secret;
@@ -46,7 +49,8 @@ pub use sign::{NAMES, Unsigned, Used};
 pub use vault::Vault;
 
 use jwt::Jwt;
-use secret::Missing;
+use recent::{Expendable, Recent};
+use secret::{ACCOUNTS_MAX, Missing};
 
 /// Most credentials of a pool.
 pub const POOL_MAX: usize = 64;
@@ -472,6 +476,10 @@ pub(super) struct State {
     pub(super) refresh: Option<Arc<SecretString>>,
     /// Somebody is about it.
     pub(super) working: bool,
+    /// Secrets are being read again after a refusal: nothing is signed with those of before.
+    pub(super) reading: bool,
+    /// What was made with its secrets was refused: they are read again before anything else is.
+    pub(super) doubted: bool,
     pub(super) problem: Option<Problem>,
     /// Secrets were read again after a refusal then.
     pub(super) read_again: Option<At>,
@@ -479,24 +487,47 @@ pub(super) struct State {
     pub(super) waiting: HashMap<AccountKey, Wake>,
 }
 
+impl Expendable for State {
+    /// Whether somebody is about it or waits for it, or a call is out with its token.
+    fn is_in_use(&self) -> bool {
+        let tokens = [&self.token, &self.before].into_iter().flatten();
+        self.working
+            || self.reading
+            || !self.waiting.is_empty()
+            || tokens.into_iter().any(|token| Arc::strong_count(&token.value) > 1)
+    }
+}
+
 /// What is at hand of a credential: by account where accounts have something of their own.
-#[derive(Default)]
 pub(super) struct Live {
-    states: Mutex<HashMap<Option<Account>, State>>,
-    /// Secrets are being read again after a refusal: nothing is signed with those of before.
-    reading: AtomicBool,
+    states: Mutex<Recent<Option<Account>, State>>,
+    /// How many of them are being read again.
+    reading: AtomicUsize,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { states: Mutex::new(Recent::new(ACCOUNTS_MAX)), reading: AtomicUsize::new(0) }
+    }
 }
 
 impl Live {
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<Option<Account>, State>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Recent<Option<Account>, State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether any secret is being read again, of whatever account.
     pub(super) fn is_reading(&self) -> bool {
-        self.reading.load(Ordering::Acquire)
+        self.reading.load(Ordering::Acquire) > 0
     }
 
-    pub(super) fn set_reading(&self, reading: bool) {
-        self.reading.store(reading, Ordering::Release);
+    /// Secrets are being read again from now on, or not any more.
+    pub(super) fn set_reading(&self, state: &mut State, reading: bool) {
+        if reading && !state.reading {
+            self.reading.fetch_add(1, Ordering::AcqRel);
+        } else if !reading && state.reading {
+            self.reading.fetch_sub(1, Ordering::AcqRel);
+        }
+        state.reading = reading;
     }
 }

@@ -7,12 +7,16 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Auth, Kind};
+use super::{Auth, Kind, Used};
 use crate::ids::Account;
 use crate::plan::Platform;
 
 /// Stands where a secret was.
 const REDACTED: &str = "[redacted]";
+/// Stands where a text was cut off (`ids::preview`).
+const CUT: char = '…';
+/// From so many bytes on the beginning of a secret is taken for one.
+const HALF_MIN: usize = 4;
 
 /// Every secret of a platform that is in use now, in every form in which it is sent.
 #[derive(Default)]
@@ -28,13 +32,16 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// All secrets of a platform and its apis, as far as calls of this account may carry them.
-    pub fn of(platform: &Platform, account: &Account) -> Self {
+    /// All secrets of a platform and its apis, as far as calls of this account may carry them, and those of a call
+    /// that was signed with what is another one by now.
+    pub fn of(platform: &Platform, account: &Account, used: Option<&Used>) -> Self {
         let get = |reference: &super::Reference| {
             let text = reference.get(account).ok()?;
             Some(text.expose_secret().to_owned())
         };
-        let mut texts: Vec<String> = Vec::new();
+        let sent = used.and_then(|used| used.token.as_ref());
+        let mut texts: Vec<String> =
+            sent.map(|token| token.expose_secret().to_owned()).into_iter().collect();
         let mut pairs: Vec<String> = Vec::new();
         let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
         for credential in platform.auth.iter().chain(own).flat_map(|auth: &Auth| &auth.pool) {
@@ -99,7 +106,37 @@ impl Redactor {
                 text = Cow::Owned(text.replace(form, REDACTED));
             }
         }
-        text
+        if text.contains(CUT) { Cow::Owned(self.without_halves(&text)) } else { text }
+    }
+
+    /// The text without what may be the beginning of a secret that was cut off.
+    fn without_halves(&self, text: &str) -> String {
+        let mut clean = String::with_capacity(text.len());
+        let mut parts = text.split(CUT).peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_none() {
+                clean.push_str(part);
+                break;
+            }
+            let begun = self.begun(part);
+            // Shorter ones are in any text.
+            let begun = if begun >= HALF_MIN { begun } else { 0 };
+            clean.push_str(part.get(..part.len() - begun).unwrap_or_default());
+            clean.push_str(if begun > 0 { REDACTED } else { "" });
+            clean.push(CUT);
+        }
+        clean
+    }
+
+    /// How many bytes at the end of a text may be the beginning of a secret.
+    fn begun(&self, text: &str) -> usize {
+        let begun = |form: &SecretString| {
+            let form = form.expose_secret();
+            let mut lengths =
+                (1..form.len().min(text.len() + 1)).rev().filter(|at| form.is_char_boundary(*at));
+            lengths.find(|at| form.get(..*at).is_some_and(|start| text.ends_with(start)))
+        };
+        self.forms.iter().filter_map(begun).max().unwrap_or(0)
     }
 
     /// The beginning of a body as text without secrets, at most so many bytes of it. Of what was cut off behind
@@ -108,15 +145,8 @@ impl Redactor {
         let text = String::from_utf8_lossy(bytes);
         let mut clean = self.clean(&text).into_owned();
         if !whole {
-            let begun = |form: &SecretString| {
-                let form = form.expose_secret();
-                let lengths = (1..form.len()).rev().filter(|length| form.is_char_boundary(*length));
-                lengths
-                    .into_iter()
-                    .find(|length| form.get(..*length).is_some_and(|start| clean.ends_with(start)))
-            };
-            let cut = self.forms.iter().filter_map(begun).max().unwrap_or(0);
-            clean.truncate(clean.len() - cut);
+            let begun = self.begun(&clean);
+            clean.truncate(clean.len() - begun);
         }
         let mut end = max.min(clean.len());
         while !clean.is_char_boundary(end) {

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
-use tollgate_gate::{Ask, Decision, Ledger, LimitSet, PermitId, Sent, decide};
+use tollgate_gate::{Ask, Decision, Ledger, LimitSet, PermitId, Sent, Span, decide};
 
 use super::endpoint::{self, Client, Denied};
 use super::redact::Redactor;
@@ -65,7 +65,7 @@ struct Record {
     /// Who asks the server now.
     #[serde(skip_serializing_if = "Option::is_none")]
     asking: Option<Asking>,
-    /// When the server was asked, as far as its limits go back.
+    /// When the server has counted that it was asked, at the latest, as far as its limits go back.
     calls_ms: Vec<i64>,
 }
 
@@ -179,6 +179,19 @@ impl Desk {
                     continue;
                 }
             }
+            if let Some(asking) = record.asking.as_mut().filter(|asking| !asking.by.is_empty()) {
+                // Who asked is gone, and how late its question came to the server is not known: it counts as now.
+                // Kept before anything else, so that it counts so once.
+                asking.by.clear();
+                charge(&oauth2.limits, &mut record.calls_ms, self.now_ms(), true);
+                match self.vault.store(&key, version, written(&record)).await {
+                    Ok(_) | Err(VaultError::Conflict) => {
+                        turns += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(Failed::kept(&error)),
+                }
+            }
             let unanswered = record.asking.take().map(|asking| asking.since_ms);
             self.within_limits(&oauth2.limits, &record.calls_ms)?;
             let since_ms = self.now_ms();
@@ -233,17 +246,16 @@ impl Desk {
         let redactor = sent(&client);
         let answer = endpoint::ask(&*self.transport, &self.clock, oauth2, &client, &redactor).await;
         let ended_ms = self.now_ms();
-        if let Some(last) = record.calls_ms.last_mut() {
-            *last = ended_ms;
-        }
+        let is_lost = matches!(answer, Err(Denied::Later { lost: true, .. }));
+        let is_silent = matches!(answer, Err(Denied::Later { lost: true, answered: false, .. }));
+        charge(&oauth2.limits, &mut record.calls_ms, ended_ms, is_silent);
         let given = match answer {
             Ok(given) => given,
             Err(denied) => {
                 // After no answer the record goes on saying that one was asked for.
-                let lost = matches!(denied, Denied::Later { lost: true, .. });
                 // Nobody asks any more, so others need not wait; but what was asked for, now or before, may have
                 // been given.
-                let since_ms = if lost { Some(ended_ms) } else { unanswered };
+                let since_ms = if is_lost { Some(ended_ms) } else { unanswered };
                 record.asking = since_ms.map(|since_ms| Asking { by: String::new(), since_ms });
                 // If it cannot be stored the record says what it said: somebody asks.
                 let _kept = self.vault.store(&key, version, written(&record)).await.is_ok();
@@ -510,6 +522,16 @@ fn read(kept: Option<&Kept>) -> Result<Option<Record>, Failed> {
 
 fn written(record: &Record) -> Bytes {
     serde_json::to_vec(record).expect("a record is plain JSON").into()
+}
+
+/// The last call is over: the server has counted it by `ended_ms`, or a guard later if no answer shows that.
+fn charge(limits: &LimitSet, calls_ms: &mut [i64], ended_ms: i64, is_silent: bool) {
+    let guard = if is_silent { limits.guard_max() } else { Span::ZERO };
+    if let Some(last) = calls_ms.last_mut() {
+        // Stored times are cut to milliseconds.
+        let guard_ms = i64::try_from(guard.0.div_ceil(1000)).unwrap_or(i64::MAX);
+        *last = ended_ms.saturating_add(guard_ms).max(*last);
+    }
 }
 
 /// Leaves out calls that no limit goes back to, and the oldest beyond the bound.

@@ -1,7 +1,7 @@
 //! Secrets: where each comes from, and what it is now. A secret that changes where it comes from is another one
 //! for the next call; nothing has to be started again for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 
+use super::recent::{Expendable, Recent};
 use crate::ids::{Account, preview};
 
 /// Longest secret in bytes.
 pub const SECRET_BYTES_MAX: u64 = 64 * 1024;
-/// Most accounts whose own secrets are in memory, of one reference. More are not called.
+/// Most accounts whose own secrets and tokens are in memory, of one reference or credential: those that were used
+/// last, and those in use. Of another they are read, or had from the vault, when it is called next.
 pub const ACCOUNTS_MAX: usize = 100_000;
 /// How long a program that prints a secret may take.
 pub const COMMAND_WITHIN: Duration = Duration::from_secs(20);
@@ -30,7 +33,7 @@ pub enum Source {
     Env(String),
     /// A file: read again when it changes.
     File(PathBuf),
-    /// A program and its arguments: run when the secret is first needed, and when the provider refuses it.
+    /// A program and its arguments: run when the secret is first needed, when it is refused, and while it is.
     Command(Vec<String>),
 }
 
@@ -65,6 +68,8 @@ struct Cell {
     source: Source,
     fit: Fit,
     now: RwLock<Now>,
+    /// When its program was last started. Held while it runs.
+    ran: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Secret {
@@ -77,12 +82,14 @@ impl Secret {
     /// A secret that is known, as a variable of the environment is.
     pub fn known(source: Source, text: String) -> Self {
         let now = Now { text: Some(Arc::new(text.into())), stamp: Stamp::default() };
-        Self(Arc::new(Cell { source, fit: Fit::Line, now: RwLock::new(now) }))
+        let ran = tokio::sync::Mutex::default();
+        Self(Arc::new(Cell { source, fit: Fit::Line, now: RwLock::new(now), ran }))
     }
 
     /// A secret that has not been read yet.
     pub fn unread(source: Source, fit: Fit) -> Self {
-        Self(Arc::new(Cell { source, fit, now: RwLock::default() }))
+        let ran = tokio::sync::Mutex::default();
+        Self(Arc::new(Cell { source, fit, now: RwLock::default(), ran }))
     }
 
     /// Where it comes from.
@@ -120,7 +127,7 @@ impl Secret {
         Ok(self.put(text, stamp.unwrap_or_default()))
     }
 
-    /// Runs the program, and answers whether the secret is another one.
+    /// Runs the program, and answers whether the secret is another one. Of many who ask at once it is run for all.
     ///
     /// # Errors
     /// It fails, takes too long or prints no secret; what it was before stays. A sentence without the secret.
@@ -129,6 +136,12 @@ impl Secret {
         let [program, args @ ..] = words.as_slice() else {
             return Err("no program is named".into());
         };
+        let asked = Instant::now();
+        let mut ran = self.0.ran.lock().await;
+        if ran.is_some_and(|began| began > asked) && self.get().is_some() {
+            return Ok(false);
+        }
+        *ran = Some(Instant::now());
         let shown = preview(program);
         let mut command = tokio::process::Command::new(program);
         command.args(args).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
@@ -167,6 +180,11 @@ impl Secret {
         changed
     }
 
+    /// Whether both are one and the same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it comes from the same place and is the same, as far as both are known.
     pub(crate) fn same(&self, other: &Self) -> bool {
         let same = match (self.get(), other.get()) {
@@ -192,7 +210,7 @@ pub enum Reference {
 pub struct Files {
     path: String,
     fit: Fit,
-    read: Mutex<HashMap<Account, Secret>>,
+    read: Mutex<Recent<Account, Secret>>,
 }
 
 /// Stands for the account's name in a path.
@@ -210,7 +228,12 @@ pub enum Missing {
 impl Reference {
     /// Files with `{account}` in their path.
     pub fn files(path: String, fit: Fit) -> Self {
-        Self::Files(Arc::new(Files { path, fit, read: Mutex::default() }))
+        Self::files_at_most(path, fit, ACCOUNTS_MAX)
+    }
+
+    /// The same, of so many accounts at a time.
+    pub(super) fn files_at_most(path: String, fit: Fit, accounts_max: usize) -> Self {
+        Self::Files(Arc::new(Files { path, fit, read: Mutex::new(Recent::new(accounts_max)) }))
     }
 
     /// Whether accounts have secrets of their own.
@@ -236,7 +259,7 @@ impl Reference {
             Self::Table(table) => table.get(account).cloned().ok_or_else(|| {
                 Missing::None(format!("the table has no secret for the account `{account}`"))
             }),
-            Self::Files(files) => files.secret(account),
+            Self::Files(files) => Ok(files.secret(account)),
         }
     }
 
@@ -296,24 +319,24 @@ impl Files {
         &self.path
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Account, Secret>> {
+    fn lock(&self) -> MutexGuard<'_, Recent<Account, Secret>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn secret(&self, account: &Account) -> Result<Secret, Missing> {
-        let mut read = self.lock();
-        if let Some(secret) = read.get(account) {
-            return Ok(secret.clone());
-        }
-        if read.len() >= ACCOUNTS_MAX {
-            let reason = format!("{ACCOUNTS_MAX} accounts have secrets of their own already");
-            return Err(Missing::None(reason));
-        }
-        // Encoded, a name stays inside its folder: it has neither `/` nor `.`.
-        let path = PathBuf::from(self.path.replace(ACCOUNT, &account.encoded()));
-        let secret = Secret::unread(Source::File(path), self.fit);
-        read.insert(account.clone(), secret.clone());
-        Ok(secret)
+    fn secret(&self, account: &Account) -> Secret {
+        let made = || {
+            // Encoded, a name stays inside its folder: it has neither `/` nor `.`.
+            let path = PathBuf::from(self.path.replace(ACCOUNT, &account.encoded()));
+            Secret::unread(Source::File(path), self.fit)
+        };
+        self.lock().used(account, made).clone()
+    }
+}
+
+impl Expendable for Secret {
+    /// Whether somebody reads it, or signs with it.
+    fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 

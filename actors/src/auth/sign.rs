@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::secret::Missing;
 use super::{Auth, Bearing, Credential, Encoding, Hash, Hmac, Kind, oauth1};
@@ -50,6 +50,8 @@ pub struct Used {
     pub(super) credential: Arc<Credential>,
     /// Which token, if one stands for it.
     pub(super) generation: Option<u64>,
+    /// Its text, for what must not be shown.
+    pub(super) token: Option<Arc<SecretString>>,
 }
 
 /// Why a request was not signed: it must not be sent.
@@ -73,7 +75,7 @@ impl Auth {
         clock: &Clock,
     ) -> Result<Used, Unsigned> {
         let credential = self.of(account);
-        let mut used = Used { credential: Arc::clone(credential), generation: None };
+        let mut used = Used { credential: Arc::clone(credential), generation: None, token: None };
         let missing = |missing| match missing {
             Missing::Unread => {
                 Unsigned::NotAtHand(format!("a secret of {} was not read yet", credential.shown))
@@ -111,6 +113,7 @@ impl Auth {
                     return Err(Unsigned::NotAtHand(reason));
                 };
                 used.generation = Some(token.generation);
+                used.token = Some(Arc::clone(&token.value));
                 let bearing = match &credential.kind {
                     Kind::OAuth2(oauth2) => &oauth2.bearing,
                     Kind::Jwt(_, bearing) => bearing,

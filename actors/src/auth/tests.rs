@@ -13,6 +13,7 @@ use crate::plan::Plan;
 use crate::recipe::Request;
 
 mod config_mistakes;
+mod keeping;
 mod signing;
 mod tokens;
 mod vaults;

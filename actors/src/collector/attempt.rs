@@ -1,5 +1,6 @@
 //! One attempt from permit to outcome: call, judge, store, manifest, out of the queue.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ pub(super) async fn make(shard: Rc<Context>, order: Order) {
             outcome
         }
     };
-    let outcome = attempt.unless_lost(outcome);
+    let outcome = attempt.without_secrets(attempt.unless_lost(outcome));
     let Attempt { slot, .. } = attempt;
     // Told before somebody has the slot: a refusal is to hold its account by then.
     permit.finish(outcome);
@@ -171,18 +172,19 @@ impl Attempt<'_> {
         })
     }
 
-    /// Whether a 401 came upon a token or a secret that may be another one by the next try. True once for each
-    /// fetch.
-    pub(super) fn was_unsigned(&self, status: u16) -> bool {
+    /// The call was refused for what it was signed with: whether that is a token or a secret that may be another one
+    /// by the next try. True once for each page of a fetch.
+    pub(super) fn was_unsigned(&self) -> bool {
         let used = self.used.borrow();
-        let Some(used) = used.as_ref().filter(|_| status == 401) else { return false };
+        let Some(used) = used.as_ref() else { return false };
         let page = self.read.as_ref().map_or(1, |read| read.page());
         self.shard.auth.refused(used, &self.item.lane.account, self.item.origin, page)
     }
 
     /// What cleans text of every secret that a call of this account may carry.
     pub(super) fn redactor(&self) -> Redactor {
-        Redactor::of(self.platform, &self.item.lane.account.account)
+        let used = self.used.borrow();
+        Redactor::of(self.platform, &self.item.lane.account.account, used.as_ref())
     }
 
     fn late(&self) -> Outcome {
@@ -208,6 +210,18 @@ impl Attempt<'_> {
             }
             outcome => outcome,
         }
+    }
+
+    /// Why it failed may be in words of the provider, whoever found it.
+    fn without_secrets(&self, mut outcome: Outcome) -> Outcome {
+        if let Outcome::Again { reason, .. } | Outcome::Dead { reason, .. } = &mut outcome {
+            let clean = match self.redactor().clean(reason) {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(clean) => Some(clean),
+            };
+            *reason = clean.unwrap_or(std::mem::take(reason));
+        }
+        outcome
     }
 
     pub(super) fn failed(error: &CallError, last: LastAnswer) -> Outcome {

@@ -123,7 +123,11 @@ impl Attempt<'_> {
             Some(verdict) => verdict.breaks,
             None => over.is_none() && answers.breaker.as_ref().is_some_and(refuses),
         };
-        let unsigned = verdict.is_none() && over.is_none() && self.was_unsigned(status);
+        let unsigned = match &verdict {
+            Some(verdict) => verdict.class == Class::Unauthorized,
+            None => over.is_none() && status == 401,
+        };
+        let unsigned = unsigned && self.was_unsigned();
         let throttles = match &verdict {
             Some(verdict) => verdict.class == Class::Throttled,
             None => over.is_some() || status == 429,
@@ -146,12 +150,13 @@ impl Attempt<'_> {
             last.flaw =
                 (code == Code::AnswerUnreadable || class == Class::Incomplete).then_some(code);
             let kind = match class {
+                Class::Unauthorized if unsigned => Again::Unsigned,
                 Class::Transient => Again::Transient,
                 Class::Incomplete => Again::Incomplete,
                 Class::Throttled => Again::Throttled,
                 Class::TooMuch => return self.split(status, reason, last).await,
                 // What is good was stored, or could not be: its status alone is none of these.
-                Class::Ok | Class::Empty | Class::Permanent => {
+                Class::Ok | Class::Empty | Class::Permanent | Class::Unauthorized => {
                     return Outcome::Dead { code, reason, last };
                 }
             };

@@ -113,16 +113,25 @@ impl Attempt<'_> {
         };
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
-                // All there is.
-                Ok(None) => {}
-                Ok(Some(turn)) => {
-                    let manifest_key = &manifest_key;
-                    let looked = look.as_ref().and_then(Look::looked);
-                    let ext = &*extension;
-                    let landed = Landed { status, ext, manifest_key, looked };
-                    let outcome = self.store_page(read, sealed, turn, landed).await;
-                    self.meters.store_finished(ended.elapsed());
-                    return outcome;
+                Ok((turn, seen)) => {
+                    match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
+                        // All there is.
+                        Ok(true) => {}
+                        Ok(false) => {
+                            let manifest_key = &manifest_key;
+                            let looked = look.as_ref().and_then(Look::looked);
+                            let ext = &*extension;
+                            let landed = Landed { status, ext, manifest_key, looked };
+                            let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
+                            self.meters.store_finished(ended.elapsed());
+                            return outcome;
+                        }
+                        Err(error) => {
+                            sealed.abort().await;
+                            self.meters.store_finished(ended.elapsed());
+                            return self.unstored(&error, last);
+                        }
+                    }
                 }
                 Err(flaw) => {
                     sealed.abort().await;

@@ -26,10 +26,12 @@ mod judging;
 mod landing;
 mod paging;
 mod peek;
+mod place;
+mod resuming;
 mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
-pub(crate) use paging::{Resumed, drop_note, resume};
+pub(crate) use resuming::{Resumed, drop_note, put_aside, resume};
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
@@ -139,6 +141,8 @@ pub enum Again {
     Unreachable,
     /// The object store does not take bodies: not the fetch's fault.
     StoreAway,
+    /// The same after the note of its page was kept: how far its read has come is looked up.
+    Unsettled,
     /// The permit lapsed before its use: not the fetch's fault.
     Late,
     /// The collector died with it.
@@ -156,7 +160,7 @@ impl Again {
             Self::Denied => "denied",
             Self::Throttled => "throttled",
             Self::Unreachable => "unreachable",
-            Self::StoreAway => "store_away",
+            Self::StoreAway | Self::Unsettled => "store_away",
             Self::Late => "late",
             Self::Crashed => "crashed",
             Self::Unsigned => "unsigned",

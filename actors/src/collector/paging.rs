@@ -1,44 +1,36 @@
 //! A good page of a read goes into the store: note first, then the object; after the last one the manifest.
 
 use std::borrow::Cow;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
 use object_store::path::Path;
 use tollgate_gate::Sent;
-use tollgate_protos::{Done, Manifest, Object};
+use tollgate_protos::Done;
 
 use super::attempt::{Attempt, finish_until_confirmed};
-use super::landing::{codec_of, decode_of, object_key};
+use super::landing::decode_of;
 use super::peek::peek;
-use super::{Again, Item, LastAnswer, Outcome};
+use super::place::{Earlier, Place, Told, tell_store};
+use super::resuming::{AGAIN, drop_note};
+use super::{Again, LastAnswer, Outcome};
 use crate::answers::{Class, Looked};
 use crate::codes::Code;
 use crate::http::Answer;
 use crate::observe;
 use crate::pages::{
-    self, Answered, LISTED_MAX, Note, Page, PageList, Pages, Read, Seen, Turn, Watch, list_key,
+    self, Answered, LISTED_MAX, More, Note, Page, Pages, Read, Seen, SoFar, Turn, Watch,
 };
-use crate::plan::{Api, Plan, Platform};
 use crate::queue::{Ending, NOTE_BYTES_MAX};
-use crate::recipe::{self, Refusal};
-use crate::shard::context::Context;
 use crate::store::{Sealed, SinkError};
 use crate::telemetry;
 
-/// Objects that a manifest and a `done` name one by one; the rest is in the lists beside them.
-const NAMED_MAX: usize = 256;
-/// Between two tries of a queue or a store that does not answer.
-const AGAIN: Duration = Duration::from_millis(500);
-
 /// How long the beginning of an answer is waited for that may say that a token has expired.
 const PEEK_WITHIN: Duration = Duration::from_millis(500);
-/// Tries of a manifest whose pages are all there, before the last page is called again.
-const MANIFEST_TRIES: u32 = 120;
+/// Most pages that a note names one by one, while their list cannot be written.
+const UNLISTED_MAX: usize = 3 * LISTED_MAX;
 
 /// A page whose body is whole, and what is known of it.
 pub(super) struct Landed<'a> {
@@ -47,23 +39,6 @@ pub(super) struct Landed<'a> {
     pub(super) manifest_key: &'a Path,
     /// What rules about answers say of it.
     pub(super) looked: Option<Looked>,
-}
-
-/// What has been stored of a read, and what is to be told of it.
-struct Told {
-    status: u16,
-    waited_ms: u64,
-    request_id: Option<String>,
-}
-
-/// What was found of a read that is not in memory.
-pub(crate) enum Resumed {
-    /// Nothing.
-    New,
-    /// It goes on here.
-    Read(Arc<Read>),
-    /// All of it is there, and now its manifest too.
-    Done(Box<Done>),
 }
 
 impl Attempt<'_> {
@@ -85,9 +60,12 @@ impl Attempt<'_> {
         Some(self.restart(pages, read, Some(answer.status), self.calls))
     }
 
-    /// The page's tokens are too old by declaration: the read that begins anew, if it may.
+    /// The page's tokens are too old by declaration: the read that begins anew, if it may. Or it may no more.
     pub(super) fn too_old(&self) -> Option<Result<Arc<Read>, Outcome>> {
         let (pages, read) = (self.api.pages.as_ref()?, self.read.as_ref()?);
+        if read.so_far.restarts > pages.restarts {
+            return Some(Err(Self::restarted_too_often(pages, None)));
+        }
         let ttl = pages.token_ttl.filter(|_| read.page() > 1)?;
         let now_ms = ms(self.shard.clock.wall());
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
@@ -103,29 +81,31 @@ impl Attempt<'_> {
     fn restart(&self, pages: &Pages, read: &Read, status: Option<u16>, calls: u32) -> Outcome {
         let so_far = read.so_far.restart(pages, calls);
         if so_far.restarts > pages.restarts {
-            return Outcome::Dead {
-                code: Code::PageTokensExpire,
-                reason: format!(
-                    "the read was begun anew {} times because its page tokens had expired",
-                    pages.restarts
-                ),
-                last: LastAnswer { status, ..LastAnswer::default() },
-            };
+            return Self::restarted_too_often(pages, status);
         }
-        telemetry::read_restarted(self.item, read.page(), so_far.restarts);
+        let why = "the token of a page had expired";
+        telemetry::read_restarted(self.item, read.page(), so_far.restarts, why);
         let read = Arc::new(Read::new(read.version(), so_far));
         Outcome::More { read, bytes: 0, objects: 0 }
     }
 
-    /// What follows this page, and what its body said. Nothing if it is the whole read: then it is stored like
-    /// any other answer.
+    fn restarted_too_often(pages: &Pages, status: Option<u16>) -> Outcome {
+        let reason = format!(
+            "the read was begun anew {} times because its page tokens had expired, or what it had stored was gone",
+            pages.restarts
+        );
+        let last = LastAnswer { status, ..LastAnswer::default() };
+        Outcome::Dead { code: Code::PageTokensExpire, reason, last }
+    }
+
+    /// What follows this page, and what its body said.
     pub(super) fn turn(
         &self,
         pages: &Pages,
         read: &Read,
         sealed: &mut Sealed,
         headers: &HeaderMap,
-    ) -> Result<Option<(Turn, Seen)>, pages::Flaw> {
+    ) -> Result<(Turn, Seen), pages::Flaw> {
         let tap = sealed.take_tap().and_then(|tap| tap.into_any().downcast::<Watch>().ok());
         let seen = tap.map(|watch| watch.finish()).unwrap_or_default();
         let url = self.asked.borrow();
@@ -140,8 +120,21 @@ impl Attempt<'_> {
             let is_secret = |value: &str| matches!(redactor.clean(value), Cow::Owned(_));
             *url = pages::without_pairs(url, &auth.query_names(), is_secret);
         }
-        let whole = turn == Turn::Last && read.is_new();
-        Ok((!whole).then_some((turn, seen)))
+        Ok((turn, seen))
+    }
+
+    /// Whether this page is the whole read and takes the place of nothing but a page like it: then it is stored like
+    /// any other answer.
+    pub(super) async fn is_whole(
+        &self,
+        read: &Read,
+        turn: &Turn,
+        (manifest_key, ext): (&Path, &str),
+    ) -> Result<bool, SinkError> {
+        if *turn != Turn::Last || !read.is_new() {
+            return Ok(false);
+        }
+        Ok(self.place().earlier(manifest_key).await?.is_one(ext))
     }
 
     /// Stores a page that is not the whole read.
@@ -166,19 +159,22 @@ impl Attempt<'_> {
         (turn, seen): (Turn, Seen),
         landed: &Landed<'_>,
     ) -> Result<Outcome, SinkError> {
-        let place = Place::of(self.shard, self.platform, self.api, self.item);
+        let place = self.place();
         let mut base = read.so_far.clone();
+        let mut earlier = Earlier::default();
         if base.page == 1 {
-            base.highest = base.highest.max(self.clear_manifest(landed.manifest_key).await?);
+            earlier = place.earlier(landed.manifest_key).await?;
+            earlier.known_to(&mut base);
             base.started_ms = ms(self.shard.clock.wall());
         }
         if base.tail.len() >= LISTED_MAX {
-            place.list(&base, landed.manifest_key).await?;
-            base.listed += base.tail.len() as u32;
-            base.tail.clear();
+            match place.list(&base, landed.manifest_key).await {
+                Ok(()) => base.was_listed(),
+                // This page is worth more than that list, which the next one tries again.
+                Err(error) if base.tail.len() < UNLISTED_MAX => _ = tell_store(self.shard, &error),
+                Err(error) => return Err(error),
+            }
         }
-        let waited = self.shard.clock.wall_at(self.permit.decided_at());
-        let waited = waited.duration_since(self.item.queued_at).as_millis();
         let stored = sealed.stored();
         let page = Page {
             bytes: stored.bytes,
@@ -193,68 +189,99 @@ impl Attempt<'_> {
         let looked = landed.looked.clone().unwrap_or_default();
         let class = looked.verdict.map(|verdict| verdict.class);
         so_far.incomplete |= class == Some(Class::Incomplete);
+        so_far.filled |= class != Some(Class::Empty);
         let is_last = turn == Turn::Last;
         if let Turn::Next(state) = turn {
             so_far.state = state;
         }
-        let told = Told {
-            status: landed.status,
-            waited_ms: u64::try_from(waited).unwrap_or(0),
-            request_id: looked.request_id,
-        };
-        let note = Note {
-            queue: self.shard.queue.name().to_string(),
-            key: stored.key.to_string(),
-            so_far,
-            before,
-            rows,
-            calls: self.calls,
-            is_last,
-            status: told.status,
-            waited_ms: told.waited_ms,
-        };
+        let told = self.told(landed.status, looked.request_id);
+        let key = stored.key.to_string();
+        let note = Note { before, rows, is_last, ..self.note(&place, key, so_far, &told) };
         if !self.keep_note(read, &note).await {
             sealed.abort().await;
-            return Ok(self.overtaken().await);
+            return Ok(Self::overtaken());
         }
-        let stored = sealed.complete().await?;
+        // From here on the note knows more than this try: what fails now goes on from there.
+        if earlier.is_there
+            && let Err(error) = place.clear_manifest(landed.manifest_key).await
+        {
+            sealed.abort().await;
+            return Ok(self.unsettled(&error, landed.status));
+        }
+        let stored = match sealed.complete().await {
+            Ok(stored) => stored,
+            Err(error) => return Ok(self.unsettled(&error, landed.status)),
+        };
         telemetry::page_stored(self.item, read.page(), stored.bytes);
         if !is_last {
             let read = Arc::new(Read::new(read.version(), note.so_far));
             return Ok(Outcome::More { read, bytes: stored.bytes, objects: 1 });
         }
-        let mut tries = 1;
-        let done = loop {
-            match place.complete(&note.so_far, &told).await {
-                Ok(done) => break done,
-                Err(error) if tries >= MANIFEST_TRIES => return Err(error),
-                // Called again it would bring what is there already.
-                Err(error) => self.shard.store_failed(&error.to_string()),
+        match place.complete(&note.so_far, &told).await {
+            Ok(Some(done)) => {
+                self.end(done).await;
+                Ok(Outcome::Done { bytes: stored.bytes, objects: 1 })
             }
-            tries += 1;
-            tokio::time::sleep(AGAIN).await;
-        };
-        self.end(done).await;
-        Ok(Outcome::Done { bytes: stored.bytes, objects: 1 })
+            Ok(None) => {
+                let gone = SinkError::other(landed.manifest_key, "a list of its pages is gone");
+                Ok(self.unsettled(&gone, landed.status))
+            }
+            Err(error) => Ok(self.unsettled(&error, landed.status)),
+        }
     }
 
-    async fn end(&self, done: Done) {
+    pub(super) fn place(&self) -> Place<'_> {
+        Place::new(self.shard, self.shard.plan(), (self.platform, self.api), self.item)
+    }
+
+    /// What is told of this call.
+    pub(super) fn told(&self, status: u16, request_id: Option<String>) -> Told {
+        let waited = self.shard.clock.wall_at(self.permit.decided_at());
+        let waited = waited.duration_since(self.item.queued_at).as_millis();
+        Told { status, waited_ms: u64::try_from(waited).unwrap_or(0), request_id }
+    }
+
+    /// A note of this read; of its last page nothing yet.
+    pub(super) fn note(&self, place: &Place<'_>, key: String, so_far: SoFar, told: &Told) -> Note {
+        let more = More {
+            store: place.store(),
+            request_id: told.request_id.clone(),
+            filled: so_far.filled,
+            used: so_far.used,
+            is_split: false,
+        };
+        Note {
+            queue: self.shard.queue.name().to_string(),
+            key,
+            so_far,
+            calls: self.calls,
+            status: told.status,
+            waited_ms: told.waited_ms,
+            more,
+            ..Note::default()
+        }
+    }
+
+    pub(super) async fn end(&self, done: Done) {
         let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
         finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
         drop_note(self.shard, self.item).await;
     }
 
-    /// Before the first of several pages becomes visible: a manifest of an earlier collection would speak of pages
-    /// of both. Gives how many pages it named.
-    async fn clear_manifest(&self, key: &Path) -> Result<u32, SinkError> {
-        let Some(bytes) = self.shard.store.get(key).await? else { return Ok(0) };
-        let pages = serde_json::from_slice::<Manifest>(&bytes).map_or(0, |known| known.done.pages);
-        self.shard.store.delete(key).await?;
-        Ok(pages)
+    /// The store failed after the note was kept: whether the page is there is looked up, and if it is, it is not called
+    /// again.
+    pub(super) fn unsettled(&self, error: &SinkError, status: u16) -> Outcome {
+        let last = LastAnswer { status: Some(status), ..LastAnswer::default() };
+        match self.unstored(error, last) {
+            Outcome::Again { after, reason, last, .. } => {
+                Outcome::Again { kind: Again::Unsettled, after, reason, last }
+            }
+            other => other,
+        }
     }
 
     /// Replaces the note, as often as it takes; false if somebody else is further with this read.
-    async fn keep_note(&self, read: &Read, note: &Note) -> bool {
+    pub(super) async fn keep_note(&self, read: &Read, note: &Note) -> bool {
         let (lane, origin) = (&self.item.lane, self.item.origin);
         let bytes = note.encode();
         debug_assert!(bytes.len() <= NOTE_BYTES_MAX, "a note of {} bytes", bytes.len());
@@ -301,224 +328,11 @@ impl Attempt<'_> {
     }
 
     /// Another node is further: this one goes on from there.
-    async fn overtaken(&self) -> Outcome {
-        match resume(self.shard, self.item).await {
-            Resumed::New => Outcome::Again {
-                kind: Again::Late,
-                after: None,
-                reason: "another node has read further, and its note is gone".into(),
-                last: LastAnswer::default(),
-            },
-            Resumed::Read(read) => Outcome::More { read, bytes: 0, objects: 0 },
-            Resumed::Done(done) => {
-                self.end(*done).await;
-                Outcome::Done { bytes: 0, objects: 0 }
-            }
-        }
+    pub(super) fn overtaken() -> Outcome {
+        let reason = "another node has read further".into();
+        let last = LastAnswer::default();
+        Outcome::Again { kind: Again::Unsettled, after: None, reason, last }
     }
-}
-
-/// Forgets the note of a fetch that has ended. One that stays is of no harm: no other fetch has its number.
-pub(crate) async fn drop_note(shard: &Context, item: &Item) {
-    let dropped = shard.queue.drop_note(item.lane.clone(), item.origin).await;
-    if let Err(error) = dropped {
-        telemetry::queue_away(&item.lane.account, &error);
-    }
-}
-
-/// Finds out how far the read of a fetch has come, from its note and its objects, as often as it takes.
-pub(crate) async fn resume(shard: &Rc<Context>, item: &Item) -> Resumed {
-    let plan = shard.plan();
-    let Some(platform) = plan.platforms.get(&item.lane.account.platform) else {
-        return Resumed::New;
-    };
-    let Some((_, api)) = platform.api(item.lane.api.as_str()) else { return Resumed::New };
-    let Some(pages) = &api.pages else { return Resumed::New };
-    let place = Place { shard, plan: Arc::clone(&plan), platform, api, item };
-    loop {
-        match place.resume(pages).await {
-            Ok(resumed) => return resumed,
-            Err(error) => shard.store_failed(&error.to_string()),
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
-}
-
-/// Where the objects of a fetch are.
-struct Place<'a> {
-    shard: &'a Context,
-    plan: Arc<Plan>,
-    platform: &'a Platform,
-    api: &'a Api,
-    item: &'a Item,
-}
-
-impl<'a> Place<'a> {
-    fn of(shard: &'a Context, platform: &'a Platform, api: &'a Api, item: &'a Item) -> Self {
-        Self { shard, plan: shard.plan(), platform, api, item }
-    }
-
-    fn key(&self, page: u32, ext: &str) -> Result<Path, Refusal> {
-        object_key(&self.plan, self.platform, self.api, self.item, page, ext)
-    }
-
-    async fn resume(&self, pages: &Pages) -> Result<Resumed, SinkError> {
-        let noted = loop {
-            match self.shard.queue.note(self.item.lane.clone(), self.item.origin).await {
-                Ok(noted) => break noted,
-                Err(error) => telemetry::queue_away(&self.item.lane.account, &error),
-            }
-            tokio::time::sleep(AGAIN).await;
-        };
-        let Some(noted) = noted else { return Ok(Resumed::New) };
-        let anew = || Resumed::Read(Arc::new(Read::new(noted.version, Read::first(pages).so_far)));
-        let note = match Note::decode(&noted.bytes) {
-            Ok(note) if *note.queue == *self.shard.queue.name() => note,
-            Ok(_) => return Ok(anew()),
-            Err(error) => {
-                telemetry::note_unreadable(self.item, &error.to_string());
-                return Ok(anew());
-            }
-        };
-        let page = note.so_far.page.saturating_sub(1);
-        let Some(last) = note.so_far.tail.last() else { return Ok(anew()) };
-        let ext = note.so_far.exts.get(usize::from(last.ext)).map_or("", String::as_str);
-        let key = match self.key(page, ext) {
-            Ok(key) if key.as_ref() == note.key => key,
-            // Objects go elsewhere by now: what is stored is no beginning of theirs.
-            _ => return Ok(anew()),
-        };
-        let codec = codec_of(&key);
-        let holds = self.shard.store.holds(&key, codec, last.stored_bytes, &last.sha256).await?;
-        telemetry::read_resumed(self.item, if holds { page + 1 } else { page });
-        if !holds {
-            return Ok(Resumed::Read(Arc::new(Read::new(noted.version, note.undone()))));
-        }
-        // One that was begun in another way is begun anew by its next attempt.
-        if !note.is_last || note.so_far.how != pages.how {
-            return Ok(Resumed::Read(Arc::new(Read::new(noted.version, note.so_far))));
-        }
-        let told = Told { status: note.status, waited_ms: note.waited_ms, request_id: None };
-        Ok(Resumed::Done(Box::new(self.complete(&note.so_far, &told).await?)))
-    }
-
-    fn objects(&self, so_far: &pages::SoFar) -> Result<Vec<Object>, SinkError> {
-        let first = so_far.listed + 1;
-        let object = |(place, page): (usize, &Page)| {
-            let ext = so_far.exts.get(usize::from(page.ext)).map_or("", String::as_str);
-            let key = self.key(first + place as u32, ext);
-            let key = key.map_err(|refusal| SinkError::other(&Path::default(), refusal))?;
-            Ok(Object {
-                key: key.to_string(),
-                bytes: page.bytes,
-                sha256: hex(&page.sha256),
-                stored_bytes: page.stored_bytes,
-            })
-        };
-        so_far.tail.iter().enumerate().map(object).collect()
-    }
-
-    /// Writes the list of the pages of the tail.
-    async fn list(&self, so_far: &pages::SoFar, manifest: &Path) -> Result<(), SinkError> {
-        let list = PageList {
-            version: 1,
-            seq: self.item.origin.0,
-            restarts: so_far.restarts,
-            first: so_far.listed + 1,
-            objects: self.objects(so_far)?,
-        };
-        let number = so_far.listed / LISTED_MAX as u32 + 1;
-        self.shard.store.put_small(&list_key(manifest, number), json(&list)).await
-    }
-
-    /// Writes the manifest of a read all of whose pages are there.
-    async fn complete(&self, so_far: &pages::SoFar, told: &Told) -> Result<Done, SinkError> {
-        let first = self.key(1, "x");
-        let first = first.map_err(|refusal| SinkError::other(&Path::default(), refusal))?;
-        let manifest_key = recipe::manifest_key(&first);
-        let pages = so_far.page.saturating_sub(1);
-        let (objects, lists) = if so_far.listed == 0 {
-            (self.objects(so_far)?, 0)
-        } else {
-            self.list(so_far, &manifest_key).await?;
-            let lists = pages.div_ceil(LISTED_MAX as u32);
-            (self.first_listed(so_far, &manifest_key, lists).await?, lists)
-        };
-        self.remove_beyond(so_far, &manifest_key, lists).await?;
-        let done = Done {
-            id: self.item.id.clone(),
-            seq: self.item.origin.0,
-            objects,
-            http_status: told.status,
-            attempts: so_far.calls,
-            pages,
-            waited_ms: told.waited_ms,
-            fetched_at: self.shard.clock.wall(),
-            labels: self.item.fetch.labels.clone(),
-            incomplete: so_far.incomplete,
-            request_id: told.request_id.clone(),
-            manifest: (lists > 0).then(|| manifest_key.to_string()),
-            lists,
-            ..Done::default()
-        };
-        let manifest = super::landing::manifest(self.shard, self.item, &done);
-        self.shard.store.put_small(&manifest_key, manifest).await?;
-        Ok(done)
-    }
-
-    /// The first pages of a long read, as their lists have them.
-    async fn first_listed(
-        &self,
-        so_far: &pages::SoFar,
-        manifest: &Path,
-        lists: u32,
-    ) -> Result<Vec<Object>, SinkError> {
-        let mut objects = Vec::with_capacity(NAMED_MAX);
-        for number in 1..=lists {
-            let key = list_key(manifest, number);
-            let bytes = self.shard.store.get(&key).await?;
-            let list = bytes.and_then(|bytes| serde_json::from_slice::<PageList>(&bytes).ok());
-            let ours = |list: &PageList| {
-                list.seq == self.item.origin.0 && list.restarts == so_far.restarts
-            };
-            let Some(list) = list.filter(ours) else {
-                return Err(SinkError::other(&key, "the list of pages is not as it was written"));
-            };
-            objects.extend(list.objects);
-            if objects.len() >= NAMED_MAX {
-                break;
-            }
-        }
-        objects.truncate(NAMED_MAX);
-        Ok(objects)
-    }
-
-    /// Removes what a longer read before has left behind these pages.
-    async fn remove_beyond(
-        &self,
-        so_far: &pages::SoFar,
-        manifest: &Path,
-        lists: u32,
-    ) -> Result<(), SinkError> {
-        let pages = so_far.page.saturating_sub(1);
-        for page in pages + 1..=so_far.highest.min(recipe::PAGE_MAX) {
-            for ext in &so_far.exts {
-                if let Ok(key) = self.key(page, ext) {
-                    self.shard.store.delete(&key).await?;
-                }
-            }
-        }
-        for number in lists + 1..=so_far.highest.div_ceil(LISTED_MAX as u32) {
-            self.shard.store.delete(&list_key(manifest, number)).await?;
-        }
-        Ok(())
-    }
-}
-
-fn json(value: &impl serde::Serialize) -> Bytes {
-    let mut text = serde_json::to_vec(value).expect("its values are plain JSON");
-    text.push(b'\n');
-    text.into()
 }
 
 fn ms(wall: Timestamp) -> u64 {
@@ -533,14 +347,6 @@ fn unhex(text: &str) -> [u8; 32] {
         *byte = u8::from_str_radix(digits, 16).unwrap_or(0);
     }
     bytes
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a String takes all");
-        text
-    })
 }
 
 /// Why a page is no good, as the outcome of its attempt.

@@ -35,7 +35,7 @@ const MEMBER_MAX: usize = 200;
 /// Most days of a part.
 const DAYS_MAX: u32 = 3_650;
 
-const CLASS_HINT: &str = "class = \"ok\", \"empty\", \"transient\", \"throttled\", \"permanent\", \"incomplete\" or \"too_much\"";
+const CLASS_HINT: &str = "class = \"ok\", \"empty\", \"transient\", \"throttled\", \"permanent\", \"unauthorized\", \"incomplete\" or \"too_much\"";
 
 /// What a platform declares for all of its apis.
 #[derive(Debug, Default)]
@@ -57,8 +57,8 @@ pub(super) fn of_platform(section: &mut Section<'_>) -> OfPlatform {
 pub(super) fn of_api(
     section: &mut Section<'_>,
     platform: &OfPlatform,
-    format: Format,
-    method: &Method,
+    (format, method): (Format, &Method),
+    caps: bool,
 ) -> Answers {
     let mut rules = rules(section);
     let own = rules.len();
@@ -88,9 +88,9 @@ pub(super) fn of_api(
     let declared = section.has("split");
     answers.split = section.section("split").and_then(split);
     let splits = |rules: &[Rule]| rules.iter().any(|rule| rule.class == Class::TooMuch);
-    if declared && !splits(&answers.rules) {
-        let hint = "answers = [{ body = \"error.code\", is = 1, class = \"too_much\" }]";
-        let message = "nothing is ever split: no rule of `answers` has the class too_much";
+    if declared && !caps && !splits(&answers.rules) {
+        let hint = "answers = [{ body = \"error.code\", is = 1, class = \"too_much\" }], or `rows_max` of `pages`";
+        let message = "nothing is ever split: no rule of `answers` has the class too_much, and no `pages` have a `rows_max`";
         section.mistake(Code::MissingKey, "split", message, hint);
     }
     if !declared && splits(&answers.rules[..own]) {
@@ -101,7 +101,9 @@ pub(super) fn of_api(
     answers.idempotent = section.flag("idempotent");
     if !method.is_idempotent() && answers.idempotent.is_none() {
         let message = format!(
-            "{method} without `idempotent`: a call whose answer is lost is dead, and not made again"
+            "{method} without `idempotent`: a call whose answer is lost, or a 5xx but 503, is dead (TG0246) and not made \
+             again. Say `idempotent = true` if it may be made twice, as one that only asks for data may; or false, if \
+             not"
         );
         section.report().warn(&section.key("idempotent"), &message);
     }
@@ -192,11 +194,12 @@ fn rule(mut entry: Section<'_>) -> Option<Rule> {
     let keep = entry.text("then").and_then(|text| one_of(&entry, "then", &text, &[("keep", true)]));
     let breaks = entry.flag("breaker");
     if let Some(class) = class {
+        let gives_up = matches!(class, Class::Permanent | Class::Unauthorized);
         let waits = matches!(class, Class::Transient | Class::Throttled | Class::Incomplete);
         for (key, is_there, fits, of) in [
             ("wait", wait.is_some(), waits, "transient, throttled or incomplete"),
             ("then", keep.is_some(), class == Class::Incomplete, "incomplete"),
-            ("breaker", breaks.is_some(), class == Class::Permanent, "permanent"),
+            ("breaker", breaks.is_some(), gives_up, "permanent or unauthorized"),
         ] {
             if is_there && !fits {
                 let message = format!("this is for answers of the class {of}");
@@ -217,7 +220,8 @@ fn rule(mut entry: Section<'_>) -> Option<Rule> {
         message,
         wait,
         keep: keep.unwrap_or(false),
-        breaks: breaks.unwrap_or(false),
+        // As a 401 does.
+        breaks: breaks.unwrap_or(class == Some(Class::Unauthorized)),
     })
 }
 

@@ -13,7 +13,7 @@ use super::jobs::{job, job_ends};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
-use super::pages::{check_templates, pages, set_how};
+use super::pages::{check_end, check_templates, pages, set_how};
 use super::pairs::{check_auth_alone, headers, template};
 use super::params::{declared_params, params};
 use super::platform::slug;
@@ -120,7 +120,8 @@ fn api(
     (number, limits): (u16, &[Declared]),
 ) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
-    let pages = pages(&mut section);
+    let (pages, ends) = pages(&mut section).unzip();
+    let caps = pages.as_ref().is_some_and(|pages| pages.rows_max.is_some());
     let page_state = if pages.is_some() { VARIABLES.as_slice() } else { &[] };
     let names: Vec<&str> = declared
         .iter()
@@ -152,7 +153,7 @@ fn api(
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     let format = format.unwrap_or(Format::Auto);
     let job = job(&mut section, &allowed);
-    let answers = of_api(&mut section, context.answers, format, &method);
+    let answers = of_api(&mut section, context.answers, (format, &method), caps);
     section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();
@@ -178,6 +179,7 @@ fn api(
         answers: Arc::new(answers),
     };
     check_templates(&section, &api);
+    check_end(&section, &mut api, ends.unwrap_or_default());
     set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     check_split(&section, &api);

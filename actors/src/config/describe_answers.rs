@@ -81,6 +81,7 @@ fn in_words(rule: &Rule) -> String {
         },
         Class::Permanent if rule.breaks => "given up; counts for the breaker".to_owned(),
         Class::Permanent => "given up".to_owned(),
+        Class::Unauthorized => "tried once more with a new token, or secrets read again".to_owned(),
         Class::Incomplete if rule.keep => "stored and marked".to_owned(),
         Class::Incomplete => {
             format!("tried again after {}", show(rule.wait.unwrap_or(INCOMPLETE_WAIT)))

@@ -27,6 +27,10 @@ pub(super) fn write_pages(out: &mut String, pages: &Pages) -> fmt::Result {
             Stop::More(path) => write!(out, "; `{path}` says whether there are more")?,
         }
     }
+    if matches!(pages.by, By::Cursor | By::Url) {
+        let is = if pages.absent_ends { "a page that tells none" } else { "null or empty" };
+        write!(out, "; {is} is the end")?;
+    }
     writeln!(out)?;
     if let Some(path) = &pages.items {
         write!(out, "    rows are in `{path}`")?;

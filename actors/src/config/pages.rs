@@ -10,6 +10,7 @@ use http::HeaderName;
 use super::BAD;
 use super::observe::predicates;
 use super::section::{Section, kind_of, one_of};
+use crate::answers::Rule;
 use crate::codes::Code;
 use crate::ids::preview;
 use crate::observe::{JsonPath, Over, PATH_STEPS_MAX, Rules, Scope, Then, Wait};
@@ -26,6 +27,8 @@ const BYS: &[(&str, By)] = &[
     ("none", By::None),
 ];
 const STOP_HINT: &str = "stop = \"short\" (fewer rows than `size`), \"empty\", { pages = \"PATH\" }, { rows = \"PATH\" } or { more = \"PATH\" }";
+/// What the key `end` says of a page where the next one should be named and nothing is there: it is the last.
+const ENDS: &[(&str, bool)] = &[("absent", true), ("null", false)];
 /// Most rows of a page.
 const SIZE_MAX: u64 = 10_000_000;
 /// Most stop rules.
@@ -56,8 +59,17 @@ impl<T> Said<T> {
     }
 }
 
+/// What is said of the last page where it names no next one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ends {
+    /// By `end`.
+    said: bool,
+    /// Nothing that could tell it from an error.
+    open: bool,
+}
+
 /// The table `pages`, if there is one.
-pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
+pub(super) fn pages(section: &mut Section<'_>) -> Option<(Arc<Pages>, Ends)> {
     let mut table = section.section("pages")?;
     let by = table
         .required("by", "by = \"page\", \"offset\", \"cursor\", \"link\", \"url\" or \"none\"");
@@ -68,6 +80,8 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let first = table.whole_in("first", 0..=u64::from(u32::MAX));
     let next = place(&mut table, "next");
     let stop = stops(&mut table);
+    let said = table.has("end");
+    let end = table.text("end").and_then(|text| one_of(&table, "end", &text, ENDS));
     let max = table.whole_in("max", 1..=u64::from(PAGE_MAX));
     let total = path(&mut table, "total");
     let rows_max = table.whole_in("rows_max", 1..=u64::MAX >> 1);
@@ -76,6 +90,11 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     let restarts = table.whole_in("restarts", 0..=100);
     if let Some(by) = by {
         fits(&table, by, (&next, &items), (&stop, has_size), first);
+        let has_more = stop.iter().flatten().any(|stop| matches!(stop, Stop::More(_)));
+        if said && !needs_next(by) && !has_more {
+            let message = format!("a read by {} has no next that could be absent", by.as_str());
+            table.mistake(BAD, "end", message, "leave it out");
+        }
         if (expired.is_some() || token_ttl.is_some()) && by == By::None {
             let message = "one call has no page token that could expire";
             table.mistake(BAD, "by", message, "leave `expired` and `token_ttl` out");
@@ -89,13 +108,18 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
     }
     table.finish();
     let by = by?;
-    Some(Arc::new(Pages {
+    let has_items = !items.is_no();
+    let stops = stop.as_ref().is_none_or(|stop| !stop.is_empty());
+    let is_named = needs_next(by) && matches!(next, Said::Is(_));
+    let ends = Ends { said, open: is_named && !said && !has_items && !stops };
+    let pages = Pages {
         by,
         items: items.value(),
         size,
         first: first.unwrap_or(u64::from(by == By::Page)),
         next: next.value(),
         stop: stop.unwrap_or_default(),
+        absent_ends: end.unwrap_or(has_items),
         max: max.map_or(MAX, |max| max as u32),
         total: total.value(),
         rows_max,
@@ -103,7 +127,8 @@ pub(super) fn pages(section: &mut Section<'_>) -> Option<Arc<Pages>> {
         token_ttl,
         restarts: restarts.map_or(RESTARTS, |restarts| restarts as u32),
         how: 0,
-    }))
+    };
+    Some((Arc::new(pages), ends))
 }
 
 /// Whether what is declared fits to how pages are asked for. Something that is there and was a mistake is told
@@ -141,7 +166,7 @@ fn fits(
             "items = \"PATH\" of their list, or size",
         );
     }
-    let needs_next = matches!(by, By::Cursor | By::Url);
+    let needs_next = needs_next(by);
     if needs_next && next.is_no() {
         let message = format!("it is not said where the next {} stands", by.as_str());
         let hint = "next = \"paging.next\", or { header = \"NAME\" }";
@@ -159,6 +184,11 @@ fn fits(
     if by == By::None && stop.as_ref().is_some_and(|stop| !stop.is_empty()) {
         table.mistake(BAD, "stop", "one call is all of the read", "leave it out");
     }
+}
+
+/// Whether an answer has to name the next page in a place that is declared.
+fn needs_next(by: By) -> bool {
+    matches!(by, By::Cursor | By::Url)
 }
 
 /// A number of rows; text would be sent as it stands, and counted as nothing.
@@ -300,6 +330,19 @@ pub(super) fn set_how(api: &mut Api) {
     let asked = (&pages.by, &pages.items, pages.size, pages.first, &pages.next);
     pages.how =
         how(&format!("{asked:?} {} {:?} {:?} {:?}", api.method, api.path, api.query, api.body));
+}
+
+/// Whether something tells a last page from an error in a 200: both may name no next page.
+pub(super) fn check_end(section: &Section<'_>, api: &mut Api, ends: Ends) {
+    let Some(pages) = &mut api.pages else { return };
+    if !ends.said && api.answers.rules.iter().any(Rule::looks_into_good) {
+        Arc::make_mut(pages).absent_ends = true;
+    } else if ends.open {
+        let message = "an answer that names no next page would end the read, and nothing tells the last page from an \
+                       error in a 200";
+        let hint = "items = \"PATH\" of its rows; or end = \"null\" (`next` is there, and null or empty); or end = \"absent\"";
+        section.mistake(Code::NoStopRule, "pages.end", message, hint);
+    }
 }
 
 /// Whether the templates of an api and its pages fit together: what is named is there, and what is there is named.

@@ -26,7 +26,7 @@ mod watch;
 mod tests;
 
 pub(crate) use lists::{LISTED_MAX, PageList, list_key};
-pub(crate) use note::Note;
+pub(crate) use note::{More, Note};
 pub(crate) use read::{Page, SoFar, how};
 pub use read::{PageState, Read};
 pub(crate) use turn::{Answered, Turn, turn, without_pairs};
@@ -57,8 +57,11 @@ pub struct Pages {
     pub first: u64,
     /// Where the next cursor or URL stands.
     pub next: Option<Place>,
-    /// What ends a read; any of them. An absent cursor or URL ends it too.
+    /// What ends a read; any of them. A null or empty cursor or URL ends it too.
     pub stop: Vec<Stop>,
+    /// So does one that is not there, and a `more` that is not. Otherwise such an answer is no page: it may be an
+    /// error with the status of a good answer.
+    pub absent_ends: bool,
     /// Most pages; 1 to [`crate::recipe::PAGE_MAX`].
     pub max: u32,
     /// Where the answer says how many rows there are in all.

@@ -1,7 +1,8 @@
 //! The note of a fetch: the durable form of a read between two pages.
 //!
 //! Form: one byte of version, then [postcard](https://postcard.jamesmunns.com/wire-format). It names the page that
-//! was written last, how that page is asked for should its object not be there, and how the next one is.
+//! was written last, how that page is asked for should its object not be there, and how the next one is. Version 2
+//! is version 1 with more behind it; both are read.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,10 +11,12 @@ use super::PageState;
 use super::read::SoFar;
 
 /// The form written now.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The form that ends before [`More`].
+const WITHOUT_MORE: u8 = 1;
 
 /// What is kept of a read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Note {
     /// Names the queue that the fetch is in: another one's numbers may be the same.
     pub(crate) queue: String,
@@ -33,6 +36,24 @@ pub(crate) struct Note {
     pub(crate) status: u16,
     /// From queueing to its permit, in milliseconds.
     pub(crate) waited_ms: u64,
+    /// What stands behind the rest.
+    #[serde(skip)]
+    pub(crate) more: More,
+}
+
+/// What notes of the first form do not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct More {
+    /// Tells the store that the objects are in from others; 0: it is not known.
+    pub(crate) store: u64,
+    /// The provider's id of the last call.
+    pub(crate) request_id: Option<String>,
+    /// A page was not of the class empty, as far as is known.
+    pub(crate) filled: bool,
+    /// [`SoFar::used`].
+    pub(crate) used: u64,
+    /// It asked for too much: others take the place of it and of all its pages.
+    pub(crate) is_split: bool,
 }
 
 /// A note that cannot be read: the read is begun anew.
@@ -44,6 +65,7 @@ impl Note {
     /// As bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let bytes = postcard::to_extend(self, vec![VERSION]);
+        let bytes = bytes.and_then(|bytes| postcard::to_extend(&self.more, bytes));
         bytes.expect("a Vec takes whatever is written").into()
     }
 
@@ -51,10 +73,18 @@ impl Note {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
         let (version, rest) =
             bytes.split_first().ok_or_else(|| NoteError("it is empty".to_owned()))?;
-        if *version != VERSION {
-            return Err(NoteError(format!("its form is {version}, known is {VERSION}")));
+        if !(WITHOUT_MORE..=VERSION).contains(version) {
+            let known = format!("known are {WITHOUT_MORE} to {VERSION}");
+            return Err(NoteError(format!("its form is {version}, {known}")));
         }
-        postcard::from_bytes(rest).map_err(|error| NoteError(error.to_string()))
+        let unread = |error: postcard::Error| NoteError(error.to_string());
+        let (mut note, rest) = postcard::take_from_bytes::<Self>(rest).map_err(unread)?;
+        note.more = match *version {
+            WITHOUT_MORE => More { filled: true, used: u64::MAX, ..More::default() },
+            _ => postcard::from_bytes(rest).map_err(unread)?,
+        };
+        (note.so_far.filled, note.so_far.used) = (note.more.filled, note.more.used);
+        Ok(note)
     }
 
     /// The read as it was before the page that was written last, whose object is not there.

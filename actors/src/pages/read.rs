@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::Pages;
+use super::{LISTED_MAX, Pages};
 
 /// How one page is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,10 +63,17 @@ pub(crate) struct SoFar {
     pub(crate) bytes: u64,
     /// When the first page was stored, in ms since 1970; 0 before.
     pub(crate) started_ms: u64,
-    /// Most pages that an earlier read of these keys stored.
+    /// Most pages that an earlier read of these keys stored; what their keys end in is among `exts`.
     pub(crate) highest: u32,
     /// A rule says of a page that it is a part only, and that this is kept.
     pub(crate) incomplete: bool,
+    /// A page was not of the class empty. Of the note's second form.
+    #[serde(skip)]
+    pub(crate) filled: bool,
+    /// Which of `exts` keys of this read end in, a bit each; others are those of an earlier one. Of the note's second
+    /// form.
+    #[serde(skip)]
+    pub(crate) used: u64,
     /// How many pages are in lists of their own beside the objects.
     pub(crate) listed: u32,
     /// Those behind them, in order.
@@ -103,7 +110,8 @@ fn first_64(digest: &[u8]) -> u64 {
     digest.first_chunk().map_or(0, |mark| u64::from_be_bytes(*mark))
 }
 
-/// [`Pages::how`]: of all that says what the pages of a read are.
+/// 64 bits of a hash of text: [`Pages::how`], of all that says what the pages of a read are, and what tells a store
+/// from others.
 pub(crate) fn how(said: &str) -> u64 {
     use sha2::{Digest, Sha256};
     first_64(&Sha256::digest(said))
@@ -142,8 +150,9 @@ impl Read {
         }
         let before = &self.so_far;
         let highest = before.highest.max(before.page.saturating_sub(1));
-        let calls = before.calls;
-        let so_far = SoFar { highest, calls, calls_anew: calls, ..Self::first(pages).so_far };
+        let (calls, restarts, exts) = (before.calls, before.restarts, before.exts.clone());
+        let first = Self::first(pages).so_far;
+        let so_far = SoFar { highest, calls, calls_anew: calls, restarts, exts, ..first };
         Arc::new(Self::new(self.version(), so_far))
     }
 
@@ -170,6 +179,7 @@ impl SoFar {
             calls: self.calls + calls,
             calls_anew: self.calls + calls,
             highest: self.highest.max(self.page.saturating_sub(1)),
+            exts: self.exts.clone(),
             ..Self::default()
         }
     }
@@ -180,6 +190,21 @@ impl SoFar {
         mark == self.state.mark()
             || (self.milestone.1 > 0 && mark == self.milestone.0)
             || self.tail.iter().any(|page| page.mark == mark)
+    }
+
+    /// The first pages of the tail are in a list by now.
+    pub(crate) fn was_listed(&mut self) {
+        let count = self.tail.len().min(LISTED_MAX);
+        self.tail.drain(..count);
+        self.listed += count as u32;
+    }
+
+    /// What keys of an earlier read end in, and none of this one.
+    pub(crate) fn unused(&self) -> impl Iterator<Item = &String> {
+        let used =
+            |place: usize| u32::try_from(place).is_ok_and(|bit| self.used >> bit.min(63) & 1 == 1);
+        let unused = self.exts.iter().enumerate().filter(move |(place, _)| !used(*place));
+        unused.map(|(_, ext)| ext)
     }
 
     /// With the page that was called last.
@@ -196,6 +221,7 @@ impl SoFar {
         }
         // A read has a handful of them: one more than a byte can name would be a provider's joke.
         let ext = u8::try_from(place).unwrap_or(0);
+        next.used |= 1_u64.checked_shl(ext.into()).unwrap_or(0);
         next.tail.push(Page { ext, ..page });
         next.rows += rows;
         next.calls += calls;

@@ -9,6 +9,13 @@ use crate::config;
 use crate::plan::Platform;
 use crate::store::Tap;
 
+/// As version 1 wrote it.
+const FIRST_FORM: &str = "01 01 71 0c 6b 2f 30 30 30 30 31 2e 6a 73 6f 6e
+    07 00 02 00 00 01 02 63 32 00 01 00 03 1e 05 00 00 00
+    01 1e 14 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
+    00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 09 01 04 6a 73 6f 6e 09 01
+    00 00 00 00 03 01 00 c8 01 05";
+
 /// A platform whose one api has these pages, and sends all of their state.
 fn platform(pages: &str, query: &str) -> Arc<Platform> {
     let text = format!(
@@ -170,7 +177,8 @@ fn an_offset_goes_on_by_the_rows_that_came_and_a_missing_row_is_told() {
 
 #[test]
 fn a_cursor_ends_where_it_is_absent_null_empty_or_false() {
-    let platform = platform(r#"by = "cursor", next = "next""#, r#"c = "{page.cursor}""#);
+    let platform =
+        platform(r#"by = "cursor", next = "next", end = "absent""#, r#"c = "{page.cursor}""#);
     for last in [r#"{"a":1}"#, r#"{"next":null}"#, r#"{"next":""}"#, r#"{"next":false}"#] {
         let (called, ended) = read(&platform, &[r#"{"next":"x"}"#, r#"{"next":12}"#, last]);
         assert_eq!(ended, Ok(()), "{last}");
@@ -186,7 +194,7 @@ fn a_cursor_ends_where_it_is_absent_null_empty_or_false() {
 
 #[test]
 fn a_url_is_joined_and_stays_on_the_hosts_of_the_platform() {
-    let platform = platform(r#"by = "url", next = "next""#, "");
+    let platform = platform(r#"by = "url", next = "next", end = "absent""#, "");
     let next = |url: &str| {
         let pages = pages_of(&platform);
         let body = format!(r#"{{"next":"{url}"}}"#);
@@ -247,8 +255,10 @@ fn the_next_link_is_found_as_rfc_8288_writes_it() {
 
 #[test]
 fn a_loop_of_any_length_is_found_within_three_times_its_pages() {
-    let platform =
-        platform(r#"by = "cursor", next = "next", max = 99999"#, r#"c = "{page.cursor}""#);
+    let platform = platform(
+        r#"by = "cursor", next = "next", end = "null", max = 99999"#,
+        r#"c = "{page.cursor}""#,
+    );
     for length in [1_usize, 2, 3, 49, 60, 130, 700] {
         let bodies: Vec<String> = (0..5 * length + 300)
             .map(|n| format!(r#"{{"n":{n},"next":"c{}"}}"#, n % length))
@@ -302,7 +312,8 @@ fn rows_at_the_cap_and_rows_that_are_missing_are_no_whole_read() {
 
 #[test]
 fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
-    let platform = platform(r#"by = "cursor", next = "next""#, r#"c = "{page.cursor}""#);
+    let platform =
+        platform(r#"by = "cursor", next = "next", items = "d""#, r#"c = "{page.cursor}""#);
     let mut so_far = Read::first(&pages_of(&platform)).so_far;
     for n in 0..LISTED_MAX as u64 {
         let mark = so_far.state.mark();
@@ -311,6 +322,8 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
         so_far = so_far.with(page, "json.zst", 10_000, 1);
         so_far.state.cursor = Some(format!("{n:0>200}"));
     }
+    assert_eq!(so_far.used, 1);
+    so_far.filled = true;
     let before = PageState { cursor: Some("x".repeat(200)), ..PageState::default() };
     let note = Note {
         queue: "TOLLGATE_FETCH@1763750000000".into(),
@@ -322,9 +335,16 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
         is_last: false,
         status: 200,
         waited_ms: 1234,
+        more: More {
+            store: u64::MAX,
+            request_id: Some("r".repeat(1024)),
+            filled: true,
+            used: 1,
+            is_split: false,
+        },
     };
     let bytes = note.encode();
-    assert!(bytes.len() <= 4096, "{} bytes", bytes.len());
+    assert!(bytes.len() <= 5120, "{} bytes", bytes.len());
     assert_eq!(Note::decode(&bytes).unwrap(), note);
     let undone = note.undone();
     assert_eq!(
@@ -334,6 +354,76 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
     assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls - 1));
     assert!(Note::decode(&[]).is_err() && Note::decode(&[9, 1]).is_err());
     assert!(Note::decode(&bytes[..bytes.len() / 2]).is_err());
+}
+
+#[test]
+fn a_note_of_the_first_form_is_read_and_says_nothing_of_what_came_later() {
+    let bytes = FIRST_FORM.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap());
+    let note = Note::decode(&bytes.collect::<Vec<u8>>()).unwrap();
+    assert_eq!((&*note.queue, &*note.key, note.so_far.page), ("q", "k/00001.json", 2));
+    assert_eq!(note.so_far.state.cursor.as_deref(), Some("c2"));
+    assert_eq!((note.so_far.tail.len(), note.so_far.tail[0].bytes), (1, 30));
+    assert_eq!((note.rows, note.calls, note.status, note.waited_ms), (3, 1, 200, 5));
+    let more = More { filled: true, used: u64::MAX, ..More::default() };
+    assert_eq!((note.more, note.so_far.filled), (more, true), "never called empty");
+}
+
+#[test]
+fn a_read_begun_anew_knows_of_all_objects_that_were_stored() {
+    let platform =
+        platform(r#"by = "cursor", next = "next", items = "d""#, r#"c = "{page.cursor}""#);
+    let pages = pages_of(&platform);
+    let mut so_far = Read::first(&pages).so_far;
+    for ext in ["json.zst", "csv.zst", "json.zst"] {
+        let page = Page { bytes: 1, stored_bytes: 1, sha256: [0; 32], ext: 0, mark: 1 };
+        so_far = so_far.with(page, ext, 1, 1);
+    }
+    let anew = so_far.restart(&pages, 0);
+    assert_eq!((anew.page, anew.highest, anew.restarts), (1, 3, 1));
+    assert_eq!(anew.exts, ["json.zst", "csv.zst"]);
+    assert_eq!((so_far.unused().count(), anew.unused().count()), (0, 2));
+    let page = Page { bytes: 1, stored_bytes: 1, sha256: [0; 32], ext: 0, mark: 1 };
+    let again = anew.with(page, "csv.zst", 1, 1);
+    assert_eq!(again.unused().collect::<Vec<_>>(), ["json.zst"], "no page of this read");
+    let other = Pages { how: 7, ..(*pages).clone() };
+    let under = Arc::new(Read::new(1, anew)).under(&other);
+    assert_eq!((under.so_far.highest, under.so_far.restarts, under.so_far.how), (3, 1, 7));
+    assert_eq!(under.so_far.exts, ["json.zst", "csv.zst"]);
+}
+
+#[test]
+fn a_page_that_names_no_next_one_is_the_last_only_where_that_is_said() {
+    let end = |pages: &str, bodies: &[&str]| {
+        let platform = platform(pages, r#"c = "{page.cursor}""#);
+        let (called, ended) = read(&platform, bodies);
+        (called.len(), ended.map_err(|flaw| flaw.code))
+    };
+    let (one, envelope) = (r#"{"d":[1],"next":"c2"}"#, r#"{"code":50002,"message":"busy"}"#);
+    let unknown = Err(Code::PageStateNotFound);
+    let by = r#"by = "cursor", next = "next""#;
+    for (more, last, wanted) in [
+        (r#"end = "null""#, r#"{"d":[2],"next":null}"#, Ok(())),
+        (r#"end = "null""#, r#"{"d":[2],"next":""}"#, Ok(())),
+        (r#"end = "null""#, envelope, unknown),
+        (r#"end = "absent""#, envelope, Ok(())),
+        (r#"items = "d""#, r#"{"d":[2]}"#, Ok(())),
+        (r#"items = "d""#, envelope, unknown),
+        (r#"items = "d", end = "null""#, r#"{"d":[2]}"#, unknown),
+        (r#"stop = { more = "more" }"#, envelope, unknown),
+        (r#"stop = { more = "more" }"#, r#"{"d":[2],"more":false}"#, Ok(())),
+        // It says that there are more, and not how they are asked for.
+        (r#"stop = { more = "more" }"#, r#"{"d":[2],"more":true}"#, unknown),
+    ] {
+        let first = if more.contains("more") { r#"{"more":true,"next":"c2"}"# } else { one };
+        assert_eq!(end(&format!("{by}, {more}"), &[first, last]), (2, wanted), "{more}: {last}");
+    }
+    let by_page = |more: &str| {
+        let pages = format!(r#"by = "page", stop = {{ more = "more" }}{more}"#);
+        let platform = platform(&pages, r#"c = "{page.number}""#);
+        read(&platform, &[r#"{"more":true,"n":1}"#, r#"{"n":2}"#]).1.map_err(|flaw| flaw.code)
+    };
+    assert_eq!(by_page(""), unknown);
+    assert_eq!(by_page(r#", end = "absent""#), Ok(()));
 }
 
 #[test]

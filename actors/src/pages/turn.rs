@@ -119,10 +119,10 @@ fn stops(pages: &Pages, so_far: &SoFar, seen: &Seen, rows: Option<u64>) -> Resul
                 had >= all
             }
             Stop::More(path) => match seen.at(path) {
-                None if so_far.page == 1 => return Err(absent(path)),
+                None if so_far.page == 1 || !pages.absent_ends => return Err(absent_at(path)),
                 None | Some(Value::Null) => true,
                 Some(Value::Text(text)) => matches!(&**text, "false" | "0" | ""),
-                Some(Value::Nested) => return Err(absent(path)),
+                Some(Value::Nested) => return Err(absent_at(path)),
             },
         };
     }
@@ -213,10 +213,14 @@ pub(crate) fn without_pairs(url: &str, names: &[&str], is_secret: impl Fn(&str) 
     if query.is_empty() { before.to_owned() } else { format!("{before}?{}", query.join("&")) }
 }
 
-/// What the answer says of the next page; nothing if it says nothing, null, false or an empty text.
+/// What the answer says of the next page; nothing if it says null, false or an empty text, or, where that is an end,
+/// nothing.
 fn said(pages: &Pages, answered: Answered<'_>) -> Result<Option<String>, Flaw> {
     let text = match &pages.next {
         Some(Place::Header(name)) => {
+            if !pages.absent_ends && !answered.headers.contains_key(name) {
+                return Err(absent(&format_args!("the header `{name}`")));
+            }
             let value =
                 answered.headers.get(name).map(|value| String::from_utf8(value.as_bytes().into()));
             value.transpose().map_err(|_| {
@@ -225,6 +229,7 @@ fn said(pages: &Pages, answered: Answered<'_>) -> Result<Option<String>, Flaw> {
             })?
         }
         Some(Place::Body(path)) => match answered.seen.at(path) {
+            None if !pages.absent_ends => return Err(absent_at(path)),
             None | Some(Value::Null) => None,
             Some(Value::Text(text)) if text == "false" => None,
             Some(Value::Text(text)) => Some(text.clone()),
@@ -261,11 +266,15 @@ fn number(seen: &Seen, path: &JsonPath) -> Result<u64, Flaw> {
             let reason = format!("`{path}` is `{}`, which is no whole number", preview(text));
             Flaw::new(Code::PageStateNotFound, reason)
         }),
-        _ => Err(absent(path)),
+        _ => Err(absent_at(path)),
     }
 }
 
-fn absent(path: &JsonPath) -> Flaw {
-    let reason = format!("`{path}` is not in the answer: it is not known whether a page follows");
+fn absent_at(path: &JsonPath) -> Flaw {
+    absent(&format_args!("`{path}`"))
+}
+
+fn absent(what: &dyn std::fmt::Display) -> Flaw {
+    let reason = format!("{what} is not in the answer: it is not known whether a page follows");
     Flaw::new(Code::PageStateNotFound, reason)
 }

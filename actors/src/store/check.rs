@@ -16,6 +16,21 @@ use super::{Codec, Store};
 const PIECE_BYTES: usize = 1024 * 1024;
 
 impl Store {
+    /// How many bytes an object has as stored; nothing if there is none. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn size(&self, key: &Path) -> Result<Option<u64>, SinkError> {
+        self.check(key)?;
+        match self.inner.objects.head(key).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                Ok(None)
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
+    }
+
     /// Whether this object is there, has so many bytes as stored, and decompresses to bytes of this hash. Reads
     /// all of it, piece by piece. Dropping the future is safe.
     ///

@@ -10,7 +10,7 @@ use flate2::write::{GzEncoder, MultiGzDecoder};
 use flate2::{Compress, Compression, Crc, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::zstd_safe::CParameter;
 
-use super::unwrap::Unwrapper;
+use super::unwrap::{IsNot, Unwrapper};
 use super::zip::ZipDecoder;
 use super::{Codec, Decode};
 
@@ -83,9 +83,10 @@ impl<W: Write> Decoder<W> {
     }
 
     /// What the body is not, if it was passed on because it is not what was declared.
-    pub(super) fn is_not(&self) -> Option<&'static str> {
+    pub(super) fn is_not(&self) -> Option<IsNot> {
         match self {
             Self::Unwrap(decoder) => decoder.is_not(),
+            Self::Zip(decoder) => decoder.is_empty().map(IsNot::Filled),
             _ => None,
         }
     }

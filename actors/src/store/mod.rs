@@ -166,8 +166,19 @@ pub trait Inspect: Send + std::fmt::Debug {
     /// The next bytes of it.
     fn take(&mut self, bytes: &[u8]);
 
-    /// That was all; whether it may be stored. Called once.
-    fn end(&mut self) -> bool;
+    /// That was all; what becomes of it. Called once.
+    fn end(&mut self) -> Word;
+}
+
+/// The last word on a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It is not stored.
+    No,
+    /// It may be stored, if it is what was declared.
+    Yes,
+    /// It is stored: there is nothing in it, and that is right. So it need not be the file that was declared.
+    Empty,
 }
 
 /// How a body is taken.
@@ -416,6 +427,29 @@ impl Store {
             listed.try_collect().await.map_err(|e| SinkError::store(&Path::default(), e))?;
         keys.sort_unstable();
         Ok(keys)
+    }
+
+    /// Objects below a prefix behind a key, and when each was written: at most so many, in no order where the store has
+    /// none.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub(crate) async fn below(
+        &self,
+        prefix: &Path,
+        behind: Option<&Path>,
+        most: usize,
+    ) -> Result<Vec<(Path, jiff::Timestamp)>, SinkError> {
+        let objects = &self.inner.objects;
+        let listed = match behind {
+            Some(behind) => objects.list_with_offset(Some(prefix), behind),
+            None => objects.list(Some(prefix)),
+        };
+        let listed = listed.take(most).map_ok(|meta| {
+            let written = jiff::Timestamp::from_millisecond(meta.last_modified.timestamp_millis());
+            (meta.location, written.unwrap_or(jiff::Timestamp::MIN))
+        });
+        listed.try_collect().await.map_err(|error| SinkError::store(prefix, error))
     }
 
     /// Writes and deletes a tiny object at the root: whether the store can be used now.

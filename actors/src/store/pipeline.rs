@@ -11,9 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::codec::{Decoder, Encoder, STEP_BYTES, compress_small};
 use super::sink::Tap;
-use super::unwrap::{ToUtf8, Unwrapper};
+use super::unwrap::{IsNot, ToUtf8, Unwrapper};
 use super::zip::Unfit as UnfitArchive;
-use super::{Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap};
+use super::{
+    Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap, Word,
+};
 
 /// What an encoder may hand out beyond a full part: its own output buffer and a step.
 const PART_SLACK_BYTES: usize = 256 * 1024;
@@ -70,21 +72,20 @@ pub(super) fn pack(
 }
 
 /// Whether a whole body is stored: what somebody sees in it goes before what it is not.
-fn last_word(
-    inspect: &mut Option<Box<dyn Inspect>>,
-    is_not: Option<&'static str>,
-) -> Result<(), Fault> {
-    if inspect.as_mut().is_some_and(|inspect| !inspect.end()) {
-        return Err(Fault::Refused);
-    }
-    match is_not {
-        Some(what) => Err(Fault::Encoding(format!("the body is not {what}"))),
-        None => Ok(()),
+fn last_word(inspect: &mut Option<Box<dyn Inspect>>, is_not: Option<IsNot>) -> Result<(), Fault> {
+    let word = inspect.as_mut().map_or(Word::Yes, |inspect| inspect.end());
+    match (word, is_not) {
+        (Word::No, _) => Err(Fault::Refused),
+        (Word::Empty, _) | (Word::Yes, None) => Ok(()),
+        (Word::Yes, Some(IsNot::File(what))) => {
+            Err(Fault::Encoding(format!("the body is not {what}")))
+        }
+        (Word::Yes, Some(IsNot::Filled(reason))) => Err(Fault::Unfit(Unfit::Archive, reason)),
     }
 }
 
 /// A small body, and what it is not.
-type Small = (Vec<u8>, Option<&'static str>);
+type Small = (Vec<u8>, Option<IsNot>);
 
 fn decode_small(wire: &[u8], options: &SinkOptions) -> Result<Option<Small>, Fault> {
     let room = || Vec::with_capacity(INLINE_BYTES_MAX);

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
+
 use super::{Cleaned, Store};
+use crate::fresh;
 use crate::plan::{Plan, StoreTarget};
 use crate::telemetry;
 
@@ -37,6 +40,13 @@ pub fn keep_clean(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<>
             }
             if let Some(reason) = trouble {
                 telemetry::leftovers_unseen(&reason);
+            }
+            let swept = match Timestamp::try_from(now()) {
+                Ok(wall) => fresh::sweep(&store, wall).await,
+                Err(_) => Ok(0),
+            };
+            if let Err(error) = swept {
+                telemetry::leftovers_unseen(&error.to_string());
             }
             tokio::time::sleep(EVERY).await;
             before = now() - older;

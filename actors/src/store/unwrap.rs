@@ -13,6 +13,15 @@ use super::zip::{ZipDecoder, is_zip};
 /// Bytes of text converted at once.
 const TEXT_BYTES: usize = 8 * 1024;
 
+/// What a body is not.
+#[derive(Debug)]
+pub(super) enum IsNot {
+    /// Such a file.
+    File(&'static str),
+    /// An archive with something in it: a sentence.
+    Filled(String),
+}
+
 /// Takes a body out of the file that it is. A body that is none is passed on as it is: providers send their errors
 /// so, and whoever looks at bodies wants to see them.
 pub(super) struct Unwrapper<W: Write> {
@@ -78,11 +87,12 @@ impl<W: Write> Unwrapper<W> {
     }
 
     /// What the body is not, if it is not what was declared.
-    pub(super) fn is_not(&self) -> Option<&'static str> {
+    pub(super) fn is_not(&self) -> Option<IsNot> {
         match (&self.state, &self.unwrap) {
-            (State::Known { is_file: true, .. }, _) | (_, Unwrap::None) => None,
-            (_, Unwrap::Zip(_)) => Some("a zip archive"),
-            (_, Unwrap::Gzip) => Some("a gzip file"),
+            (State::Known { is_file: true, inner }, _) => inner.is_not(),
+            (_, Unwrap::None) => None,
+            (_, Unwrap::Zip(_)) => Some(IsNot::File("a zip archive")),
+            (_, Unwrap::Gzip) => Some(IsNot::File("a gzip file")),
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The archive's own list of members stands at its end, so the headers before each member are read instead (APPNOTE
 //! 6.3.10 §4.3: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>). What cannot be told from them alone
-//! is refused: encryption, a stored member without its length, and methods other than stored and deflate.
-//! Checksums and lengths are compared, and an archive without its end is cut short.
+//! is refused: encryption, and methods other than stored and deflate. A stored member whose length comes after it ends
+//! where a descriptor with its sign has the checksum and the length of all before it, and a record follows; the list at
+//! the archive's end must have the same. Checksums and lengths are compared, and an archive without its end is cut short.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,6 +23,8 @@ const LOCATOR_64: [u8; 4] = *b"PK\x06\x07";
 /// The extra field that has 64-bit lengths, and what stands in the header then.
 const EXTRA_64: u16 = 1;
 const SEE_EXTRA: u32 = u32::MAX;
+/// The longest descriptor: a sign, a checksum and two lengths of 64 bits (§4.3.9).
+const DESCRIPTOR_MAX: usize = 24;
 /// Names that an error lists.
 const NAMES_MAX: usize = 5;
 /// Longest record of the archive's end that is skipped at once, in bytes; a longer one is no archive.
@@ -63,6 +66,8 @@ pub(super) struct ZipDecoder<W: Write> {
     names: Vec<String>,
     picked: Option<String>,
     buffer: Vec<u8>,
+    /// What the archive's list must have, of the member that was written: checksum and length.
+    unlisted: Option<(u32, u64)>,
 }
 
 enum State {
@@ -96,6 +101,8 @@ struct Member {
     written: u64,
     crc: Crc,
     raw: Decompress,
+    /// Bytes of one whose end has to be looked for, which may be its end.
+    unsure: Option<Vec<u8>>,
     ended: bool,
 }
 
@@ -109,6 +116,7 @@ impl<W: Write> ZipDecoder<W> {
             names: Vec::new(),
             picked: None,
             buffer: Vec::with_capacity(STEP_BYTES),
+            unlisted: None,
         }
     }
 
@@ -140,11 +148,15 @@ impl<W: Write> ZipDecoder<W> {
                     };
                 }
                 State::Body(mut member) => {
-                    let now = self.body(&mut member, rest)?;
+                    let now = if member.unsure.is_some() {
+                        self.body_to_descriptor(&mut member, rest)?
+                    } else {
+                        self.body(&mut member, rest)?
+                    };
                     taken += now;
                     let wrote = !self.buffer.is_empty();
                     self.state =
-                        if member.ended { Self::close(member)? } else { State::Body(member) };
+                        if member.ended { self.close(member)? } else { State::Body(member) };
                     // One turn of the decompressor at a time: what came out has to be looked at first.
                     if taken > 0 && wrote {
                         break;
@@ -168,20 +180,43 @@ impl<W: Write> ZipDecoder<W> {
     }
 
     pub(super) fn finish(self) -> io::Result<W> {
+        if let State::Body(Member { unsure: Some(unsure), .. }) = &self.state
+            && unsure.windows(4).any(|bytes| bytes == END)
+        {
+            let name = self.names.last().map_or("", String::as_str);
+            return Err(unfit(format!(
+                "`{name}` in the zip archive is stored and does not say where it ends: its header has no length, no \
+                 descriptor with a sign follows it, and the list that has its length comes behind it, too late for what is \
+                 read as it comes. Let it be written with deflate, or with lengths"
+            )));
+        }
         if !matches!(self.state, State::Ended) {
             return Err(io::Error::other("the zip archive was cut short"));
         }
-        if self.picked.is_some() {
+        if self.unlisted.is_some() {
+            return Err(broken("what its list says of a member is not so"));
+        }
+        if self.picked.is_some() || self.names.is_empty() {
             return Ok(self.out);
         }
+        Err(unfit(self.lacks()))
+    }
+
+    /// That there is nothing in it, if that is so.
+    pub(super) fn is_empty(&self) -> Option<String> {
+        let is_over = matches!(self.state, State::Ended);
+        (is_over && self.names.is_empty()).then(|| self.lacks())
+    }
+
+    fn lacks(&self) -> String {
         let has = match self.names.as_slice() {
             [] => "it is empty".to_owned(),
             names => format!("it has {}", names.join(", ")),
         };
-        Err(unfit(match &self.pick.0 {
+        match &self.pick.0 {
             Some(pattern) => format!("no member of the zip archive is called `{pattern}`: {has}"),
             None => format!("the zip archive has no member: {has}"),
-        }))
+        }
     }
 
     fn hold(&mut self, rest: &[u8], need: usize) -> usize {
@@ -215,7 +250,16 @@ impl<W: Write> ZipDecoder<W> {
                 self.held.clear();
                 return state;
             }
-            LISTED => (long(28) + long(30) + long(32), false),
+            LISTED => {
+                let (crc, size) = (u32_at(&self.held, 16), u32_at(&self.held, 24));
+                let is_it = |(own, length): &(u32, u64)| {
+                    *own == crc && (size == SEE_EXTRA || u64::from(size) == *length)
+                };
+                if self.unlisted.as_ref().is_some_and(is_it) {
+                    self.unlisted = None;
+                }
+                (long(28) + long(30) + long(32), false)
+            }
             END => (long(20), true),
             END_64 => (u64_at(&self.held, 4), false),
             _ => (0, false),
@@ -283,11 +327,12 @@ impl<W: Write> ZipDecoder<W> {
                 "`{name}` in the zip archive is encrypted and does not say where it ends"
             )));
         }
-        if follows && method != 8 {
+        if follows && method != 8 && method != 0 {
             return Err(unfit(format!(
-                "`{name}` in the zip archive does not say where it ends, which only deflate shows by itself"
+                "`{name}` in the zip archive does not say where it ends, and method {method} is not read"
             )));
         }
+        let unsure = (follows && method == 0).then(Vec::new);
         let member = Member {
             wanted,
             is_deflate: method == 8,
@@ -298,9 +343,10 @@ impl<W: Write> ZipDecoder<W> {
             crc: Crc::new(),
             raw: Decompress::new(false),
             // A stored member of no length has no bytes to wait for.
-            ended: method == 0 && packed == 0,
+            ended: method == 0 && packed == 0 && unsure.is_none(),
+            unsure,
         };
-        if member.ended { Self::close(member) } else { Ok(State::Body(member)) }
+        if member.ended { self.close(member) } else { Ok(State::Body(member)) }
     }
 
     /// One turn of a member's bytes; `buffer` then holds what came out, which is written already.
@@ -332,7 +378,55 @@ impl<W: Write> ZipDecoder<W> {
         Ok(taken)
     }
 
-    fn close(member: Member) -> io::Result<State> {
+    /// A turn of a member that ends where its descriptor is.
+    fn body_to_descriptor(&mut self, member: &mut Member, rest: &[u8]) -> io::Result<usize> {
+        let mut unsure = member.unsure.take().unwrap_or_default();
+        let before = unsure.len();
+        let taken = rest.len().min(STEP_BYTES);
+        unsure.extend_from_slice(&rest[..taken]);
+        self.buffer.clear();
+        // A list and the archive's end follow the last descriptor, so that so many bytes always do.
+        let starts = (unsure.len() + 1).saturating_sub(DESCRIPTOR_MAX + 4);
+        let mut sure = 0;
+        while sure < starts {
+            let sign = unsure[sure..starts].iter().position(|byte| *byte == DESCRIPTOR[0]);
+            let at = sign.map_or(starts, |sign| sure + sign);
+            self.write_stored(member, &unsure[sure..at])?;
+            if at == starts {
+                sure = at;
+            } else if let Some(bytes) = ends_with(member, &unsure[at..]) {
+                member.ended = true;
+                // Less than any record: a descriptor was looked for as soon as this much of what follows was here.
+                let end = at + bytes;
+                self.held.clear();
+                self.held.extend_from_slice(unsure.get(end..before).unwrap_or_default());
+                return Ok(end.saturating_sub(before));
+            } else {
+                self.write_stored(member, &unsure[at..=at])?;
+                sure = at + 1;
+            }
+        }
+        unsure.drain(..sure);
+        member.unsure = Some(unsure);
+        Ok(taken)
+    }
+
+    fn write_stored(&mut self, member: &mut Member, bytes: &[u8]) -> io::Result<()> {
+        member.read += bytes.len() as u64;
+        member.written += bytes.len() as u64;
+        member.crc.update(bytes);
+        // What came out in this turn.
+        self.buffer.extend_from_slice(bytes);
+        if member.wanted { self.out.write_all(bytes) } else { Ok(()) }
+    }
+
+    fn close(&mut self, member: Member) -> io::Result<State> {
+        if member.told.is_none() && !member.is_deflate {
+            if member.wanted {
+                self.unlisted = Some((member.crc.sum(), member.written));
+            }
+            return Ok(State::Record { need: 4 });
+        }
         match member.told {
             Some(told) => {
                 check(&member, told)?;
@@ -363,6 +457,19 @@ impl<W: Write> ZipDecoder<W> {
         self.held.clear();
         Ok(State::Record { need: 4 })
     }
+}
+
+/// How long the descriptor is that stands here, if it is that of all before it and another record follows it.
+fn ends_with(member: &Member, bytes: &[u8]) -> Option<usize> {
+    if !bytes.starts_with(&DESCRIPTOR) || u32_at(bytes, 4) != member.crc.sum() {
+        return None;
+    }
+    let is_record = |at: usize| [MEMBER, LISTED].iter().any(|sign| bytes[at..].starts_with(sign));
+    let of = |length: u64| length == member.written;
+    if of(u32_at(bytes, 8).into()) && of(u32_at(bytes, 12).into()) && is_record(16) {
+        return Some(16);
+    }
+    (of(u64_at(bytes, 8)) && of(u64_at(bytes, 16)) && is_record(24)).then_some(24)
 }
 
 fn check(member: &Member, (crc, packed, size): (u32, u64, u64)) -> io::Result<()> {

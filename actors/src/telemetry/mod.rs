@@ -431,7 +431,7 @@ pub(crate) fn read_resumed(item: &Item, page: u32) {
     );
 }
 
-pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32) {
+pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32, reason: &str) {
     tracing::warn!(
         event = "read_restarted",
         platform = %item.lane.account.platform,
@@ -441,7 +441,38 @@ pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32) {
         seq = item.seq.0,
         page,
         restarts,
+        reason,
         "read begins anew"
+    );
+}
+
+/// A read whose store does not do what is needed: its fetch is looked at again later.
+pub(crate) fn read_put_aside(item: &Item, wait: Duration, reason: &str) {
+    tracing::warn!(
+        event = "read_put_aside",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        wait_ms = ms(wait),
+        reason,
+        "read put aside"
+    );
+}
+
+/// Objects of an earlier read that could not be removed, and why the first of them could not.
+pub(crate) fn pages_left(item: &Item, count: u32, reason: &str) {
+    tracing::warn!(
+        event = "pages_left",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        count,
+        reason,
+        "objects of an earlier read stay"
     );
 }
 

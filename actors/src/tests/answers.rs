@@ -25,10 +25,12 @@ fn too_much_is_split_in_the_queue_in_memory_too_and_once_more_after_a_crash_it_i
         let rules = r#"answers = [{ body = "much", is = true, class = "too_much" }]
 split = { by = "dates", from = "since", to = "until" }"#;
         let rig = Rig::start(api(rules), |seen| {
-            let parts = seen.url.path().matches('~').count();
+            // The way to it: `f~12.211` is a part of a part of a part.
+            let parts = seen.url.path().rsplit_once('.').map_or(0, |(_, way)| way.len());
             Reply::ok(if parts < 3 { r#"{"much":true}"# } else { r#"{"much":false}"# })
         });
-        put(&rig, "f", &json!({ "since": "2026-01-01", "until": "2026-02-28" })).await;
+        let fields = r#""params":{"since":"2026-01-01","until":"2026-02-28"}"#;
+        let seq = rig.put_as("x", "a", "f", Priority::Normal, fields).await;
         rig.all_end(secs(60)).await;
         assert_eq!(rig.calls().len(), 1 + 2 + 4 + 8);
         let totals = &rig.shared.totals;
@@ -37,7 +39,7 @@ split = { by = "dates", from = "since", to = "until" }"#;
         // A part that is known is not stored a second time.
         let known = NewFetch {
             lane: lane("x", "a", Priority::Normal),
-            id: "f~1".into(),
+            id: format!("f~{}.1", seq.0),
             payload: "{}".into(),
             not_before: None,
         };
@@ -89,5 +91,46 @@ fn access_that_was_taken_away_costs_one_call_at_a_time_ever_more_seldom() {
         assert_eq!(totals.fetches_done.get(), 40);
         let back = times("x").into_iter().find(|at| *at >= 4 * 3600).unwrap();
         assert!(back < 4 * 3600 + 3600, "{back}");
+    });
+}
+
+#[test]
+fn a_fetch_that_is_refused_by_itself_does_not_keep_the_account_shut() {
+    paused(|| async {
+        let gap = r#"gap = { per = ["account"], every = "1s", guard = "0ms" }"#;
+        let mut setup = limits(gap);
+        setup.platform = format!("breaker = {{ after = 2, for = \"1m\" }}\n{}", setup.platform);
+        let rig = Rig::start(setup, |seen| {
+            if id_of(seen).starts_with("bad") { Reply::status(401) } else { Reply::ok("{}") }
+        });
+        for id in ["bad-1", "bad-2", "bad-3", "bad-4", "good-1", "good-2", "good-3"] {
+            rig.put("x", "a", id).await;
+        }
+        rig.all_end(secs(3600)).await;
+        let called: Vec<String> = rig.wire.seen().iter().map(id_of).collect();
+        // Two find out; each trial is another one, until one shows that access is given; then all get their turn.
+        assert_eq!(called[..5], ["bad-1", "bad-2", "bad-3", "bad-4", "good-1"], "{called:?}");
+        assert_eq!(rig.shared.totals.fetches_done.get(), 3);
+        assert_eq!(rig.dead().await.len(), 4);
+        assert!(called.len() <= 9, "{called:?}");
+    });
+}
+
+#[test]
+fn a_trial_is_made_with_another_priority_too() {
+    paused(|| async {
+        let gap = r#"gap = { per = ["account"], every = "1s", guard = "0ms" }"#;
+        let mut setup = limits(gap);
+        setup.platform = format!("breaker = {{ after = 1, for = \"1m\" }}\n{}", setup.platform);
+        let rig = Rig::start(setup, |seen| {
+            if id_of(seen).starts_with("bad") { Reply::status(401) } else { Reply::ok("{}") }
+        });
+        rig.put_as("x", "a", "bad-1", Priority::High, "").await;
+        rig.put_as("x", "a", "bad-2", Priority::High, "").await;
+        rig.put_as("x", "b", "good", Priority::Low, "").await;
+        rig.at(61_500).await;
+        assert_eq!(rig.wire.count(), 2, "{:?}", rig.calls());
+        rig.at(200_000).await;
+        assert_eq!(rig.shared.totals.fetches_done.get(), 1, "{:?}", rig.calls());
     });
 }

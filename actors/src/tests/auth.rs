@@ -256,3 +256,111 @@ fn a_secret_that_is_refused_is_read_again_before_the_next_try() {
         );
     });
 }
+
+#[test]
+fn an_endpoint_that_does_not_answer_delays_no_other_credential() {
+    paused(|| async {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x0"), "s").unwrap();
+        let own = |host: &str, secret: &str| {
+            format!(
+                "auth = {{ oauth2 = {{ grant = \"client_credentials\", client_id = \"c\", \
+                 client_secret = {secret}, token_url = \"http://{host}/token\" }} }}\n"
+            )
+        };
+        let one = format!("\"file:{}\"", folder.path().join("x0").display());
+        let each = |number| format!("x{number} = {one}");
+        let all = format!("{{ {} }}", (0..200).map(each).collect::<Vec<_>>().join(", "));
+        let setup = limits(r#"gap = { per = ["account"], every = "1s" }"#);
+        let platform = setup.platform.replace(
+            "[platforms.p.apis.b]\n",
+            &format!("{}[platforms.p.apis.b]\n{}", own("slow.test", &all), own("t.test", &one)),
+        );
+        let rig = Rig::start(Setup { platform, ..setup }, |seen| match seen.url.host_str() {
+            Some("slow.test") => Reply::ok("{}").head_after(secs(29)),
+            Some("t.test") => Reply::ok(r#"{"access_token":"t-1","expires_in":3600}"#),
+            _ => Reply::ok("{}"),
+        });
+        // At hand: reading takes real time.
+        let plan = rig.shared.plan.get();
+        let apis = plan.platforms.values().flat_map(|platform| &platform.apis);
+        for credential in apis.filter_map(|api| api.auth.as_ref()).flat_map(|auth| &auth.pool) {
+            for secret in credential.references().iter().flat_map(|reference| reference.all()) {
+                secret.read_file().unwrap();
+            }
+        }
+        for number in 0..200 {
+            rig.put_many(&format!("x{number}"), "a", 1).await;
+        }
+        rig.at(1000).await;
+        let slow = rig.wire.seen().len();
+        assert!((8..=64).contains(&slow), "many at once, and not all: {slow}");
+        rig.put_many("y", "b", 1).await;
+        rig.at(2000).await;
+        assert_eq!(rig.done(), 1, "its own endpoint answers at once");
+    });
+}
+
+#[test]
+fn a_dead_token_may_be_told_by_a_rule() {
+    paused(|| async {
+        let provider = Rc::new(Provider::default());
+        let own = Rc::clone(&provider);
+        let (mut setup, _secret) = oauth2("");
+        setup.platform = format!(
+            "answers = [{{ status = 400, body = \"error.code\", is = 190, class = \"unauthorized\" }}]\n{}",
+            setup.platform
+        );
+        let rig = Rig::start(setup.attempts_max(1), move |seen| {
+            if is_token(seen) {
+                return own.token(3600);
+            }
+            own.call(seen);
+            let bearer = seen.header("authorization");
+            let is_old = bearer == "Bearer token-1" && own.good_from.get() > 1;
+            if is_old || account_of(seen) == "revoked" {
+                let reply = Reply::status(400).then(Duration::ZERO, r#"{"error":{"code":190}}"#);
+                return reply.head_after(ms(300));
+            }
+            Reply::ok("{}").head_after(ms(300))
+        });
+        for number in 0..10 {
+            rig.put_many(&format!("x{number}"), "a", 60).await;
+        }
+        rig.at(40_500).await;
+        provider.good_from.set(2);
+        rig.at(41_700).await;
+        rig.put_many("revoked", "a", 1).await;
+        rig.all_end(secs(300)).await;
+        assert_eq!(provider.given.get(), 2, "one question for all");
+        assert_eq!(provider.refused.get(), 10, "each account was out with it once");
+        let dead = rig.dead().await;
+        assert_eq!((rig.done(), dead.len()), (600, 1));
+        assert_eq!(dead[0].1, "TG0240", "{dead:?}");
+    });
+}
+
+#[test]
+fn what_a_provider_says_of_its_pages_is_shown_without_secrets() {
+    paused(|| async {
+        let mut secret = tempfile::NamedTempFile::new().unwrap();
+        // Longer than what is shown of a value.
+        let text = "s3cret-0123456789-0123456789-0123456789";
+        secret.write_all(text.as_bytes()).unwrap();
+        let platform = format!(
+            "auth = {{ bearer = \"file:{}\" }}\n[platforms.p.limits]\ngap = {{ per = [\"account\"], every = \"1s\" }}\n\
+             [platforms.p.apis.a]\npath = \"a/{{id}}\"\nquery = {{ p = \"{{page.number}}\" }}\n\
+             pages = {{ by = \"page\", items = \"d\", stop = \"empty\", total = \"total\" }}\n",
+            secret.path().display()
+        );
+        let setup = Setup { platform, ..limits("") }.attempts_max(1);
+        let body = r#"{"d":[],"total":"s3cret-0123456789-0123456789-0123456789"}"#;
+        let rig = Rig::start(setup, move |_| Reply::ok(body));
+        rig.put_many("x", "a", 1).await;
+        rig.all_end(secs(600)).await;
+        let letters = rig.queue.dead(None, 10).await.unwrap();
+        assert_eq!(letters.len(), 1);
+        let letter = format!("{letters:?}");
+        assert!(letter.contains("[redacted]") && !letter.contains("s3cret-012"), "{letter}");
+    });
+}

@@ -165,3 +165,98 @@ fn nothing_is_noted_where_nobody_wants_it() {
         assert!(keys.iter().all(|key| !key.as_ref().starts_with("_fresh")), "{keys:?}");
     });
 }
+
+#[test]
+fn however_many_fetches_of_one_request_wait_it_is_one_call() {
+    paused(|| async {
+        let limit = r#"slots = { per = ["account"], concurrent = 50 }"#;
+        let rig = Rig::start(setup(limit, ""), |_| Reply::ok("{}").head_after(secs(5)));
+        for number in 0..400 {
+            put(&rig, &format!("f{number}"), "1", "10m").await;
+        }
+        put(&rig, "other", "2", "10m").await;
+        rig.all_end(secs(60)).await;
+        assert_eq!((rig.wire.count(), rig.done()), (2, 401));
+    });
+}
+
+#[test]
+fn fetches_of_one_request_are_one_call_after_their_account_rested() {
+    paused(|| async {
+        let limit = r#"slots = { per = ["account"], concurrent = 50 }"#;
+        let rig = Rig::start(setup(limit, ""), |seen| {
+            if seen.number == 0 {
+                return Reply::status(429).header("retry-after", "600").head_after(secs(2));
+            }
+            Reply::ok("{}").head_after(secs(5))
+        });
+        for number in 0..10 {
+            put(&rig, &format!("f{number}"), "1", "10m").await;
+        }
+        rig.at(60_000).await;
+        assert_eq!(rig.shared.totals.refused.get(), 1);
+        rig.all_end(secs(1200)).await;
+        assert_eq!((rig.wire.count(), rig.done()), (2, 10));
+    });
+}
+
+/// Makes the stored manifest of a fetch say that it was fetched so much later.
+async fn shift(rig: &Rig, id: &str, by: jiff::SignedDuration) {
+    let keys = rig.shared.store.keys(100).await.unwrap();
+    let key = keys.iter().find(|key| key.as_ref().ends_with(&format!("/{id}/_manifest.json")));
+    let json = rig.shared.store.get(key.unwrap()).await.unwrap().unwrap();
+    let mut manifest: tollgate_protos::Manifest = serde_json::from_slice(&json).unwrap();
+    manifest.done.fetched_at += by;
+    let json = serde_json::to_vec(&manifest).unwrap();
+    rig.shared.store.put_small(key.unwrap(), json.into()).await.unwrap();
+}
+
+#[test]
+fn an_object_from_after_now_is_not_young_for_ever() {
+    paused(|| async {
+        let rig = Rig::start(setup(GAP, ""), |_| Reply::ok("{}"));
+        put(&rig, "first", "1", "10m").await;
+        rig.all_end(secs(30)).await;
+        shift(&rig, "first", jiff::SignedDuration::from_secs(4)).await;
+        put(&rig, "near", "1", "10m").await;
+        rig.all_end(secs(30)).await;
+        assert_eq!(
+            (rig.wire.count(), done(&rig, "near").attempts),
+            (1, 0),
+            "clocks differ a little"
+        );
+        shift(&rig, "first", jiff::SignedDuration::from_hours(1)).await;
+        put(&rig, "far", "1", "10m").await;
+        rig.all_end(secs(30)).await;
+        assert_eq!((rig.wire.count(), done(&rig, "far").attempts), (2, 1));
+    });
+}
+
+#[test]
+fn notes_whose_time_is_over_are_removed_by_a_later_sweep() {
+    paused(|| async {
+        let rig = Rig::start(setup(GAP, "fresh_for = \"1h\""), |_| Reply::ok("{}"));
+        // The longer one counts: of the fetch or of its api.
+        for (id, fresh_for) in [("a", ""), ("b", "10m"), ("c", "3h")] {
+            put(&rig, id, id, fresh_for).await;
+        }
+        rig.all_end(secs(30)).await;
+        let store = &rig.shared.store;
+        let notes = || async {
+            let keys = store.keys(100).await.unwrap();
+            keys.iter().filter(|key| key.as_ref().starts_with("_fresh/")).count()
+        };
+        // One of an earlier version does not say how long it is of use.
+        let old = object_store::path::Path::from("_fresh/0.json");
+        let json = br#"{"manifest":"p","queue":"q","seq":1}"#;
+        store.put_small(&old, json.as_slice().into()).await.unwrap();
+        let wall = rig.shared.clock.wall();
+        let hours = |hours| wall + jiff::SignedDuration::from_hours(hours);
+        for (at, removed, left) in [(0, 0, 4), (2, 2, 2), (4, 1, 1)] {
+            assert_eq!(crate::fresh::sweep(store, hours(at)).await.unwrap(), removed, "{at} h");
+            assert_eq!(notes().await, left);
+        }
+        // The store's own time of writing counts: a test's virtual time does not matter to it.
+        assert_eq!(crate::fresh::sweep(store, hours(24 * 4000)).await.unwrap(), 1);
+    });
+}

@@ -156,7 +156,9 @@ impl Rig {
         let ledger = WatchedLedger::new(ledger, log.clone());
         let store = setup.store.unwrap_or_else(|| Store::memory(1 << 30).unwrap());
         let (auth, worker) = Keeper::new(clock.clone());
-        let has_auth = plan.platforms.values().any(|platform| platform.auth.is_some());
+        let has_auth = plan.platforms.values().any(|platform| {
+            platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
+        });
         let shared = Shared {
             auth,
             shuts: Shuts::default(),

@@ -17,7 +17,8 @@ use crate::pages::Read;
 pub(crate) const PARKED_MAX: usize = 16;
 /// The number of an api that is not declared any more; none that is has it, as the gate says.
 pub(crate) const API_GONE: u16 = u16::MAX;
-/// Most fetches of a lane that wait for another of the same request.
+/// From so many fetches on that wait for another of the same request, no more of the lane are read until those are
+/// done: fetches of other requests wait then too. What was being read comes on top, at most [`AHEAD_MAX`].
 const FOLLOWERS_MAX: usize = 256;
 /// Most fetches of a lane read ahead.
 const AHEAD_MAX: usize = 64;
@@ -81,8 +82,11 @@ pub(crate) struct Lane {
     pub(crate) looking: Vec<Seq>,
     /// A suspect of this account is in flight: others of its kind wait.
     pub(crate) suspects_wait: bool,
-    /// Fetches whose request another fetch of the lane makes: they wait for what comes of that.
+    /// Fetches whose request another fetch of the lane makes: they wait for what comes of that. No more than fetches in
+    /// hand.
     alike: Vec<Alike>,
+    /// The next call shows whether access is given again: a fetch that was not tried for that goes first.
+    pub(crate) on_trial: bool,
 }
 
 /// Fetches of one request.
@@ -126,28 +130,26 @@ impl Lane {
             looking: Vec::new(),
             suspects_wait: false,
             alike: Vec::new(),
+            on_trial: false,
         }
     }
 
     /// Lets a fetch wait for another one of the same request, if there is one; else it is the one to be called,
-    /// and is given back. Beyond [`FOLLOWERS_MAX`] none waits.
+    /// and is given back. One that does not wait, `waits` says so, is called in any case, and waited for by others.
     pub(crate) fn follow(
         &mut self,
         request: RequestKey,
         candidate: Candidate,
+        waits: bool,
     ) -> Option<Candidate> {
         let seq = candidate.item.seq;
-        let room = self.followers() < FOLLOWERS_MAX;
-        let requests = self.alike.len();
         match self.alike.iter_mut().find(|alike| alike.request == request) {
-            Some(alike) if alike.leader != seq && room => {
+            Some(alike) if alike.leader != seq && waits => {
                 alike.followers.push(candidate);
                 return None;
             }
-            None if requests < FOLLOWERS_MAX => {
-                self.alike.push(Alike { request, leader: seq, followers: Vec::new() });
-            }
-            Some(_) | None => {}
+            Some(_) => {}
+            None => self.alike.push(Alike { request, leader: seq, followers: Vec::new() }),
         }
         Some(candidate)
     }
@@ -237,6 +239,10 @@ impl Lane {
         if self.is_closed() {
             return Offer::Nothing;
         }
+        if self.on_trial && self.may_read() && self.trials(now).is_some_and(|trials| trials > 0) {
+            // Among those that were not read yet is one that was not tried.
+            return Offer::Read;
+        }
         let mut later: Option<At> = None;
         for parked in self.parked.iter().filter(|parked| self.may_go(parked)) {
             if parked.not_before <= now {
@@ -248,19 +254,44 @@ impl Lane {
             if !self.heads.is_empty() {
                 return Offer::Fetch;
             }
-            if self.unseen > 0 {
+            if self.may_read() {
                 return Offer::Read;
             }
         }
         later.map_or(Offer::Nothing, Offer::Later)
     }
 
+    /// Whether more of it may be read.
+    fn may_read(&self) -> bool {
+        self.unseen > 0 && self.followers() < FOLLOWERS_MAX && self.heads.len() < AHEAD_MAX
+    }
+
+    /// How often the one that would be taken was refused already; none: nothing would be.
+    pub(crate) fn trials(&self, now: At) -> Option<u8> {
+        self.peek(now).map(|candidate| candidate.tries.throttled)
+    }
+
+    /// The place among the heads of one that goes before what is parked: the first of those that were refused least
+    /// often, while the next call is a trial.
+    fn head_on_trial(&self, now: At) -> Option<usize> {
+        if !self.on_trial {
+            return None;
+        }
+        let trials = |head: &Candidate| head.tries.throttled;
+        let (place, head) = self.heads.iter().enumerate().min_by_key(|(_, head)| trials(head))?;
+        let parked = self.parked_due(now).and_then(|place| self.parked.get(place));
+        parked.is_none_or(|parked| trials(parked) > trials(head)).then_some(place)
+    }
+
     /// What `take` would take.
     pub(crate) fn next(&self, now: At) -> Option<&Candidate> {
-        match self.parked_due(now) {
-            Some(place) => self.parked.get(place),
-            None => self.heads.front(),
-        }
+        self.peek(now)
+    }
+
+    /// Which of those that are parked goes first.
+    fn turn(&self, candidate: &Candidate) -> (u8, (bool, Seq)) {
+        let trials = if self.on_trial { candidate.tries.throttled } else { 0 };
+        (trials, candidate.order())
     }
 
     /// The same, to be changed.
@@ -276,12 +307,15 @@ impl Lane {
             .iter()
             .enumerate()
             .filter(|(_, parked)| parked.not_before <= now && self.may_go(parked))
-            .min_by_key(|(_, parked)| parked.order())
+            .min_by_key(|(_, parked)| self.turn(parked))
             .map(|(place, _)| place)
     }
 
     /// Takes what `offer` called `Fetch`: a parked one whose time has come, oldest first, else the head.
     pub(crate) fn take(&mut self, now: At) -> Option<Candidate> {
+        if let Some(place) = self.head_on_trial(now) {
+            return self.heads.remove(place);
+        }
         match self.parked_due(now) {
             Some(place) => Some(self.parked.swap_remove(place)),
             None => self.heads.pop_front(),
@@ -290,9 +324,13 @@ impl Lane {
 
     /// What `take` would take.
     pub(crate) fn peek(&self, now: At) -> Option<&Candidate> {
-        let due = |parked: &&Candidate| parked.not_before <= now && self.may_go(parked);
-        let parked = self.parked.iter().filter(due).min_by_key(|parked| parked.order());
-        parked.or_else(|| self.heads.front())
+        if let Some(place) = self.head_on_trial(now) {
+            return self.heads.get(place);
+        }
+        match self.parked_due(now) {
+            Some(place) => self.parked.get(place),
+            None => self.heads.front(),
+        }
     }
 
     /// Puts back what was taken and not tried.

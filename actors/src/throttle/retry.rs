@@ -99,10 +99,10 @@ pub(crate) fn next(
         }
         // Not the fetch's fault: it waits for whatever was. But a body that the store never takes, while
         // it takes others, would cost calls for ever.
-        Again::StoreAway | Again::Late | Again::Unsigned => {
+        Again::StoreAway | Again::Unsettled | Again::Late | Again::Unsigned => {
             tries.wasted = tries.wasted.saturating_add(1);
             if tries.wasted >= WASTED_MAX {
-                let store = kind == Again::StoreAway;
+                let store = matches!(kind, Again::StoreAway | Again::Unsettled);
                 let code = if store { Code::StoreUnavailable } else { Code::AttemptsExhausted };
                 return Next::GiveUp(code);
             }

@@ -22,11 +22,12 @@ fn days(fetch: &Fetch, to_is_excluded: bool) -> Vec<Date> {
     all.take_while(|day| if to_is_excluded { *day < last } else { *day <= last }).collect()
 }
 
-/// Splits as far as it goes; every end, and how deep it was.
-fn ends(split: &Split, fetch: &Fetch) -> Vec<Fetch> {
+/// Splits as far as it goes, each under the next number; every end.
+fn ends(split: &Split, fetch: &Fetch, number: &mut u64) -> Vec<Fetch> {
     let id = fetch.id.clone().unwrap();
-    match split.parts(fetch, &id, &Map::new()) {
-        Ok(parts) => parts.iter().flat_map(|part| ends(split, part)).collect(),
+    *number += 1;
+    match split.parts(fetch, (&id, Seq(*number)), &Map::new()) {
+        Ok(parts) => parts.iter().flat_map(|part| ends(split, part, number)).collect(),
         Err(_) => vec![fetch.clone()],
     }
 }
@@ -45,7 +46,7 @@ proptest! {
         let form = if digits { Form::Digits } else { Form::Dashes };
         let whole = fetch(json!({ "since": form.write(first), "until": form.write(last), "x": 1 }));
         let split = dates(excluded, min);
-        let ends = ends(&split, &whole);
+        let ends = ends(&split, &whole, &mut 0);
         let mut all: Vec<Date> = ends.iter().flat_map(|end| days(end, excluded)).collect();
         prop_assert!(ends.iter().all(|end| end.params["x"] == 1 && end.once));
         let count = all.len();
@@ -65,7 +66,7 @@ proptest! {
         let items: Vec<String> = (0..count).map(|n| format!("id{n}")).collect();
         let value = if as_text { json!(items.join(",")) } else { json!(items) };
         let split = Split { by: By::List { param: "ids".into() } };
-        let ends = ends(&split, &fetch(json!({ "ids": value })));
+        let ends = ends(&split, &fetch(json!({ "ids": value })), &mut 0);
         prop_assert_eq!(ends.len(), count);
         let all: Vec<String> = ends.iter().map(|end| match &end.params["ids"] {
             Value::String(text) => text.clone(),
@@ -75,17 +76,43 @@ proptest! {
     }
 
     #[test]
-    fn ids_of_parts_are_short_different_and_the_same_each_time(id in "[a-z]{1,128}", depth in 0usize..20) {
+    fn ids_of_parts_are_short_different_and_the_same_each_time(
+        id in "[a-z.~0-9]{1,128}",
+        depth in 0usize..20,
+        origin in 1u64..u64::MAX >> 1,
+    ) {
+        let mut all = BTreeSet::new();
+        let before = Family::of(&id).depth();
         let mut ids = vec![id];
-        for _ in 0..depth {
+        for level in 0..depth as u64 {
             let id = ids.last().unwrap();
-            let (one, two) = (part_id(id, 1), part_id(id, 2));
-            prop_assert_ne!(&one, &two);
-            prop_assert_eq!(&part_id(id, 2), &two);
-            prop_assert!(two.len() <= ID_BYTES_MAX);
-            ids.push(two);
+            let numbers = [origin + level, origin + level + 1];
+            let parts: Vec<String> = numbers
+                .into_iter()
+                .flat_map(|number| [part_id(id, Seq(number), 1), part_id(id, Seq(number), 2)])
+                .collect();
+            prop_assert_eq!(&part_id(id, Seq(origin + level), 2), &parts[1]);
+            prop_assert!(parts.iter().all(|part| part.len() <= ID_BYTES_MAX));
+            // A fetch of the same id that is queued later has other parts.
+            all.extend(parts.iter().cloned());
+            prop_assert_eq!(all.len(), 4 * (level as usize + 1));
+            ids.push(parts[1].clone());
         }
-        prop_assert_eq!(suffixes(ids.last().unwrap()).1, depth);
+        if before == 0 {
+            prop_assert_eq!(Family::of(ids.last().unwrap()).depth(), depth);
+        }
+    }
+}
+
+#[test]
+fn ids_of_parts_name_the_way_to_them_and_the_number_of_what_was_split() {
+    assert_eq!(part_id("year", Seq(17), 1), "year~17.1");
+    assert_eq!(part_id("year~17.1", Seq(21), 2), "year~21.12");
+    // One of before numbers stood in them.
+    assert_eq!(part_id("year~2", Seq(30), 1), "year~2~30.1");
+    assert_eq!(Family::of("year~2~30.1").depth(), 2);
+    for id in ["a~1.3", "a~.1", "a~b.1", "a~7.", "a.1"] {
+        assert_eq!(Family::of(id).depth(), 0, "{id}");
     }
 }
 
@@ -105,12 +132,12 @@ fn what_cannot_be_made_less_says_why() {
         (half.clone(), json!({ "limit": 19 }), "not made smaller than 10"),
         (half, json!({ "limit": "all" }), "no whole number"),
     ] {
-        let error = split.parts(&fetch(params.clone()), "f", &Map::new()).unwrap_err();
+        let error = split.parts(&fetch(params.clone()), ("f", Seq(1)), &Map::new()).unwrap_err();
         assert!(error.contains(wanted), "{params}: {error}");
     }
-    let deep = format!("f{}", "~1".repeat(SPLITS_MAX));
+    let deep = format!("f~9.{}", "1".repeat(SPLITS_MAX));
     let wide = fetch(json!({ "since": "2026-01-01", "until": "2026-11-20" }));
-    let error = dates(false, 1).parts(&wide, &deep, &Map::new()).unwrap_err();
+    let error = dates(false, 1).parts(&wide, (&deep, Seq(1)), &Map::new()).unwrap_err();
     assert!(error.contains("at most 16"), "{error}");
 }
 
@@ -118,10 +145,10 @@ fn what_cannot_be_made_less_says_why() {
 fn a_default_of_the_api_is_split_too_and_a_number_is_halved_in_its_own_form() {
     let Value::Object(defaults) = json!({ "limit": "500" }) else { panic!("an object") };
     let half = Split { by: By::Half { param: "limit".into(), min: 1 } };
-    let parts = half.parts(&fetch(json!({})), "f", &defaults).unwrap();
+    let parts = half.parts(&fetch(json!({})), ("f", Seq(4)), &defaults).unwrap();
     assert_eq!(parts.len(), 1);
     assert_eq!(parts[0].params["limit"], "250");
-    let parts = half.parts(&fetch(json!({ "limit": 501 })), "f", &defaults).unwrap();
+    let parts = half.parts(&fetch(json!({ "limit": 501 })), ("f", Seq(4)), &defaults).unwrap();
     assert_eq!(parts[0].params["limit"], 250);
-    assert_eq!(parts[0].id.as_deref(), Some("f~1"));
+    assert_eq!(parts[0].id.as_deref(), Some("f~4.1"));
 }

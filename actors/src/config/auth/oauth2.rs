@@ -188,8 +188,8 @@ fn endpoint_limits(table: &mut Section<'_>) -> Arc<LimitSet> {
         per_api: false,
         api: None,
         rule,
-        // The answer is waited for in any case.
-        guard: Guard::Never,
+        // The answer is waited for; this is for those that never come.
+        guard: Guard::Default,
     };
     let calls = |max: u32| max.try_into().unwrap_or(NonZeroU32::MIN);
     let mut limits = Vec::new();

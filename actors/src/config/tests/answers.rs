@@ -146,6 +146,20 @@ fn every_mistake_about_answers_has_its_code_its_key_and_its_own_message() {
 }
 
 #[test]
+fn a_cap_of_rows_is_reason_enough_for_a_split() {
+    let pages = |guards: &str| {
+        format!(
+            "{BASE}pages = {{ by = \"none\", items = \"d\"{guards} }}\nsplit = {{ by = \"list\", param = \"ids\" }}\n"
+        )
+    };
+    let loaded = load_with(&pages(", rows_max = 15000"), &[]).unwrap();
+    let api = &loaded.plan.platforms.values().next().unwrap().apis[0];
+    assert!(api.answers.split.is_some());
+    let mistakes = load_with(&pages(""), &[]).unwrap_err();
+    assert_eq!(mistakes.list()[0].code, Code::MissingKey, "{mistakes}");
+}
+
+#[test]
 fn all_mistakes_about_answers_are_found_at_once() {
     let text = BASE.replace(
         "[platforms.kakao.limits]",

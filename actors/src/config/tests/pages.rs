@@ -66,6 +66,10 @@ const TABLE: &[(&str, &str, Code, &str)] = &[
     ("", r#"by = "url""#, Code::MissingKey, "pages.next"),
     ("", r#"by = "link", next = "a.b""#, Code::BadValue, "pages.next"),
     (r#"p = "{page.cursor}""#, r#"by = "cursor", next = "a..b""#, Code::BadValue, "pages.next"),
+    (r#"p = "{page.cursor}""#, r#"by = "cursor", next = "n""#, Code::NoStopRule, "pages.end"),
+    ("", r#"by = "url", next = { header = "x" }"#, Code::NoStopRule, "pages.end"),
+    ("", r#"by = "url", next = "n", end = "gone""#, Code::BadValue, "pages.end"),
+    ("", r#"by = "link", end = "absent""#, Code::BadValue, "pages.end"),
     (
         r#"p = "{page.cursor}""#,
         r#"by = "cursor", next = { header = "no header" }"#,
@@ -204,10 +208,39 @@ fn what_is_declared_is_understood_and_shown() {
 }
 
 #[test]
+fn what_tells_a_last_page_from_an_error_is_said_or_follows_from_what_is() {
+    let absent_ends = |pages: &str, more: &str| {
+        let text = platform(&format!(
+            "[platforms.p.apis.a]\n{}\n{more}",
+            api(r#"c = "{page.cursor}""#, &format!(r#"by = "cursor", next = "n"{pages}"#))
+        ));
+        let plan = plan(&text);
+        plan.platforms.values().next().unwrap().apis[0].pages.as_ref().unwrap().absent_ends
+    };
+    assert!(absent_ends(r#", items = "d""#, ""));
+    assert!(absent_ends(r#", end = "absent""#, ""));
+    assert!(!absent_ends(r#", end = "null""#, ""));
+    assert!(!absent_ends(r#", items = "d", end = "null""#, ""));
+    assert!(!absent_ends(r#", stop = { more = "m" }"#, ""));
+    let judges = r#"answers = [{ body = "code", not = 0, class = "transient" }]"#;
+    assert!(absent_ends("", judges));
+    assert!(!absent_ends(r#", end = "null""#, judges));
+    // A rule about bad answers tells nothing of good ones.
+    let mistakes = load_with(
+        &platform(&format!(
+            "[platforms.p.apis.a]\n{}\nanswers = [{{ status = 404, body = \"code\", is = 1, class = \"empty\" }}]\n",
+            api(r#"c = "{page.cursor}""#, r#"by = "cursor", next = "n""#)
+        )),
+        &[],
+    );
+    assert_eq!(mistakes.unwrap_err().list()[0].code, Code::NoStopRule);
+}
+
+#[test]
 fn a_limit_may_count_first_pages_only() {
     let text = platform(&format!(
         "[platforms.p.limits]\nday = {{ per = [\"account\"], max = 5, in = \"24h\", pages = \"free\" }}\n[platforms.p.apis.a]\n{}",
-        api(r#"c = "{page.cursor}""#, r#"by = "cursor", next = "n""#)
+        api(r#"c = "{page.cursor}""#, r#"by = "cursor", next = "n", end = "null""#)
     ));
     let plan = plan(&text);
     let platform = plan.platforms.values().next().unwrap();

@@ -82,7 +82,7 @@ pages = { by = "cursor", items = "data" }                                   # 30
 [platforms.acme.apis.mixed]
 path = "mixed"
 query = { page = "{page.number}" }                                          # 31 a number, by cursor
-pages = { by = "cursor", next = "paging.next" }
+pages = { by = "cursor", next = "paging.next", items = "data" }
 [platforms.acme.apis.counted]
 path = "counted"
 pages = { by = "link", total = "meta.total" }                               # 32 rows of what?

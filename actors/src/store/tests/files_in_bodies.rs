@@ -97,7 +97,6 @@ async fn an_archive_without_what_is_wanted_says_what_it_has() {
         (&include_bytes!("archives/empty.zip")[..], only(), "it is empty"),
         (include_bytes!("archives/encrypted.zip"), pick("*.csv"), "is encrypted"),
         (include_bytes!("archives/bzip2.zip"), only(), "compressed by method 12"),
-        (include_bytes!("archives/streamed-stored.zip"), only(), "does not say where it ends"),
     ] {
         for pieces in [&[usize::MAX][..], &[11]] {
             let error =
@@ -214,14 +213,14 @@ async fn what_is_no_text_of_its_charset_is_not_stored() {
 
 /// Keeps what it sees and answers what it is told to.
 #[derive(Debug, Clone)]
-struct Witness(Arc<Mutex<Vec<u8>>>, bool);
+struct Witness(Arc<Mutex<Vec<u8>>>, Word);
 
 impl Inspect for Witness {
     fn take(&mut self, bytes: &[u8]) {
         self.0.lock().unwrap().extend_from_slice(bytes);
     }
 
-    fn end(&mut self) -> bool {
+    fn end(&mut self) -> Word {
         self.1
     }
 }
@@ -230,7 +229,7 @@ async fn witnessed(
     store: &Store,
     options: SinkOptions,
     wire: &[u8],
-    verdict: bool,
+    verdict: Word,
 ) -> (Result<Stored, SinkError>, Vec<u8>) {
     let witness = Witness(Arc::default(), verdict);
     let mut sink = store.sink(Path::from("w"), options).inspected(Box::new(witness.clone()));
@@ -250,11 +249,11 @@ async fn whoever_looks_sees_the_decoded_body_and_has_the_last_word() {
             let body = report(size, 1);
             let wire = gzip(&body);
             let options = || options(Codec::Zstd, Decode::Gzip);
-            let (refused, seen) = witnessed(&store, options(), &wire, false).await;
+            let (refused, seen) = witnessed(&store, options(), &wire, Word::No).await;
             assert!(matches!(refused, Err(SinkError::Refused { .. })), "{refused:?}");
             assert!(seen == body, "{size}: {} bytes were seen", seen.len());
             assert_eq!(object(&store, &Path::from("w")).await, None);
-            let (stored, seen) = witnessed(&store, options(), &wire, true).await;
+            let (stored, seen) = witnessed(&store, options(), &wire, Word::Yes).await;
             assert_eq!(stored.unwrap().bytes, size as u64);
             assert!(seen == body);
             store.inner.objects.delete(&Path::from("w")).await.unwrap();
@@ -270,11 +269,11 @@ async fn a_body_that_is_not_the_declared_file_is_seen_as_it_is_and_not_stored() 
     for unwrap in [Unwrap::Gzip, only()] {
         for body in [&b""[..], b"{", error, &report(MIB, 1)] {
             let (refused, seen) =
-                witnessed(&store, with(Decode::Identity, unwrap.clone()), body, false).await;
+                witnessed(&store, with(Decode::Identity, unwrap.clone()), body, Word::No).await;
             assert!(matches!(refused, Err(SinkError::Refused { .. })), "{refused:?}");
             assert!(seen == body);
             let (broken, _) =
-                witnessed(&store, with(Decode::Identity, unwrap.clone()), body, true).await;
+                witnessed(&store, with(Decode::Identity, unwrap.clone()), body, Word::Yes).await;
             let broken = broken.unwrap_err().to_string();
             assert!(broken.contains("the body is not a"), "{broken}");
         }
@@ -298,4 +297,73 @@ fn patterns_fit_whole_names() {
     ] {
         assert_eq!(Pick(Some(pattern.into())).fits(name), fits, "{pattern} {name}");
     }
+}
+
+#[tokio::test]
+async fn nothing_may_be_what_is_right_whatever_file_was_declared() {
+    let store = memory();
+    for (unwrap, body) in [
+        (only(), &b""[..]),
+        (Unwrap::Gzip, b""),
+        (only(), include_bytes!("archives/empty.zip")),
+        (pick("*.csv"), include_bytes!("archives/empty.zip")),
+    ] {
+        let options = || with(Decode::Identity, unwrap.clone());
+        let (stored, _) = witnessed(&store, options(), body, Word::Empty).await;
+        assert_eq!(stored.unwrap().bytes, 0);
+        assert!(witnessed(&store, options(), body, Word::Yes).await.0.is_err());
+    }
+}
+
+/// A stored member as one that does not know its length beforehand writes it (APPNOTE 6.3.10 §4.3.9), and its list.
+fn streamed_stored(body: &[u8], signed: bool, listed: u32) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(body);
+    let (crc, size) = (crc.sum().to_le_bytes(), (body.len() as u32).to_le_bytes());
+    let zero = [0; 12];
+    let head = [b"PK\x03\x04\x14\0\x08\0\0\0\0\0\0\0".as_slice(), &zero, b"\x05\0\0\0a.csv"];
+    let sign: &[u8] = if signed { b"PK\x07\x08" } else { b"" };
+    let listed = listed.to_le_bytes();
+    let list = [
+        b"PK\x01\x02\x14\0\x14\0\x08\0\0\0\0\0\0\0".as_slice(),
+        &crc,
+        &listed,
+        &listed,
+        b"\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a.csv",
+    ];
+    let end = b"PK\x05\x06\0\0\0\0\x01\0\x01\0\0\0\0\0\0\0\0\0\0\0";
+    [&head.concat(), body, sign, &crc, &size, &size, &list.concat(), end].concat()
+}
+
+#[tokio::test]
+async fn a_stored_member_without_its_length_ends_where_its_descriptor_and_the_list_say() {
+    let store = memory();
+    let zip: &[u8] = include_bytes!("archives/streamed-stored.zip");
+    for pieces in [&[usize::MAX][..], &[1], &[7, 1000]] {
+        send_and_check(&store, "s", with(Decode::Identity, only()), zip, SMALL, pieces).await;
+    }
+    // What looks like an end within it: an archive in the archive, and halves of signs.
+    let inner = streamed_stored(b"x,y\n1,2\n", true, 8);
+    for body in [report(MIB, 3), [&b"PPKPK\x07PK\x07\x08"[..], &inner, &inner, b"PK\x07"].concat()]
+    {
+        let zip = streamed_stored(&body, true, body.len() as u32);
+        for pieces in [&[usize::MAX][..], &[5], &[30_000, 3]] {
+            let options = with(Decode::Identity, only());
+            send_and_check(&store, "long", options, &zip, &body, pieces).await;
+        }
+        for end in [zip.len() - 1, zip.len() - 22, zip.len() - 60, zip.len() / 2] {
+            let options = with(Decode::Identity, only());
+            let error = send(&store, "x", options, &zip[..end], &[usize::MAX]).await.unwrap_err();
+            assert!(matches!(error, SinkError::Encoding { .. }), "cut at {end}: {error:?}");
+        }
+        let zip = streamed_stored(&body, true, 5);
+        let error = send(&store, "x", with(Decode::Identity, only()), &zip, &[999]).await;
+        assert!(error.unwrap_err().to_string().contains("its list"));
+        let zip = streamed_stored(&body, false, body.len() as u32);
+        let error = send(&store, "x", with(Decode::Identity, only()), &zip, &[999]).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, SinkError::Unfit { what: Unfit::Archive, .. }), "{error:?}");
+        assert!(error.to_string().contains("comes behind it, too late"), "{error}");
+    }
+    assert_eq!(object(&store, &Path::from("x")).await, None);
 }

@@ -52,6 +52,10 @@ pub(crate) struct Trouble {
     pub(crate) slow_down_one_in: u64,
     /// Every request is answered with this status and code.
     pub(crate) says: Option<(u16, &'static str)>,
+    /// Requests of this kind are answered 403 AccessDenied.
+    pub(crate) denies: Option<&'static str>,
+    /// The next put of a key that ends so is passed on, and its answer is lost: another takes its place.
+    pub(crate) loses: Option<&'static str>,
     /// Requests are read and never answered.
     pub(crate) silent: bool,
     /// Uploads on a page of the list; 0: 1,000.
@@ -264,6 +268,9 @@ async fn answer(
         if let Some((status, code)) = trouble.says {
             return error(status, code);
         }
+        if trouble.denies == Some(&*what) {
+            return error(403, "AccessDenied");
+        }
         trouble.silent
     };
     if silent {
@@ -292,6 +299,10 @@ async fn answer(
             Some(status) => error(status, "AccessDenied"),
             None => Response::new(Full::from(trouble.page_after(&prefix, marker))),
         };
+    }
+    if &*what == "PUT" && trouble.loses.is_some_and(|end| key.ends_with(end)) {
+        trouble.loses = None;
+        return error(400, "Lost");
     }
     if status.is_success() {
         let text = String::from_utf8_lossy(&bytes);

@@ -14,7 +14,7 @@ use crate::ledger::record::DenialNote;
 use crate::observe::Scope;
 use crate::plan::{Api, Platform};
 use crate::telemetry;
-use crate::throttle::lane::Candidate;
+use crate::throttle::lane::{Candidate, Lane, Offer};
 
 /// What is waited for while the one call is out.
 pub(super) const TRIAL: &str = "one call that shows whether access is given again";
@@ -92,6 +92,39 @@ impl Throttle {
             || self.decided_or_asking().any(|decided| of_it(decided.lane))
     }
 
+    /// Tells lanes whether their next call shows that access is given again. Whether there are such.
+    pub(super) fn set_trials(&mut self) -> bool {
+        if self.breakers.is_empty() && !self.lanes.iter().any(|lane| lane.on_trial) {
+            return false;
+        }
+        let mut any = false;
+        for place in 0..self.lanes.len() {
+            let rule = self.breaker_rule(self.lanes[place].api);
+            let breaker = rule.and_then(|(key, _)| self.breakers.get(&key));
+            let on_trial = breaker.is_some_and(Breaker::is_open);
+            self.lanes[place].on_trial = on_trial;
+            any |= on_trial;
+        }
+        any
+    }
+
+    /// Whether another lane has a fetch that was refused less often than the next of this one: a trial with that one says
+    /// more.
+    pub(super) fn is_out_of_turn(&self, place: usize, now: At) -> bool {
+        let lane = &self.lanes[place];
+        let Some((key, _)) = self.breaker_rule(lane.api).filter(|_| lane.on_trial) else {
+            return false;
+        };
+        let Some(trials) = lane.trials(now) else { return false };
+        let fewer = |other: &Lane| match other.offer(now) {
+            Offer::Fetch => other.trials(now).is_some_and(|others| others < trials),
+            Offer::Read => trials > 0,
+            Offer::Later(_) | Offer::Nothing => false,
+        };
+        let same = |other: &&Lane| other.on_trial && key.is_none_or(|api| other.api == api);
+        self.lanes.iter().filter(same).any(fewer)
+    }
+
     /// Whether refusals are remembered.
     pub(super) fn has_denials(&self) -> bool {
         !self.breakers.is_empty()
@@ -149,8 +182,8 @@ impl Throttle {
         if candidate.tries.crashes == 0 || api.is_none_or(|(_, api)| api.may_repeat()) {
             return Some(candidate);
         }
-        let reason = "it was in flight when the process or a collector died; the call may not be repeated, and \
-                      may have done its work";
+        let reason = "it was in flight when the process or a collector died, or the store did; the call may not be \
+                      repeated, and may have done its work";
         let Candidate { item, tries, read, .. } = candidate;
         let last = LastAnswer::default();
         self.give_up(item, Code::AnswerLost, reason.into(), last, (tries, read), ctx);

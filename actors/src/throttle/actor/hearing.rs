@@ -8,6 +8,7 @@ use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
+use super::reading::Why;
 use super::weighing::costs_of;
 use super::{Doubted, Flight, Throttle};
 use crate::budget::Told;
@@ -237,11 +238,15 @@ impl Throttle {
                 let not_before = now.plus(Span::from(wait));
                 let suspect = self.is_suspect(&item.lane, item.seq, tries);
                 let again = Candidate { item, tries, not_before, suspect, read };
-                if kind == Again::Crashed && self.has_pages(lane) {
+                let why = match kind {
+                    Again::Crashed => Some(Why::Crashed),
+                    Again::Unsettled => Some(Why::Unsettled),
+                    _ => None,
+                };
+                match why.filter(|_| self.has_pages(lane)) {
                     // How far the collector has come with its page is not known here.
-                    self.look_up(lane, again, true, ctx);
-                } else {
-                    self.lanes[lane].parked.push(again);
+                    Some(why) => self.look_up(lane, again, why, ctx),
+                    None => self.lanes[lane].parked.push(again),
                 }
             }
         }
@@ -314,7 +319,7 @@ impl Throttle {
             died_at: self.shard.clock.wall(),
         };
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
-        self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
+        self.end(item, how, Totals::dead, ctx, move |throttle, _| throttle.lanes[place].note(1));
     }
 }
 

@@ -38,6 +38,9 @@ const AHEAD_WAITING: usize = 4;
 /// Between two looks at whether a fetch may be tried alone.
 const ALONE_AGAIN: Duration = Duration::from_millis(50);
 
+/// What goes first is being read.
+struct Reading;
+
 impl Throttle {
     /// Lets through what may go, and sets the clock for what may not.
     pub(super) fn step(&mut self, ctx: &mut Context<Self>) {
@@ -150,6 +153,25 @@ impl Throttle {
 
     /// The lane whose fetch goes next, if one may go now; else what they wait for.
     fn choose(&mut self, now: At, wait: &mut Wait, ctx: &mut Context<Self>) -> Option<usize> {
+        if self.set_trials() {
+            match self.choose_of(true, now, wait, ctx) {
+                // What would be a better trial waits for something: any will do.
+                Ok(None) => {}
+                Ok(chosen) => return chosen,
+                Err(Reading) => return None,
+            }
+        }
+        self.choose_of(false, now, wait, ctx).unwrap_or(None)
+    }
+
+    /// `in_turn`: of lanes whose next call is a trial, only those whose turn it is.
+    fn choose_of(
+        &mut self,
+        in_turn: bool,
+        now: At,
+        wait: &mut Wait,
+        ctx: &mut Context<Self>,
+    ) -> Result<Option<usize>, Reading> {
         let count = self.lanes.len();
         for priority in [Priority::High, Priority::Normal, Priority::Low] {
             let mut reading = false;
@@ -173,6 +195,9 @@ impl Throttle {
                 }
                 if let Some(hold) = self.operator_hold(&lane.key) {
                     wait.for_operator(&hold, &self.shard.clock);
+                    continue;
+                }
+                if in_turn && self.is_out_of_turn(place, now) {
                     continue;
                 }
                 if self.waits_for_trial(lane.api) {
@@ -204,7 +229,7 @@ impl Throttle {
                         } else if !self.waits_for_auth(place, now, wait)
                             && !self.waits_for_budget(place, now, wait)
                         {
-                            return Some(place);
+                            return Ok(Some(place));
                         }
                     }
                     Decision::Go => {
@@ -247,10 +272,10 @@ impl Throttle {
             }
             if reading {
                 // What goes first is not known yet.
-                return None;
+                return Err(Reading);
             }
         }
-        None
+        Ok(None)
     }
 
     /// The next fetch of a lane costs more than a limit ever allows.

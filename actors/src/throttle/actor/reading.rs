@@ -12,7 +12,8 @@ use tollgate_protos::Done;
 use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
 use crate::collector::{
-    Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, resume, stored_before,
+    Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, put_aside, resume,
+    stored_before,
 };
 use crate::fresh;
 use crate::ids::{LaneKey, Seq};
@@ -21,7 +22,7 @@ use crate::pages::Read;
 use crate::queue::{Ending, Queued};
 use crate::recipe::Content;
 use crate::recipe::{self, FetchContext, Refusal};
-use crate::shard::Found;
+use crate::shard::Found as Work;
 use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
 use crate::telemetry::Totals;
@@ -38,6 +39,27 @@ const BUSY_MAX: usize = 256;
 /// Fetches of a shard on their way out. With that many an account reads only while it waits for no answer.
 const LEAVING_MAX: usize = 16_384;
 
+/// Why it is looked up how far a fetch has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It was read from the queue, or waited for another.
+    Read,
+    /// It was in flight when something died.
+    Crashed,
+    /// The store failed after the note of its page was kept.
+    Unsettled,
+}
+
+/// What a note and the store said of a read.
+#[derive(Default)]
+struct Found {
+    read: Option<Arc<Read>>,
+    /// Its page was called, and is not there.
+    again: bool,
+    /// Nothing yet: its fetch is put aside.
+    aside: bool,
+}
+
 impl Throttle {
     /// The place of a lane; it gets one if it has none.
     pub(super) fn lane(&mut self, key: &LaneKey) -> usize {
@@ -51,7 +73,7 @@ impl Throttle {
         self.lanes.len() - 1
     }
 
-    pub(super) fn note(&mut self, found: &Found) {
+    pub(super) fn note(&mut self, found: &Work) {
         let place = self.lane(&found.lane);
         let in_hand = if found.all {
             let flying = self.flights.values().filter(|flight| flight.lane == place).count();
@@ -197,7 +219,8 @@ impl Throttle {
             || self.has_pages(place)
             || self.is_reusable(place, &candidate)
         {
-            self.look_up(place, candidate, was_flying, ctx);
+            let why = if was_flying { Why::Crashed } else { Why::Read };
+            self.look_up(place, candidate, why, ctx);
         } else if not_before > now {
             self.lanes[place].parked.push(candidate);
         } else {
@@ -214,7 +237,7 @@ impl Throttle {
     /// its place.
     pub(super) fn follow_on(&mut self, place: usize, leader: Seq, ctx: &mut Context<Self>) {
         for follower in self.lanes[place].followers_of(leader) {
-            self.look_up(place, follower, false, ctx);
+            self.look_up(place, follower, Why::Read, ctx);
         }
     }
 
@@ -238,7 +261,7 @@ impl Throttle {
         let died_at = self.shard.clock.wall();
         let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
-        self.end(item, how, Totals::dead, ctx, move |throttle| throttle.lanes[place].note(1));
+        self.end(item, how, Totals::dead, ctx, move |throttle, _| throttle.lanes[place].note(1));
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
@@ -248,21 +271,25 @@ impl Throttle {
         &mut self,
         place: usize,
         candidate: Candidate,
-        was_flying: bool,
+        why: Why,
         ctx: &mut Context<Self>,
     ) {
+        let was_flying = why == Why::Crashed;
         let api = self.platform.apis.get(usize::from(self.lanes[place].api));
         let reuse = api.and_then(|api| {
             let within = fresh::wanted(api, &candidate.item.fetch)?;
             Some((fresh::request_of(&self.platform, api, &candidate.item)?, within))
         });
         let candidate = match reuse {
-            // What may have been stored by itself, or was tried already, does not wait for others.
-            Some((request, _)) if !was_flying && candidate.tries == Tries::default() => {
-                let Some(leader) = self.lanes[place].follow(request, candidate) else { return };
+            // What may have been stored by itself, or was tried already, does not wait for others; they wait for it.
+            Some((request, _)) => {
+                let waits = !was_flying && candidate.tries == Tries::default();
+                let Some(leader) = self.lanes[place].follow(request, candidate, waits) else {
+                    return;
+                };
                 leader
             }
-            _ => candidate,
+            None => candidate,
         };
         let shard = Rc::clone(&self.shard);
         let item = Rc::clone(&candidate.item);
@@ -273,7 +300,7 @@ impl Throttle {
         if has_pages {
             self.lanes[place].looking.push(item.seq);
         }
-        let found: Rc<RefCell<Option<Arc<Read>>>> = Rc::default();
+        let found: Rc<RefCell<Found>> = Rc::default();
         let told = Rc::clone(&found);
         let look = async move {
             let once = item.fetch.once;
@@ -291,8 +318,14 @@ impl Throttle {
             if has_pages {
                 match resume(&shard, &item).await {
                     Resumed::New => {}
-                    Resumed::Read(read) => _ = told.replace(Some(read)),
+                    Resumed::Read { read, again } => {
+                        told.replace(Found { read: Some(read), again, aside: false });
+                    }
                     Resumed::Done(done) => return Some(Ending::Done { done, once }),
+                    Resumed::Aside(reason) => {
+                        put_aside(&shard, &item, &reason).await;
+                        told.borrow_mut().aside = true;
+                    }
                 }
             }
             None
@@ -303,11 +336,20 @@ impl Throttle {
             totals.finished_earlier();
             meters.done_before(api);
         };
-        self.end(item, look, count, ctx, move |throttle| {
-            let mut candidate = Candidate { read: found.take(), ..candidate };
+        self.end(item, look, count, ctx, move |throttle, ctx| {
+            let found = found.take();
+            let mut candidate = Candidate { read: found.read, ..candidate };
             let seq = candidate.item.seq;
             throttle.lanes[place].looking.retain(|known| *known != seq);
-            if was_flying && !throttle.may_repeat(throttle.lanes[place].api) {
+            if found.aside {
+                throttle.follow_on(place, seq, ctx);
+                return;
+            }
+            if why == Why::Unsettled && candidate.read.is_some() && !found.again {
+                // They are those of the page that is there.
+                (candidate.tries, candidate.not_before) = (Tries::default(), throttle.now());
+            }
+            if (was_flying || found.again) && !throttle.may_repeat(throttle.lanes[place].api) {
                 // It may still be in flight elsewhere, which is as bad.
                 candidate.tries.crashes = candidate.tries.crashes.max(1);
             }
@@ -329,7 +371,7 @@ impl Throttle {
         how: impl Future<Output = Option<Ending>> + 'static,
         count: impl FnOnce(&Totals) + 'static,
         ctx: &mut Context<Self>,
-        stays: impl FnOnce(&mut Self) + 'static,
+        stays: impl FnOnce(&mut Self, &mut Context<Self>) + 'static,
     ) {
         let seq = item.seq;
         let place = self.lane(&item.lane);
@@ -353,7 +395,7 @@ impl Throttle {
                 throttle.lanes[place].ended(seq);
                 throttle.follow_on(place, seq, ctx);
             } else {
-                stays(throttle);
+                stays(throttle, ctx);
             }
             throttle.step(ctx);
         });

@@ -182,3 +182,44 @@ fn no_fetch_begins_before_an_earlier_one_whose_note_is_looked_up() {
     lane.ended(Seq(2));
     assert_eq!(take(&mut lane, 0), Some(3));
 }
+
+#[test]
+fn a_trial_is_made_with_whatever_was_refused_least_often() {
+    let refused = |seq, times| {
+        let mut candidate = candidate(seq, 0);
+        candidate.tries.throttled = times;
+        candidate
+    };
+    let mut lane = lane();
+    lane.parked.extend([refused(1, 2), refused(2, 1)]);
+    lane.heads.extend([refused(3, 1), candidate(4, 0), candidate(5, 0)]);
+    assert_eq!(lane.trials(At(0)), Some(2), "the oldest, while there is no trial");
+    lane.on_trial = true;
+    for (taken, trials) in [(4, 0), (5, 0), (2, 1), (3, 1), (1, 2)] {
+        assert_eq!(lane.trials(At(0)), Some(trials));
+        assert_eq!(take(&mut lane, 0), Some(taken));
+    }
+    assert_eq!(lane.offer(At(0)), Offer::Nothing);
+    lane.parked.push(refused(1, 1));
+    assert_eq!(lane.offer(At(0)), Offer::Fetch);
+    lane.note(1);
+    assert_eq!(lane.offer(At(0)), Offer::Read, "what was not tried yet is still to be read");
+    lane.on_trial = false;
+    assert_eq!(lane.offer(At(0)), Offer::Fetch);
+}
+
+#[test]
+fn no_more_of_a_lane_is_read_while_too_many_wait_for_the_call_of_one() {
+    let request = crate::fresh::RequestKey::of_test(1);
+    let mut lane = lane();
+    assert!(lane.follow(request, candidate(1, 0), true).is_some());
+    for seq in 2..FOLLOWERS_MAX as u64 + 50 {
+        lane.note(1);
+        assert_eq!(lane.offer(At(0)) == Offer::Read, lane.followers() < FOLLOWERS_MAX);
+        // What was being read by then waits all the same.
+        assert!(lane.follow(request, candidate(seq, 0), true).is_none());
+    }
+    assert!(lane.follow(request, candidate(900, 0), false).is_some(), "tried already");
+    assert_eq!(lane.followers_of(Seq(1)).len(), FOLLOWERS_MAX + 48);
+    assert_eq!(lane.offer(At(0)), Offer::Read);
+}
