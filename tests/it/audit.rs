@@ -100,7 +100,7 @@ fn what_the_ledger_keeps_of_all_accounts_together_is_proved_too() {
     assert_eq!(report["calls"], 30);
     dir.write("tollgate.toml", with(5).text());
     let ran = audit(&[]).exits(1);
-    assert!(ran.out().contains("EXCEEDED  p.all  5 in any 1h"), "{ran}");
+    assert!(ran.out().contains("EXCEEDED  p.all      5 in any 1h"), "{ran}");
     assert!(ran.out().contains("proved    p.reports"), "{ran}");
 }
 
