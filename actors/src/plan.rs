@@ -100,6 +100,8 @@ pub struct NatsPlan {
     pub setup: bool,
     /// Most bytes of waiting fetches; more are refused to whoever publishes. None: what the server has.
     pub fetch_bytes_max: Option<u64>,
+    /// A node that has not shown itself for so long has lost its accounts to others. Whole seconds. Default 4 s.
+    pub lease: Duration,
 }
 
 /// Files of TLS.
@@ -319,6 +321,8 @@ pub struct Budget {
     pub counted: Counted,
     /// Its limits where a value of the key, or an account's tier, has other ones.
     pub special: Special<Counted>,
+    /// The places of its limits that answers of any api tell something of.
+    pub observed: Vec<usize>,
 }
 
 /// Limits, and what calls cost under them. Cheap to clone.
@@ -522,6 +526,8 @@ pub struct Api {
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
+    /// Names the job that a call of it is about.
+    pub job: Option<Template>,
     /// How its answers come in pages; nothing: one fetch is one call.
     pub pages: Option<Arc<Pages>>,
     /// What its answers are worth, and how they become what is stored.
@@ -537,6 +543,7 @@ impl Api {
     /// Calls `each` with every template that a call of this api is made from.
     pub fn templates<'a>(&'a self, each: &mut dyn FnMut(&'a Template)) {
         each(&self.path);
+        self.job.iter().for_each(&mut *each);
         self.query.iter().for_each(|pair| pair.value.templates(each));
         self.headers.iter().for_each(|(_, template)| each(template));
         if let Some(body) = &self.body {

@@ -30,6 +30,7 @@ mod describe_auth;
 mod describe_pages;
 mod describe_request;
 mod describe_rules;
+mod jobs;
 mod keys;
 mod limits;
 mod mistake;

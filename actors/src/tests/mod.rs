@@ -5,6 +5,7 @@ mod answers;
 mod auth;
 mod blocks;
 mod budgets;
+mod budgets_told;
 mod chaos;
 mod drain;
 mod earliest;
@@ -12,6 +13,7 @@ mod fence;
 mod fresh;
 mod health;
 mod holds;
+mod jobs;
 mod kinds;
 mod lanes;
 mod ledger;
@@ -158,6 +160,7 @@ impl Rig {
             platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
         });
         let shared = Shared {
+            owned: crate::cluster::Owned::default(),
             auth,
             shuts: Shuts::default(),
             clock: clock.clone(),

@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::denying::TRIAL;
-use super::weighing::costs_of;
-use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use super::leaving::ELSEWHERE;
+use super::weighing::{costs_of, job_of};
+use super::{Decided, Flight, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -20,9 +21,11 @@ use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
@@ -43,6 +46,7 @@ impl Throttle {
     /// Lets through what may go, and sets the clock for what may not.
     pub(super) fn step(&mut self, ctx: &mut Context<Self>) {
         if !self.open {
+            self.leave_unopened(ctx);
             return;
         }
         self.shard.faults.throttle(&self.key);
@@ -55,9 +59,13 @@ impl Throttle {
             Fence::Away(_) => Some("its ledger, which takes no records"),
             Fence::Reads(_) => Some("its record, which is read again"),
         });
+        let halted = halted.or((!self.is_open_here()).then_some(ELSEWHERE));
         match halted {
             Some(reason) => {
                 self.slot = None;
+                if self.is_leaving() {
+                    self.let_go();
+                }
                 self.forget_due();
                 if self.lanes.iter().any(|lane| lane.waiting() > 0) {
                     wait.for_event(reason);
@@ -115,7 +123,11 @@ impl Throttle {
                 let api = self.lanes[place].api;
                 let costs =
                     costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
-                let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
+                let ask = Ask::new(api).with_costs(&costs).for_job(job_of(
+                    &self.platform,
+                    api,
+                    &candidate.item,
+                ));
                 self.gate.take(&self.platform.limits, id, ask, now);
                 self.pace_taken(api, now);
                 let due = self.lanes[place].due;
@@ -214,7 +226,10 @@ impl Throttle {
                 }
                 match decision {
                     Decision::Go if offer == Offer::Fetch => {
-                        if let Some(name) = self.never_in_budget(place, now) {
+                        if let Err(refusal) = self.budgets_of_now(place, now) {
+                            self.refused_now(place, refusal, now, ctx);
+                            wait.for_event("a fetch that cannot be called any more to be out");
+                        } else if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             wait.for_event("a fetch that no limit allows to be out");
                         } else if !self.waits_for_auth(place, now, wait)
@@ -274,6 +289,14 @@ impl Throttle {
         let reason = format!("it costs more than limit `{limit}` ever allows");
         if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
             self.give_up(item, Code::BadCost, reason, LastAnswer::default(), (tries, read), ctx);
+        }
+    }
+
+    /// The next fetch of a lane cannot be called by the configuration of now.
+    fn refused_now(&mut self, place: usize, refusal: Refusal, now: At, ctx: &mut Context<Self>) {
+        if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
+            let Refusal { code, reason, .. } = refusal;
+            self.give_up(item, code, reason, LastAnswer::default(), (tries, read), ctx);
         }
     }
 
@@ -360,7 +383,8 @@ impl Throttle {
 
     /// Writes the record that covers what has been decided, if none is on its way.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
+        let free = self.writing.is_none() && self.fence == Fence::Holds;
+        if self.decided.is_empty() || !free || !self.may_write() {
             return;
         }
         let batch = std::mem::take(&mut self.decided);
@@ -448,7 +472,9 @@ impl Throttle {
                         .into_iter()
                         .partition(|decided| self.covered(decided.lane, &decided.candidate));
                 self.decided = others;
-                let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
+                let here = self.is_open_here();
+                let lapsed =
+                    |decided: &Decided| !here || now > decided.at.plus(Span::from(USE_WITHIN));
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().chain(covered).partition(lapsed);
                 if !late.is_empty() {
@@ -494,36 +520,9 @@ impl Throttle {
     /// Tries again later, with a record that gives no permit: quota is not asked for before the ledger takes
     /// records.
     fn store_again(&mut self, ctx: &mut Context<Self>) {
-        let wait = match self.fence {
-            Fence::Away(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Reads(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Away(wait);
+        let (fence, wait) = self.fence.away();
+        self.fence = fence;
         self.try_later(wait, ctx);
-    }
-
-    pub(super) fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.again.take() {
-            ctx.cancel_future(handle);
-        }
-        self.again = Some(ctx.run_later(wait, Self::ledger_again));
-    }
-
-    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
-        self.again = None;
-        match self.fence {
-            Fence::Holds => {}
-            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
-                // Nobody is there to be asked; that it is back will be told.
-                self.try_later(wait, ctx);
-            }
-            Fence::Away(_) => {
-                self.writing = Some(Vec::new());
-                self.store_record(Vec::new(), ctx);
-            }
-            Fence::Reads(_) if self.open => self.read_again(ctx),
-            Fence::Reads(_) => self.read_record(ctx),
-        }
     }
 
     /// Whoever kept the ledger away is back: not waited for any longer.
