@@ -94,6 +94,13 @@ pub struct NatsPlan {
     pub replicas: usize,
     /// A credentials file.
     pub creds: Option<PathBuf>,
+    /// A file with the seed of an nkey, where users are told apart by their public keys.
+    pub nkey: Option<PathBuf>,
+    /// A name and its password.
+    pub user: Option<(String, SecretString)>,
+    /// First tokens of the subjects on which answers come. Who may subscribe to those of a node sees what it reads.
+    /// Default `_INBOX`.
+    pub inbox: String,
     /// TLS beyond what a URL says.
     pub tls: Option<NatsTls>,
     /// Whether `serve` makes and upgrades streams itself. Default true.
