@@ -15,6 +15,7 @@ use tollgate_protos::{Done, Fetch, Manifest};
 
 use crate::collector::Item;
 use crate::config::parse_duration;
+use crate::pages;
 use crate::plan::{Api, Platform};
 use crate::recipe::{self, FetchContext};
 use crate::shard::context::Context;
@@ -51,6 +52,10 @@ struct Note {
     /// When nobody has a use for it any more. Earlier versions did not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     until: Option<Timestamp>,
+    /// When the first of several pages was stored: as old is the oldest of what is used. Earlier versions did not say
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
 }
 
 /// How old an object may be that is used instead of a call; nothing if none is.
@@ -122,7 +127,10 @@ pub(crate) async fn find(
         && manifest.account == lane.account.account.as_str()
         && manifest.api == lane.api.as_str()
         && (&manifest.queue, manifest.done.seq) == (&note.queue, note.seq);
-    let age = shard.clock.wall().duration_since(manifest.done.fetched_at);
+    // The manifest of a read that was cut off is written when that goes on, however long after its pages.
+    let fetched_at = manifest.done.fetched_at;
+    let since = note.since.map_or(fetched_at, |since| since.min(fetched_at));
+    let age = shard.clock.wall().duration_since(since);
     let young = match Duration::try_from(age) {
         Ok(age) => age <= within,
         Err(_) => age.unsigned_abs() <= AHEAD_MAX,
@@ -154,7 +162,9 @@ pub(crate) async fn note(shard: &Context, item: &Item, done: &Done) {
     let Some((_, api)) = platform.api(item.lane.api.as_str()) else { return };
     let Some(request) = request_of(platform, api, item) else { return };
     let Ok(object) = Path::parse(&first.key) else { return };
+    let since = if api.pages.is_some() { begun_at(shard, item).await } else { None };
     let note = Note {
+        since,
         manifest: recipe::manifest_key(&object).to_string(),
         queue: shard.queue.name().to_string(),
         seq: done.seq,
@@ -164,6 +174,15 @@ pub(crate) async fn note(shard: &Context, item: &Item, done: &Done) {
         // Without it the next one is called, which is what happens without freshness.
         let _stored = shard.store.put_small(&note_key(request), json.into()).await.is_ok();
     }
+}
+
+/// When the first page of a read was stored, which its note in the queue tells until it is out of that.
+async fn begun_at(shard: &Context, item: &Item) -> Option<Timestamp> {
+    let noted = shard.queue.note(item.lane.clone(), item.origin).await.ok()??;
+    let note = pages::Note::decode(&noted.bytes).ok()?;
+    let started_ms = i64::try_from(note.so_far.started_ms).ok().filter(|ms| *ms > 0)?;
+    let ours = note.queue == *shard.queue.name();
+    Timestamp::from_millisecond(started_ms).ok().filter(|_| ours)
 }
 
 /// Removes notes that are of no use any more: whose `fresh_for` is over, or of which that is not known and that are

@@ -31,7 +31,7 @@ mod resuming;
 mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
-pub(crate) use resuming::{Resumed, drop_note, put_aside, resume};
+pub(crate) use resuming::{Resumed, drop_note, put_aside, resume, still_waits};
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;

@@ -14,7 +14,7 @@ use super::attempt::{Attempt, finish_until_confirmed};
 use super::landing::decode_of;
 use super::peek::peek;
 use super::place::{Earlier, Place, Told, tell_store};
-use super::resuming::{AGAIN, drop_note};
+use super::resuming::{AGAIN, drop_note, still_waits};
 use super::{Again, LastAnswer, Outcome};
 use crate::answers::{Class, Looked};
 use crate::codes::Code;
@@ -280,8 +280,22 @@ impl Attempt<'_> {
         }
     }
 
-    /// Replaces the note, as often as it takes; false if somebody else is further with this read.
+    /// Replaces the note, as often as it takes; false if somebody else is as far with this read, or has ended it:
+    /// then nothing of this one may be stored any more.
     pub(super) async fn keep_note(&self, read: &Read, note: &Note) -> bool {
+        let is_first = read.version() == 0;
+        if !self.try_keep_note(read, note).await {
+            return false;
+        }
+        if is_first && !still_waits(self.shard, self.item).await {
+            // Ended elsewhere while this node was cut off: no note was in the way, because it was dropped.
+            drop_note(self.shard, self.item).await;
+            return false;
+        }
+        true
+    }
+
+    async fn try_keep_note(&self, read: &Read, note: &Note) -> bool {
         let (lane, origin) = (&self.item.lane, self.item.origin);
         let bytes = note.encode();
         debug_assert!(bytes.len() <= NOTE_BYTES_MAX, "a note of {} bytes", bytes.len());
@@ -304,16 +318,14 @@ impl Attempt<'_> {
                         let theirs = Note::decode(&there.bytes).ok();
                         let theirs = theirs.filter(|theirs| theirs.queue == note.queue);
                         let how_far = |note: &Note| (note.so_far.restarts, note.so_far.page);
-                        if theirs.is_some_and(|theirs| how_far(&theirs) > how_far(note)) {
+                        if theirs.is_some_and(|theirs| how_far(&theirs) >= how_far(note)) {
                             return false;
                         }
                         read.noted(there.version);
                         continue;
                     }
-                    Ok(None) => {
-                        read.noted(0);
-                        continue;
-                    }
+                    // One was there, and is no more: whoever ended the read has dropped it.
+                    Ok(None) => return false,
                     Err(_) => {}
                 },
                 Err(error) => {
@@ -327,9 +339,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Another node is further: this one goes on from there.
+    /// Another node is further: this one goes on from there, or drops the fetch if that has ended it.
     pub(super) fn overtaken() -> Outcome {
-        let reason = "another node has read further".into();
+        let reason = "another node has read further, or to the end".into();
         let last = LastAnswer::default();
         Outcome::Again { kind: Again::Unsettled, after: None, reason, last }
     }

@@ -124,6 +124,23 @@ impl<'a> Place<'a> {
         Ok(earlier)
     }
 
+    /// Whether a manifest is there that is not of this fetch. Before the first of several pages was visible there was
+    /// none: another fetch of these keys has stored its objects since.
+    pub(super) async fn is_anothers(&self, manifest_key: &Path) -> Result<bool, SinkError> {
+        let bytes = match self.shard.store.get(manifest_key).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(false),
+            Err(SinkError::TooLarge { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let known = serde_json::from_slice::<Manifest>(&bytes);
+        Ok(known.map_or(true, |known| {
+            // One of no queue took the place of one that could not be removed.
+            let here = known.queue == *self.shard.queue.name();
+            !known.queue.is_empty() && (!here || known.done.seq != self.item.origin.0)
+        }))
+    }
+
     /// Before the first of several pages becomes visible: a manifest of an earlier collection would speak of pages
     /// of both. Where nobody may delete it is replaced by one that says that the read is not complete.
     pub(super) async fn clear_manifest(&self, key: &Path) -> Result<(), SinkError> {

@@ -10,7 +10,10 @@ use tollgate_protos::Done;
 use super::landing::codec_of;
 use super::place::{Place, Told, tell_store};
 use super::{Item, splitting};
+use crate::ids::Seq;
+use crate::ledger::record::Tries;
 use crate::pages::{Note, Pages, Read, SoFar};
+use crate::queue::{NOTE_BYTES_MAX, QueueError};
 use crate::shard::context::Context;
 use crate::store::SinkError;
 use crate::telemetry;
@@ -26,8 +29,9 @@ const ASIDE: Duration = Duration::from_secs(60);
 pub(crate) enum Resumed {
     /// Nothing.
     New,
-    /// It goes on here. `again`: the page to call was called before, and its object is not there.
-    Read { read: Arc<Read>, again: bool },
+    /// It goes on here. `again`: the page to call was called before, and its object is not there. `tries`: those of
+    /// before it was put aside.
+    Read { read: Arc<Read>, again: bool, tries: Tries },
     /// All of it is there, and now its manifest too.
     Done(Box<Done>),
     /// The store has not given or taken what is needed, for a while; why.
@@ -59,12 +63,41 @@ pub(crate) async fn resume(shard: &Rc<Context>, item: &Item) -> Resumed {
     }
 }
 
-/// Puts a fetch aside whose read cannot go on for now, so that its lane does; as often as it takes.
-pub(crate) async fn put_aside(shard: &Context, item: &Item, reason: &str) {
+/// Puts a fetch aside whose read cannot go on for now, so that its lane does; as often as it takes. Its note keeps how
+/// often its page was tried.
+pub(crate) async fn put_aside(shard: &Context, item: &Item, tries: Tries, reason: &str) {
     telemetry::read_put_aside(item, ASIDE, reason);
-    let until = shard.clock.wall().checked_add(ASIDE).unwrap_or(jiff::Timestamp::MAX);
-    while let Err(error) = shard.queue.postpone(item.lane.clone(), item.seq, until).await {
+    while let Err(error) = try_put_aside(shard, item, tries).await {
         telemetry::queue_away(&item.lane.account, &error);
+        sleep(AGAIN).await;
+    }
+}
+
+async fn try_put_aside(shard: &Context, item: &Item, tries: Tries) -> Result<(), QueueError> {
+    if let Some(noted) = shard.queue.note(item.lane.clone(), item.origin).await?
+        && let Ok(note) = Note::decode(&noted.bytes)
+        && *note.queue == *shard.queue.name()
+    {
+        let bytes = Note { tries: note.tries.or_more(tries), ..note }.encode();
+        if bytes != noted.bytes && bytes.len() <= NOTE_BYTES_MAX {
+            // One that another node has replaced meanwhile is newer than these tries.
+            let kept = shard.queue.keep_note(item.lane.clone(), item.origin, noted.version, bytes);
+            kept.await?;
+        }
+    }
+    // From now on: what was far enough ahead when the queue did not answer may be over.
+    let until = shard.clock.wall().checked_add(ASIDE).unwrap_or(jiff::Timestamp::MAX);
+    shard.queue.postpone(item.lane.clone(), item.seq, until).await
+}
+
+/// Whether a fetch is where it was read; asked as often as it takes. Else another node has ended it, or put it aside.
+pub(crate) async fn still_waits(shard: &Context, item: &Item) -> bool {
+    let before = item.seq.0.checked_sub(1).map(Seq);
+    loop {
+        match shard.queue.first(item.lane.clone(), before, 1).await {
+            Ok(rows) => return rows.first().is_some_and(|row| row.seq == item.seq),
+            Err(error) => telemetry::queue_away(&item.lane.account, &error),
+        }
         sleep(AGAIN).await;
     }
 }
@@ -88,18 +121,21 @@ impl Place<'_> {
             sleep(AGAIN).await;
         };
         let Some(noted) = noted else { return Ok(Resumed::New) };
-        let on = |so_far: SoFar, again: bool| {
-            Ok(Resumed::Read { read: Arc::new(Read::new(noted.version, so_far)), again })
+        let on = |so_far: SoFar, again: bool, tries: Tries| {
+            let read = Arc::new(Read::new(noted.version, so_far));
+            Ok(Resumed::Read { read, again, tries })
         };
         let note = match Note::decode(&noted.bytes) {
             Ok(note) if *note.queue == *self.shard.queue.name() => note,
             // Of another queue, whose numbers may be the same.
-            Ok(_) => return on(Read::first(pages).so_far, false),
+            Ok(_) => return on(Read::first(pages).so_far, false, Tries::default()),
             Err(error) => {
                 telemetry::note_unreadable(item, &error.to_string());
-                return on(Read::first(pages).so_far, false);
+                return on(Read::first(pages).so_far, false, Tries::default());
             }
         };
+        let tries = note.tries;
+        let on = |so_far: SoFar, again: bool| on(so_far, again, tries);
         let page = note.so_far.page.saturating_sub(1);
         if note.more.store != 0 && note.more.store != self.store() {
             return on(self.anew_elsewhere(pages, &note, "the store is another one by now"), false);
@@ -137,6 +173,10 @@ impl Place<'_> {
             telemetry::read_resumed(item, page);
             return on(note.undone(), true);
         }
+        if page > 1 && self.is_anothers(&manifest_key).await? {
+            let other = "another fetch has stored objects under these keys since";
+            return on(self.anew(pages, &note, other), false);
+        }
         if page == 1 && !note.is_last && self.earlier(&manifest_key).await?.is_there {
             // It died between the note and this.
             self.clear_manifest(&manifest_key).await?;
@@ -145,6 +185,10 @@ impl Place<'_> {
         if !note.is_last || note.so_far.how != pages.how {
             telemetry::read_resumed(item, page + 1);
             return on(note.so_far, false);
+        }
+        if !self.earlier_hold(&note.so_far).await? {
+            let gone = "pages that were stored are not in the store any more";
+            return on(self.anew(pages, &note, gone), false);
         }
         match self.complete(&note.so_far, &told(&note)).await? {
             Some(done) => Ok(Resumed::Done(Box::new(done))),

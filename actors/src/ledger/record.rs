@@ -37,6 +37,17 @@ pub struct Tries {
 }
 
 impl Tries {
+    /// Whichever is more, of each.
+    pub(crate) fn or_more(self, other: Self) -> Self {
+        Self {
+            attempts: self.attempts.max(other.attempts),
+            throttled: self.throttled.max(other.throttled),
+            unreachable: self.unreachable.max(other.unreachable),
+            crashes: self.crashes.max(other.crashes),
+            wasted: self.wasted.max(other.wasted),
+        }
+    }
+
     /// All calls made, or begun.
     pub fn calls(self) -> u32 {
         u32::from(self.attempts)

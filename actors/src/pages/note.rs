@@ -2,15 +2,19 @@
 //!
 //! Form: one byte of version, then [postcard](https://postcard.jamesmunns.com/wire-format). It names the page that
 //! was written last, how that page is asked for should its object not be there, and how the next one is. Version 2
-//! is version 1 with more behind it; both are read.
+//! is version 1 with more behind it, version 3 is version 2 with the tries behind it of a fetch that was put aside; all are
+//! read.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::PageState;
 use super::read::SoFar;
+use crate::ledger::record::Tries;
 
-/// The form written now.
+/// The form written of a fetch that was put aside after tries.
+const WITH_TRIES: u8 = 3;
+/// The form that ends before those, written else.
 const VERSION: u8 = 2;
 /// The form that ends before [`More`].
 const WITHOUT_MORE: u8 = 1;
@@ -39,6 +43,9 @@ pub(crate) struct Note {
     /// What stands behind the rest.
     #[serde(skip)]
     pub(crate) more: More,
+    /// Tries of the page that is called next, of before the fetch was put aside.
+    #[serde(skip)]
+    pub(crate) tries: Tries,
 }
 
 /// What notes of the first form do not have.
@@ -64,8 +71,13 @@ pub(crate) struct NoteError(String);
 impl Note {
     /// As bytes.
     pub(crate) fn encode(&self) -> Bytes {
-        let bytes = postcard::to_extend(self, vec![VERSION]);
+        let tried = self.tries != Tries::default();
+        let bytes = postcard::to_extend(self, vec![if tried { WITH_TRIES } else { VERSION }]);
         let bytes = bytes.and_then(|bytes| postcard::to_extend(&self.more, bytes));
+        let bytes = match bytes {
+            Ok(bytes) if tried => postcard::to_extend(&self.tries, bytes),
+            other => other,
+        };
         bytes.expect("a Vec takes whatever is written").into()
     }
 
@@ -73,15 +85,20 @@ impl Note {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, NoteError> {
         let (version, rest) =
             bytes.split_first().ok_or_else(|| NoteError("it is empty".to_owned()))?;
-        if !(WITHOUT_MORE..=VERSION).contains(version) {
-            let known = format!("known are {WITHOUT_MORE} to {VERSION}");
+        if !(WITHOUT_MORE..=WITH_TRIES).contains(version) {
+            let known = format!("known are {WITHOUT_MORE} to {WITH_TRIES}");
             return Err(NoteError(format!("its form is {version}, {known}")));
         }
         let unread = |error: postcard::Error| NoteError(error.to_string());
         let (mut note, rest) = postcard::take_from_bytes::<Self>(rest).map_err(unread)?;
-        note.more = match *version {
-            WITHOUT_MORE => More { filled: true, used: u64::MAX, ..More::default() },
-            _ => postcard::from_bytes(rest).map_err(unread)?,
+        note.more = if *version == WITHOUT_MORE {
+            More { filled: true, used: u64::MAX, ..More::default() }
+        } else {
+            let (more, rest) = postcard::take_from_bytes(rest).map_err(unread)?;
+            if *version == WITH_TRIES {
+                note.tries = postcard::from_bytes(rest).map_err(unread)?;
+            }
+            more
         };
         (note.so_far.filled, note.so_far.used) = (note.more.filled, note.more.used);
         Ok(note)

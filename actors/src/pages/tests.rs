@@ -6,6 +6,7 @@ use url::Url;
 use super::watch::{Broken, Value};
 use super::*;
 use crate::config;
+use crate::ledger::record::Tries;
 use crate::plan::Platform;
 use crate::store::Tap;
 
@@ -342,6 +343,7 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
             used: 1,
             is_split: false,
         },
+        tries: Tries::default(),
     };
     let bytes = note.encode();
     assert!(bytes.len() <= 5120, "{} bytes", bytes.len());
@@ -354,6 +356,11 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
     assert_eq!((undone.tail.len(), undone.calls), (LISTED_MAX - 1, so_far.calls - 1));
     assert!(Note::decode(&[]).is_err() && Note::decode(&[9, 1]).is_err());
     assert!(Note::decode(&bytes[..bytes.len() / 2]).is_err());
+    assert_eq!(bytes[0], 2, "nodes of the version before read it");
+    let tried = Note { tries: Tries { crashes: 1, wasted: 7, ..Tries::default() }, ..note };
+    let bytes = tried.encode();
+    assert_eq!(Note::decode(&bytes).unwrap(), tried);
+    assert!(Note::decode(&bytes[..bytes.len() - 1]).is_err());
 }
 
 #[test]

@@ -9,6 +9,8 @@ use tollgate_protos::{Done, Manifest, Object};
 use super::*;
 use crate::testkit::{on_points, point};
 
+mod elsewhere;
+
 const BODIES: [&str; 4] = [
     r#"{"d":[1,2],"next":"c2"}"#,
     r#"{"d":[3,4],"next":"c3"}"#,

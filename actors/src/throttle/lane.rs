@@ -239,7 +239,9 @@ impl Lane {
         if self.is_closed() {
             return Offer::Nothing;
         }
-        if self.on_trial && self.may_read() && self.trials(now).is_some_and(|trials| trials > 0) {
+        let crowded = self.parked.len() >= PARKED_MAX + AHEAD_MAX;
+        let refused = self.trials(now).is_some_and(|trials| trials > 0);
+        if self.on_trial && !crowded && self.may_read() && refused {
             // Among those that were not read yet is one that was not tried.
             return Offer::Read;
         }

@@ -13,7 +13,7 @@ use super::{SEAM_AGAIN, Throttle};
 use crate::codes::Code;
 use crate::collector::{
     Item, LastAnswer, Resumed, done_once, drop_note, finish_until_confirmed, put_aside, resume,
-    stored_before,
+    still_waits, stored_before,
 };
 use crate::fresh;
 use crate::ids::{LaneKey, Seq};
@@ -56,8 +56,10 @@ struct Found {
     read: Option<Arc<Read>>,
     /// Its page was called, and is not there.
     again: bool,
-    /// Nothing yet: its fetch is put aside.
-    aside: bool,
+    /// The tries of before its fetch was put aside.
+    tries: Tries,
+    /// Its fetch is not in its lane any more: it is put aside, or another node has ended it.
+    left: bool,
 }
 
 impl Throttle {
@@ -302,8 +304,16 @@ impl Throttle {
         }
         let found: Rc<RefCell<Found>> = Rc::default();
         let told = Rc::clone(&found);
+        let mut tries = candidate.tries;
+        if was_flying && !self.may_repeat(self.lanes[place].api) {
+            tries.crashes = tries.crashes.max(1);
+        }
         let look = async move {
             let once = item.fetch.once;
+            if why == Why::Unsettled && !still_waits(&shard, &item).await {
+                told.borrow_mut().left = true;
+                return None;
+            }
             if was_flying && let Some(done) = stored_before(&shard, &item).await {
                 return Some(Ending::Done { done: Box::new(done), once });
             }
@@ -318,13 +328,13 @@ impl Throttle {
             if has_pages {
                 match resume(&shard, &item).await {
                     Resumed::New => {}
-                    Resumed::Read { read, again } => {
-                        told.replace(Found { read: Some(read), again, aside: false });
+                    Resumed::Read { read, again, tries } => {
+                        told.replace(Found { read: Some(read), again, tries, left: false });
                     }
                     Resumed::Done(done) => return Some(Ending::Done { done, once }),
                     Resumed::Aside(reason) => {
-                        put_aside(&shard, &item, &reason).await;
-                        told.borrow_mut().aside = true;
+                        put_aside(&shard, &item, tries, &reason).await;
+                        told.borrow_mut().left = true;
                     }
                 }
             }
@@ -341,10 +351,14 @@ impl Throttle {
             let mut candidate = Candidate { read: found.read, ..candidate };
             let seq = candidate.item.seq;
             throttle.lanes[place].looking.retain(|known| *known != seq);
-            if found.aside {
+            if found.left {
+                throttle.lanes[place].ended(seq);
+                // Should it be there all the same: the cursor is behind it.
+                throttle.lanes[place].note(1);
                 throttle.follow_on(place, seq, ctx);
                 return;
             }
+            candidate.tries = candidate.tries.or_more(found.tries);
             if why == Why::Unsettled && candidate.read.is_some() && !found.again {
                 // They are those of the page that is there.
                 (candidate.tries, candidate.not_before) = (Tries::default(), throttle.now());
@@ -414,8 +428,14 @@ impl Throttle {
                 tokio::time::sleep(SEAM_AGAIN).await;
             }
         };
+        let place = self.lane(&item.lane);
         self.spawn(ctx, postpone, move |throttle, (), ctx| {
             drop(leaving);
+            throttle.lanes[place].ended(seq);
+            if until <= throttle.shard.clock.wall() {
+                // The queue has not answered for so long that it may have been left where it was.
+                throttle.lanes[place].note(1);
+            }
             throttle.step(ctx);
         });
     }

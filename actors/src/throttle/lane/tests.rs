@@ -206,6 +206,12 @@ fn a_trial_is_made_with_whatever_was_refused_least_often() {
     assert_eq!(lane.offer(At(0)), Offer::Read, "what was not tried yet is still to be read");
     lane.on_trial = false;
     assert_eq!(lane.offer(At(0)), Offer::Fetch);
+    lane.on_trial = true;
+    while lane.parked.len() < PARKED_MAX + AHEAD_MAX {
+        assert_eq!(lane.offer(At(0)), Offer::Read);
+        lane.parked.push(refused(lane.parked.len() as u64 + 10, 1));
+    }
+    assert_eq!(lane.offer(At(0)), Offer::Fetch, "no more than that are held");
 }
 
 #[test]
