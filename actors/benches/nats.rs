@@ -230,6 +230,7 @@ fn plan(server: &NatsServer) -> NatsPlan {
         tls: None,
         setup: true,
         fetch_bytes_max: None,
+        lease: std::time::Duration::from_secs(4),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
+use crate::cluster::Owned;
 use crate::codes::Code;
 use crate::ids::Seq;
 use crate::node::{Intake, Viewer};
@@ -74,8 +75,20 @@ pub struct Status {
     /// The nodes of a cluster that answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// Which of the 64 partitions of the accounts each of them holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<HeldBy>,
     /// Accounts one by one, those with the most waiting first.
     pub accounts: Vec<AccountLook>,
+}
+
+/// The partitions of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// Its name.
+    pub node: String,
+    /// Their numbers, in order.
+    pub partitions: Vec<u32>,
 }
 
 /// An answer.
@@ -106,9 +119,17 @@ pub struct Desk {
     pub viewer: Viewer,
     /// Its queue.
     pub intake: Intake,
+    /// What it owns.
+    pub owned: Owned,
 }
 
 impl Desk {
+    fn held(&self) -> Option<HeldBy> {
+        let node = self.plan.get().node_name.clone();
+        let partitions = self.owned.ours().iter().collect();
+        self.owned.is_shared().then_some(HeldBy { node, partitions })
+    }
+
     /// The answer to a request, a line of JSON.
     pub async fn answer(&self, request: &[u8]) -> Answer {
         match serde_json::from_slice(request) {
@@ -121,6 +142,7 @@ impl Desk {
                     postponed,
                     in_flight: looks.in_flight,
                     nodes: Vec::new(),
+                    partitions: self.held().into_iter().collect(),
                     accounts: looks.accounts,
                 })
             }

@@ -3,7 +3,7 @@
 //! Whoever knows of a reason not to be ready says so here by a name, and takes it back; a node beats for its
 //! shards. Nothing here asks anybody, so that the answer never waits for what it is about.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::cluster::Owned;
 
 /// The node has not looked yet at what waits.
 pub const STARTING: &str = "starting";
@@ -45,6 +46,7 @@ pub struct Condition {
 pub struct Health {
     clock: Clock,
     inner: Mutex<Inner>,
+    owned: OnceLock<Owned>,
 }
 
 #[derive(Debug, Default)]
@@ -58,9 +60,20 @@ struct Inner {
 impl Health {
     /// A node that starts.
     pub fn new(clock: Clock) -> Arc<Self> {
-        let health = Self { clock, inner: Mutex::default() };
+        let health = Self { clock, inner: Mutex::default(), owned: OnceLock::new() };
         health.set(STARTING, "the node has not looked yet at what waits");
         Arc::new(health)
+    }
+
+    /// From now on [`Health::partitions`] tells what this node owns. A second one is not asked.
+    pub fn own(&self, owned: Owned) {
+        let _first = self.owned.set(owned).is_ok();
+    }
+
+    /// The partitions that this node holds, in order; nothing if it is in no cluster.
+    pub fn partitions(&self) -> Option<Vec<u32>> {
+        let owned = self.owned.get().filter(|owned| owned.is_shared())?;
+        Some(owned.ours().iter().collect())
     }
 
     /// Says that the node is not ready, and why. Said again, the reason is the new one and the time the

@@ -24,6 +24,7 @@ pub mod auth;
 pub(crate) mod budget;
 pub mod calendar;
 pub mod clock;
+pub mod cluster;
 pub mod codes;
 pub mod collector;
 pub mod config;

@@ -19,6 +19,7 @@ use crate::auth::Keeper;
 use crate::auth::vault::{MemoryVault, Vault};
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
+use crate::cluster::{Hands, Owned};
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
@@ -36,6 +37,7 @@ use crate::shard::{
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
+mod hands;
 mod unknown;
 
 pub use unknown::Unknown;
@@ -80,6 +82,8 @@ pub struct Seams {
     pub back: Arc<BackHealth>,
     /// What becomes of fetches that the configuration does not know.
     pub unknown: Unknown,
+    /// Which partitions of the accounts this node owns; the default owns all.
+    pub owned: Owned,
 }
 
 impl Seams {
@@ -94,6 +98,7 @@ impl Seams {
             holds: Holds::default(),
             back: Arc::default(),
             unknown: Unknown::Wait,
+            owned: Owned::default(),
         }
     }
 }
@@ -149,6 +154,7 @@ impl Node {
         telemetry::config_in_force();
         let (auth, worker) = Keeper::new(clock.clone());
         let shared = Shared {
+            owned: seams.owned,
             auth,
             shuts: Shuts::default(),
             clock,
@@ -301,6 +307,11 @@ impl Node {
     /// A way to tell the shards that holds came or went, for use on any thread.
     pub fn bell(&self) -> Bell {
         Bell { shards: self.shards.clone() }
+    }
+
+    /// What gives partitions out of hand, for the keeper of what this node owns.
+    pub fn hands(&self) -> Arc<dyn Hands> {
+        Arc::new(hands::ShardHands(self.shards.clone()))
     }
 
     /// The plan in force, for use on any thread.
@@ -722,7 +733,9 @@ async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
     let open = telemetry::SLOTS_OPEN.gauge(&[]);
     let buffered = telemetry::BUFFERED.gauge(&[]);
     let not_known = telemetry::UNKNOWN.gauge(&[]);
+    let held = telemetry::PARTITIONS_HELD.gauge(&[]);
     loop {
+        held.set(f64::from(shared.owned.ours().len()));
         open.set(shared.slots.available_permits() as f64);
         buffered.set(shared.store.buffered_bytes() as f64);
         not_known.set(unknown.load(Ordering::Acquire) as f64);

@@ -100,6 +100,8 @@ pub struct NatsPlan {
     pub setup: bool,
     /// Most bytes of waiting fetches; more are refused to whoever publishes. None: what the server has.
     pub fetch_bytes_max: Option<u64>,
+    /// A node that has not shown itself for so long has lost its accounts to others. Whole seconds. Default 4 s.
+    pub lease: Duration,
 }
 
 /// Files of TLS.

@@ -7,14 +7,15 @@ use anyhow::Context;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tollgate_actors::clock::Clock;
+use tollgate_actors::cluster::{Keeper, Owned, Terms};
 use tollgate_actors::control::{self, Desk};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
-use tollgate_actors::nats::session::{About, Session, SessionFile};
+use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
 use tollgate_actors::nats::{self, Bus, ask, holds};
-use tollgate_actors::node::{Node, NodeError, Seams, Unknown};
+use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::store::keep_clean;
@@ -109,10 +110,13 @@ async fn work(
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
-    let Started { session, held, back, sweep, mut node } = started;
+    let Started { session, keeper, owned, held, back, sweep, mut node } = started;
+    health.own(owned.clone());
     node.report_to(health);
+    keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
-    let mut beside = beside(plan, bus, &node, held, sweep, health, back);
+    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
     let (in_force, shown) = (node.plan(), Arc::clone(&session));
     let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
     beside.push(follow(&node, Box::new(told)));
@@ -120,7 +124,9 @@ async fn work(
         () = stop.asked() => None,
         error = node.died() => Some(error),
     };
-    let broken_off = node.drain(plan.collect.drain).await;
+    // Each partition goes to its next owner as soon as nothing is in flight in it.
+    let within = plan.collect.drain;
+    let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
     for task in beside {
         task.abort();
     }
@@ -144,6 +150,8 @@ async fn work(
 /// A node and what goes with it.
 struct Started<S> {
     session: Arc<Session>,
+    keeper: Keeper,
+    owned: Owned,
     held: Holds,
     back: Arc<BackHealth>,
     sweep: S,
@@ -157,39 +165,44 @@ async fn start(
     about: &About,
     clock: &Clock,
 ) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
-    let session = Session::start(bus, file.id, file.before.clone(), about).await;
+    let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
+    let before = file.before.clone();
+    let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
     let session = Arc::new(session.context("show this node's session on NATS")?);
     let store = open_store(plan).await?;
     let held = Holds::default();
     held.replace(holds::list(bus).await?);
     let back = Arc::new(BackHealth::default());
     let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
+    // What is owned is claimed before it is listed: a node alone has everything at once.
+    let terms = Terms::default();
+    let keeper = Keeper::join(bus, Arc::clone(&session), owned.clone(), terms).await;
+    let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
     let seams = Seams {
-        queue: Arc::new(NatsQueue::open(bus).await?),
+        queue: Arc::new(NatsQueue::open_for(bus, owned.clone()).await?),
         ledger: Arc::new(ledger),
         store: store.clone(),
         vault: Arc::new(NatsVault::new(bus, Arc::clone(&session))),
         holds: held.clone(),
         back: Arc::clone(&back),
         unknown: Unknown::Die,
+        owned: owned.clone(),
     };
     let sweep = keep_clean(store, plan);
     let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
-    Ok(Started { session, held, back, sweep, node })
+    Ok(Started { session, keeper, owned, held, back, sweep, node })
 }
 
 /// What goes on beside the node: answering questions, following holds, cleaning up, telling how NATS fares.
 fn beside(
     plan: &Arc<Plan>,
     bus: &Bus,
-    node: &Node,
+    (desk, bell): (Desk, Bell),
     held: Holds,
     sweep: impl Future<Output = ()> + 'static,
     health: &Arc<Health>,
     back: Arc<BackHealth>,
 ) -> Vec<JoinHandle<()>> {
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake() };
-    let bell = node.bell();
     let changed = move |scopes: &[Scope]| bell.holds_changed(scopes);
     let mut tasks = vec![
         actix_rt::spawn(holds::follow(bus.clone(), held, changed)),

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tollgate_actors::auth::vault::FileVault;
 use tollgate_actors::clock::Clock;
+use tollgate_actors::cluster::Owned;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
 use tollgate_actors::intake::{Taken, take_lines};
@@ -85,7 +86,8 @@ pub(crate) async fn work(
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let following =
         watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone(), || ()));
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake() };
+    let owned = Owned::default();
+    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {

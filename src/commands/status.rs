@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::bail;
+use tollgate_actors::cluster::{PARTITIONS, Parts};
 use tollgate_actors::control::{Answer, Request, Status};
 
 use super::place::ask_once;
@@ -42,6 +43,11 @@ fn show(status: &Status) -> std::io::Result<()> {
         number(status.in_flight),
         number(status.postponed)
     ))?;
+    for held in &status.partitions {
+        let parts: Parts = held.partitions.iter().copied().collect();
+        let node = printable(&held.node);
+        print(format_args!("{node} holds {} of {PARTITIONS} partitions: {parts}", parts.len()))?;
+    }
     if status.accounts.is_empty() {
         return Ok(());
     }

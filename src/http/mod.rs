@@ -231,6 +231,9 @@ struct Alive {
 struct Ready {
     ready: bool,
     reasons: Vec<Condition>,
+    /// Those that this node holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<Vec<u32>>,
 }
 
 async fn healthz(State(health): State<Arc<Health>>) -> Response {
@@ -242,7 +245,7 @@ async fn healthz(State(health): State<Arc<Health>>) -> Response {
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
     let reasons = health.reasons();
     let ready = reasons.is_empty();
-    json(ready, &Ready { ready, reasons })
+    json(ready, &Ready { ready, reasons, partitions: health.partitions() })
 }
 
 fn json(well: bool, body: &impl Serialize) -> Response {

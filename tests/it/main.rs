@@ -18,6 +18,7 @@ mod bad;
 mod budgets;
 mod claims;
 mod cli;
+mod cluster;
 mod crash;
 mod dead;
 mod hard;

@@ -23,6 +23,10 @@ const BYTES_MAX: u64 = 1 << 50;
 /// Less room than this for waiting fetches is a mistake.
 const FETCH_STREAM_BYTES_MIN: u64 = MIB;
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
+/// A node that does not show itself for so long has lost its accounts to the others.
+const LEASE: Duration = Duration::from_secs(4);
+const LEASE_MIN: Duration = Duration::from_secs(2);
+const LEASE_MAX: Duration = Duration::from_secs(60);
 /// Bounds of a timeout.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
@@ -135,6 +139,7 @@ pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
         tls: None,
         setup: true,
         fetch_bytes_max: None,
+        lease: LEASE,
     };
     let Some(mut section) = section else { return plan };
     if let Some(text) = section.text("url") {
@@ -168,6 +173,12 @@ pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
         plan.setup = setup;
     }
     plan.fetch_bytes_max = section.size("fetch_bytes_max", FETCH_STREAM_BYTES_MIN..=BYTES_MAX);
+    if let Some(lease) = section.duration("lease", LEASE_MIN..=LEASE_MAX) {
+        if lease.subsec_nanos() > 0 {
+            section.mistake(BAD, "lease", "a lease has whole seconds", "such as \"4s\"");
+        }
+        plan.lease = lease;
+    }
     plan.tls = section.section("tls").map(nats_tls);
     section.finish();
     plan

@@ -102,6 +102,7 @@ pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
         sum.in_flight += status.in_flight;
         // One place for all nodes.
         sum.postponed = sum.postponed.max(status.postponed);
+        sum.partitions.extend(status.partitions);
         sum.accounts.extend(status.accounts);
     }
     if let Some(sum) = &mut all {

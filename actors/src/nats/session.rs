@@ -25,6 +25,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
+use crate::cluster::Asked;
+use crate::cluster::Owned;
 use crate::health::BackHealth;
 use crate::ledger::Writer;
 use crate::state::{FolderLock, StateError, clock};
@@ -32,11 +34,11 @@ use crate::telemetry;
 
 /// The key lives so long after its last renewal (whole seconds, ADR-43:
 /// <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-43.md>).
-const LIVES: Duration = Duration::from_secs(5);
+const LIVES: Duration = Duration::from_secs(4);
 /// Between two renewals, and how long one may take.
-const RENEW_EVERY: Duration = Duration::from_secs(1);
+const RENEW_EVERY: Duration = Duration::from_millis(800);
 /// Without a renewal for so long a node gives no permits.
-const LOST_AFTER: Duration = Duration::from_secs(3);
+const LOST_AFTER: Duration = Duration::from_millis(2400);
 /// After renewals were missed others may have missed theirs too: nobody counts as gone before this has passed.
 const STEADY_AFTER: Duration = Duration::from_secs(2);
 /// What was seen of another session holds so long.
@@ -46,9 +48,46 @@ const SEEN_MAX: usize = 1024;
 /// Earlier sessions that a folder remembers. One before those counts as silent, which only waits longer.
 const BEFORE_MAX: usize = 64;
 
+/// How long a session's key lives without a renewal, and what follows from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Whole seconds.
+    lives: Duration,
+    renew_every: Duration,
+    lost_after: Duration,
+}
+
+impl Lease {
+    /// One that lives so long, in whole seconds: renewed five times in it, and its node gives no permits after
+    /// three fifths of it without a renewal.
+    pub fn of(lives: Duration) -> Self {
+        let lives = Duration::from_secs(lives.as_secs().max(1));
+        Self { lives, renew_every: lives / 5, lost_after: lives * 3 / 5 }
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self { lives: LIVES, renew_every: RENEW_EVERY, lost_after: LOST_AFTER }
+    }
+}
+
 /// The number of a session: 64 random bits, shown as 16 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
+
+impl Serialize for SessionId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for SessionId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("not 16 hex digits"))
+    }
+}
 
 impl SessionId {
     /// One that nobody has had.
@@ -56,7 +95,7 @@ impl SessionId {
         Self(clock::random())
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text.trim(), 16).ok().map(Self)
     }
 }
@@ -123,12 +162,24 @@ pub struct About {
     pub config: String,
 }
 
+/// The value of a session's key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    #[serde(flatten)]
+    pub(crate) about: About,
+    /// Whether it takes partitions: it has started, and is not about to end.
+    #[serde(default)]
+    pub(crate) takes: bool,
+}
+
 /// How a session fares.
 #[derive(Debug, Clone, Copy)]
 struct Fares {
     renewed: Instant,
     /// False once it was not renewed for [`LOST_AFTER`], until it is again.
     held: bool,
+    /// The last renewal did not come through.
+    failing: bool,
     /// When it was first renewed after a failure; its start.
     steady_from: Instant,
 }
@@ -146,7 +197,11 @@ struct Inner {
     own: Stream<()>,
     id: SessionId,
     before: Vec<SessionId>,
-    value: Mutex<Vec<u8>>,
+    value: Mutex<Shown>,
+    /// Of the last renewal; whoever holds this renews.
+    revision: tokio::sync::Mutex<u64>,
+    lease: Lease,
+    owned: Owned,
     started: Instant,
     fares: watch::Sender<Fares>,
     seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
@@ -187,36 +242,112 @@ impl Session {
         before: Vec<SessionId>,
         about: &About,
     ) -> Result<Self, SessionError> {
+        Self::start_with(bus, id, before, about, Lease::default(), Owned::default()).await
+    }
+
+    /// The same with another lease, and with somebody who is told how long it holds.
+    ///
+    /// # Errors
+    /// The server does not take the key.
+    pub async fn start_with(
+        bus: &Bus,
+        id: SessionId,
+        before: Vec<SessionId>,
+        about: &About,
+        lease: Lease,
+        owned: Owned,
+    ) -> Result<Self, SessionError> {
         let name = bus.names().bucket_stream("OWN");
         let own = bus.js().get_stream_no_info(name).await;
         let own = own.map_err(|error| SessionError(error.to_string()))?;
         let now = Instant::now();
-        let fares = Fares { renewed: now, held: true, steady_from: now };
+        let fares = Fares { renewed: now, held: true, failing: false, steady_from: now };
         let inner = Arc::new(Inner {
             bus: bus.clone(),
             own,
             id,
             before,
-            value: Mutex::new(serde_json::to_vec(about).expect("names and a time are JSON")),
+            value: Mutex::new(Shown { about: about.clone(), takes: false }),
+            revision: tokio::sync::Mutex::new(0),
+            lease,
+            owned,
             started: now,
             fares: watch::Sender::new(fares),
             seen: Mutex::default(),
         });
-        let revision = inner.renew(0).await?;
+        inner.renew_once().await?;
         for gone in &inner.before {
             if inner.last(*gone).await?.is_some_and(|(_, lives)| lives) {
                 inner.end(*gone).await?;
             }
         }
         telemetry::session_started(&id.to_string());
-        let renewing = tokio::spawn(Arc::clone(&inner).keep(revision));
+        let renewing = tokio::spawn(Arc::clone(&inner).keep());
         Ok(Self { inner, renewing })
     }
 
     /// What it tells of itself from its next renewal on, within a second or so.
     pub fn tell(&self, about: &About) {
-        let value = serde_json::to_vec(about).expect("names and a time are JSON");
-        *self.inner.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        self.inner.value().about = about.clone();
+    }
+
+    /// Tells others at once whether it takes partitions.
+    ///
+    /// # Errors
+    /// The server does not answer; a later renewal tells it.
+    pub async fn takes(&self, takes: bool) -> Result<(), SessionError> {
+        self.inner.value().takes = takes;
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
+    }
+
+    /// Whether it has told others that it takes partitions.
+    pub(crate) fn is_taking(&self) -> bool {
+        self.inner.value().takes
+    }
+
+    /// The name of its node.
+    pub(crate) fn node(&self) -> String {
+        self.inner.value().about.node.clone()
+    }
+
+    /// Those that ran in its folder before.
+    pub(crate) fn before(&self) -> &[SessionId] {
+        &self.inner.before
+    }
+
+    /// Since when it has been renewed in time; nothing while it is not. Its start, if it always was.
+    pub(crate) fn steady_since(&self) -> Option<Instant> {
+        let fares = *self.inner.fares.borrow();
+        (fares.held && !fares.failing).then_some(fares.steady_from)
+    }
+
+    /// The last entry of a session's key as the leader has it: its revision, and what it shows if it lives. What
+    /// was seen of it is forgotten.
+    pub(crate) async fn ask(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<(u64, Option<Shown>)>, SessionError> {
+        let found = self.inner.last_shown(id).await?;
+        let lives = found.as_ref().is_some_and(|(_, lives, _)| *lives);
+        self.inner.seen().insert(id, (Instant::now(), lives));
+        Ok(found.map(|(revision, lives, shown)| (revision, shown.filter(|_| lives))))
+    }
+
+    /// Waits for the next renewal, or for the moment when they fail.
+    pub(crate) fn follow(&self) -> impl Future<Output = ()> + use<> {
+        let mut fares = self.inner.fares.subscribe();
+        async move {
+            let steady = |fares: &Fares| (fares.held && !fares.failing, fares.steady_from);
+            let before = steady(&fares.borrow_and_update());
+            // Ends with the session, as whoever asks does.
+            let _changed = fares.wait_for(|fares| steady(fares) != before).await.is_ok();
+        }
+    }
+
+    /// How long its key lives without a renewal.
+    pub(crate) fn lease(&self) -> Duration {
+        self.inner.lease.lives
     }
 
     /// Its number.
@@ -229,7 +360,7 @@ impl Session {
         self.inner.started
     }
 
-    /// Whether it was renewed within the last 3 s.
+    /// Whether it was renewed within the last 2.4 s, or three fifths of its lease.
     pub fn is_held(&self) -> bool {
         self.inner.fares.borrow().held
     }
@@ -312,28 +443,36 @@ impl Inner {
         self.bus.names().bucket_key("OWN", &format!("n.{id}"))
     }
 
-    async fn keep(self: Arc<Self>, mut revision: u64) {
-        let mut ticks = interval(RENEW_EVERY);
+    fn value(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let mut ticks = interval(self.lease.renew_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         let mut failed = false;
         loop {
             ticks.tick().await;
             // The client's own patience is longer; what comes through late is found by the next renewal.
-            if let Ok(Ok(renewed)) = timeout(RENEW_EVERY, self.renew(revision)).await {
-                revision = renewed;
+            let before = *self.fares.borrow();
+            if let Ok(Ok(())) = timeout(self.lease.renew_every, self.renew_once()).await {
                 let now = Instant::now();
-                let before = *self.fares.borrow();
+                // Late is as bad as failed: the others may have been stopped as well.
+                failed |= before.renewed.elapsed() >= self.lease.lost_after;
                 let steady_from = if failed { now } else { before.steady_from };
-                self.fares.send_replace(Fares { renewed: now, held: true, steady_from });
+                self.fares.send_modify(|fares| {
+                    *fares = Fares { held: true, failing: false, steady_from, ..*fares };
+                });
                 if !before.held {
                     telemetry::session_back(before.renewed.elapsed());
                 }
                 failed = false;
             } else {
                 failed = true;
+                self.fares.send_modify(|fares| fares.failing = true);
                 let fares = *self.fares.borrow();
-                if fares.held && fares.renewed.elapsed() >= LOST_AFTER {
+                if fares.held && fares.renewed.elapsed() >= self.lease.lost_after {
                     self.fares.send_replace(Fares { held: false, ..fares });
                     telemetry::session_lost(fares.renewed.elapsed());
                 }
@@ -341,11 +480,21 @@ impl Inner {
         }
     }
 
+    /// Renews, and tells how long the lease holds from the moment of asking.
+    async fn renew_once(&self) -> Result<(), SessionError> {
+        let mut revision = self.revision.lock().await;
+        let asked = Asked::now();
+        *revision = self.renew(*revision).await?;
+        self.owned.renewed(asked, self.lease.lost_after);
+        self.fares.send_modify(|fares| fares.renewed = fares.renewed.max(asked.at));
+        Ok(())
+    }
+
     /// Writes the key over `revision`, or over what is there now: it is this session's whatever happened.
     async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
         for _ in 0..3 {
-            let value = self.value.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let value = PublishMessage::build().payload(value.into()).ttl(LIVES);
+            let value = serde_json::to_vec(&*self.value()).expect("names and a time are JSON");
+            let value = PublishMessage::build().payload(value.into()).ttl(self.lease.lives);
             match self.put(self.id, value, revision).await? {
                 Put::At(revision) => return Ok(revision),
                 Put::Replaced => {
@@ -388,12 +537,21 @@ impl Inner {
 
     /// The last entry of a session's key, from the leader: its revision, and whether it says that it lives.
     async fn last(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
+        let found = self.last_shown(id).await?;
+        Ok(found.map(|(revision, lives, _)| (revision, lives)))
+    }
+
+    async fn last_shown(
+        &self,
+        id: SessionId,
+    ) -> Result<Option<(u64, bool, Option<Shown>)>, SessionError> {
         match self.own.get_last_raw_message_by_subject(&self.subject(id)).await {
             Ok(last) => {
                 // The server marks a key whose time has passed.
                 let over = last.headers.get("KV-Operation").is_some()
                     || last.headers.get("Nats-Marker-Reason").is_some();
-                Ok(Some((last.sequence, !over)))
+                let shown = serde_json::from_slice(&last.payload).ok();
+                Ok(Some((last.sequence, !over, shown)))
             }
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(SessionError(format!("the session {id}: {error}"))),

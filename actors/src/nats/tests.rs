@@ -18,6 +18,7 @@ pub(crate) fn plan(server: &NatsServer) -> NatsPlan {
         tls: None,
         setup: true,
         fetch_bytes_max: None,
+        lease: std::time::Duration::from_secs(4),
     }
 }
 

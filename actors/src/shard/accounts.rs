@@ -14,6 +14,7 @@ use slab::Slab;
 use tollgate_gate::At;
 
 use super::Found;
+use crate::cluster::{PARTITIONS, Parts, part_of};
 use crate::ids::{AccountKey, Priority};
 use crate::plan::Platform;
 use crate::supervise::Restarts;
@@ -156,6 +157,15 @@ impl Entry {
     }
 }
 
+impl AtWork {
+    /// An account that was at work is not any more.
+    fn leave(&mut self, entry: &Entry) {
+        if matches!(entry.state, State::Live { .. } | State::Restarting(_)) {
+            self.0[part_of(&entry.key) as usize] -= 1;
+        }
+    }
+}
+
 /// All accounts of a shard.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
@@ -167,6 +177,17 @@ pub(crate) struct Accounts {
     pub(crate) ready: VecDeque<Ix>,
     /// Accounts in `State::Live`.
     pub(crate) live: usize,
+    /// Accounts with an actor, or whose actor will be started again, by partition.
+    at_work: AtWork,
+}
+
+#[derive(Debug)]
+struct AtWork([u32; PARTITIONS as usize]);
+
+impl Default for AtWork {
+    fn default() -> Self {
+        Self([0; PARTITIONS as usize])
+    }
 }
 
 impl Accounts {
@@ -218,9 +239,26 @@ impl Accounts {
             if matches!(entry.state, State::Live { .. }) {
                 self.live -= 1;
             }
+            self.at_work.leave(entry);
             entry.state = State::Resting(Box::new(rest));
             self.push(due, ix);
         }
+    }
+
+    /// Gives an account its actor.
+    pub(crate) fn live(&mut self, ix: Ix, addr: Addr<Throttle>, incarnation: u64) {
+        let Some(entry) = self.entries.get_mut(ix as usize) else { return };
+        let glance = entry.glance();
+        self.at_work.leave(entry);
+        entry.state = State::Live { addr, incarnation, sent: 0, glance };
+        self.at_work.0[part_of(&entry.key) as usize] += 1;
+        self.live += 1;
+    }
+
+    /// The partitions of accounts that have an actor, or will have one again.
+    pub(crate) fn at_work(&self) -> Parts {
+        let counts = (0..PARTITIONS).zip(&self.at_work.0);
+        counts.filter(|(_, count)| **count > 0).map(|(part, _)| part).collect()
     }
 
     /// Makes a resting account due at `at` if it is not before.
@@ -251,6 +289,7 @@ impl Accounts {
         if matches!(entry.state, State::Live { .. }) {
             self.live -= 1;
         }
+        self.at_work.leave(&entry);
         let hash = self.hasher.hash_one(&entry.key);
         if let Ok(found) = self.index.find_entry(hash, |at| *at == ix) {
             found.remove();

@@ -14,6 +14,7 @@ use super::{
     AccountDied, AccountLook, Beat, CollectorDied, Drain, Drained, Found, HoldsChanged, Look,
     LookAgain, Looks, Room, Tallied, Tally, Wake, Work,
 };
+use crate::cluster::part_of;
 use crate::http::Transport;
 use crate::ids::AccountKey;
 use crate::supervise::Restarts;
@@ -51,6 +52,10 @@ impl Shard {
     fn note(&mut self, found: Found) {
         // Told by a node that goes by another configuration by now.
         let Some(api) = self.api_of(&found.lane) else { return };
+        // Whoever gets the partition finds it there.
+        if self.ctx.owned.is_leaving(part_of(&found.lane.account)) {
+            return;
+        }
         let ctx = &self.ctx;
         let mut accounts = ctx.accounts.borrow_mut();
         let ix = accounts.place(&found.lane.account);
@@ -116,12 +121,10 @@ impl Shard {
             accounts.forget(ix);
             return;
         };
-        let glance = entry.glance();
         let platform = platform.of(&key.account);
         let throttle = Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform, start);
         let addr = throttle.start();
-        entry.state = State::Live { addr, incarnation, sent: 0, glance };
-        accounts.live += 1;
+        accounts.live(ix, addr, incarnation);
     }
 
     /// Starts accounts that wait for their turn, as far as there is room.

@@ -25,6 +25,7 @@ use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::Keeper;
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
+use crate::cluster::Owned;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Item, Order, Outcome, Slot};
 use crate::health::{self, BackHealth, Health};
@@ -82,6 +83,8 @@ pub struct Shared {
     pub shuts: Shuts,
     /// What signs calls.
     pub auth: Keeper,
+    /// Which partitions this node owns.
+    pub owned: Owned,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -183,6 +186,7 @@ pub struct Context {
     pub(crate) back_health: Arc<BackHealth>,
     pub(crate) shuts: Shuts,
     pub(crate) auth: Keeper,
+    pub(crate) owned: Owned,
     pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
@@ -232,6 +236,7 @@ impl Context {
             back_health: shared.back_health,
             shuts: shared.shuts,
             auth: shared.auth,
+            owned: shared.owned,
             drift: RefCell::default(),
             transport,
             accounts: RefCell::default(),

@@ -9,6 +9,7 @@ pub mod actor;
 mod baseline;
 mod budgets;
 pub mod context;
+mod parts;
 pub mod permit;
 mod reload;
 
@@ -59,6 +60,18 @@ pub struct HoldsChanged(pub Vec<crate::holds::Scope>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Reload(pub(crate) std::sync::Arc<crate::plan::Plan>);
+
+/// Sent by the node: what is owned of these partitions has changed. Accounts of those that this node leaves end,
+/// the others look again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct PartsChanged(pub(crate) crate::cluster::Parts);
+
+/// Sent by the node: in which of these partitions does nobody work, with nothing in flight and the last records
+/// written?
+#[derive(Debug, Message)]
+#[rtype(result = "crate::cluster::Parts")]
+pub(crate) struct Quiet(pub(crate) crate::cluster::Parts);
 
 /// Sent by the node: give no more permits. The reply comes when nothing is in flight and the last records
 /// are written, or when `within` has passed; then calls still in flight are dropped.

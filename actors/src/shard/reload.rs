@@ -10,6 +10,7 @@ use tollgate_gate::ChangeKind;
 
 use super::accounts::{Ix, State};
 use super::{Reload, Shard};
+use crate::cluster::part_of;
 use crate::ids::{LaneKey, Slug};
 use crate::plan::Platform;
 use crate::throttle::Start;
@@ -119,9 +120,10 @@ impl Shard {
     /// Starts the actor of an account again, unless its platform is gone. Then what its attempts tell is heard by
     /// nobody, and its place is kept until they are over: another account there would take them for its own.
     pub(super) fn restart(&mut self, ix: Ix, ctx: &mut Context<Self>) {
-        let platform = self.ctx.accounts.borrow().get(ix).map(|entry| entry.key.platform.clone());
-        let Some(platform) = platform else { return };
-        if self.ctx.platform(&platform).is_some() {
+        let key = self.ctx.accounts.borrow().get(ix).map(|entry| entry.key.clone());
+        let Some(key) = key else { return };
+        let ours = !self.ctx.owned.is_leaving(part_of(&key));
+        if ours && self.ctx.platform(&key.platform).is_some() {
             self.start_throttle(ix, Start::Restarted);
             return;
         }

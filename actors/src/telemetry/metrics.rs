@@ -139,6 +139,8 @@ metrics! {
         "attempts that may be in flight at once, small bodies that are only stored not counted: `collect.concurrency`";
     SLOTS_OPEN: Gauge "tollgate_slots_open" in "attempts" by [], NO_BUCKETS,
         "how many of those are free; 0 for long means that `collect.concurrency` is the limit";
+    PARTITIONS_HELD: Gauge "tollgate_partitions_held" in "partitions" by [], NO_BUCKETS,
+        "of the 64 partitions of the accounts, how many this node works in; all without a cluster";
     BUFFERED: Gauge "tollgate_buffered_bytes" in "bytes" by [], NO_BUCKETS,
         "memory that bodies on their way hold";
     BUFFER_MAX: Gauge "tollgate_buffer_max_bytes" in "bytes" by [], NO_BUCKETS,

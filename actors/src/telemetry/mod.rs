@@ -8,14 +8,19 @@
 //! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
 //! so that a line break or an escape sequence in an account acts on no terminal.
 
+mod cluster;
 mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
 
+pub(crate) use cluster::{
+    claims_unseen, partitions_gained, partitions_given_up, partitions_kept, partitions_lost,
+    session_over,
+};
 pub(crate) use metrics::{
-    BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PlatformMeters, RESTING, SLOTS, SLOTS_OPEN, UNKNOWN,
-    WAITING, WAKES,
+    BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING, SLOTS,
+    SLOTS_OPEN, UNKNOWN, WAITING, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};

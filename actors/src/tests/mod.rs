@@ -158,6 +158,7 @@ impl Rig {
             platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
         });
         let shared = Shared {
+            owned: crate::cluster::Owned::default(),
             auth,
             shuts: Shuts::default(),
             clock: clock.clone(),

@@ -52,6 +52,7 @@ impl Running {
             vault: Arc::new(crate::auth::vault::MemoryVault::default()),
             holds: crate::holds::Holds::default(),
             unknown: crate::node::Unknown::Die,
+            owned: crate::cluster::Owned::default(),
             queue: Arc::new(queue.clone()),
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),

@@ -5,6 +5,7 @@ mod asking;
 mod blocks;
 mod denying;
 mod hearing;
+mod leaving;
 mod letting;
 mod listening;
 mod opening;
@@ -30,6 +31,7 @@ use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree}
 use super::usage::Usage;
 use crate::answers::breaker::Breaker;
 use crate::budget::Grant;
+use crate::cluster::part_of;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
@@ -114,6 +116,8 @@ pub struct Throttle {
     ix: Ix,
     incarnation: u64,
     key: AccountKey,
+    /// The partition it is in.
+    part: u32,
     platform: Arc<Platform>,
     meters: Rc<PlatformMeters>,
     start: Option<Start>,
@@ -195,6 +199,7 @@ impl Throttle {
             shard,
             ix,
             incarnation,
+            part: part_of(&key),
             key,
             platform,
             meters,

@@ -4,6 +4,7 @@
 //! has come since. At most [`KNOWN_MAX`] are held, the soonest; the others are read again when those are gone.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::headers::{Kept, UNTIL, id_of_move, stored_at};
 use super::wire::{Copy, away, within};
 use super::{AGAIN, Inner, QueueError, STEP_WITHIN, lock};
+use crate::cluster::part_of;
 use crate::ids::{LaneKey, Seq};
 use crate::state::clock;
 use crate::telemetry;
@@ -42,6 +44,16 @@ const READER_KEPT: Duration = Duration::from_secs(30);
 pub(super) struct Later {
     known: Mutex<Known>,
     changed: Notify,
+    /// All headers have to be read once more.
+    anew: AtomicBool,
+}
+
+impl Later {
+    /// Partitions were gained: what is aside for them was not read.
+    pub(super) fn look_anew(&self) {
+        self.anew.store(true, Ordering::Release);
+        self.changed.notify_one();
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +156,11 @@ impl Inner {
 
     async fn return_one(&self, seq: u64) -> Result<(), QueueError> {
         let Some(message) = self.get(&self.aside.stream, seq).await? else { return Ok(()) };
+        let lane = self.names().lane_of_later(&message.subject);
+        if lane.is_ok_and(|lane| !self.owned.is_ours(part_of(&lane.account))) {
+            // Its partition's new owner has read of it.
+            return Ok(());
+        }
         match self.names().lane_of_later(&message.subject) {
             Ok(lane) => {
                 let id = id_of_move(self.aside.created(), seq, "back");
@@ -180,6 +197,9 @@ impl Inner {
         let last = self.aside.info().await?.state.last_sequence;
         let from = {
             let mut known = lock(&self.later.known);
+            if self.later.anew.swap(false, Ordering::AcqRel) {
+                known.forget();
+            }
             if last < known.read_to {
                 // Made anew: what was known is of another stream.
                 known.forget();
@@ -227,6 +247,16 @@ impl Inner {
                     QueueError::Unavailable(format!("{}: {error}", self.aside.name).into())
                 })?;
                 let Ok(info) = message.info() else { continue };
+                // The others' owners bring theirs back; what is no lane is the first partition's.
+                let lane = self.names().lane_of_later(&message.subject).ok();
+                let part = lane.map_or(0, |lane| part_of(&lane.account));
+                left = info.pending;
+                read += 1;
+                if !self.owned.is_ours(part) {
+                    let mut known = lock(&self.later.known);
+                    known.read_to = known.read_to.max(info.stream_sequence);
+                    continue;
+                }
                 let until = message.headers.as_ref().and_then(|headers| headers.get(UNTIL));
                 let until = until.and_then(|until| until.as_str().parse::<Timestamp>().ok());
                 // One that says nothing of it is due.
@@ -234,8 +264,6 @@ impl Inner {
                 let mut known = lock(&self.later.known);
                 known.add(until_ms, info.stream_sequence, KNOWN_MAX);
                 known.read_to = known.read_to.max(info.stream_sequence);
-                left = info.pending;
-                read += 1;
             }
             if read == 0 {
                 let reason = format!("NATS: the headers of {} do not come", self.aside.name);

@@ -64,7 +64,8 @@ pub(super) async fn sort_out(inner: Arc<Inner>) {
         // Said once by the connection, not each second by this.
         inner.up().await;
         // Two tokens or fewer behind `fetch`: stored as they were published.
-        let all_seen = inner.try_to_empty(&all).await;
+        // In a cluster whoever has the first partition looks for them.
+        let all_seen = !inner.owned.is_ours(0) || inner.try_to_empty(&all).await;
         // A stream that was made anew has numbers of its own; what is written of them says so.
         let _asked = inner.fetch.info().await;
         let look_at = Instant::now() + if all_seen { LOOK_EVERY } else { AGAIN };

@@ -38,6 +38,7 @@ use super::{
     Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queue, QueueError,
     QueueFuture, Queued, Wake, check_note,
 };
+use crate::cluster::Owned;
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::nats::{Bus, Link, Names};
 
@@ -102,6 +103,7 @@ struct Inner {
     gone: Mutex<Gone>,
     seen: Mutex<Seen>,
     link: watch::Receiver<Link>,
+    owned: Owned,
 }
 
 /// A stream of fetches or letters.
@@ -157,11 +159,20 @@ impl NatsQueue {
     /// # Errors
     /// A stream is not there, or NATS does not answer.
     pub async fn open(bus: &Bus) -> Result<Self, QueueError> {
-        let inner = Inner::open(bus).await?;
+        Self::open_for(bus, Owned::default()).await
+    }
+
+    /// The same for a node of a cluster: it hears wakes of what it owns, and of nothing else; it lists that, brings
+    /// that back, and tells of all that waits in what it gains.
+    ///
+    /// # Errors
+    /// As [`NatsQueue::open`].
+    pub async fn open_for(bus: &Bus, owned: Owned) -> Result<Self, QueueError> {
+        let inner = Inner::open(bus, owned).await?;
         // Before anybody lists what waits: what comes meanwhile is then told twice rather than never.
-        let heard = wakes::subscribe(&inner).await?;
+        let ears = wakes::Ears::open(&inner).await?;
         let tasks = vec![
-            tokio::spawn(wakes::pump(inner.clone(), heard)).abort_handle(),
+            tokio::spawn(ears.listen(inner.clone())).abort_handle(),
             tokio::spawn(wakes::listen(inner.clone())).abort_handle(),
             tokio::spawn(wakes::relist(inner.clone())).abort_handle(),
             tokio::spawn(later::bring_back(inner.clone())).abort_handle(),
@@ -175,7 +186,10 @@ impl NatsQueue {
     /// # Errors
     /// As [`NatsQueue::open`].
     pub async fn view(bus: &Bus) -> Result<Self, QueueError> {
-        Ok(Self(Arc::new(Handle { inner: Inner::open(bus).await?, tasks: Vec::new() })))
+        Ok(Self(Arc::new(Handle {
+            inner: Inner::open(bus, Owned::default()).await?,
+            tasks: Vec::new(),
+        })))
     }
 
     fn step<T, F>(&self, step: impl FnOnce(Arc<Inner>) -> F) -> QueueFuture<T>
@@ -193,7 +207,7 @@ impl fmt::Debug for NatsQueue {
 }
 
 impl Inner {
-    async fn open(bus: &Bus) -> Result<Arc<Self>, QueueError> {
+    async fn open(bus: &Bus, owned: Owned) -> Result<Arc<Self>, QueueError> {
         let (fetch, info) = Home::open(bus, "FETCH").await?;
         let (aside, _) = Home::open(bus, "LATER").await?;
         let (done, _) = Home::open(bus, "DONE").await?;
@@ -218,6 +232,7 @@ impl Inner {
             gone: Mutex::default(),
             seen: Mutex::default(),
             link: bus.link(),
+            owned,
         }))
     }
 

@@ -12,7 +12,6 @@ use super::headers::{Kept, stored_at};
 use super::wire::{away, within};
 use super::{Home, Inner, LaneCount, LaneCursor, LanePage, QueueError, Queued, SeenAs, lock};
 use crate::ids::{AccountKey, LaneKey, Seq};
-use crate::nats::PARTITIONS;
 use crate::queue::{FIRST_BYTES_MAX, FIRST_MAX};
 
 /// A page of a stream's subjects, as STREAM.INFO answers with `subjects_filter`
@@ -136,15 +135,29 @@ impl Inner {
             let (part, offset) = cursor.0.split_once(':').unwrap_or((&cursor.0, "0"));
             (part.parse::<u32>().unwrap_or(0), offset.parse::<u64>().unwrap_or(0))
         });
+        // What is another node's is not listed.
+        let ours = self.owned.ours();
+        let Some(next) = ours.first_from(part) else { return Ok(LanePage::default()) };
+        let (part, offset) = if next == part { (part, offset) } else { (next, 0) };
+        let (lanes, behind) = self.lanes_of(part, offset).await?;
+        let next = match behind {
+            Some(behind) => Some(LaneCursor(format!("{part}:{behind}"))),
+            None => ours.first_from(part + 1).map(|part| LaneCursor(part.to_string())),
+        };
+        Ok(LanePage { lanes, next })
+    }
+
+    /// A page of the lanes of one partition, and where the next begins if there is one.
+    pub(super) async fn lanes_of(
+        &self,
+        part: u32,
+        offset: u64,
+    ) -> Result<(Vec<LaneCount>, Option<u64>), QueueError> {
         let filter = self.names().subject(&format!("q.{part}.>"));
         let page = self.subjects(&filter, offset).await?;
         let behind = page.offset + page.limit;
-        let next = if page.limit > 0 && behind < page.total {
-            Some(LaneCursor(format!("{part}:{behind}")))
-        } else {
-            (part + 1 < PARTITIONS).then(|| LaneCursor((part + 1).to_string()))
-        };
-        Ok(LanePage { lanes: self.counts(page), next })
+        let next = (page.limit > 0 && behind < page.total).then_some(behind);
+        Ok((self.counts(page), next))
     }
 
     pub(super) async fn account_lanes(

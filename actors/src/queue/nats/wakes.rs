@@ -8,18 +8,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::Subscriber;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::AbortHandle;
 
 use super::wire::{away, within};
-use super::{AGAIN, Inner, QueueError, lock};
+use super::{AGAIN, Inner, LaneCount, QueueError, lock};
+use crate::cluster::Parts;
 use crate::queue::{WAKES_MAX, Wake};
 
 /// Wakes taken from the subscription at once: those of one lane become one.
 const WAKES_AT_ONCE: usize = 1024;
 /// Least time between two listings, however many wakes are lost.
 const RELIST_PAUSE: Duration = Duration::from_secs(1);
+/// Partitions listed at once when they are gained.
+const LISTED_AT_ONCE: usize = 8;
 
 /// Where wakes go.
 #[derive(Debug, Default)]
@@ -50,12 +54,98 @@ impl WakeSlot {
     }
 }
 
-pub(super) async fn subscribe(inner: &Inner) -> Result<Subscriber, QueueError> {
-    let subject = inner.names().subject("wake.>");
+/// The subscriptions in which wakes are heard: one for each partition that is owned, or one for all of them
+/// without a cluster.
+pub(super) struct Ears {
+    owned: Option<watch::Receiver<Parts>>,
+    heard: HashMap<u32, AbortHandle>,
+    all: Option<Subscriber>,
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        for heard in self.heard.values() {
+            heard.abort();
+        }
+    }
+}
+
+impl Ears {
+    pub(super) async fn open(inner: &Arc<Inner>) -> Result<Self, QueueError> {
+        let owned = inner.owned.follow();
+        let mut ears = Self { owned, heard: HashMap::new(), all: None };
+        if let Some(parts) = ears.owned.as_mut().map(|owned| *owned.borrow_and_update()) {
+            ears.follow(inner, parts).await?;
+        } else {
+            let subject = inner.names().subject("wake.>");
+            ears.all = subscribe(inner, vec![subject]).await?.pop();
+        }
+        Ok(ears)
+    }
+
+    /// Hears these partitions and no others; answers which are new.
+    async fn follow(&mut self, inner: &Arc<Inner>, parts: Parts) -> Result<(), QueueError> {
+        self.heard.retain(|part, heard| {
+            let stays = parts.has(*part);
+            if !stays {
+                heard.abort();
+            }
+            stays
+        });
+        let new: Vec<u32> = parts.iter().filter(|part| !self.heard.contains_key(part)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let subject = |part: &u32| inner.names().subject(&format!("wake.{part}.>"));
+        let subscribers = subscribe(inner, new.iter().map(subject).collect()).await?;
+        for (part, heard) in new.into_iter().zip(subscribers) {
+            let pump = tokio::spawn(pump(inner.clone(), heard));
+            self.heard.insert(part, pump.abort_handle());
+        }
+        Ok(())
+    }
+
+    /// Passes wakes on for as long as the connection is kept up, and tells of what waits in partitions that are
+    /// gained.
+    pub(super) async fn listen(mut self, inner: Arc<Inner>) {
+        if let Some(all) = self.all.take() {
+            return pump(inner, all).await;
+        }
+        let Some(mut owned) = self.owned.take() else { return };
+        let mut told: Parts = self.heard.keys().copied().collect();
+        loop {
+            let parts = *owned.borrow_and_update();
+            told = told & parts;
+            let new = parts - told;
+            // Heard first, listed then: what comes meanwhile is told twice rather than never.
+            let gained = match self.follow(&inner, parts).await {
+                Ok(()) if new.is_empty() => Ok(()),
+                Ok(()) => {
+                    inner.later.look_anew();
+                    list_parts(&inner, new).await
+                }
+                Err(error) => Err(error),
+            };
+            if gained.is_err() {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            told = parts;
+            if owned.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The server knows of these subscriptions before anything that is asked of it from now on.
+async fn subscribe(inner: &Inner, subjects: Vec<String>) -> Result<Vec<Subscriber>, QueueError> {
     let subscribing = async {
-        let heard = inner.bus.client().subscribe(subject.clone()).await;
-        let heard = heard.map_err(|error| away("subscribe to", &subject, &error))?;
-        // The server knows of it before anything that is asked of it from now on.
+        let mut heard = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            let one = inner.bus.client().subscribe(subject.clone()).await;
+            heard.push(one.map_err(|error| away("subscribe to", &subject, &error))?);
+        }
         inner.bus.client().flush().await.map_err(|error| away("reach", "the server", &error))?;
         Ok(heard)
     };
@@ -63,7 +153,7 @@ pub(super) async fn subscribe(inner: &Inner) -> Result<Subscriber, QueueError> {
 }
 
 /// Passes wakes on for as long as the connection is kept up.
-pub(super) async fn pump(inner: Arc<Inner>, heard: Subscriber) {
+async fn pump(inner: Arc<Inner>, heard: Subscriber) {
     let mut heard = heard.ready_chunks(WAKES_AT_ONCE);
     while let Some(messages) = heard.next().await {
         let mut counts: HashMap<String, u64> = HashMap::new();
@@ -116,15 +206,36 @@ async fn list(inner: &Inner) -> Result<(), QueueError> {
     let mut from = None;
     loop {
         let page = inner.lanes(from).await?;
-        for count in page.lanes {
-            let wake = Wake { lane: count.lane, count: count.waiting, all: true };
-            // Waits for its reader, who may be replaced meanwhile: then the new one has listed by itself.
-            let Some(sender) = inner.wakes.sender() else { return Ok(()) };
-            let _read = sender.send(wake).await;
-        }
+        tell(inner, page.lanes).await;
         from = page.next;
         if from.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// Tells of all that waits in some partitions.
+async fn list_parts(inner: &Inner, parts: Parts) -> Result<(), QueueError> {
+    stream::iter(parts.iter())
+        .map(|part| async move {
+            let mut offset = Some(0);
+            while let Some(from) = offset {
+                let (lanes, next) = inner.lanes_of(part, from).await?;
+                tell(inner, lanes).await;
+                offset = next;
+            }
+            Ok(())
+        })
+        .buffer_unordered(LISTED_AT_ONCE)
+        .try_for_each(async |()| Ok(()))
+        .await
+}
+
+async fn tell(inner: &Inner, lanes: Vec<LaneCount>) {
+    for count in lanes {
+        let wake = Wake { lane: count.lane, count: count.waiting, all: true };
+        // Waits for its reader, who may be replaced meanwhile: then the new one has listed by itself.
+        let Some(sender) = inner.wakes.sender() else { return };
+        let _read = sender.send(wake).await;
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::denying::TRIAL;
+use super::leaving::ELSEWHERE;
 use super::weighing::costs_of;
 use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
 use crate::budget::Grant;
@@ -43,6 +44,7 @@ impl Throttle {
     /// Lets through what may go, and sets the clock for what may not.
     pub(super) fn step(&mut self, ctx: &mut Context<Self>) {
         if !self.open {
+            self.leave_unopened(ctx);
             return;
         }
         self.shard.faults.throttle(&self.key);
@@ -55,9 +57,13 @@ impl Throttle {
             Fence::Away(_) => Some("its ledger, which takes no records"),
             Fence::Reads(_) => Some("its record, which is read again"),
         });
+        let halted = halted.or((!self.is_open_here()).then_some(ELSEWHERE));
         match halted {
             Some(reason) => {
                 self.slot = None;
+                if self.is_leaving() {
+                    self.let_go();
+                }
                 self.forget_due();
                 if self.lanes.iter().any(|lane| lane.waiting() > 0) {
                     wait.for_event(reason);
@@ -360,7 +366,8 @@ impl Throttle {
 
     /// Writes the record that covers what has been decided, if none is on its way.
     fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
+        let free = self.writing.is_none() && self.fence == Fence::Holds;
+        if self.decided.is_empty() || !free || !self.may_write() {
             return;
         }
         let batch = std::mem::take(&mut self.decided);
@@ -448,7 +455,9 @@ impl Throttle {
                         .into_iter()
                         .partition(|decided| self.covered(decided.lane, &decided.candidate));
                 self.decided = others;
-                let lapsed = |decided: &Decided| now > decided.at.plus(Span::from(USE_WITHIN));
+                let here = self.is_open_here();
+                let lapsed =
+                    |decided: &Decided| !here || now > decided.at.plus(Span::from(USE_WITHIN));
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().chain(covered).partition(lapsed);
                 if !late.is_empty() {
@@ -516,6 +525,10 @@ impl Throttle {
             Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
                 // Nobody is there to be asked; that it is back will be told.
                 self.try_later(wait, ctx);
+            }
+            Fence::Away(_) | Fence::Reads(_) if !self.may_write() => {
+                self.ledger_waits(ctx);
+                self.step(ctx);
             }
             Fence::Away(_) => {
                 self.writing = Some(Vec::new());

@@ -204,7 +204,7 @@ impl Throttle {
         }
         telemetry::hold(&self.meters, &self.key, because, scope, wait);
         // Else the next record has it: one is on its way, or due as soon as it can be.
-        let free = self.writing.is_none() && self.fence == Fence::Holds;
+        let free = self.writing.is_none() && self.fence == Fence::Holds && self.may_write();
         if wait >= HOLD_WRITTEN_FROM && free {
             // Not left to the next permit: a restart would forget it until then.
             self.writing = Some(Vec::new());

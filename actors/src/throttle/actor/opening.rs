@@ -36,6 +36,10 @@ impl Throttle {
             self.shard.ledger.doubt(&self.key);
         }
         let wait = self.wait_to_read();
+        if !self.may_write() {
+            self.ledger_waits(ctx);
+            return;
+        }
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
             Ok(stored) => throttle.adopt(stored, ctx),
@@ -160,6 +164,10 @@ impl Throttle {
     /// Reads the record again, in a process that knows what it did itself. Nothing is decided meanwhile.
     pub(super) fn read_again(&mut self, ctx: &mut Context<Self>) {
         let wait = self.wait_to_read();
+        if !self.may_write() {
+            self.ledger_waits(ctx);
+            return;
+        }
         let load = self.shard.ledger.load(self.key.clone());
         self.spawn(ctx, load, move |throttle, answer, ctx| match answer {
             Ok(stored) => throttle.rejoin(stored, ctx),

@@ -26,14 +26,16 @@ const CROWDED: usize = 4096;
 impl Throttle {
     /// Hands the account to the shard as a record if nothing happens to it for a while.
     pub(super) fn try_rest(&mut self, now: At, ctx: &mut Context<Self>) -> bool {
+        let leaving = self.is_leaving();
         let quiet = self.flights.is_empty()
             && self.decided.is_empty()
             && self.asking.is_empty()
             && self.writing.is_none()
             && self.busy == 0
-            && self.fence == Fence::Holds
+            && (self.fence == Fence::Holds || self.is_lost())
             && self.slot.is_none()
-            && !self.slot_asked;
+            // Whoever does not wait for it any more is passed over.
+            && (!self.slot_asked || leaving);
         if !quiet {
             return false;
         }
@@ -42,7 +44,7 @@ impl Throttle {
         let rest_from =
             if self.shard.accounts.borrow().live > CROWDED { REST_FROM_CROWDED } else { REST_FROM };
         let due = match (waiting, self.until) {
-            _ if draining => At::MAX,
+            _ if draining || leaving => At::MAX,
             // However many are held, they leave the room to those who are not.
             (true, _) if self.held.is_some_and(|until| until > now.plus(Span::from(rest_from))) => {
                 self.held.unwrap_or(At::MAX)
@@ -61,28 +63,36 @@ impl Throttle {
         // Without limits only tries between two attempts are worth another record, and an open block whose
         // fetches wait: after a restart they would count as in flight at a crash.
         let worth = waiting || !self.platform.limits.limits().is_empty();
+        let worth = (worth || leaving) && !self.is_lost();
         if self.stale && worth {
+            if !self.may_write() {
+                return false;
+            }
             // The stored record speaks of calls in flight that are over: after a restart they would
             // count as lost. Written anew, then this is asked again.
             self.writing = Some(Vec::new());
             self.store_record(Vec::new(), ctx);
             return false;
         }
-        let all_handled = {
-            let accounts = self.shard.accounts.borrow();
-            let state = accounts.get(self.ix).map(|entry| &entry.state);
-            matches!(state, Some(State::Live { sent, .. }) if *sent == self.handled)
-        };
-        if !all_handled {
+        if !self.all_handled() {
             return false;
         }
         self.rest(now, due, ctx);
         true
     }
 
-    fn rest(&mut self, now: At, due: At, ctx: &mut Context<Self>) {
-        let goes_on =
-            !self.shard.draining.get() && self.lanes.iter().any(|lane| lane.waiting() > 0);
+    /// Whether everything that this actor was sent has been heard.
+    pub(super) fn all_handled(&self) -> bool {
+        let accounts = self.shard.accounts.borrow();
+        let state = accounts.get(self.ix).map(|entry| &entry.state);
+        matches!(state, Some(State::Live { sent, .. }) if *sent == self.handled)
+    }
+
+    pub(super) fn rest(&mut self, now: At, due: At, ctx: &mut Context<Self>) {
+        let leaving = self.is_leaving();
+        let goes_on = !leaving
+            && !self.shard.draining.get()
+            && self.lanes.iter().any(|lane| lane.waiting() > 0);
         if !goes_on {
             self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
         }
@@ -105,7 +115,7 @@ impl Throttle {
             })
             .collect();
         let mut accounts = self.shard.accounts.borrow_mut();
-        if empty && lanes.is_empty() {
+        if leaving || (empty && lanes.is_empty()) {
             accounts.forget(self.ix);
         } else {
             let record = if empty { Box::default() } else { record.encode().to_vec().into() };

@@ -1,0 +1,655 @@
+//! Doing what is decided: follows the bucket of sessions and claims, writes this node's claims, and gives
+//! partitions out of hand one by one as soon as nothing is in flight in them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::kv::{Entry, Watch};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::board::{Board, Claim, Seen, key};
+use super::decide::{Member, Moves, View, decide};
+use super::{Owned, Parts};
+use crate::nats::session::{Session, SessionError, SessionId};
+use crate::nats::{Bus, PARTITIONS};
+use crate::telemetry;
+
+/// How long one step with the server may take before it is tried again.
+const STEP_WITHIN: Duration = Duration::from_secs(2);
+/// Between two tries of what the server did not take or answer.
+const AGAIN: Duration = Duration::from_millis(250);
+/// This session's own renewals are seen by the watch. Without one for so many seconds it is made anew.
+const WATCH_SILENT: Duration = Duration::from_secs(4);
+/// Between two looks at whether what is given out of hand is quiet.
+const QUIET_LOOK: Duration = Duration::from_millis(5);
+/// What could not be given out of hand is not tried again for so long the first time, and for twice as long each
+/// further time, up to the second.
+const KEPT_FIRST: Duration = Duration::from_secs(60);
+const KEPT_MAX: Duration = Duration::from_secs(600);
+/// The longest sleep.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// Questions to the leader on their way at once.
+const ASKS: usize = 16;
+/// Entries taken together before anything is decided.
+const ENTRIES_AT_ONCE: usize = 1024;
+/// How often the bucket is tried to be followed by a node that joins.
+const JOINS_MAX: u32 = 10;
+/// Decisions one after the other before anything else is heard.
+const ACTS_AT_ONCE: usize = 8;
+
+/// Who works in the partitions of this node.
+pub trait Hands: Send + Sync + 'static {
+    /// What is owned has changed: accounts in these look again, or end.
+    fn changed(&self, parts: Parts);
+
+    /// Those of these in which nothing is in flight, nobody works, and the last records are written.
+    fn quiet(&self, parts: Parts) -> BoxFuture<'static, Parts>;
+}
+
+/// What a keeper goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// So long no permits are given in a partition that is wanted elsewhere, for its calls in flight to end.
+    /// Then it is kept, and tried again later.
+    pub handover: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { handover: Duration::from_secs(10) }
+    }
+}
+
+/// Why a node cannot join.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct KeeperError(String);
+
+impl From<SessionError> for KeeperError {
+    fn from(error: SessionError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn failed(error: impl fmt::Display) -> KeeperError {
+    KeeperError(format!("the claims of partitions: {error}"))
+}
+
+enum Order {
+    Hands(Arc<dyn Hands>),
+    Leave(Duration, oneshot::Sender<()>),
+}
+
+/// Keeps what this node owns. It ends with this.
+#[derive(Debug)]
+pub struct Keeper {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Joins the cluster: tells others, claims what is free for this node, and goes on by itself. When it returns
+    /// the first claims are made.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn join(
+        bus: &Bus,
+        session: Arc<Session>,
+        owned: Owned,
+        terms: Terms,
+    ) -> Result<Self, KeeperError> {
+        let name = bus.names().bucket_stream("OWN");
+        let own = bus.js().get_stream_no_info(name).await.map_err(failed)?;
+        let before = session.before().to_vec();
+        session.takes(true).await?;
+        let (orders, received) = mpsc::channel(8);
+        let mut work = Work {
+            bus: bus.clone(),
+            own,
+            session,
+            owned,
+            terms,
+            started: Instant::now(),
+            before,
+            board: Board::default(),
+            hands: None,
+            closing_until: None,
+            kept: Parts::NONE,
+            kept_until: None,
+            keep_for: KEPT_FIRST,
+            leaving: None,
+            again_at: None,
+        };
+        let mut tries = 1..JOINS_MAX;
+        let watch = loop {
+            match work.watch().await {
+                Err(_) if tries.next().is_some() => sleep(AGAIN).await,
+                watch => break watch?,
+            }
+        };
+        // Its own first lease is no lapse: nothing was claimed before it.
+        let _lapse = work.owned.lapsed().now_or_never();
+        work.act().await;
+        let task = tokio::spawn(work.run(watch, received));
+        Ok(Self { orders, task })
+    }
+
+    /// From now on these give partitions out of hand, and hear of what is owned.
+    pub async fn work_with(&self, hands: Arc<dyn Hands>) {
+        // Gone only if its session is, and with it the node.
+        let _sent = self.orders.send(Order::Hands(hands)).await;
+    }
+
+    /// Gives everything up: each partition as soon as nothing is in flight in it, all others after `within`. Claims
+    /// that the server does not take back end with the session.
+    pub async fn leave(&self, within: Duration) {
+        let (done, left) = oneshot::channel();
+        if self.orders.send(Order::Leave(within, done)).await.is_ok() {
+            // An error: the task is gone.
+            let _left = timeout(within + STEP_WITHIN * 2, left).await;
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Work {
+    bus: Bus,
+    own: Stream<()>,
+    session: Arc<Session>,
+    owned: Owned,
+    terms: Terms,
+    started: Instant,
+    before: Vec<SessionId>,
+    board: Board,
+    hands: Option<Arc<dyn Hands>>,
+    /// What is closing may take until then.
+    closing_until: Option<Instant>,
+    kept: Parts,
+    kept_until: Option<Instant>,
+    keep_for: Duration,
+    leaving: Option<(Instant, oneshot::Sender<()>)>,
+    /// The server did not take or answer something.
+    again_at: Option<Instant>,
+}
+
+impl Work {
+    /// Follows the bucket: all that is there first, onto a board made anew.
+    async fn watch(&mut self) -> Result<Watch, KeeperError> {
+        let opening = async {
+            let bucket = self.bus.names().bucket("OWN");
+            let store = self.bus.js().get_key_value(bucket).await.map_err(failed)?;
+            let mut watch = store.watch_with_history(">").await.map_err(failed)?;
+            let mut board = self.board.anew();
+            // There is an end: this session's own key is there.
+            loop {
+                let Some(entry) = watch.next().await else { return Err(failed("the watch ended")) };
+                let entry = entry.map_err(failed)?;
+                board.note(&entry);
+                if entry.delta == 0 {
+                    return Ok((watch, board));
+                }
+            }
+        };
+        let opened = timeout(STEP_WITHIN, opening).await;
+        let (watch, board) = opened.map_err(|_| failed("no answer in time"))??;
+        self.board = board;
+        Ok(watch)
+    }
+
+    async fn run(mut self, mut watch: Watch, mut orders: mpsc::Receiver<Order>) {
+        let mut link = self.bus.link();
+        let mut made = link.borrow_and_update().times;
+        let mut heard = Instant::now();
+        loop {
+            let fares = self.session.follow();
+            let look_at = self.look_at();
+            let mut anew = false;
+            tokio::select! {
+                entry = watch.next() => {
+                    anew = !self.take_entry(entry);
+                    for _ in 0..ENTRIES_AT_ONCE {
+                        let Some(entry) = watch.next().now_or_never() else { break };
+                        anew |= !self.take_entry(entry);
+                        if anew {
+                            break;
+                        }
+                    }
+                    heard = Instant::now();
+                }
+                () = fares => {}
+                () = self.owned.lapsed() => self.look_anew().await,
+                order = orders.recv() => match order {
+                    Some(Order::Hands(hands)) => {
+                        hands.changed(Parts::ALL);
+                        self.hands = Some(hands);
+                    }
+                    Some(Order::Leave(within, done)) => self.begin_to_leave(within, done).await,
+                    None => return,
+                },
+                changed = link.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let times = link.borrow_and_update().times;
+                    anew = times != made;
+                    made = times;
+                }
+                () = sleep_until(look_at.min(heard + WATCH_SILENT)) => {
+                    anew = heard.elapsed() >= WATCH_SILENT;
+                }
+            }
+            if anew && !link.borrow().up {
+                // It is heard of when it is back.
+                sleep(AGAIN).await;
+            }
+            while anew && link.borrow().up {
+                match self.watch().await {
+                    Ok(new) => {
+                        watch = new;
+                        anew = false;
+                    }
+                    Err(error) => {
+                        telemetry::claims_unseen(&error.to_string());
+                        sleep(AGAIN).await;
+                    }
+                }
+                heard = Instant::now();
+            }
+            self.act().await;
+            self.give_out().await;
+            if self.leaving.is_some() && self.owned.ours().is_empty() {
+                self.left();
+            }
+        }
+    }
+
+    /// Whether the watch goes on.
+    fn take_entry<E>(&mut self, entry: Option<Result<Entry, E>>) -> bool {
+        match entry {
+            Some(Ok(entry)) => {
+                self.board.note(&entry);
+                true
+            }
+            Some(Err(_)) | None => false,
+        }
+    }
+
+    fn look_at(&self) -> Instant {
+        let far = Instant::now() + LOOK_EVERY;
+        let closing = self.closing_until.map(|_| Instant::now() + QUIET_LOOK);
+        let decided = decide(&self.view(), self.started.elapsed()).look_at;
+        let decided = decided.map(|at| self.started + at);
+        let doubted = self.board.renewed_first(self.session.id());
+        let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
+        let all = [closing, self.kept_until, self.again_at, decided, doubted];
+        all.into_iter().flatten().fold(far, Instant::min)
+    }
+
+    fn view(&self) -> View {
+        let members = self.board.members.iter().map(|(id, shows)| (*id, shows.member));
+        let claims = self.board.claims.map(|seen| seen.owner);
+        let ours = self.owned.ours();
+        let since = |at: Instant| at.saturating_duration_since(self.started);
+        View {
+            me: self.session.id(),
+            takes: self.session.is_taking() && self.leaving.is_none(),
+            members: members.collect(),
+            over: self.before.iter().copied().collect(),
+            claims,
+            ours,
+            closing: self.owned.closing(),
+            kept: self.kept,
+            steady_since: self.session.steady_since().map(since),
+        }
+    }
+
+    /// Decides and does it, until there is nothing more to do now.
+    async fn act(&mut self) {
+        for _ in 0..ACTS_AT_ONCE {
+            if !self.act_once().await {
+                return;
+            }
+        }
+    }
+
+    /// Whether something else was seen by it.
+    async fn act_once(&mut self) -> bool {
+        let now = Instant::now();
+        if self.kept_until.is_some_and(|until| until <= now) {
+            self.kept = Parts::NONE;
+            self.kept_until = None;
+        }
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.again_at = None;
+        }
+        self.doubt().await;
+        let view = self.view();
+        let moves = decide(&view, self.started.elapsed());
+        let Moves { take, adopt, lose, give_up, keep, .. } = moves;
+        if !lose.is_empty() {
+            self.owned.lose(lose);
+            self.changed(lose);
+            telemetry::partitions_lost(lose);
+        }
+        if !keep.is_empty() {
+            self.gain(keep);
+        }
+        if !adopt.is_empty() && self.again_at.is_none() {
+            self.adopt(adopt).await;
+        }
+        if !give_up.is_empty() {
+            self.owned.close(give_up);
+            self.changed(give_up);
+            let until = now + self.terms.handover;
+            self.closing_until = Some(self.closing_until.map_or(until, |known| known.max(until)));
+        }
+        let may_take = self.again_at.is_none() && self.owned.holds();
+        !take.is_empty() && may_take && self.take(take).await
+    }
+
+    /// Asks the leader for whom the watch has not shown to renew for as long as a lease lives.
+    async fn doubt(&mut self) {
+        let Some(before) = Instant::now().checked_sub(self.session.lease()) else { return };
+        for id in self.board.silent_since(before) {
+            if id == self.session.id() {
+                continue;
+            }
+            if self.again_at.is_some() {
+                return;
+            }
+            match timeout(STEP_WITHIN, self.session.ask(id)).await {
+                Ok(Ok(found)) => {
+                    let shown = found.and_then(|(revision, shown)| Some((revision, shown?)));
+                    let shown = shown.map(|(at, shown)| (at, Member { takes: shown.takes }));
+                    if shown.is_none() {
+                        telemetry::session_over(&id.to_string());
+                    }
+                    self.board.note_certain(id, shown);
+                }
+                Ok(Err(_)) | Err(_) => self.try_again(),
+            }
+        }
+    }
+
+    /// The watch shows claims of this node that it does not work in. The leader says whether they are: a replica may
+    /// show one that was given up long ago.
+    async fn adopt(&mut self, parts: Parts) {
+        let mut still = Parts::NONE;
+        for part in parts.iter() {
+            let Ok(seen) = self.ask(part).await else {
+                self.try_again();
+                break;
+            };
+            self.board.note_claim(part, seen);
+            if seen.owner == Some(self.session.id()) {
+                still |= Parts::one(part);
+            }
+        }
+        if !still.is_empty() {
+            self.gain(still);
+        }
+    }
+
+    fn changed(&self, parts: Parts) {
+        if let Some(hands) = &self.hands {
+            hands.changed(parts);
+        }
+    }
+
+    fn gain(&self, parts: Parts) {
+        let new = parts - self.owned.ours();
+        self.owned.gain(parts);
+        self.changed(parts);
+        if !new.is_empty() {
+            telemetry::partitions_gained(new, self.owned.ours());
+        }
+    }
+
+    /// Claims these. True if it has to be decided anew first.
+    async fn take(&mut self, parts: Parts) -> bool {
+        let owners = parts.iter().filter_map(|part| self.board.claims[part as usize].owner);
+        let mut owners: Vec<SessionId> = owners.collect();
+        owners.sort_unstable();
+        owners.dedup();
+        // A watch may be behind: who is taken from is asked for where it is certain.
+        for owner in owners {
+            if self.before.contains(&owner) {
+                continue;
+            }
+            match timeout(STEP_WITHIN, self.session.ask(owner)).await {
+                Ok(Ok(Some((revision, Some(shown))))) => {
+                    let member = Member { takes: shown.takes };
+                    self.board.note_certain(owner, Some((revision, member)));
+                    return true;
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => {
+                    self.try_again();
+                    return false;
+                }
+            }
+        }
+        let claims = &self.board.claims;
+        let wanted: Vec<(u32, u64)> =
+            parts.iter().map(|part| (part, claims[part as usize].revision)).collect();
+        let me = Claim { session: Some(self.session.id()), node: self.session.node() };
+        let this = &*self;
+        let taking = stream::iter(wanted)
+            .map(|(part, revision)| {
+                let me = &me;
+                async move { (part, this.write(part, me, revision).await) }
+            })
+            .buffer_unordered(PARTITIONS as usize);
+        let taken: Vec<(u32, Result<Option<Seen>, KeeperError>)> = taking.collect().await;
+        let mut gained = Parts::NONE;
+        for (part, answer) in taken {
+            match answer {
+                Ok(Some(seen)) => {
+                    self.board.note_claim(part, seen);
+                    if seen.owner == Some(self.session.id()) {
+                        gained |= Parts::one(part);
+                    }
+                }
+                Ok(None) => {}
+                Err(_) => self.try_again(),
+            }
+        }
+        if !gained.is_empty() {
+            self.gain(gained);
+        }
+        false
+    }
+
+    fn try_again(&mut self) {
+        self.again_at = Some(Instant::now() + AGAIN);
+    }
+
+    /// Writes a claim over the one of `revision`. What is there then: this one, or another's; nothing if that is told
+    /// by the watch.
+    async fn write(
+        &self,
+        part: u32,
+        claim: &Claim,
+        revision: u64,
+    ) -> Result<Option<Seen>, KeeperError> {
+        if !self.bus.link().borrow().up {
+            // Sent now it would come through when nobody wants it any more.
+            return Err(failed("the connection to NATS is down"));
+        }
+        let value = serde_json::to_vec(claim).expect("a name and a number are JSON");
+        let message =
+            PublishMessage::build().payload(value.into()).expected_last_subject_sequence(revision);
+        let subject = self.bus.names().bucket_key("OWN", &key(part));
+        let sent = async { self.bus.js().send_publish(subject, message).await?.await };
+        match timeout(STEP_WITHIN, sent).await {
+            Ok(Ok(confirmed)) => {
+                Ok(Some(Seen { owner: claim.session, revision: confirmed.sequence }))
+            }
+            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                self.ask(part).await.map(Some)
+            }
+            // It may have come through.
+            Ok(Err(_)) | Err(_) => self.ask(part).await.map(Some),
+        }
+    }
+
+    /// A claim as the leader has it.
+    async fn ask(&self, part: u32) -> Result<Seen, KeeperError> {
+        let subject = self.bus.names().bucket_key("OWN", &key(part));
+        let asking = self.own.get_last_raw_message_by_subject(&subject);
+        match timeout(STEP_WITHIN, asking).await.map_err(|_| failed("no answer in time"))? {
+            Ok(last) => {
+                let is_put = last.headers.get("KV-Operation").is_none()
+                    && last.headers.get("Nats-Marker-Reason").is_none();
+                let claim = serde_json::from_slice::<Claim>(&last.payload).ok();
+                let owner = claim.filter(|_| is_put).and_then(|claim| claim.session);
+                Ok(Seen { owner, revision: last.sequence })
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                Ok(Seen::default())
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The lease has come back after a lapse: what this node worked in may be another's by now.
+    async fn look_anew(&mut self) {
+        let ours = self.owned.ours();
+        if ours.is_empty() {
+            return;
+        }
+        let this = &*self;
+        let asking = stream::iter(ours.iter())
+            .map(|part| async move { (part, this.ask(part).await) })
+            .buffer_unordered(ASKS);
+        let answers: Vec<_> = asking.collect().await;
+        let (mut still, mut lost, mut unknown) = (Parts::NONE, Parts::NONE, false);
+        for (part, answer) in answers {
+            match answer {
+                Ok(seen) => {
+                    self.board.note_claim(part, seen);
+                    if seen.owner == Some(self.session.id()) {
+                        still |= Parts::one(part);
+                    } else {
+                        lost |= Parts::one(part);
+                    }
+                }
+                Err(_) => unknown = true,
+            }
+        }
+        if !lost.is_empty() {
+            self.owned.lose(lost);
+            self.changed(lost);
+            telemetry::partitions_lost(lost);
+        }
+        // What was being given out of hand is, if it still is wanted elsewhere.
+        self.owned.gain(still);
+        self.changed(still);
+        if unknown {
+            sleep(AGAIN).await;
+            self.owned.look_again();
+        }
+    }
+
+    async fn begin_to_leave(&mut self, within: Duration, done: oneshot::Sender<()>) {
+        // Before anything is free: whoever hears of it computes without this node.
+        let _told = self.session.takes(false).await.is_ok();
+        self.leaving = Some((Instant::now() + within, done));
+        let ours = self.owned.ours();
+        self.owned.close(ours);
+        self.changed(ours);
+        self.closing_until = Some(Instant::now() + within);
+    }
+
+    /// Gives out of hand what is quiet by now.
+    async fn give_out(&mut self) {
+        let Some(until) = self.closing_until else { return };
+        let closing = self.view().closing;
+        if closing.is_empty() {
+            self.closing_until = None;
+            return;
+        }
+        let quiet = match &self.hands {
+            Some(hands) => hands.quiet(closing).await & closing,
+            None => closing,
+        };
+        if !quiet.is_empty() {
+            self.free(quiet).await;
+        }
+        let left = closing - quiet;
+        if left.is_empty() {
+            self.closing_until = None;
+            self.keep_for = KEPT_FIRST;
+        } else if Instant::now() >= until {
+            self.closing_until = None;
+            if self.leaving.is_some() {
+                // Their calls are broken off: the records say which, and the next owner counts them.
+                self.free(left).await;
+            } else {
+                self.kept |= left;
+                self.kept_until = Some(Instant::now() + self.keep_for);
+                self.keep_for = (self.keep_for * 2).min(KEPT_MAX);
+                telemetry::partitions_kept(left);
+                self.gain(left);
+            }
+        }
+    }
+
+    /// Takes this node's claims back: the next owner is woken by it.
+    async fn free(&mut self, parts: Parts) {
+        // First here: nothing is written any more by the time another may.
+        self.owned.lose(parts);
+        self.changed(parts);
+        let nobody = Claim { session: None, node: self.session.node() };
+        let claims = &self.board.claims;
+        let wanted: Vec<(u32, u64)> =
+            parts.iter().map(|part| (part, claims[part as usize].revision)).collect();
+        let this = &*self;
+        let freeing = stream::iter(wanted)
+            .map(|(part, revision)| {
+                let nobody = &nobody;
+                async move { (part, this.write(part, nobody, revision).await) }
+            })
+            .buffer_unordered(PARTITIONS as usize);
+        let freed: Vec<(u32, Result<Option<Seen>, KeeperError>)> = freeing.collect().await;
+        for (part, answer) in freed {
+            // What was not taken back is adopted, and given up again; if this node ends, with its session.
+            if let Ok(Some(seen)) = answer {
+                self.board.note_claim(part, seen);
+            }
+        }
+        telemetry::partitions_given_up(parts, self.owned.ours());
+    }
+
+    fn left(&mut self) {
+        if let Some((_, done)) = self.leaving.take() {
+            // Whoever waited may have given up.
+            let _heard = done.send(()).is_ok();
+            // It stays gone: nothing is decided for a node that takes nothing.
+            self.kept_until = None;
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("owned", &self.owned).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! The events of a cluster: who owns which partitions.
+
+use super::Code;
+use crate::cluster::Parts;
+
+/// Claimed: this node works in them from now on.
+pub(crate) fn partitions_gained(gained: Parts, held: Parts) {
+    tracing::info!(
+        event = "partitions_gained",
+        partitions = %gained,
+        held = held.len(),
+        "partitions gained"
+    );
+}
+
+/// Given out of hand: nothing of this node is in flight in them, and the next owner has been told.
+pub(crate) fn partitions_given_up(given: Parts, held: Parts) {
+    tracing::info!(
+        event = "partitions_given_up",
+        partitions = %given,
+        held = held.len(),
+        "partitions given up"
+    );
+}
+
+/// Others have claimed them.
+pub(crate) fn partitions_lost(lost: Parts) {
+    tracing::warn!(
+        event = "partitions_lost",
+        partitions = %lost,
+        "partitions are another node's by now, no permits in them"
+    );
+}
+
+/// Wanted elsewhere, but calls in flight did not end in time.
+pub(crate) fn partitions_kept(kept: Parts) {
+    tracing::info!(
+        event = "partitions_kept",
+        partitions = %kept,
+        "calls in flight take longer than a hand-over may, the partitions stay for now"
+    );
+}
+
+/// A session has ended without that it was seen: the watch is late, or lives on a replica that still shows it.
+pub(crate) fn session_over(session: &str) {
+    tracing::debug!(event = "session_over", session, "a session that was still shown has ended");
+}
+
+/// What others own cannot be followed.
+pub(crate) fn claims_unseen(reason: &str) {
+    tracing::warn!(event = "claims_unseen", code = %Code::NatsUnreachable, reason, "the claims cannot be followed");
+}
