@@ -378,8 +378,8 @@ fn signed(auth: &str, file: &std::path::Path, apis: &str) -> Setup {
 fn a_secret_that_is_another_one_when_the_answer_comes_is_not_shown() {
     for auth in [
         "bearer = \"FILE\"",
-        "headers = { X-Key = \"FILE\" }",
-        "query = { key = \"FILE\" }",
+        "header = \"X-Key\", value = \"FILE\"",
+        "query = \"key\", value = \"FILE\"",
         "basic = { user = \"joe1\", password = \"FILE\" }",
         "oauth1 = { consumer_key = \"FILE\", consumer_secret = \"FILE\" }",
     ] {
