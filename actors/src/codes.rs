@@ -152,6 +152,7 @@ codes! {
     "TG0406" => StreamDiffers,
     "TG0407" => StreamMissing,
     "TG0408" => NoNodeAnswers,
+    "TG0409" => NatsTls,
     // Credentials.
     "TG0501" => TokenRefused,
     "TG0502" => TokenUnavailable,

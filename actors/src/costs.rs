@@ -4,6 +4,7 @@
 //! the parameters of a fetch. Where the cost is known only afterwards, a guess is charged until then.
 
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use tollgate_gate::{ApiIx, Cost, LimitSet};
 
@@ -63,6 +64,28 @@ impl Costs {
     /// What is known of a call whose fetch has not been read.
     pub fn usual(&self, api: ApiIx) -> &[Cost] {
         self.apis.get(usize::from(api)).map_or(&[], |costs| &costs.usual)
+    }
+
+    /// A number for how the limit at that place weighs calls, of apis of these names: the same for limits that give
+    /// every call the same cost, 0 where each is one.
+    pub(crate) fn weighing(&self, place: usize, apis: &[String]) -> u64 {
+        let of = |costs: &ApiCosts| {
+            let usual = costs.usual.get(place).copied().unwrap_or(Cost::ONE);
+            let mut templates = costs.templates.iter();
+            let template = templates.find(|(at, _)| *at == place);
+            (usual, template.map(|(_, template)| template.text().to_owned()))
+        };
+        let counts = self.counts.iter().find(|(at, _)| *at == place).map(|(_, counts)| *counts);
+        let free_pages = self.free_pages.contains(&place);
+        let by_api: Vec<_> = self.apis.iter().map(of).collect();
+        let is_one = by_api.iter().all(|(usual, text)| *usual == Cost::ONE && text.is_none());
+        if is_one && counts.is_none() && !free_pages {
+            return 0;
+        }
+        let mut hasher = DefaultHasher::new();
+        format!("{counts:?} {free_pages}").hash(&mut hasher);
+        by_api.iter().zip(apis).for_each(|one| one.hash(&mut hasher));
+        hasher.finish().max(1)
     }
 
     /// Whether some costs of this platform's calls are known only afterwards.

@@ -94,6 +94,13 @@ pub struct NatsPlan {
     pub replicas: usize,
     /// A credentials file.
     pub creds: Option<PathBuf>,
+    /// A file with the seed of an nkey, where users are told apart by their public keys.
+    pub nkey: Option<PathBuf>,
+    /// A name and its password.
+    pub user: Option<(String, SecretString)>,
+    /// First tokens of the subjects on which answers come. Who may subscribe to those of a node sees what it reads.
+    /// Default `_INBOX`.
+    pub inbox: String,
     /// TLS beyond what a URL says.
     pub tls: Option<NatsTls>,
     /// Whether `serve` makes and upgrades streams itself. Default true.
@@ -321,6 +328,8 @@ pub struct Budget {
     pub counted: Counted,
     /// Its limits where a value of the key, or an account's tier, has other ones.
     pub special: Special<Counted>,
+    /// The places of its limits that answers of any api tell something of.
+    pub observed: Vec<usize>,
 }
 
 /// Limits, and what calls cost under them. Cheap to clone.
@@ -524,6 +533,8 @@ pub struct Api {
     pub format: Format,
     /// What its answers say about limits.
     pub rules: Arc<Rules>,
+    /// Names the job that a call of it is about.
+    pub job: Option<Template>,
     /// How its answers come in pages; nothing: one fetch is one call.
     pub pages: Option<Arc<Pages>>,
     /// What its answers are worth, and how they become what is stored.
@@ -539,6 +550,7 @@ impl Api {
     /// Calls `each` with every template that a call of this api is made from.
     pub fn templates<'a>(&'a self, each: &mut dyn FnMut(&'a Template)) {
         each(&self.path);
+        self.job.iter().for_each(&mut *each);
         self.query.iter().for_each(|pair| pair.value.templates(each));
         self.headers.iter().for_each(|(_, template)| each(template));
         if let Some(body) = &self.body {

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
-use tollgate_gate::{Change, Known, LimitSet};
+use tollgate_gate::{Change, ChangeKind, Known, Limit, LimitSet, Rule};
 
 use crate::auth::Auth;
+use crate::calendar::Resets;
 use crate::config::{Loaded, Mistakes};
 use crate::ids::Slug;
 use crate::node::Switch;
@@ -96,16 +97,21 @@ impl Reloader {
         let took = self.switch.to(plan).await;
         // Only now: until then the shards may have forgotten some more.
         let now = self.switch.wall();
-        for (platform, change) in limits.iter().take(TOLD_MAX) {
-            telemetry::limit_changed(platform, change, counts_from(change, now));
+        for (platform, change, moved) in limits.iter().take(TOLD_MAX) {
+            telemetry::limit_changed(platform, change, counts_from(change, moved.as_ref(), now));
         }
         telemetry::config_reloaded(&hash, applied, took);
         Outcome::Applied(*applied)
     }
 }
 
-/// The moment from which on a changed limit knows the calls that it counts; nothing: all of them.
-fn counts_from(change: &Change, now: Timestamp) -> Option<Timestamp> {
+/// The moment from which on a changed limit knows the calls that it counts; nothing: all of them. `moved`: when its
+/// windows started anew until now.
+fn counts_from(change: &Change, moved: Option<&Resets>, now: Timestamp) -> Option<Timestamp> {
+    if let Some(resets) = moved {
+        // What came before its last window began is forgotten.
+        return Some(resets.around(now).map_or(now, |(before, _)| before));
+    }
     match change.known {
         Known::All => None,
         Known::For(span) => {
@@ -119,8 +125,11 @@ fn counts_from(change: &Change, now: Timestamp) -> Option<Timestamp> {
 /// What differs between two plans.
 struct Changes {
     applied: Applied,
-    limits: Vec<(Slug, Change)>,
+    limits: Vec<(Slug, Change, Option<Resets>)>,
 }
+
+/// A set of limits, and when its calendar windows start anew.
+type Reset = (Arc<LimitSet>, Vec<Resets>);
 
 /// The plan that comes into force: the new one, with what was built at the start as it is. Platforms that are the
 /// same stay the same thing, so that nobody has to be told of them.
@@ -133,42 +142,83 @@ fn merge(before: &Plan, new: Plan) -> (Plan, Changes) {
             Some(old) if alike(old, platform) => *platform = Arc::clone(old),
             Some(old) => {
                 applied.platforms_changed += 1;
-                let limits = limits_changed(Some(old), Some(platform));
-                changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+                changes.limits.extend(limits_changed(name, Some(old), Some(platform)));
             }
             None => {
                 applied.platforms_added += 1;
-                let limits = limits_changed(None, Some(platform));
-                changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+                changes.limits.extend(limits_changed(name, None, Some(platform)));
             }
         }
     }
     for (name, old) in before.platforms.iter().filter(|(name, _)| !platforms.contains_key(*name)) {
         applied.platforms_removed += 1;
-        let limits = limits_changed(Some(old), None);
-        changes.limits.extend(limits.into_iter().map(|change| (name.clone(), change)));
+        changes.limits.extend(limits_changed(name, Some(old), None));
     }
     applied.limits_changed = changes.limits.len();
     let collect = CollectPlan { attempts_max: new.collect.attempts_max, ..before.collect.clone() };
     (Plan { platforms, collect, hash: new.hash, ..before.clone() }, changes)
 }
 
-/// What changes in the limits of a platform, its budgets' too. A limit that counts by another key is another limit.
-fn limits_changed(old: Option<&Arc<Platform>>, new: Option<&Arc<Platform>>) -> Vec<Change> {
-    let sets = |platform: Option<&Arc<Platform>>| -> BTreeMap<String, Arc<LimitSet>> {
-        let own = platform.map(|platform| (String::new(), Arc::clone(&platform.limits)));
-        let budgets = platform.iter().flat_map(|platform| &platform.budgets);
-        let budgets = budgets.map(|b| (b.id.clone(), Arc::clone(&b.counted.limits)));
-        own.into_iter().chain(budgets).collect()
+/// What changes in the limits of a platform, its budgets' too; with when windows started anew that do so at other times
+/// now. A limit that counts by another key is another limit.
+fn limits_changed(
+    name: &Slug,
+    old: Option<&Arc<Platform>>,
+    new: Option<&Arc<Platform>>,
+) -> Vec<(Slug, Change, Option<Resets>)> {
+    let sets = |platform: Option<&Arc<Platform>>| -> BTreeMap<String, Reset> {
+        let Some(platform) = platform else { return BTreeMap::new() };
+        let with = |limits: &Arc<LimitSet>| (Arc::clone(limits), platform.resets.clone());
+        let own = std::iter::once((String::new(), with(&platform.limits)));
+        let budgets = platform.budgets.iter();
+        own.chain(budgets.map(|b| (b.id.clone(), with(&b.counted.limits)))).collect()
     };
-    let (old, new, none) = (sets(old), sets(new), LimitSet::default());
-    let of = |sets: &BTreeMap<String, Arc<LimitSet>>, key: &str| sets.get(key).cloned();
+    let (old, new, none) = (sets(old), sets(new), Reset::default());
     let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let changes = keys.into_iter().flat_map(|key| {
-        let (old, new) = (of(&old, key), of(&new, key));
-        new.as_deref().unwrap_or(&none).changes_from(old.as_deref().unwrap_or(&none))
+        let (old, new) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
+        changes_of(old, new)
     });
-    changes.collect()
+    changes.map(|(change, moved)| (name.clone(), change, moved)).collect()
+}
+
+fn changes_of(old: &Reset, new: &Reset) -> Vec<(Change, Option<Resets>)> {
+    let changes = new.0.changes_from(&old.0);
+    let mut told: Vec<_> = changes.into_iter().map(|change| (change, None)).collect();
+    for limit in new.0.limits() {
+        let name = |set: &LimitSet, limit: &Limit| {
+            let api = limit.api.and_then(|api| set.apis().get(usize::from(api)).cloned());
+            (limit.name.clone(), api)
+        };
+        let (name_of_it, api) = name(&new.0, limit);
+        let mut olds = old.0.limits().iter();
+        let before = olds.find(|other| name(&old.0, other) == (name_of_it.clone(), api.clone()));
+        let (Some(before), Some(after)) =
+            (before.and_then(|before| resets_of(&old.1, before)), resets_of(&new.1, limit))
+        else {
+            continue;
+        };
+        if before == after {
+            continue;
+        }
+        let is_it = |(change, _): &&mut (Change, Option<Resets>)| {
+            change.name == name_of_it && change.api == api
+        };
+        let moved = Some(before.clone());
+        if let Some((_, known)) = told.iter_mut().find(is_it) {
+            *known = moved;
+        } else {
+            let kind = ChangeKind::Moved;
+            told.push((Change { name: name_of_it, api, kind, known: Known::All }, moved));
+        }
+    }
+    told
+}
+
+/// When the windows of a limit start anew.
+fn resets_of<'r>(resets: &'r [Resets], limit: &Limit) -> Option<&'r Resets> {
+    let Rule::Calendar { calendar, .. } = limit.rule else { return None };
+    resets.get(usize::from(calendar))
 }
 
 /// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its

@@ -1,13 +1,16 @@
 //! `tollgate pause` and `tollgate resume`: operators' holds, kept on NATS.
 
-use anyhow::{Context, bail};
-use jiff::{SignedDuration, Timestamp};
+use anyhow::bail;
+use jiff::Timestamp;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::holds::{OperatorHold, Scope};
-use tollgate_actors::nats::holds;
+use tollgate_actors::nats::service::{
+    Endpoint, Heard, Held, PauseQuestion, Paused, ResumeQuestion, Resumed,
+};
+use tollgate_actors::nats::{holds, service};
 use tollgate_actors::plan::Plan;
 
-use super::nats::{connect, told};
+use super::nats::{connect, told, with_rights};
 use super::status::printable;
 use super::{Exit, plan};
 use crate::cli::{Global, PauseArgs, ResumeArgs};
@@ -26,22 +29,24 @@ pub(crate) fn pause(global: &Global, args: &PauseArgs) -> anyhow::Result<Exit> {
         ));
     }
     let since = Clock::new().wall();
-    let until = match &args.within {
-        None => None,
-        Some(text) => {
-            let within: SignedDuration = text
-                .parse()
-                .with_context(|| format!("`{text}` is no duration; such as 90m or 2h30m"))?;
-            if within <= SignedDuration::ZERO {
-                bail!("`{text}` is no time to come; such as 90m or 2h30m");
-            }
-            Some(since.checked_add(within).context("that is too far off")?)
-        }
-    };
+    let until = service::until(since, args.within.as_deref()).map_err(anyhow::Error::msg)?;
     let hold = OperatorHold { reason: args.reason.clone(), since, until };
+    let question = PauseQuestion {
+        key: Some(scope.key()),
+        reason: args.reason.clone(),
+        within: args.within.clone(),
+        ..PauseQuestion::default()
+    };
     actix_rt::System::new().block_on(async {
         let bus = connect(&plan, "pause").await?;
-        holds::put(&bus, &scope, &hold).await.map_err(told)
+        let setting = async {
+            match node_or(service::ask_one::<Paused>(&bus, Endpoint::Pause, &question).await)? {
+                Some(_) => Ok(()),
+                // Setting it again does no harm.
+                None => holds::put(&bus, &scope, &hold).await.map_err(told),
+            }
+        };
+        with_rights(&bus, setting).await
     })?;
     say(format_args!("{} is held{}", printable(&scope.to_string()), ends(until)));
     Ok(Exit::Done)
@@ -50,66 +55,71 @@ pub(crate) fn pause(global: &Global, args: &PauseArgs) -> anyhow::Result<Exit> {
 pub(crate) fn resume(global: &Global, args: &ResumeArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let wanted = args.of.as_deref().map(|of| scope(&plan, of)).transpose()?;
-    actix_rt::System::new().block_on(async {
+    let question =
+        ResumeQuestion { key: wanted.as_ref().map(Scope::key), ..ResumeQuestion::default() };
+    let Resumed { ended, still } = actix_rt::System::new().block_on(async {
         let bus = connect(&plan, "resume").await?;
-        let all = holds::list(&bus).await.map_err(told)?;
-        let ending: Vec<Scope> = match &wanted {
-            Some(scope) => vec![scope.clone()],
-            None => all.keys().cloned().collect(),
-        };
-        let mut ended = 0;
-        for scope in &ending {
-            if holds::remove(&bus, scope).await.map_err(told)? {
-                ended += 1;
-                say(format_args!("{} goes on", printable(&scope.to_string())));
+        let ending = async {
+            match node_or(service::ask_one(&bus, Endpoint::Resume, &question).await)? {
+                Some(resumed) => Ok(resumed),
+                None => service::resume(&bus, wanted.as_ref()).await.map_err(told),
             }
-        }
-        let Some(wanted) = wanted else {
-            say(format_args!("{ended} holds ended"));
-            return Ok(Exit::Done);
         };
-        // What is wider, or narrower, still holds.
-        for scope in all.keys().filter(|scope| **scope != wanted && overlap(scope, &wanted)) {
-            say(format_args!("{} is still held", printable(&scope.to_string())));
-        }
-        if ended == 0 {
-            say(format_args!("{} was not held by itself", printable(&wanted.to_string())));
-            return Ok(Exit::Failed);
-        }
-        Ok(Exit::Done)
-    })
+        with_rights(&bus, ending).await
+    })?;
+    for of in &ended {
+        say(format_args!("{} goes on", printable(of)));
+    }
+    let Some(wanted) = wanted else {
+        say(format_args!("{} holds ended", ended.len()));
+        return Ok(Exit::Done);
+    };
+    // What is wider, or narrower, still holds.
+    for of in &still {
+        say(format_args!("{} is still held", printable(of)));
+    }
+    if ended.is_empty() {
+        say(format_args!("{} was not held by itself", printable(&wanted.to_string())));
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Done)
 }
 
-fn overlap(one: &Scope, other: &Scope) -> bool {
-    fn fits<T: PartialEq>(one: Option<&T>, other: Option<&T>) -> bool {
-        one.is_none() || other.is_none() || one == other
+/// A node's answer; nothing where none answers: then the bucket itself is asked.
+fn node_or<T>(heard: Heard<T>) -> anyhow::Result<Option<T>> {
+    match heard {
+        Heard::Answered(answer) => Ok(Some(answer)),
+        Heard::Refused(reason) => bail!("{reason}"),
+        Heard::NoNode | Heard::Silent => Ok(None),
     }
-    one.platform == other.platform
-        && fits(one.account.as_ref(), other.account.as_ref())
-        && fits(one.api.as_ref(), other.api.as_ref())
 }
 
 fn show(plan: &Plan, json: bool) -> anyhow::Result<Exit> {
-    let holds = actix_rt::System::new().block_on(async {
+    let Paused { held } = actix_rt::System::new().block_on(async {
         let bus = connect(plan, "pause").await?;
-        holds::list(&bus).await.map_err(told)
+        let (question, told_by) = (PauseQuestion::default(), Endpoint::Pause);
+        let reading = async {
+            match node_or(service::ask_one(&bus, told_by, &question).await)? {
+                Some(paused) => Ok(paused),
+                None => service::told(&bus).await.map_err(told),
+            }
+        };
+        with_rights(&bus, reading).await
     })?;
-    let mut holds: Vec<(Scope, OperatorHold)> = holds.into_iter().collect();
-    holds.sort_by(|(one, _), (other, _)| one.cmp(other));
-    if holds.is_empty() && !json {
+    if held.is_empty() && !json {
         say(format_args!("nothing is held"));
     }
-    for (scope, hold) in holds {
+    for Held { of, hold, .. } in held {
         if json {
             let mut line = serde_json::to_value(&hold)?;
-            line["of"] = scope.to_string().into();
+            line["of"] = of.into();
             print(format_args!("{line}"))?;
             continue;
         }
         let reason = hold.reason.as_deref().map(|reason| format!(": {}", printable(reason)));
         print(format_args!(
             "{}  since {:.0}{}{}",
-            printable(&scope.to_string()),
+            printable(&of),
             hold.since,
             ends(hold.until),
             reason.unwrap_or_default()
@@ -123,10 +133,7 @@ fn ends(until: Option<Timestamp>) -> String {
 }
 
 fn scope(plan: &Plan, of: &str) -> anyhow::Result<Scope> {
-    let has_api = |platform: &_, api: &str| {
-        plan.platforms.get(platform).is_some_and(|platform| platform.api(api).is_some())
-    };
-    let scope = Scope::parse(of, has_api).map_err(anyhow::Error::msg)?;
+    let scope = service::scope(plan, of).map_err(anyhow::Error::msg)?;
     if !plan.platforms.contains_key(&scope.platform) {
         bail!("the configuration has no platform `{}`", scope.platform);
     }

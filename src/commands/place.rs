@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::bail;
+use tokio::sync::OnceCell;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{Answer, Request};
 use tollgate_actors::ledger::nats::NatsView;
-use tollgate_actors::nats::{Bus, ask, session};
+use tollgate_actors::nats::ask::NodeAnswer;
+use tollgate_actors::nats::service::{DeadQuestion, Endpoint, Heard, StatusQuestion};
+use tollgate_actors::nats::{Bus, ask, service, session};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::nats::NatsQueue;
 
 use super::folder::{Folder, answer_at_rest};
-use super::nats::connect;
+use super::nats::{connect, with_rights};
 use crate::ui::say;
 
 /// Asks once.
@@ -37,7 +40,8 @@ enum At {
 struct Cluster {
     plan: Arc<Plan>,
     bus: Bus,
-    queue: Arc<dyn Queue>,
+    /// Opened when it is needed: while nodes answer, it takes more rights than an operator has.
+    queue: OnceCell<Arc<dyn Queue>>,
 }
 
 impl Place {
@@ -86,26 +90,88 @@ impl Place {
 impl Cluster {
     async fn open(plan: Arc<Plan>) -> anyhow::Result<Self> {
         let bus = connect(&plan, "question").await?;
-        let queue = Arc::new(NatsQueue::view(&bus).await?);
-        Ok(Self { plan, bus, queue })
+        Ok(Self { plan, bus, queue: OnceCell::new() })
     }
 
     async fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
-        if let Request::Status { most, .. } = request {
-            let living = session::living(&self.bus).await?;
-            if living > 0 {
-                let answers = ask::ask(&self.bus, request, living).await;
-                if let Some(status) = ask::together(answers, *most) {
-                    return Ok(Answer::Status(status));
-                }
-                say(format_args!(
-                    "tollgate: {}: {living} node(s) show themselves and none answered in time; what \
-                     follows is from the streams",
-                    Code::NoNodeAnswers
-                ));
+        with_rights(&self.bus, async {
+            match self.ask_nodes(request).await? {
+                Some(answer) => Ok(answer),
+                None => self.ask_streams(request).await,
             }
+        })
+        .await
+    }
+
+    /// What nodes answer; nothing if there is none, or none that answers.
+    async fn ask_nodes(&self, request: &Request) -> anyhow::Result<Option<Answer>> {
+        let question = match request {
+            Request::Status { platform, account, most } => {
+                let (platform, account) = (platform.clone(), account.clone());
+                let question = StatusQuestion { platform, account, most: Some(*most) };
+                return self.ask_all(&question, *most).await;
+            }
+            Request::Dead { after, most } => {
+                DeadQuestion { after: *after, most: Some(*most), ..DeadQuestion::default() }
+            }
+            Request::Revive { seq, replay: true } => {
+                DeadQuestion { replay: Some(*seq), ..DeadQuestion::default() }
+            }
+            Request::Revive { seq, replay: false } => {
+                DeadQuestion { drop: Some(*seq), ..DeadQuestion::default() }
+            }
+        };
+        match service::ask_one::<NodeAnswer>(&self.bus, Endpoint::Dead, &question).await {
+            Heard::Answered(answer) => Ok(Some(answer.answer)),
+            Heard::Refused(reason) => bail!("{reason}"),
+            Heard::NoNode => Ok(None),
+            Heard::Silent if matches!(request, Request::Dead { .. }) => Ok(None),
+            Heard::Silent => bail!(
+                "{}: no node has answered in time; `tollgate dead list` shows what became of it",
+                Code::NoNodeAnswers
+            ),
         }
+    }
+
+    async fn ask_all(
+        &self,
+        question: &StatusQuestion,
+        most: usize,
+    ) -> anyhow::Result<Option<Answer>> {
+        let living = match session::living(&self.bus).await {
+            Ok(living) => living,
+            Err(error) => {
+                // Streams that are not there are told as that.
+                self.queue().await?;
+                return Err(error.into());
+            }
+        };
+        if living == 0 {
+            return Ok(None);
+        }
+        let answers = ask::ask(&self.bus, question, living).await;
+        if let Some(status) = ask::together(answers, most) {
+            return Ok(Some(Answer::Status(status)));
+        }
+        say(format_args!(
+            "tollgate: {}: {living} node(s) show themselves and none answered in time; what \
+             follows is from the streams",
+            Code::NoNodeAnswers
+        ));
+        Ok(None)
+    }
+
+    async fn ask_streams(&self, request: &Request) -> anyhow::Result<Answer> {
+        let queue = self.queue().await?;
         let ledger = NatsView::open(&self.bus).await?;
-        answer_at_rest(&self.plan, Arc::clone(&self.queue), &ledger, request).await
+        answer_at_rest(&self.plan, queue, &ledger, request).await
+    }
+
+    async fn queue(&self) -> anyhow::Result<Arc<dyn Queue>> {
+        let open = async || {
+            let queue: Arc<dyn Queue> = Arc::new(NatsQueue::view(&self.bus).await?);
+            anyhow::Ok(queue)
+        };
+        self.queue.get_or_try_init(open).await.cloned()
     }
 }

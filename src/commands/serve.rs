@@ -12,9 +12,10 @@ use tollgate_actors::control::{self, Desk};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::nats::ask::Who;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
-use tollgate_actors::nats::{self, Bus, ask, holds};
+use tollgate_actors::nats::{self, Bus, ask, holds, service};
 use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
@@ -22,6 +23,7 @@ use tollgate_actors::store::keep_clean;
 use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
+use super::nats::with_rights;
 use super::open_store::open_store;
 use super::reload::Watched;
 use super::session::{Stop, fit_open_files};
@@ -82,7 +84,8 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
 
 async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
     let bus = Bus::connect(&plan.nats, &plan.node_name, true).await?;
-    for changed in nats::setup(&bus, &plan.nats, plan.nats.setup).await? {
+    let setting_up = async { anyhow::Ok(nats::setup(&bus, &plan.nats, plan.nats.setup).await?) };
+    for changed in with_rights(&bus, setting_up).await? {
         if changed.change != nats::Change::Kept {
             say(format_args!("tollgate: {changed}"));
         }
@@ -106,7 +109,7 @@ async fn work(
         config: plan.hash.clone(),
     };
     let started = tokio::select! {
-        started = start(plan, bus, file, &about, clock) => started?,
+        started = with_rights(bus, Box::pin(start(plan, bus, file, &about, clock))) => started?,
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
@@ -116,7 +119,9 @@ async fn work(
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let answering = answer(bus, &session, desk.clone());
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
+    beside.push(answering);
     let (in_force, shown) = (node.plan(), Arc::clone(&session));
     let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
     beside.push(follow(&node, Box::new(told)));
@@ -193,7 +198,7 @@ async fn start(
     Ok(Started { session, keeper, owned, held, back, sweep, node })
 }
 
-/// What goes on beside the node: answering questions, following holds, cleaning up, telling how NATS fares.
+/// What goes on beside the node: answering on its socket, following holds, cleaning up, telling how NATS fares.
 fn beside(
     plan: &Arc<Plan>,
     bus: &Bus,
@@ -209,12 +214,6 @@ fn beside(
         actix_rt::spawn(sweep),
         actix_rt::spawn(tell_back(Arc::clone(health), back)),
     ];
-    let (asked, name, answers) = (bus.clone(), plan.node_name.clone(), desk.clone());
-    tasks.push(actix_rt::spawn(async move {
-        if let Err(error) = ask::serve(asked, name, answers).await {
-            say(format_args!("tollgate: `status` cannot ask this node over NATS: {error}"));
-        }
-    }));
     match control::serve(&plan.state(), desk) {
         Ok(serving) => tasks.push(actix_rt::spawn(serving)),
         Err(error) => {
@@ -222,6 +221,19 @@ fn beside(
         }
     }
     tasks
+}
+
+/// Answers over NATS for as long as it runs: as a service, and as earlier versions ask.
+fn answer(bus: &Bus, session: &Session, desk: Desk) -> JoinHandle<()> {
+    let node = desk.plan.get().node_name.clone();
+    let who = Who { node, session: session.id().to_string() };
+    let older = ask::serve(bus.clone(), who.clone(), desk.clone());
+    let serving = service::serve(bus.clone(), who, desk);
+    actix_rt::spawn(async move {
+        if let Err(error) = tokio::try_join!(older, serving) {
+            say(format_args!("tollgate: this node cannot be asked over NATS: {error}"));
+        }
+    })
 }
 
 /// Says whether NATS is there to those who ask whether the node is ready.

@@ -81,6 +81,30 @@ fn what_the_ledger_keeps_is_proved_and_a_tighter_limit_is_not() {
 }
 
 #[test]
+fn what_the_ledger_keeps_of_all_accounts_together_is_proved_too() {
+    let emulator = Emulator::start(Profile { record: true, ..Profile::default() }).unwrap();
+    let with = |max: u32| {
+        let limits = format!(
+            "all = {{ per = [\"platform\"], max = {max}, in = \"1h\" }}\n\
+             reports = {{ per = [\"account\"], max = {max}, in = \"1h\", when.api = [\"report\"] }}"
+        );
+        Config::of(&emulator).limit(&limits).report()
+    };
+    let dir = Dir::with(&with(15));
+    let audit = |args: &[&str]| dir.tollgate(&[&["audit", "--ledger"], args].concat()).run();
+    dir.run(&reports(&accounts("act", 3), 5)).exits(0);
+    let report = audit(&["--json"]).exits(0).json();
+    // The record of the platform, and two of each account: its own, and that of its reports.
+    let read = (&report["proved"], &report["lines"], &report["stepped_over"]);
+    assert_eq!(read, (&true.into(), &7.into(), &0.into()), "{report:#}");
+    assert_eq!(report["calls"], 30);
+    dir.write("tollgate.toml", with(5).text());
+    let ran = audit(&[]).exits(1);
+    assert!(ran.out().contains("EXCEEDED  p.all      5 in any 1h"), "{ran}");
+    assert!(ran.out().contains("proved    p.reports"), "{ran}");
+}
+
+#[test]
 fn mistakes_on_its_command_line_are_told() {
     let dir = Dir::empty();
     dir.write("calls.jsonl", "{\"account\":\"a\",\"at\":1}\n");

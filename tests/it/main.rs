@@ -23,6 +23,7 @@ mod crash;
 mod dead;
 mod hard;
 mod inputs;
+mod nats_login;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
 #[path = "../../actors/src/testkit/nats_server.rs"]
 mod nats_server;
@@ -32,6 +33,7 @@ mod pages;
 mod plan;
 mod recipe;
 mod reload;
+mod rights;
 mod rude;
 mod rules;
 mod run;
@@ -40,6 +42,7 @@ mod s3;
 mod s3_server;
 mod secrets;
 mod serve;
+mod service;
 mod status;
 mod tls;
 mod util;

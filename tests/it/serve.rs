@@ -5,6 +5,7 @@
 mod ending;
 mod holds;
 mod letters;
+mod losses;
 mod names;
 mod node;
 mod outages;

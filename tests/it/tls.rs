@@ -24,18 +24,36 @@ use tokio_rustls::TlsAcceptor;
 use crate::util::{Config, Dir, fetch, wait_until};
 
 /// An authority and what it signs.
-struct Authority {
+pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// Its own certificate.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate for these names, which may be out of date.
+    pub(crate) fn issue(&self, names: &[&str], expired: bool) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        }
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { cert: certificate.pem(), key: key.serialize_pem(), authority: self.pem.clone() }
     }
 
     /// A server configuration for `localhost`.
@@ -52,6 +70,13 @@ impl Authority {
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap()
     }
+}
+
+/// A certificate, its key and who signed it, as PEM.
+pub(crate) struct Issued {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+    pub(crate) authority: String,
 }
 
 /// An HTTPS provider on a thread of its own, until the test ends.

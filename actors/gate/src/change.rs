@@ -21,6 +21,10 @@ pub enum ChangeKind {
     Tightened,
     /// It may allow what the one before did not.
     Loosened,
+    /// It is the same, but calls cost otherwise by it. Those that it remembers count as they cost then.
+    Weighed,
+    /// It is the same, but its windows start anew at other times.
+    Moved,
 }
 
 impl ChangeKind {
@@ -31,6 +35,8 @@ impl ChangeKind {
             Self::Removed => "removed",
             Self::Tightened => "tightened",
             Self::Loosened => "loosened",
+            Self::Weighed => "costs",
+            Self::Moved => "resets",
         }
     }
 }
@@ -58,7 +64,8 @@ pub struct Change {
 }
 
 impl LimitSet {
-    /// Where this set differs from the one before it, in the order of this one, removed limits last.
+    /// Where this set differs from the one before it, in the order of this one, removed limits last. Calendars are
+    /// not compared, so this never says [`ChangeKind::Moved`]: that is for whoever knows when they start anew.
     ///
     /// ```
     /// use core::num::NonZeroU32;
@@ -86,15 +93,21 @@ impl LimitSet {
             kind,
             known,
         };
-        for limit in self.limits() {
-            let named = before.limits().iter().find(|old| self.same_name(limit, before, old));
+        for (place, limit) in self.limits().iter().enumerate() {
+            let mut olds = before.limits().iter().enumerate();
+            let named = olds.find(|(_, old)| self.same_name(limit, before, old));
             let kind = match named {
                 None => ChangeKind::Added,
-                Some(old) if counts_alike(old, limit) => continue,
-                Some(old) if tightens(old, limit) => ChangeKind::Tightened,
+                Some((at, old)) if counts_alike(old, limit) => {
+                    if self.weighing(place) == before.weighing(at) {
+                        continue;
+                    }
+                    ChangeKind::Weighed
+                }
+                Some((_, old)) if tightens(old, limit) => ChangeKind::Tightened,
                 Some(_) => ChangeKind::Loosened,
             };
-            changes.push(change(self, limit, kind, self.known_of(limit, before)));
+            changes.push(change(self, limit, kind, self.known_of(place, before)));
         }
         for old in before.limits() {
             if !self.limits().iter().any(|limit| self.same_name(limit, before, old)) {
@@ -105,14 +118,15 @@ impl LimitSet {
     }
 
     /// How far back calls are known that `limit` of this set counts.
-    fn known_of(&self, limit: &Limit, before: &Self) -> Known {
+    fn known_of(&self, place: usize, before: &Self) -> Known {
+        let limit = &self.limits()[place];
         let Some(window) = limit.rule.window() else { return Known::All };
         let named = before.limits().iter().find(|old| self.same_name(limit, before, old));
         let from = match named.filter(|old| old.rule.window().is_some()) {
             // Charges of each api apart, where they were counted together, count for each: stricter.
             Some(old) => old.rule.window(),
             None => {
-                self.stand_in(limit, before).and_then(|place| before.limits()[place].rule.window())
+                self.stand_in(place, before).and_then(|place| before.limits()[place].rule.window())
             }
         };
         match from {
@@ -144,13 +158,18 @@ impl LimitSet {
     }
 
     /// Which limit of the set before counted the calls that a new one counts, one by one and for longest: what it
-    /// remembers is what the new one knows. Only such as count each call once.
-    fn stand_in(&self, limit: &Limit, before: &Self) -> Option<usize> {
+    /// remembers is what the new one knows. Only such as weigh calls alike: another's units mean nothing here, and
+    /// what was free there is not remembered.
+    fn stand_in(&self, place: usize, before: &Self) -> Option<usize> {
+        let limit = &self.limits()[place];
         plain_window(limit)?;
-        let counted = |old: &Limit| {
-            self.same_api(limit.api, before, old.api) && (old.per_api || !limit.per_api)
+        let weighing = self.weighing(place);
+        let counted = |at: usize, old: &Limit| {
+            self.same_api(limit.api, before, old.api)
+                && (old.per_api || !limit.per_api)
+                && before.weighing(at) == weighing
         };
-        let places = before.limits().iter().enumerate().filter(|(_, old)| counted(old));
+        let places = before.limits().iter().enumerate().filter(|(at, old)| counted(*at, old));
         let windows = places.filter_map(|(place, old)| Some((plain_window(old)?, place)));
         windows
             .max_by_key(|(window, place)| (*window, core::cmp::Reverse(*place)))
@@ -158,7 +177,7 @@ impl LimitSet {
     }
 }
 
-/// The window of a limit that counts calls by time, each once.
+/// The window of a limit that counts calls by time, one by one.
 fn plain_window(limit: &Limit) -> Option<Span> {
     let plain = matches!(limit.rule, Rule::Every { .. } | Rule::Sliding { .. });
     limit.rule.window().filter(|_| plain)
@@ -208,7 +227,7 @@ impl Ledger {
             let Note::Unknown { name, api } = note else { continue };
             let named = |limit: &Limit| limit.name == *name && limit.api == *api;
             let Some(place) = new.limits().iter().position(named) else { continue };
-            let Some(other) = new.stand_in(&new.limits()[place], old) else { continue };
+            let Some(other) = new.stand_in(place, old) else { continue };
             // As if it had been called that all along.
             let (renamed, _) = read(&old.renamed(other, name));
             ledger

@@ -242,6 +242,12 @@ impl Ledger {
         true
     }
 
+    /// What the call in flight of that id costs under the limit at that place, as far as it is known: a guess until it
+    /// was settled.
+    pub fn cost_of(&self, id: PermitId, place: usize) -> Option<Cost> {
+        self.permits.iter().find(|permit| permit.id == id).map(|permit| permit.cost(place))
+    }
+
     /// The job of that number ([`Ask::for_job`]) is over, or was never begun: its places under
     /// [`Rule::Jobs`] are free. Of several calls for one job this frees what one of them took. Told after
     /// [`Ledger::ended`]: a call in flight keeps its place.

@@ -331,8 +331,8 @@ impl Limit {
 
 /// The limits of an account; every one that matches a call must agree to it. Never changes.
 ///
-/// Two sets are equal if they have the same limits and apis. Their calendars are not compared: they say where
-/// the same resets lie on a timeline.
+/// Two sets are equal if they have the same limits and apis and weigh calls alike. Their calendars are not
+/// compared: they say where the same resets lie on a timeline.
 #[derive(Debug, Clone, Default)]
 pub struct LimitSet {
     limits: Vec<Limit>,
@@ -340,11 +340,14 @@ pub struct LimitSet {
     apis: Vec<String>,
     /// By the numbers in the rules.
     calendars: Vec<Arc<dyn Calendar>>,
+    /// By the places of the limits; empty: each call is one unit of every limit.
+    weighings: Vec<u64>,
 }
 
 impl PartialEq for LimitSet {
     fn eq(&self, other: &Self) -> bool {
-        (&self.limits, &self.apis) == (&other.limits, &other.apis)
+        let alike = (0..self.limits.len()).all(|at| self.weighing(at) == other.weighing(at));
+        (&self.limits, &self.apis) == (&other.limits, &other.apis) && alike
     }
 }
 
@@ -407,7 +410,7 @@ impl LimitSet {
                 _ => {}
             }
         }
-        Ok(Self { limits, apis: Vec::new(), calendars: Vec::new() })
+        Ok(Self { limits, apis: Vec::new(), calendars: Vec::new(), weighings: Vec::new() })
     }
 
     /// Other limits of the same apis, with the same calendars.
@@ -523,6 +526,20 @@ impl LimitSet {
             Some(limit) => Err(LimitError::NoCalendar(limit.name.clone())),
             None => Ok(Self { calendars, ..self }),
         }
+    }
+
+    /// Says how each limit weighs calls, by its place: limits of one number give every call the same cost,
+    /// and 0, which is also what is not said, gives each call one unit. The gate takes costs from its callers; with
+    /// this it can tell whether what one limit remembers is what another one would
+    /// ([`Ledger::under`](crate::Ledger::under)).
+    #[must_use]
+    pub fn with_weighings(self, weighings: Vec<u64>) -> Self {
+        Self { weighings, ..self }
+    }
+
+    /// How the limit at that place weighs calls.
+    pub(crate) fn weighing(&self, place: usize) -> u64 {
+        self.weighings.get(place).copied().unwrap_or(0)
     }
 
     /// The limits, in the order they were given.

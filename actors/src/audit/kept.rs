@@ -3,7 +3,7 @@
 //! A record keeps what its longest window needs, so this shows the last window of each account and no more.
 //! The stored form is the gate's and is read by it; the counting is done here.
 
-use tollgate_gate::{At, Ledger as GateLedger, Rule as Declared, Span};
+use tollgate_gate::{At, Ledger as GateLedger, LimitSet, Rule as Declared, Span};
 
 use super::counter::{Error, Ns, Rule};
 use super::limits::Limit;
@@ -11,11 +11,12 @@ use super::proof::{Entry, Proof};
 use super::report::{self, Report, Seen};
 use super::{AuditError, Names, asked};
 use crate::codes::Code;
-use crate::ids::preview;
+use crate::ids::{AccountKey, Slug, preview};
 use crate::ledger::Ledger;
 use crate::ledger::embedded::EmbeddedLedger;
 use crate::ledger::record::Record;
 use crate::plan::{Plan, Platform};
+use crate::recipe::budget_of_record;
 use crate::state::State;
 
 /// Records looked at in one step.
@@ -46,9 +47,15 @@ pub async fn ledger(
         .filter(|of| platform.is_none_or(|name| name == of.name.as_str()))
         .collect();
     let mut limits: Vec<Limit> = Vec::new();
-    let mut places: Vec<(usize, usize)> = Vec::new();
+    let mut places: Vec<(usize, Option<usize>, usize)> = Vec::new();
     for (place, platform) in platforms.iter().enumerate() {
-        for (index, limit) in platform.limits.limits().iter().enumerate() {
+        let wide = platform.budgets.iter().enumerate();
+        let wide = wide.map(|(number, budget)| (Some(number), &budget.counted.limits));
+        let sets = std::iter::once((None, &platform.limits)).chain(wide);
+        let all = sets.flat_map(|(budget, set)| {
+            set.limits().iter().enumerate().map(move |(index, limit)| (budget, index, limit))
+        });
+        for (budget, index, limit) in all {
             let api = limit.api.and_then(|api| platform.apis.get(usize::from(api)));
             let api = api.map(|api| api.name.to_string());
             let own = api.as_ref().map_or_else(String::new, |api| format!("{api}."));
@@ -56,8 +63,20 @@ pub async fn ledger(
             let of_platform = name.split_once('.').map_or("", |(_, name)| name);
             if only.is_empty() || only.iter().any(|only| *only == name || only == of_platform) {
                 let (per_account, per_api) = (true, limit.per_api);
-                limits.push(Limit { name, api, per_account, per_api, rule: counted(limit.rule) });
-                places.push((place, index));
+                let varies = budget.is_some_and(|budget| {
+                    let special = &platform.budgets[budget].special;
+                    let own = special.values.values().chain(special.tiers.values());
+                    let rule = |set: &LimitSet| set.limits().get(index).map(|limit| limit.rule);
+                    own.map(|own| rule(&own.limits)).any(|rule| rule != Some(limit.rule))
+                });
+                let rule = if varies {
+                    Err("its number is another one for some values of its key, or some tiers"
+                        .into())
+                } else {
+                    counted(limit.rule)
+                };
+                limits.push(Limit { name, api, only: Vec::new(), per_account, per_api, rule });
+                places.push((place, budget, index));
             }
         }
     }
@@ -86,24 +105,38 @@ pub async fn ledger(
         let page = ledger.accounts(after, PAGE).await.map_err(|error| away(&error))?;
         let Some(last) = page.last().cloned() else { break };
         for key in page {
-            let Ok(account) = crate::ids::AccountKey::parse(&key) else {
+            let Some(account) = owner_of(&key) else {
                 seen.stepped_over += 1;
                 continue;
             };
-            let found = platforms.iter().position(|of| of.name == account.platform);
-            let Some((place, of)) = found.and_then(|place| Some((place, *platforms.get(place)?)))
-            else {
+            let own = |of: &&Platform| of.name == account.platform;
+            let budgets = |of: &&Platform| Slug::of_budgets(&of.name) == account.platform;
+            let mut found = platforms.iter().enumerate();
+            let Some((place, of)) = found.find(|(_, of)| own(of) || budgets(of)) else {
                 seen.stepped_over += 1;
                 continue;
             };
             seen.lines += 1;
+            let budget = if own(of) {
+                None
+            } else {
+                let number = budget_of_record(of, account.account.as_str());
+                if number.is_none() {
+                    seen.unreadable += 1;
+                    if seen.told.len() < super::TOLD_MAX {
+                        let why = "a budget that is not declared any more, or whose name was cut";
+                        seen.told.push(format!("{account}: {why}"));
+                    }
+                    continue;
+                }
+                number
+            };
+            let set = budget.map_or(&of.limits, |number| &of.budgets[number].counted.limits);
             let stored = ledger.load(account.clone()).await.map_err(|error| away(&error))?;
             let Some(stored) = stored else { continue };
             let since = NOW.minus(Span::from(stored.age));
             let read = Record::decode(&stored.record).map_err(|error| error.to_string()).and_then(
-                |record| {
-                    GateLedger::decode(&of.limits, &record.gate, since).map_err(|e| e.to_string())
-                },
+                |record| GateLedger::decode(set, &record.gate, since).map_err(|e| e.to_string()),
             );
             let (gate, _) = match read {
                 Ok(read) => read,
@@ -118,7 +151,8 @@ pub async fn ledger(
             let line = seen.lines;
             let account = Some(names.number(&account.to_string())?);
             for (limit, bucket, at, calls) in gate.charged() {
-                let Some(counted) = places.iter().position(|of| *of == (place, limit)) else {
+                let of_limit = (place, budget, limit);
+                let Some(counted) = places.iter().position(|of| *of == of_limit) else {
                     continue;
                 };
                 let api = bucket.and_then(|api| of.apis.get(usize::from(api)));
@@ -140,6 +174,15 @@ pub async fn ledger(
     }
     seen.names = names.texts;
     Ok(report::of(&limits, proof, seen))
+}
+
+/// Whose a record is: an account's, or a budget's, whose platform has a name that no platform has.
+fn owner_of(key: &str) -> Option<AccountKey> {
+    let budget = || {
+        let own = AccountKey::parse(key.strip_prefix('_')?).ok()?;
+        Some(AccountKey { platform: Slug::of_budgets(&own.platform), ..own })
+    };
+    AccountKey::parse(key).ok().or_else(budget)
 }
 
 /// The rule as it is counted here.

@@ -26,6 +26,8 @@ pub(super) struct Limit {
     pub(super) name: String,
     /// Only calls of this api count.
     pub(super) api: Option<String>,
+    /// Only calls of these apis count; empty: of all.
+    pub(super) only: Vec<String>,
     /// Each account is counted for itself.
     pub(super) per_account: bool,
     /// Each api is counted for itself.
@@ -90,8 +92,9 @@ pub(super) fn declared(text: &str, platform: Option<&str>) -> Result<Declared, S
     let tables = |table: &Table, key: &str| -> Table {
         table.get(key).and_then(Value::as_table).unwrap_or(&empty).clone()
     };
+    let keys = tables(of, "keys");
     for (name, limit) in &tables(of, "limits") {
-        declared.limits.push(one(name, limit, None));
+        declared.limits.push(one(name, limit, None, &keys));
     }
     let base = of.get("base_url").and_then(Value::as_str).and_then(|url| url::Url::parse(url).ok());
     let base = base.map_or_else(|| "/".into(), |url| url.path().to_owned());
@@ -108,7 +111,7 @@ pub(super) fn declared(text: &str, platform: Option<&str>) -> Result<Declared, S
     for (api, table) in &tables(of, "apis") {
         let Some(table) = table.as_table() else { continue };
         for (name, limit) in &tables(table, "limits") {
-            declared.limits.push(one(name, limit, Some(api)));
+            declared.limits.push(one(name, limit, Some(api), &keys));
         }
         declared.account_queries.extend(accounts(&tables(table, "query")));
         declared.account_headers.extend(accounts(&tables(table, "headers")));
@@ -133,18 +136,22 @@ pub(super) fn from_line(text: &str) -> Result<Vec<Limit>, String> {
     if table.is_empty() {
         return Err("holds no limit".into());
     }
-    let limits: Vec<Limit> = table.iter().map(|(name, limit)| one(name, limit, None)).collect();
+    let keys = Table::new();
+    let limits: Vec<Limit> =
+        table.iter().map(|(name, limit)| one(name, limit, None, &keys)).collect();
     match limits.iter().find_map(|limit| limit.rule.as_ref().err().map(|why| (limit, why))) {
         Some((limit, why)) => Err(format!("limit `{}`: {why}", limit.name)),
         None => Ok(limits),
     }
 }
 
-fn one(name: &str, value: &Value, api: Option<&str>) -> Limit {
+/// `keys`: what the platform's own dimensions stand for.
+fn one(name: &str, value: &Value, api: Option<&str>, keys: &Table) -> Limit {
     let full = api.map_or_else(|| name.to_owned(), |api| format!("{api}.{name}"));
     let mut limit = Limit {
         name: full,
         api: api.map(str::to_owned),
+        only: Vec::new(),
         per_account: false,
         per_api: false,
         rule: Err(String::new()),
@@ -157,15 +164,49 @@ fn one(name: &str, value: &Value, api: Option<&str>) -> Limit {
     let per: Vec<&str> = per.into_iter().flatten().filter_map(Value::as_str).collect();
     limit.per_account = per.is_empty() || per.contains(&"account");
     limit.per_api = per.contains(&"api") && api.is_none();
-    limit.rule = rule(table, &per);
+    limit.rule = rule(table);
+    for dim in per.iter().filter(|dim| !["account", "api", "platform"].contains(*dim)) {
+        match keys.get(*dim).and_then(Value::as_str).map(str::trim) {
+            // Whoever counts by the account of a call.
+            Some("{account}") => limit.per_account = true,
+            // All calls have the one value.
+            Some(text) if !text.contains(['{', '}']) => {}
+            Some(_) | None => {
+                let why = format!("a log does not tell the `{}` of a call", preview(dim));
+                limit.rule = Err(why);
+            }
+        }
+    }
+    if let Some(when) = table.get("when") {
+        match only_apis(when) {
+            Ok(apis) => limit.only = apis,
+            Err(why) => limit.rule = Err(why),
+        }
+    }
     limit
 }
 
-fn rule(table: &Table, per: &[&str]) -> Result<Rule, String> {
-    if let Some(other) = per.iter().find(|dim| !["account", "api", "platform"].contains(dim)) {
-        return Err(format!("a log does not tell the `{}` of a call", preview(other)));
+/// The apis whose calls count by `when`.
+fn only_apis(when: &Value) -> Result<Vec<String>, String> {
+    let told = || "`when` counts some calls only, and a log does not tell which".to_owned();
+    let when = when.as_table().ok_or_else(told)?;
+    if when.keys().any(|key| key != "api") {
+        return Err(told());
     }
-    let mut known: Vec<&str> = vec!["per"];
+    let apis = match when.get("api") {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(all)) => {
+            let all: Option<Vec<String>> =
+                all.iter().map(|api| api.as_str().map(str::to_owned)).collect();
+            all.ok_or_else(told)?
+        }
+        _ => Vec::new(),
+    };
+    if apis.is_empty() { Err(told()) } else { Ok(apis) }
+}
+
+fn rule(table: &Table) -> Result<Rule, String> {
+    let mut known: Vec<&str> = vec!["per", "when"];
     known.extend(OURS);
     let rule = if let Some(gap) = table.get("every") {
         known.push("every");

@@ -168,8 +168,8 @@ pub struct Audit {
     apis: Vec<Where>,
     options: Options,
     names: Names,
-    /// The number of each limit's own api.
-    limit_apis: Vec<Option<u32>>,
+    /// The numbers of the apis that each limit counts alone; empty: all.
+    limit_apis: Vec<Vec<u32>>,
     proof: Proof,
     waiting: BinaryHeap<Reverse<Entry>>,
     newest: Ns,
@@ -344,7 +344,8 @@ impl Audit {
         let mut names = Names::default();
         let mut limit_apis = Vec::new();
         for limit in &declared.limits {
-            limit_apis.push(limit.api.as_deref().map(|api| names.number(api)).transpose()?);
+            let apis = limit.api.iter().chain(&limit.only);
+            limit_apis.push(apis.map(|api| names.number(api)).collect::<Result<Vec<u32>, _>>()?);
         }
         Ok(Self {
             declared,

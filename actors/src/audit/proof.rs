@@ -97,7 +97,7 @@ impl Proof {
     }
 
     /// Counts a call for every limit that it counts for. `apis` are the numbers of the limits' own apis.
-    pub(super) fn count(&mut self, limits: &[Limit], apis: &[Option<u32>], entry: &Entry) {
+    pub(super) fn count(&mut self, limits: &[Limit], apis: &[Vec<u32>], entry: &Entry) {
         self.calls += 1;
         if entry.at < self.last {
             self.unsorted += 1;
@@ -109,12 +109,13 @@ impl Proof {
         for (place, limit) in limits.iter().enumerate() {
             let Ok(rule) = &limit.rule else { continue };
             let found = &mut self.found[place];
-            if limit.api.is_some() || limit.per_api {
+            if !apis[place].is_empty() || limit.per_api {
                 if entry.api.is_none() {
                     found.without_api += 1;
                     continue;
                 }
-                if limit.api.is_some() && entry.api != apis[place] {
+                let own = &apis[place];
+                if !own.is_empty() && entry.api.is_none_or(|api| !own.contains(&api)) {
                     continue;
                 }
             }

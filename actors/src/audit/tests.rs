@@ -280,3 +280,48 @@ proptest! {
         prop_assert!(!(report.proved && report.unreadable > 0));
     }
 }
+
+#[test]
+fn limits_wider_than_an_account_are_counted_where_their_key_is_known() {
+    let config = "[platforms.p]\nbase_url = \"https://a.example/\"\n\
+        headers = { X-Account = \"{account}\" }\n\
+        keys = { app = \"main\", user = \"{account}\", region = \"{region}\" }\n\
+        [platforms.p.limits]\n\
+        all = { per = [\"platform\"], max = 3, in = \"10s\" }\n\
+        app = { per = [\"app\"], max = 3, in = \"10s\" }\n\
+        user = { per = [\"user\"], max = 2, in = \"10s\" }\n\
+        region = { per = [\"region\"], max = 3, in = \"10s\" }\n\
+        reports = { per = [\"platform\"], max = 1, in = \"10s\", when = { api = [\"report\"] } }\n\
+        days = { per = [\"platform\"], max = 1, in = \"10s\", when = { params = { days = \"1\" } } }\n\
+        [platforms.p.apis.report]\npath = \"report\"\n[platforms.p.apis.list]\npath = \"list\"\n";
+    let options = || Options { config: Some(config.into()), ..Options::default() };
+    let line = |account: &str, path: &str, at: u32| {
+        format!("{{\"account\":\"{account}\",\"path\":\"/{path}\",\"at_ms\":{at}}}\n")
+    };
+    let log = [line("a", "report", 0), line("b", "list", 1000), line("c", "list", 2000)].concat();
+    let kept = ["all", "app", "user", "reports"];
+    let report = audit(options(), &log);
+    for (name, verdict) in verdicts(&report) {
+        let wanted = if kept.contains(&name) { Verdict::Proved } else { Verdict::Open };
+        assert_eq!(verdict, wanted, "{name}");
+    }
+    let why = |name: &str| {
+        let row = report.limits.iter().find(|row| row.limit == name).unwrap();
+        row.why.clone().unwrap()
+    };
+    assert!(why("region").contains("does not tell the `region`"), "{}", why("region"));
+    assert!(why("days").contains("does not tell which"), "{}", why("days"));
+    // One more of another account: too many of the platform, and of the app, whose only value all calls have.
+    let more = log.clone() + &line("d", "list", 3000);
+    let exceeded = |log: &str| -> Vec<String> {
+        let report = audit(options(), log);
+        let broken = report.limits.into_iter().filter(|row| row.verdict == Verdict::Exceeded);
+        broken.map(|row| row.limit).collect()
+    };
+    assert_eq!(exceeded(&log), [""; 0]);
+    assert_eq!(exceeded(&more), ["all", "app"]);
+    let again = log.replace("/list", "/report");
+    assert_eq!(exceeded(&again), ["reports"]);
+    let same = log.replace("\"b\"", "\"a\"").replace("\"c\"", "\"a\"");
+    assert_eq!(exceeded(&same), ["user"]);
+}

@@ -1,6 +1,8 @@
 //! The budget actor: owner of one budget's gate, record and line.
 
-use std::collections::VecDeque;
+mod record;
+
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +10,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use tollgate_gate::{At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
 
+use super::hearing::Untold;
 use super::line::{Line, Turn, Waiter};
-use super::{Answer, Ask, Call, FromBudget, Given, Grant, Told, Whose};
+use super::{Answer, Ask, Call, FromBudget, Told, Whose};
 use crate::ids::Account;
-use crate::ledger::record::{Known, Record};
-use crate::ledger::{LedgerError, Stored, Writer};
+use crate::ledger::record::Known;
 use crate::plan::Platform;
 use crate::recipe::BudgetKey;
 use crate::shard::BudgetDied;
@@ -20,7 +22,7 @@ use crate::shard::context::Context as Shard;
 use crate::supervise::DeathNotice;
 use crate::telemetry;
 use crate::throttle::Usage;
-use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::gate::Gate;
 
 /// How long a place is kept for an account that was called.
@@ -31,24 +33,8 @@ const BATCH_MAX: usize = 256;
 const LINE_MAX: usize = 100_000;
 /// When they do, and those who find no actor at all.
 const ASKS_AGAIN: Duration = Duration::from_secs(1);
-/// Between two tries of a ledger that does not answer, the first and the longest.
-const LEDGER_AGAIN: Duration = Duration::from_millis(250);
-const LEDGER_AGAIN_MAX: Duration = Duration::from_secs(2);
-/// Whoever lost a race for the record waits so long, in milliseconds.
-const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
 /// A budget that nobody asked for so long ends; what it knows is in its record.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// How the budget stands with its ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fence {
-    /// The last record was confirmed.
-    Holds,
-    /// The last one was not stored; tried again after this time.
-    Away(Duration),
-    /// The one there may be another: read again.
-    Reads(Duration),
-}
 
 /// A place that is kept for an account that was called.
 #[derive(Debug)]
@@ -71,26 +57,36 @@ struct Decided {
 #[derive(Debug)]
 pub(crate) struct Budget {
     shard: Rc<Shard>,
-    key: BudgetKey,
-    limits: Arc<LimitSet>,
+    pub(super) key: BudgetKey,
+    pub(super) limits: Arc<LimitSet>,
     platform: Arc<Platform>,
     incarnation: u64,
     restarted: bool,
     /// The record was read.
     open: bool,
-    gate: Gate,
+    pub(super) gate: Gate,
     version: u64,
     fence: Fence,
     again: Option<SpawnHandle>,
     last_given: u64,
     seen: Vec<Known>,
     /// The stored record speaks of calls in flight that are over.
-    stale: bool,
+    pub(super) stale: bool,
+    /// What was heard of limits is in no record yet, and is to be.
+    pub(super) unkept: bool,
+    /// The last record was to have it.
+    keeps: bool,
     /// Who asked before the record was read.
     early: VecDeque<Ask>,
-    line: Line,
+    /// What was heard of its limits before then.
+    early_heard: Vec<super::What>,
+    /// What it hears of its limits, and what it does not.
+    pub(super) untold_calls: Untold,
+    /// Calls in flight whose answers say that their own jobs are over already.
+    pub(super) jobs_over: HashMap<PermitId, u64>,
+    pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
-    untold: bool,
+    pub(super) untold: bool,
     called: Vec<Called>,
     decided: Vec<Decided>,
     writing: Option<Vec<Decided>>,
@@ -142,7 +138,12 @@ impl Budget {
             last_given: 0,
             seen: Vec::new(),
             stale: false,
+            unkept: false,
+            keeps: false,
             early: VecDeque::new(),
+            early_heard: Vec::new(),
+            untold_calls: Untold::default(),
+            jobs_over: HashMap::new(),
             line: Line::default(),
             untold: false,
             called: Vec::new(),
@@ -158,7 +159,7 @@ impl Budget {
         }
     }
 
-    fn now(&self) -> At {
+    pub(super) fn now(&self) -> At {
         self.shard.clock.now()
     }
 
@@ -338,6 +339,7 @@ impl Budget {
         self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
         let old = std::mem::replace(&mut self.limits, Arc::clone(key.limits()));
         self.key = key.clone();
+        self.untold_calls.clear();
         // What a limit of a new name took over is in no record yet.
         self.stale |= old != self.limits && !self.gate.is_empty();
         for note in self.gate.follow(&old, &self.limits, now) {
@@ -378,230 +380,17 @@ impl Budget {
         Some(open.plus(needed.unwrap_or(Span::ZERO)))
     }
 
-    fn write(&mut self, ctx: &mut Context<Self>) {
-        if self.decided.is_empty() || self.writing.is_some() || self.fence != Fence::Holds {
+    /// Whether no record is on its way, and one can be written.
+    fn is_free_to_write(&self) -> bool {
+        self.open && self.writing.is_none() && self.fence == Fence::Holds
+    }
+
+    pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
+        if (self.decided.is_empty() && !self.unkept) || !self.is_free_to_write() {
             return;
         }
         self.writing = Some(std::mem::take(&mut self.decided));
         self.store(ctx);
-    }
-
-    /// Stores a record of now, whatever it covers.
-    fn store(&mut self, ctx: &mut Context<Self>) {
-        let now = self.now();
-        let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
-        let permit = writing.fold(self.last_given, u64::max);
-        let own = Known { session: self.shard.ledger.session(), permit };
-        let record = Record {
-            config: self.shard.plan().hash.clone(),
-            gate: self.gate.encode(&self.limits, now),
-            known: book::known(own, &self.seen),
-            ..Record::default()
-        };
-        self.stale = !self.gate.in_flight().is_empty();
-        let key = self.key.record().clone();
-        let store = self.shard.ledger.store(key, self.version, record.encode());
-        self.spawn(ctx, store, Self::confirmed);
-    }
-
-    fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
-        let batch = self.writing.take().unwrap_or_default();
-        match answer {
-            Ok(version) => {
-                self.version = version;
-                self.fence = Fence::Holds;
-                let now = self.now();
-                for Decided { ask, id, .. } in batch {
-                    self.last_given = self.last_given.max(id.0);
-                    let usage = &mut self.usage;
-                    ask.call.with(&self.limits, |gate_ask| {
-                        usage.call(&self.limits, gate_ask.api, gate_ask.costs, now);
-                    });
-                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
-                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
-                    ask.grant(grant);
-                }
-            }
-            Err(error) => {
-                // A record before this one is still there, or this one after all.
-                self.stale = true;
-                let meanwhile = std::mem::take(&mut self.decided);
-                let wait = self.next_wait();
-                match &error {
-                    LedgerError::Unavailable(_) => {
-                        telemetry::ledger_away(self.key.record(), &error);
-                        self.fence = Fence::Away(wait);
-                        self.try_later(wait, ctx);
-                    }
-                    LedgerError::Unsure(_) => {
-                        telemetry::ledger_away(self.key.record(), &error);
-                        self.read_again(ctx);
-                    }
-                    LedgerError::Conflict => {
-                        telemetry::ledger_conflict(self.key.record());
-                        self.read_again(ctx);
-                    }
-                }
-                let now = self.now();
-                for Decided { ask, id, turn } in batch.into_iter().chain(meanwhile) {
-                    self.gate.give_back(&self.limits, id);
-                    self.line.undo(&ask.whose.account, turn);
-                    let class = self.class(ask.call.api);
-                    let turns = (ask.weight, ask.wants);
-                    self.line.join(ask.whose.clone(), (ask.call.clone(), class), turns);
-                    let until = self.estimate(&ask.call, self.line.len() as u64, now);
-                    self.untold |= until.is_none();
-                    ask.wait(until, None, "its ledger");
-                }
-            }
-        }
-        self.step(ctx);
-    }
-
-    fn next_wait(&self) -> Duration {
-        match self.fence {
-            Fence::Away(before) | Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds => LEDGER_AGAIN,
-        }
-    }
-
-    fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.again.take() {
-            ctx.cancel_future(handle);
-        }
-        self.again = Some(ctx.run_later(wait, Self::ledger_again));
-    }
-
-    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
-        self.again = None;
-        match self.fence {
-            Fence::Holds => {}
-            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
-                self.try_later(wait, ctx);
-            }
-            Fence::Away(_) => {
-                // With nobody's call in it: quota is not asked for before the ledger takes records.
-                self.writing = Some(Vec::new());
-                self.store(ctx);
-            }
-            Fence::Reads(_) => self.read(ctx),
-        }
-    }
-
-    fn read_again(&mut self, ctx: &mut Context<Self>) {
-        self.fence = Fence::Reads(self.next_wait());
-        self.read(ctx);
-    }
-
-    /// Reads the record: the first time it is all that is known, later it is joined with what is.
-    fn read(&mut self, ctx: &mut Context<Self>) {
-        let wait = self.next_wait();
-        self.fence = Fence::Reads(wait);
-        if self.restarted && !self.open {
-            self.shard.ledger.doubt(self.key.record());
-        }
-        let load = self.shard.ledger.load(self.key.record().clone());
-        self.spawn(ctx, load, move |budget, answer, ctx| match answer {
-            Ok(stored) if budget.open => budget.rejoin(stored, ctx),
-            Ok(stored) => budget.adopt(stored, ctx),
-            Err(error) => {
-                telemetry::ledger_away(budget.key.record(), &error);
-                budget.try_later(wait, ctx);
-            }
-        });
-    }
-
-    fn adopt(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
-        let now = self.now();
-        if let Some(stored) = stored {
-            self.version = stored.version;
-            let since = now.minus(Span::from(stored.age));
-            self.adopt_record(&stored, since, now);
-        }
-        let running = self.adopt_running(now);
-        self.fence = Fence::Holds;
-        self.open = true;
-        if self.restarted {
-            telemetry::budget_restarted(&self.key, running);
-        }
-        for ask in std::mem::take(&mut self.early) {
-            self.asked(ask, ctx);
-        }
-        self.step(ctx);
-    }
-
-    fn adopt_record(&mut self, stored: &Stored, since: At, now: At) {
-        let key = self.key.record();
-        let bytes = &stored.record;
-        let Some(record) = book::decode(key, &mut self.gate, &self.limits, bytes, now) else {
-            return;
-        };
-        let own = self.shard.ledger.session();
-        self.last_given = record.knows(own);
-        book::see(&mut self.seen, &record.known, own);
-        let lost = book::lost(&self.platform, stored.writer, since, now);
-        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), lost);
-        self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
-        if stored.writer == Writer::Here {
-            let running = self.shard.given_by(key);
-            let over = self.gate.in_flight().into_iter();
-            for id in over.filter(|id| running.iter().all(|(given, _)| given != id)) {
-                self.gate.ended(&self.limits, id, now, Sent::Maybe);
-            }
-        }
-    }
-
-    /// Takes over the calls that outlived the last actor, and hears what they told meanwhile.
-    fn adopt_running(&mut self, now: At) -> usize {
-        let recorded = self.last_given;
-        let running = self.shard.given_by(self.key.record());
-        for (id, given) in &running {
-            let charged = id.0 <= recorded;
-            given.call.with(&self.limits, |ask| self.gate.adopt(*id, ask, charged));
-            self.last_given = self.last_given.max(id.0);
-            let told = [
-                given.written.map(Told::Written),
-                given.answered.map(Told::Answered),
-                given.came.map(Told::Came),
-                given.ended.map(|(at, sent)| Told::Ended(at, sent)),
-            ];
-            for told in told.into_iter().flatten() {
-                self.hear(*id, told, now);
-            }
-        }
-        running.len()
-    }
-
-    fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
-        let now = self.now();
-        self.version = stored.as_ref().map_or(0, |stored| stored.version);
-        self.stale = true;
-        let other = stored.filter(|stored| stored.writer != Writer::Here);
-        let Some(stored) = other else {
-            self.fence = Fence::Holds;
-            self.step(ctx);
-            return;
-        };
-        let since = now.minus(Span::from(stored.age));
-        let key = self.key.record();
-        let record = book::decode(key, &mut self.gate, &self.limits, &stored.record, now);
-        if let Some(record) = record {
-            let own = self.shard.ledger.session();
-            let lost = book::lost(&self.platform, stored.writer, since, now);
-            let known = record.knows(own) >= self.last_given;
-            let times = (since, now);
-            // Places that are kept were never handed on, nor are they in that record.
-            self.give_up_places();
-            let key = self.key.record();
-            book::join(key, &mut self.gate, &self.limits, &record, times, lost, known);
-            book::see(&mut self.seen, &record.known, own);
-        }
-        // Two that want the same budget take turns rather than race.
-        let pause = Duration::from_millis(fastrand::u64(YIELD_MS));
-        self.spawn(ctx, tokio::time::sleep(pause), |budget, (), ctx| {
-            budget.fence = Fence::Holds;
-            budget.step(ctx);
-        });
     }
 
     /// Those who were called are not expected any more; they ask again when they come.
@@ -619,7 +408,8 @@ impl Budget {
             Told::Answered(at) => self.gate.answered(&self.limits, id, at),
             Told::Came(came) => {
                 for (place, counts) in self.key.counts() {
-                    if let Some(units) = came.units(*counts) {
+                    let guess = self.gate.cost_of(id, *place).map_or(0, |cost| cost.units);
+                    if let Some(units) = came.units(*counts, guess) {
                         self.gate.settle(&self.limits, id, *place, units, now);
                     }
                 }
@@ -637,8 +427,29 @@ impl Budget {
                 self.gate.ended(&self.limits, id, now, Sent::Maybe);
             }
         }
+        match told {
+            Told::Ended(_, sent) => self.untold_calls.ended(id, sent),
+            Told::Unused => self.untold_calls.ended(id, Sent::Never),
+            Told::Lost => self.untold_calls.ended(id, Sent::Maybe),
+            _ => {}
+        }
         if matches!(told, Told::Ended(..) | Told::Unused | Told::Lost) {
+            self.job_ended(id);
             self.shard.given_over(self.key.record(), id);
+        }
+    }
+
+    fn handle_heard(&mut self, what: super::What, ctx: &mut Context<Self>) {
+        match what {
+            what if !self.open => {
+                if self.early_heard.len() < super::PENDING_MAX {
+                    self.early_heard.push(what);
+                }
+            }
+            super::What::Heard(id, heard) => self.heard(id, &heard, ctx),
+            super::What::Hold { until, reason } => self.hold(until, &reason, ctx),
+            super::What::JobOver { job, of } => self.job_over(job, of),
+            super::What::Ask(_) | super::What::Leave(_) | super::What::Told(..) => {}
         }
     }
 
@@ -713,21 +524,32 @@ impl Budget {
             ctx.stop();
         }
     }
+}
 
-    fn spawn<F, T>(
-        &mut self,
-        ctx: &mut Context<Self>,
-        future: F,
-        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
-    ) where
-        F: Future<Output = T> + 'static,
-        T: 'static,
-    {
-        self.busy += 1;
-        ctx.spawn(future.into_actor(self).map(move |answer, budget, ctx| {
-            budget.busy -= 1;
-            then(budget, answer, ctx);
-        }));
+impl Fenced for Budget {
+    fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    fn again(&mut self) -> &mut Option<SpawnHandle> {
+        &mut self.again
+    }
+
+    fn busy(&mut self) -> &mut usize {
+        &mut self.busy
+    }
+
+    fn is_away(&self) -> bool {
+        self.shard.back_health.is_away()
+    }
+
+    fn store_none(&mut self, ctx: &mut Context<Self>) {
+        self.writing = Some(Vec::new());
+        self.store(ctx);
+    }
+
+    fn read_anew(&mut self, ctx: &mut Context<Self>) {
+        self.read(ctx);
     }
 }
 
@@ -764,6 +586,9 @@ impl Handler<Mail> for Budget {
             }
             // The shard has it: it is heard when the record was read.
             super::What::Told(..) => {}
+            what => {
+                self.handle_heard(what, ctx);
+            }
         }
         self.step(ctx);
     }

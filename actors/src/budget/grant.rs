@@ -5,10 +5,11 @@ use std::fmt;
 use actix::Addr;
 use tollgate_gate::{At, PermitId, Sent};
 
-use super::{ForBudget, What};
+use super::{ForBudget, Heard, What};
 use crate::collector::Outcome;
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
+use crate::shard::permit::BodyRead;
 use crate::throttle::came::Came;
 
 /// What became of a call, for the budgets that it counts in.
@@ -47,6 +48,11 @@ impl Grant {
         Self { key, id, host, used: false, ended: false, over: None }
     }
 
+    /// Its number among those of its budget.
+    pub(crate) fn id(&self) -> PermitId {
+        self.id
+    }
+
     /// Whose it is.
     pub(crate) fn key(&self) -> &BudgetKey {
         &self.key
@@ -68,10 +74,16 @@ impl Grant {
         }
     }
 
+    /// The answer said something of one of its limits.
+    pub(crate) fn heard(&self, heard: Heard) {
+        let what = What::Heard(self.id, Box::new(heard));
+        self.host.do_send(ForBudget { key: self.key.clone(), what });
+    }
+
     /// The attempt is over.
-    pub(crate) fn settle(&mut self, outcome: &Outcome) {
+    pub(crate) fn settle(&mut self, outcome: &Outcome, body: BodyRead) {
         if let Some((_, sent)) = self.over {
-            self.send(Told::Came(Came::of(outcome, Some(sent))));
+            self.send(Told::Came(Came::of(outcome, Some(sent), body)));
         }
     }
 

@@ -24,10 +24,12 @@ use crate::throttle::came::Came;
 
 mod actor;
 mod grant;
+mod hearing;
 mod line;
 
 pub(crate) use actor::{Budget, Mail, Settle};
 pub(crate) use grant::{Grant, Told};
+pub(crate) use hearing::Heard;
 
 /// Most budgets of a shard with an actor at once. Who asks for one more is told to come again.
 pub(crate) const LIVE_MAX: usize = 8192;
@@ -49,7 +51,16 @@ pub(crate) enum What {
     Leave(Account),
     /// What became of a call.
     Told(PermitId, Told),
+    /// What the answer to a call said of one of its limits.
+    Heard(PermitId, Box<Heard>),
+    /// A job is over; `of`: the call that tells it, if it counts in this budget.
+    JobOver { job: u64, of: Option<PermitId> },
+    /// A refusal: nothing goes until then.
+    Hold { until: At, reason: String },
 }
+
+/// Most that is kept of what a budget hears while its actor restarts; further holds and observations are dropped.
+pub(crate) const PENDING_MAX: usize = 256;
 
 /// An account's question for one call. Answered once; dropped unanswered it says so.
 pub(crate) struct Ask {
@@ -205,6 +216,8 @@ pub(crate) struct Entry {
     pub(crate) restarts: Restarts,
     /// Calls that are not over, and some whose end the actor has not heard of yet.
     pub(crate) given: HashMap<PermitId, Given>,
+    /// What it heard of its limits while its actor restarted.
+    pub(crate) pending: Vec<What>,
 }
 
 /// How a budget is.

@@ -19,6 +19,7 @@ use crate::http::classify::{self, Head};
 use crate::http::{Answer, CallError};
 use crate::observe::{Answered, BODY_SEEN_MAX, Facts, Overuse, Then};
 use crate::plan::Format;
+use crate::recipe;
 use crate::store::Inspect;
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
@@ -37,7 +38,8 @@ pub(super) struct Told {
 }
 
 impl Attempt<'_> {
-    pub(super) async fn judge(&self, mut answer: Answer) -> Outcome {
+    pub(super) async fn judge(&self, answer: Answer) -> Outcome {
+        let mut answer = self.permit.counted(answer);
         if let Some(anew) = self.expired(&mut answer).await {
             return anew;
         }
@@ -199,7 +201,8 @@ impl Attempt<'_> {
             body = peek(answer, decode, (!good).then_some(REST_WITHIN)).await;
         }
         let seen = Answered { status: answer.status, headers: &answer.headers, body: &body, wall };
-        rules.read(seen, &self.platform.limits, &self.platform.costs.kept)
+        let (platform, budgets) = (&self.platform, &self.item.budgets);
+        rules.read_of(seen, &|budget| recipe::sets(platform, budgets, budget))
     }
 }
 

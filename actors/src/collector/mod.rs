@@ -15,7 +15,7 @@ use crate::codes::Code;
 use crate::ids::{LaneKey, Seq};
 use crate::observe::Overuse;
 use crate::pages::Read;
-use crate::plan::Platform;
+use crate::plan::{Generation, Platform};
 use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
 use crate::telemetry::PlatformMeters;
@@ -66,11 +66,13 @@ pub struct Item {
     pub fetch: Fetch,
     /// The budgets that its calls count in, in the order in which they are asked.
     pub budgets: Box<[BudgetKey]>,
+    /// The reading of the configuration that these are by.
+    pub generation: Generation,
 }
 
 impl Item {
-    /// The same with other budgets.
-    pub(crate) fn with_budgets(&self, budgets: Box<[BudgetKey]>) -> Self {
+    /// The same with the budgets of that reading of the configuration.
+    pub(crate) fn with_budgets(&self, budgets: Box<[BudgetKey]>, generation: Generation) -> Self {
         Self {
             lane: self.lane.clone(),
             seq: self.seq,
@@ -79,6 +81,7 @@ impl Item {
             id: self.id.clone(),
             fetch: self.fetch.clone(),
             budgets,
+            generation,
         }
     }
 }

@@ -9,6 +9,7 @@ use tollgate_gate::Guard;
 use super::answers::{OfPlatform, check_split, of_api};
 use super::auth::{Said, auth};
 use super::body::{body, long_query, method};
+use super::jobs::{job, job_ends};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
 use super::observe::{Unresolved, rules};
@@ -99,7 +100,8 @@ pub(super) fn apis(
                 section.mistake(Code::DuplicateLimit, &key, message, "rename one of them");
             }
         }
-        let of_answers = rules(&mut section);
+        let named = section.has("job");
+        let of_answers = rules(&mut section).with_job_ends(job_ends(&mut section, named));
         let Some((api, own)) = api(section, slug, platform, context, (number, &all.limits)) else {
             continue;
         };
@@ -150,6 +152,7 @@ fn api(
     let fresh_for = section.duration("fresh_for", Duration::from_millis(1)..=FRESH_MAX);
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     let format = format.unwrap_or(Format::Auto);
+    let job = job(&mut section, &allowed);
     let answers = of_api(&mut section, context.answers, (format, &method), caps);
     section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
@@ -171,6 +174,7 @@ fn api(
         fresh_for,
         format,
         rules: Arc::default(),
+        job,
         pages,
         answers: Arc::new(answers),
     };

@@ -132,7 +132,7 @@ fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Re
     for (number, api) in platform.apis.iter().enumerate() {
         writeln!(out, "  api {}", api.name)?;
         write_api(out, plan, platform, api)?;
-        write_rules(out, &api.rules, &platform.limits)?;
+        write_rules(out, &api.rules, platform)?;
         write_answers(out, &api.answers)?;
         write_limits(out, platform, Some(number), "    ")?;
         if let Some(costs) = costs_in_words(platform, number) {

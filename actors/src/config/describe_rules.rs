@@ -3,21 +3,20 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use tollgate_gate::LimitSet;
-
 use super::values::show;
-use crate::observe::{Observe, Over, Rules, Source, Tells, Test, Then, UNITS, Unit, Wait};
+use crate::observe::{Observe, Over, Place, Rules, Source, Tells, Test, Then, UNITS, Unit, Wait};
+use crate::plan::Platform;
 
 /// From here on a bound is none.
 const NO_BOUND: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// What is read of the answers of one api.
-pub(super) fn write_rules(out: &mut String, rules: &Rules, limits: &LimitSet) -> fmt::Result {
+pub(super) fn write_rules(out: &mut String, rules: &Rules, platform: &Platform) -> fmt::Result {
     for rule in &rules.observe {
-        writeln!(out, "    reads {}", observe(rule, limits))?;
+        writeln!(out, "    reads {}", observe(rule, platform))?;
     }
     for rule in &rules.over {
-        writeln!(out, "    refused {}", over(rule, limits))?;
+        writeln!(out, "    refused {}", over(rule, platform))?;
     }
     if let Some(pace) = rules.pace {
         let whose = if pace.per_api { "this api of an account" } else { "an account" };
@@ -37,8 +36,10 @@ fn round(rate: f64) -> f64 {
     (rate * 1e4).round() / 1e4
 }
 
-fn name(limits: &LimitSet, place: usize) -> &str {
-    limits.limits().get(place).map_or("?", |limit| &limit.name)
+fn name(platform: &Platform, place: Place) -> &str {
+    let budget = place.budget.and_then(|budget| platform.budgets.get(usize::from(budget)));
+    let limits = budget.map_or(&platform.limits, |budget| &budget.counted.limits);
+    limits.limits().get(place.limit).map_or("?", |limit| &limit.name)
 }
 
 fn source(from: &Source) -> String {
@@ -57,7 +58,7 @@ fn unit(unit: Unit) -> &'static str {
     UNITS.iter().find(|(_, known)| *known == unit).map_or("", |(name, _)| name)
 }
 
-fn observe(rule: &Observe, limits: &LimitSet) -> String {
+fn observe(rule: &Observe, platform: &Platform) -> String {
     let what = match &rule.tells {
         Tells::Remaining => "calls left".to_owned(),
         Tells::Used => "calls used".to_owned(),
@@ -78,10 +79,10 @@ fn observe(rule: &Observe, limits: &LimitSet) -> String {
         );
     };
     let cap = (rule.cap < NO_BOUND).then(|| format!(", at most {} ahead", show(rule.cap)));
-    format!("{from}: {what}, of limit {}{}", name(limits, place), cap.unwrap_or_default())
+    format!("{from}: {what}, of limit {}{}", name(platform, place), cap.unwrap_or_default())
 }
 
-fn over(rule: &Over, limits: &LimitSet) -> String {
+fn over(rule: &Over, platform: &Platform) -> String {
     let mut tests = Vec::new();
     if !rule.status.is_empty() {
         let list: Vec<String> = rule.status.iter().map(ToString::to_string).collect();
@@ -112,7 +113,7 @@ fn over(rule: &Over, limits: &LimitSet) -> String {
     let bounds: Vec<String> =
         bounds.map(|(word, bound, more)| format!(", {word}{}{more}", show(bound))).collect();
     let bounds = bounds.concat();
-    let hits = rule.hits.map(|place| format!(" (limit {})", name(limits, place)));
+    let hits = rule.hits.map(|place| format!(" (limit {})", name(platform, place)));
     let then = match rule.then {
         Then::Retry => "tried again",
         Then::Fail => "given up",

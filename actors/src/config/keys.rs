@@ -400,6 +400,8 @@ pub(super) fn share_out(
                     (method.clone(), own.collect())
                 });
                 let costs = costs(&of_limits, of_apis.collect());
+                let weighings = (0..members.len()).map(|place| costs.weighing(place, &names));
+                let limits = limits.with_weighings(weighings.collect());
                 plan::Counted { limits: Arc::new(limits), costs: Arc::new(costs) }
             }
             // Its api was not understood, and what is wrong there is reported already.
@@ -438,6 +440,7 @@ pub(super) fn share_out(
         special: special(&group, &dims, &platform.tiers, &counted),
         dims,
         when,
+        observed: Vec::new(),
     });
     platform.budgets = groups.collect();
     let plan::Counted { limits, costs } = all(&own);

@@ -30,6 +30,7 @@ mod describe_auth;
 mod describe_pages;
 mod describe_request;
 mod describe_rules;
+mod jobs;
 mod keys;
 mod limits;
 mod mistake;
@@ -109,7 +110,7 @@ fn load_for(
         let node = node::node(root.section("node"), &env);
         let store = store::store(root.section("store"), &node.data, &env);
         let collect = node::collect(root.section("collect"));
-        let nats = node::nats(root.section("nats"));
+        let nats = node::nats(root.section("nats"), &env);
         let http = node::http(root.section("http"));
         store::check_bodies_fit(&report, &store, &collect.plan);
         let defaults =

@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use url::Url;
 
 use super::BAD;
+use super::secret::secret;
 use super::section::Section;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
@@ -129,13 +131,16 @@ pub(super) fn timeouts(section: &mut Section<'_>, above: Timeouts) -> Timeouts {
     timeouts
 }
 
-pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
+pub(super) fn nats(section: Option<Section<'_>>, env: &BTreeMap<String, String>) -> NatsPlan {
     let mut plan = NatsPlan {
         declared: section.is_some(),
         urls: vec!["nats://127.0.0.1:4222".to_owned()],
         prefix: Slug::new("tollgate").expect("a good name"),
         replicas: 1,
         creds: None,
+        nkey: None,
+        user: None,
+        inbox: INBOX.to_owned(),
         tls: None,
         setup: true,
         fetch_bytes_max: None,
@@ -158,15 +163,32 @@ pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
             _ => section.mistake(BAD, "replicas", format!("{n} is not 1, 3 or 5"), ""),
         }
     }
-    if let Some(creds) = section.text("creds") {
-        match creds.strip_prefix("file:") {
-            Some(path) if !path.is_empty() => plan.creds = Some(PathBuf::from(path)),
-            _ => section.mistake(
-                Code::InlineSecret,
-                "creds",
-                "credentials come from a file",
-                "file:PATH",
-            ),
+    plan.creds = secret_file(&mut section, "creds");
+    plan.nkey = secret_file(&mut section, "nkey");
+    plan.user = user(&mut section, env);
+    if [plan.creds.is_some(), plan.nkey.is_some(), plan.user.is_some()]
+        .iter()
+        .filter(|is| **is)
+        .count()
+        > 1
+    {
+        section.mistake(
+            BAD,
+            "creds",
+            "there is more than one way to log in",
+            "give one of creds, nkey, user",
+        );
+    }
+    if let Some(inbox) = section.text("inbox") {
+        if is_subject(&inbox) {
+            plan.inbox = inbox;
+        } else {
+            section.mistake(
+                BAD,
+                "inbox",
+                "not the beginning of a subject",
+                "such as \"_INBOX_node\"",
+            );
         }
     }
     if let Some(setup) = section.flag("setup") {
@@ -184,13 +206,65 @@ pub(super) fn nats(section: Option<Section<'_>>) -> NatsPlan {
     plan
 }
 
+/// Where answers come, as every client has it.
+const INBOX: &str = "_INBOX";
+/// Longest beginning of their subjects, and longest name of a user, in bytes.
+const INBOX_BYTES_MAX: usize = 128;
+const USER_BYTES_MAX: usize = 255;
+
+fn secret_file(section: &mut Section<'_>, name: &'static str) -> Option<PathBuf> {
+    let text = section.text(name)?;
+    match text.strip_prefix("file:") {
+        Some(path) if !path.is_empty() => Some(PathBuf::from(path)),
+        _ => {
+            let message = "this comes from a file; its value is not shown";
+            section.mistake(Code::InlineSecret, name, message, "file:PATH");
+            None
+        }
+    }
+}
+
+fn user(
+    section: &mut Section<'_>,
+    env: &BTreeMap<String, String>,
+) -> Option<(String, SecretString)> {
+    let (name, with_password) = (section.text("user"), section.has("password"));
+    let password = secret(section, "password", env);
+    let name = match name {
+        Some(name) if name.is_empty() || name.len() > USER_BYTES_MAX => {
+            section.mistake(BAD, "user", "a user's name has 1 to 255 bytes", "");
+            return None;
+        }
+        name if name.is_some() != with_password => {
+            section.mistake(
+                BAD,
+                "user",
+                "a user and a password go together",
+                "give both, or neither",
+            );
+            return None;
+        }
+        name => name?,
+    };
+    Some((name, password?))
+}
+
+/// Whether tokens may stand behind it.
+fn is_subject(text: &str) -> bool {
+    let is_token = |token: &str| {
+        let good = |c: char| c.is_ascii_graphic() && c != '*' && c != '>';
+        !token.is_empty() && token.chars().all(good)
+    };
+    text.len() <= INBOX_BYTES_MAX && !text.starts_with('$') && text.split('.').all(is_token)
+}
+
 fn is_server(section: &Section<'_>, server: &str) -> bool {
     match Url::parse(server) {
         Ok(url) if url.password().is_some() || !url.username().is_empty() => section.mistake(
             Code::InlineSecret,
             "url",
             "the URL holds a user or password",
-            "leave it out and name a credentials file: creds = \"file:PATH\"",
+            "leave it out: creds = \"file:PATH\", or user = \"NAME\" and password = \"env:NAME\"",
         ),
         Ok(url) if ["nats", "tls"].contains(&url.scheme()) && url.has_host() => return true,
         Ok(url) if ["ws", "wss"].contains(&url.scheme()) => section.mistake(

@@ -14,9 +14,10 @@ use crate::codes::Code;
 use crate::ids::preview;
 use crate::observe::pace::{PaceRule, RATE_MAX, RATE_MIN};
 use crate::observe::{
-    CAP, JsonPath, Observe, Over, PATH_STEPS_MAX, PRESSED_WAIT, RULES_MAX, Rules, Scope, Source,
-    Tells, Test, Then, UNITS, Unit, Wait,
+    CAP, Ends, JsonPath, Observe, Over, PATH_STEPS_MAX, PRESSED_WAIT, Place, RULES_MAX, Rules,
+    Scope, Source, Tells, Test, Then, UNITS, Unit, Wait,
 };
+use crate::plan::Budget;
 
 /// Bounds of waits, floors, caps.
 const WAIT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -27,8 +28,12 @@ const VALUES_MAX: usize = 64;
 /// Longest text of `contains`, in bytes.
 const CONTAINS_MAX: usize = 200;
 
-const SCOPES: &[(&str, Scope)] =
-    &[("api", Scope::Api), ("account", Scope::Account), ("platform", Scope::Platform)];
+const SCOPES: &[(&str, Scope)] = &[
+    ("api", Scope::Api),
+    ("account", Scope::Account),
+    ("key", Scope::Key),
+    ("platform", Scope::Platform),
+];
 const WAIT_HINT: &str = "wait = \"5m\", or { header = \"NAME\", unit = \"s\" }, or { body = \"PATH\", unit = \"s\" }, or { until = \"00:00 UTC\" }";
 
 #[derive(Clone, Copy)]
@@ -56,8 +61,17 @@ const AS: &[(&str, As)] = &[
 #[derive(Debug, Default)]
 pub(super) struct Unresolved {
     observe: Vec<(Observe, Option<Named>)>,
-    over: Vec<(Over, Option<Named>)>,
+    /// With the scope, if it is said.
+    over: Vec<(Over, Option<Named>, Option<Scope>)>,
     pace: Option<PaceRule>,
+    job_ends: Vec<Ends>,
+}
+
+impl Unresolved {
+    /// The same, with the answers that say that a job is over.
+    pub(super) fn with_job_ends(self, job_ends: Vec<Ends>) -> Self {
+        Self { job_ends, ..self }
+    }
 }
 
 /// A limit by its name, and the key that names it.
@@ -72,7 +86,7 @@ pub(super) fn rules(section: &mut Section<'_>) -> Unresolved {
     let observe = entries(section, "observe", observe);
     let over = entries(section, "over", over);
     let pace = section.section("adaptive").and_then(adaptive);
-    Unresolved { observe, over, pace }
+    Unresolved { observe, over, pace, job_ends: Vec::new() }
 }
 
 /// The rules of one api: its own and then its platform's, with the places of their limits.
@@ -80,22 +94,24 @@ pub(super) fn resolve(
     section: &Section<'_>,
     own: &Unresolved,
     platform: &Unresolved,
-    limits: &LimitSet,
+    sets: (&LimitSet, &[Budget]),
     api: ApiIx,
 ) -> Rules {
     let own_pace = own.pace.map(|pace| PaceRule { per_api: true, ..pace });
-    let mut rules = Rules { pace: own_pace.or(platform.pace), ..Rules::default() };
+    let (pace, job_ends) = (own_pace.or(platform.pace), own.job_ends.clone());
+    let mut rules = Rules { pace, job_ends, ..Rules::default() };
     for (of, place) in [(own, Some(api)), (platform, None)] {
         for (rule, named) in &of.observe {
-            let Ok(limit) = place_of(section, named.as_ref(), limits, place, api) else { continue };
+            let Ok(limit) = place_of(section, named.as_ref(), sets, place, api) else { continue };
             if named.is_some() && limit.is_none() {
                 continue;
             }
             rules.observe.push(Observe { limit, ..rule.clone() });
         }
-        for (rule, named) in &of.over {
-            let Ok(hits) = place_of(section, named.as_ref(), limits, place, api) else { continue };
-            rules.over.push(Over { hits, ..rule.clone() });
+        for (rule, named, scope) in &of.over {
+            let Ok(hits) = place_of(section, named.as_ref(), sets, place, api) else { continue };
+            let scope = scope_of(*scope, hits, sets.0);
+            rules.over.push(Over { hits, scope, ..rule.clone() });
         }
     }
     if rules.observe.len() > RULES_MAX || rules.over.len() > RULES_MAX {
@@ -109,21 +125,49 @@ pub(super) fn resolve(
     rules
 }
 
-/// The place of a rule's limit, if it names one and that counts calls of the api. An error was reported.
+/// Whom a refusal holds: whoever the limit that was exceeded counts together, if that is wider than the account.
+fn scope_of(said: Option<Scope>, hits: Option<Place>, limits: &LimitSet) -> Scope {
+    match (said, hits) {
+        (Some(Scope::Key) | None, Some(Place { budget: Some(_), .. })) => Scope::Key,
+        (Some(Scope::Key), Some(Place { limit, .. })) => {
+            let own = limits.limits().get(limit);
+            let of_api = own.is_some_and(|limit| limit.per_api || limit.api.is_some());
+            if of_api { Scope::Api } else { Scope::Account }
+        }
+        // Its limit does not count calls of this api.
+        (Some(Scope::Key) | None, None | Some(_)) => Scope::default(),
+        (Some(said), _) => said,
+    }
+}
+
+/// The limit of a rule, if it names one and that counts calls of the api. An error was reported.
 fn place_of(
     section: &Section<'_>,
     named: Option<&Named>,
-    limits: &LimitSet,
+    (limits, budgets): (&LimitSet, &[Budget]),
     own: Option<ApiIx>,
     api: ApiIx,
-) -> Result<Option<usize>, ()> {
+) -> Result<Option<Place>, ()> {
     let Some(Named { name, key }) = named else { return Ok(None) };
-    if let Some(place) = limits.named(name, own) {
-        return Ok(Some(place).filter(|place| limits.counts(*place, api)));
+    let wide = (0..).zip(budgets).map(|(budget, wide)| (Some(budget), &*wide.counted.limits));
+    let sets: Vec<(Option<u16>, &LimitSet)> = std::iter::once((None, limits)).chain(wide).collect();
+    // An api's own before one of all.
+    for of in [own, None] {
+        let place = |set: &LimitSet| {
+            let mut all = set.limits().iter();
+            all.position(|limit| limit.name == *name && limit.api == of)
+        };
+        for (budget, set) in &sets {
+            if let Some(limit) = place(set) {
+                let counts = set.counts(limit, api);
+                return Ok(counts.then_some(Place { budget: *budget, limit }));
+            }
+        }
     }
     // Told once, not for each api of the platform.
     if own.is_some() || api == 0 {
-        let known = limits.limits().iter().filter(|limit| limit.api.is_none() || limit.api == own);
+        let all = sets.iter().flat_map(|(_, set)| set.limits());
+        let known = all.filter(|limit| limit.api.is_none() || limit.api == own);
         let names: Vec<&str> = known.map(|limit| limit.name.as_str()).collect();
         let hint = if names.is_empty() {
             "declare it in `limits`, or leave the name out".to_owned()
@@ -231,6 +275,10 @@ fn held(entry: &mut Section<'_>, limit: Option<&Named>) -> (Scope, Duration, Dur
             }
         }
     }
+    if limit.is_none() && scope == Some(Scope::Key) {
+        let message = "a limit that is not declared has no key";
+        entry.mistake(BAD, "scope", message, "one of api, account, platform");
+    }
     // A limit has a window, which caps what is believed of it.
     let cap = cap.unwrap_or(if limit.is_some() { WAIT_MAX } else { CAP });
     (scope.unwrap_or_default(), wait.unwrap_or(PRESSED_WAIT), cap)
@@ -261,7 +309,7 @@ pub(super) fn predicates(entry: &mut Section<'_>) -> (Option<Vec<u16>>, Vec<Test
     (statuses, tests)
 }
 
-fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
+fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>, Option<Scope>)> {
     let (statuses, tests) = predicates(&mut entry);
     let good = |status: &u16| (200..300).contains(status);
     let any_good = statuses.as_ref().is_some_and(|list| list.is_empty() || list.iter().any(good));
@@ -287,7 +335,11 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
     // Nobody else should come in the very moment of a boundary that all know.
     let boundary = matches!(wait, Some(Wait::Boundary | Wait::UntilTime(..)));
     let jitter = jitter.unwrap_or(Duration::from_secs(u64::from(boundary)));
-    let scope = scope(&mut entry).unwrap_or_default();
+    let scope = scope(&mut entry);
+    if scope == Some(Scope::Key) && hits.is_none() {
+        let message = "it is not said which limit's key is meant";
+        entry.mistake(Code::MissingKey, "hits", message, "hits = \"LIMIT\"");
+    }
     let then = entry.text("then").and_then(|text| match text.as_str() {
         "park" | "shrink_request" | "split" => {
             let message = format!("`then = \"{text}\"` is not supported yet");
@@ -305,10 +357,10 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>)> {
         floor: floor.min(cap),
         cap,
         jitter,
-        scope,
+        scope: Scope::default(),
         then: then.unwrap_or_default(),
     };
-    Some((over, hits))
+    Some((over, hits, scope))
 }
 
 fn statuses(entry: &mut Section<'_>) -> Option<Vec<u16>> {

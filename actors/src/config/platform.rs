@@ -22,6 +22,7 @@ use super::zone::zone;
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
+use crate::observe::Place;
 use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
 
@@ -156,17 +157,30 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         platform.resets = resets;
         share_out(&section, &mut platform, limits, &of_apis);
         for (number, own) in api_rules.iter().enumerate() {
-            let rules = resolve(&section, own, &own_rules, &platform.limits, number as u16);
-            platform.observed.extend(rules.observe.iter().filter_map(|rule| rule.limit));
+            let sets = (&*platform.limits, &*platform.budgets);
+            let rules = resolve(&section, own, &own_rules, sets, number as u16);
+            for Place { budget, limit } in rules.observe.iter().filter_map(|rule| rule.limit) {
+                match budget {
+                    None => platform.observed.push(limit),
+                    Some(budget) => {
+                        platform.budgets[usize::from(budget)].observed.push(limit);
+                    }
+                }
+            }
             platform.apis[number].rules = Arc::new(rules);
         }
-        platform.observed.sort_unstable();
-        platform.observed.dedup();
-        let (apis, observed) = (platform.apis.clone(), platform.observed.clone());
-        platform.special = std::mem::take(&mut platform.special).map(|own| {
-            let (apis, observed) = (apis.clone(), observed.clone());
-            Arc::new(Platform { apis, observed, ..Platform::clone(&own) })
+        super::jobs::check(&section, &platform);
+        let budgets = platform.budgets.iter_mut().map(|budget| &mut budget.observed);
+        for observed in budgets.chain([&mut platform.observed]) {
+            observed.sort_unstable();
+            observed.dedup();
+        }
+        let Platform { apis, observed, budgets, .. } = &platform;
+        let special = platform.special.clone().map(|own| {
+            let (apis, observed, budgets) = (apis.clone(), observed.clone(), budgets.clone());
+            Arc::new(Platform { budgets, apis, observed, ..Platform::clone(&own) })
         });
+        platform.special = special;
     }
     section.finish();
     base_url.is_some().then_some(platform)

@@ -302,9 +302,14 @@ impl Inner {
         };
         match error.kind() {
             PublishErrorKind::WrongLastSequence => Err(LedgerError::Conflict),
-            PublishErrorKind::StreamNotFound
-            | PublishErrorKind::MaxAckPending
-            | PublishErrorKind::MaxPayloadExceeded => Err(unavailable(&error)),
+            PublishErrorKind::StreamNotFound => {
+                let (code, name) = (Code::StreamMissing, self.bus.names().stream("LEDGER"));
+                let reason = format!("{code}: no stream `{name}`; run `tollgate setup`");
+                Err(LedgerError::Unavailable(reason.into()))
+            }
+            PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => {
+                Err(unavailable(&error))
+            }
             PublishErrorKind::TimedOut
             | PublishErrorKind::BrokenPipe
             | PublishErrorKind::WrongLastMessageId

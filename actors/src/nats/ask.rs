@@ -1,7 +1,8 @@
 //! Asking nodes over NATS what the control socket of a folder answers too.
 //!
-//! One subject, on which every node listens; an answer names its node. Whoever asks waits until as many have
-//! answered as are known to live, and no longer than a stated time.
+//! The endpoint `status` of each node's service, on which every node listens; an answer names its node. Whoever
+//! asks waits until as many have answered as are known to live, and no longer than a stated time. Nodes without that
+//! service, of an earlier version, listen on a subject of their own, on which they are asked when answers are missing.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Bus;
+use super::service::{Endpoint, StatusQuestion};
 use crate::control::{Answer, Desk, Request, Status};
 
 /// How long all nodes together may take to answer.
@@ -19,38 +21,58 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 /// How long one node works on one question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// An answer leaves this much of the server's `max_payload` free.
-const HEADROOM: usize = 16 * 1024;
+pub(super) const HEADROOM: usize = 16 * 1024;
+/// Older nodes are asked when the others have had so long.
+const OLDER_AFTER: Duration = Duration::from_millis(500);
 /// Nodes whose answers are taken at most.
 const NODES_MAX: usize = 1024;
+
+/// Which node it is.
+#[derive(Debug, Clone)]
+pub struct Who {
+    /// Its name.
+    pub node: String,
+    /// Its session's number.
+    pub session: String,
+}
+
+impl Who {
+    pub(super) fn answer(&self, answer: Answer) -> NodeAnswer {
+        NodeAnswer { node: self.node.clone(), session: Some(self.session.clone()), answer }
+    }
+}
 
 /// What one node answers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NodeAnswer {
     /// Its name.
     pub node: String,
+    /// Its session's number; none of older nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// What it says.
     pub answer: Answer,
 }
 
-/// Answers questions for as long as it is polled: one at a time.
+/// Answers the questions of older versions for as long as it is polled: one at a time.
 ///
 /// # Errors
 /// The subscription was refused: the connection is closed.
-pub async fn serve(bus: Bus, node: String, desk: Desk) -> Result<(), async_nats::SubscribeError> {
+pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Error> {
     let mut questions = bus.client().subscribe(bus.names().subject("ask")).await?;
     while let Some(Message { payload, reply, .. }) = questions.next().await {
         let Some(reply) = reply else { continue };
         let Ok(answer) = timeout(ANSWER_WITHIN, desk.answer(&payload)).await else { continue };
         let most = bus.client().server_info().max_payload.saturating_sub(HEADROOM);
-        let text = fitting(NodeAnswer { node: node.clone(), answer }, most);
+        let text = fitting(who.answer(answer), most);
         // Whoever asked hears nothing if NATS is away now, and asks again.
         let _sent = bus.client().publish(reply, text).await;
     }
     Ok(())
 }
 
-/// The answer as text; with fewer accounts told one by one where it would not fit into a message.
-fn fitting(mut answer: NodeAnswer, most: usize) -> Bytes {
+/// The answer as text; with fewer accounts or letters, one at least of these, where it would not fit into a message.
+pub(super) fn fitting(mut answer: NodeAnswer, most: usize) -> Bytes {
     loop {
         let text = serde_json::to_vec(&answer).unwrap_or_default();
         match &mut answer.answer {
@@ -58,42 +80,67 @@ fn fitting(mut answer: NodeAnswer, most: usize) -> Bytes {
                 let half = status.accounts.len() / 2;
                 status.accounts.truncate(half);
             }
+            Answer::Dead(letters) if text.len() > most && letters.len() > 1 => {
+                let half = letters.len() / 2;
+                letters.truncate(half);
+            }
             _ => return text.into(),
         }
     }
 }
 
 /// Asks all nodes. `expected` are known to live; their number of answers ends the wait.
-pub async fn ask(bus: &Bus, request: &Request, expected: usize) -> Vec<NodeAnswer> {
+pub async fn ask(bus: &Bus, question: &StatusQuestion, expected: usize) -> Vec<NodeAnswer> {
     let inbox = bus.client().new_inbox();
     let Ok(mut answers) = bus.client().subscribe(inbox.clone()).await else { return Vec::new() };
-    let question = serde_json::to_vec(request).unwrap_or_default();
-    let subject = bus.names().subject("ask");
-    if bus.client().publish_with_reply(subject, inbox, question.into()).await.is_err() {
-        return Vec::new();
-    }
-    collect(&mut answers, expected).await
-}
-
-async fn collect(answers: &mut Subscriber, expected: usize) -> Vec<NodeAnswer> {
     let until = Instant::now() + ANSWERS_WITHIN;
-    let mut all: Vec<NodeAnswer> = Vec::new();
-    while all.len() < expected.min(NODES_MAX) {
-        let Ok(Some(message)) = timeout_at(until, answers.next()).await else { break };
-        // No node listens: the server says so at once.
-        if message.status.is_some() {
-            break;
-        }
-        // Of another version, perhaps: it is left out.
-        all.extend(serde_json::from_slice::<NodeAnswer>(&message.payload));
+    let mut all = Vec::new();
+    let text = serde_json::to_vec(question).unwrap_or_default();
+    let sent =
+        bus.client().publish_with_reply(Endpoint::Status.subject(bus), inbox.clone(), text.into());
+    if sent.await.is_err() {
+        return all;
+    }
+    collect(&mut answers, &mut all, expected, Instant::now() + OLDER_AFTER).await;
+    if all.len() >= expected {
+        return all;
+    }
+    let StatusQuestion { platform, account, most } = question.clone();
+    let request = Request::Status { platform, account, most: most.unwrap_or(0) };
+    let text = serde_json::to_vec(&request).unwrap_or_default();
+    let sent = bus.client().publish_with_reply(bus.names().subject("ask"), inbox, text.into());
+    if sent.await.is_ok() {
+        collect(&mut answers, &mut all, expected, until).await;
     }
     all
+}
+
+async fn collect(
+    answers: &mut Subscriber,
+    all: &mut Vec<NodeAnswer>,
+    expected: usize,
+    until: Instant,
+) {
+    while all.len() < expected.min(NODES_MAX) {
+        let Ok(Some(message)) = timeout_at(until, answers.next()).await else { return };
+        // No node listens: the server says so at once.
+        if message.status.is_some() {
+            return;
+        }
+        // Of another version, perhaps: it is left out.
+        let Ok(answer) = serde_json::from_slice::<NodeAnswer>(&message.payload) else { continue };
+        // A node that was asked twice.
+        let known = |one: &NodeAnswer| one.session.is_some() && one.session == answer.session;
+        if !all.iter().any(known) {
+            all.push(answer);
+        }
+    }
 }
 
 /// What all nodes together say of what waits; nothing if none answered.
 pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
     let mut all: Option<Status> = None;
-    for NodeAnswer { node, answer } in answers {
+    for NodeAnswer { node, answer, .. } in answers {
         let Answer::Status(status) = answer else { continue };
         let sum = all.get_or_insert_default();
         sum.running = true;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerInfo};
+use async_nats::{Client, ConnectOptions, Event, ServerInfo};
+use secrecy::ExposeSecret;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
@@ -33,6 +34,9 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 const SLOW_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether an event of the connection was missed.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// A connection that is away for so long is asked why, and again at this interval.
+const ASK_WHY_AFTER: Duration = Duration::from_secs(2);
+const ASK_WHY_EVERY: Duration = Duration::from_secs(30);
 /// Messages of one subscription that wait to be taken; beyond, they are dropped and that is told.
 const SUBSCRIPTION_MAX: usize = 64 * 1024;
 /// The oldest server that knows all that is needed: TTLs of keys with markers came with 2.11
@@ -67,9 +71,21 @@ struct Watched {
     slow_told: Mutex<Option<Instant>>,
     /// What the server last refused on the connection, a right that is missing for example.
     said: Mutex<Option<String>>,
+    refused: Notify,
 }
 
 impl Watched {
+    fn new() -> Self {
+        let link = Link { up: false, since: Instant::now(), times: 0 };
+        Self {
+            link: watch::Sender::new(link),
+            slow: Notify::new(),
+            slow_told: Mutex::new(None),
+            said: Mutex::default(),
+            refused: Notify::new(),
+        }
+    }
+
     fn note(&self, event: &Event) {
         match event {
             Event::Connected => {
@@ -96,19 +112,22 @@ impl Watched {
                 }
                 self.slow.notify_waiters();
             }
-            Event::ServerError(error) => self.refused(error.to_string()),
-            // How a try to connect again ended, for example.
-            Event::ClientError(error) => self.refused(error.to_string()),
-            Event::LameDuckMode | Event::Draining => {}
+            Event::ServerError(error) => {
+                let what = error.to_string();
+                self.refused(code_of(&what), what);
+            }
+            // How a try to connect again ended, in a word: `compare` finds out more.
+            Event::ClientError(_) | Event::LameDuckMode | Event::Draining => {}
         }
     }
 
     /// Told once as long as it stays the same.
-    fn refused(&self, what: String) {
+    fn refused(&self, code: Code, what: String) {
         let mut said = self.said();
         if said.as_ref() != Some(&what) {
-            telemetry::nats_refused(&what);
+            telemetry::nats_refused(code, &what);
             *said = Some(what);
+            self.refused.notify_waiters();
         }
     }
 
@@ -125,23 +144,21 @@ impl Bus {
     /// # Errors
     /// The server cannot be reached, refuses the credentials, is too old, or has no JetStream.
     pub async fn connect(plan: &NatsPlan, name: &str, wait: bool) -> Result<Self, NatsError> {
-        let link = Link { up: false, since: Instant::now(), times: 0 };
-        let watched = Arc::new(Watched {
-            link: watch::Sender::new(link),
-            slow: Notify::new(),
-            slow_told: Mutex::new(None),
-            said: Mutex::default(),
-        });
+        let watched = Arc::new(Watched::new());
         let mut told = false;
         let client = loop {
-            let error = match options(plan, name, &watched).await?.connect(plan.urls.clone()).await
-            {
+            let noted = Arc::clone(&watched);
+            let options = options(plan, name).await?.event_callback(move |event| {
+                noted.note(&event);
+                std::future::ready(())
+            });
+            let error = match options.connect(plan.urls.clone()).await {
                 Ok(client) => break client,
                 Err(error) => error,
             };
             // What waiting does not mend is told at once, also to those who would wait.
             let refused = unreachable(plan, &error);
-            if !wait || refused.code == Code::NatsDenied || error.kind() == ConnectErrorKind::Tls {
+            if !wait || [Code::NatsDenied, Code::NatsTls].contains(&refused.code) {
                 return Err(refused);
             }
             if !std::mem::replace(&mut told, true) {
@@ -154,7 +171,8 @@ impl Bus {
             .ack_timeout(ACK_WITHIN)
             .max_ack_inflight(ACKS_MAX)
             .build(client.clone());
-        tokio::spawn(compare(client.clone(), Arc::downgrade(&watched)));
+        let asked = (plan.clone(), format!("{name} (why not)"));
+        tokio::spawn(compare(client.clone(), Arc::downgrade(&watched), asked));
         let bus = Self { client, js, names: Names::new(&plan.prefix), watched };
         let until = Instant::now() + if wait { JETSTREAM_WITHIN } else { Duration::ZERO };
         loop {
@@ -216,20 +234,39 @@ impl Bus {
         self.watched.slow.notified().await;
     }
 
+    /// A right that this user lacks, as an error that says so, if the server said it on this connection.
+    pub fn denied(&self) -> Option<NatsError> {
+        let said = self.said()?;
+        said.to_ascii_lowercase().contains("permissions violation").then(|| denied(&said))
+    }
+
+    /// Waits until a right is missed.
+    pub async fn until_denied(&self) -> NatsError {
+        loop {
+            let refused = self.watched.refused.notified();
+            if let Some(denied) = self.denied() {
+                return denied;
+            }
+            refused.await;
+        }
+    }
+
+    /// The error, or the missing right that it comes from: the server tells one apart from the answer that is
+    /// waited for in vain.
+    pub(super) fn blame(&self, error: NatsError) -> NatsError {
+        self.denied().unwrap_or(error)
+    }
+
     /// What the server refused on this connection, last.
     pub fn said(&self) -> Option<String> {
         self.watched.said().clone()
     }
 }
 
-async fn options(
-    plan: &NatsPlan,
-    name: &str,
-    watched: &Arc<Watched>,
-) -> Result<ConnectOptions, NatsError> {
-    let noted = Arc::clone(watched);
+async fn options(plan: &NatsPlan, name: &str) -> Result<ConnectOptions, NatsError> {
     let mut options = ConnectOptions::new()
         .name(name)
+        .custom_inbox_prefix(&plan.inbox)
         .connection_timeout(CONNECT_WITHIN)
         .ping_interval(PING_EVERY)
         .request_timeout(Some(API_WITHIN))
@@ -238,10 +275,6 @@ async fn options(
             let doubled = 50_u64 << attempts.clamp(1, 6).saturating_sub(1);
             let jitter = fastrand::u64(0..=doubled / 4 + 1);
             RECONNECT_MAX.min(Duration::from_millis(doubled + jitter))
-        })
-        .event_callback(move |event| {
-            noted.note(&event);
-            std::future::ready(())
         });
     if let Some(path) = &plan.creds {
         options = options.credentials_file(path).await.map_err(|error| {
@@ -252,7 +285,29 @@ async fn options(
             )
         })?;
     }
+    if let Some(path) = &plan.nkey {
+        let seed = std::fs::read_to_string(path).map_err(|error| {
+            NatsError::new(
+                Code::NatsDenied,
+                format!("the seed of an nkey in {} cannot be read: {error}", path.display()),
+                "nats.nkey names a file with a line that begins with SU",
+            )
+        })?;
+        options = options.nkey(seed.trim().to_owned());
+    }
+    if let Some((user, password)) = &plan.user {
+        options = options.user_and_password(user.clone(), password.expose_secret().to_owned());
+    }
     if let Some(tls) = &plan.tls {
+        for path in [&tls.ca, &tls.cert, &tls.key].into_iter().flatten() {
+            if let Err(error) = std::fs::File::open(path) {
+                return Err(NatsError::new(
+                    Code::NatsTls,
+                    format!("{} cannot be read: {error}", path.display()),
+                    "nats.tls names files",
+                ));
+            }
+        }
         options = options.require_tls(true);
         if let Some(ca) = &tls.ca {
             options = options.add_root_certificates(ca.clone());
@@ -264,8 +319,10 @@ async fn options(
     Ok(options)
 }
 
-/// The client drops events that come faster than they are taken: what it says of itself has the last word.
-async fn compare(client: Client, watched: Weak<Watched>) {
+/// The client drops events that come faster than they are taken: what it says of itself has the last word. And it
+/// keeps to itself why it cannot connect again, so that a connection is tried beside it to learn that.
+async fn compare(client: Client, watched: Weak<Watched>, (plan, name): (NatsPlan, String)) {
+    let mut asked: Option<Instant> = None;
     loop {
         sleep(COMPARE_EVERY).await;
         let Some(watched) = watched.upgrade() else { return };
@@ -273,7 +330,23 @@ async fn compare(client: Client, watched: Weak<Watched>) {
         if stands != watched.link.borrow().up {
             watched.note(if stands { &Event::Connected } else { &Event::Disconnected });
         }
+        let link = *watched.link.borrow();
+        let is_long = !link.up && link.since.elapsed() >= ASK_WHY_AFTER;
+        if is_long && asked.is_none_or(|asked| asked.elapsed() >= ASK_WHY_EVERY) {
+            asked = Some(Instant::now());
+            if let Err(why) = why_not(&plan, &name).await
+                && !watched.link.borrow().up
+            {
+                watched.refused(why.code, why.what);
+            }
+        }
     }
+}
+
+/// Connects and goes, or says why that cannot be.
+async fn why_not(plan: &NatsPlan, name: &str) -> Result<(), NatsError> {
+    let connected = options(plan, name).await?.connect(plan.urls.clone()).await;
+    connected.map(drop).map_err(|error| unreachable(plan, &error))
 }
 
 pub(super) fn denied(said: &str) -> NatsError {
@@ -284,6 +357,37 @@ pub(super) fn denied(said: &str) -> NatsError {
     )
 }
 
+/// The files of `nats.tls`, in brackets.
+fn files(plan: &NatsPlan) -> String {
+    let tls = plan.tls.as_ref();
+    let files = tls.into_iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
+    let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
+    if files.is_empty() { String::new() } else { format!(" ({})", files.join(", ")) }
+}
+
+/// Whether an error is of a handshake. A server that wants a certificate says so only after its own part of one,
+/// so that the client takes it for a connection that breaks.
+fn is_of_tls(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["tls error", "certificate", "fatal alert", "corrupt message"]
+        .iter()
+        .any(|word| said.contains(word))
+}
+
+/// What an error of a try to connect is of.
+fn code_of(said: &str) -> Code {
+    let lower = said.to_ascii_lowercase();
+    let of_login =
+        ["authorization", "authentication", "permissions", "nonce", "account", "revoked"];
+    if is_of_tls(said) {
+        Code::NatsTls
+    } else if of_login.iter().any(|word| lower.contains(word)) {
+        Code::NatsDenied
+    } else {
+        Code::NatsUnreachable
+    }
+}
+
 fn unreachable(plan: &NatsPlan, error: &async_nats::ConnectError) -> NatsError {
     use async_nats::ConnectErrorKind as Kind;
     let what = format!("{} cannot be used: {error}", plan.urls.join(", "));
@@ -291,10 +395,10 @@ fn unreachable(plan: &NatsPlan, error: &async_nats::ConnectError) -> NatsError {
         Kind::Authentication | Kind::AuthorizationViolation => {
             NatsError::new(Code::NatsDenied, what, "name good credentials in nats.creds")
         }
-        Kind::Tls => NatsError::new(
-            Code::NatsUnreachable,
+        kind if kind == Kind::Tls || is_of_tls(&error.to_string()) => NatsError::new(
+            Code::NatsTls,
             what,
-            "look at nats.tls and the server's certificate",
+            format!("look at nats.tls{} and the server's certificate", files(plan)),
         ),
         _ => NatsError::new(
             Code::NatsUnreachable,

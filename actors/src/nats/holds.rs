@@ -29,6 +29,10 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// NATS does not answer, the bucket is missing, or there are too many holds.
 pub async fn put(bus: &Bus, scope: &Scope, hold: &OperatorHold) -> Result<(), NatsError> {
+    put_one(bus, scope, hold).await.map_err(|error| bus.blame(error))
+}
+
+async fn put_one(bus: &Bus, scope: &Scope, hold: &OperatorHold) -> Result<(), NatsError> {
     let store = store(bus).await?;
     if list(bus).await?.len() >= HOLDS_MAX {
         return Err(NatsError::new(
@@ -47,6 +51,10 @@ pub async fn put(bus: &Bus, scope: &Scope, hold: &OperatorHold) -> Result<(), Na
 /// # Errors
 /// NATS does not answer, or the bucket is missing.
 pub async fn remove(bus: &Bus, scope: &Scope) -> Result<bool, NatsError> {
+    remove_one(bus, scope).await.map_err(|error| bus.blame(error))
+}
+
+async fn remove_one(bus: &Bus, scope: &Scope) -> Result<bool, NatsError> {
     let store = store(bus).await?;
     let key = scope.key();
     if store.get(&key).await.map_err(|error| unanswered(&error))?.is_none() {
@@ -61,6 +69,10 @@ pub async fn remove(bus: &Bus, scope: &Scope) -> Result<bool, NatsError> {
 /// # Errors
 /// NATS does not answer, or the bucket is missing.
 pub async fn list(bus: &Bus) -> Result<HashMap<Scope, OperatorHold>, NatsError> {
+    read_all(bus).await.map_err(|error| bus.blame(error))
+}
+
+async fn read_all(bus: &Bus) -> Result<HashMap<Scope, OperatorHold>, NatsError> {
     let store = store(bus).await?;
     let prefix = bus.names().bucket_key(BUCKET, "");
     let stream = bus.js().get_stream_no_info(bus.names().bucket_stream(BUCKET)).await;

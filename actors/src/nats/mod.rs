@@ -9,6 +9,7 @@ mod error;
 pub mod holds;
 mod names;
 pub mod publish;
+pub mod service;
 pub mod session;
 mod streams;
 pub mod tokens;

@@ -130,6 +130,11 @@ impl Publisher {
             self.refused += 1;
             return Err(refusal);
         }
+        if let Some(denied) = self.bus.denied() {
+            self.given_up = true;
+            self.refused += 1;
+            return Err(denied);
+        }
         if self.heard.elapsed() > self.patience {
             self.given_up = true;
             self.refused += 1;

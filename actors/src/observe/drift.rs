@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use tollgate_gate::{At, Span};
 
+use super::Place;
 use crate::ids::Slug;
 
 /// How a provider contradicts the declared limits.
@@ -52,7 +53,7 @@ const CALLS: u64 = 20;
 /// What was seen of each platform and limit; bounded by the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Drift {
-    marks: HashMap<(Slug, Option<usize>, DriftKind), Mark>,
+    marks: HashMap<(Slug, Option<Place>, DriftKind), Mark>,
 }
 
 #[derive(Debug)]
@@ -63,11 +64,11 @@ struct Mark {
 }
 
 impl Drift {
-    /// Notes a contradiction; true if it is to be told. `limit` is its place, where one is named.
+    /// Notes a contradiction; true if it is to be told. `limit`: where one is named.
     pub(crate) fn note(
         &mut self,
         platform: &Slug,
-        limit: Option<usize>,
+        limit: Option<Place>,
         kind: DriftKind,
         now: At,
     ) -> bool {

@@ -3,8 +3,8 @@
 //! Providers say how much is left, when more is allowed and that too much was asked for in as many ways as
 //! there are providers. A platform or an api therefore declares where to look ([`Observe`]) and what a refusal
 //! looks like ([`Over`]); [`Rules::read`] applies them to one answer and returns [`Facts`]. What follows from
-//! them is the throttle actor's: they lower what is left of a limit, or hold a scope for a while. All they may open is
-//! a window of the first call, by telling when it ends.
+//! them is the throttle actor's, and that of the budget whose limit is meant: they lower what is left of a limit, or hold
+//! a scope for a while. All they may open is a window of the first call, by telling when it ends.
 
 mod drift;
 mod json;
@@ -27,7 +27,7 @@ use jiff::tz::TimeZone;
 pub(crate) use drift::{Drift, DriftKind, Pulse, Trend};
 pub(crate) use json::Step;
 pub use json::{JsonPath, PATH_STEPS_MAX};
-pub use read::{Answered, Facts, LimitFact, Overuse, Press};
+pub use read::{Answered, Facts, LimitFact, Overuse, Press, Sets};
 pub use shuts::Shuts;
 pub use value::{UNITS, Unit, retry_after};
 
@@ -40,6 +40,22 @@ pub const CAP: Duration = Duration::from_secs(3600);
 /// How long a scope is held that an answer says is used up, without saying until when.
 pub const PRESSED_WAIT: Duration = Duration::from_secs(60);
 
+/// Which limit is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The budget that it is of, by its place among the platform's; nothing: the account's own limits.
+    pub budget: Option<u16>,
+    /// Its place in that set.
+    pub limit: usize,
+}
+
+impl Place {
+    /// The account's own limit at that place.
+    pub fn own(limit: usize) -> Self {
+        Self { budget: None, limit }
+    }
+}
+
 /// What to read of the answers of one api: its own rules first, then its platform's.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -50,6 +66,8 @@ pub struct Rules {
     pub over: Vec<Over>,
     /// How fast an api with unpublished limits is called.
     pub pace: Option<pace::PaceRule>,
+    /// Which answers say that the job that the call is about is over, or was never begun.
+    pub job_ends: Vec<Ends>,
 }
 
 /// Where an answer tells something.
@@ -103,15 +121,23 @@ pub struct Observe {
     pub from: Source,
     /// What.
     pub tells: Tells,
-    /// The place of the limit it is about; nothing: a limit that is not declared, which holds `scope` when
-    /// it is used up.
-    pub limit: Option<usize>,
+    /// The limit it is about; nothing: a limit that is not declared, which holds `scope` when it is used up.
+    pub limit: Option<Place>,
     /// Whom that concerns.
     pub scope: Scope,
     /// For how long, where the answer does not say.
     pub wait: Duration,
     /// Longest time that is believed.
     pub cap: Duration,
+}
+
+/// What an answer looks like that says that a job is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// Statuses; empty: any from 200 to 299.
+    pub status: Vec<u16>,
+    /// What else must be so.
+    pub tests: Vec<Test>,
 }
 
 /// What a refusal looks like, and what follows.
@@ -121,8 +147,8 @@ pub struct Over {
     pub status: Vec<u16>,
     /// What else must be so.
     pub tests: Vec<Test>,
-    /// The place of the limit that was exceeded.
-    pub hits: Option<usize>,
+    /// The limit that was exceeded.
+    pub hits: Option<Place>,
     /// How long to wait.
     pub wait: Wait,
     /// At least so long.
@@ -169,6 +195,8 @@ pub enum Scope {
     /// The account.
     #[default]
     Account,
+    /// All whose calls the limit that was exceeded counts together with this one: its budget's.
+    Key,
     /// Every account of the platform, on this node.
     Platform,
 }
@@ -189,6 +217,7 @@ impl Scope {
         match self {
             Self::Api => "api",
             Self::Account => "account",
+            Self::Key => "key",
             Self::Platform => "platform",
         }
     }

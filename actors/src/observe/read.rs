@@ -9,7 +9,9 @@ use tollgate_gate::LimitSet;
 use super::json::JsonPath;
 use super::ratelimit::{self, Item};
 use super::value::{answered_at, count_left, count_used, percent, wait};
-use super::{Observe, Over, Rules, Scope, Source, Tells, Test, Then, Unit, Wait, retry_after};
+use super::{
+    Ends, Observe, Over, Place, Rules, Scope, Source, Tells, Test, Then, Unit, Wait, retry_after,
+};
 use crate::costs::Kept;
 
 /// An answer as rules see it.
@@ -25,11 +27,15 @@ pub struct Answered<'a> {
     pub wall: Timestamp,
 }
 
+/// The limits that an answer may tell of: those of a budget by its place, the account's own for none; with what of
+/// each is not for us. Nothing for a budget that the call does not count in.
+pub type Sets<'a> = dyn Fn(Option<u16>) -> Option<(&'a LimitSet, &'a [Kept])> + 'a;
+
 /// What an answer says of one limit. Times count from its receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitFact {
-    /// The limit's place.
-    pub limit: usize,
+    /// Which it is.
+    pub limit: Place,
     /// Calls that are left.
     pub left: Option<u32>,
     /// Calls that are allowed in all.
@@ -55,9 +61,9 @@ pub struct Press {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overuse {
     /// The limit that was exceeded, if the rule names one.
-    pub hits: Option<usize>,
+    pub hits: Option<Place>,
     /// The limit whose window is waited for.
-    pub boundary: Option<usize>,
+    pub boundary: Option<Place>,
     /// How long to wait; nothing: the usual doubling, between floor and cap.
     pub after: Option<Duration>,
     /// At least so long.
@@ -81,19 +87,22 @@ pub struct Facts {
     pub presses: Vec<Press>,
     /// That too much was asked for.
     pub over: Option<Overuse>,
+    /// That the job that the call is about is over.
+    pub job_over: bool,
 }
 
 impl Facts {
     /// Whether nothing is said.
     pub fn is_empty(&self) -> bool {
-        self.limits.is_empty() && self.presses.is_empty() && self.over.is_none()
+        let nothing = self.limits.is_empty() && self.presses.is_empty();
+        nothing && self.over.is_none() && !self.job_over
     }
 }
 
 impl Rules {
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.observe.is_empty() && self.over.is_empty()
+        self.observe.is_empty() && self.over.is_empty() && self.job_ends.is_empty()
     }
 
     /// Whether the first bytes of the body of an answer with this status are wanted.
@@ -103,17 +112,28 @@ impl Rules {
                 let told = matches!(rule.wait, Wait::Told(Source::Body(_), _));
                 rule.is_for(status) && (told || rule.tests.iter().any(Test::wants_body))
             })
+            || self
+                .job_ends
+                .iter()
+                .any(|rule| rule.is_for(status) && rule.tests.iter().any(Test::wants_body))
+    }
+
+    /// What an answer says where no budget is asked about: see [`Rules::read_of`].
+    pub fn read(&self, answer: Answered<'_>, limits: &LimitSet, kept: &[Kept]) -> Facts {
+        self.read_of(answer, &move |budget| budget.is_none().then_some((limits, kept)))
     }
 
     /// What an answer says. Never fails: what cannot be read is not said.
-    /// `kept`: what of each limit is not for us, by its place.
-    pub fn read(&self, answer: Answered<'_>, limits: &LimitSet, kept: &[Kept]) -> Facts {
+    pub fn read_of(&self, answer: Answered<'_>, sets: &Sets<'_>) -> Facts {
         let mut facts = Facts::default();
         if self.is_empty() {
             return facts;
         }
         let view = View { answer, said_at: answered_at(answer.headers, answer.wall) };
         facts.over = self.over.iter().find(|rule| rule.fits(&view)).map(|rule| rule.overuse(&view));
+        facts.job_over = self.job_ends.iter().any(|rule| {
+            rule.is_for(answer.status) && rule.tests.iter().all(|test| test.holds(&view))
+        });
         let mut heard: Vec<Heard> = Vec::new();
         for rule in &self.observe {
             let group = heard.iter().position(|group| group.is_of(rule));
@@ -121,10 +141,10 @@ impl Rules {
                 heard.push(Heard::new(rule));
                 heard.len() - 1
             });
-            heard[group].take(rule, &view, limits);
+            heard[group].take(rule, &view, sets);
         }
         for group in heard {
-            group.into_facts(limits, kept, &mut facts);
+            group.into_facts(sets, &mut facts);
         }
         facts
     }
@@ -161,7 +181,7 @@ impl<'a> Heard<'a> {
     }
 
     /// Of rules that tell the same the first counts; within one, of several values the strictest.
-    fn take(&mut self, rule: &Observe, view: &View<'_>, limits: &LimitSet) {
+    fn take(&mut self, rule: &Observe, view: &View<'_>, sets: &Sets<'_>) {
         match &rule.tells {
             Tells::Remaining => first(&mut self.remaining, || {
                 view.values(&rule.from, true).iter().filter_map(|text| count_left(text)).min()
@@ -199,7 +219,8 @@ impl<'a> Heard<'a> {
         if let (Some(after), Some(_)) = (after, self.reset) {
             self.reset = Some(after);
         }
-        let window = rule.limit.and_then(|place| limits.window_of(place)).map(Duration::from);
+        let window = rule.limit.and_then(|place| sets(place.budget)?.0.window_of(place.limit));
+        let window = window.map(Duration::from);
         let cap = window.map_or(rule.cap, |window| rule.cap.min(window));
         self.reset = self.reset.map(|reset| reset.min(cap));
     }
@@ -231,7 +252,7 @@ impl<'a> Heard<'a> {
         }
     }
 
-    fn into_facts(self, limits: &LimitSet, kept: &[Kept], facts: &mut Facts) {
+    fn into_facts(self, sets: &Sets<'_>, facts: &mut Facts) {
         let Some(limit) = self.first.limit else {
             let pressed = self.remaining == Some(0)
                 || self.percent.is_some_and(|(percent, target)| percent >= target.into())
@@ -244,9 +265,10 @@ impl<'a> Heard<'a> {
             }
             return;
         };
+        let Some((limits, kept)) = sets(limit.budget) else { return };
         // What answers tell is of the whole limit, of which some is kept for others.
-        let Kept { reserve, beyond } = kept.get(limit).copied().unwrap_or_default();
-        let declared = limits.max_of(limit).unwrap_or(0).saturating_add(beyond);
+        let Kept { reserve, beyond } = kept.get(limit.limit).copied().unwrap_or_default();
+        let declared = limits.max_of(limit.limit).unwrap_or(0).saturating_add(beyond);
         let by_used = self.used.map(|used| self.max.unwrap_or(declared).saturating_sub(used));
         let by_percent = self.percent.map(|(percent, target)| {
             let free = u64::from(u32::from(target).saturating_sub(percent));
@@ -266,6 +288,15 @@ impl<'a> Heard<'a> {
 fn first<T>(known: &mut Option<T>, find: impl FnOnce() -> Option<T>) {
     if known.is_none() {
         *known = find();
+    }
+}
+
+impl Ends {
+    fn is_for(&self, status: u16) -> bool {
+        match self.status.as_slice() {
+            [] => (200..300).contains(&status),
+            statuses => statuses.contains(&status),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tollgate_gate::{Cost, Limit, LimitSet};
 use super::build::RecipeScope;
 use super::{FetchContext, Refusal};
 use crate::codes::Code;
-use crate::costs::Counts;
+use crate::costs::{Counts, Kept};
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
 use crate::plan::{Api, Budget, Counted, Dim, Generation, Platform, Test, When};
 
@@ -28,6 +28,8 @@ struct Inner {
     shown: Box<str>,
     counted: Counted,
     costs: Box<[Cost]>,
+    /// Which of its platform's.
+    place: u16,
     generation: Generation,
 }
 
@@ -50,6 +52,16 @@ impl BudgetKey {
     /// Which reading of the configuration it is of; later ones are greater.
     pub fn generation(&self) -> Generation {
         self.0.generation
+    }
+
+    /// Which of the platform's budgets it is of, by their order in that reading.
+    pub fn place(&self) -> u16 {
+        self.0.place
+    }
+
+    /// What of each limit is not for this deployment's calls, by its place.
+    pub fn kept(&self) -> &[Kept] {
+        &self.0.counted.costs.kept
     }
 
     /// Its limits.
@@ -145,7 +157,7 @@ pub fn budgets_of_page(
     }
     let number = platform.api(api.name.as_str()).map_or(0, |(number, _)| number);
     let mut keys = Vec::new();
-    for budget in &platform.budgets {
+    for (place, budget) in platform.budgets.iter().enumerate() {
         let limits = budget.counted.limits.limits();
         let counts = limits.iter().any(|l| l.api.is_none_or(|only| only == number));
         if !counts || !holds(&budget.when, api, fetch) {
@@ -162,11 +174,58 @@ pub fn budgets_of_page(
             !free && limit.api.is_none_or(|only| only == number)
         };
         if counted.limits.limits().iter().enumerate().any(counts) {
-            keys.push(key(platform, budget, &values, counted.clone(), costs.into()));
+            let of = (place as u16, budget);
+            keys.push(key(platform, of, &values, counted.clone(), costs.into()));
         }
     }
     keys.sort_unstable();
     Ok(keys.into())
+}
+
+/// The budget at that place as a call of this fetch would count in it, whether it does or not; nothing where its key
+/// has no value for it.
+pub(crate) fn budget_of(
+    platform: &Platform,
+    api: &Api,
+    fetch: &FetchContext<'_>,
+    place: u16,
+) -> Option<BudgetKey> {
+    let budget = platform.budgets.get(usize::from(place))?;
+    let values = values(platform, api, fetch, budget).ok()??;
+    let counted = counted(platform, fetch.account, budget, &values).clone();
+    Some(key(platform, (place, budget), &values, counted, Box::default()))
+}
+
+/// The place of the budget whose record has that name; nothing if that is none of the platform's, or cannot be told
+/// because the name was cut.
+pub(crate) fn budget_of_record(platform: &Platform, name: &str) -> Option<usize> {
+    if name.contains(CUT) {
+        return None;
+    }
+    let (values, which) = name.split_once('?').map_or((name, None), |(v, w)| (v, Some(w)));
+    let dims = || values.split(',').map(|part| part.split_once('=').map_or(part, |(dim, _)| dim));
+    platform.budgets.iter().position(|budget| {
+        let same = budget.dims.iter().map(Dim::to_string).eq(dims().map(str::to_owned));
+        let own = (!budget.when.always()).then(|| digest_of(&budget.id));
+        same && own.as_deref() == which
+    })
+}
+
+/// Tells budgets of one key apart by what they count.
+fn digest_of(id: &str) -> String {
+    format!("{:x}", Sha256::digest(id)).chars().take(16).collect()
+}
+
+/// The limits of one of the budgets that a call counts in, and what of each is not for this deployment; nothing asks
+/// for the account's own.
+pub(crate) fn sets<'a>(
+    platform: &'a Platform,
+    keys: &'a [BudgetKey],
+    budget: Option<u16>,
+) -> Option<(&'a LimitSet, &'a [Kept])> {
+    let Some(budget) = budget else { return Some((&platform.limits, &platform.costs.kept)) };
+    let key = keys.iter().find(|key| key.place() == budget)?;
+    Some((key.limits(), key.kept()))
 }
 
 /// The values of a budget's key; nothing if the fetch lacks a parameter of it.
@@ -222,7 +281,7 @@ fn counted<'b>(
 
 fn key(
     platform: &Platform,
-    budget: &Budget,
+    (place, budget): (u16, &Budget),
     values: &[String],
     counted: Counted,
     costs: Box<[Cost]>,
@@ -243,9 +302,8 @@ fn key(
     }
     if !budget.when.always() {
         // Two budgets of one key differ by what they count.
-        let digest = format!("{:x}", Sha256::digest(&budget.id));
         text.push('?');
-        text.extend(digest.chars().take(16));
+        text.push_str(&digest_of(&budget.id));
     }
     if text.len() > ACCOUNT_BYTES_MAX {
         let digest = format!("{:x}", Sha256::digest(&text));
@@ -262,7 +320,8 @@ fn key(
         account: Account::new(&text).expect("neither empty nor longer than a name may be"),
     };
     let (generation, platform) = (platform.generation, platform.name.clone());
-    BudgetKey(Arc::new(Inner { record, platform, shown: shown.into(), counted, costs, generation }))
+    let shown = shown.into();
+    BudgetKey(Arc::new(Inner { record, platform, shown, counted, costs, place, generation }))
 }
 
 /// Whether a budget counts calls of this fetch.

@@ -18,6 +18,7 @@ mod build;
 mod check;
 mod dates;
 mod filters;
+mod jobs;
 mod json;
 mod key;
 mod query;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use body::{Body, LongQuery, REQUEST_BODY_BYTES_MAX};
 pub use budgets::{BudgetKey, budgets, budgets_of_page};
+pub(crate) use budgets::{budget_of, budget_of_record, sets};
 pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, is_bare, url_allowed};
 pub(crate) use build::{fill, path_problem, render};
 pub use check::{
@@ -39,6 +41,7 @@ pub use check::{
 pub(crate) use check::{FIELDS, read_json};
 pub use dates::Zones;
 pub(crate) use dates::zone_named;
+pub(crate) use jobs::job;
 pub use json::JsonTemplate;
 pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, object_key};
 pub(crate) use key::{KEY_VARIABLES, template_problems};

@@ -52,11 +52,11 @@ fn only_the_platform_that_differs_is_another_and_its_limits_are_named() {
     let (plan, changes) = merge(&before, read(&changed("every = \"5s\"", "every = \"9s\""), "t"));
     let wanted = Applied { platforms_changed: 1, limits_changed: 1, ..Applied::default() };
     assert_eq!(changes.applied, wanted);
-    let [(platform, change)] = &changes.limits[..] else { panic!("{:?}", changes.limits) };
+    let [(platform, change, _)] = &changes.limits[..] else { panic!("{:?}", changes.limits) };
     assert_eq!((platform.as_str(), change.name.as_str()), ("kakao", "gap"));
     assert_eq!(change.kind, ChangeKind::Tightened);
     let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
-    let from = counts_from(change, now).unwrap();
+    let from = counts_from(change, None, now).unwrap();
     assert_eq!(from.to_string(), "2026-11-20T11:59:55Z", "5 s is all that anybody remembers");
     let meta = Slug::new("meta").unwrap();
     assert!(Arc::ptr_eq(&plan.platforms[&meta], &before.platforms[&meta]));
@@ -145,7 +145,7 @@ fn limits_that_are_budgets_are_named_too() {
     let named = |text: &str| {
         let (_, changes) = merge(&before, read(text, "t"));
         assert_eq!(changes.applied.limits_changed, changes.limits.len());
-        let named = changes.limits.iter().map(|(_, change)| (change.name.clone(), change.kind));
+        let named = changes.limits.iter().map(|(_, change, _)| (change.name.clone(), change.kind));
         named.collect::<Vec<_>>()
     };
     assert_eq!(named(&with(9)), []);
@@ -155,4 +155,37 @@ fn limits_that_are_budgets_are_named_too() {
     let text = with(9).replace("\"platform\"", "\"account\"");
     let kinds: Vec<ChangeKind> = named(&text).into_iter().map(|(_, kind)| kind).collect();
     assert_eq!(kinds, [ChangeKind::Added, ChangeKind::Removed]);
+}
+
+#[test]
+fn changed_costs_and_changed_resets_are_told_where_nothing_else_of_a_limit_changes() {
+    let with = |limits: &str, api: &str| {
+        changed("gap = { per = [\"account\"], every = \"5s\" }", limits)
+            .replace("path = \"report\"", &format!("path = \"report\"\n{api}"))
+    };
+    let hourly = "hourly = { per = [\"account\"], max = 60, in = \"1h\" }";
+    let all = "all = { per = [\"platform\"], max = 60, in = \"1h\", cost = 2 }";
+    let daily = |resets: &str| {
+        format!("daily = {{ per = [\"account\"], max = 9, in = \"1d\", resets = \"{resets}\" }}")
+    };
+    let told = |one: &str, other: &str| {
+        let (_, changes) = merge(&read(one, "t"), read(other, "t"));
+        assert_eq!(changes.applied.limits_changed, changes.limits.len());
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let told = changes.limits.iter().map(|(_, change, moved)| {
+            let from = counts_from(change, moved.as_ref(), now).map(|from| from.to_string());
+            (change.name.clone(), change.kind.as_str(), from)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let costs = |name: &str| vec![(name.to_owned(), "costs", None)];
+    assert_eq!(told(&with(hourly, ""), &with(hourly, "costs = { hourly = 3 }")), costs("hourly"));
+    let thrice = all.replace("cost = 2", "cost = 3");
+    assert_eq!(told(&with(all, ""), &with(&thrice, "")), costs("all"));
+    assert_eq!(told(&with(hourly, ""), &with(hourly, "")), []);
+    // At 12:00 UTC what came before the UTC day began is forgotten, and Seoul's began nine hours before.
+    let (utc, seoul) = (daily("00:00 UTC"), daily("00:00 Asia/Seoul"));
+    let from = Some("2026-11-20T00:00:00Z".to_owned());
+    let moved = vec![("daily".to_owned(), "resets", from)];
+    assert_eq!(told(&with(&utc, ""), &with(&seoul, "")), moved);
 }

@@ -11,8 +11,8 @@ use super::actor::Shard;
 use super::context::Context as Ctx;
 use super::{BudgetDied, SettleBudgets};
 use crate::budget::{
-    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, Settle, State,
-    Told, What,
+    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, PENDING_MAX,
+    Settle, State, Told, What,
 };
 use crate::ids::AccountKey;
 use crate::recipe::BudgetKey;
@@ -127,6 +127,7 @@ impl Shard {
                 state,
                 restarts: Restarts::default(),
                 given: std::collections::HashMap::new(),
+                pending: Vec::new(),
             };
             self.ctx.budgets.borrow_mut().insert(key.record().clone(), entry);
         }
@@ -137,7 +138,8 @@ impl Handler<ForBudget> for Shard {
     type Result = ();
 
     fn handle(&mut self, ForBudget { key, what }: ForBudget, _: &mut Self::Context) {
-        if matches!(what, What::Ask(_)) {
+        // One that refuses calls is not to be forgotten because nobody asked for a while.
+        if matches!(what, What::Ask(_) | What::Hold { .. } | What::JobOver { .. }) {
             self.place_budget(&key);
         }
         let mut budgets = self.ctx.budgets.borrow_mut();
@@ -159,6 +161,14 @@ impl Handler<ForBudget> for Shard {
             }
             (State::Restarting(at), What::Ask(ask)) => {
                 ask.wait(Some(*at), Some(*at), "its actor, which restarts");
+            }
+            (
+                State::Restarting(_),
+                what @ (What::Heard(..) | What::Hold { .. } | What::JobOver { .. }),
+            ) => {
+                if entry.pending.len() < PENDING_MAX {
+                    entry.pending.push(what);
+                }
             }
             (State::Restarting(_), _) => {}
         }
@@ -245,6 +255,13 @@ impl Handler<BudgetDied> for Shard {
             let Some(state) = shard.start_budget(key, true) else { return };
             if let Some(entry) = shard.ctx.budgets.borrow_mut().get_mut(&died.record) {
                 entry.state = state;
+                let pending = std::mem::take(&mut entry.pending);
+                if let State::Live { addr, sent, .. } = &mut entry.state {
+                    for what in pending {
+                        *sent += 1;
+                        addr.do_send(Mail(what));
+                    }
+                }
             }
         });
     }

@@ -20,7 +20,7 @@ use tollgate_gate::{At, PermitId, Sent};
 use super::accounts::{Accounts, Ix, State};
 use super::baseline::Baselines;
 use super::budgets::tell_of_orphan;
-use super::permit::{Permit, Report};
+use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::Keeper;
 use crate::budget::{Grant, Table, Told};
@@ -169,6 +169,8 @@ pub(crate) struct Running {
     pub(crate) _alone: Option<OwnedSemaphorePermit>,
     /// Of the budgets that it counts in.
     pub(crate) grants: Vec<Grant>,
+    /// What came of its answer's body.
+    pub(crate) body: Rc<Cell<BodyRead>>,
 }
 
 /// One shard's share of a node.
@@ -404,6 +406,7 @@ impl Context {
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
         let Attempt { ix, item, tries, read, slot, alone, platform, api, meters, grants } = attempt;
         meters.attempt_begins();
+        let body: Rc<Cell<BodyRead>> = Rc::default();
         let running = Running {
             ix,
             item: Rc::clone(&item),
@@ -416,9 +419,10 @@ impl Context {
             meters: Rc::clone(&meters),
             _alone: alone,
             grants,
+            body: Rc::clone(&body),
         };
         self.running.borrow_mut().insert(id, running);
-        let permit = Permit::new(id, decided_at, Rc::clone(self));
+        let permit = Permit::new(id, decided_at, Rc::clone(self), body);
         let calls = tries.calls() + 1;
         let order = Order { permit, slot, platform, api, meters, item, calls, read };
         // Messages of actix may cross threads, orders may not: the order waits here for its collector.

@@ -7,11 +7,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
 
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::context::Context;
 use crate::collector::{Again, LastAnswer, Outcome};
-use crate::http::{OnWritten, Written};
+use crate::http::{Answer, OnWritten, Written};
 use crate::observe::Facts;
 
 /// What a permit's holder reports.
@@ -30,18 +32,59 @@ pub(crate) enum Report {
     Finished(Outcome),
 }
 
+/// What has come of an answer's body, on the wire.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct BodyRead {
+    /// Bytes of it.
+    pub(crate) bytes: u64,
+    /// That is all of it.
+    pub(crate) is_all: bool,
+}
+
 /// Leave to make one attempt.
 pub struct Permit {
     id: PermitId,
     decided_at: At,
     shard: Rc<Context>,
+    body: Rc<Cell<BodyRead>>,
     call_ended: Cell<bool>,
     finished: Cell<bool>,
 }
 
 impl Permit {
-    pub(crate) fn new(id: PermitId, decided_at: At, shard: Rc<Context>) -> Self {
-        Self { id, decided_at, shard, call_ended: Cell::new(false), finished: Cell::new(false) }
+    pub(crate) fn new(
+        id: PermitId,
+        decided_at: At,
+        shard: Rc<Context>,
+        body: Rc<Cell<BodyRead>>,
+    ) -> Self {
+        let (call_ended, finished) = (Cell::new(false), Cell::new(false));
+        Self { id, decided_at, shard, body, call_ended, finished }
+    }
+
+    /// The same answer, of whose body is counted what comes: what a call cost may be known of that alone.
+    pub(crate) fn counted(&self, answer: Answer) -> Answer {
+        let read = Rc::clone(&self.body);
+        let body = unfold(Some(answer.body), move |body| {
+            let read = Rc::clone(&read);
+            async move {
+                let mut body = body?;
+                let BodyRead { bytes, .. } = read.get();
+                match body.next().await {
+                    Some(Ok(piece)) => {
+                        read.set(BodyRead { bytes: bytes + piece.len() as u64, is_all: false });
+                        Some((Ok(piece), Some(body)))
+                    }
+                    // It may have had more.
+                    Some(Err(error)) => Some((Err(error), None)),
+                    None => {
+                        read.set(BodyRead { bytes, is_all: true });
+                        None
+                    }
+                }
+            }
+        });
+        Answer { body: body.boxed_local(), ..answer }
     }
 
     /// When the gate let the call through.

@@ -35,11 +35,14 @@ impl Changed {
         let numbers = old.apis.iter().map(|api| number(&api.name)).collect();
         let sooner = new.as_ref().is_some_and(|new| {
             let changes = new.limits.changes_from(&old.limits);
-            let may = |kind| matches!(kind, ChangeKind::Loosened | ChangeKind::Removed);
+            let may = |kind| {
+                matches!(kind, ChangeKind::Loosened | ChangeKind::Removed | ChangeKind::Weighed)
+            };
             // Of budgets and of values of single accounts it is not looked at what changed.
             let more =
                 |platform: &Platform| !platform.budgets.is_empty() || !platform.special.is_empty();
-            more(old) || more(new) || changes.iter().any(|change| may(change.kind))
+            let moved = old.resets != new.resets;
+            moved || more(old) || more(new) || changes.iter().any(|change| may(change.kind))
         });
         Self { platform: new, numbers, sooner }
     }

@@ -822,8 +822,8 @@ pub(crate) fn secret_unreadable(credential: &str, reason: &str) {
 }
 
 /// The server refused something on the connection.
-pub(crate) fn nats_refused(reason: &str) {
-    tracing::error!(event = "nats_refused", code = %Code::NatsDenied, reason, "NATS refused");
+pub(crate) fn nats_refused(code: Code, reason: &str) {
+    tracing::error!(event = "nats_refused", %code, reason, "NATS refused");
 }
 
 /// Operators' holds came, went or changed.

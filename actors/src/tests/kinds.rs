@@ -313,3 +313,33 @@ fn a_budget_of_bytes_is_kept_whenever_its_actor_or_a_throttle_dies() {
         run(at);
     }
 }
+
+#[test]
+fn bytes_of_an_answer_that_broke_off_count_and_those_of_a_refusal_are_what_came() {
+    const MANY: &str =
+        "0123456789012345678901234567890123456789012345678901234567890123456789012345678";
+    for per in ["account", "platform"] {
+        paused(|| async {
+            let text = format!(
+                r#"v = {{ per = ["{per}"], max = "100B", in = "100s", counts = "bytes", cost = 30 }}"#
+            );
+            let broken = || crate::http::CallError::Broken("reset".into());
+            let rig =
+                Rig::start(limits(&text), move |_| Reply::ok(MANY).then_error(ms(10), broken()));
+            rig.put("x", "a", "broken").await;
+            rig.at(500).await;
+            rig.answer(|_| Reply::ok("{}"));
+            rig.all_end(secs(1000)).await;
+            let times = rig.times_of("broken");
+            // Of the 79 that came more than 70 count, so 30 more are too many.
+            assert!(matches!(times[..], [0, 100_000..=100_100]), "{per}: {times:?}");
+            // Three bytes are no sixty.
+            let text = text.replace("cost = 30", "cost = 60");
+            let rig = Rig::start(limits(&text), |_| Reply::status(404));
+            rig.put_many("x", "a", 4).await;
+            rig.all_end(secs(1000)).await;
+            let last = rig.calls().iter().map(|(at, _)| *at).max().unwrap();
+            assert!(last < 1000, "{per}: {:?}", rig.calls());
+        });
+    }
+}

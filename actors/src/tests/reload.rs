@@ -314,3 +314,74 @@ fn a_hundred_changes_in_a_row_lose_nothing_and_exceed_nothing() {
     }
     judged(8, &phases, &["x", "y", "z"], [30, 20], 150);
 }
+
+/// All accounts together, so many in a window.
+fn together(max: usize, window: &str, more: &str) -> Setup {
+    let platform = format!(
+        "[platforms.p.limits]\n\
+         all = {{ per = [\"platform\"], max = {max}, in = \"{window}\", guard = \"0ms\" }}\n\
+         [platforms.p.apis.a]\npath = \"a/{{id}}\"\n{more}\n"
+    );
+    Setup { platform, ..limits("") }
+}
+
+#[test]
+fn what_comes_back_from_a_call_counts_in_the_budgets_of_now() {
+    paused(|| async {
+        let rig = Rig::start(together(100, "100s", ""), |_| Reply::status(500).head_after(ms(300)));
+        rig.put_many("x", "a", 3).await;
+        rig.at(100).await;
+        assert_eq!(rig.calls().len(), 3);
+        rig.reload(&together(1, "100s", "")).await;
+        rig.answer(|_| Reply::ok("{}"));
+        rig.all_end(secs(3600)).await;
+        let again: Vec<u64> = rig.calls().iter().skip(3).map(|(at, _)| *at).collect();
+        assert_eq!(again.len(), 3);
+        // Those before count too, and the three that come back are a window apart.
+        assert!(again[0] >= 100_000, "{again:?}");
+        assert!(again.windows(2).all(|pair| pair[1] - pair[0] >= 100_000), "{again:?}");
+    });
+}
+
+#[test]
+fn those_that_waited_for_another_ones_answer_count_in_the_budgets_of_now() {
+    paused(|| async {
+        let together = |max| {
+            let mut setup = together(max, "100s", "query = { q = \"{q}\" }");
+            setup.platform = setup.platform.replace("a/{id}", "a/x");
+            setup
+        };
+        let rig = Rig::start(together(100), |_| Reply::status(404).head_after(ms(500)));
+        for id in ["leader", "one", "two"] {
+            let fields = r#""params":{"q":"1"},"fresh_for":"10m""#;
+            rig.put_as("x", "a", id, Priority::Normal, fields).await;
+        }
+        rig.at(100).await;
+        assert_eq!(rig.calls().len(), 1, "the others wait for its answer");
+        rig.reload(&together(1)).await;
+        rig.all_end(secs(3600)).await;
+        let times: Vec<u64> = rig.calls().iter().map(|(at, _)| *at).collect();
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 100_000), "{times:?}");
+        assert_eq!(times.len(), 3);
+    });
+}
+
+#[test]
+fn a_key_that_cannot_be_filled_in_any_more_refuses_what_is_at_hand() {
+    paused(|| async {
+        let of = |key: &str| {
+            let mut setup = together(1, "100s", "params = [\"app\"]");
+            setup.platform = setup.platform.replace("\"platform\"", "\"app\"");
+            setup.platform = format!("keys = {{ app = \"{key}\" }}\n{}", setup.platform);
+            setup
+        };
+        let rig = Rig::start(of("main"), |_| Reply::ok("{}"));
+        rig.put_many("x", "a", 3).await;
+        rig.at(50_000).await;
+        assert_eq!(rig.calls().len(), 1);
+        rig.reload(&of("{app}")).await;
+        rig.all_end(secs(3600)).await;
+        assert_eq!(rig.calls().len(), 1);
+        assert_eq!(rig.dead().await.len(), 2);
+    });
+}

@@ -25,6 +25,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tollgate_gate::{At, Charged, Cost, PermitId};
 
 use self::listening::Listening;
+use super::fence::{Fence, Fenced, LEDGER_AGAIN};
 use super::gate::Gate;
 use super::lane::{Candidate, Lane};
 use super::messages::{FromBudget, GoBy, LookAgain, MoreWork, Reported, SlotFree};
@@ -43,11 +44,8 @@ use crate::shard::permit::Report;
 use crate::supervise::DeathNotice;
 use crate::telemetry::{self, PlatformMeters};
 
-/// Between two tries of a queue or ledger that does not answer.
-const SEAM_AGAIN: Duration = Duration::from_millis(250);
-
-/// The longest wait between two tries of a ledger.
-const LEDGER_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// Between two tries of a queue that does not answer.
+const SEAM_AGAIN: Duration = LEDGER_AGAIN;
 
 /// How an actor starts.
 #[derive(Debug)]
@@ -73,17 +71,6 @@ struct Decided {
     due: Option<At>,
     /// Of the budgets that it counts in.
     grants: Vec<Grant>,
-}
-
-/// How the account stands with its ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fence {
-    /// The last record was confirmed.
-    Holds,
-    /// The last record was not stored: nothing is decided before one is. Tried again after this time.
-    Away(Duration),
-    /// The record there may be another one: nothing is decided before it was read.
-    Reads(Duration),
 }
 
 /// An attempt in flight.
@@ -138,6 +125,8 @@ pub struct Throttle {
     lanes: Vec<Lane>,
     turn: usize,
     flights: HashMap<PermitId, Flight>,
+    /// Calls in flight whose answers say that their own jobs are over already.
+    jobs_over: HashMap<PermitId, u64>,
     /// Those of an api's first two seconds, within bounds.
     doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
@@ -216,6 +205,7 @@ impl Throttle {
             lanes: Vec::new(),
             turn: 0,
             flights: HashMap::new(),
+            jobs_over: HashMap::new(),
             doubted: Vec::new(),
             remembered: HashMap::new(),
             suspected: Vec::new(),
@@ -266,22 +256,40 @@ impl Throttle {
             self.timer = Some((at, handle));
         }
     }
+}
 
-    /// Waits for something without shutting the mailbox.
-    fn spawn<F, T>(
-        &mut self,
-        ctx: &mut Context<Self>,
-        future: F,
-        then: impl FnOnce(&mut Self, T, &mut Context<Self>) + 'static,
-    ) where
-        F: Future<Output = T> + 'static,
-        T: 'static,
-    {
-        self.busy += 1;
-        ctx.spawn(future.into_actor(self).map(move |answer, throttle, ctx| {
-            throttle.busy -= 1;
-            then(throttle, answer, ctx);
-        }));
+impl Fenced for Throttle {
+    fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    fn again(&mut self) -> &mut Option<SpawnHandle> {
+        &mut self.again
+    }
+
+    fn busy(&mut self) -> &mut usize {
+        &mut self.busy
+    }
+
+    fn is_away(&self) -> bool {
+        self.shard.back_health.is_away()
+    }
+
+    fn store_none(&mut self, ctx: &mut Context<Self>) {
+        if !self.may_write() {
+            self.ledger_waits(ctx);
+            return self.step(ctx);
+        }
+        self.writing = Some(Vec::new());
+        self.store_record(Vec::new(), ctx);
+    }
+
+    fn read_anew(&mut self, ctx: &mut Context<Self>) {
+        if !self.may_write() {
+            self.ledger_waits(ctx);
+            return self.step(ctx);
+        }
+        if self.open { self.read_again(ctx) } else { self.read_record(ctx) }
     }
 }
 

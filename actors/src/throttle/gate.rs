@@ -141,22 +141,32 @@ impl Gate {
     }
 
     /// What an answer said of a limit.
-    pub(super) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
+    pub(crate) fn observe(&mut self, limits: &LimitSet, seen: &Seen, now: At) -> Effect {
         self.ledger.observe(limits, seen, now)
     }
 
     /// What calls in flight beside that one take of a limit.
-    pub(super) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
+    pub(crate) fn flying(&self, limits: &LimitSet, place: usize, api: u16, id: PermitId) -> u32 {
         self.ledger.units_in_flight(limits, place, api, id)
     }
 
-    /// The provider refused a call because of that limit.
-    pub(super) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) {
-        self.ledger.over(limits, place, api, at);
+    /// The provider refused a call because of that limit: whether it blocks for a time then.
+    pub(crate) fn over(&mut self, limits: &LimitSet, place: usize, api: u16, at: At) -> bool {
+        self.ledger.over(limits, place, api, at).is_some()
+    }
+
+    /// That job is over.
+    pub(crate) fn release(&mut self, limits: &LimitSet, job: u64) -> bool {
+        self.ledger.release(limits, job)
+    }
+
+    /// What a call in flight costs by a limit, as far as that is known.
+    pub(crate) fn cost_of(&self, id: PermitId, place: usize) -> Option<Cost> {
+        self.ledger.cost_of(id, place)
     }
 
     /// The provider said when the window of that limit ends.
-    pub(super) fn window_ends(
+    pub(crate) fn window_ends(
         &mut self,
         limits: &LimitSet,
         place: usize,

@@ -294,6 +294,14 @@ impl Lane {
         (trials, candidate.order())
     }
 
+    /// The same, to be changed.
+    pub(crate) fn next_mut(&mut self, now: At) -> Option<&mut Candidate> {
+        match self.parked_due(now) {
+            Some(place) => self.parked.get_mut(place),
+            None => self.heads.front_mut(),
+        }
+    }
+
     fn parked_due(&self, now: At) -> Option<usize> {
         self.parked
             .iter()

@@ -10,6 +10,7 @@
 mod actor;
 pub(crate) mod book;
 pub(crate) mod came;
+pub(crate) mod fence;
 pub(crate) mod gate;
 mod lane;
 pub(crate) mod messages;

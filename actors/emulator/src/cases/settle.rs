@@ -67,7 +67,8 @@ struct Account {
     calls: u64,
     first: Option<Duration>,
     last: Duration,
-    own: u64,
+    /// Bytes of the caller's own, by windows from its first call on.
+    own_by_window: Vec<u64>,
     others: u64,
     /// Bytes beyond the quota at the worst moment, and beyond what the reserve leaves.
     overshoot: u64,
@@ -170,7 +171,10 @@ impl Case for Settle {
         }
         let cost = Self::cost(call.luck);
         account.charged.push_back((at, cost, true));
-        account.own += cost;
+        let first = account.first.unwrap_or(at);
+        let window = (at.saturating_sub(first).as_nanos() / WINDOW.as_nanos()) as usize;
+        account.own_by_window.resize(account.own_by_window.len().max(window + 1), 0);
+        account.own_by_window[window] += cost;
         account.overshoot = account.overshoot.max((used + cost).saturating_sub(MAX));
         let kept = MAX * (100 - RESERVE) / 100;
         account.beyond_reserve = account.beyond_reserve.max((used + cost).saturating_sub(kept));
@@ -224,11 +228,10 @@ impl Case for Settle {
         let alone = self.accounts.iter().filter(|(name, _)| *name != SHARED && *name != STORMY);
         let (mut own, mut could) = (0.0, 0.0);
         for (_, account) in alone {
-            let Some(first) = account.first else { continue };
-            own += account.own as f64;
-            let windows = account.last.saturating_sub(first).as_secs_f64() / WINDOW.as_secs_f64();
-            // The first window's worth is there at once.
-            could += (MAX * (100 - RESERVE) / 100) as f64 * (windows + 1.0).floor();
+            // In its last window the work came to its end: what it left is no waste.
+            let whole = account.own_by_window.len().saturating_sub(1);
+            own += account.own_by_window.iter().take(whole).sum::<u64>() as f64;
+            could += (MAX * (100 - RESERVE) / 100) as f64 * whole as f64;
         }
         let mark = "share of what could be used, guesses given back";
         marks.push(Mark::part(mark, LEAST, ratio(own, could)));

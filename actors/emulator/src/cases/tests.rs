@@ -159,3 +159,26 @@ fn a_provider_counts_what_it_answers_and_what_it_does_not() {
     assert_eq!(provider.counts(), (1, 0));
     assert!(provider.violations().1.is_empty());
 }
+
+#[test]
+fn what_is_left_of_a_quota_when_the_work_ends_is_no_waste_and_what_was_left_before_is() {
+    // Ninety calls, each as soon as the quota of a window has room for the largest answer, or half of that.
+    let share = |room: u64| {
+        let mut case = Settle::new(1, 0, false);
+        let (mut used, mut calls, mut at) = (Vec::<(u64, u64)>::new(), 0, 0);
+        while calls < 90 {
+            used.retain(|(from, _)| from + 8_000 > at);
+            if used.iter().map(|(_, bytes)| bytes).sum::<u64>() + 20_000 <= room {
+                let reply = arrive(&mut case, ("act_0", "/v1/rows", "n=1"), at);
+                used.push((at, reply.body.len() as u64));
+                calls += 1;
+            }
+            at += 1;
+        }
+        mark(&case, "share", &Seen::default())
+    };
+    let all = share(180_000);
+    assert!(all.pass && all.got.as_str() > "90" || all.got == "100.0 %", "{all:?}");
+    let half = share(90_000);
+    assert!(!half.pass, "{half:?}");
+}

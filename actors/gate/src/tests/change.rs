@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{S, concurrent, every, limit, set, sliding};
 use crate::{
-    Ask, At, Change, ChangeKind, Decision, Guard, Known, Ledger, Limit, LimitSet, PermitId, Rule,
-    Sent, Span, decide,
+    Ask, At, Change, ChangeKind, Cost, Decision, Guard, Known, Ledger, Limit, LimitSet, PermitId,
+    Rule, Sent, Span, decide,
 };
 
 const API: Ask = Ask::new(0);
@@ -125,6 +125,37 @@ fn a_shorter_guard_loosens_and_a_longer_one_tightens() {
     let (short, never) = (guard(Guard::After(Span::ZERO)), guard(Guard::Never));
     assert_eq!(never.changes_from(&short), change(ChangeKind::Tightened, Known::All));
     assert_eq!(short.changes_from(&never), change(ChangeKind::Loosened, Known::All));
+}
+
+#[test]
+fn a_limit_that_weighs_calls_otherwise_stands_in_for_none_and_one_that_weighs_them_alike_does() {
+    let renamed = |weighing| {
+        let old = only(limit("before", sliding(5, 60))).with_weighings(vec![7]);
+        let new = only(limit("l", sliding(5, 60))).with_weighings(vec![weighing]);
+        let mut ledger = Ledger::new();
+        // One that was free, and one of five.
+        for (id, cost) in [(1, Cost::FREE), (2, Cost::of(5))] {
+            let costs = [cost];
+            ledger.take(&old, PermitId(id), API.with_costs(&costs), At(0));
+            ledger.ended(&old, PermitId(id), At(0), Sent::Never);
+        }
+        let ledger = ledger.under(&old, &new, At(S)).0;
+        (next(&new, &ledger, At(S)), new.changes_from(&old)[0].known)
+    };
+    assert_eq!(renamed(7), (Some(60), Known::All));
+    // Its units mean nothing to one that counts calls, which therefore knows nothing, and says so.
+    assert_eq!(renamed(0), (Some(1), Known::For(Span::ZERO)));
+    assert_eq!(renamed(8), (Some(1), Known::For(Span::ZERO)));
+}
+
+#[test]
+fn a_limit_by_which_calls_cost_otherwise_is_told() {
+    let (old, new) = (only(limit("l", every(60))), only(limit("l", every(60))));
+    assert_eq!(new.changes_from(&old), []);
+    let new = new.with_weighings(vec![3]);
+    assert_eq!(new.changes_from(&old), change(ChangeKind::Weighed, Known::All));
+    assert_ne!(old, new);
+    assert_eq!(old, old.clone().with_weighings(vec![0]));
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {

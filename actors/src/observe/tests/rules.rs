@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::super::{Answered, Facts, LimitFact, Press, Rules, Scope, Then};
+use super::super::{Answered, Facts, LimitFact, Place, Press, Rules, Scope, Then};
 use crate::plan::Plan;
 use crate::tests::{Setup, limits, plan, wall};
 
@@ -34,7 +34,13 @@ fn facts(lines: &str, status: u16, headers: &[(&'static str, &str)], body: &str)
 }
 
 fn hourly(left: Option<u32>, max: Option<u32>, reset: Option<u64>) -> Vec<LimitFact> {
-    vec![LimitFact { limit: 0, left, max, reset: reset.map(secs), ends: reset.map(secs) }]
+    vec![LimitFact {
+        limit: Place::own(0),
+        left,
+        max,
+        reset: reset.map(secs),
+        ends: reset.map(secs),
+    }]
 }
 
 /// The same where the window was told to end at another time than more is allowed at.
@@ -207,7 +213,10 @@ fn refusals_under_odd_statuses() {
     // TikTok, https://business-api.tiktok.com/portal/docs?id=1740029171730433
     let tiktok = r#"over = [{ body = "code", is = [40100, 40133], hits = "hourly", wait = "5m", scope = "platform" }]"#;
     let over = facts(tiktok, 200, &[], r#"{"code":40100,"message":"x","data":{"#).over.unwrap();
-    assert_eq!((over.after, over.scope, over.hits), (Some(secs(300)), Scope::Platform, Some(0)));
+    assert_eq!(
+        (over.after, over.scope, over.hits),
+        (Some(secs(300)), Scope::Platform, Some(Place::own(0)))
+    );
     assert_eq!(facts(tiktok, 200, &[], r#"{"code":0,"data":{"code":40100}}"#).over, None);
     // GitHub, 403 with nothing left; and the wait is in a header.
     let github = r#"over = [{ status = [403, 429], header = "x-ratelimit-remaining", is = 0, wait = { header = "x-ratelimit-reset", unit = "epoch" }, floor = "1m" }]"#;

@@ -2,7 +2,7 @@
 
 use tollgate_gate::{At, Span};
 
-use super::super::{Drift, DriftKind, Pulse, Shuts, Trend};
+use super::super::{Drift, DriftKind, Place, Pulse, Shuts, Trend};
 use crate::ids::{Account, AccountKey, Slug};
 
 const S: i64 = 1_000_000;
@@ -17,7 +17,7 @@ fn what_is_told_once_an_hour_must_be_seen_often_enough_within_one() {
     let mut note = |limit, kind, secs: i64| drift.note(&p(), limit, kind, At(secs * S));
     assert!(!note(None, DriftKind::Refused, 0));
     assert!(!note(None, DriftKind::Refused, 1));
-    assert!(!note(Some(1), DriftKind::Refused, 1), "another limit");
+    assert!(!note(Some(Place::own(1)), DriftKind::Refused, 1), "another limit");
     assert!(note(None, DriftKind::Refused, 2));
     assert!(!note(None, DriftKind::Refused, 3), "told already");
     assert!(!note(None, DriftKind::Refused, 3599));
@@ -25,12 +25,15 @@ fn what_is_told_once_an_hour_must_be_seen_often_enough_within_one() {
     assert!(!note(None, DriftKind::Refused, 3602));
     assert!(note(None, DriftKind::Refused, 3603));
     // Two in two hours are nothing.
-    assert!(!note(Some(2), DriftKind::Faster, 0));
-    assert!(!note(Some(2), DriftKind::Faster, 3000));
-    assert!(!note(Some(2), DriftKind::Faster, 6700));
-    assert!(note(Some(2), DriftKind::Narrower, 0), "one word of the provider is enough");
-    assert!(!note(Some(2), DriftKind::Narrower, 1));
-    assert!(note(Some(2), DriftKind::Narrower, 3600));
+    assert!(!note(Some(Place::own(2)), DriftKind::Faster, 0));
+    assert!(!note(Some(Place::own(2)), DriftKind::Faster, 3000));
+    assert!(!note(Some(Place::own(2)), DriftKind::Faster, 6700));
+    assert!(
+        note(Some(Place::own(2)), DriftKind::Narrower, 0),
+        "one word of the provider is enough"
+    );
+    assert!(!note(Some(Place::own(2)), DriftKind::Narrower, 1));
+    assert!(note(Some(Place::own(2)), DriftKind::Narrower, 3600));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
@@ -37,6 +38,12 @@ pub(super) fn away(doing: &str, what: &str, error: &(dyn Error + 'static)) -> Qu
     while let Some(one) = cause {
         if let Some(said) = one.downcast_ref::<jetstream::Error>() {
             return refusal(doing, what, said);
+        }
+        let published = one.downcast_ref::<PublishError>().map(PublishError::kind);
+        if published == Some(PublishErrorKind::StreamNotFound) {
+            let (code, hint) = (Code::StreamMissing, "run `tollgate setup`");
+            let reason = format!("{code}: NATS: cannot {doing} {what}: {error}; {hint}");
+            return QueueError::Unavailable(reason.into());
         }
         cause = one.source();
     }

@@ -12,12 +12,14 @@ use actix::Context;
 use tollgate_gate::{At, PermitId, Span};
 
 use super::letting::Wait;
-use super::{Decided, Fence, Throttle};
+use super::weighing::job_of;
+use super::{Decided, Throttle};
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
 use crate::collector::USE_WITHIN;
 use crate::costs::too_much;
-use crate::recipe::{self, BudgetKey, FetchContext};
+use crate::recipe::{self, BudgetKey, FetchContext, Refusal};
 use crate::telemetry;
+use crate::throttle::fence::Fence;
 use crate::throttle::messages::FromBudget as Message;
 
 /// Who waits in line asks again after this time at the latest: a budget that died without a word is no reason
@@ -97,7 +99,8 @@ impl Throttle {
         let whose =
             Whose { account: self.key.account.clone(), ix: self.ix, home: self.shard.me().clone() };
         let api = self.lanes[asking.decided.lane].api;
-        let call = Call { api, job: asking.decided.candidate.item.origin.0, key: key.clone() };
+        let job = job_of(&self.platform, api, &asking.decided.candidate.item);
+        let call = Call { api, job, key: key.clone() };
         let weight = self.platform.tiers.weight_of(&self.key.account);
         let wants = self.lanes[asking.decided.lane].waiting().saturating_add(1);
         let turns = (weight, u32::try_from(wants).unwrap_or(u32::MAX));
@@ -187,26 +190,27 @@ impl Throttle {
         self.gate.is_held(api, now) || self.shard.shuts.of(&self.key, now).is_some()
     }
 
-    /// What was read ahead counts in the budgets that there are now. What has no key there goes on as it is: it is
-    /// refused when it is read again.
-    pub(super) fn budgets_anew(&mut self) {
-        for lane in &mut self.lanes {
-            let Some(api) = self.platform.apis.get(usize::from(lane.api)) else { continue };
-            for candidate in lane.heads.iter_mut().chain(&mut lane.parked) {
-                let item = &candidate.item;
-                let context = FetchContext {
-                    account: &item.lane.account.account,
-                    id: &item.id,
-                    params: &item.fetch.params,
-                    queued_at: item.queued_at,
-                };
-                let later = candidate.is_later_page();
-                let budgets = recipe::budgets_of_page(&self.platform, api, &context, later);
-                if let Ok(budgets) = budgets {
-                    candidate.item = Rc::new(item.with_budgets(budgets));
-                }
-            }
+    /// The next fetch of a lane counts in the budgets of now, whenever and however it came into the lane. One that has
+    /// none there, because a key cannot be filled in any more, is refused as if it were read now.
+    pub(super) fn budgets_of_now(&mut self, place: usize, now: At) -> Result<(), Refusal> {
+        let generation = self.platform.generation;
+        let lane = &mut self.lanes[place];
+        let Some(api) = self.platform.apis.get(usize::from(lane.api)) else { return Ok(()) };
+        let Some(candidate) = lane.next_mut(now) else { return Ok(()) };
+        let item = &candidate.item;
+        if item.generation == generation {
+            return Ok(());
         }
+        let context = FetchContext {
+            account: &item.lane.account.account,
+            id: &item.id,
+            params: &item.fetch.params,
+            queued_at: item.queued_at,
+        };
+        let later = candidate.is_later_page();
+        let budgets = recipe::budgets_of_page(&self.platform, api, &context, later)?;
+        candidate.item = Rc::new(item.with_budgets(budgets, generation));
+        Ok(())
     }
 
     /// What was decided upon a record that did not come to be is not decided: what was asked for goes back.

@@ -8,7 +8,6 @@ use actix::Context;
 use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
 use tollgate_protos::Dead;
 
-use super::listening::within;
 use super::reading::Why;
 use super::weighing::costs_of;
 use super::{Doubted, Flight, Throttle};
@@ -65,6 +64,7 @@ impl Throttle {
                     self.gate.hold_back(id, at, sent);
                 } else {
                     self.gate.ended(&limits, id, at, sent);
+                    self.job_ended(id);
                 }
             }
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
@@ -144,8 +144,9 @@ impl Throttle {
 
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         let running = self.shard.running.borrow_mut().remove(&id);
+        let body = running.as_ref().map(|running| running.body.get()).unwrap_or_default();
         let grants = running.map(|running| running.grants).unwrap_or_default();
-        self.settle(id, &outcome, grants);
+        self.settle(id, &outcome, body, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
         let Flight { item, mut tries, lane, decided_at, suspect, read } = flight;
         self.suspects_out(0, usize::from(suspect));
@@ -180,7 +181,7 @@ impl Throttle {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
                 tries.attempts = tries.attempts.saturating_add(1);
-                self.hold_for_refusal(api, &last, &reason, ctx);
+                self.hold_for_refusal((&item, api), &last, &reason, ctx);
                 self.give_up(item, code, reason, last, (tries, read), ctx);
             }
             Outcome::Again { kind, after, reason, mut last } => {
@@ -219,13 +220,19 @@ impl Throttle {
                     }
                     Next::Retry(wait) => wait,
                     Next::HoldAndRetry(wait) => {
-                        let over = last.over.as_deref();
-                        let wait = over
-                            .map_or(wait, |over| within(&self.platform.limits, over, wait, now));
-                        let scope = over.map_or(Scope::Account, |over| over.scope);
                         let reason = hold_reason(kind, &last, after.is_some());
-                        self.hold_scope(scope, api, wait, kind.as_str(), &reason, ctx);
-                        wait
+                        let why = kind.as_str();
+                        match last.over.as_deref() {
+                            None => {
+                                self.hold_scope(Scope::Account, api, wait, why, &reason, ctx);
+                                wait
+                            }
+                            Some(over) => {
+                                let wait = self.within(&item, over, wait);
+                                self.hold_by_rule(over, (&item, api), wait, why, &reason, ctx);
+                                wait
+                            }
+                        }
                     }
                 };
                 let not_before = now.plus(Span::from(wait));
@@ -262,7 +269,7 @@ impl Throttle {
         };
         let later = read.page() > 1;
         match recipe::budgets_of_page(&self.platform, api, &context, later) {
-            Ok(budgets) => Rc::new(item.with_budgets(budgets)),
+            Ok(budgets) => Rc::new(item.with_budgets(budgets, self.platform.generation)),
             Err(_) => item,
         }
     }

@@ -4,6 +4,7 @@ use actix::Context;
 use tollgate_gate::At;
 
 use super::{Fence, SEAM_AGAIN, Throttle};
+use crate::throttle::fence::Fenced;
 
 /// What is waited for where this node owns the partition no more, or not for certain.
 pub(super) const ELSEWHERE: &str = "its partition, which this node does not hold now";

@@ -11,8 +11,8 @@ use tollgate_gate::{Ask, At, Because, Decision, Span};
 
 use super::denying::TRIAL;
 use super::leaving::ELSEWHERE;
-use super::weighing::costs_of;
-use super::{Decided, Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use super::weighing::{costs_of, job_of};
+use super::{Decided, Flight, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
@@ -21,9 +21,11 @@ use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
 use crate::telemetry;
 use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::ALONE_FROM;
 
@@ -121,7 +123,11 @@ impl Throttle {
                 let api = self.lanes[place].api;
                 let costs =
                     costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
-                let ask = Ask::new(api).with_costs(&costs).for_job(candidate.item.origin.0);
+                let ask = Ask::new(api).with_costs(&costs).for_job(job_of(
+                    &self.platform,
+                    api,
+                    &candidate.item,
+                ));
                 self.gate.take(&self.platform.limits, id, ask, now);
                 self.pace_taken(api, now);
                 let due = self.lanes[place].due;
@@ -220,7 +226,10 @@ impl Throttle {
                 }
                 match decision {
                     Decision::Go if offer == Offer::Fetch => {
-                        if let Some(name) = self.never_in_budget(place, now) {
+                        if let Err(refusal) = self.budgets_of_now(place, now) {
+                            self.refused_now(place, refusal, now, ctx);
+                            wait.for_event("a fetch that cannot be called any more to be out");
+                        } else if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             wait.for_event("a fetch that no limit allows to be out");
                         } else if !self.waits_for_auth(place, now, wait)
@@ -280,6 +289,14 @@ impl Throttle {
         let reason = format!("it costs more than limit `{limit}` ever allows");
         if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
             self.give_up(item, Code::BadCost, reason, LastAnswer::default(), (tries, read), ctx);
+        }
+    }
+
+    /// The next fetch of a lane cannot be called by the configuration of now.
+    fn refused_now(&mut self, place: usize, refusal: Refusal, now: At, ctx: &mut Context<Self>) {
+        if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
+            let Refusal { code, reason, .. } = refusal;
+            self.give_up(item, code, reason, LastAnswer::default(), (tries, read), ctx);
         }
     }
 
@@ -503,40 +520,9 @@ impl Throttle {
     /// Tries again later, with a record that gives no permit: quota is not asked for before the ledger takes
     /// records.
     fn store_again(&mut self, ctx: &mut Context<Self>) {
-        let wait = match self.fence {
-            Fence::Away(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Reads(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Away(wait);
+        let (fence, wait) = self.fence.away();
+        self.fence = fence;
         self.try_later(wait, ctx);
-    }
-
-    pub(super) fn try_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        if let Some(handle) = self.again.take() {
-            ctx.cancel_future(handle);
-        }
-        self.again = Some(ctx.run_later(wait, Self::ledger_again));
-    }
-
-    fn ledger_again(&mut self, ctx: &mut Context<Self>) {
-        self.again = None;
-        match self.fence {
-            Fence::Holds => {}
-            Fence::Away(wait) | Fence::Reads(wait) if self.shard.back_health.is_away() => {
-                // Nobody is there to be asked; that it is back will be told.
-                self.try_later(wait, ctx);
-            }
-            Fence::Away(_) | Fence::Reads(_) if !self.may_write() => {
-                self.ledger_waits(ctx);
-                self.step(ctx);
-            }
-            Fence::Away(_) => {
-                self.writing = Some(Vec::new());
-                self.store_record(Vec::new(), ctx);
-            }
-            Fence::Reads(_) if self.open => self.read_again(ctx),
-            Fence::Reads(_) => self.read_record(ctx),
-        }
     }
 
     /// Whoever kept the ledger away is back: not waited for any longer.

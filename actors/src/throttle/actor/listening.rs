@@ -1,17 +1,24 @@
 //! What answers tell of limits, and what follows: less left, a hold, another pace, an alarm.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix::Context;
-use tollgate_gate::{At, Decision, LimitSet, PermitId, Seen, Sent, Span};
+use tollgate_gate::{At, Decision, PermitId, Seen, Sent, Span};
 
-use super::{Fence, Throttle};
-use crate::collector::{LastAnswer, Outcome};
+use super::Throttle;
+use crate::budget::{ForBudget, Heard, What};
+use crate::collector::{Item, LastAnswer, Outcome};
 use crate::ledger::record::PaceNote;
 use crate::observe::pace::{Pace, PaceRule};
-use crate::observe::{DriftKind, Facts, LimitFact, Overuse, PRESSED_WAIT, Pulse, Scope, Trend};
+use crate::observe::{
+    DriftKind, Facts, LimitFact, Overuse, PRESSED_WAIT, Place, Pulse, Scope, Trend,
+};
+use crate::recipe::BudgetKey;
 use crate::telemetry;
+use crate::throttle::fence::Fence;
 
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
@@ -98,22 +105,40 @@ impl Throttle {
         }
         let answered = self.shard.running.borrow().get(&id).and_then(|running| running.answered);
         let answered = answered.unwrap_or(now);
+        let keys = Rc::clone(&flight.item);
+        if facts.job_over {
+            self.job_over(id, api, &keys);
+        }
         for fact in &facts.limits {
-            self.told_of_limit((id, api), (as_of, answered), fact, now);
+            match fact.limit.budget {
+                None => self.told_of_limit((id, api), (as_of, answered), fact, now),
+                Some(_) => {
+                    self.told_of_budget((id, api), (as_of, answered), fact, &keys, now);
+                }
+            }
         }
         let limits = &self.platform.limits;
         let mut matching =
             self.platform.observed.iter().filter(|place| limits.counts(**place, api));
         let of = |place: &usize| {
-            facts.limits.iter().any(|fact| fact.limit == *place && fact.left.is_some())
+            let own = Place::own(*place);
+            facts.limits.iter().any(|fact| fact.limit == own && fact.left.is_some())
         };
         if matching.all(of)
             && let Some((_, told)) = self.listening.flights.get_mut(&id)
         {
             *told = true;
         }
-        if let Some(place) = facts.over.as_ref().and_then(|over| over.hits) {
-            self.gate.over(&self.platform.limits, place, api, now);
+        match facts.over.as_ref().and_then(|over| over.hits) {
+            Some(Place { budget: None, limit }) => {
+                self.gate.over(&self.platform.limits, limit, api, now);
+            }
+            Some(place) => {
+                if let Some(heard) = heard_of(&keys, place, api, as_of) {
+                    self.tell_budget(id, place, Heard { over: true, ..heard });
+                }
+            }
+            None => {}
         }
         for press in &facts.presses {
             self.hold_scope(press.scope, api, press.wait, "told", &press.reason, ctx);
@@ -128,16 +153,9 @@ impl Throttle {
         fact: &LimitFact,
         now: At,
     ) {
-        let LimitFact { limit, left, max, reset, ends } = *fact;
-        match (max, self.platform.limits.max_of(limit)) {
-            (Some(told), Some(declared)) if told < declared => {
-                self.drifted(Some(limit), DriftKind::Narrower, now);
-            }
-            (Some(told), Some(declared)) if told > declared => {
-                self.drifted(Some(limit), DriftKind::Wider, now);
-            }
-            _ => {}
-        }
+        let LimitFact { limit: place, left, max, reset, ends } = *fact;
+        let limit = place.limit;
+        self.told_of_max(place, max, self.platform.limits.max_of(limit), now);
         let limits = &self.platform.limits;
         if let Some(ends) = ends {
             let end = answered.plus(Span::from(ends));
@@ -165,18 +183,62 @@ impl Throttle {
         let new = Pulse::new(left, calls, until);
         let pulse = self.listening.pulses.entry(key).or_insert(new);
         match pulse.beat(left, calls, until, u64::from(unknown)) {
-            Some(Trend::Faster) => self.drifted(Some(limit), DriftKind::Faster, now),
-            Some(Trend::Slower) => self.drifted(Some(limit), DriftKind::Slower, now),
+            Some(Trend::Faster) => self.drifted(Some(place), DriftKind::Faster, now),
+            Some(Trend::Slower) => self.drifted(Some(place), DriftKind::Slower, now),
             None => {}
         }
     }
 
+    /// The same of a limit wider or narrower than the account: its budget hears it.
+    fn told_of_budget(
+        &mut self,
+        (id, api): (PermitId, u16),
+        (as_of, answered): (At, At),
+        fact: &LimitFact,
+        item: &Item,
+        now: At,
+    ) {
+        let place = fact.limit;
+        let Some(heard) = heard_of(item, place, api, as_of) else { return };
+        let declared = budget_of(item, place).and_then(|key| key.limits().max_of(place.limit));
+        self.told_of_max(place, fact.max, declared, now);
+        let at = |time: Option<Duration>| time.map(|time| answered.plus(Span::from(time)));
+        let (until, ends) = (at(fact.reset), at(fact.ends));
+        self.tell_budget(id, place, Heard { left: fact.left, until, ends, ..heard });
+    }
+
+    /// Tells a budget that has let the call through.
+    fn tell_budget(&self, id: PermitId, place: Place, heard: Heard) {
+        let running = self.shard.running.borrow();
+        let mut grants = running.get(&id).into_iter().flat_map(|running| &running.grants);
+        if let Some(grant) = grants.find(|grant| Some(grant.key().place()) == place.budget) {
+            grant.heard(heard);
+        }
+    }
+
+    /// How many calls the provider says it allows, and how many were declared.
+    fn told_of_max(&self, place: Place, told: Option<u32>, declared: Option<u32>, now: At) {
+        let (Some(told), Some(declared)) = (told, declared) else { return };
+        match told.cmp(&declared) {
+            Ordering::Less => self.drifted(Some(place), DriftKind::Narrower, now),
+            Ordering::Greater => self.drifted(Some(place), DriftKind::Wider, now),
+            Ordering::Equal => {}
+        }
+    }
+
     /// The provider contradicts what was declared; told if it does so persistently.
-    pub(super) fn drifted(&mut self, limit: Option<usize>, kind: DriftKind, now: At) {
+    pub(super) fn drifted(&self, limit: Option<Place>, kind: DriftKind, now: At) {
         let platform = &self.key.platform;
         if self.shard.drift.borrow_mut().note(platform, limit, kind, now) {
-            let limits = self.platform.limits.limits();
-            let name = limit.and_then(|place| limits.get(place)).map_or("", |limit| &limit.name);
+            let named = limit.and_then(|place| {
+                let own = &self.platform;
+                let limits = match place.budget {
+                    None => &own.limits,
+                    Some(budget) => &own.budgets.get(usize::from(budget))?.counted.limits,
+                };
+                limits.limits().get(place.limit)
+            });
+            let name = named.map_or("", |limit| &limit.name);
             telemetry::limit_drift(&self.key, name, kind);
         }
     }
@@ -195,7 +257,8 @@ impl Throttle {
         let until = now.plus(Span::from(wait));
         match scope {
             Scope::Api => self.gate.hold_api(api, until, reason),
-            Scope::Account => self.gate.hold(until, reason),
+            // What it counts in no budget of, it is held for alone.
+            Scope::Account | Scope::Key => self.gate.hold(until, reason),
             Scope::Platform => {
                 // In the account's own record too: it is what a restart remembers.
                 self.gate.hold(until, reason);
@@ -212,19 +275,56 @@ impl Throttle {
         }
     }
 
+    /// Holds whom a refusal concerns by its rule: where that is whoever a budget counts, the budget.
+    pub(super) fn hold_by_rule(
+        &mut self,
+        over: &Overuse,
+        (item, api): (&Item, u16),
+        wait: Duration,
+        because: &'static str,
+        reason: &str,
+        ctx: &mut Context<Self>,
+    ) {
+        let hit = over.hits.filter(|_| over.scope == Scope::Key);
+        let Some(key) = hit.and_then(|place| budget_of(item, place)) else {
+            self.hold_scope(over.scope, api, wait, because, reason, ctx);
+            return;
+        };
+        telemetry::hold(&self.meters, &self.key, because, over.scope, wait);
+        let until = self.now().plus(Span::from(wait));
+        let what = What::Hold { until, reason: reason.to_owned() };
+        self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what });
+    }
+
     /// A refusal that is not tried again still holds whom it concerns.
     pub(super) fn hold_for_refusal(
         &mut self,
-        api: u16,
+        (item, api): (&Item, u16),
         last: &LastAnswer,
         reason: &str,
         ctx: &mut Context<Self>,
     ) {
         if let Some(over) = &last.over {
-            let wait =
-                within(&self.platform.limits, over, over.after.unwrap_or(PRESSED_WAIT), self.now());
-            self.hold_scope(over.scope, api, wait, "throttled", reason, ctx);
+            let wait = over.after.unwrap_or(PRESSED_WAIT);
+            let wait = self.within(item, over, wait);
+            self.hold_by_rule(over, (item, api), wait, "throttled", reason, ctx);
         }
+    }
+
+    /// A wait within the bounds of the rule that called the answer a refusal, and its jitter behind it.
+    pub(super) fn within(&self, item: &Item, over: &Overuse, wait: Duration) -> Duration {
+        let now = self.now();
+        let boundary = over.boundary.and_then(|place| {
+            let limits = match place.budget {
+                None => &self.platform.limits,
+                Some(_) => budget_of(item, place)?.limits(),
+            };
+            limits.boundary(place.limit, now)
+        });
+        let boundary = boundary.map(|at| Duration::from(at.since(now)));
+        let wait = boundary.map_or(wait, |boundary| boundary.max(over.after.unwrap_or_default()));
+        let jitter = over.jitter.mul_f64(fastrand::f64());
+        wait.clamp(over.floor, over.cap).saturating_add(jitter)
     }
 
     /// What shuts a lane beside limits and holds of its own account, for longer than those do.
@@ -310,11 +410,14 @@ impl Throttle {
     }
 }
 
-/// A wait within the bounds of the rule that called the answer a refusal, and its jitter behind it.
-pub(super) fn within(limits: &LimitSet, over: &Overuse, wait: Duration, now: At) -> Duration {
-    let boundary = over.boundary.and_then(|place| limits.boundary(place, now));
-    let boundary = boundary.map(|at| Duration::from(at.since(now)));
-    let wait = boundary.map_or(wait, |boundary| boundary.max(over.after.unwrap_or_default()));
-    let jitter = over.jitter.mul_f64(fastrand::f64());
-    wait.clamp(over.floor, over.cap).saturating_add(jitter)
+/// The budget of a fetch that a limit is of.
+fn budget_of(item: &Item, place: Place) -> Option<&BudgetKey> {
+    item.budgets.iter().find(|key| Some(key.place()) == place.budget)
+}
+
+/// What is said of a limit of a budget that a fetch counts in: nothing yet.
+fn heard_of(item: &Item, place: Place, api: u16, as_of: At) -> Option<Heard> {
+    let (limit, generation) = (place.limit, budget_of(item, place)?.generation());
+    let (left, until, ends, over) = (None, None, None, false);
+    Some(Heard { limit, generation, api, left, until, ends, as_of, over })
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use tollgate_gate::{Ask, At, Because, Decision, PermitId, Sent, Span};
 
-use super::weighing::costs_of;
-use super::{Fence, Flight, LEDGER_AGAIN_MAX, SEAM_AGAIN, Throttle};
+use super::weighing::{costs_of, job_of};
+use super::{Flight, SEAM_AGAIN, Throttle};
 use crate::http::Written;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::{Known, Record};
@@ -19,6 +19,7 @@ use crate::shard::accounts::{Rest, RestLane};
 use crate::shard::permit::Report;
 use crate::telemetry;
 use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
 
 /// How long whoever lost a race for an account waits before its next permit, in milliseconds.
 const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
@@ -52,11 +53,8 @@ impl Throttle {
 
     /// How long to wait should the record not be read this time: longer from time to time.
     fn wait_to_read(&mut self) -> Duration {
-        let wait = match self.fence {
-            Fence::Reads(before) => (before * 2).min(LEDGER_AGAIN_MAX),
-            Fence::Holds | Fence::Away(_) => SEAM_AGAIN,
-        };
-        self.fence = Fence::Reads(wait);
+        let (fence, wait) = self.fence.reads();
+        self.fence = fence;
         wait
     }
 
@@ -239,7 +237,8 @@ impl Throttle {
             let api = self.lanes[lane].api;
             let later = read.as_ref().is_some_and(|read| read.page() > 1);
             let costs = costs_of(&self.platform, api, &item, later);
-            let ask = Ask::new(api).with_costs(&costs).for_job(item.origin.0);
+            let job = job_of(&self.platform, api, &item);
+            let ask = Ask::new(api).with_costs(&costs).for_job(job);
             self.gate.adopt(id, ask, id.0 <= recorded);
             self.last_given = self.last_given.max(id.0);
             let suspect = self.is_suspect(&item.lane, item.seq, tries);

@@ -26,6 +26,7 @@ use crate::shard::Found as Work;
 use crate::shard::context::Context as ShardContext;
 use crate::telemetry;
 use crate::telemetry::Totals;
+use crate::throttle::fence::Fenced;
 use crate::throttle::lane::{API_GONE, Candidate, Lane};
 use crate::throttle::retry;
 
@@ -188,6 +189,7 @@ impl Throttle {
             id: accepted.id,
             fetch: accepted.fetch,
             budgets,
+            generation: self.platform.generation,
         });
         let (tries, not_before, was_flying) =
             self.remembered.remove(&row.seq).unwrap_or((Tries::default(), now, false));
@@ -251,6 +253,7 @@ impl Throttle {
             id: known.id.clone().unwrap_or_default(),
             fetch: known,
             budgets: Box::default(),
+            generation: self.platform.generation,
         });
         let place = self.lane(&item.lane);
         let api = self.lanes[place].api;

@@ -34,7 +34,6 @@ impl Throttle {
                 None => self.close(place, now),
             }
         }
-        self.budgets_anew();
     }
 
     /// Puts another platform in the place of the one that the gate goes by. True if its limits or the numbers of its

@@ -6,10 +6,11 @@ use std::time::Duration;
 use actix::{ActorContext, Context};
 use tollgate_gate::{At, Span};
 
-use super::{Fence, Throttle};
+use super::Throttle;
 use crate::shard::Room;
 use crate::shard::accounts::{Glance, Rest, RestLane, State};
 use crate::telemetry;
+use crate::throttle::fence::Fence;
 use crate::throttle::lane::Lane;
 
 /// An account whose next call is further off than this rests, as a record.

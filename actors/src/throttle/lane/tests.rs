@@ -3,6 +3,7 @@ use tollgate_protos::Fetch;
 
 use super::*;
 use crate::ids::{Account, AccountKey, Priority, Slug};
+use crate::plan::Generation;
 
 fn key() -> LaneKey {
     let slug = |text| Slug::new(text).unwrap();
@@ -19,6 +20,7 @@ fn candidate(seq: u64, not_before: i64) -> Candidate {
         id: seq.to_string(),
         fetch: Fetch::default(),
         budgets: Box::default(),
+        generation: Generation(0),
     };
     Candidate {
         item: Rc::new(item),

@@ -1,0 +1,217 @@
+//! A budget's record: stored before each call, read before anything else.
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use tollgate_gate::{At, Sent, Span};
+
+use super::{Budget, Decided};
+use crate::budget::{Given, Grant, Told};
+use crate::ledger::record::{Known, Record};
+use crate::ledger::{LedgerError, Stored, Writer};
+use crate::telemetry;
+use crate::throttle::book;
+use crate::throttle::fence::{Fence, Fenced};
+
+/// Whoever lost a race for the record waits so long, in milliseconds.
+const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
+impl Budget {
+    /// Stores a record of now, whatever it covers.
+    pub(super) fn store(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        self.keeps = std::mem::take(&mut self.unkept);
+        let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
+        let permit = writing.fold(self.last_given, u64::max);
+        let own = Known { session: self.shard.ledger.session(), permit };
+        let record = Record {
+            config: self.shard.plan().hash.clone(),
+            gate: self.gate.encode(&self.limits, now),
+            known: book::known(own, &self.seen),
+            ..Record::default()
+        };
+        self.stale = !self.gate.in_flight().is_empty();
+        let key = self.key.record().clone();
+        let store = self.shard.ledger.store(key, self.version, record.encode());
+        self.spawn(ctx, store, Self::confirmed);
+    }
+
+    fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
+        let batch = self.writing.take().unwrap_or_default();
+        match answer {
+            Ok(version) => {
+                self.version = version;
+                self.fence = Fence::Holds;
+                let now = self.now();
+                for Decided { ask, id, .. } in batch {
+                    self.last_given = self.last_given.max(id.0);
+                    let usage = &mut self.usage;
+                    let observed = self.platform.budgets.get(usize::from(self.key.place()));
+                    let observed = observed.map_or(&[][..], |budget| &budget.observed);
+                    let limits = &self.limits;
+                    ask.call.with(limits, |gate_ask| {
+                        usage.call(limits, gate_ask.api, gate_ask.costs, now);
+                        let places = observed.iter().copied();
+                        let places = places.filter(|place| limits.counts(*place, gate_ask.api));
+                        let costs = places.map(|place| (place, gate_ask.cost(place).units));
+                        self.untold_calls.goes(id, costs);
+                    });
+                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
+                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
+                    ask.grant(grant);
+                }
+            }
+            Err(error) => {
+                // A record before this one is still there, or this one after all.
+                self.stale = true;
+                self.unkept |= self.keeps;
+                let meanwhile = std::mem::take(&mut self.decided);
+                match &error {
+                    LedgerError::Unavailable(_) => {
+                        telemetry::ledger_away(self.key.record(), &error);
+                        let (fence, wait) = self.fence.away();
+                        self.fence = fence;
+                        self.try_later(wait, ctx);
+                    }
+                    LedgerError::Unsure(_) => {
+                        telemetry::ledger_away(self.key.record(), &error);
+                        self.read_again(ctx);
+                    }
+                    LedgerError::Conflict => {
+                        telemetry::ledger_conflict(self.key.record());
+                        self.read_again(ctx);
+                    }
+                }
+                let now = self.now();
+                for Decided { ask, id, turn } in batch.into_iter().chain(meanwhile) {
+                    self.gate.give_back(&self.limits, id);
+                    self.line.undo(&ask.whose.account, turn);
+                    let class = self.class(ask.call.api);
+                    let turns = (ask.weight, ask.wants);
+                    self.line.join(ask.whose.clone(), (ask.call.clone(), class), turns);
+                    let until = self.estimate(&ask.call, self.line.len() as u64, now);
+                    self.untold |= until.is_none();
+                    ask.wait(until, None, "its ledger");
+                }
+            }
+        }
+        self.step(ctx);
+    }
+
+    fn read_again(&mut self, ctx: &mut Context<Self>) {
+        self.read(ctx);
+    }
+
+    /// Reads the record: the first time it is all that is known, later it is joined with what is.
+    pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
+        let (fence, wait) = self.fence.reads();
+        self.fence = fence;
+        if self.restarted && !self.open {
+            self.shard.ledger.doubt(self.key.record());
+        }
+        let load = self.shard.ledger.load(self.key.record().clone());
+        self.spawn(ctx, load, move |budget, answer, ctx| match answer {
+            Ok(stored) if budget.open => budget.rejoin(stored, ctx),
+            Ok(stored) => budget.adopt(stored, ctx),
+            Err(error) => {
+                telemetry::ledger_away(budget.key.record(), &error);
+                budget.try_later(wait, ctx);
+            }
+        });
+    }
+
+    fn adopt(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        if let Some(stored) = stored {
+            self.version = stored.version;
+            let since = now.minus(Span::from(stored.age));
+            self.adopt_record(&stored, since, now);
+        }
+        let running = self.adopt_running(now);
+        self.fence = Fence::Holds;
+        self.open = true;
+        if self.restarted {
+            telemetry::budget_restarted(&self.key, running);
+        }
+        for what in std::mem::take(&mut self.early_heard) {
+            self.handle_heard(what, ctx);
+        }
+        for ask in std::mem::take(&mut self.early) {
+            self.asked(ask, ctx);
+        }
+        self.step(ctx);
+    }
+
+    fn adopt_record(&mut self, stored: &Stored, since: At, now: At) {
+        let key = self.key.record();
+        let bytes = &stored.record;
+        let Some(record) = book::decode(key, &mut self.gate, &self.limits, bytes, now) else {
+            return;
+        };
+        let own = self.shard.ledger.session();
+        self.last_given = record.knows(own);
+        book::see(&mut self.seen, &record.known, own);
+        let lost = book::lost(&self.platform, stored.writer, since, now);
+        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), lost);
+        self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
+        if stored.writer == Writer::Here {
+            let running = self.shard.given_by(key);
+            let over = self.gate.in_flight().into_iter();
+            for id in over.filter(|id| running.iter().all(|(given, _)| given != id)) {
+                self.gate.ended(&self.limits, id, now, Sent::Maybe);
+            }
+        }
+    }
+
+    /// Takes over the calls that outlived the last actor, and hears what they told meanwhile.
+    fn adopt_running(&mut self, now: At) -> usize {
+        let recorded = self.last_given;
+        let running = self.shard.given_by(self.key.record());
+        for (id, given) in &running {
+            let charged = id.0 <= recorded;
+            given.call.with(&self.limits, |ask| self.gate.adopt(*id, ask, charged));
+            self.last_given = self.last_given.max(id.0);
+            let told = [
+                given.written.map(Told::Written),
+                given.answered.map(Told::Answered),
+                given.came.map(Told::Came),
+                given.ended.map(|(at, sent)| Told::Ended(at, sent)),
+            ];
+            for told in told.into_iter().flatten() {
+                self.hear(*id, told, now);
+            }
+        }
+        running.len()
+    }
+
+    fn rejoin(&mut self, stored: Option<Stored>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        self.version = stored.as_ref().map_or(0, |stored| stored.version);
+        self.stale = true;
+        let other = stored.filter(|stored| stored.writer != Writer::Here);
+        let Some(stored) = other else {
+            self.fence = Fence::Holds;
+            self.step(ctx);
+            return;
+        };
+        let since = now.minus(Span::from(stored.age));
+        let key = self.key.record();
+        let record = book::decode(key, &mut self.gate, &self.limits, &stored.record, now);
+        if let Some(record) = record {
+            let own = self.shard.ledger.session();
+            let lost = book::lost(&self.platform, stored.writer, since, now);
+            let known = record.knows(own) >= self.last_given;
+            let times = (since, now);
+            // Places that are kept were never handed on, nor are they in that record.
+            self.give_up_places();
+            let key = self.key.record();
+            book::join(key, &mut self.gate, &self.limits, &record, times, lost, known);
+            book::see(&mut self.seen, &record.known, own);
+        }
+        // Two that want the same budget take turns rather than race.
+        let pause = Duration::from_millis(fastrand::u64(YIELD_MS));
+        self.spawn(ctx, tokio::time::sleep(pause), |budget, (), ctx| {
+            budget.fence = Fence::Holds;
+            budget.step(ctx);
+        });
+    }
+}
