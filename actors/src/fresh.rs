@@ -19,7 +19,7 @@ use crate::pages;
 use crate::plan::{Api, Platform};
 use crate::recipe::{self, FetchContext};
 use crate::shard::context::Context;
-use crate::store::{SinkError, Store};
+use crate::store::{SinkError, Store, StoreErrorKind};
 
 /// Where notes are.
 const FOLDER: &str = "_fresh";
@@ -28,6 +28,8 @@ const FOLDER: &str = "_fresh";
 const AHEAD_MAX: Duration = Duration::from_secs(5);
 /// Notes that are looked at in one sweep.
 const SWEPT_MAX: usize = 5_000;
+/// A sweep ends when the store has refused so many of them: it would refuse others.
+const REFUSED_MAX: u32 = 10;
 /// Longest `fresh_for`.
 pub(crate) const FRESH_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -191,7 +193,8 @@ async fn begun_at(shard: &Context, item: &Item) -> Option<Timestamp> {
 /// Two nodes may do so at once, and a note that is written meanwhile may go with the one before it: it costs a call.
 ///
 /// # Errors
-/// The store, which is not asked again by this sweep.
+/// The store: the first note that it did not give or let go; others were looked at all the same, unless it is away or
+/// did so [`REFUSED_MAX`] times.
 pub(crate) async fn sweep(store: &Store, wall: Timestamp) -> Result<u64, SinkError> {
     // Keys are as good as random.
     let from = Path::from_iter([FOLDER, &format!("{:032x}", fastrand::u128(..))]);
@@ -201,15 +204,37 @@ pub(crate) async fn sweep(store: &Store, wall: Timestamp) -> Result<u64, SinkErr
         let first = store.below(&Path::from(FOLDER), None, rest).await?;
         notes.extend(first.into_iter().filter(|(key, _)| *key <= from));
     }
-    let mut removed = 0;
+    let (mut removed, mut refused) = (0, 0);
+    let mut first = None;
     for (key, written) in notes {
-        let Some(json) = store.get(&key).await? else { continue };
-        let Ok(note) = serde_json::from_slice::<Note>(&json) else { continue };
-        let until = note.until.or_else(|| written.checked_add(FRESH_MAX).ok());
-        if until.is_some_and(|until| until < wall) {
-            store.delete(&key).await?;
-            removed += 1;
+        match sweep_one(store, &key, written, wall).await {
+            Ok(is_removed) => removed += u64::from(is_removed),
+            Err(error) => {
+                refused += 1;
+                let is_away = matches!(&error, SinkError::Store { kind: StoreErrorKind::Away, .. });
+                first.get_or_insert(error);
+                if is_away || refused >= REFUSED_MAX {
+                    break;
+                }
+            }
         }
     }
-    Ok(removed)
+    first.map_or(Ok(removed), Err)
+}
+
+/// Whether a note was of no use any more, and is removed.
+async fn sweep_one(
+    store: &Store,
+    key: &Path,
+    written: Timestamp,
+    wall: Timestamp,
+) -> Result<bool, SinkError> {
+    let Some(json) = store.get(key).await? else { return Ok(false) };
+    let Ok(note) = serde_json::from_slice::<Note>(&json) else { return Ok(false) };
+    let until = note.until.or_else(|| written.checked_add(FRESH_MAX).ok());
+    if until.is_none_or(|until| until >= wall) {
+        return Ok(false);
+    }
+    store.delete(key).await?;
+    Ok(true)
 }

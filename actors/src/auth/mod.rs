@@ -287,11 +287,17 @@ impl Words {
     }
 
     pub(super) fn get(&self, account: &Account) -> Result<String, Missing> {
+        self.read(&mut |reference| reference.get(account))
+    }
+
+    /// The same, where a secret is had by `get`.
+    pub(super) fn read<E>(
+        &self,
+        get: &mut impl FnMut(&Reference) -> Result<secret::Text, E>,
+    ) -> Result<String, E> {
         match self {
             Self::Plain(text) => Ok(text.clone()),
-            Self::Secret(reference) => {
-                reference.get(account).map(|text| text.expose_secret().to_owned())
-            }
+            Self::Secret(reference) => get(reference).map(|text| text.expose_secret().to_owned()),
         }
     }
 }
@@ -491,10 +497,13 @@ impl Expendable for State {
     /// Whether somebody is about it or waits for it, or a call is out with its token.
     fn is_in_use(&self) -> bool {
         let tokens = [&self.token, &self.before].into_iter().flatten();
+        let own: Vec<_> = tokens.map(|token| &token.value).chain(&self.dead).collect();
+        // One that was refused is here twice.
+        let here = |value: &Arc<SecretString>| own.iter().filter(|o| Arc::ptr_eq(o, value)).count();
         self.working
             || self.reading
             || !self.waiting.is_empty()
-            || tokens.into_iter().any(|token| Arc::strong_count(&token.value) > 1)
+            || own.iter().any(|value| Arc::strong_count(value) > here(value))
     }
 }
 

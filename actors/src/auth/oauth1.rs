@@ -4,10 +4,9 @@
 
 use secrecy::ExposeSecret;
 
-use super::secret::Missing;
+use super::secret::Text;
 use super::sign::{Stamp, encoded};
-use super::{Encoding, Hash, OAuth1};
-use crate::ids::Account;
+use super::{Encoding, Hash, OAuth1, Reference};
 use crate::recipe::Request;
 
 /// Its secrets, as they are now.
@@ -19,15 +18,16 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn of(oauth1: &OAuth1, account: &Account) -> Result<Self, Missing> {
-        let secret = |reference: &super::Reference| {
-            reference.get(account).map(|text| text.expose_secret().to_owned())
-        };
+    pub(super) fn of<E>(
+        oauth1: &OAuth1,
+        get: &mut impl FnMut(&Reference) -> Result<Text, E>,
+    ) -> Result<Self, E> {
+        let text = |text: Text| text.expose_secret().to_owned();
         Ok(Self {
-            consumer_key: oauth1.consumer_key.get(account)?,
-            consumer_secret: secret(&oauth1.consumer_secret)?,
-            token: oauth1.token.as_ref().map(|token| token.get(account)).transpose()?,
-            token_secret: oauth1.token_secret.as_ref().map(secret).transpose()?,
+            consumer_key: oauth1.consumer_key.read(get)?,
+            consumer_secret: get(&oauth1.consumer_secret).map(text)?,
+            token: oauth1.token.as_ref().map(|token| token.read(get)).transpose()?,
+            token_secret: oauth1.token_secret.as_ref().map(get).transpose()?.map(text),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use super::secret::{Missing, Reference, Secret, Source, Text};
 use super::{Credential, Kind, State};
@@ -161,9 +162,11 @@ pub(super) async fn run_if_refused(credential: &Credential) {
     }
 }
 
-/// The programs that print secrets of these parts of a credential, each once, as many as are run in a turn.
+/// The programs that print secrets of these parts of a credential, each once, as many as are run in a turn: those
+/// that were run longest ago, so that each has its turn.
 fn programs(credential: &Credential, parts: &[Option<Account>]) -> Vec<Secret> {
-    let mut all: Vec<Secret> = Vec::new();
+    let mut known = HashSet::new();
+    let mut all: Vec<(Option<Instant>, Secret)> = Vec::new();
     for reference in credential.references() {
         let own = |part: &Option<Account>| match (reference, part) {
             (Reference::One(secret), _) => Some(secret.clone()),
@@ -171,16 +174,13 @@ fn programs(credential: &Credential, parts: &[Option<Account>]) -> Vec<Secret> {
             (_, None) => None,
         };
         for secret in parts.iter().filter_map(own) {
-            let is_program = matches!(secret.source(), Source::Command(_));
-            if is_program && !all.iter().any(|known| known.is(&secret)) {
-                all.push(secret);
-            }
-            if all.len() >= PROGRAMS_MAX {
-                return all;
+            if matches!(secret.source(), Source::Command(_)) && known.insert(secret.address()) {
+                all.push((secret.ran(), secret));
             }
         }
     }
-    all
+    all.sort_by_key(|(ran, _)| *ran);
+    all.into_iter().take(PROGRAMS_MAX).map(|(_, secret)| secret).collect()
 }
 
 /// Every credential of the plan in force, each once.

@@ -18,6 +18,9 @@ const CUT: char = '…';
 /// From so many bytes on the beginning of a secret is taken for one.
 const HALF_MIN: usize = 4;
 
+/// From so many bytes on a text that is the same as a secret is taken for that.
+const ALONE_MIN: usize = 8;
+
 /// Every secret of a platform that is in use now, in every form in which it is sent.
 #[derive(Default)]
 pub struct Redactor {
@@ -39,10 +42,11 @@ impl Redactor {
             let text = reference.get(account).ok()?;
             Some(text.expose_secret().to_owned())
         };
-        let sent = used.and_then(|used| used.token.as_ref());
-        let mut texts: Vec<String> =
-            sent.map(|token| token.expose_secret().to_owned()).into_iter().collect();
-        let mut pairs: Vec<String> = Vec::new();
+        let sent = used.into_iter().flat_map(|used| used.texts.iter().chain(&used.token));
+        let mut texts: Vec<String> = sent.map(|text| text.expose_secret().to_owned()).collect();
+        let pair = used.and_then(|used| used.pair.as_ref());
+        let mut pairs: Vec<String> =
+            pair.map(|pair| pair.expose_secret().to_owned()).into_iter().collect();
         let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
         for credential in platform.auth.iter().chain(own).flat_map(|auth: &Auth| &auth.pool) {
             texts.extend(credential.references().into_iter().filter_map(get));
@@ -95,6 +99,11 @@ impl Redactor {
     /// cut in two is not seen.
     pub fn longest(&self) -> usize {
         self.forms.first().map_or(0, |form| form.expose_secret().len())
+    }
+
+    /// Whether a text is a secret, and nothing else. A short one may be a word like others and is not taken for one.
+    pub fn is_secret(&self, text: &str) -> bool {
+        text.len() >= ALONE_MIN && self.forms.iter().any(|form| form.expose_secret() == text)
     }
 
     /// The text without secrets.

@@ -46,6 +46,9 @@ const TURNS_MAX: u32 = 100;
 const CALLS_MAX: usize = 256;
 /// A token of a record has to have so much time before its renewal: stored times are cut to milliseconds.
 const LEFT_MIN: Duration = Duration::from_millis(20);
+/// A record may be so much ahead of this process: clocks of nodes differ. One that is further ahead was written by a
+/// clock that was wrong, and has been set back since.
+const AHEAD_MAX_MS: i64 = 5_000;
 
 /// What is kept of a credential.
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -179,11 +182,15 @@ impl Desk {
                     continue;
                 }
             }
+            let mut mended = not_ahead(&oauth2.limits, &mut record.calls_ms, self.now_ms());
             if let Some(asking) = record.asking.as_mut().filter(|asking| !asking.by.is_empty()) {
                 // Who asked is gone, and how late its question came to the server is not known: it counts as now.
-                // Kept before anything else, so that it counts so once.
                 asking.by.clear();
                 charge(&oauth2.limits, &mut record.calls_ms, self.now_ms(), true);
+                mended = true;
+            }
+            if mended {
+                // Kept before anything else: what counts as now does so once.
                 match self.vault.store(&key, version, written(&record)).await {
                     Ok(_) | Err(VaultError::Conflict) => {
                         turns += 1;
@@ -344,6 +351,10 @@ impl Desk {
             return None;
         }
         let now = self.now_ms();
+        if record.had_ms > now.saturating_add(AHEAD_MAX_MS) {
+            // By a clock that was ahead: when it ends nobody knows.
+            return None;
+        }
         let left = Duration::from_millis(u64::try_from(record.until_ms.saturating_sub(now)).ok()?);
         let age =
             Duration::from_millis(u64::try_from(now.saturating_sub(record.had_ms)).unwrap_or(0));
@@ -528,10 +539,23 @@ fn written(record: &Record) -> Bytes {
 fn charge(limits: &LimitSet, calls_ms: &mut [i64], ended_ms: i64, is_silent: bool) {
     let guard = if is_silent { limits.guard_max() } else { Span::ZERO };
     if let Some(last) = calls_ms.last_mut() {
-        // Stored times are cut to milliseconds.
-        let guard_ms = i64::try_from(guard.0.div_ceil(1000)).unwrap_or(i64::MAX);
-        *last = ended_ms.saturating_add(guard_ms).max(*last);
+        *last = ended_ms.saturating_add(in_ms(guard)).max(*last);
     }
+}
+
+/// Rounded up: stored times are cut to milliseconds.
+fn in_ms(span: Span) -> i64 {
+    i64::try_from(span.0.div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
+/// Calls that were counted by a clock that was ahead were made by now: they count as that, and as one without an
+/// answer does. Otherwise they would keep the server from being asked for as long as that clock was ahead. Whether
+/// there are any.
+fn not_ahead(limits: &LimitSet, calls_ms: &mut [i64], now_ms: i64) -> bool {
+    let by_now = now_ms.saturating_add(in_ms(limits.guard_max()));
+    let latest = by_now.saturating_add(AHEAD_MAX_MS);
+    let ahead = calls_ms.iter_mut().filter(|ms| **ms > latest);
+    ahead.map(|ms| *ms = by_now).count() > 0
 }
 
 /// Leaves out calls that no limit goes back to, and the oldest beyond the bound.

@@ -180,9 +180,14 @@ impl Secret {
         changed
     }
 
-    /// Whether both are one and the same.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// Tells it from every other one that there is at the same time.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    /// When its program was last started, if it ever was; now, while it runs.
+    pub(super) fn ran(&self) -> Option<Instant> {
+        self.0.ran.try_lock().map_or_else(|_| Some(Instant::now()), |ran| *ran)
     }
 
     /// Whether it comes from the same place and is the same, as far as both are known.

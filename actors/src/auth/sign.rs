@@ -13,8 +13,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::secret::Missing;
-use super::{Auth, Bearing, Credential, Encoding, Hash, Hmac, Kind, oauth1};
+use super::secret::{Missing, Text};
+use super::{Auth, Bearing, Credential, Encoding, Hash, Hmac, Kind, Reference, oauth1};
 use crate::clock::Clock;
 use crate::ids::Account;
 use crate::recipe::{Request, fill};
@@ -52,6 +52,10 @@ pub struct Used {
     pub(super) generation: Option<u64>,
     /// Its text, for what must not be shown.
     pub(super) token: Option<Arc<SecretString>>,
+    /// Its secrets as they were then, for the same: where they come from there may be others when the answer comes.
+    pub(super) texts: Vec<Text>,
+    /// A user and a password, as `Basic` joins them.
+    pub(super) pair: Option<Arc<SecretString>>,
 }
 
 /// Why a request was not signed: it must not be sent.
@@ -75,32 +79,45 @@ impl Auth {
         clock: &Clock,
     ) -> Result<Used, Unsigned> {
         let credential = self.of(account);
-        let mut used = Used { credential: Arc::clone(credential), generation: None, token: None };
+        let mut used = Used {
+            credential: Arc::clone(credential),
+            generation: None,
+            token: None,
+            texts: Vec::new(),
+            pair: None,
+        };
         let missing = |missing| match missing {
             Missing::Unread => {
                 Unsigned::NotAtHand(format!("a secret of {} was not read yet", credential.shown))
             }
             Missing::None(reason) => Unsigned::NotAtHand(reason),
         };
+        let texts = &mut used.texts;
+        let mut get = |reference: &Reference| {
+            let text = reference.get(account).map_err(missing)?;
+            texts.push(Arc::clone(&text));
+            Ok::<Text, Unsigned>(text)
+        };
         for (name, value) in &credential.headers {
-            let value = value.get(account).map_err(missing)?;
+            let value = get(value)?;
             put(&mut request.headers, name, value.expose_secret())?;
         }
         match &credential.kind {
             Kind::Headers => {}
             Kind::Bearer(secret) => {
-                let secret = secret.get(account).map_err(missing)?;
+                let secret = get(secret)?;
                 bear(&mut request.headers, &Bearing::Bearer, secret.expose_secret())?;
             }
             Kind::Query(name, secret) => {
-                let secret = secret.get(account).map_err(missing)?;
+                let secret = get(secret)?;
                 add_to_query(request, name, secret.expose_secret());
             }
             Kind::Basic { user, password } => {
-                let user = user.get(account).map_err(missing)?;
-                let password = password.get(account).map_err(missing)?;
-                let pair = basic(&user, password.expose_secret());
-                put(&mut request.headers, &AUTHORIZATION, &pair)?;
+                let user = user.read(&mut get)?;
+                let password = get(password)?;
+                let password = password.expose_secret();
+                put(&mut request.headers, &AUTHORIZATION, &basic(&user, password))?;
+                used.pair = Some(Arc::new(format!("{user}:{password}").into()));
             }
             Kind::OAuth2(_) | Kind::Jwt(..) => {
                 let now = clock.now();
@@ -122,13 +139,13 @@ impl Auth {
                 bear(&mut request.headers, bearing, token.value.expose_secret())?;
             }
             Kind::Hmac(hmac) => {
-                let key = hmac.key.get(account).map_err(missing)?;
+                let key = get(&hmac.key)?;
                 let stamp = Stamp { wall: clock.wall(), nonce: nonce() };
                 hmac.sign(key.expose_secret(), account, request, &stamp)?;
             }
             Kind::OAuth1(oauth1) => {
                 let stamp = Stamp { wall: clock.wall(), nonce: nonce() };
-                let keys = oauth1::Keys::of(oauth1, account).map_err(missing)?;
+                let keys = oauth1::Keys::of(oauth1, &mut get)?;
                 let header = oauth1::header(oauth1, &keys, request, &stamp);
                 put(&mut request.headers, &AUTHORIZATION, &header)?;
             }

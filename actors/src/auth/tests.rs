@@ -116,6 +116,16 @@ fn a_redactor_finds_a_secret_in_every_form_in_which_it_is_sent() {
 }
 
 #[test]
+fn a_text_is_a_secret_only_where_it_is_nothing_else() {
+    let texts = ["s3cret/0123456789", "admin"].map(str::to_owned);
+    let redactor = Redactor::new(&texts, &[]);
+    assert!(redactor.is_secret("s3cret/0123456789") && redactor.is_secret("s3cret%2F0123456789"));
+    for text in ["", "admin", "x-s3cret/0123456789", "s3cret…", "caf… s3cret/0123456789"] {
+        assert!(!redactor.is_secret(text), "{text}");
+    }
+}
+
+#[test]
 fn a_secret_that_a_body_start_cuts_in_two_is_not_shown_in_part() {
     let redactor = Redactor::new(&["abcdefghij".to_owned()], &[]);
     let body = format!("{}abcdefghij and more", "x".repeat(20));

@@ -135,6 +135,8 @@ impl Attempt<'_> {
             Ok(used) => used,
             Err(outcome) => return outcome,
         };
+        // What a call fails with may show its URL.
+        self.used.replace(used);
         let timeouts = self.api.timeouts;
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
         let bounds = CallBounds { timeouts, write_by };
@@ -143,7 +145,6 @@ impl Attempt<'_> {
         match answer {
             Ok(answer) => {
                 self.permit.answered();
-                self.used.replace(used);
                 self.judge(answer).await
             }
             Err(error) => {

@@ -99,7 +99,7 @@ impl Attempt<'_> {
     }
 
     /// The same for words of the provider.
-    fn hide(&self, text: String) -> String {
+    pub(super) fn hide(&self, text: String) -> String {
         self.redactor().clean(&text).into_owned()
     }
 

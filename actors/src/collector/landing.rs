@@ -176,7 +176,8 @@ impl Attempt<'_> {
             pages: 1,
             empty: class == Some(Class::Empty),
             incomplete: class == Some(Class::Incomplete),
-            request_id,
+            // Whatever the provider says it is.
+            request_id: request_id.map(|id| self.hide(id)),
             ..self.done_without_objects(status)
         }
     }

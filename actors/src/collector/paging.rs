@@ -1,6 +1,5 @@
 //! A good page of a read goes into the store: note first, then the object; after the last one the manifest.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,15 +110,13 @@ impl Attempt<'_> {
         let url = self.asked.borrow();
         let url = url.as_ref().unwrap_or(&self.platform.base_url);
         let sha256 = unhex(&sealed.stored().sha256);
-        let answered = Answered { headers, seen: &seen, url, sha256 };
-        let mut turn = pages::turn(self.platform, pages, &read.so_far, answered)?;
-        if let (Turn::Next(state), Some(auth)) = (&mut turn, &self.api.auth)
-            && let Some(url) = &mut state.url
-        {
+        let unsigned = |url: String| {
+            let Some(auth) = &self.api.auth else { return url };
             let redactor = self.redactor();
-            let is_secret = |value: &str| matches!(redactor.clean(value), Cow::Owned(_));
-            *url = pages::without_pairs(url, &auth.query_names(), is_secret);
-        }
+            pages::without_pairs(&url, &auth.query_names(), |value| redactor.is_secret(value))
+        };
+        let answered = Answered { headers, seen: &seen, url, sha256, unsigned: &unsigned };
+        let turn = pages::turn(self.platform, pages, &read.so_far, answered)?;
         Ok((turn, seen))
     }
 
@@ -238,6 +235,7 @@ impl Attempt<'_> {
     pub(super) fn told(&self, status: u16, request_id: Option<String>) -> Told {
         let waited = self.shard.clock.wall_at(self.permit.decided_at());
         let waited = waited.duration_since(self.item.queued_at).as_millis();
+        let request_id = request_id.map(|id| self.hide(id));
         Told { status, waited_ms: u64::try_from(waited).unwrap_or(0), request_id }
     }
 

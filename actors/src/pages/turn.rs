@@ -14,7 +14,7 @@ use crate::plan::Platform;
 use crate::recipe::{URL_BYTES_MAX, url_allowed};
 
 /// A good answer to the call of a page, its body read to the end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Answered<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) seen: &'a Seen,
@@ -22,6 +22,8 @@ pub(crate) struct Answered<'a> {
     pub(crate) url: &'a Url,
     /// The body's hash.
     pub(crate) sha256: [u8; 32],
+    /// A URL without what calls are signed with: [`without_pairs`].
+    pub(crate) unsigned: &'a dyn Fn(String) -> String,
 }
 
 /// What follows.
@@ -167,7 +169,9 @@ fn next(
                 said(pages, answered)?
             };
             let Some(text) = text else { return Ok(None) };
-            Some(PageState { url: Some(url(platform, answered.url, &text)?), ..now.clone() })
+            let url = url(platform, answered.url, &text)?;
+            // A loop is known by what is kept of it.
+            Some(PageState { url: Some((answered.unsigned)(url)), ..now.clone() })
         }
     })
 }
@@ -201,7 +205,8 @@ fn url(platform: &Platform, from: &Url, text: &str) -> Result<String, Flaw> {
 }
 
 /// A URL without the pairs of these names, and those whose values are secrets: a provider may repeat what a call was
-/// signed with, which is signed anew and is kept nowhere. All else stays as it is.
+/// signed with, which is signed anew and is kept nowhere. All else stays as it is: without a pair that only holds a
+/// secret among other things it would be the URL of another page.
 pub(crate) fn without_pairs(url: &str, names: &[&str], is_secret: impl Fn(&str) -> bool) -> String {
     let Some((before, query)) = url.split_once('?') else { return url.to_owned() };
     let stays = |pair: &&str| {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-use super::{Cleaned, Store};
+use super::{Cleaned, SinkError, Store};
 use crate::fresh;
 use crate::plan::{Plan, StoreTarget};
 use crate::telemetry;
@@ -46,7 +46,11 @@ pub fn keep_clean(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<>
                 Err(_) => Ok(0),
             };
             if let Err(error) = swept {
-                telemetry::leftovers_unseen(&error.to_string());
+                let reason = match &error {
+                    SinkError::Store { source, .. } => format!("{error}: {source}"),
+                    other => other.to_string(),
+                };
+                telemetry::fresh_unswept(&reason);
             }
             tokio::time::sleep(EVERY).await;
             before = now() - older;

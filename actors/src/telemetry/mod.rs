@@ -670,6 +670,14 @@ pub(crate) fn leftovers_unseen(reason: &str) {
     );
 }
 
+pub(crate) fn fresh_unswept(reason: &str) {
+    tracing::warn!(
+        event = "fresh_unswept",
+        reason,
+        "notes of fresh objects whose time is over stay in the store"
+    );
+}
+
 pub(crate) fn store_back(away: Duration) {
     store_well();
     tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");

@@ -364,3 +364,118 @@ fn what_a_provider_says_of_its_pages_is_shown_without_secrets() {
         assert!(letter.contains("[redacted]") && !letter.contains("s3cret-012"), "{letter}");
     });
 }
+
+/// A platform with this secret in a file, and the objects of its fetches.
+fn signed(auth: &str, file: &std::path::Path, apis: &str) -> Setup {
+    let platform = format!(
+        "auth = {{ {} }}\n[platforms.p.limits]\ngap = {{ per = [\"account\"], every = \"100ms\" }}\n{apis}",
+        auth.replace("FILE", &format!("file:{}", file.display()))
+    );
+    Setup { platform, ..limits("") }
+}
+
+#[test]
+fn a_secret_that_is_another_one_when_the_answer_comes_is_not_shown() {
+    for auth in [
+        "bearer = \"FILE\"",
+        "header = \"X-Key\", value = \"FILE\"",
+        "query = \"key\", value = \"FILE\"",
+        "basic = { user = \"joe1\", password = \"FILE\" }",
+        "oauth1 = { consumer_key = \"FILE\", consumer_secret = \"FILE\" }",
+    ] {
+        paused(move || async move {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), "the-0ld-key").unwrap();
+            let api = "[platforms.p.apis.a]\npath = \"a/{id}\"\n";
+            let setup = signed(auth, file.path(), api).attempts_max(1);
+            let path = file.path().to_owned();
+            let secrets = Rc::new(RefCell::new(Vec::<crate::auth::Secret>::new()));
+            let known = Rc::clone(&secrets);
+            let rig = Rig::start(setup, move |_| {
+                // Rotated while the call is out.
+                std::fs::write(&path, "the-new-k3y-0").unwrap();
+                for secret in &*known.borrow() {
+                    secret.read_file().unwrap();
+                }
+                let body = r#"{"why":"the-0ld-key and am9lMTp0aGUtMGxkLWtleQ== are revoked"}"#;
+                Reply::status(400).then(Duration::ZERO, body)
+            });
+            let plan = rig.shared.plan.get();
+            let platform = plan.platforms.values().next().unwrap();
+            let pool = &platform.auth.as_ref().unwrap().pool;
+            let all = pool[0].references().into_iter().flat_map(crate::auth::Reference::all);
+            *secrets.borrow_mut() = all.collect();
+            rig.put_many("x", "a", 1).await;
+            rig.all_end(secs(60)).await;
+            let letters = format!("{:?}", rig.queue.dead(None, 10).await.unwrap());
+            assert!(letters.contains("[redacted]"), "{auth}: {letters}");
+            assert!(!letters.contains("the-0ld"), "{auth}: {letters}");
+            let is_pair = auth.starts_with("basic");
+            assert_eq!(!letters.contains("am9lMTp0aGUtMGxkLWtleQ=="), is_pair, "{auth}: {letters}");
+        });
+    }
+}
+
+#[test]
+fn an_id_that_a_provider_gives_to_a_call_is_kept_without_secrets() {
+    paused(|| async {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret-0123456789").unwrap();
+        let api = "request_id = \"rid\"\npath = \"{id}\"\n";
+        let apis = format!(
+            "[platforms.p.apis.a]\n{api}[platforms.p.apis.b]\n{api}query = {{ p = \"{{page.number}}\" }}\n\
+             pages = {{ by = \"page\", stop = {{ more = \"more\" }} }}\n"
+        );
+        let rig = Rig::start(signed("bearer = \"FILE\"", file.path(), &apis), |seen| {
+            Reply::ok(match seen.url.query() {
+                Some("p=1") => r#"{"rid":"r-s3cret-0123456789","more":true}"#,
+                _ => r#"{"rid":"r-s3cret-0123456789","more":false}"#,
+            })
+        });
+        rig.put("x", "a", "one").await;
+        rig.put("x", "b", "two").await;
+        rig.all_end(secs(60)).await;
+        assert_eq!(rig.done(), 2);
+        for ending in rig.watched_queue.endings() {
+            let crate::queue::Ending::Done { done, .. } = ending else { panic!("{ending:?}") };
+            assert_eq!(done.request_id.as_deref(), Some("r-[redacted]"), "{}", done.id);
+        }
+        let mut manifests = 0;
+        for key in rig.shared.store.keys(100).await.unwrap() {
+            if key.as_ref().ends_with("_manifest.json") {
+                manifests += 1;
+                let text = rig.shared.store.get(&key).await.unwrap().unwrap();
+                let text = String::from_utf8_lossy(&text);
+                assert!(text.contains("r-[redacted]") && !text.contains("s3cret"), "{text}");
+            }
+        }
+        assert_eq!(manifests, 2);
+    });
+}
+
+#[test]
+fn of_a_next_url_only_what_is_a_secret_is_left_out_and_a_loop_of_signed_ones_is_found() {
+    paused(|| async {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret-0123456789").unwrap();
+        let apis = "[platforms.p.apis.a]\npath = \"a/{id}\"\npages = { by = \"url\", next = \"next\", end = \"null\", max = 50 }\n";
+        let count = Cell::new(0);
+        let rig = Rig::start(signed("bearer = \"FILE\"", file.path(), apis), move |_| {
+            count.set(count.get() + 1);
+            // The same page again and again, but for a number.
+            let body = format!(
+                "{{\"n\":{},\"next\":\"?after=x-s3cret-0123456789&q=caf%E2%80%A6&access_token=s3cret-0123456789\"}}",
+                count.get()
+            );
+            Reply::ok(Box::leak(body.into_boxed_str()))
+        });
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(60)).await;
+        let dead = rig.dead().await;
+        assert_eq!((dead.len(), dead[0].1.as_str()), (1, "TG0231"), "{dead:?}");
+        let queries: Vec<_> =
+            rig.wire.seen().iter().map(|seen| seen.url.query().map(str::to_owned)).collect();
+        let next = Some("after=x-s3cret-0123456789&q=caf%E2%80%A6".to_owned());
+        assert_eq!(queries, [None, next], "what only holds a secret says which page it is");
+    });
+}

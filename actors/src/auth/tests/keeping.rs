@@ -234,3 +234,116 @@ fn accounts_beyond_the_bound_take_the_place_of_those_that_were_called_longest_ag
     assert!(reference.get(&account("a0")).is_ok() && reference.get(&account("a9")).is_ok());
     assert!(reference.get(&account("a3")).is_err_and(|missing| missing == Missing::Unread));
 }
+
+#[tokio::test]
+async fn a_record_of_a_clock_that_was_ahead_holds_nothing_up_and_is_not_believed() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "the-secret").unwrap();
+    let plan = client(secret.path(), "limits = { a = { every = \"5s\" } }");
+    let auth = platform_auth(&plan);
+    let credential = &auth.pool[0];
+    for reference in credential.references() {
+        reference.secret(&account("x")).unwrap().run().await.unwrap();
+    }
+    let Kind::OAuth2(oauth2) = &credential.kind else { panic!() };
+    tokio::time::pause();
+    let vault = Arc::new(MemoryVault::default());
+    let desk = |wall: &str| {
+        let clock = Clock::starting_at(wall.parse().unwrap());
+        let good = || Reply::ok(r#"{"access_token":"t-1","expires_in":3600}"#);
+        let wire = Scripted::new(clock.clone(), move |_| good());
+        (Desk::new(Rc::new(wire.clone()), vault.clone(), clock), wire)
+    };
+    let whom = account("x");
+    let (ahead, _) = desk("2026-11-20T15:00:00Z");
+    assert!(ahead.token(credential, oauth2, &whom, None).await.is_ok());
+    // A clock that differs a little takes what is there.
+    let (near, wire) = desk("2026-11-20T14:59:58Z");
+    assert!(near.token(credential, oauth2, &whom, None).await.is_ok());
+    assert_eq!(wire.count(), 0);
+    let (back, wire) = desk("2026-11-20T12:00:00Z");
+    let failed = back.token(credential, oauth2, &whom, None).await.err().unwrap();
+    let wait = failed.after.unwrap();
+    // The limit, and how late a call without an answer may have come.
+    assert!((Duration::from_secs(5)..Duration::from_secs(7)).contains(&wait), "{wait:?}");
+    assert_eq!(wire.count(), 0, "when the token ends is not known");
+    // It counts as that once, however often it is looked at.
+    tokio::time::sleep(wait / 2).await;
+    assert!(back.token(credential, oauth2, &whom, None).await.is_err());
+    tokio::time::sleep(wait / 2 + Duration::from_millis(2)).await;
+    let had = back.token(credential, oauth2, &whom, None).await.ok().unwrap();
+    assert!(had.called && had.left <= Duration::from_secs(3600));
+}
+
+#[test]
+fn an_account_whose_token_was_refused_makes_room_once_no_call_is_out_with_it() {
+    let key_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key_file.path(), EC).unwrap();
+    let plan = plan(&format!(
+        "auth = {{ jwt = {{ algorithm = \"ES256\", key = \"command:cat {}\", life = \"1m\" }} }}",
+        key_file.path().display()
+    ));
+    actix_rt::System::new().block_on(async {
+        let auth = platform_auth(&plan);
+        let (keeper, clock, _) = keeper(plan, || Reply::status(500));
+        ready(&keeper, &auth, "x").await.unwrap();
+        let mut out = request("https://api.example.com/");
+        let used = auth.sign(&account("x"), &mut out, &clock).unwrap();
+        let is_in_use = || {
+            let states = auth.pool[0].live.lock();
+            recent::Expendable::is_in_use(states.get(&None).unwrap())
+        };
+        // Old enough to be dead.
+        {
+            let mut states = auth.pool[0].live.lock();
+            let state = states.used(&None, State::default);
+            let mut token = Arc::try_unwrap(state.token.take().unwrap()).ok().unwrap();
+            token.had = clock.now().minus(Span::from_secs(40));
+            state.token = Some(Arc::new(token));
+        }
+        assert!(is_in_use(), "a call is out with it");
+        assert!(keeper.refused(&used, &key("x"), Seq(1), 1));
+        assert!(is_in_use(), "it is still");
+        drop(used);
+        assert!(!is_in_use());
+    });
+}
+
+#[test]
+fn each_of_many_refused_programs_has_its_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number| folder.path().join(format!("x{number}"));
+    let table = (0..40).map(|number| {
+        std::fs::write(path(number), "old").unwrap();
+        format!("x{number} = \"command:cat {}\"", path(number).display())
+    });
+    let table = table.collect::<Vec<_>>().join(", ");
+    let plan = plan(&format!(
+        "auth = {{ oauth2 = {{ grant = \"client_credentials\", client_id = \"c\", client_secret = \
+         {{ {table} }}, token_url = \"http://localhost:1/token\" }} }}"
+    ));
+    actix_rt::System::new().block_on(async {
+        let auth = platform_auth(&plan);
+        let credential = &auth.pool[0];
+        let all = credential.references()[0].all();
+        for secret in &all {
+            secret.run().await.unwrap();
+        }
+        (0..40).for_each(|number| std::fs::write(path(number), "new").unwrap());
+        for turn in 1..=3 {
+            for number in 0..40 {
+                let mut states = credential.live.lock();
+                let part = credential.part(&account(&format!("x{number}")));
+                states.used(&part, State::default).problem = Some(Problem {
+                    code: crate::codes::Code::TokenRefused,
+                    reason: "no".into(),
+                    until: tollgate_gate::At(i64::MAX),
+                    fails: 1,
+                });
+            }
+            crate::auth::reading::run_if_refused(credential).await;
+            let new = all.iter().filter(|secret| secret.get().unwrap().expose_secret() == "new");
+            assert_eq!(new.count(), (16 * turn).min(40), "turn {turn}");
+        }
+    });
+}

@@ -126,7 +126,7 @@ fn oauth1_of(keys: [&str; 4], nonce: &str, seconds: i64, request: &Request) -> (
         realm: None,
     };
     let stamp = Stamp { wall: Timestamp::from_second(seconds).unwrap(), nonce: nonce.to_owned() };
-    let keys = oauth1::Keys::of(&oauth1, &account("a")).unwrap();
+    let keys = oauth1::Keys::of(&oauth1, &mut |secret| secret.get(&account("a"))).unwrap();
     let header = oauth1::header(&oauth1, &keys, request, &stamp);
     let (_, signature) = header.split_once("oauth_signature=\"").unwrap();
     let signature = signature.split('"').next().unwrap();

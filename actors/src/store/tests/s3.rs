@@ -338,3 +338,19 @@ async fn a_server_that_is_gone_is_noticed_before_the_first_put_gives_up() {
         told = tokio::time::timeout(Duration::from_secs(4), store.failing()) => told.unwrap(),
     }
 }
+
+#[tokio::test]
+async fn a_note_that_the_bucket_does_not_let_go_keeps_no_other_from_being_swept() {
+    let (store, server) = bucket();
+    let json = br#"{"manifest":"p","queue":"q","seq":1,"until":"2026-01-01T00:00:00Z"}"#;
+    for number in 0..20 {
+        let key = Path::from(format!("_fresh/{number:032x}.json"));
+        store.put_small(&key, json.as_slice().into()).await.unwrap();
+    }
+    let wall = "2026-06-01T00:00:00Z".parse().unwrap();
+    with(&server, |t| t.denies = Some("DELETE"));
+    assert_eq!(kind(&crate::fresh::sweep(&store, wall).await), StoreErrorKind::Denied);
+    assert_eq!(server.seen("DELETE"), 10, "no more are tried");
+    with(&server, |t| t.denies = None);
+    assert_eq!(crate::fresh::sweep(&store, wall).await.unwrap(), 20);
+}
