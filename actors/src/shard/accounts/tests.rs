@@ -80,6 +80,7 @@ fn the_deadline_of_an_earlier_rest_wakes_nobody() {
     let ix = resting(&mut accounts, "x", 100);
     // Woken by work before that, and at rest again until later.
     accounts.get_mut(ix).unwrap().state = State::Restarting(Glance::default());
+    accounts.at_work.0[part_of(&key("x")) as usize] += 1;
     assert!(all_due(&mut accounts, 150).is_empty(), "it is awake");
     accounts.rest(ix, rest(500));
     accounts.rest(ix, rest(400));
