@@ -328,7 +328,13 @@ async fn answer(
     let mut answer = Response::new(Full::from(bytes));
     *answer.status_mut() = status;
     for (name, value) in &headers {
-        if !["content-length", "transfer-encoding", "connection"].contains(&name.as_str()) {
+        // The length of what a HEAD does not bring is told by this alone.
+        let passes = match name.as_str() {
+            "content-length" => &*what == "HEAD",
+            "transfer-encoding" | "connection" => false,
+            _ => true,
+        };
+        if passes {
             answer.headers_mut().append(name, value.clone());
         }
     }
