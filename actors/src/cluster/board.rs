@@ -52,19 +52,28 @@ pub(super) struct Board {
     pub(super) claims: [Seen; PARTITIONS as usize],
     /// The last revision of sessions that the leader says have ended.
     ended: BTreeMap<SessionId, u64>,
+    /// What was seen by the watch before: an entry that is the same is no renewal.
+    earlier: BTreeMap<SessionId, Shows>,
 }
 
 impl Default for Board {
     fn default() -> Self {
         let claims = [Seen::default(); PARTITIONS as usize];
-        Self { members: BTreeMap::new(), claims, ended: BTreeMap::new() }
+        let (members, ended, earlier) = Default::default();
+        Self { members, claims, ended, earlier }
     }
 }
 
 impl Board {
     /// A new one, on which nothing stands but which sessions have ended for certain.
     pub(super) fn anew(&self) -> Self {
-        Self { ended: self.ended.clone(), ..Self::default() }
+        let (ended, earlier) = (self.ended.clone(), self.members.clone());
+        Self { ended, earlier, ..Self::default() }
+    }
+
+    /// The newest entry of the bucket is this one. What ended later did so in another bucket, which is gone.
+    pub(super) fn begins_at_most(&mut self, revision: u64) {
+        self.ended.retain(|_, last| *last <= revision);
     }
 
     /// Notes one entry; whether anything is otherwise now.
@@ -134,6 +143,8 @@ impl Board {
                 before.member != member
             }
             (None, Some(member)) => {
+                let same = self.earlier.get(&id).filter(|shows| shows.revision == revision);
+                let renewed = same.map_or(renewed, |shows| shows.renewed);
                 self.members.insert(id, Shows { revision, member, renewed }).is_none()
             }
         }
@@ -175,9 +186,19 @@ mod tests {
         assert!(board.silent_since(Instant::now() - lease).is_empty());
 
         // A watch that begins anew reads what the replica has.
+        let known = board.clone();
         let mut board = board.anew();
         assert!(!board.note_member(phantom, 10, Some(TAKES)) && board.members.is_empty());
         assert!(board.note_member(phantom, 11, Some(TAKES)), "it lives after all");
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let mut board = known.anew();
+        board.note_member(live, 24, Some(TAKES));
+        assert_eq!(board.silent_since(Instant::now() - lease), [live], "no renewal either");
+
+        // The bucket was made anew: its numbers begin at 1.
+        let mut board = known.anew();
+        board.begins_at_most(7);
+        assert!(board.note_member(phantom, 7, Some(TAKES)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,7 @@ use crate::telemetry;
 const STEP_WITHIN: Duration = Duration::from_secs(2);
 /// Between two tries of what the server did not take or answer.
 const AGAIN: Duration = Duration::from_millis(250);
-/// This session's own renewals are seen by the watch. Without one for so many seconds it is made anew.
+/// This session's own renewals are seen by the watch. Without one for so long, and for two of them, it is made anew.
 const WATCH_SILENT: Duration = Duration::from_secs(4);
 /// Between two looks at whether what is given out of hand is quiet.
 const QUIET_LOOK: Duration = Duration::from_millis(5);
@@ -200,6 +200,7 @@ impl Work {
                 let entry = entry.map_err(failed)?;
                 board.note(&entry);
                 if entry.delta == 0 {
+                    board.begins_at_most(entry.revision);
                     return Ok((watch, board));
                 }
             }
@@ -214,6 +215,7 @@ impl Work {
         let mut link = self.bus.link();
         let mut made = link.borrow_and_update().times;
         let mut heard = Instant::now();
+        let silent = WATCH_SILENT.max(self.session.lease() * 2 / 5);
         loop {
             let fares = self.session.follow();
             let look_at = self.look_at();
@@ -248,8 +250,8 @@ impl Work {
                     anew = times != made;
                     made = times;
                 }
-                () = sleep_until(look_at.min(heard + WATCH_SILENT)) => {
-                    anew = heard.elapsed() >= WATCH_SILENT;
+                () = sleep_until(look_at.min(heard + silent)) => {
+                    anew = heard.elapsed() >= silent;
                 }
             }
             if anew && !link.borrow().up {

@@ -22,6 +22,8 @@ struct Inner {
     open: AtomicU64,
     /// Given out of hand: no further permits, last records are still written.
     closing: AtomicU64,
+    /// Given out of hand, or lost, at some time.
+    left: AtomicU64,
     /// Not known to be another's: those two, and what has to be looked at after the lease had lapsed.
     ours: watch::Sender<Parts>,
     /// The lease holds until here: in microseconds since `start`, and by the clock that counts the machine's
@@ -45,6 +47,7 @@ impl Owned {
         Self(Some(Arc::new(Inner {
             open: AtomicU64::new(0),
             closing: AtomicU64::new(0),
+            left: AtomicU64::new(0),
             ours: watch::Sender::new(Parts::NONE),
             until: AtomicU64::new(0),
             until_boot_ns: AtomicU64::new(0),
@@ -88,6 +91,13 @@ impl Owned {
         self.0.as_ref().is_some_and(|inner| {
             !inner.ours.borrow().has(part) || Parts(inner.closing.load(Ordering::Acquire)).has(part)
         })
+    }
+
+    /// Whether a partition was given out of hand at some time: what is not remembered of an account there may stand in
+    /// a record of this node's that a copy of the ledger does not have yet.
+    pub fn was_left(&self, part: u32) -> bool {
+        let left = |inner: &Arc<Inner>| Parts(inner.left.load(Ordering::Acquire)).has(part);
+        self.0.as_ref().is_some_and(left)
     }
 
     /// All that are not known to be another's.
@@ -163,6 +173,7 @@ impl Owned {
     /// No further permits in these; their last records are written.
     pub(crate) fn close(&self, parts: Parts) {
         let Some(inner) = &self.0 else { return };
+        inner.left.fetch_or(parts.0, Ordering::AcqRel);
         inner.closing.fetch_or((parts & self.ours()).0, Ordering::AcqRel);
         inner.open.fetch_and(!parts.0, Ordering::AcqRel);
     }
@@ -170,6 +181,7 @@ impl Owned {
     /// These are not this node's any more.
     pub(crate) fn lose(&self, parts: Parts) {
         let Some(inner) = &self.0 else { return };
+        inner.left.fetch_or(parts.0, Ordering::AcqRel);
         inner.open.fetch_and(!parts.0, Ordering::AcqRel);
         inner.closing.fetch_and(!parts.0, Ordering::AcqRel);
         inner.ours.send_if_modified(|ours| {
@@ -248,7 +260,11 @@ mod tests {
         owned.close(Parts::one(1));
         assert!(!owned.is_open(1) && owned.may_write(1) && owned.is_leaving(1));
         assert!(owned.is_open(2) && !owned.is_leaving(2));
+        assert!(owned.was_left(1) && !owned.was_left(2));
         owned.lose(Parts::one(1));
+        owned.lose(Parts::one(3));
+        owned.gain(Parts::one(3));
+        assert!(owned.was_left(3), "what was forgotten there stays forgotten");
         assert!(!owned.may_write(1) && owned.is_leaving(1) && !owned.is_ours(1));
         assert_eq!(owned.ours(), Parts::ALL - Parts::one(1));
     }

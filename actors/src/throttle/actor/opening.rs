@@ -32,7 +32,7 @@ const LANES_FOUND: Duration = Duration::from_secs(300);
 
 impl Throttle {
     pub(super) fn read_record(&mut self, ctx: &mut Context<Self>) {
-        if self.restarted {
+        if self.restarted || self.shard.owned.was_left(self.part) {
             // What has ended since an older record would not be known of.
             self.shard.ledger.doubt(&self.key);
         }
