@@ -445,7 +445,15 @@ fn a_fetch_that_kills_its_node_each_time_dies_alone() {
             let node = nodes.iter_mut().find(|node| node.name == victim).unwrap();
             node.kill();
             killed.push(victim);
-            node.start();
+            // The first is back once another has had its accounts: one that is back at once may have them again.
+            match killed.len() {
+                1 => {}
+                2 => {
+                    let back = |node: &&mut Node| killed.iter().any(|name| name == node.name);
+                    nodes.iter_mut().filter(back).for_each(Node::start);
+                }
+                _ => node.start(),
+            }
         }
         thread::sleep(Duration::from_millis(5));
     }
