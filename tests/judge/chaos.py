@@ -16,7 +16,6 @@ import asyncio
 import collections
 import contextlib
 import json
-import os
 import pathlib
 import random
 import re
@@ -29,7 +28,7 @@ import nats
 from backlog import AWAY, Backlog, Outcome, fetch_subject, message_id
 from bodies import judge_body, page_body
 from run_judged import Limit, judge_command
-from run_served import LOOK_EVERY, add_servers, run_in_folder, shares_by_account
+from run_served import LOOK_EVERY, add_servers, run_in_folder
 from running import HERE, Running, free_port
 from servers import DRAINED_WITHIN, Failure, Node, Server, nats_cluster, nats_server_path
 from verify import NAMED_MAX, plain
@@ -192,6 +191,9 @@ class Chaos:
         member.is_free = False
         yield
         await asyncio.sleep(REST)
+        # The killer may have met it meanwhile.
+        if member.node.process.poll() == -signal.SIGKILL:
+            member.node.start()
         member.is_free = True
 
     def start_again(self, member: Member):
@@ -207,22 +209,19 @@ class Chaos:
             self.start_again(member)
 
     async def stop_node(self, member):
-        async with self.taken(member):
-            self.note("stop_node", member.node.name)
-            member.node.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(STOPPED_FOR)
-            member.node.process.send_signal(signal.SIGCONT)
-            self.note("go_on", member.node.name)
-            await asyncio.sleep(1)
-            self.start_again(member)
+        await self.stop(member, member.node.process, STOPPED_FOR, "stop_node", "go_on")
 
     async def cut_node(self, member):
+        await self.stop(member, member.relay.process, CUT_FOR, "cut_node", "joined")
+
+    async def stop(self, member, process, seconds: float, what: str, over: str):
+        """SIGSTOP of a node or of its way to NATS, for so long."""
         async with self.taken(member):
-            self.note("cut_node", member.node.name)
-            member.relay.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(CUT_FOR)
-            member.relay.process.send_signal(signal.SIGCONT)
-            self.note("joined", member.node.name)
+            self.note(what, member.node.name)
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            process.send_signal(signal.SIGCONT)
+            self.note(over, member.node.name)
             await asyncio.sleep(1)
             self.start_again(member)
 
@@ -337,7 +336,6 @@ def all_fetches(args) -> list[dict]:
 
 async def publish(backlog: Backlog, fetches: list[dict]) -> dict[int, dict]:
     """The confirmed fetches by sequence. What is not confirmed is sent again under its id until it is."""
-    backlog.published_ns = {}
     confirmed = {}
     free = asyncio.Semaphore(PENDING_MAX)
 
@@ -359,7 +357,6 @@ async def publish(backlog: Backlog, fetches: list[dict]) -> dict[int, dict]:
     tasks = []
     for fetch in fetches:
         await free.acquire()
-        backlog.published_ns.setdefault(fetch["account"], time.monotonic_ns())
         tasks.append(asyncio.get_running_loop().create_task(one(fetch)))
     await asyncio.gather(*tasks)
     return confirmed
