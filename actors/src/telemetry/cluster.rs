@@ -1,7 +1,8 @@
 //! The events of a cluster: who owns which partitions.
 
-use super::Code;
+use super::{Code, metrics};
 use crate::cluster::Parts;
+use crate::collector::Item;
 
 /// Claimed: this node works in them from now on.
 pub(crate) fn partitions_gained(gained: Parts, held: Parts) {
@@ -49,4 +50,27 @@ pub(crate) fn session_over(session: &str) {
 /// What others own cannot be followed.
 pub(crate) fn claims_unseen(reason: &str) {
     tracing::warn!(event = "claims_unseen", code = %Code::NatsUnreachable, reason, "the claims cannot be followed");
+}
+
+/// A node that made an attempt for this one is not heard of any more.
+pub(crate) fn guest_lost(item: &Item) {
+    metrics::GUESTS_LOST.counter(&[]).increment(1);
+    tracing::warn!(
+        event = "guest_lost",
+        platform = item.lane.account.platform.as_str(),
+        account = item.lane.account.account.as_str(),
+        api = item.lane.api.as_str(),
+        fetch_id = item.id.as_str(),
+        seq = item.origin.0,
+        "the node that made this attempt for this one is not heard of, it is looked up and made again"
+    );
+}
+
+/// What is made for another node is of no use any more: that has ended, cannot be heard, or does not wait for it.
+pub(crate) fn visit_ended(home: &str) {
+    tracing::warn!(
+        event = "visit_ended",
+        home,
+        "an attempt for another node was broken off, it does not wait for it any more"
+    );
 }
