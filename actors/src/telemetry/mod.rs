@@ -466,6 +466,21 @@ pub(crate) fn read_put_aside(item: &Item, wait: Duration, reason: &str) {
     );
 }
 
+/// A file of an archive is stored, of which several are.
+pub(crate) fn member_stored(item: &Item, member: &str, bytes: u64) {
+    tracing::debug!(
+        event = "member_stored",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        member,
+        bytes,
+        "file of an archive stored"
+    );
+}
+
 /// Objects of an earlier read that could not be removed, and why the first of them could not.
 pub(crate) fn pages_left(item: &Item, count: u32, reason: &str) {
     tracing::warn!(
