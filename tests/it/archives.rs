@@ -115,7 +115,7 @@ fn every_file_of_an_archive_becomes_an_object_in_the_order_of_the_archive() {
         ];
         assert_eq!(keys, wanted);
         let lines = body(&dir, &manifest.done.objects[1].key);
-        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 60_000);
+        assert_eq!(lossy(&lines).lines().count(), 60_000);
         assert_eq!(lossy(&body(&dir, &manifest.done.objects[2].key)), "날짜,클릭\n2026-11-20,17\n");
         assert_eq!(manifest.done.objects[3].bytes, 0);
         assert_eq!((manifest.done.pages, manifest.done.attempts), (1, 1));
@@ -130,7 +130,10 @@ fn every_file_of_an_archive_becomes_an_object_in_the_order_of_the_archive() {
     assert_eq!(keys.len(), 2);
     for key in keys {
         let last = key.rsplit_once('/').unwrap().1;
-        assert!(last.len() == 200 && last.ends_with(".csv") && last.contains('~'), "{last}");
+        assert!(
+            last.len() == 200 && last.rsplit_once('.').unwrap().1 == "csv" && last.contains('~'),
+            "{last}"
+        );
     }
     // No UTF-8: told apart by their bytes.
     let legacy = manifest(&dir, "legacy");
@@ -274,7 +277,7 @@ fn a_node_killed_within_an_archive_stores_all_of_it_again_under_the_same_keys() 
     let dir = Dir::with(&config);
     dir.write("fetches.jsonl", fetch("x", "many", "f", json!({})));
     let run = || dir.tollgate(&["run", "--json", "fetches.jsonl"]);
-    let objects = || dir.files("data").into_iter().filter(|file| file.ends_with(".bin")).count();
+    let objects = || dir.files("data").into_iter().filter(|file| file.contains(".bin")).count();
     for least in [1, 12, 30] {
         let running = run().start();
         let before = objects();
