@@ -13,10 +13,11 @@ use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::ask::Who;
+use tollgate_actors::nats::budgets::NatsBudgets;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
 use tollgate_actors::nats::{self, Bus, ask, holds, service};
-use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
+use tollgate_actors::node::{Bell, Lending, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::store::keep_clean;
@@ -120,8 +121,9 @@ async fn work(
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
     let answering = answer(bus, &session, desk.clone());
+    let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
-    beside.push(answering);
+    beside.extend([answering, lending]);
     let (in_force, shown) = (node.plan(), Arc::clone(&session));
     let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
     beside.push(follow(&node, Box::new(told)));
@@ -192,6 +194,10 @@ async fn start(
         back: Arc::clone(&back),
         unknown: Unknown::Die,
         owned: owned.clone(),
+        lending: Some(Lending {
+            session: session.id(),
+            wire: Arc::new(NatsBudgets::new(bus, &session)),
+        }),
     };
     let sweep = keep_clean(store, plan);
     let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
@@ -221,6 +227,17 @@ fn beside(
         }
     }
     tasks
+}
+
+/// Hears what other nodes say of budgets, for as long as it runs.
+fn lend(bus: &Bus, session: &Arc<Session>, node: &Node) -> JoinHandle<()> {
+    let (budgets, exchanged) = (NatsBudgets::new(bus, session), node.exchanged());
+    actix_rt::spawn(async move {
+        let Some(exchanged) = exchanged else { return };
+        if let Err(error) = budgets.listen(exchanged).await {
+            say(format_args!("tollgate: other nodes cannot use budgets of this one: {error}"));
+        }
+    })
 }
 
 /// Answers over NATS for as long as it runs: as a service, and as earlier versions ask.
