@@ -141,7 +141,7 @@ pub(crate) fn wait_done(nats: &Nats, nodes: &mut [Node]) {
     }
 }
 
-fn assert_done_once(nats: &Nats, fetches: usize) {
+pub(crate) fn assert_done_once(nats: &Nats, fetches: usize) {
     let done: Vec<(String, Done)> = nats.events("DONE");
     let seqs: BTreeSet<u64> = done.iter().map(|(_, done)| done.seq).collect();
     assert_eq!((done.len(), seqs.len(), nats.count("DEAD")), (fetches, fetches, 0));
