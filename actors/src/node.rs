@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use actix::Addr;
 use actix_rt::{Arbiter, ArbiterHandle};
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::auth::Keeper;
 use crate::auth::vault::{MemoryVault, Vault};
+pub use crate::budget::exchange::{BudgetWire, Lending};
+use crate::budget::exchange::{Exchange, Flush, Letter};
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::cluster::{Hands, Owned};
@@ -87,6 +90,8 @@ pub struct Seams {
     pub unknown: Unknown,
     /// Which partitions of the accounts this node owns; the default owns all.
     pub owned: Owned,
+    /// The way to other nodes for budgets; nothing where there are none.
+    pub lending: Option<Lending>,
 }
 
 impl Seams {
@@ -102,6 +107,7 @@ impl Seams {
             back: Arc::default(),
             unknown: Unknown::Wait,
             owned: Owned::default(),
+            lending: None,
         }
     }
 }
@@ -138,8 +144,20 @@ pub struct Node {
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
+    exchange: Option<Addr<Exchange>>,
     /// The way to other nodes, until somebody opens it.
     spilling: Option<Spilling>,
+}
+
+/// Where letters of other nodes about budgets go.
+#[derive(Debug, Clone)]
+pub struct Exchanged(Addr<Exchange>);
+
+impl Exchanged {
+    /// Takes a letter in; its receipt, unless the node is about to end.
+    pub async fn take(&self, letter: Bytes) -> Option<Bytes> {
+        self.0.send(Letter(letter)).await.ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -197,6 +215,11 @@ impl Node {
         }
         let shards: Arc<[Addr<Shard>]> = shards.into();
         shared.peers.are(Arc::clone(&shards));
+        let exchange = seams.lending.map(|lending| {
+            let (name, own) = (plan.node_name.clone(), (shared.clock.clone(), shared.plan.clone()));
+            let first = shards[0].clone();
+            Exchange::start_here(lending, name, own, &shared.owned, &shared.peers, first)
+        });
         let (spill, said) = Spill::new(shards.len());
         shared.peers.have_way(spill.clone());
         let spilling = Spilling::new(spill, said, Arc::clone(&shards), shared.clone());
@@ -209,6 +232,7 @@ impl Node {
             died: Arc::default(),
             health: None,
             tasks: vec![keeping],
+            exchange,
             spilling: Some(spilling),
             shared,
         };
@@ -265,7 +289,8 @@ impl Node {
             }
         }));
         let clock = self.shared.clock.clone();
-        self.tasks.push(actix_rt::spawn(watch(self.shards.clone(), clock, self.died.clone())));
+        let all = (self.shards.clone(), self.exchange.clone());
+        self.tasks.push(actix_rt::spawn(watch(all, clock, self.died.clone())));
         Ok(())
     }
 
@@ -324,6 +349,11 @@ impl Node {
     /// What gives partitions out of hand, for the keeper of what this node owns.
     pub fn hands(&self) -> Arc<dyn Hands> {
         Arc::new(hands::ShardHands(self.shards.clone()))
+    }
+
+    /// Where letters of other nodes about budgets go, if this node speaks with others.
+    pub fn exchanged(&self) -> Option<Exchanged> {
+        self.exchange.clone().map(Exchanged)
     }
 
     /// What lets attempts go to other nodes and theirs come here, for as long as it is polled; once.
@@ -407,6 +437,10 @@ impl Node {
         for settled in settled.collect::<Vec<_>>() {
             // A shard that is dead has no budgets.
             let _settled = settled.await.is_ok();
+        }
+        if let Some(exchange) = &self.exchange {
+            // One that is dead has nothing to say.
+            let _flushed = exchange.send(Flush { within: SETTLE }).await.is_ok();
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -819,7 +853,11 @@ async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
 }
 
 /// Follows the wall clock, and notices a shard that is gone.
-async fn watch(shards: Arc<[Addr<Shard>]>, clock: Clock, died: Arc<Died>) {
+async fn watch(
+    (shards, exchange): (Arc<[Addr<Shard>]>, Option<Addr<Exchange>>),
+    clock: Clock,
+    died: Arc<Died>,
+) {
     loop {
         tokio::time::sleep(HEALTH_EVERY).await;
         let step = clock.resync().as_millis();
@@ -827,7 +865,10 @@ async fn watch(shards: Arc<[Addr<Shard>]>, clock: Clock, died: Arc<Died>) {
         if step.abs() > CLOCK_STEP_MS {
             telemetry::clock_stepped(step);
         }
-        if let Some(shard) = shards.iter().position(|shard| !shard.connected()) {
+        let dead = shards.iter().position(|shard| !shard.connected());
+        // As one more shard.
+        let dead = dead.or(exchange.as_ref().filter(|one| !one.connected()).map(|_| shards.len()));
+        if let Some(shard) = dead {
             telemetry::shard_died(shard);
             died.shard.store(shard as u64 + 1, Ordering::Release);
             died.told.notify_waiters();

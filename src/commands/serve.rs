@@ -15,10 +15,11 @@ use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::LedgerError;
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::ask::Who;
+use tollgate_actors::nats::budgets::NatsBudgets;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
 use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, service};
-use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
+use tollgate_actors::node::{Bell, Lending, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::queue::{Queue, QueueError};
@@ -160,8 +161,9 @@ async fn work(
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
     let answering = answer(bus, &session, desk.clone());
+    let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
-    beside.push(answering);
+    beside.extend([answering, lending]);
     let spill = node.spill();
     if plan.collect.spill_over
         && let Some(spilling) = node.spilling()
@@ -232,6 +234,10 @@ async fn start(
         back: Arc::clone(&back),
         unknown: Unknown::Die,
         owned: owned.clone(),
+        lending: Some(Lending {
+            session: session.id(),
+            wire: Arc::new(NatsBudgets::new(bus, &session)),
+        }),
     };
     let sweep = keep_clean(store, plan);
     let starting = async { anyhow::Ok(Node::start(Arc::clone(plan), seams, clock.clone()).await?) };
@@ -289,6 +295,17 @@ fn beside(
         }
     }
     tasks
+}
+
+/// Hears what other nodes say of budgets, for as long as it runs.
+fn lend(bus: &Bus, session: &Arc<Session>, node: &Node) -> JoinHandle<()> {
+    let (budgets, exchanged) = (NatsBudgets::new(bus, session), node.exchanged());
+    actix_rt::spawn(async move {
+        let Some(exchanged) = exchanged else { return };
+        if let Err(error) = budgets.listen(exchanged).await {
+            say(format_args!("tollgate: other nodes cannot use budgets of this one: {error}"));
+        }
+    })
 }
 
 /// Answers over NATS for as long as it runs: as a service, and as earlier versions ask.

@@ -82,6 +82,11 @@ impl Line {
         self.waiting.insert(account, waiter);
     }
 
+    /// Who it is that waits under that name.
+    pub(super) fn whose(&self, account: &Account) -> Option<&Whose> {
+        self.waiting.get(account).map(|waiter| &waiter.whose)
+    }
+
     /// Takes an account out of line.
     pub(super) fn leave(&mut self, account: &Account) -> Option<Waiter> {
         let waiter = self.waiting.remove(account)?;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::board::{Board, Claim, Seen, UNREADABLE, key};
 use super::decide::{Member, Moves, View, decide};
-use super::{Owned, Parts};
+use super::{Owned, Owners, Parts};
 use crate::nats::PARTITIONS;
 use crate::nats::own::{Changes, Entry, OwnBucket, OwnError, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
@@ -290,6 +290,7 @@ impl Work {
             }
             self.act().await;
             self.give_out().await;
+            self.show_owners();
             if self.leaving.is_some() && self.owned.ours().is_empty() {
                 self.left();
             }
@@ -362,8 +363,17 @@ impl Work {
         }
     }
 
+    /// Tells who is seen to own what.
+    fn show_owners(&self) {
+        let me = self.session.id();
+        let mut others = self.board.members.iter().filter(|(id, _)| **id != me);
+        let is_alone = !others.any(|(_, shows)| shows.member.takes);
+        self.owned.see(&Owners { of: self.board.claims.map(|seen| seen.owner), is_alone });
+    }
+
     /// Decides and does it, until there is nothing more to do now.
     async fn act(&mut self) {
+        self.show_owners();
         for _ in 0..ACTS_AT_ONCE {
             if !self.act_once().await {
                 return;

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::parts::{Parts, part_of};
 use crate::ids::AccountKey;
+use crate::nats::PARTITIONS;
+use crate::nats::session::SessionId;
 use crate::state::clock;
 
 /// What this node owns. Cheap to clone; every clone is the same. The default is a node without a cluster: it owns
@@ -35,6 +37,23 @@ struct Inner {
     start: Instant,
     /// The lease has come back after a lapse: nothing is open until somebody looked at the claims.
     lapsed: Notify,
+    /// Who owns what, as far as it is seen.
+    owners: watch::Sender<Owners>,
+}
+
+/// Who owns which partition, as this node last saw it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owners {
+    /// By partition; nothing: nobody.
+    pub(crate) of: [Option<SessionId>; PARTITIONS as usize],
+    /// No other node takes partitions.
+    pub(crate) is_alone: bool,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self { of: [None; PARTITIONS as usize], is_alone: true }
+    }
 }
 
 impl fmt::Debug for Owned {
@@ -56,7 +75,25 @@ impl Owned {
             until_boot_ns: AtomicU64::new(0),
             start: Instant::now(),
             lapsed: Notify::new(),
+            owners: watch::Sender::new(Owners::default()),
         })))
+    }
+
+    /// Follows who owns what; nothing without a cluster.
+    pub(crate) fn owners(&self) -> Option<watch::Receiver<Owners>> {
+        self.0.as_ref().map(|inner| inner.owners.subscribe())
+    }
+
+    /// Whether nobody else takes what this node gives out of hand.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.owners.borrow().is_alone)
+    }
+
+    /// This is seen of the claims.
+    pub(crate) fn see(&self, owners: &Owners) {
+        if let Some(inner) = &self.0 {
+            inner.owners.send_if_modified(|known| std::mem::replace(known, *owners) != *owners);
+        }
     }
 
     /// Whether this is a node of a cluster.

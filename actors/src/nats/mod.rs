@@ -4,6 +4,7 @@
 //! queue, the ledger and the rest build on it; it knows nothing of fetches, limits or actors.
 
 pub mod ask;
+pub mod budgets;
 mod connect;
 mod error;
 pub mod holds;

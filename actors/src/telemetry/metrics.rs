@@ -147,6 +147,18 @@ metrics! {
         "how many of those are free; 0 for long means that `collect.concurrency` is the limit";
     PARTITIONS_HELD: Gauge "tollgate_partitions_held" in "partitions" by [], NO_BUCKETS,
         "of the 64 partitions of the accounts, how many this node works in; all without a cluster";
+    BUDGET_ASKS: Counter "tollgate_budget_asks_total" in "asks" by ["kind"], NO_BUCKETS,
+        "asks for budgets that another node owns: `lent`, `waits` (a place in its line), `late` (a permit came too late and went back), `parked` (nobody owns it, or its owner does not answer), `unanswered`";
+    BUDGET_ASK: Histogram "tollgate_budget_ask_seconds" in "seconds" by [], ANSWERS,
+        "from asking another node for a permit of a budget until its answer";
+    BUDGET_LENT: Gauge "tollgate_budget_permits_lent" in "permits" by [], NO_BUCKETS,
+        "permits of this node's budgets that other nodes were lent and have not told the end of";
+    BUDGET_WAITING: Gauge "tollgate_budget_accounts_waiting" in "accounts" by [], NO_BUCKETS,
+        "accounts of this node that wait for budgets of other nodes";
+    BUDGET_NODES_AWAY: Gauge "tollgate_budget_nodes_away" in "nodes" by [], NO_BUCKETS,
+        "nodes with which there is something unfinished about budgets and that do not answer";
+    BUDGET_DROPPED: Counter "tollgate_budget_words_dropped_total" in "words" by [], NO_BUCKETS,
+        "what was to be said to another node about budgets and found no room";
     BUFFERED: Gauge "tollgate_buffered_bytes" in "bytes" by [], NO_BUCKETS,
         "memory that bodies on their way hold";
     BUFFER_MAX: Gauge "tollgate_buffer_max_bytes" in "bytes" by [], NO_BUCKETS,

@@ -8,12 +8,17 @@
 //! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
 //! so that a line break or an escape sequence in an account acts on no terminal.
 
+mod budgets;
 mod cluster;
 mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
 
+pub(crate) use budgets::{
+    ExchangeMeters, budget_holder_gone, budget_letter_unreadable, budget_node_away,
+    budget_node_back, budget_unknown,
+};
 pub(crate) use cluster::{
     claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
     partitions_given_up, partitions_kept, partitions_lost, session_anew, session_over, visit_ended,

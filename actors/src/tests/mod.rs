@@ -17,6 +17,7 @@ mod jobs;
 mod kinds;
 mod lanes;
 mod ledger;
+mod lending;
 mod metrics;
 mod nodes;
 mod observing;
@@ -150,6 +151,18 @@ impl Rig {
         ledger: MemoryLedger,
         script: impl Fn(&Seen) -> Reply + 'static,
     ) -> Self {
+        let owned = crate::cluster::Owned::default();
+        Self::start_owning(setup, clock, queue, (ledger, owned), script)
+    }
+
+    /// The same of a node that owns only some partitions.
+    pub(super) fn start_owning(
+        setup: Setup,
+        clock: Clock,
+        queue: MemoryQueue,
+        (ledger, owned): (MemoryLedger, crate::cluster::Owned),
+        script: impl Fn(&Seen) -> Reply + 'static,
+    ) -> Self {
         let plan = plan_on(&Arc::new(plan(&setup)), &Line::Clock(clock.clone()));
         let log = Log::default();
         let watched_queue = WatchedQueue::new(queue.clone());
@@ -160,7 +173,7 @@ impl Rig {
             platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
         });
         let shared = Shared {
-            owned: crate::cluster::Owned::default(),
+            owned,
             auth,
             shuts: Shuts::default(),
             clock: clock.clone(),

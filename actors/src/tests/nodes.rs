@@ -56,6 +56,7 @@ impl Running {
             queue: Arc::new(queue.clone()),
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),
+            lending: None,
             back,
         };
         let node = Node::start(Arc::new(plan), seams, Clock::new()).await.unwrap();

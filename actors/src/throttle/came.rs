@@ -44,6 +44,20 @@ impl Came {
         }
     }
 
+    /// As another node is told it: bytes, whether there were no more, whether it was an error.
+    pub(crate) fn parts(self) -> (u64, bool, bool) {
+        match self.bytes {
+            Bytes::All(bytes) => (bytes, true, self.is_error),
+            Bytes::AtLeast(bytes) => (bytes, false, self.is_error),
+        }
+    }
+
+    /// What was told so.
+    pub(crate) fn of_parts(bytes: u64, is_all: bool, is_error: bool) -> Self {
+        let bytes = if is_all { Bytes::All(bytes) } else { Bytes::AtLeast(bytes) };
+        Self { bytes, is_error }
+    }
+
     /// What the call cost by a limit that counts so, and by which it was guessed to cost `guess`; nothing: as was known
     /// before.
     pub(crate) fn units(self, counts: Counts, guess: u32) -> Option<u32> {

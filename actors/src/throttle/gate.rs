@@ -79,6 +79,12 @@ impl Gate {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
     }
 
+    /// Nothing may be heard any more of a call whose request left at `latest` at the latest: it is charged, and goes on
+    /// to take its slots.
+    pub(crate) fn give_up(&mut self, limits: &LimitSet, id: PermitId, latest: At) -> bool {
+        self.ledger.give_up(limits, id, latest.plus(limits.guard_max()))
+    }
+
     /// The same of one permit, which another node used.
     pub(crate) fn lose(&mut self, limits: &LimitSet, id: PermitId, latest: At, slots_until: At) {
         self.ledger.lose(limits, id, latest.plus(limits.guard_max()), slots_until);

@@ -293,7 +293,7 @@ impl Throttle {
         telemetry::hold(&self.meters, &self.key, because, over.scope, wait);
         let until = self.now().plus(Span::from(wait));
         let what = What::Hold { until, reason: reason.to_owned() };
-        self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what });
+        self.shard.to_budget(ForBudget { key: key.clone(), what });
     }
 
     /// A refusal that is not tried again still holds whom it concerns.
