@@ -12,6 +12,7 @@ use tollgate_actors::control::{self, Desk};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::nats::accord::{self, Accord};
 use tollgate_actors::nats::ask::Who;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
@@ -19,6 +20,7 @@ use tollgate_actors::nats::{self, Bus, ask, holds, service};
 use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
+use tollgate_actors::reload::Reloader;
 use tollgate_actors::store::keep_clean;
 use tollgate_actors::{install_tls, supervise};
 
@@ -74,10 +76,8 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let follow = |node: &Node, told: Box<dyn Fn()>| {
-        watched.follow(node.reloader(as_read), stop.clone(), told)
-    };
-    let exit = work(&plan, &connected, &file, &stop, &clock, &health, follow).await;
+    let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
+    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
 }
@@ -95,12 +95,13 @@ async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
 
 async fn work(
     plan: &Arc<Plan>,
+    as_read: Plan,
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
-    follow: impl FnOnce(&Node, Box<dyn Fn()>) -> JoinHandle<()>,
+    follow: impl FnOnce(Reloader) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
         node: plan.node_name.clone(),
@@ -113,7 +114,7 @@ async fn work(
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
-    let Started { session, keeper, owned, held, back, sweep, mut node } = started;
+    let Started { session, mut accord, keeper, owned, held, back, sweep, mut node } = started;
     health.own(owned.clone());
     node.report_to(health);
     keeper.work_with(node.hands()).await;
@@ -122,9 +123,9 @@ async fn work(
     let answering = answer(bus, &session, desk.clone());
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
     beside.push(answering);
-    let (in_force, shown) = (node.plan(), Arc::clone(&session));
-    let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
-    beside.push(follow(&node, Box::new(told)));
+    let reloader = node.reloader_beside(as_read, accord.in_force());
+    beside.push(actix_rt::spawn(accord.follow(reloader.clone())));
+    beside.push(follow(reloader));
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
@@ -155,6 +156,7 @@ async fn work(
 /// A node and what goes with it.
 struct Started<S> {
     session: Arc<Session>,
+    accord: Accord,
     keeper: Keeper,
     owned: Owned,
     held: Holds,
@@ -172,8 +174,12 @@ async fn start(
 ) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
     let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
     let before = file.before.clone();
+    // Whoever hears of the session can read what it goes by.
+    accord::publish(bus, plan).await?;
     let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
     let session = Arc::new(session.context("show this node's session on NATS")?);
+    // Nothing is let go, and nothing claimed, before the limits of all nodes are in force on all of them.
+    let (accord, in_force) = Accord::reach(bus, Arc::clone(&session), plan).await?;
     let store = open_store(plan).await?;
     let held = Holds::default();
     held.replace(holds::list(bus).await?);
@@ -194,8 +200,8 @@ async fn start(
         owned: owned.clone(),
     };
     let sweep = keep_clean(store, plan);
-    let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
-    Ok(Started { session, keeper, owned, held, back, sweep, node })
+    let node = Node::start(Arc::new(in_force), seams, clock.clone()).await?;
+    Ok(Started { session, accord, keeper, owned, held, back, sweep, node })
 }
 
 /// What goes on beside the node: answering on its socket, following holds, cleaning up, telling how NATS fares.

@@ -24,15 +24,15 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(8);
 const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A node with a folder of its own.
-struct Node {
+pub(crate) struct Node {
     name: &'static str,
-    dir: Dir,
+    pub(crate) dir: Dir,
     port: u16,
-    process: Option<Running>,
+    pub(crate) process: Option<Running>,
 }
 
 impl Node {
-    fn new(name: &'static str, config: &Config, store: &Dir) -> Self {
+    pub(crate) fn new(name: &'static str, config: &Config, store: &Dir) -> Self {
         let port = free_port();
         let objects = store.path("objects");
         std::fs::create_dir_all(&objects).unwrap();
@@ -46,16 +46,16 @@ impl Node {
         Self { name, dir, port, process: None }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.process = Some(self.dir.tollgate(&["serve"]).start());
     }
 
-    fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         let ready = || (get(self.port, "/readyz")?.0 == 200).then_some(());
         wait_until(&format!("{} to be ready", self.name), ready);
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         self.process.as_ref().unwrap().signal(name);
     }
 
@@ -64,7 +64,7 @@ impl Node {
     }
 
     /// Ends it as an operator does.
-    fn stop(&mut self) -> Ran {
+    pub(crate) fn stop(&mut self) -> Ran {
         self.signal("TERM");
         self.process.take().unwrap().wait().exits(0)
     }
@@ -79,7 +79,7 @@ impl Node {
 }
 
 /// Waits until these nodes hold all partitions, each of them one alone and no node more than its share.
-fn wait_shared(nodes: &[&Node]) -> Duration {
+pub(crate) fn wait_shared(nodes: &[&Node]) -> Duration {
     let started = Instant::now();
     let most = PARTITIONS.div_ceil(u32::try_from(nodes.len()).unwrap());
     wait_until("an even share of the partitions", || {
@@ -106,11 +106,11 @@ fn config(emulator: &Emulator, nats: &Nats) -> Config {
         .platform(r#"guard = "250ms""#)
 }
 
-fn setup(node: &Node) {
+pub(crate) fn setup(node: &Node) {
     node.dir.tollgate(&["setup"]).run().exits(0);
 }
 
-fn publish(node: &Node, lines: &str) {
+pub(crate) fn publish(node: &Node, lines: &str) {
     node.dir.tollgate(&["publish", "--json", "-"]).input(lines).run().exits(0);
 }
 

@@ -170,6 +170,9 @@ pub(crate) struct Shown {
     /// Whether it takes partitions: it has started, and is not about to end.
     #[serde(default)]
     pub(crate) takes: bool,
+    /// The hashes of limits that it goes by beside its own; nothing: it is of a version that knows of no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) heeds: Option<Vec<String>>,
 }
 
 /// How a session fares.
@@ -267,7 +270,7 @@ impl Session {
             own,
             id,
             before,
-            value: Mutex::new(Shown { about: about.clone(), takes: false }),
+            value: Mutex::new(Shown { about: about.clone(), takes: false, heeds: None }),
             revision: tokio::sync::Mutex::new(0),
             lease,
             owned,
@@ -286,17 +289,26 @@ impl Session {
         Ok(Self { inner, renewing })
     }
 
-    /// What it tells of itself from its next renewal on, within a second or so.
-    pub fn tell(&self, about: &About) {
-        self.inner.value().about = about.clone();
-    }
-
     /// Tells others at once whether it takes partitions.
     ///
     /// # Errors
     /// The server does not answer; a later renewal tells it.
     pub async fn takes(&self, takes: bool) -> Result<(), SessionError> {
         self.inner.value().takes = takes;
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
+    }
+
+    /// Tells others at once by which limits it goes: its own, and those beside them.
+    ///
+    /// # Errors
+    /// The server does not answer; a later renewal tells it.
+    pub async fn heeds(&self, config: String, others: Vec<String>) -> Result<(), SessionError> {
+        {
+            let mut value = self.inner.value();
+            value.about.config = config;
+            value.heeds = Some(others);
+        }
         let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
         renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
     }
