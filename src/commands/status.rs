@@ -46,7 +46,12 @@ fn show(status: &Status) -> std::io::Result<()> {
     for held in &status.partitions {
         let parts: Parts = held.partitions.iter().copied().collect();
         let node = printable(&held.node);
-        print(format_args!("{node} holds {} of {PARTITIONS} partitions: {parts}", parts.len()))?;
+        let guests = match held.guests {
+            0 => String::new(),
+            count => format!("; makes {} calls for other nodes", number(count)),
+        };
+        let count = parts.len();
+        print(format_args!("{node} holds {count} of {PARTITIONS} partitions: {parts}{guests}"))?;
     }
     let first = status.configs.first();
     if status.configs.iter().any(|one| first.is_none_or(|first| first.config != one.config)) {

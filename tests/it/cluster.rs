@@ -25,9 +25,9 @@ const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A node with a folder of its own.
 pub(crate) struct Node {
-    name: &'static str,
+    pub(crate) name: &'static str,
     pub(crate) dir: Dir,
-    port: u16,
+    pub(crate) port: u16,
     pub(crate) process: Option<Running>,
 }
 
@@ -59,7 +59,7 @@ impl Node {
         self.process.as_ref().unwrap().signal(name);
     }
 
-    fn kill(&mut self) -> Ran {
+    pub(crate) fn kill(&mut self) -> Ran {
         self.process.take().unwrap().kill()
     }
 
@@ -70,7 +70,7 @@ impl Node {
     }
 
     /// What it says that it holds.
-    fn partitions(&self) -> BTreeSet<u32> {
+    pub(crate) fn partitions(&self) -> BTreeSet<u32> {
         let (_, answer) = get(self.port, "/readyz").unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let ready: Value = serde_json::from_str(body).unwrap();
@@ -115,14 +115,14 @@ pub(crate) fn publish(node: &Node, lines: &str) {
 }
 
 /// When a node wrote an event, and its fields.
-fn told(ran: &Ran, event: &str) -> Vec<(Timestamp, Value)> {
+pub(crate) fn told(ran: &Ran, event: &str) -> Vec<(Timestamp, Value)> {
     let events = ran.events().into_iter().filter(|line| line["event"] == event);
     let at = |line: &Value| line["timestamp"].as_str().unwrap().parse().unwrap();
     events.map(|line| (at(&line), line)).collect()
 }
 
 /// Waits until nothing is left, and tells what is if that takes too long.
-fn wait_done(nats: &Nats, nodes: &mut [Node]) {
+pub(crate) fn wait_done(nats: &Nats, nodes: &mut [Node]) {
     let (started, mut seen) = (Instant::now(), (u64::MAX, Instant::now()));
     loop {
         let left = nats.count("FETCH");
@@ -141,7 +141,7 @@ fn wait_done(nats: &Nats, nodes: &mut [Node]) {
     }
 }
 
-fn assert_done_once(nats: &Nats, fetches: usize) {
+pub(crate) fn assert_done_once(nats: &Nats, fetches: usize) {
     let done: Vec<(String, Done)> = nats.events("DONE");
     let seqs: BTreeSet<u64> = done.iter().map(|(_, done)| done.seq).collect();
     assert_eq!((done.len(), seqs.len(), nats.count("DEAD")), (fetches, fetches, 0));

@@ -12,6 +12,7 @@
 )]
 
 mod answers;
+mod archives;
 mod audit;
 mod auth;
 mod bad;
@@ -44,6 +45,7 @@ mod s3_server;
 mod secrets;
 mod serve;
 mod service;
+mod spill;
 mod status;
 mod tls;
 mod util;

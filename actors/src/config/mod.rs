@@ -27,6 +27,7 @@ mod describe_auth;
 mod describe_pages;
 mod describe_request;
 mod describe_rules;
+mod how;
 mod jobs;
 mod keys;
 mod limits;
@@ -103,6 +104,7 @@ fn load_for(
     let env: BTreeMap<String, String> = env.collect();
     let source = source::read(path, &env, overrides)?;
     let report = source.report;
+    let said = how::Said::of(&source.root);
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
@@ -116,7 +118,9 @@ fn load_for(
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
         root.finish();
-        let plan = Plan {
+        let hash = Limits::of_all(&platforms).hash();
+        let how = said.how(&hash, &store);
+        Plan {
             node_name: node.name,
             data: node.data,
             store,
@@ -124,9 +128,9 @@ fn load_for(
             nats,
             http,
             platforms,
-            hash: String::new(),
-        };
-        Plan { hash: Limits::of(&plan).hash(), ..plan }
+            hash,
+            how,
+        }
     };
     let warnings = report.finish()?;
     Ok(Loaded { plan, warnings })

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::civil::Time;
@@ -141,7 +142,11 @@ pub(super) struct OfCost {
 impl Limits {
     /// What a plan says of limits.
     pub fn of(plan: &Plan) -> Self {
-        let platforms = plan.platforms.iter();
+        Self::of_all(&plan.platforms)
+    }
+
+    pub(crate) fn of_all(platforms: &BTreeMap<Slug, Arc<Platform>>) -> Self {
+        let platforms = platforms.iter();
         let platforms = platforms.map(|(name, own)| (name.to_string(), OfPlatform::of(own)));
         Self { form: FORM, platforms: platforms.collect() }
     }
@@ -225,14 +230,14 @@ impl OfSet {
         dims: &[Dim],
         when: &When,
         base: (&LimitSet, &Costs),
-        special: &Special<(std::sync::Arc<LimitSet>, Costs)>,
+        special: &Special<(Arc<LimitSet>, Costs)>,
     ) -> Self {
         let limits = of_limits(platform, base.0, base.1);
-        let other = |(set, costs): &(std::sync::Arc<LimitSet>, Costs)| {
+        let other = |(set, costs): &(Arc<LimitSet>, Costs)| {
             let own = of_limits(platform, set, costs).into_iter();
             own.filter(|own| !limits.contains(own)).collect::<Vec<_>>()
         };
-        let all = |list: &BTreeMap<String, (std::sync::Arc<LimitSet>, Costs)>| {
+        let all = |list: &BTreeMap<String, (Arc<LimitSet>, Costs)>| {
             list.iter().map(|(of, own)| (of.clone(), other(own))).collect()
         };
         Self {
