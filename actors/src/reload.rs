@@ -17,7 +17,7 @@ use tollgate_gate::{Change, ChangeKind, Known, Limit, LimitSet, Rule};
 
 use crate::auth::Auth;
 use crate::calendar::Resets;
-use crate::config::{Loaded, Mistakes};
+use crate::config::{Loaded, Mistakes, generation};
 use crate::ids::Slug;
 use crate::mixed::{Limits, Unheeded, mixed};
 use crate::node::Switch;
@@ -135,7 +135,12 @@ impl State {
         let before = self.switch.plan();
         let (plan, unheeded) = mixed(&self.own, &self.others);
         let plan = Arc::unwrap_or_clone(self.switch.on_clock(plan));
-        let (plan, changes) = merge(&before, plan);
+        let (mut plan, changes) = merge(&before, plan);
+        for (name, platform) in &mut plan.platforms {
+            if before.platforms.get(name).is_none_or(|old| !Arc::ptr_eq(old, platform)) {
+                read_now(platform);
+            }
+        }
         let Changes { applied, limits } = &changes;
         if *applied == Applied::default()
             && plan.collect.attempts_max == before.collect.attempts_max
@@ -268,6 +273,16 @@ fn changes_of(old: &Reset, new: &Reset) -> Vec<(Change, Option<Resets>)> {
 fn resets_of<'r>(resets: &'r [Resets], limit: &Limit) -> Option<&'r Resets> {
     let Rule::Calendar { calendar, .. } = limit.rule else { return None };
     resets.get(usize::from(calendar))
+}
+
+/// What comes into force last goes before what was in force, also where it was read before that: a budget that was
+/// asked under another node's limits, too, is asked without them again.
+fn read_now(platform: &mut Arc<Platform>) {
+    let generation = generation();
+    let platform = Arc::make_mut(platform);
+    platform.generation = generation;
+    platform.special = std::mem::take(&mut platform.special)
+        .map(|own| Arc::new(Platform { generation, ..Platform::clone(&own) }));
 }
 
 /// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its
