@@ -38,6 +38,7 @@ pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod ledger;
+pub mod mixed;
 pub mod nats;
 pub mod node;
 pub mod observe;

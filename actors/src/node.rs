@@ -28,6 +28,7 @@ use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
+use crate::mixed::Limits;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
@@ -374,7 +375,12 @@ impl Node {
     /// A way to put another configuration in force. `started`: the one that this node was started with, as it was
     /// read.
     pub fn reloader(&self, started: Plan) -> Reloader {
-        Reloader::new(Switch { post: self.post() }, started)
+        self.reloader_beside(started, Vec::new())
+    }
+
+    /// The same for a node that was started with the limits of others in force beside its own.
+    pub fn reloader_beside(&self, started: Plan, others: Vec<Arc<Limits>>) -> Reloader {
+        Reloader::new(Switch { post: self.post() }, started, others)
     }
 
     /// Fetches that wait for an api this configuration does not have.

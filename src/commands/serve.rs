@@ -14,6 +14,7 @@ use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::LedgerError;
 use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::nats::accord::{self, Accord};
 use tollgate_actors::nats::ask::Who;
 use tollgate_actors::nats::budgets::NatsBudgets;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
@@ -23,6 +24,7 @@ use tollgate_actors::node::{Bell, Lending, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::queue::{Queue, QueueError};
+use tollgate_actors::reload::Reloader;
 use tollgate_actors::store::keep_clean;
 use tollgate_actors::telemetry;
 use tollgate_actors::{install_tls, supervise};
@@ -82,10 +84,8 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let follow = |node: &Node, told: Box<dyn Fn()>| {
-        watched.follow(node.reloader(as_read), stop.clone(), told)
-    };
-    let exit = work(&plan, &connected, &file, &stop, &clock, &health, follow).await;
+    let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
+    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
 }
@@ -136,12 +136,13 @@ fn is_away(error: &anyhow::Error) -> bool {
 
 async fn work(
     plan: &Arc<Plan>,
+    as_read: Plan,
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
-    follow: impl FnOnce(&Node, Box<dyn Fn()>) -> JoinHandle<()>,
+    follow: impl FnOnce(Reloader) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
         node: plan.node_name.clone(),
@@ -154,7 +155,7 @@ async fn work(
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
-    let Started { session, keeper, owned, held, back, sweep, mut node } = started;
+    let Started { session, mut accord, keeper, owned, held, back, sweep, mut node } = started;
     health.own(owned.clone());
     node.report_to(health);
     keeper.work_with(node.hands()).await;
@@ -170,9 +171,9 @@ async fn work(
     {
         beside.push(actix_rt::spawn(spilling.run(bus.clone(), session.id())));
     }
-    let (in_force, shown) = (node.plan(), Arc::clone(&session));
-    let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
-    beside.push(follow(&node, Box::new(told)));
+    let reloader = node.reloader_beside(as_read, accord.in_force());
+    beside.push(actix_rt::spawn(accord.follow(reloader.clone())));
+    beside.push(follow(reloader));
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
@@ -206,6 +207,7 @@ async fn work(
 /// A node and what goes with it.
 struct Started<S> {
     session: Arc<Session>,
+    accord: Accord,
     keeper: Keeper,
     owned: Owned,
     held: Holds,
@@ -223,7 +225,7 @@ async fn start(
 ) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
     let store = open_store(plan).await?;
     let backs = patiently(bus, async || backs(plan, bus, file, about).await).await?;
-    let Backs { session, keeper, owned, held, ledger, queue } = backs;
+    let Backs { session, accord, in_force, keeper, owned, held, ledger, queue } = backs;
     let back = Arc::new(BackHealth::default());
     let seams = Seams {
         queue: Arc::new(queue),
@@ -240,14 +242,17 @@ async fn start(
         }),
     };
     let sweep = keep_clean(store, plan);
-    let starting = async { anyhow::Ok(Node::start(Arc::clone(plan), seams, clock.clone()).await?) };
+    let starting =
+        async { anyhow::Ok(Node::start(Arc::new(in_force), seams, clock.clone()).await?) };
     let node = with_rights(bus, starting).await?;
-    Ok(Started { session, keeper, owned, held, back, sweep, node })
+    Ok(Started { session, accord, keeper, owned, held, back, sweep, node })
 }
 
 /// What a node stands on, all of it on NATS.
 struct Backs {
     session: Arc<Session>,
+    accord: Accord,
+    in_force: Plan,
     keeper: Keeper,
     owned: Owned,
     held: Holds,
@@ -258,8 +263,12 @@ struct Backs {
 async fn backs(plan: &Plan, bus: &Bus, file: &SessionFile, about: &About) -> anyhow::Result<Backs> {
     let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
     let before = file.before.clone();
+    // Whoever hears of the session can read what it goes by.
+    accord::publish(bus, plan).await?;
     let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
     let session = Arc::new(session.context("show this node's session on NATS")?);
+    // Nothing is let go, and nothing claimed, before the limits of all nodes are in force on all of them.
+    let (accord, in_force) = Accord::reach(bus, Arc::clone(&session), plan).await?;
     let held = Holds::default();
     held.replace(holds::list(bus).await?);
     let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
@@ -269,7 +278,7 @@ async fn backs(plan: &Plan, bus: &Bus, file: &SessionFile, about: &About) -> any
     let queue = NatsQueue::open_for(bus, owned.clone()).await?;
     // As the node does first: here it may be tried again.
     queue.postponed().await?;
-    Ok(Backs { session, keeper, owned, held, ledger, queue })
+    Ok(Backs { session, accord, in_force, keeper, owned, held, ledger, queue })
 }
 
 /// What goes on beside the node: answering on its socket, following holds, cleaning up, telling how NATS fares.

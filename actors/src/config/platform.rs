@@ -22,6 +22,7 @@ use super::zone::zone;
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
+use crate::mixed::named;
 use crate::observe::Place;
 use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
@@ -183,6 +184,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         platform.special = special;
     }
     section.finish();
+    named(&mut platform);
     base_url.is_some().then_some(platform)
 }
 

@@ -168,6 +168,9 @@ pub(crate) struct Shown {
     /// Whether it takes partitions: it has started, and is not about to end.
     #[serde(default)]
     pub(crate) takes: bool,
+    /// The hashes of limits that it goes by beside its own; nothing: it is of a version that knows of no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) heeds: Option<Vec<String>>,
 }
 
 /// How a session fares.
@@ -282,7 +285,7 @@ impl Session {
             own,
             id,
             before,
-            value: Mutex::new(Shown { about: about.clone(), takes: false }),
+            value: Mutex::new(Shown { about: about.clone(), takes: false, heeds: None }),
             revision: tokio::sync::Mutex::new(0),
             lease,
             owned,
@@ -299,11 +302,6 @@ impl Session {
         telemetry::session_started(&id.to_string());
         let renewing = tokio::spawn(Arc::clone(&inner).keep());
         Ok(Self { inner, renewing })
-    }
-
-    /// What it tells of itself from its next renewal on, within a second or so.
-    pub fn tell(&self, about: &About) {
-        self.inner.value().about = about.clone();
     }
 
     /// Tells others at once whether it takes partitions.
@@ -326,6 +324,20 @@ impl Session {
     /// The bucket in which it shows itself.
     pub(crate) fn own(&self) -> &Arc<dyn OwnBucket> {
         &self.inner.own
+    }
+
+    /// Tells others at once by which limits it goes: its own, and those beside them.
+    ///
+    /// # Errors
+    /// The server does not answer; a later renewal tells it.
+    pub async fn heeds(&self, config: String, others: Vec<String>) -> Result<(), SessionError> {
+        {
+            let mut value = self.inner.value();
+            value.about.config = config;
+            value.heeds = Some(others);
+        }
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into()))).map(drop)
     }
 
     /// Whether it has told others that it takes partitions.

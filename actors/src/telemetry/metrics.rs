@@ -171,6 +171,10 @@ metrics! {
         "accounts that are a record and a deadline; counted every 5 s";
     CONFIG_GENERATION: Gauge "tollgate_config_generation" in "configurations" by [], NO_BUCKETS,
         "configurations that were in force since the process began, the one of now included: 1, and one more for each reload that changed something";
+    CONFIG_OTHERS: Gauge "tollgate_config_others" in "configurations" by [], NO_BUCKETS,
+        "limits of other nodes, told apart by their hash, that are in force beside this node's own; 0: all agree";
+    CONFIG_UNKNOWN: Gauge "tollgate_config_unknown" in "nodes" by [], NO_BUCKETS,
+        "nodes whose limits are not known here";
     CONFIG_RELOADS: Counter "tollgate_config_reloads_total" in "reloads" by ["kind"], NO_BUCKETS,
         "times the configuration was read anew while running: `applied`, `unchanged`, or `refused` for its mistakes";
     BUILD: Gauge "tollgate_build_info" in "1" by ["version"], NO_BUCKETS,

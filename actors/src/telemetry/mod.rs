@@ -30,6 +30,7 @@ pub(crate) use metrics::{
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -42,6 +43,7 @@ use crate::config::Mistake;
 use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
+use crate::mixed::Unheeded;
 use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
@@ -136,8 +138,63 @@ pub(crate) fn config_needs_restart(key: &str) {
     );
 }
 
+/// Other nodes have other limits, which apply here too.
+pub(crate) fn config_mixed(config: &str, others: &[String], nodes: &BTreeSet<String>) {
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    tracing::warn!(
+        event = "config_mixed",
+        config,
+        others = others.join(" "),
+        nodes = nodes.join(" "),
+        "nodes have different limits, every limit of all of them applies"
+    );
+}
+
+/// All nodes have the same limits again.
+pub(crate) fn config_agreed(config: &str) {
+    tracing::info!(event = "config_agreed", config, "all nodes have the same limits again");
+}
+
+/// What limits another node has is not known; its own before stay in force, if those were.
+pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
+    tracing::warn!(
+        event = "config_unknown",
+        node,
+        config,
+        reason,
+        "the limits of another node are not known, it may let go what they forbid here, and the other way round"
+    );
+}
+
+/// A node that lives does not say that it goes by the limits of this one.
+pub(crate) fn config_not_heeded(node: &str) {
+    tracing::warn!(
+        event = "config_not_heeded",
+        node,
+        "another node does not go by this one's limits yet, starting all the same"
+    );
+}
+
+/// One limit of another node does not apply here.
+pub(crate) fn limit_unheeded(unheeded: &Unheeded) {
+    tracing::warn!(
+        event = "limit_unheeded",
+        platform = unheeded.platform.as_str(),
+        limit = unheeded.what.as_str(),
+        reason = unheeded.reason.as_str(),
+        "a limit of another node does not apply here"
+    );
+}
+
+/// How many configurations of others are in force here, and how many are not known.
+pub(crate) fn configs_seen(others: usize, unknown: usize) {
+    metrics::CONFIG_OTHERS.gauge(&[]).set(others as f64);
+    metrics::CONFIG_UNKNOWN.gauge(&[]).set(unknown as f64);
+}
+
 /// There from the start, so that what grows can be seen.
 pub(crate) fn config_in_force() {
+    configs_seen(0, 0);
     metrics::CONFIG_GENERATION.gauge(&[]).set(1);
     for kind in ["applied", "unchanged", "refused"] {
         metrics::CONFIG_RELOADS.counter(&[kind]).increment(0);

@@ -33,6 +33,7 @@ mod slots;
 mod store_away;
 mod supervision;
 mod unknown;
+mod versions;
 mod wakes;
 
 use std::rc::Rc;
