@@ -108,7 +108,7 @@ metrics! {
     LATENESS: Histogram "tollgate_permit_lateness_seconds" in "seconds" by ["platform"], WAITS,
         "how long after its earliest allowed time a permit was given, for permits that a limit made wait and whose time was known: waiting for a free collector, for the ledger and for timers";
     ATTEMPTS: Counter "tollgate_attempts_total" in "attempts" by ["platform", "api", "class"], NO_BUCKETS,
-        "attempts that are over: `ok`, `transient`, `incomplete`, `throttled`, `denied`, `permanent`, `unreachable`, `late`, `store_away`, `crashed`, `unsigned`";
+        "attempts that are over: `ok`, `transient`, `incomplete`, `throttled`, `parked`, `denied`, `permanent`, `unreachable`, `late`, `store_away`, `crashed`, `unsigned`";
     ANSWERS_BY_STATUS: Counter "tollgate_answers_total" in "answers" by ["platform", "api", "class"], NO_BUCKETS,
         "answers by the class of their HTTP status, `1xx` to `5xx`; `none` for attempts without an answer";
     BODY_BYTES: Counter "tollgate_body_bytes_total" in "bytes" by ["platform", "api"], NO_BUCKETS,
@@ -303,11 +303,12 @@ impl ApiMeters {
 const API_GONE: &str = "(gone)";
 
 /// How attempts end, and what was answered.
-const CLASSES: [&str; 11] = [
+const CLASSES: [&str; 12] = [
     "ok",
     "transient",
     "incomplete",
     "throttled",
+    "parked",
     "denied",
     "permanent",
     "unreachable",
@@ -383,6 +384,7 @@ impl PlatformMeters {
             // Only such an answer is stored.
             Outcome::Done { .. } | Outcome::More { .. } => ("ok", Some(200)),
             Outcome::Again { kind, last, .. } => (kind.as_str(), last.status),
+            Outcome::Split { last, .. } => ("throttled", last.status),
             Outcome::Dead { last, .. } => ("permanent", last.status),
         };
         let meters = self.api(api);

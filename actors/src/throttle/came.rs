@@ -37,7 +37,9 @@ impl Came {
             Outcome::Again { kind: Again::Throttled, last, .. } if last.status.is_none() => {
                 Self { bytes: came, is_error: false }
             }
-            Outcome::Again { last, .. } | Outcome::Dead { last, .. } => {
+            Outcome::Again { last, .. }
+            | Outcome::Dead { last, .. }
+            | Outcome::Split { last, .. } => {
                 let is_error = last.status.is_none_or(|status| status >= 500);
                 Self { bytes: came, is_error }
             }

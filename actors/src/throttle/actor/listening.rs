@@ -10,7 +10,7 @@ use tollgate_gate::{At, Decision, PermitId, Seen, Sent, Span};
 
 use super::Throttle;
 use crate::budget::{ForBudget, Heard, What};
-use crate::collector::{Item, LastAnswer, Outcome};
+use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::ledger::record::PaceNote;
 use crate::observe::pace::{Pace, PaceRule};
 use crate::observe::{
@@ -311,6 +311,21 @@ impl Throttle {
         }
     }
 
+    /// A refusal whose fetch was made less holds others only if it says for how long: what was too heavy for one call
+    /// need not be so for the next.
+    pub(super) fn hold_for_split(
+        &mut self,
+        of: (&Item, u16),
+        last: &LastAnswer,
+        reason: &str,
+        ctx: &mut Context<Self>,
+    ) {
+        let says = |over: &Overuse| over.after.is_some() || over.boundary.is_some();
+        if last.over.as_deref().is_some_and(says) {
+            self.hold_for_refusal(of, last, reason, ctx);
+        }
+    }
+
     /// A wait within the bounds of the rule that called the answer a refusal, and its jitter behind it.
     pub(super) fn within(&self, item: &Item, over: &Overuse, wait: Duration) -> Duration {
         let now = self.now();
@@ -374,7 +389,8 @@ impl Throttle {
         let Some(pace) = self.listening.paces.get_mut(&key) else { return };
         match outcome {
             Outcome::Done { .. } | Outcome::More { .. } => pace.succeeded(&rule, taken),
-            Outcome::Again { kind: crate::collector::Again::Throttled, .. } => {
+            Outcome::Again { kind: Again::Throttled | Again::Parked, .. }
+            | Outcome::Split { .. } => {
                 pace.refused(&rule, taken, now);
             }
             Outcome::Dead { last, .. } if last.over.is_some() => pace.refused(&rule, taken, now),
