@@ -9,7 +9,7 @@
 //! Nothing here is ever waited for blindly: an ask, a place in line and a grant are values that say so
 //! when they are dropped, whoever died of what.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use actix::{Addr, Message};
@@ -215,7 +215,7 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) restarts: Restarts,
     /// Calls that are not over, and some whose end the actor has not heard of yet.
-    pub(crate) given: HashMap<PermitId, Given>,
+    pub(crate) given: BTreeMap<PermitId, Given>,
     /// What it heard of its limits while its actor restarted.
     pub(crate) pending: Vec<What>,
 }
@@ -235,4 +235,4 @@ pub(crate) enum State {
 }
 
 /// The budgets of a shard, by the keys of their records.
-pub(crate) type Table = HashMap<AccountKey, Entry>;
+pub(crate) type Table = BTreeMap<AccountKey, Entry>;
