@@ -83,6 +83,21 @@ impl Head {
     }
 }
 
+/// A message as a test sees it.
+#[cfg(test)]
+pub(crate) struct Opened {
+    pub(crate) by: u64,
+    pub(crate) is_claim: bool,
+    pub(crate) record: Bytes,
+}
+
+/// Opens a message of the ledger.
+#[cfg(test)]
+pub(crate) fn opened(payload: &Bytes) -> Option<Opened> {
+    let (head, record) = Head::read(payload)?;
+    Some(Opened { by: head.by, is_claim: head.stored_ns.is_some(), record })
+}
+
 /// The ledger of a session. Cheap to clone; every clone is the same ledger.
 #[derive(Clone)]
 pub struct NatsLedger(Arc<Inner>);
