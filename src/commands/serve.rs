@@ -181,7 +181,7 @@ async fn start(
     let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
     // What is owned is claimed before it is listed: a node alone has everything at once.
     let terms = Terms::default();
-    let keeper = Keeper::join(bus, Arc::clone(&session), owned.clone(), terms).await;
+    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), terms).await;
     let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
     let seams = Seams {
         queue: Arc::new(NatsQueue::open_for(bus, owned.clone()).await?),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::kv::{Entry, Operation};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::decide::Member;
 use crate::nats::PARTITIONS;
+use crate::nats::own::Entry;
 use crate::nats::session::{SessionId, Shown};
 
 /// A claim, as the value of its key `p.PARTITION`.
@@ -30,6 +30,15 @@ pub(super) struct Seen {
     pub(super) owner: Option<SessionId>,
     /// What the next write must expect; 0: there was none yet.
     pub(super) revision: u64,
+}
+
+impl Seen {
+    /// What an entry of a claim's key says.
+    pub(super) fn of(entry: &Entry) -> Self {
+        let value = entry.value.as_ref();
+        let claim = value.and_then(|value| serde_json::from_slice::<Claim>(value).ok());
+        Self { owner: claim.and_then(|claim| claim.session), revision: entry.revision }
+    }
 }
 
 /// Sessions that are known to have ended, though a replica may still show them. Of more the lowest go, and are
@@ -78,9 +87,9 @@ impl Board {
 
     /// Notes one entry; whether anything is otherwise now.
     pub(super) fn note(&mut self, entry: &Entry) -> bool {
-        let is_put = entry.operation == Operation::Put;
         if let Some(id) = entry.key.strip_prefix("n.").and_then(SessionId::parse) {
-            let about = is_put.then(|| serde_json::from_slice::<Shown>(&entry.value).ok());
+            let about =
+                entry.value.as_ref().map(|value| serde_json::from_slice::<Shown>(value).ok());
             // One that cannot be read is of another version: it lives, and takes nothing that we know of.
             let member =
                 about.map(|about| Member { takes: about.is_some_and(|shown| shown.takes) });
@@ -88,9 +97,7 @@ impl Board {
         }
         let part = entry.key.strip_prefix("p.").and_then(|part| part.parse::<u32>().ok());
         let Some(part) = part.filter(|part| *part < PARTITIONS) else { return false };
-        let claim = is_put.then(|| serde_json::from_slice::<Claim>(&entry.value).ok()).flatten();
-        let owner = claim.and_then(|claim| claim.session);
-        self.note_claim(part, Seen { owner, revision: entry.revision })
+        self.note_claim(part, Seen::of(entry))
     }
 
     /// Sessions that were not seen to renew since `before`. The watch may live on a replica of the bucket that came

@@ -5,10 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::kv::{Entry, Watch};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
@@ -18,8 +14,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::board::{Board, Claim, Seen, key};
 use super::decide::{Member, Moves, View, decide};
 use super::{Owned, Parts};
+use crate::nats::PARTITIONS;
+use crate::nats::own::{Changes, Entry, OwnBucket, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
-use crate::nats::{Bus, PARTITIONS};
 use crate::telemetry;
 
 /// How long one step with the server may take before it is tried again.
@@ -102,18 +99,15 @@ impl Keeper {
     /// # Errors
     /// The server does not answer.
     pub async fn join(
-        bus: &Bus,
         session: Arc<Session>,
         owned: Owned,
         terms: Terms,
     ) -> Result<Self, KeeperError> {
-        let name = bus.names().bucket_stream("OWN");
-        let own = bus.js().get_stream_no_info(name).await.map_err(failed)?;
+        let own = Arc::clone(session.own());
         let before = session.before().to_vec();
         session.takes(true).await?;
         let (orders, received) = mpsc::channel(8);
         let mut work = Work {
-            bus: bus.clone(),
             own,
             session,
             owned,
@@ -167,8 +161,7 @@ impl Drop for Keeper {
 }
 
 struct Work {
-    bus: Bus,
-    own: Stream<()>,
+    own: Arc<dyn OwnBucket>,
     session: Arc<Session>,
     owned: Owned,
     terms: Terms,
@@ -188,31 +181,23 @@ struct Work {
 
 impl Work {
     /// Follows the bucket: all that is there first, onto a board made anew.
-    async fn watch(&mut self) -> Result<Watch, KeeperError> {
-        let opening = async {
-            let bucket = self.bus.names().bucket("OWN");
-            let store = self.bus.js().get_key_value(bucket).await.map_err(failed)?;
-            let mut watch = store.watch_with_history(">").await.map_err(failed)?;
-            let mut board = self.board.anew();
-            // There is an end: this session's own key is there.
-            loop {
-                let Some(entry) = watch.next().await else { return Err(failed("the watch ended")) };
-                let entry = entry.map_err(failed)?;
-                board.note(&entry);
-                if entry.delta == 0 {
-                    board.begins_at_most(entry.revision);
-                    return Ok((watch, board));
-                }
-            }
-        };
-        let opened = timeout(STEP_WITHIN, opening).await;
-        let (watch, board) = opened.map_err(|_| failed("no answer in time"))??;
+    async fn watch(&mut self) -> Result<Changes, KeeperError> {
+        let opened = timeout(STEP_WITHIN, self.own.follow()).await;
+        let opened = opened.map_err(|_| failed("no answer in time"))?.map_err(failed)?;
+        let mut board = self.board.anew();
+        for entry in &opened.there {
+            board.note(entry);
+        }
+        // There is one: this session's own key.
+        if let Some(last) = opened.there.last() {
+            board.begins_at_most(last.revision);
+        }
         self.board = board;
-        Ok(watch)
+        Ok(opened.changes)
     }
 
-    async fn run(mut self, mut watch: Watch, mut orders: mpsc::Receiver<Order>) {
-        let mut link = self.bus.link();
+    async fn run(mut self, mut watch: Changes, mut orders: mpsc::Receiver<Order>) {
+        let mut link = self.own.link();
         let mut made = link.borrow_and_update().times;
         let mut heard = Instant::now();
         let silent = WATCH_SILENT.max(self.session.lease() * 2 / 5);
@@ -488,44 +473,24 @@ impl Work {
         claim: &Claim,
         revision: u64,
     ) -> Result<Option<Seen>, KeeperError> {
-        if !self.bus.link().borrow().up {
+        if !self.own.link().borrow().up {
             // Sent now it would come through when nobody wants it any more.
             return Err(failed("the connection to NATS is down"));
         }
         let value = serde_json::to_vec(claim).expect("a name and a number are JSON");
-        let message =
-            PublishMessage::build().payload(value.into()).expected_last_subject_sequence(revision);
-        let subject = self.bus.names().bucket_key("OWN", &key(part));
-        let sent = async { self.bus.js().send_publish(subject, message).await?.await };
-        match timeout(STEP_WITHIN, sent).await {
-            Ok(Ok(confirmed)) => {
-                Ok(Some(Seen { owner: claim.session, revision: confirmed.sequence }))
-            }
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                self.ask(part).await.map(Some)
-            }
-            // It may have come through.
-            Ok(Err(_)) | Err(_) => self.ask(part).await.map(Some),
+        let wrote = self.own.write(key(part), Some(value.into()), None, revision);
+        match timeout(STEP_WITHIN, wrote).await {
+            Ok(Ok(Wrote::At(revision))) => Ok(Some(Seen { owner: claim.session, revision })),
+            // Another's, or it may have come through.
+            Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await.map(Some),
         }
     }
 
     /// A claim as the leader has it.
     async fn ask(&self, part: u32) -> Result<Seen, KeeperError> {
-        let subject = self.bus.names().bucket_key("OWN", &key(part));
-        let asking = self.own.get_last_raw_message_by_subject(&subject);
-        match timeout(STEP_WITHIN, asking).await.map_err(|_| failed("no answer in time"))? {
-            Ok(last) => {
-                let is_put = last.headers.get("KV-Operation").is_none()
-                    && last.headers.get("Nats-Marker-Reason").is_none();
-                let claim = serde_json::from_slice::<Claim>(&last.payload).ok();
-                let owner = claim.filter(|_| is_put).and_then(|claim| claim.session);
-                Ok(Seen { owner, revision: last.sequence })
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                Ok(Seen::default())
-            }
-            Err(error) => Err(failed(error)),
-        }
+        let asking = timeout(STEP_WITHIN, self.own.last(key(part)));
+        let last = asking.await.map_err(|_| failed("no answer in time"))?.map_err(failed)?;
+        Ok(last.as_ref().map_or_else(Seen::default, Seen::of))
     }
 
     /// The lease has come back after a lapse: what this node worked in may be another's by now.

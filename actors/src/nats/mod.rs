@@ -8,6 +8,7 @@ mod connect;
 mod error;
 pub mod holds;
 mod names;
+pub(crate) mod own;
 pub mod publish;
 pub mod service;
 pub mod session;

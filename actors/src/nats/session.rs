@@ -1,8 +1,6 @@
 //! One run of a node, as the other nodes see it: a key in the bucket OWN that ends with it.
 //!
-//! The key is `n.SESSION`, with a time to live that every renewal begins anew. Raw publishes and not the
-//! client's key-value calls: those drop the time to live where they create a key over the mark of an ended one.
-//! It says who lives, for liveness and for telling a crash from a second node; no limit depends on it.
+//! The key is `n.SESSION`, with a time to live that every renewal begins anew. It says who lives, for liveness and for telling a crash from a second node; no limit depends on it.
 //!
 //! Which sessions are proven to be over is kept in the node's folder: whoever holds its lock is the only one
 //! that runs there.
@@ -15,9 +13,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -25,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
+use super::own::{Entry, NatsOwn, OwnBucket, Wrote};
 use crate::cluster::Asked;
 use crate::cluster::Owned;
 use crate::health::BackHealth;
@@ -193,8 +189,7 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Inner {
-    bus: Bus,
-    own: Stream<()>,
+    own: Arc<dyn OwnBucket>,
     id: SessionId,
     before: Vec<SessionId>,
     value: Mutex<Shown>,
@@ -225,10 +220,9 @@ pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
 #[error("{0}")]
 pub struct SessionError(String);
 
-enum Put {
-    At(u64),
-    /// Something else is the last under that key.
-    Replaced,
+/// The key of a session.
+fn key(id: SessionId) -> String {
+    format!("n.{id}")
 }
 
 impl Session {
@@ -257,13 +251,22 @@ impl Session {
         lease: Lease,
         owned: Owned,
     ) -> Result<Self, SessionError> {
-        let name = bus.names().bucket_stream("OWN");
-        let own = bus.js().get_stream_no_info(name).await;
-        let own = own.map_err(|error| SessionError(error.to_string()))?;
+        let own = NatsOwn::open(bus).await.map_err(|error| SessionError(error.to_string()))?;
+        Self::start_on(Arc::new(own), id, before, about, lease, owned).await
+    }
+
+    /// The same on any bucket.
+    pub(crate) async fn start_on(
+        own: Arc<dyn OwnBucket>,
+        id: SessionId,
+        before: Vec<SessionId>,
+        about: &About,
+        lease: Lease,
+        owned: Owned,
+    ) -> Result<Self, SessionError> {
         let now = Instant::now();
         let fares = Fares { renewed: now, held: true, failing: false, steady_from: now };
         let inner = Arc::new(Inner {
-            bus: bus.clone(),
             own,
             id,
             before,
@@ -301,6 +304,11 @@ impl Session {
         renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
     }
 
+    /// The bucket in which it shows itself.
+    pub(crate) fn own(&self) -> &Arc<dyn OwnBucket> {
+        &self.inner.own
+    }
+
     /// Whether it has told others that it takes partitions.
     pub(crate) fn is_taking(&self) -> bool {
         self.inner.value().takes
@@ -329,9 +337,12 @@ impl Session {
         id: SessionId,
     ) -> Result<Option<(u64, Option<Shown>)>, SessionError> {
         let found = self.inner.last_shown(id).await?;
-        let lives = found.as_ref().is_some_and(|(_, lives, _)| *lives);
+        let lives = found.as_ref().is_some_and(|last| last.value.is_some());
         self.inner.seen().insert(id, (Instant::now(), lives));
-        Ok(found.map(|(revision, lives, shown)| (revision, shown.filter(|_| lives))))
+        Ok(found.map(|last| {
+            let shown = last.value.and_then(|value| serde_json::from_slice(&value).ok());
+            (last.revision, shown)
+        }))
     }
 
     /// Waits for the next renewal, or for the moment when they fail.
@@ -402,7 +413,7 @@ impl Session {
     /// Keeps `health` told: away while the connection is down or this session is not renewed. Ends with the
     /// session.
     pub fn watch(&self, health: Arc<BackHealth>) -> JoinHandle<()> {
-        let (mut link, mut fares) = (self.inner.bus.link(), self.inner.fares.subscribe());
+        let (mut link, mut fares) = (self.inner.own.link(), self.inner.fares.subscribe());
         tokio::spawn(async move {
             loop {
                 let away = !link.borrow_and_update().up || !fares.borrow_and_update().held;
@@ -437,10 +448,6 @@ impl Drop for Session {
 impl Inner {
     fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (Instant, bool)>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn subject(&self, id: SessionId) -> String {
-        self.bus.names().bucket_key("OWN", &format!("n.{id}"))
     }
 
     fn value(&self) -> std::sync::MutexGuard<'_, Shown> {
@@ -494,10 +501,9 @@ impl Inner {
     async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
         for _ in 0..3 {
             let value = serde_json::to_vec(&*self.value()).expect("names and a time are JSON");
-            let value = PublishMessage::build().payload(value.into()).ttl(self.lease.lives);
-            match self.put(self.id, value, revision).await? {
-                Put::At(revision) => return Ok(revision),
-                Put::Replaced => {
+            match self.write(self.id, Some(value), self.lease.lives, revision).await? {
+                Wrote::At(revision) => return Ok(revision),
+                Wrote::Replaced => {
                     revision = self.last(self.id).await?.map_or(0, |(revision, _)| revision);
                 }
             }
@@ -508,54 +514,34 @@ impl Inner {
     async fn end(&self, id: SessionId) -> Result<(), SessionError> {
         for _ in 0..3 {
             let Some((revision, true)) = self.last(id).await? else { return Ok(()) };
-            let mark = PublishMessage::build().header("KV-Operation", "DEL").ttl(LIVES);
-            if let Put::At(_) = self.put(id, mark, revision).await? {
+            if let Wrote::At(_) = self.write(id, None, LIVES, revision).await? {
                 return Ok(());
             }
         }
         Err(SessionError(format!("the session {id} is renewed again and again")))
     }
 
-    async fn put(
+    async fn write(
         &self,
         id: SessionId,
-        message: PublishMessage,
+        value: Option<Vec<u8>>,
+        lives: Duration,
         revision: u64,
-    ) -> Result<Put, SessionError> {
-        let message = message.expected_last_subject_sequence(revision);
-        let sent = self.bus.js().send_publish(self.subject(id), message).await;
-        let confirmed = match sent {
-            Ok(confirmation) => confirmation.await,
-            Err(error) => Err(error),
-        };
-        match confirmed {
-            Ok(confirmed) => Ok(Put::At(confirmed.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Put::Replaced),
-            Err(error) => Err(SessionError(format!("the session's key: {error}"))),
-        }
+    ) -> Result<Wrote, SessionError> {
+        let value = value.map(Into::into);
+        let wrote = self.own.write(key(id), value, Some(lives), revision).await;
+        wrote.map_err(|error| SessionError(format!("the session's key: {error}")))
     }
 
     /// The last entry of a session's key, from the leader: its revision, and whether it says that it lives.
     async fn last(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
         let found = self.last_shown(id).await?;
-        Ok(found.map(|(revision, lives, _)| (revision, lives)))
+        Ok(found.map(|last| (last.revision, last.value.is_some())))
     }
 
-    async fn last_shown(
-        &self,
-        id: SessionId,
-    ) -> Result<Option<(u64, bool, Option<Shown>)>, SessionError> {
-        match self.own.get_last_raw_message_by_subject(&self.subject(id)).await {
-            Ok(last) => {
-                // The server marks a key whose time has passed.
-                let over = last.headers.get("KV-Operation").is_some()
-                    || last.headers.get("Nats-Marker-Reason").is_some();
-                let shown = serde_json::from_slice(&last.payload).ok();
-                Ok(Some((last.sequence, !over, shown)))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(SessionError(format!("the session {id}: {error}"))),
-        }
+    async fn last_shown(&self, id: SessionId) -> Result<Option<Entry>, SessionError> {
+        let found = self.own.last(key(id)).await;
+        found.map_err(|error| SessionError(format!("the session {id}: {error}")))
     }
 }
 

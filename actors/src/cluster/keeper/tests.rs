@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use super::*;
+use crate::nats::Bus;
 use crate::nats::session::{About, Lease};
 use crate::nats::tests::{plan, ready};
 use crate::testkit::nats_server::NatsServer;
@@ -39,7 +40,7 @@ async fn join(server: &NatsServer, terms: Terms) -> Joined {
     let id = SessionId::draw();
     let session = Session::start_with(&bus, id, Vec::new(), &about, lease, owned.clone()).await;
     let session = Arc::new(session.unwrap());
-    let keeper = Keeper::join(&bus, Arc::clone(&session), owned.clone(), terms).await.unwrap();
+    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), terms).await.unwrap();
     Joined { keeper, session, owned }
 }
 

@@ -25,9 +25,8 @@ async fn session(bus: &Bus) -> Session {
 async fn a_session_shows_itself_and_lives_on_beyond_the_time_of_one_key() {
     let (_folder, server, bus) = ready("").await;
     let one = session(&bus).await;
-    let subject = bus.names().bucket_key("OWN", &format!("n.{}", one.id()));
-    let shown = one.inner.own.get_last_raw_message_by_subject(&subject).await.unwrap();
-    assert_eq!(serde_json::from_slice::<About>(&shown.payload).unwrap(), about("one"));
+    let shown = one.own().last(key(one.id())).await.unwrap().unwrap().value.unwrap();
+    assert_eq!(serde_json::from_slice::<About>(&shown).unwrap(), about("one"));
     let other = Bus::connect(&plan(&server), "other", false).await.unwrap();
     let two = session(&other).await;
     sleep(LIVES + RENEW_EVERY).await;
