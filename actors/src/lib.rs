@@ -49,6 +49,7 @@ pub mod recipe;
 pub mod rehearsal;
 pub mod reload;
 pub mod shard;
+mod spawn;
 pub mod state;
 pub mod status;
 pub mod store;

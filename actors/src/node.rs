@@ -37,7 +37,7 @@ use crate::shard::{
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
-mod hands;
+pub(crate) mod hands;
 mod unknown;
 
 pub use unknown::Unknown;

@@ -17,6 +17,7 @@ use super::{Owned, Parts};
 use crate::nats::PARTITIONS;
 use crate::nats::own::{Changes, Entry, OwnBucket, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
+use crate::spawn::spawn;
 use crate::telemetry;
 
 /// How long one step with the server may take before it is tried again.
@@ -133,7 +134,7 @@ impl Keeper {
         // Its own first lease is no lapse: nothing was claimed before it.
         let _lapse = work.owned.lapsed().now_or_never();
         work.act().await;
-        let task = tokio::spawn(work.run(watch, received));
+        let task = spawn(work.run(watch, received));
         Ok(Self { orders, task })
     }
 
@@ -206,6 +207,7 @@ impl Work {
             let look_at = self.look_at();
             let mut anew = false;
             tokio::select! {
+                biased;
                 entry = watch.next() => {
                     anew = !self.take_entry(entry);
                     for _ in 0..ENTRIES_AT_ONCE {
@@ -238,6 +240,10 @@ impl Work {
                 () = sleep_until(look_at.min(heard + silent)) => {
                     anew = heard.elapsed() >= silent;
                 }
+            }
+            if anew {
+                // It has ended, or is not believed any more: nothing is heard of it until there is another.
+                watch = stream::pending().boxed();
             }
             if anew && !link.borrow().up {
                 // It is heard of when it is back.

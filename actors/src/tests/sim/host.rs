@@ -5,7 +5,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use tokio::sync::watch;
 use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use crate::nats::Link;
 
 /// One life of a node's process.
 #[derive(Debug)]
@@ -17,7 +21,7 @@ pub(super) struct Life {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     is_dead: bool,
     is_stopped: bool,
@@ -25,11 +29,24 @@ struct State {
     /// Dies after so many more steps.
     steps_left: Option<u32>,
     host: Option<Waker>,
+    link: Link,
+    /// Who follows the link, each by a channel of its own: a channel wakes several in no order.
+    links: Vec<watch::Sender<Link>>,
 }
 
 impl Life {
     pub(super) fn new(node: usize, session: u64) -> Arc<Self> {
-        Arc::new(Self { node, session, state: Mutex::default() })
+        let link = Link { up: true, since: Instant::now(), times: 1 };
+        let state = State {
+            is_dead: false,
+            is_stopped: false,
+            is_cut_off: false,
+            steps_left: None,
+            host: None,
+            link,
+            links: Vec::new(),
+        };
+        Arc::new(Self { node, session, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -64,6 +81,26 @@ impl Life {
     /// No message passes between it and the server.
     pub(super) fn cut_off(&self, is_cut_off: bool) {
         self.state().is_cut_off = is_cut_off;
+    }
+
+    /// Its client notices that the connection is gone, or makes it anew.
+    pub(super) fn connect(&self, up: bool) {
+        let mut state = self.state();
+        if state.link.up != up {
+            let times = state.link.times + u64::from(up);
+            state.link = Link { up, since: Instant::now(), times };
+            let link = state.link;
+            state.links.iter().for_each(|follower| _ = follower.send_replace(link));
+        }
+    }
+
+    /// Its connection to the server.
+    pub(super) fn link(&self) -> watch::Receiver<Link> {
+        let mut state = self.state();
+        state.links.retain(|follower| !follower.is_closed());
+        let (follower, link) = watch::channel(state.link);
+        state.links.push(follower);
+        link
     }
 
     pub(super) fn is_dead(&self) -> bool {

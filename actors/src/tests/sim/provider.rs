@@ -260,7 +260,7 @@ impl Transport for Calls {
                 let arrival = Arrival { at, over, account, id, status, node, session, written };
                 provider.arrive(arrival);
                 sleep(takes).await;
-                drop(tell.send(()));
+                let _heard = tell.send(());
             });
             if life.is_dead() {
                 return std::future::pending().await;

@@ -114,7 +114,8 @@ impl Queue for SimQueue {
     }
 
     fn finish(&self, lane: LaneKey, seq: Seq, ending: Ending) -> QueueFuture<()> {
-        let (hub, trace, session) = (Arc::clone(&self.hub), Arc::clone(&self.trace), self.life.session);
+        let (hub, trace, session) =
+            (Arc::clone(&self.hub), Arc::clone(&self.trace), self.life.session);
         self.ask(move |queue| {
             let (id, code) = match &ending {
                 Ending::Done { done, .. } => (done.id.clone(), None),

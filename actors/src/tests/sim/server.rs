@@ -8,9 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::board::BoardServer;
 use super::bugs::Bug;
 use super::host::Life;
 use super::net::Net;
@@ -18,9 +17,9 @@ use super::{Trace, Wrongs};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::nats::wire::{Answer, Kept, Unconfirmed, Wire};
 use crate::ledger::nats::{NatsLedger, opened};
-use crate::ledger::record::Record;
+use crate::ledger::record::{Record, Stretch};
 use crate::ledger::{Ledger, LedgerError, LedgerFuture, Stored, Writer};
-use crate::nats::session::SessionId;
+use crate::nats::session::{Session, SessionId};
 
 /// How far a replica is behind, at most.
 const BEHIND_MS: u64 = 400;
@@ -46,6 +45,8 @@ struct State {
     /// Permits that a stored record names and that no call has used yet: by account's name, session and fetch.
     permits: BTreeMap<(String, u64, Seq), BTreeSet<u64>>,
     used: BTreeSet<(u64, Seq, u64)>,
+    /// Blocks that a session's stored records opened.
+    open: BTreeMap<(String, u64), Vec<Stretch>>,
     names: BTreeMap<String, Seq>,
     /// How often a record of a gone process named a fetch as in flight.
     crashes: BTreeMap<Seq, u32>,
@@ -76,11 +77,15 @@ impl LedgerServer {
         let state = &mut *self.state();
         let seq = state.names[id];
         let permits = state.permits.entry((account.to_owned(), session, seq)).or_default();
-        match permits.pop_first() {
-            Some(permit) => _ = state.used.insert((session, seq, permit)),
-            None => self.wrongs.push(format!(
+        if let Some(permit) = permits.pop_first() {
+            state.used.insert((session, seq, permit));
+            return;
+        }
+        let open = state.open.get(&(account.to_owned(), session));
+        if !open.into_iter().flatten().any(|open| (open.from..=open.to).contains(&seq)) {
+            self.wrongs.push(format!(
                 "{id} of {account} was called by session {session}, and no stored record says so"
-            )),
+            ));
         }
     }
 
@@ -93,12 +98,16 @@ impl LedgerServer {
         self.trace.note(|| {
             let what = if letter.is_claim { "claim" } else { "record" };
             let by = letter.by;
-            format!("{what} of {name} by {by} over {expected}: {}", if is_last { "ok" } else { "no" })
+            format!(
+                "{what} of {name} by {by} over {expected}: {}",
+                if is_last { "ok" } else { "no" }
+            )
         });
         if !is_last {
             return Err(());
         }
-        if let Some(whose) = state.taken.get(&(account.clone(), expected))
+        if !letter.is_claim
+            && let Some(whose) = state.taken.get(&(account.clone(), expected))
             && *whose != letter.by
         {
             let (by, whose) = (letter.by, *whose);
@@ -110,6 +119,9 @@ impl LedgerServer {
         let sequence = state.sequence;
         if !letter.is_claim && !name.contains('=') {
             let record = Record::decode(&letter.record).expect("a record of ours");
+            if !record.open.is_empty() {
+                state.open.entry((name.clone(), letter.by)).or_default().extend(record.open);
+            }
             for flying in record.flying {
                 let key = (letter.by, flying.seq, flying.permit);
                 if !state.used.contains(&key) {
@@ -133,7 +145,10 @@ impl LedgerServer {
         let state = self.state();
         let messages = state.messages.get(account)?.iter().rev();
         let until = Instant::now().checked_sub(behind)?;
-        messages.map(|(at, kept)| (*at, kept)).find(|(at, _)| *at <= until).map(|(_, kept)| kept.clone())
+        messages
+            .map(|(at, kept)| (*at, kept))
+            .find(|(at, _)| *at <= until)
+            .map(|(_, kept)| kept.clone())
     }
 
     fn at(&self, account_sequence: u64) -> Option<Kept> {
@@ -161,10 +176,7 @@ struct Line {
     life: Arc<Life>,
     net: Arc<Net>,
     server: Arc<LedgerServer>,
-    board: Arc<BoardServer>,
-    /// Sessions of the same folder.
-    before: Vec<u64>,
-    started: Instant,
+    session: Arc<Session>,
     bug: Option<Bug>,
     /// What claims that were never sent say, under [`Bug::NoClaim`].
     unsent: Mutex<BTreeMap<u64, Kept>>,
@@ -175,7 +187,11 @@ fn away() -> LedgerError {
 }
 
 impl Line {
-    async fn last(&self, account: &AccountKey, behind: Duration) -> Result<Option<Kept>, LedgerError> {
+    async fn last(
+        &self,
+        account: &AccountKey,
+        behind: Duration,
+    ) -> Result<Option<Kept>, LedgerError> {
         let (server, account) = (Arc::clone(&self.server), account.clone());
         let work = move || std::future::ready(server.last(&account, behind));
         self.net.ask(&self.life, PATIENCE, work).await.ok_or_else(away)
@@ -188,21 +204,13 @@ impl Wire for Line {
     }
 
     fn passed(&self) -> Duration {
-        self.started.elapsed()
+        self.session.started().elapsed()
     }
 
     fn look(&self, id: SessionId) -> Answer<'_, Writer> {
         async move {
-            if id.0 == self.life.session {
-                return Ok(Writer::Here);
-            }
-            if self.before.contains(&id.0) {
-                return Ok(Writer::Dead);
-            }
-            let board = Arc::clone(&self.board);
-            let work = move || std::future::ready(board.lives(id));
-            let lives = self.net.ask(&self.life, PATIENCE, work).await.ok_or_else(away)?;
-            Ok(if lives { Writer::Alive } else { Writer::Silent })
+            let looked = timeout(PATIENCE, self.session.look(id)).await;
+            looked.map_err(|_| away())?.map_err(|_| away())
         }
         .boxed()
     }
@@ -222,9 +230,8 @@ impl Wire for Line {
                 return Ok(expected);
             }
             let (server, whose) = (Arc::clone(&self.server), account.clone());
-            let work = move || {
-                std::future::ready(server.publish(&whose, expected, payload.clone()))
-            };
+            let work =
+                move || std::future::ready(server.publish(&whose, expected, payload.clone()));
             match self.net.ask(&self.life, PATIENCE, work).await {
                 Some(answer) => answer.map_err(|()| Unconfirmed::Conflict),
                 None if self.bug == Some(Bug::LostIsStored) => Ok(expected + 1),
@@ -280,8 +287,8 @@ pub(super) struct SimLedger {
 impl SimLedger {
     pub(super) fn new(
         life: &Arc<Life>,
-        (net, server, board): (&Arc<Net>, &Arc<LedgerServer>, &Arc<BoardServer>),
-        before: Vec<u64>,
+        (net, server): (&Arc<Net>, &Arc<LedgerServer>),
+        session: &Arc<Session>,
         bug: Option<Bug>,
         plan: Arc<crate::plan::Plan>,
     ) -> Self {
@@ -289,9 +296,7 @@ impl SimLedger {
             life: Arc::clone(life),
             net: Arc::clone(net),
             server: Arc::clone(server),
-            board: Arc::clone(board),
-            before,
-            started: Instant::now(),
+            session: Arc::clone(session),
             bug,
             unsent: Mutex::default(),
         };
