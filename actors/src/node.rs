@@ -115,6 +115,9 @@ pub enum NodeError {
     /// A shard is gone; what it had is in queue and ledger, for the next start.
     #[error("shard {0} died; nothing is lost, start again")]
     ShardDied(usize),
+    /// What this node owns is kept by nobody; what it had is in queue and ledger.
+    #[error("the keeper of this node's partitions died; nothing is lost, start again")]
+    KeeperDied,
 }
 
 /// A node at work.

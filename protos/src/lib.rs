@@ -87,6 +87,9 @@ pub struct Object {
     pub sha256: String,
     /// Length of the object as stored (compressed), in bytes.
     pub stored_bytes: u64,
+    /// Which file of an archive it was, if it was one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
 }
 
 /// What became of a fetch whose objects are durable.
@@ -96,7 +99,7 @@ pub struct Done {
     pub id: String,
     /// Its place in the queue; a second `done` of the same fetch has the same one.
     pub seq: u64,
-    /// What was stored, first page first. Of a read of more than 256 pages the first 256: see `lists`.
+    /// What was stored, first page first; of an archive, in its order. Of a read of more than 256 pages the first 256: see `lists`.
     pub objects: Vec<Object>,
     /// The status of the last answer.
     pub http_status: u16,

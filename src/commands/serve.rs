@@ -5,21 +5,25 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tollgate_actors::clock::Clock;
-use tollgate_actors::cluster::{Keeper, Owned, Terms};
+use tollgate_actors::cluster::{Keeper, KeeperError, Owned, Terms};
+use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
+use tollgate_actors::ledger::LedgerError;
 use tollgate_actors::ledger::nats::NatsLedger;
 use tollgate_actors::nats::ask::Who;
-use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
+use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
-use tollgate_actors::nats::{self, Bus, ask, holds, service};
+use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, service};
 use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
+use tollgate_actors::queue::{Queue, QueueError};
 use tollgate_actors::store::keep_clean;
+use tollgate_actors::telemetry;
 use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
@@ -33,6 +37,9 @@ use crate::http;
 use crate::logs::Logs;
 use crate::ui::{Progress, say};
 
+/// A server that elects a leader does nothing for some seconds: so long a start is tried again, and how often.
+const START_WITHIN: Duration = Duration::from_secs(5 * 60);
+const START_AGAIN: Duration = Duration::from_secs(2);
 /// What the last words to NATS may take.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -84,13 +91,46 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
 
 async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
     let bus = Bus::connect(&plan.nats, &plan.node_name, true).await?;
-    let setting_up = async { anyhow::Ok(nats::setup(&bus, &plan.nats, plan.nats.setup).await?) };
-    for changed in with_rights(&bus, setting_up).await? {
+    let setting_up =
+        patiently(&bus, async || anyhow::Ok(nats::setup(&bus, &plan.nats, plan.nats.setup).await?));
+    for changed in setting_up.await? {
         if changed.change != nats::Change::Kept {
             say(format_args!("tollgate: {changed}"));
         }
     }
     Ok(bus)
+}
+
+/// Does a step of the start: again and again while NATS does not answer, as when it goes away later. A right that is
+/// missing is told at once.
+async fn patiently<T>(bus: &Bus, step: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let until = Instant::now() + START_WITHIN;
+    let mut told = false;
+    loop {
+        match with_rights(bus, Box::pin(step())).await {
+            Err(error) if is_away(&error) && Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    telemetry::start_waits(&format!("{error:#}"));
+                }
+                sleep(START_AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether an error of the start is of a server that does not answer now.
+fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let code = cause.downcast_ref::<NatsError>().map(|error| error.code);
+        code == Some(Code::NatsUnreachable)
+            || cause.is::<SessionError>()
+            || cause.is::<KeeperError>()
+            || cause.is::<LedgerError>()
+            // What has a code of its own is no matter of time.
+            || matches!(cause.downcast_ref::<QueueError>(),
+                Some(QueueError::Unavailable(why)) if !why.starts_with("TG"))
+    })
 }
 
 async fn work(
@@ -109,7 +149,7 @@ async fn work(
         config: plan.hash.clone(),
     };
     let started = tokio::select! {
-        started = with_rights(bus, Box::pin(start(plan, bus, file, &about, clock))) => started?,
+        started = Box::pin(start(plan, bus, file, &about, clock)) => started?,
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
@@ -128,6 +168,7 @@ async fn work(
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
+        () = keeper.died() => Some(NodeError::KeeperDied),
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
@@ -144,7 +185,7 @@ async fn work(
     }
     match died {
         None => Ok(Exit::Done),
-        Some(error @ NodeError::ShardDied(_)) => {
+        Some(error @ (NodeError::ShardDied(_) | NodeError::KeeperDied)) => {
             say(format_args!("tollgate: {error}"));
             Ok(Exit::Failed)
         }
@@ -170,21 +211,12 @@ async fn start(
     about: &About,
     clock: &Clock,
 ) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
-    let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
-    let before = file.before.clone();
-    let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
-    let session = Arc::new(session.context("show this node's session on NATS")?);
     let store = open_store(plan).await?;
-    let held = Holds::default();
-    held.replace(holds::list(bus).await?);
+    let backs = patiently(bus, async || backs(plan, bus, file, about).await).await?;
+    let Backs { session, keeper, owned, held, ledger, queue } = backs;
     let back = Arc::new(BackHealth::default());
-    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
-    // What is owned is claimed before it is listed: a node alone has everything at once.
-    let terms = Terms::default();
-    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), terms).await;
-    let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
     let seams = Seams {
-        queue: Arc::new(NatsQueue::open_for(bus, owned.clone()).await?),
+        queue: Arc::new(queue),
         ledger: Arc::new(ledger),
         store: store.clone(),
         vault: Arc::new(NatsVault::new(bus, Arc::clone(&session))),
@@ -194,8 +226,36 @@ async fn start(
         owned: owned.clone(),
     };
     let sweep = keep_clean(store, plan);
-    let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
+    let starting = async { anyhow::Ok(Node::start(Arc::clone(plan), seams, clock.clone()).await?) };
+    let node = with_rights(bus, starting).await?;
     Ok(Started { session, keeper, owned, held, back, sweep, node })
+}
+
+/// What a node stands on, all of it on NATS.
+struct Backs {
+    session: Arc<Session>,
+    keeper: Keeper,
+    owned: Owned,
+    held: Holds,
+    ledger: NatsLedger,
+    queue: NatsQueue,
+}
+
+async fn backs(plan: &Plan, bus: &Bus, file: &SessionFile, about: &About) -> anyhow::Result<Backs> {
+    let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
+    let before = file.before.clone();
+    let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
+    let session = Arc::new(session.context("show this node's session on NATS")?);
+    let held = Holds::default();
+    held.replace(holds::list(bus).await?);
+    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
+    // What is owned is claimed before it is listed: a node alone has everything at once.
+    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), Terms::default()).await;
+    let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
+    let queue = NatsQueue::open_for(bus, owned.clone()).await?;
+    // As the node does first: here it may be tried again.
+    queue.postponed().await?;
+    Ok(Backs { session, keeper, owned, held, ledger, queue })
 }
 
 /// What goes on beside the node: answering on its socket, following holds, cleaning up, telling how NATS fares.

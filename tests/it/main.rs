@@ -12,6 +12,7 @@
 )]
 
 mod answers;
+mod archives;
 mod audit;
 mod auth;
 mod bad;

@@ -75,6 +75,40 @@ fn a_recipe_is_tried_on_recorded_answers() {
 }
 
 #[test]
+fn the_files_of_an_archive_are_shown_each_with_its_object() {
+    let folder = folder();
+    let config = CONFIG.to_owned()
+        + "[platforms.acme.apis.files]\npath = \"files\"\nformat = \"csv\"\ndecode = \"zip\"\nmembers = \"*\"\n";
+    fs::write(folder.path().join("tollgate.toml"), config).unwrap();
+    let archive = include_bytes!("../../actors/src/store/tests/archives/large.zip");
+    fs::write(folder.path().join("cases/bodies/files.zip"), archive).unwrap();
+    let case = "[fetch]\nid = \"f1\"\nplatform = \"acme\"\naccount = \"act_1\"\napi = \"files\"\n\
+                [[answers]]\nfile = \"bodies/files.zip\"\n";
+    fs::write(folder.path().join("cases/good.toml"), case).unwrap();
+    let ran = tollgate(folder.path(), &["recipe", "test", "cases"]);
+    let report = text(&ran.stdout);
+    assert!(ran.status.success(), "{report}{}", text(&ran.stderr));
+    let objects: Vec<&str> = report.lines().filter(|line| line.contains("object ")).collect();
+    assert_eq!(objects.len(), 3, "{report}");
+    assert!(
+        objects[0].contains("/f1/00001.readme.txt.zst: ")
+            && objects[0].ends_with(", the file readme.txt"),
+        "{report}"
+    );
+    assert!(
+        objects[1].contains("/f1/00001.data%2Freport.csv.zst: ")
+            && objects[1].ends_with(", the file data/report.csv"),
+        "{report}"
+    );
+    assert!(report.contains("done f1: status 200, 1 calls, 1 pages\n"), "{report}");
+    let mut check = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let shown = check.current_dir(folder.path()).env("ACME_TOKEN", "t").arg("check").output();
+    let shown = text(&shown.unwrap().stdout);
+    let line = "decodes a zip archive: an object of each member *, at most 256";
+    assert!(shown.contains(line), "{shown}");
+}
+
+#[test]
 fn what_is_recorded_is_expected_from_then_on() {
     let folder = folder();
     let test = ["recipe", "test", "cases/good.toml"];

@@ -298,6 +298,7 @@ def settings(args, judge: int, killer: int, data: pathlib.Path) -> str:
             "[platforms.judge]",
             f'base_url = "http://127.0.0.1:{judge}/"',
             'headers = { X-Account = "{account}" }',
+            *([f"guard = {json.dumps(args.guard)}"] if args.guard else []),
             "[platforms.judge.limits]",
             *limits,
             "[platforms.judge.apis.report]",
@@ -510,6 +511,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "nats": args.nats,
         "sync": args.sync,
         "limits": [limit.for_limits() for limit in args.limit],
+        "guard": args.guard or "default",
         "disturbances": dict(collections.Counter(what for _, what, _ in chaos.happened)),
         "killer": {"kills": len(killer.kills), "letters": [outcome.dead[seq][0].get("code") for seq in killers & outcome.dead.keys()]},
         "accounts": args.accounts,
@@ -553,6 +555,7 @@ def main():
     parser.add_argument("--limit", type=Limit, action="append", help='"2 per 1 s", the default')
     parser.add_argument("--latency", type=float, default=0.2, help="seconds before an answer's head")
     parser.add_argument("--body-bytes", type=int, default=256, help="length of an answer's body")
+    parser.add_argument("--guard", help='such as "100ms" or "never"; the default if not given')
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--nodes-max", type=int, default=5, help="when one is added, at most")
     parser.add_argument("--nats", type=int, default=3, choices=[1, 3], help="servers of NATS, and replicas")

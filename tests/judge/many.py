@@ -19,19 +19,22 @@ import time
 from backlog import Backlog
 from run_served import add_servers, run_in_folder
 from running import HERE, Running, free_port
-from servers import DRAINED_WITHIN, Failure, NatsServer, Node, Server, nats_server_path
+from servers import DRAINED_WITHIN, Failure, NatsServer, Node, Server, nats_cluster, nats_server_path
 
 # Time between two looks at the streams, and points kept of each server's memory.
 LOOK_EVERY = 0.5
 POINTS_MAX = 40
+# Seconds.
+ELECTED_WITHIN = 15
 
 
-def settings(port: int, nats_url: str, data: pathlib.Path) -> str:
+def settings(port: int, nats_servers: list, data: pathlib.Path) -> str:
     """A platform without limits on the fast provider."""
     return "\n".join(
         [
             "[nats]",
-            f"url = {json.dumps(nats_url)}",
+            f"url = {json.dumps(','.join(server.url for server in nats_servers))}",
+            f"replicas = {len(nats_servers)}",
             "[store]",
             f"url = {json.dumps(f'file:{data}')}",
             "[platforms.judge]",
@@ -57,6 +60,16 @@ def write_fetches(accounts: int, fetches: int, path: pathlib.Path):
         written.wait()
 
 
+async def set_up(node: Node):
+    """A cluster of NATS elects its leader first."""
+    for _ in range(ELECTED_WITHIN):
+        try:
+            return node.command_output("setup")
+        except Failure:
+            await asyncio.sleep(1)
+    return node.command_output("setup")
+
+
 async def publish_by_nats_py(backlog: Backlog, path: pathlib.Path) -> float:
     started = time.monotonic()
     with path.open() as lines:
@@ -80,7 +93,7 @@ async def until_done(backlog: Backlog, node: Node, enough: int, patience: float)
 
 def memory(server: Server, since: float) -> list:
     """[seconds since the node's start, MB] at a few moments."""
-    points = [(at - since, rss) for at, rss in server.usage.rss_over_time]
+    points = [(at - since, rss) for at, rss in server.usage.rss_over_time if at >= since]
     step = -(-len(points) // POINTS_MAX) or 1
     return [[round(at, 1), round(rss / 1e6, 1)] for at, rss in points[::step]]
 
@@ -88,16 +101,21 @@ def memory(server: Server, since: float) -> list:
 async def run(args, folder: pathlib.Path, servers: list) -> dict:
     fetches = folder / "fetches.jsonl"
     write_fetches(args.accounts, args.fetches, fetches)
-    nats_server = NatsServer(folder, nats_server_path(args.nats_server), args.sync)
-    servers.append(nats_server)
-    nats_server.start().wait_listening()
+    path = nats_server_path(args.nats_server)
+    nats_servers = nats_cluster(folder, path, args.sync) if args.nats == 3 else [NatsServer(folder, path, args.sync)]
+    servers += nats_servers
+    for server in nats_servers:
+        server.start()
+    for server in nats_servers:
+        server.wait_listening()
+    nats_server = nats_servers[0]
     async with contextlib.AsyncExitStack() as stack:
         provider = Running("fast.py", "--port", port := free_port())
         stack.enter_context(provider)
-        text = settings(port, nats_server.url, folder / "objects")
+        text = settings(port, nats_servers, folder / "objects")
         node = Node("node-0", folder, args.tollgate, text, log_level=args.log_level)
         servers.append(node)
-        node.command_output("setup")
+        await set_up(node)
         backlog = await stack.enter_async_context(Backlog(nats_server.url))
 
         told = None
@@ -120,13 +138,16 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         }
 
         enough = min(args.drain_some or args.fetches, args.fetches)
-        cpu_before = nats_server.usage.cpu_seconds()
+        for server in nats_servers:
+            server.look()
+        cpu_before = sum(server.usage.cpu_seconds() for server in nats_servers)
         started = time.monotonic()
         node.start()
         await until_done(backlog, node, enough, args.patience)
         seconds = time.monotonic() - started
         node.look()
-        nats_server.look()
+        for server in nats_servers:
+            server.look()
         exit_code = await asyncio.to_thread(node.stop, DRAINED_WITHIN)
         dead = await backlog.messages("DEAD")
         done = await backlog.messages("DONE")
@@ -145,6 +166,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "fetches": args.fetches,
         "accounts": args.accounts,
         "sync": args.sync,
+        "nats": args.nats,
         "publish": published,
         "done": done,
         "left": left,
@@ -159,7 +181,9 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "node_cpu_ms_per_fetch": round(node.usage.cpu_seconds() * 1000 / done, 3),
         "node_rss_mb": memory(node, started),
         "nats_server": nats_server.usage.told(),
-        "nats_server_cpu_ms_per_fetch": round((nats_server.usage.cpu_seconds() - cpu_before) * 1000 / done, 3),
+        "nats_server_cpu_ms_per_fetch": round(
+            (sum(server.usage.cpu_seconds() for server in nats_servers) - cpu_before) * 1000 / done, 3
+        ),
         "nats_server_rss_mb": memory(nats_server, started),
         "provider": {"cpu_s": score["cpu_s"], "ceiling_per_s": score["ceiling_per_s"]},
     }
@@ -174,6 +198,7 @@ def main():
     parser.add_argument("--drain-some", type=int, metavar="N", help="the node is stopped after so many")
     parser.add_argument("--nats-py", action="store_true", help="publish by nats-py, not by `tollgate publish`")
     parser.add_argument("--sync", choices=["default", "always"], default="default", help="nats-server's sync_interval")
+    parser.add_argument("--nats", type=int, default=1, choices=[1, 3], help="servers of NATS, and replicas")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds in which some fetch must end")
     add_servers(parser)
     parser.set_defaults(log_level="warn")

@@ -102,6 +102,24 @@ impl Look {
         })))
     }
 
+    /// Another look at an answer of the same head, which has seen nothing of a body: at a file of several.
+    pub(crate) fn anew(&self) -> Self {
+        let seen = self.seen();
+        Self(Arc::new(Mutex::new(Seen {
+            answers: Arc::clone(&seen.answers),
+            status: seen.status,
+            headers: seen.headers.clone(),
+            format: seen.format,
+            is_good: seen.is_good,
+            scan: JsonScan::new(Arc::clone(&seen.answers.paths)),
+            lines: seen.lines.is_some().then(|| Lines::new(seen.format != Format::Tsv)),
+            bytes: 0,
+            blank: true,
+            start: Vec::new(),
+            looked: None,
+        })))
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

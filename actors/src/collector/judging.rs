@@ -105,7 +105,10 @@ impl Attempt<'_> {
 
     /// The answer was streamed towards the store, and what was looked for in it says no.
     pub(super) async fn refused(&self, told: Told, look: Option<Look>) -> Outcome {
-        let looked = look.and_then(|look| look.looked());
+        self.refused_as(told, look.and_then(|look| look.looked())).await
+    }
+
+    pub(super) async fn refused_as(&self, told: Told, looked: Option<Looked>) -> Outcome {
         let start = looked
             .as_ref()
             .map(|looked| self.text_of(&looked.start, looked.start.len() < BODY_SEEN_MAX));

@@ -13,6 +13,7 @@ use tollgate_protos::{Done, Manifest, Object};
 
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::judging::Told;
+use super::members::Landing;
 use super::paging::{Landed, flawed};
 use super::{Again, Item, LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
@@ -24,7 +25,7 @@ use crate::queue::Ending;
 use crate::recipe::{self, KeyContext, Refusal};
 use crate::shard::context::Context;
 use crate::store::{
-    Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored, Unfit,
+    Codec, Decode, EXPAND_MAX, SinkError, SinkOptions, StoreErrorKind, Stored, Unfit, Unwrap,
 };
 
 /// Least time before another call for a body that the store refused: until then it is known whether it takes
@@ -69,6 +70,12 @@ impl Attempt<'_> {
             body_bytes_max: plan.collect.body_bytes_max,
             expand_max: EXPAND_MAX,
         };
+        if let Unwrap::Members(members) = &options.unwrap {
+            let members = members.clone();
+            let suffix = plan.store.compression.suffix();
+            let landing = Landing { status, members, options, key, manifest_key, suffix };
+            return self.store_members(body, told, look, landing).await;
+        }
         let mut sink = self.shard.store.sink(key, options);
         if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
             sink = sink.with_tap(Box::new(watch));
@@ -168,6 +175,7 @@ impl Attempt<'_> {
             bytes: stored.bytes,
             sha256: stored.sha256.clone(),
             stored_bytes: stored.stored_bytes,
+            member: None,
         };
         let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
         let class = verdict.map(|verdict| verdict.class);

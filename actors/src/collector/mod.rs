@@ -24,6 +24,7 @@ pub mod actor;
 mod attempt;
 mod judging;
 mod landing;
+mod members;
 mod paging;
 mod peek;
 mod place;

@@ -36,6 +36,8 @@ pub(super) struct Earlier {
     pub(super) pages: u32,
     /// What the keys of its objects end in.
     exts: Vec<String>,
+    /// The keys of the objects that it names.
+    keys: Vec<Path>,
     /// There is one.
     pub(super) is_there: bool,
 }
@@ -44,6 +46,12 @@ impl Earlier {
     /// Whether one object of this form takes the place of all of it.
     pub(super) fn is_one(&self, ext: &str) -> bool {
         self.pages <= 1 && self.exts.iter().all(|known| known == ext)
+    }
+
+    /// The objects that it names and that lie beside it.
+    pub(super) fn beside(self, manifest: &Path) -> Vec<Path> {
+        let folder = manifest.parent();
+        self.keys.into_iter().filter(|key| key != manifest && key.parent() == folder).collect()
     }
 
     /// A read that knows of these objects, so that in its end none of them is left behind it.
@@ -111,6 +119,8 @@ impl<'a> Place<'a> {
         let mut earlier = Earlier { is_there: true, ..Earlier::default() };
         let Ok(known) = serde_json::from_slice::<Manifest>(&bytes) else { return Ok(earlier) };
         earlier.pages = known.done.pages.min(recipe::PAGE_MAX);
+        let keys = known.done.objects.iter().filter_map(|object| Path::parse(&object.key).ok());
+        earlier.keys = keys.collect();
         for (page, object) in (1..).zip(&known.done.objects) {
             let name = object.key.rsplit('/').next().unwrap_or_default();
             let own = |ext: &&str| self.key(page, ext).is_ok_and(|key| *key.as_ref() == object.key);
@@ -175,6 +185,7 @@ impl<'a> Place<'a> {
                 bytes: page.bytes,
                 sha256: hex(&page.sha256),
                 stored_bytes: page.stored_bytes,
+                member: None,
             })
         };
         so_far.tail.iter().enumerate().map(object).collect()
@@ -316,8 +327,15 @@ impl<'a> Place<'a> {
         let listed = LISTED_MAX as u32;
         let most = if highest > listed { highest.div_ceil(listed) } else { 0 };
         let lists = (lists + 1..=most).map(|number| list_key(manifest, number));
-        let objects = beside.chain(behind);
-        let removed = stream::iter(objects.chain(lists)).map(|key| async move {
+        self.remove_each(beside.chain(behind).chain(lists)).await
+    }
+
+    /// Removes objects. What the store does not let go stays, and the log says so.
+    pub(super) async fn remove_each(
+        &self,
+        keys: impl Iterator<Item = Path>,
+    ) -> Result<(), SinkError> {
+        let removed = stream::iter(keys).map(|key| async move {
             match self.shard.store.delete(&key).await {
                 Err(SinkError::Store { kind, source, .. }) if !passes(kind) => {
                     Ok(Some(format!("remove `{key}`: {kind}: {source}")))

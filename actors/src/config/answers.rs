@@ -17,7 +17,7 @@ use crate::codes::Code;
 use crate::ids::preview;
 use crate::observe::{JsonPath, RULES_MAX, Source};
 use crate::plan::{Api, Format};
-use crate::store::{Pick, Unwrap};
+use crate::store::{Members, Pick, Unwrap};
 
 /// Bounds of a wait before another try.
 const WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -32,6 +32,8 @@ const COLUMNS_MAX: usize = 1_000;
 const ROWS_MAX: u64 = 1_000_000_000_000;
 /// Longest pattern of a member.
 const MEMBER_MAX: usize = 200;
+/// Most patterns of members.
+const PATTERNS_MAX: usize = 20;
 /// Most days of a part.
 const DAYS_MAX: u32 = 3_650;
 
@@ -353,6 +355,7 @@ fn columns(section: &mut Section<'_>, format: Format) -> Vec<String> {
 fn decoding(section: &mut Section<'_>, format: Format) -> Decoding {
     let steps = section.list("decode");
     let member = section.text("member");
+    let members = section.has("members").then(|| section.list("members").unwrap_or_default());
     let charset = section.text("charset");
     if let Some(member) = &member
         && (member.is_empty() || member.len() > MEMBER_MAX)
@@ -360,10 +363,18 @@ fn decoding(section: &mut Section<'_>, format: Format) -> Decoding {
         let message = format!("{} bytes, 1 to {MEMBER_MAX} are allowed", member.len());
         section.mistake(BAD, "member", message, "such as \"report.csv\", or \"*.csv\"");
     }
+    if let Some(members) = &members {
+        members_problems(section, members, member.is_some());
+    }
     let unwrap = match steps.as_deref() {
         None => Unwrap::None,
         Some([step]) if step == "gzip" => Unwrap::Gzip,
-        Some([step]) if step == "zip" => Unwrap::Zip(Pick(member.as_deref().map(Arc::from))),
+        Some([step]) if step == "zip" => match &members {
+            Some(members) => {
+                Unwrap::Members(Members(members.iter().map(|name| Arc::from(&**name)).collect()))
+            }
+            None => Unwrap::Zip(Pick(member.as_deref().map(Arc::from))),
+        },
         Some([_, _, ..]) => {
             let message = "one step is undone, beside the answer's own Content-Encoding";
             section.mistake(Code::NotSupported, "decode", message, "decode = [\"zip\"]");
@@ -376,11 +387,13 @@ fn decoding(section: &mut Section<'_>, format: Format) -> Decoding {
             Unwrap::None
         }
     };
-    if member.is_some() && steps.is_none() {
-        let message = "a member of what is not said";
-        section.mistake(Code::MissingKey, "member", message, "decode = [\"zip\"]");
-    } else if member.is_some() && unwrap == Unwrap::Gzip {
-        section.mistake(BAD, "member", "a gzip file has no members with names", "leave it out");
+    for (key, is_said) in [("member", member.is_some()), ("members", members.is_some())] {
+        if is_said && steps.is_none() {
+            let message = "a member of what is not said";
+            section.mistake(Code::MissingKey, key, message, "decode = [\"zip\"]");
+        } else if is_said && unwrap == Unwrap::Gzip {
+            section.mistake(BAD, key, "a gzip file has no members with names", "leave it out");
+        }
     }
     if unwrap != Unwrap::None && format == Format::Auto {
         let message = "the content type tells of the file, and not of what is in it";
@@ -410,6 +423,22 @@ fn decoding(section: &mut Section<'_>, format: Format) -> Decoding {
         );
     }
     Decoding { unwrap, charset }
+}
+
+/// What is wrong with the patterns of several members.
+fn members_problems(section: &mut Section<'_>, members: &[String], has_member: bool) {
+    if has_member {
+        let message = "`member` takes one of them, and this several";
+        section.mistake(BAD, "members", message, "leave one of the two out");
+    }
+    if !(1..=PATTERNS_MAX).contains(&members.len()) {
+        let message = format!("{} patterns, 1 to {PATTERNS_MAX} are allowed", members.len());
+        section.mistake(Code::TooMany, "members", message, "members = [\"*.csv\"]");
+    }
+    if members.iter().any(|member| member.is_empty() || member.len() > MEMBER_MAX) {
+        let message = format!("a pattern has 1 to {MEMBER_MAX} bytes");
+        section.mistake(BAD, "members", message, "members = [\"*\"] takes all");
+    }
 }
 
 fn split(mut table: Section<'_>) -> Option<Split> {

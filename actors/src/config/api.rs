@@ -27,6 +27,7 @@ use crate::ids::Slug;
 use crate::pages::VARIABLES;
 use crate::plan::{Api, Format, Params, Platform, Timeouts};
 use crate::recipe::{RESERVED, Template, Variables, path_problem};
+use crate::store::Unwrap;
 
 /// Most apis of a platform.
 const APIS_MAX: usize = 1_000;
@@ -154,6 +155,11 @@ fn api(
     let format = format.unwrap_or(Format::Auto);
     let job = job(&mut section, &allowed);
     let answers = of_api(&mut section, context.answers, (format, &method), caps);
+    if pages.is_some() && matches!(answers.decoding.unwrap, Unwrap::Members(_)) {
+        let message = "each answer is several objects, and a page is one";
+        let hint = "leave out `pages`, or take one `member` of each";
+        section.mistake(Code::NotSupported, "members", message, hint);
+    }
     section.unsupported("report", "one fetch is one call");
     let Some(path) = path else {
         section.finish();

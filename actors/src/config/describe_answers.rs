@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::values::show;
 use crate::answers::{Answers, By, Class, INCOMPLETE_WAIT, Rows, Rule, SPLITS_MAX, Test, place};
-use crate::store::Unwrap;
+use crate::store::{MEMBERS_MAX, Unwrap};
 
 /// How the answers of one api are judged and decoded.
 pub(super) fn write_answers(out: &mut String, answers: &Answers) -> fmt::Result {
@@ -15,6 +15,11 @@ pub(super) fn write_answers(out: &mut String, answers: &Answers) -> fmt::Result 
             Some(name) => writeln!(out, "    decodes a zip archive: its member {name}")?,
             None => writeln!(out, "    decodes a zip archive: its only member")?,
         },
+        Unwrap::Members(members) => writeln!(
+            out,
+            "    decodes a zip archive: an object of each member {}, at most {MEMBERS_MAX}",
+            members.0.join(" or ")
+        )?,
     }
     if let Some(charset) = answers.decoding.charset {
         writeln!(out, "    charset {} is stored as UTF-8", charset.name())?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{Message, PublishMessage};
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{ConsumerErrorKind, LastRawMessageErrorKind, Stream};
 use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -64,6 +64,13 @@ pub(crate) struct OwnError {
     pub(crate) what: String,
     /// The bucket is not there: waiting does not bring it back.
     pub(crate) missing: bool,
+}
+
+impl OwnError {
+    /// It did not answer in time.
+    pub(crate) fn no_answer() -> Self {
+        failed("no answer in time")
+    }
 }
 
 fn failed(error: impl fmt::Display) -> OwnError {
@@ -181,7 +188,11 @@ impl OwnBucket for NatsOwn {
                 inactive_threshold: WATCH_KEPT,
                 ..push::Config::default()
             };
-            let consumer = stream.create_consumer(config).await.map_err(failed)?;
+            let consumer = stream.create_consumer(config).await.map_err(|error| {
+                let missing = matches!(error.kind(), ConsumerErrorKind::JetStream(said)
+                    if refused(&said) == Refused::NoStream);
+                OwnError { missing, ..failed(error) }
+            })?;
             let mut ear = Ear { bus, heard, heard_to: 0 };
             let mut there = Vec::new();
             let mut pending = consumer.cached_info().num_pending;

@@ -44,6 +44,7 @@ const SEEN_HOLDS: Duration = Duration::from_secs(1);
 const SEEN_MAX: usize = 1024;
 /// Earlier sessions that a folder remembers. One before those counts as silent, which only waits longer.
 const BEFORE_MAX: usize = 64;
+const NO_ANSWER: &str = "the session's key: no answer in time";
 
 /// How long a session's key lives without a renewal, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,10 +173,10 @@ pub(crate) struct Shown {
 /// How a session fares.
 #[derive(Debug, Clone, Copy)]
 struct Fares {
-    renewed: Instant,
+    renewed: Asked,
     /// False once it was not renewed for [`LOST_AFTER`], until it is again.
     held: bool,
-    /// The last renewal did not come through.
+    /// The last renewal did not come through, or found the key gone.
     failing: bool,
     /// When it was first renewed after a failure; its start.
     steady_from: Instant,
@@ -220,6 +221,16 @@ pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct SessionError(String);
+
+/// How a renewal went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    /// The key was there.
+    InTime,
+    /// It had ended, or was gone. Those of others may have ended with it, through nobody's fault: the server's clock
+    /// was set, the bucket was emptied, or this node came late.
+    Anew,
+}
 
 /// The key of a session.
 fn key(id: SessionId) -> String {
@@ -266,7 +277,7 @@ impl Session {
         owned: Owned,
     ) -> Result<Self, SessionError> {
         let now = Instant::now();
-        let fares = Fares { renewed: now, held: true, failing: false, steady_from: now };
+        let fares = Fares { renewed: Asked::now(), held: true, failing: false, steady_from: now };
         let inner = Arc::new(Inner {
             own,
             id,
@@ -302,7 +313,14 @@ impl Session {
     pub async fn takes(&self, takes: bool) -> Result<(), SessionError> {
         self.inner.value().takes = takes;
         let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
-        renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
+        renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into()))).map(drop)
+    }
+
+    /// Renews now. False if this session's own key had ended: others that seem to have ended may live.
+    pub(crate) async fn confirm(&self) -> Result<bool, SessionError> {
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        let renewed = renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into())))?;
+        Ok(renewed == Renewed::InTime)
     }
 
     /// The bucket in which it shows itself.
@@ -331,18 +349,16 @@ impl Session {
         (fares.held && !fares.failing).then_some(fares.steady_from)
     }
 
-    /// The last entry of a session's key as the leader has it: its revision, and what it shows if it lives. What
-    /// was seen of it is forgotten.
-    pub(crate) async fn ask(
-        &self,
-        id: SessionId,
-    ) -> Result<Option<(u64, Option<Shown>)>, SessionError> {
-        let found = self.inner.last_shown(id).await?;
-        let lives = found.as_ref().is_some_and(|last| last.value.is_some());
-        self.inner.seen().insert(id, (Instant::now(), lives));
-        Ok(found.map(|last| {
-            let shown = last.value.and_then(|value| serde_json::from_slice(&value).ok());
-            (last.revision, shown)
+    /// The last entry of a session's key as the leader has it, if it lives: its revision, and whether it takes
+    /// partitions. One that cannot be read is of another version: it lives, and takes none that we know of. What was
+    /// seen of it is forgotten.
+    pub(crate) async fn ask(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
+        let last = self.inner.last_shown(id).await?;
+        let living = last.and_then(|last| Some((last.revision, last.value?)));
+        self.inner.seen().insert(id, (Instant::now(), living.is_some()));
+        Ok(living.map(|(revision, value)| {
+            let shown = serde_json::from_slice::<Shown>(&value);
+            (revision, shown.is_ok_and(|shown| shown.takes))
         }))
     }
 
@@ -459,53 +475,70 @@ impl Inner {
         let mut ticks = interval(self.lease.renew_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let mut failed = false;
         loop {
             ticks.tick().await;
             // The client's own patience is longer; what comes through late is found by the next renewal.
             let before = *self.fares.borrow();
-            if let Ok(Ok(())) = timeout(self.lease.renew_every, self.renew_once()).await {
-                let now = Instant::now();
+            if let Ok(Ok(renewed)) = timeout(self.lease.renew_every, self.renew_once()).await {
                 // Late is as bad as failed: the others may have been stopped as well.
-                failed |= before.renewed.elapsed() >= self.lease.lost_after;
-                let steady_from = if failed { now } else { before.steady_from };
+                let failed = before.failing || before.renewed.elapsed() >= self.lease.lost_after;
                 self.fares.send_modify(|fares| {
-                    *fares = Fares { held: true, failing: false, steady_from, ..*fares };
+                    fares.held = true;
+                    if renewed == Renewed::InTime {
+                        fares.failing = false;
+                        fares.steady_from = if failed { Instant::now() } else { fares.steady_from };
+                    }
                 });
                 if !before.held {
                     telemetry::session_back(before.renewed.elapsed());
                 }
-                failed = false;
             } else {
-                failed = true;
                 self.fares.send_modify(|fares| fares.failing = true);
                 let fares = *self.fares.borrow();
                 if fares.held && fares.renewed.elapsed() >= self.lease.lost_after {
                     self.fares.send_replace(Fares { held: false, ..fares });
-                    telemetry::session_lost(fares.renewed.elapsed());
+                    let asked = timeout(self.lease.renew_every, self.own.last(key(self.id))).await;
+                    let missing = matches!(asked, Ok(Err(error)) if error.missing);
+                    telemetry::session_lost(fares.renewed.elapsed(), missing);
                 }
             }
         }
     }
 
     /// Renews, and tells how long the lease holds from the moment of asking.
-    async fn renew_once(&self) -> Result<(), SessionError> {
+    async fn renew_once(&self) -> Result<Renewed, SessionError> {
         let mut revision = self.revision.lock().await;
         let asked = Asked::now();
-        *revision = self.renew(*revision).await?;
+        let (at, renewed) = self.renew(*revision).await?;
+        *revision = at;
         self.owned.renewed(asked, self.lease.lost_after);
-        self.fares.send_modify(|fares| fares.renewed = fares.renewed.max(asked.at));
-        Ok(())
+        self.fares.send_modify(|fares| {
+            if asked.at > fares.renewed.at {
+                fares.renewed = asked;
+            }
+            fares.failing |= renewed == Renewed::Anew;
+        });
+        if renewed == Renewed::Anew {
+            telemetry::session_anew(&self.id.to_string());
+            // So may the claims be.
+            self.owned.look_again();
+        }
+        Ok(renewed)
     }
 
     /// Writes the key over `revision`, or over what is there now: it is this session's whatever happened.
-    async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
+    async fn renew(&self, mut revision: u64) -> Result<(u64, Renewed), SessionError> {
+        let was_shown = revision > 0;
+        let mut renewed = Renewed::InTime;
         for _ in 0..3 {
             let value = serde_json::to_vec(&*self.value()).expect("names and a time are JSON");
             match self.write(self.id, Some(value), self.lease.lives, revision).await? {
-                Wrote::At(revision) => return Ok(revision),
+                Wrote::At(revision) => return Ok((revision, renewed)),
                 Wrote::Replaced => {
-                    revision = self.last(self.id).await?.map_or(0, |(revision, _)| revision);
+                    let last = self.last(self.id).await?;
+                    revision = last.map_or(0, |(revision, _)| revision);
+                    let lives = last.is_some_and(|(_, lives)| lives);
+                    renewed = if was_shown && !lives { Renewed::Anew } else { Renewed::InTime };
                 }
             }
         }

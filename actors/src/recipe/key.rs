@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use object_store::path::Path;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,8 @@ const PART_BYTES_MAX: usize = 200;
 const HASH_DIGITS: usize = 32;
 /// Stands before that hash. It is encoded in values, so no value can look like a part that was cut.
 const CUT: char = '~';
+/// Longest end of a member's name that is kept where the name is cut, in bytes.
+const KIND_BYTES_MAX: usize = 8;
 const MANIFEST: &str = "_manifest.json";
 
 /// What `store.key` may name.
@@ -137,10 +139,7 @@ pub fn object_key(store: &StorePlan, context: &KeyContext<'_>) -> Result<Path, R
     })?;
     push_part(&mut key, &part)?;
     if key.len() > KEY_BYTES_MAX {
-        return Err(Refusal::new(
-            Code::KeyRefused,
-            format!("the key has {} bytes, at most {KEY_BYTES_MAX} are allowed", key.len()),
-        ));
+        return Err(Refusal::new(Code::KeyRefused, too_long(&key)));
     }
     Path::parse(&key).map_err(|error| Refusal::new(Code::KeyRefused, error.to_string()))
 }
@@ -148,6 +147,46 @@ pub fn object_key(store: &StorePlan, context: &KeyContext<'_>) -> Result<Path, R
 /// The key of a fetch's manifest: beside its first page.
 pub fn manifest_key(first_page: &Path) -> Path {
     first_page.parent().unwrap_or_default().join(MANIFEST)
+}
+
+/// The key of a member of an archive, of which several are stored: beside the fetch's manifest, `00001.` and the name,
+/// encoded as one part of a key, and what tells of the compression. A long name is cut and has a hash of the whole.
+///
+/// # Errors
+/// The key is longer than 1,024 bytes.
+pub fn member_key(first_page: &Path, name: &[u8], suffix: &str) -> Result<Path, Refusal> {
+    let mut part = format!("{:05}.{}", 1, percent_encode(name, PART));
+    if part.len() + suffix.len() > PART_BYTES_MAX {
+        // What the name ends in, if that looks like a kind of file.
+        let of = part.rsplit_once('.').map_or("", |(_, end)| end);
+        let is_kind = (1..=KIND_BYTES_MAX).contains(&of.len())
+            && of.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let kind = if is_kind { format!(".{of}") } else { String::new() };
+        part = cut(&part, PART_BYTES_MAX - suffix.len() - kind.len()) + &kind;
+    }
+    let folder = first_page.parent().unwrap_or_default();
+    let key = format!("{folder}/{part}{suffix}");
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Refusal::new(Code::KeyRefused, too_long(&key)));
+    }
+    let key = key.trim_start_matches('/');
+    Path::parse(key).map_err(|error| Refusal::new(Code::KeyRefused, error.to_string()))
+}
+
+fn too_long(key: &str) -> String {
+    format!("the key has {} bytes, at most {KEY_BYTES_MAX} are allowed", key.len())
+}
+
+/// The beginning of an encoded part and a hash of all of it, together of so many bytes at most.
+fn cut(part: &str, most: usize) -> String {
+    let mut kept = most - HASH_DIGITS - CUT.len_utf8();
+    // An encoded byte is not cut in two.
+    if let Some(sign) = part.get(kept - 2..kept).and_then(|tail| tail.find('%')) {
+        kept = kept - 2 + sign;
+    }
+    let hash = format!("{:x}", Sha256::digest(part.as_bytes()));
+    let hash = hash.get(..HASH_DIGITS).expect("SHA-256 has 64 digits");
+    format!("{}{CUT}{hash}", part.get(..kept).expect("an encoded part is ASCII"))
 }
 
 /// Appends an encoded part: not empty, not `.` or `..`, at most 200 bytes.
@@ -162,17 +201,7 @@ fn push_part(key: &mut String, part: &str) -> Result<(), Refusal> {
         "." => key.push_str("%2E"),
         ".." => key.push_str("%2E%2E"),
         _ if part.len() <= PART_BYTES_MAX => key.push_str(part),
-        _ => {
-            let mut kept = PART_BYTES_MAX - HASH_DIGITS - CUT.len_utf8();
-            // An encoded byte is not cut in two.
-            if let Some(sign) = part.get(kept - 2..kept).and_then(|tail| tail.find('%')) {
-                kept = kept - 2 + sign;
-            }
-            let hash = format!("{:x}", Sha256::digest(part.as_bytes()));
-            key.push_str(part.get(..kept).expect("an encoded part is ASCII"));
-            key.push(CUT);
-            key.push_str(hash.get(..HASH_DIGITS).expect("SHA-256 has 64 digits"));
-        }
+        _ => key.push_str(&cut(part, PART_BYTES_MAX)),
     }
     Ok(())
 }

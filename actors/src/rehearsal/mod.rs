@@ -208,9 +208,12 @@ async fn tell_end(told: &Told, queue: &MemoryQueue, store: &Store) {
         let done = manifest.done;
         for object in &done.objects {
             let hash: String = object.sha256.chars().take(12).collect();
+            let file = object.member.as_ref().map(|name| format!(", the file {name}"));
             told.line(format_args!(
-                "object {}: {} bytes, sha256 {hash}…",
-                object.key, object.bytes
+                "object {}: {} bytes, sha256 {hash}…{}",
+                object.key,
+                object.bytes,
+                file.unwrap_or_default()
             ));
             claimed.push(object.key.clone());
         }

@@ -27,10 +27,12 @@ mod check;
 mod codec;
 mod error;
 mod leftovers;
+mod members;
 mod pipeline;
 mod s3;
 mod sink;
 mod sweep;
+mod unpack;
 mod unwrap;
 mod upload;
 mod writers;
@@ -60,9 +62,11 @@ use self::writers::Writers;
 use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
+pub use self::members::{MEMBERS_MAX, MemberName, Members};
 pub use self::s3::S3_BODY_BYTES_MAX;
 pub use self::sink::{Sealed, Sink, Tap};
 pub use self::sweep::keep_clean;
+pub use self::unpack::{Unpack, Unpacked};
 
 use crate::plan::{Plan, S3Plan, StoreTarget};
 
@@ -129,6 +133,8 @@ pub enum Unwrap {
     Gzip,
     /// A zip archive; one member of it.
     Zip(Pick),
+    /// A zip archive; several members of it, each of which is an object: see [`Store::unpack`].
+    Members(Members),
 }
 
 /// Which member of an archive is taken: the one whose whole name fits a pattern of `*` (any characters) and `?` (any
@@ -138,27 +144,31 @@ pub struct Pick(pub Option<Arc<str>>);
 
 impl Pick {
     fn fits(&self, name: &str) -> bool {
-        let Some(pattern) = &self.0 else { return true };
-        let (pattern, name): (Vec<char>, Vec<char>) =
-            (pattern.chars().collect(), name.chars().collect());
-        // Where the last star stands, and how much of the name it has taken.
-        let (mut at, mut of, mut star) = (0, 0, None);
-        while of < name.len() {
-            match pattern.get(at) {
-                Some('*') => {
-                    star = Some((at, of));
-                    at += 1;
-                }
-                Some(sign) if *sign == '?' || *sign == name[of] => (at, of) = (at + 1, of + 1),
-                _ => {
-                    let Some((place, taken)) = star else { return false };
-                    star = Some((place, taken + 1));
-                    (at, of) = (place + 1, taken + 1);
-                }
+        self.0.as_ref().is_none_or(|pattern| fits(pattern, name))
+    }
+}
+
+/// Whether a whole name fits a pattern of `*` and `?`.
+fn fits(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    // Where the last star stands, and how much of the name it has taken.
+    let (mut at, mut of, mut star) = (0, 0, None);
+    while of < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, of));
+                at += 1;
+            }
+            Some(sign) if *sign == '?' || *sign == name[of] => (at, of) = (at + 1, of + 1),
+            _ => {
+                let Some((place, taken)) = star else { return false };
+                star = Some((place, taken + 1));
+                (at, of) = (place + 1, taken + 1);
             }
         }
-        pattern[at..].iter().all(|sign| *sign == '*')
     }
+    pattern[at..].iter().all(|sign| *sign == '*')
 }
 
 /// Looks at a body on its way, after decoding, and has the last word before it is stored.
@@ -367,6 +377,11 @@ impl Store {
     /// A sink for one body. Nothing happens before its first `write`.
     pub fn sink(&self, key: Path, options: SinkOptions) -> Sink {
         Sink::new(self.clone(), key, options)
+    }
+
+    /// Takes an archive apart, of which several members are stored: see [`Unpack`].
+    pub fn unpack(&self, key: Path, members: Members, options: &SinkOptions) -> Unpack {
+        Unpack::new(self.clone(), key, members, options)
     }
 
     /// Puts a small object as it is, such as a manifest; replaces what was there.

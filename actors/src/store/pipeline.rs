@@ -356,7 +356,7 @@ impl Write for Tail {
     }
 }
 
-fn encoding(error: io::Error) -> Fault {
+pub(super) fn encoding(error: io::Error) -> Fault {
     let unfit = error.get_ref().and_then(|inner| inner.downcast_ref::<UnfitArchive>());
     match unfit {
         Some(unfit) => Fault::Unfit(Unfit::Archive, unfit.to_string()),

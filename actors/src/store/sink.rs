@@ -15,7 +15,7 @@ use super::{INLINE_BYTES_MAX, Inspect, SinkOptions, Store, Stored};
 
 /// Bytes read before the blocking threads are given work, so that handing it over costs little
 /// beside doing it. Part of a streaming share.
-const BATCH_BYTES: usize = 256 * 1024;
+pub(super) const BATCH_BYTES: usize = 256 * 1024;
 
 /// Takes an answer's body and makes it an object at [`Sink::finish`], never before.
 ///
@@ -33,6 +33,8 @@ pub struct Sink {
     state: State,
     /// While the body streams it is in the pipeline.
     tap: Option<Box<dyn Tap>>,
+    /// Covers all that is held, so that no share is asked for.
+    lent: Option<Arc<Share>>,
 }
 
 /// Sees a body as it is stored, decoded and before it is compressed, on whichever thread works on it. Its time
@@ -149,7 +151,13 @@ struct Stream {
 impl Sink {
     pub(super) fn new(store: Store, key: Path, options: SinkOptions) -> Self {
         let state = State::Small { held: Vec::new(), share: None };
-        Self { store, key, options, inspect: None, wire: 0, state, tap: None }
+        Self { store, key, options, inspect: None, wire: 0, state, tap: None, lent: None }
+    }
+
+    /// Holds what a streaming share covers that somebody has already: who holds one may not ask for another.
+    pub(super) fn within(mut self, share: Arc<Share>) -> Self {
+        self.lent = Some(share);
+        self
     }
 
     /// Shows the body to somebody as it is stored. Before the first `write` only.
@@ -186,13 +194,13 @@ impl Sink {
         self.state = match state {
             State::Spent => return Err(self.cut_short()),
             State::Small { mut held, share } => {
-                let share = match share {
-                    Some(share) => share,
-                    None => self.store.budget().small().await,
+                let share = match (share, &self.lent) {
+                    (None, None) => Some(self.store.budget().small().await),
+                    (share, _) => share,
                 };
                 if held.len() + piece.len() <= INLINE_BYTES_MAX {
                     held.extend_from_slice(&piece);
-                    State::Small { held, share: Some(share) }
+                    State::Small { held, share }
                 } else {
                     let stream = self.grow(held, share).await?;
                     State::Stream(self.stream(stream, &piece).await?)
@@ -256,7 +264,6 @@ impl Sink {
                     let left = Left::Whole(object);
                     return Ok(Sealed { store: self.store, stored, tap: self.tap, left, share });
                 }
-                let share = share.expect("what decodes to more than nothing has a first byte");
                 self.grow(held, share).await?
             }
         };
@@ -274,8 +281,14 @@ impl Sink {
     }
 
     /// Goes over to streaming what was held so far.
-    async fn grow(&mut self, held: Vec<u8>, share: Share) -> Result<Stream, SinkError> {
-        let share = Arc::new(self.store.budget().grow(share).await);
+    async fn grow(&mut self, held: Vec<u8>, share: Option<Share>) -> Result<Stream, SinkError> {
+        let share = match &self.lent {
+            Some(lent) => Arc::clone(lent),
+            None => {
+                let share = share.expect("what decodes to more than nothing has a first byte");
+                Arc::new(self.store.budget().grow(share).await)
+            }
+        };
         let tap = self.tap.take();
         let (options, inspect) = (self.options.clone(), self.inspect.take());
         let pipeline = Pipeline::new(options, self.store.part_bytes(), inspect, tap);
@@ -349,23 +362,12 @@ impl Sink {
         upload.put(part, Arc::clone(share)).await.map_err(|e| SinkError::store(&self.key, e))
     }
 
-    /// Runs work on a blocking thread, no more of it at once than there are cores: the shards'
-    /// loops would else wait behind a crowd of compressors. A place is held for one turn, which
-    /// waits for nothing.
     async fn off_the_loop<T: Send + 'static>(
         &self,
         share: &Arc<Share>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SinkError> {
-        let places: Arc<Semaphore> = Arc::clone(self.store.places());
-        let place = places.acquire_owned().await.expect("nobody closes the places");
-        let share = Arc::clone(share);
-        let done = spawn_blocking(move || {
-            let done = work();
-            drop((place, share));
-            done
-        });
-        done.await.map_err(|e| SinkError::other(&self.key, e))
+        off_the_loop((&self.store, &self.key), share, work).await
     }
 
     fn stored(&self, sums: Sums, stored_bytes: u64) -> Stored {
@@ -374,15 +376,7 @@ impl Sink {
     }
 
     fn fault(&self, fault: Fault) -> SinkError {
-        let key = self.key.clone();
-        match fault {
-            Fault::TooLarge => SinkError::TooLarge { key, bytes_max: self.options.body_bytes_max },
-            Fault::Bomb => SinkError::Bomb { key, expand_max: self.options.expand_max },
-            Fault::Encoding(reason) => SinkError::Encoding { key, reason },
-            Fault::Unfit(what, reason) => SinkError::Unfit { key, what, reason },
-            Fault::Refused => SinkError::Refused { key },
-            Fault::Codec(error) => SinkError::other(&key, error),
-        }
+        fault_of(&self.key, &self.options, fault)
     }
 
     fn cut_short(&self) -> SinkError {
@@ -390,9 +384,42 @@ impl Sink {
     }
 }
 
+/// A body that was refused, for whoever stores it.
+pub(super) fn fault_of(key: &Path, options: &SinkOptions, fault: Fault) -> SinkError {
+    let error_of = |error| SinkError::other(key, error);
+    let key = key.clone();
+    match fault {
+        Fault::TooLarge => SinkError::TooLarge { key, bytes_max: options.body_bytes_max },
+        Fault::Bomb => SinkError::Bomb { key, expand_max: options.expand_max },
+        Fault::Encoding(reason) => SinkError::Encoding { key, reason },
+        Fault::Unfit(what, reason) => SinkError::Unfit { key, what, reason },
+        Fault::Refused => SinkError::Refused { key },
+        Fault::Codec(error) => error_of(error),
+    }
+}
+
+/// Runs work on a blocking thread, no more of it at once than there are cores: the shards'
+/// loops would else wait behind a crowd of compressors. A place is held for one turn, which
+/// waits for nothing.
+pub(super) async fn off_the_loop<T: Send + 'static>(
+    (store, key): (&Store, &Path),
+    share: &Arc<Share>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SinkError> {
+    let places: Arc<Semaphore> = Arc::clone(store.places());
+    let place = places.acquire_owned().await.expect("nobody closes the places");
+    let share = Arc::clone(share);
+    let done = spawn_blocking(move || {
+        let done = work();
+        drop((place, share));
+        done
+    });
+    done.await.map_err(|e| SinkError::other(key, e))
+}
+
 /// Most bytes on the wire of a body that is not too large: what does not compress grows a little.
 /// Without this bound an endless row of empty gzip members would never be too large.
-fn wire_bytes_max(options: &SinkOptions) -> u64 {
+pub(super) fn wire_bytes_max(options: &SinkOptions) -> u64 {
     const FRAMING_BYTES: u64 = 64 * 1024;
     options.body_bytes_max.saturating_add(options.body_bytes_max / 64 + FRAMING_BYTES)
 }

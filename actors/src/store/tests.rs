@@ -4,6 +4,7 @@ mod bodies;
 mod bounds;
 mod files;
 mod files_in_bodies;
+mod members;
 mod s3;
 mod s3_server;
 

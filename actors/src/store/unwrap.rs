@@ -91,7 +91,7 @@ impl<W: Write> Unwrapper<W> {
         match (&self.state, &self.unwrap) {
             (State::Known { is_file: true, inner }, _) => inner.is_not(),
             (_, Unwrap::None) => None,
-            (_, Unwrap::Zip(_)) => Some(IsNot::File("a zip archive")),
+            (_, Unwrap::Zip(_) | Unwrap::Members(_)) => Some(IsNot::File("a zip archive")),
             (_, Unwrap::Gzip) => Some(IsNot::File("a gzip file")),
         }
     }

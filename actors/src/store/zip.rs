@@ -1,4 +1,5 @@
-//! One member of a zip archive, taken out as the archive streams by. No IO, no async.
+//! Members of a zip archive, taken out as the archive streams by: one, or several one after the other (`members`). No
+//! IO, no async.
 //!
 //! The archive's own list of members stands at its end, so the headers before each member are read instead (APPNOTE
 //! 6.3.10 §4.3: <https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT>). What cannot be told from them alone
@@ -13,6 +14,7 @@ use flate2::{Crc, Decompress, FlushDecompress, Status};
 
 use super::Pick;
 use super::codec::STEP_BYTES;
+use super::members::{Mark, Members, Several};
 
 const MEMBER: [u8; 4] = *b"PK\x03\x04";
 const DESCRIPTOR: [u8; 4] = *b"PK\x07\x08";
@@ -48,7 +50,7 @@ impl fmt::Display for Unfit {
 
 impl std::error::Error for Unfit {}
 
-fn unfit(reason: impl Into<String>) -> io::Error {
+pub(super) fn unfit(reason: impl Into<String>) -> io::Error {
     io::Error::other(Unfit(reason.into()))
 }
 
@@ -56,18 +58,19 @@ fn broken(reason: &str) -> io::Error {
     io::Error::other(format!("the zip archive is broken: {reason}"))
 }
 
-/// Writes the one member that is wanted to `W`.
+/// Writes what is wanted to `W`: one member, or several of which [`ZipDecoder::mark`] tells where each begins and ends.
 pub(super) struct ZipDecoder<W: Write> {
     out: W,
     pick: Pick,
+    several: Option<Several>,
     state: State,
     /// A record that is not whole yet.
     held: Vec<u8>,
     names: Vec<String>,
     picked: Option<String>,
     buffer: Vec<u8>,
-    /// What the archive's list must have, of the member that was written: checksum and length.
-    unlisted: Option<(u32, u64)>,
+    /// What the archive's list must have, of members that were written: checksum and length.
+    unlisted: Vec<(u32, u64)>,
 }
 
 enum State {
@@ -111,12 +114,32 @@ impl<W: Write> ZipDecoder<W> {
         Self {
             out,
             pick,
+            several: None,
             state: State::Record { need: 4 },
             held: Vec::new(),
             names: Vec::new(),
             picked: None,
             buffer: Vec::with_capacity(STEP_BYTES),
-            unlisted: None,
+            unlisted: Vec::new(),
+        }
+    }
+
+    /// Of several members.
+    pub(super) fn several(members: Members, out: W) -> Self {
+        Self { several: Some(Several::new(members)), ..Self::new(Pick(None), out) }
+    }
+
+    /// The next beginning or end of a member. What was written before it is asked for stands before it, so it is asked
+    /// for after each step, until there is none.
+    pub(super) fn mark(&mut self) -> Option<Mark> {
+        self.several.as_mut()?.mark()
+    }
+
+    /// Bytes of the member on its way, as they came and as they were written.
+    pub(super) fn of_member(&self) -> (u64, u64) {
+        match &self.state {
+            State::Body(member) | State::After { member, .. } => (member.read, member.written),
+            _ => (0, 0),
         }
     }
 
@@ -124,7 +147,7 @@ impl<W: Write> ZipDecoder<W> {
         &mut self.out
     }
 
-    /// Takes at least one byte and writes at most [`STEP_BYTES`] and what came with them.
+    /// Takes at least one byte, or comes to a mark, and writes at most [`STEP_BYTES`] and what came with them.
     pub(super) fn step(&mut self, input: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
         while taken < input.len() {
@@ -175,6 +198,9 @@ impl<W: Write> ZipDecoder<W> {
                 }
                 State::Ended => return Err(broken("bytes follow its end")),
             }
+            if self.several.as_ref().is_some_and(Several::is_marked) {
+                break;
+            }
         }
         Ok(taken)
     }
@@ -193,13 +219,17 @@ impl<W: Write> ZipDecoder<W> {
         if !matches!(self.state, State::Ended) {
             return Err(io::Error::other("the zip archive was cut short"));
         }
-        if self.unlisted.is_some() {
+        if !self.unlisted.is_empty() {
             return Err(broken("what its list says of a member is not so"));
         }
-        if self.picked.is_some() || self.names.is_empty() {
+        if self.names.is_empty() {
             return Ok(self.out);
         }
-        Err(unfit(self.lacks()))
+        let is_there = match &self.several {
+            Some(several) => several.lacks().is_none(),
+            None => self.picked.is_some(),
+        };
+        if is_there { Ok(self.out) } else { Err(unfit(self.lacks())) }
     }
 
     /// That there is nothing in it, if that is so.
@@ -213,7 +243,11 @@ impl<W: Write> ZipDecoder<W> {
             [] => "it is empty".to_owned(),
             names => format!("it has {}", names.join(", ")),
         };
-        match &self.pick.0 {
+        let pattern = match &self.several {
+            Some(several) => several.lacks(),
+            None => self.pick.0.as_ref(),
+        };
+        match pattern {
             Some(pattern) => format!("no member of the zip archive is called `{pattern}`: {has}"),
             None => format!("the zip archive has no member: {has}"),
         }
@@ -255,8 +289,8 @@ impl<W: Write> ZipDecoder<W> {
                 let is_it = |(own, length): &(u32, u64)| {
                     *own == crc && (size == SEE_EXTRA || u64::from(size) == *length)
                 };
-                if self.unlisted.as_ref().is_some_and(is_it) {
-                    self.unlisted = None;
+                if let Some(at) = self.unlisted.iter().position(is_it) {
+                    self.unlisted.swap_remove(at);
                 }
                 (long(28) + long(30) + long(32), false)
             }
@@ -292,14 +326,18 @@ impl<W: Write> ZipDecoder<W> {
         };
         let size = length(size)?;
         let packed = length(packed)?;
-        let is_folder = name.ends_with('/');
-        let wanted = !is_folder && self.pick.fits(&name);
+        let is_folder = name.ends_with('/') || (name.ends_with('\\') && size == 0);
+        let wanted = !is_folder
+            && match &mut self.several {
+                Some(several) => several.wants(&head[30..name_end], &name)?,
+                None => self.pick.fits(&name),
+            };
         let follows = flags & 8 != 0;
         if !is_folder && self.names.len() < NAMES_MAX {
             self.names.push(crate::ids::preview(&name));
         }
         if wanted {
-            if let Some(before) = &self.picked {
+            if let (Some(before), None) = (&self.picked, &self.several) {
                 return Err(unfit(format!(
                     "two members of the zip archive fit, `{}` and `{}`, and one is taken: say which by `member`",
                     crate::ids::preview(before),
@@ -315,6 +353,9 @@ impl<W: Write> ZipDecoder<W> {
                 )));
             }
             self.picked = Some(name.clone());
+            if let Some(several) = &mut self.several {
+                several.begins(&head[30..name_end], &name);
+            }
         }
         if !wanted && !follows {
             return Ok(match packed {
@@ -421,18 +462,22 @@ impl<W: Write> ZipDecoder<W> {
     }
 
     fn close(&mut self, member: Member) -> io::Result<State> {
-        if member.told.is_none() && !member.is_deflate {
-            if member.wanted {
-                self.unlisted = Some((member.crc.sum(), member.written));
-            }
-            return Ok(State::Record { need: 4 });
+        let is_unsure = member.told.is_none() && !member.is_deflate;
+        if !is_unsure {
+            let Some(told) = member.told else { return Ok(State::After { member, need: 4 }) };
+            check(&member, told)?;
         }
-        match member.told {
-            Some(told) => {
-                check(&member, told)?;
-                Ok(State::Record { need: 4 })
-            }
-            None => Ok(State::After { member, need: 4 }),
+        self.ended(&member, is_unsure);
+        Ok(State::Record { need: 4 })
+    }
+
+    /// A member is whole.
+    fn ended(&mut self, member: &Member, is_unsure: bool) {
+        if member.wanted && (is_unsure || self.several.is_some()) {
+            self.unlisted.push((member.crc.sum(), member.written));
+        }
+        if let (Some(several), true) = (&mut self.several, member.wanted) {
+            several.ends();
         }
     }
 
@@ -454,6 +499,7 @@ impl<W: Write> ZipDecoder<W> {
         } else {
             check(&member, (crc, short.0, short.1))?;
         }
+        self.ended(&member, false);
         self.held.clear();
         Ok(State::Record { need: 4 })
     }

@@ -15,8 +15,8 @@ mod tests;
 mod totals;
 
 pub(crate) use cluster::{
-    claims_unseen, partitions_gained, partitions_given_up, partitions_kept, partitions_lost,
-    session_over,
+    claim_unreadable, claims_unseen, keeper_died, partitions_gained, partitions_given_up,
+    partitions_kept, partitions_lost, session_anew, session_over,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING, SLOTS,
@@ -466,6 +466,21 @@ pub(crate) fn read_put_aside(item: &Item, wait: Duration, reason: &str) {
     );
 }
 
+/// A file of an archive is stored, of which several are.
+pub(crate) fn member_stored(item: &Item, member: &str, bytes: u64) {
+    tracing::debug!(
+        event = "member_stored",
+        platform = %item.lane.account.platform,
+        account = item.lane.account.account.as_str(),
+        api = %item.lane.api,
+        fetch_id = item.id.as_str(),
+        seq = item.seq.0,
+        member,
+        bytes,
+        "file of an archive stored"
+    );
+}
+
 /// Objects of an earlier read that could not be removed, and why the first of them could not.
 pub(crate) fn pages_left(item: &Item, count: u32, reason: &str) {
     tracing::warn!(
@@ -756,11 +771,22 @@ pub(crate) fn session_started(session: &str) {
     tracing::info!(event = "session_started", session, "session started");
 }
 
-/// The session could not be renewed: no permits until it is.
-pub(crate) fn session_lost(since: Duration) {
+/// The server is there and does not do what a start needs, as when it elects a leader; it is tried again.
+pub fn start_waits(reason: &str) {
+    tracing::warn!(
+        event = "start_waits",
+        code = %Code::NatsUnreachable,
+        reason,
+        "NATS does not do yet what a start needs, it is tried again"
+    );
+}
+
+/// The session could not be renewed: no permits until it is. `missing`: the bucket is not there.
+pub(crate) fn session_lost(since: Duration, missing: bool) {
+    let code = if missing { Code::StreamMissing } else { Code::NatsUnreachable };
     tracing::warn!(
         event = "session_lost",
-        code = %Code::NatsUnreachable,
+        code = %code,
         since_ms = ms(since),
         "the session cannot be renewed, no permits until it is"
     );

@@ -64,7 +64,13 @@ async fn leave_behind(rig: &Rig, account: &str, id: &str, pages: u32) {
     for page in 1..=pages {
         let key = format!("{folder}/{page:05}.csv.zst");
         rig.shared.store.put_small(&Path::from(&*key), "old".into()).await.unwrap();
-        objects.push(Object { key, bytes: 3, sha256: String::new(), stored_bytes: 3 });
+        objects.push(Object {
+            key,
+            bytes: 3,
+            sha256: String::new(),
+            stored_bytes: 3,
+            member: None,
+        });
     }
     let done = Done { objects, pages, ..Done::default() };
     let manifest = Manifest {

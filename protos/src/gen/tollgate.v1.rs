@@ -205,6 +205,9 @@ pub struct Object {
     /// Length of the object as stored (compressed), in bytes.
     #[prost(uint64, tag = "4")]
     pub stored_bytes: u64,
+    /// Which file of an archive it was, if it was one of several.
+    #[prost(string, optional, tag = "5")]
+    pub member: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// A fetch that was given up, with the reason: `tollgate.dead.<platform>.<account>.<api>`. Replayable.
 ///

@@ -84,6 +84,21 @@ const TABLE: &[(&str, Code, &str)] = &[
     (r#"member = "*.csv""#, Code::MissingKey, "member"),
     ("format = \"csv\"\ndecode = [\"gzip\"]\nmember = \"a\"", Code::BadValue, "member"),
     ("format = \"csv\"\ndecode = [\"zip\"]\nmember = \"\"", Code::BadValue, "member"),
+    (r#"members = "*""#, Code::MissingKey, "members"),
+    ("format = \"csv\"\ndecode = [\"gzip\"]\nmembers = \"*\"", Code::BadValue, "members"),
+    ("format = \"csv\"\ndecode = [\"zip\"]\nmembers = []", Code::TooMany, "members"),
+    ("format = \"csv\"\ndecode = [\"zip\"]\nmembers = [\"a\", \"\"]", Code::BadValue, "members"),
+    ("format = \"csv\"\ndecode = [\"zip\"]\nmembers = 5", Code::WrongType, "members"),
+    (
+        "format = \"csv\"\ndecode = [\"zip\"]\nmembers = \"*\"\nmember = \"a.csv\"",
+        Code::BadValue,
+        "members",
+    ),
+    (
+        "format = \"csv\"\ndecode = [\"zip\"]\nmembers = \"*\"\npages = { by = \"link\" }",
+        Code::NotSupported,
+        "members",
+    ),
     (r#"charset = "utf-17""#, Code::BadValue, "charset"),
     (r#"charset = "iso-2022-kr""#, Code::BadValue, "charset"),
     ("format = \"binary\"\ncharset = \"euc-kr\"", Code::BadValue, "charset"),
@@ -227,6 +242,11 @@ breaker = { after = 3, for = "1m", status = [401] }
     let line =
         "breaker: 10 answers of 401, 407 in a row hold the account for 5m, then one call at a time";
     assert!(shown.contains(line), "{shown}");
+    let several =
+        "format = \"csv\"\ndecode = \"zip\"\nmembers = [\"ads/*.csv\", \"keywords.csv\"]\n";
+    let several = describe(&plan(&format!("{BASE}{several}")));
+    let line = "    decodes a zip archive: an object of each member ads/*.csv or keywords.csv, at most 256\n";
+    assert!(several.contains(line), "{several}");
     let off = describe(&plan(&format!("{BASE}breaker = \"off\"\n")));
     assert!(off.contains("    breaker off\n"), "{off}");
 }

@@ -247,7 +247,7 @@ fn refusal(said: &jetstream::Error) -> LedgerError {
         Refused::Full => format!("{}: {said}", Code::NatsFull),
         Refused::Absent => format!("{}: {said}", Code::NoJetStream),
         Refused::NoStream => format!("{}: {said}", Code::StreamMissing),
-        Refused::Other => said.to_string(),
+        Refused::Leaderless | Refused::Other => said.to_string(),
     };
     LedgerError::Unavailable(reason.into())
 }

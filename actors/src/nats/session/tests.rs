@@ -120,3 +120,28 @@ fn a_folder_remembers_so_many_sessions_and_nothing_torn() {
     let file = SessionFile::open(folder.path()).unwrap();
     assert_eq!(file.before, all[all.len() - BEFORE_MAX..]);
 }
+
+#[tokio::test]
+async fn a_session_of_a_later_version_is_alive() {
+    let (_folder, _server, bus) = ready("").await;
+    let (one, later) = (session(&bus).await, SessionId::draw());
+    assert_eq!(one.ask(later).await.unwrap(), None);
+    let value = Some("not what we know".into());
+    one.own().write(key(later), value, Some(LIVES), 0).await.unwrap();
+    assert!(matches!(one.ask(later).await.unwrap(), Some((_, false))));
+}
+
+#[tokio::test]
+async fn a_key_that_had_ended_when_it_was_renewed_counts_as_a_renewal_that_failed() {
+    let (_folder, _server, bus) = ready("").await;
+    let one = session(&bus).await;
+    assert!(one.confirm().await.unwrap());
+    assert_eq!(one.steady_since(), Some(one.started()));
+    let stream = bus.js().get_stream(bus.names().bucket_stream("OWN")).await.unwrap();
+    stream.purge().await.unwrap();
+    let purged = Instant::now();
+    assert!(!one.confirm().await.unwrap());
+    assert!(one.is_held() && one.steady_since().is_none());
+    sleep(RENEW_EVERY * 2).await;
+    assert!(one.steady_since().unwrap() > purged, "the next one was in time");
+}

@@ -18,7 +18,13 @@ async fn store_theirs(rig: &Rig, seq: u64, pages: u32) -> String {
     for page in 1..=pages {
         let key = format!("{folder}/{page:05}.bin");
         rig.shared.store.put_small(&Path::from(&*key), "theirs".into()).await.unwrap();
-        objects.push(Object { key, bytes: 6, sha256: String::new(), stored_bytes: 6 });
+        objects.push(Object {
+            key,
+            bytes: 6,
+            sha256: String::new(),
+            stored_bytes: 6,
+            member: None,
+        });
     }
     let manifest = Manifest {
         version: 1,

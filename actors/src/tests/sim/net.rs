@@ -22,6 +22,9 @@ pub(super) struct Weather {
     pub(super) late: u32,
 }
 
+/// When whoever asked hears that the connection broke.
+const BROKEN_AFTER: Duration = Duration::from_millis(30);
+
 /// The network. It goes by its own dice.
 #[derive(Debug)]
 pub(super) struct Net {
@@ -34,6 +37,8 @@ struct Way {
     is_lost: bool,
     is_unconfirmed: bool,
     again: Option<Duration>,
+    /// The connection breaks with it: whoever asked hears so at once.
+    breaks: bool,
 }
 
 impl Net {
@@ -54,7 +59,9 @@ impl Net {
         let mut within = |ms: u64| Duration::from_micros(random.u64(50..ms * 1000));
         let there = if is_late { within(7000) } else { within(6) };
         let again = is_twice.then(|| within(3000));
-        Way { there, back: within(6), is_lost, is_unconfirmed, again }
+        let back = within(6);
+        let breaks = (is_lost || is_unconfirmed) && random.bool();
+        Way { there, back, is_lost, is_unconfirmed, again, breaks }
     }
 
     /// How far something is behind, up to so many milliseconds.
@@ -78,6 +85,7 @@ impl Net {
             return pending().await;
         }
         let way = self.way();
+        let patience = if way.breaks { patience.min(BROKEN_AFTER) } else { patience };
         let (tell, told) = oneshot::channel();
         let whose = Arc::clone(life);
         let is_sent = !whose.is_cut_off();

@@ -232,7 +232,15 @@ impl Wire for Line {
             let (server, whose) = (Arc::clone(&self.server), account.clone());
             let work =
                 move || std::future::ready(server.publish(&whose, expected, payload.clone()));
-            match self.net.ask(&self.life, PATIENCE, work).await {
+            let mut link = self.life.link();
+            let times = link.borrow_and_update().times;
+            let broken = link.wait_for(|link| !link.up || link.times != times);
+            let answer = tokio::select! {
+                biased;
+                answer = self.net.ask(&self.life, PATIENCE, work) => answer,
+                _ = broken => None,
+            };
+            match answer {
                 Some(answer) => answer.map_err(|()| Unconfirmed::Conflict),
                 None if self.bug == Some(Bug::LostIsStored) => Ok(expected + 1),
                 None => Err(Unconfirmed::Lost("no confirmation".into())),
