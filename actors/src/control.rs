@@ -89,6 +89,14 @@ pub struct HeldBy {
     pub node: String,
     /// Their numbers, in order.
     pub partitions: Vec<u32>,
+    /// Attempts of other nodes' accounts that it makes now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub guests: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde's `skip_serializing_if` asks for
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// An answer.
@@ -127,7 +135,7 @@ impl Desk {
     fn held(&self) -> Option<HeldBy> {
         let node = self.plan.get().node_name.clone();
         let partitions = self.owned.ours().iter().collect();
-        self.owned.is_shared().then_some(HeldBy { node, partitions })
+        self.owned.is_shared().then_some(HeldBy { node, partitions, guests: self.viewer.guests() })
     }
 
     /// The answer to a request, a line of JSON.

@@ -34,12 +34,15 @@ use crate::shard::{
     AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Reload,
     SettleBudgets, Shard, Tallied, Tally, Work,
 };
+use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
 pub(crate) mod hands;
+mod spilling;
 mod unknown;
 
+pub use spilling::Spilling;
 pub use unknown::Unknown;
 #[cfg(test)]
 pub(crate) use unknown::bury as bury_unknown;
@@ -135,6 +138,8 @@ pub struct Node {
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
+    /// The way to other nodes, until somebody opens it.
+    spilling: Option<Spilling>,
 }
 
 #[derive(Debug, Default)]
@@ -192,6 +197,9 @@ impl Node {
         }
         let shards: Arc<[Addr<Shard>]> = shards.into();
         shared.peers.are(Arc::clone(&shards));
+        let (spill, said) = Spill::new(shards.len());
+        shared.peers.have_way(spill.clone());
+        let spilling = Spilling::new(spill, said, Arc::clone(&shards), shared.clone());
         let mut node = Self {
             shards,
             arbiters,
@@ -201,6 +209,7 @@ impl Node {
             died: Arc::default(),
             health: None,
             tasks: vec![keeping],
+            spilling: Some(spilling),
             shared,
         };
         if seams.unknown == Unknown::Die {
@@ -304,7 +313,7 @@ impl Node {
 
     /// A way to look at the accounts, for use on any thread.
     pub fn viewer(&self) -> Viewer {
-        Viewer { shards: self.shards.clone() }
+        Viewer { shards: self.shards.clone(), spill: self.spill() }
     }
 
     /// A way to tell the shards that holds came or went, for use on any thread.
@@ -315,6 +324,16 @@ impl Node {
     /// What gives partitions out of hand, for the keeper of what this node owns.
     pub fn hands(&self) -> Arc<dyn Hands> {
         Arc::new(hands::ShardHands(self.shards.clone()))
+    }
+
+    /// What lets attempts go to other nodes and theirs come here, for as long as it is polled; once.
+    pub fn spilling(&mut self) -> Option<Spilling> {
+        self.spilling.take()
+    }
+
+    /// Attempts of other nodes' accounts that are made here, and the way to end with these.
+    pub fn spill(&self) -> Spill {
+        self.shared.peers.spill().cloned().expect("known since the start")
     }
 
     /// The plan in force, for use on any thread.
@@ -372,6 +391,7 @@ impl Node {
     pub async fn drain(mut self, within: Duration) -> usize {
         let started = Instant::now();
         telemetry::drain_started(within);
+        self.spill().end();
         if let Some(health) = &self.health {
             health.set(health::DRAINING, "the node gives no more permits and ends");
         }
@@ -478,9 +498,15 @@ impl Bell {
 #[derive(Debug, Clone)]
 pub struct Viewer {
     shards: Arc<[Addr<Shard>]>,
+    spill: Spill,
 }
 
 impl Viewer {
+    /// Attempts of other nodes' accounts that are made here.
+    pub fn guests(&self) -> u64 {
+        self.spill.guests() as u64
+    }
+
     /// The accounts of a platform, or one account, or all; at most `most` one by one, those with the
     /// most waiting first.
     pub async fn look(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
 use url::Url;
@@ -43,6 +44,18 @@ pub struct Plan {
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// First 16 hex digits of the SHA-256 of the limits in force.
     pub hash: String,
+    /// How fetches are collected.
+    pub how: How,
+}
+
+/// Tells configurations apart that collect the same fetch in another way. Nodes for whom it is the same may make each
+/// other's attempts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct How {
+    /// First 16 hex digits of the SHA-256 of what is said of platforms and calls, and of this program's version.
+    pub calls: String,
+    /// The same of where objects go.
+    pub store: String,
 }
 
 impl Plan {
@@ -221,6 +234,9 @@ pub struct CollectPlan {
     pub attempts_max: u32,
     /// How long a drain lets running calls go on.
     pub drain: Duration,
+    /// Whether attempts go to other nodes while all slots are taken here, and theirs may come here. Default true; of
+    /// `serve` only.
+    pub spill_over: bool,
 }
 
 /// How long a call may take to get on; each at most 1 h.

@@ -17,7 +17,7 @@ use crate::calendar::Resets;
 use crate::config::{Loaded, Mistakes};
 use crate::ids::Slug;
 use crate::node::Switch;
-use crate::plan::{CollectPlan, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
+use crate::plan::{CollectPlan, How, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
 use crate::telemetry;
 
 /// Limits whose changes are told one by one.
@@ -156,7 +156,8 @@ fn merge(before: &Plan, new: Plan) -> (Plan, Changes) {
     }
     applied.limits_changed = changes.limits.len();
     let collect = CollectPlan { attempts_max: new.collect.attempts_max, ..before.collect.clone() };
-    (Plan { platforms, collect, hash: new.hash, ..before.clone() }, changes)
+    let how = How { calls: new.how.calls, store: before.how.store.clone() };
+    (Plan { platforms, collect, hash: new.hash, how, ..before.clone() }, changes)
 }
 
 /// What changes in the limits of a platform, its budgets' too; with when windows started anew that do so at other times
@@ -251,6 +252,7 @@ fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
         ("collect.buffer_bytes_max", old_collect.buffer_bytes_max != collect.buffer_bytes_max),
         ("collect.body_bytes_max", old_collect.body_bytes_max != collect.body_bytes_max),
         ("collect.drain", old_collect.drain != collect.drain),
+        ("collect.spill_over", old_collect.spill_over != collect.spill_over),
         ("nats", format!("{:?}", started.nats) != format!("{:?}", new.nats)),
         ("http", started.http != new.http),
     ];

@@ -162,6 +162,12 @@ async fn work(
     let answering = answer(bus, &session, desk.clone());
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
     beside.push(answering);
+    let spill = node.spill();
+    if plan.collect.spill_over
+        && let Some(spilling) = node.spilling()
+    {
+        beside.push(actix_rt::spawn(spilling.run(bus.clone(), session.id())));
+    }
     let (in_force, shown) = (node.plan(), Arc::clone(&session));
     let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
     beside.push(follow(&node, Box::new(told)));
@@ -173,6 +179,8 @@ async fn work(
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
     let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
+    // What became of others' attempts here is theirs to know.
+    let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
     for task in beside {
         task.abort();
     }

@@ -46,7 +46,12 @@ fn show(status: &Status) -> std::io::Result<()> {
     for held in &status.partitions {
         let parts: Parts = held.partitions.iter().copied().collect();
         let node = printable(&held.node);
-        print(format_args!("{node} holds {} of {PARTITIONS} partitions: {parts}", parts.len()))?;
+        let guests = match held.guests {
+            0 => String::new(),
+            count => format!("; makes {} calls for other nodes", number(count)),
+        };
+        let count = parts.len();
+        print(format_args!("{node} holds {count} of {PARTITIONS} partitions: {parts}{guests}"))?;
     }
     if status.accounts.is_empty() {
         return Ok(());

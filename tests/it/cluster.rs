@@ -24,15 +24,15 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(8);
 const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A node with a folder of its own.
-struct Node {
-    name: &'static str,
-    dir: Dir,
-    port: u16,
-    process: Option<Running>,
+pub(crate) struct Node {
+    pub(crate) name: &'static str,
+    pub(crate) dir: Dir,
+    pub(crate) port: u16,
+    pub(crate) process: Option<Running>,
 }
 
 impl Node {
-    fn new(name: &'static str, config: &Config, store: &Dir) -> Self {
+    pub(crate) fn new(name: &'static str, config: &Config, store: &Dir) -> Self {
         let port = free_port();
         let objects = store.path("objects");
         std::fs::create_dir_all(&objects).unwrap();
@@ -46,31 +46,31 @@ impl Node {
         Self { name, dir, port, process: None }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.process = Some(self.dir.tollgate(&["serve"]).start());
     }
 
-    fn wait_ready(&self) {
+    pub(crate) fn wait_ready(&self) {
         let ready = || (get(self.port, "/readyz")?.0 == 200).then_some(());
         wait_until(&format!("{} to be ready", self.name), ready);
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         self.process.as_ref().unwrap().signal(name);
     }
 
-    fn kill(&mut self) -> Ran {
+    pub(crate) fn kill(&mut self) -> Ran {
         self.process.take().unwrap().kill()
     }
 
     /// Ends it as an operator does.
-    fn stop(&mut self) -> Ran {
+    pub(crate) fn stop(&mut self) -> Ran {
         self.signal("TERM");
         self.process.take().unwrap().wait().exits(0)
     }
 
     /// What it says that it holds.
-    fn partitions(&self) -> BTreeSet<u32> {
+    pub(crate) fn partitions(&self) -> BTreeSet<u32> {
         let (_, answer) = get(self.port, "/readyz").unwrap();
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         let ready: Value = serde_json::from_str(body).unwrap();
@@ -79,7 +79,7 @@ impl Node {
 }
 
 /// Waits until these nodes hold all partitions, each of them one alone and no node more than its share.
-fn wait_shared(nodes: &[&Node]) -> Duration {
+pub(crate) fn wait_shared(nodes: &[&Node]) -> Duration {
     let started = Instant::now();
     let most = PARTITIONS.div_ceil(u32::try_from(nodes.len()).unwrap());
     wait_until("an even share of the partitions", || {
@@ -106,23 +106,23 @@ fn config(emulator: &Emulator, nats: &Nats) -> Config {
         .platform(r#"guard = "250ms""#)
 }
 
-fn setup(node: &Node) {
+pub(crate) fn setup(node: &Node) {
     node.dir.tollgate(&["setup"]).run().exits(0);
 }
 
-fn publish(node: &Node, lines: &str) {
+pub(crate) fn publish(node: &Node, lines: &str) {
     node.dir.tollgate(&["publish", "--json", "-"]).input(lines).run().exits(0);
 }
 
 /// When a node wrote an event, and its fields.
-fn told(ran: &Ran, event: &str) -> Vec<(Timestamp, Value)> {
+pub(crate) fn told(ran: &Ran, event: &str) -> Vec<(Timestamp, Value)> {
     let events = ran.events().into_iter().filter(|line| line["event"] == event);
     let at = |line: &Value| line["timestamp"].as_str().unwrap().parse().unwrap();
     events.map(|line| (at(&line), line)).collect()
 }
 
 /// Waits until nothing is left, and tells what is if that takes too long.
-fn wait_done(nats: &Nats, nodes: &mut [Node]) {
+pub(crate) fn wait_done(nats: &Nats, nodes: &mut [Node]) {
     let (started, mut seen) = (Instant::now(), (u64::MAX, Instant::now()));
     loop {
         let left = nats.count("FETCH");
@@ -141,7 +141,7 @@ fn wait_done(nats: &Nats, nodes: &mut [Node]) {
     }
 }
 
-fn assert_done_once(nats: &Nats, fetches: usize) {
+pub(crate) fn assert_done_once(nats: &Nats, fetches: usize) {
     let done: Vec<(String, Done)> = nats.events("DONE");
     let seqs: BTreeSet<u64> = done.iter().map(|(_, done)| done.seq).collect();
     assert_eq!((done.len(), seqs.len(), nats.count("DEAD")), (fetches, fetches, 0));

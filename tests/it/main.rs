@@ -44,6 +44,7 @@ mod s3_server;
 mod secrets;
 mod serve;
 mod service;
+mod spill;
 mod status;
 mod tls;
 mod util;

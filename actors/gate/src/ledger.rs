@@ -356,39 +356,59 @@ impl Ledger {
     pub fn lost(&mut self, limits: &LimitSet, charge_at: At, slots_until: At) {
         // One after the other, as each may be the first in its window of those that are left.
         while let Some(permit) = self.permits.pop() {
-            self.charge(limits, &permit, |limit, cost| match permit.state {
-                State::Answered { at, .. } => {
-                    permit.owes(cost).then(|| permit.state.charge(limit).unwrap_or(at))
+            self.lose_permit(limits, &permit, charge_at, slots_until);
+        }
+    }
+
+    /// The same of one call in flight: whoever made it is not heard of any more.
+    ///
+    /// Returns whether it was in flight; nothing happens otherwise.
+    pub fn lose(
+        &mut self,
+        limits: &LimitSet,
+        id: PermitId,
+        charge_at: At,
+        slots_until: At,
+    ) -> bool {
+        let Some(place) = self.find(id) else { return false };
+        let permit = self.permits.swap_remove(place);
+        self.lose_permit(limits, &permit, charge_at, slots_until);
+        true
+    }
+
+    fn lose_permit(&mut self, limits: &LimitSet, permit: &Permit, charge_at: At, slots_until: At) {
+        self.charge(limits, permit, |limit, cost| match permit.state {
+            State::Answered { at, .. } => {
+                permit.owes(cost).then(|| permit.state.charge(limit).unwrap_or(at))
+            }
+            state => Some(state.charge(limit).map_or(charge_at, |known| known.max(charge_at))),
+        });
+        let mut apart = false;
+        for (place, limit) in limits.of(permit.api) {
+            match limit.rule {
+                Rule::Jobs { ttl, .. } => {
+                    self.job(place, permit, slots_until.max(charge_at).plus(ttl));
                 }
-                state => Some(state.charge(limit).map_or(charge_at, |known| known.max(charge_at))),
-            });
-            let mut apart = false;
+                Rule::Concurrent { .. } => apart |= permit.cost(place) != Cost::ONE,
+                _ => {}
+            }
+        }
+        if apart {
             for (place, limit) in limits.of(permit.api) {
-                match limit.rule {
-                    Rule::Jobs { ttl, .. } => {
-                        self.job(place, &permit, slots_until.max(charge_at).plus(ttl));
-                    }
-                    Rule::Concurrent { .. } => apart |= permit.cost(place) != Cost::ONE,
-                    _ => {}
+                if matches!(limit.rule, Rule::Concurrent { .. }) {
+                    self.job(place, permit, slots_until);
                 }
             }
-            if apart {
-                for (place, limit) in limits.of(permit.api) {
-                    if matches!(limit.rule, Rule::Concurrent { .. }) {
-                        self.job(place, &permit, slots_until);
-                    }
-                }
-                continue;
-            }
-            let same = |slot: &&mut Slot| {
-                slot.api == permit.api && slot.until == slots_until && slot.limit.is_none()
-            };
-            if let Some(slot) = self.slots.iter_mut().find(same) {
-                slot.calls = slot.calls.saturating_add(1);
-            } else {
-                let (api, limit) = (permit.api, None);
-                self.slots.push(Slot { api, until: slots_until, calls: 1, limit });
-            }
+            return;
+        }
+        let same = |slot: &&mut Slot| {
+            slot.api == permit.api && slot.until == slots_until && slot.limit.is_none()
+        };
+        if let Some(slot) = self.slots.iter_mut().find(same) {
+            slot.calls = slot.calls.saturating_add(1);
+        } else {
+            let (api, limit) = (permit.api, None);
+            self.slots.push(Slot { api, until: slots_until, calls: 1, limit });
         }
     }
 

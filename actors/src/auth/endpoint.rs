@@ -74,6 +74,7 @@ pub(super) async fn ask(
     let bounds = CallBounds {
         timeouts: Timeouts { connect: CONNECT, first_byte: NEVER, stall: NEVER },
         write_by: clock.now().plus(Span::from(CONNECT)),
+        once: false,
     };
     let later = |reason: String, lost| Denied::Later { reason, after: None, lost, answered: false };
     let written = Rc::new(Cell::new(false));

@@ -65,6 +65,12 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// Whether any node that has read the same configuration can sign at any time: no token, and no secret that is
+    /// read again.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.pool.iter().all(|credential| credential.is_at_hand())
+    }
+
     /// The names of the pairs that signing a call puts into its query.
     pub(crate) fn query_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();

@@ -263,6 +263,8 @@ impl Work {
                     Some(Order::Hands(hands)) => {
                         hands.changed(Parts::ALL);
                         self.hands = Some(hands);
+                        // What could not be given out of hand before now can be.
+                        (self.kept, self.kept_until) = (Parts::NONE, None);
                     }
                     Some(Order::Leave(within, done)) => self.begin_to_leave(within, done).await,
                     None => return,

@@ -32,7 +32,7 @@ pub(super) const FINISH_AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes the attempt and tells the permit what became of it. Dropping the future ends the call; the
 /// permit then says that it crashed.
-pub(super) async fn make(shard: Rc<Context>, order: Order) {
+pub(crate) async fn make(shard: Rc<Context>, order: Order) {
     let Order { permit, slot, platform, api, meters, item, calls, read } = order;
     let api = &platform.apis[usize::from(api)];
     let read = api.pages.as_ref().map(|pages| match read {
@@ -101,7 +101,7 @@ impl Attempt<'_> {
                 Ok(Ok(Some(done))) => {
                     self.permit.call_ended(Sent::Never);
                     let ending = Ending::Done { done: Box::new(done), once: false };
-                    finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+                    self.finish(ending).await;
                     return Outcome::Done { bytes: 0, objects: 0 };
                 }
                 Ok(Err(_)) | Err(_) => return self.late(),
@@ -139,7 +139,7 @@ impl Attempt<'_> {
         self.used.replace(used);
         let timeouts = self.api.timeouts;
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
-        let bounds = CallBounds { timeouts, write_by };
+        let bounds = CallBounds { timeouts, write_by, once: self.permit.is_anothers() };
         self.shard.totals.calls.add(1);
         let answer = self.shard.transport.send(request, bounds, self.permit.on_written()).await;
         match answer {
@@ -195,6 +195,23 @@ impl Attempt<'_> {
             after: None,
             reason: "the permit lapsed before its use".into(),
             last: LastAnswer::default(),
+        }
+    }
+
+    /// The node that gave the permit does not say that what came of it may be stored.
+    pub(super) fn unwanted() -> Outcome {
+        Outcome::Again {
+            kind: Again::Late,
+            after: None,
+            reason: "the owner of the account did not let its guest store the answer".into(),
+            last: LastAnswer::default(),
+        }
+    }
+
+    /// Records how the fetch ended, or has the node record it that gave the permit.
+    pub(super) async fn finish(&self, ending: Ending) {
+        if let Some(ending) = self.permit.hand_in(ending) {
+            finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
         }
     }
 

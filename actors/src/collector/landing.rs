@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tollgate_gate::Sent;
 use tollgate_protos::{Done, Manifest, Object};
 
-use super::attempt::{Attempt, finish_until_confirmed};
+use super::attempt::Attempt;
 use super::judging::Told;
 use super::members::Landing;
 use super::paging::{Landed, flawed};
@@ -118,6 +118,10 @@ impl Attempt<'_> {
                 };
             }
         };
+        if !self.permit.may_store().await {
+            sealed.abort().await;
+            return Self::unwanted();
+        }
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
                 Ok((turn, seen)) => {
@@ -165,7 +169,7 @@ impl Attempt<'_> {
         let done = done.expect("whoever stored the object has told of it");
         // From here on it is done.
         let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
-        finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+        self.finish(ending).await;
         Outcome::Done { bytes: stored.bytes, objects: 1 }
     }
 

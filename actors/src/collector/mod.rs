@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 use tollgate_protos::Fetch;
 
@@ -18,6 +19,7 @@ use crate::pages::Read;
 use crate::plan::{Generation, Platform};
 use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
+use crate::spill::Offer;
 use crate::telemetry::PlatformMeters;
 
 pub mod actor;
@@ -31,22 +33,44 @@ mod place;
 mod resuming;
 mod splitting;
 
-pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, stored_before};
+pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, make, stored_before};
 pub(crate) use resuming::{Resumed, drop_note, put_aside, resume, still_waits};
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
 
-/// A place among the node's attempts in flight, or among those whose small bodies are being stored;
-/// dropping it lets the next one in.
+/// A place among the node's attempts in flight, or among those whose small bodies are being stored, or one that
+/// another node has offered; dropping it lets the next one in.
 #[derive(Debug)]
-pub struct Slot {
-    _place: OwnedSemaphorePermit,
+pub struct Slot(Where);
+
+#[derive(Debug)]
+enum Where {
+    Home { _place: OwnedSemaphorePermit },
+    Abroad(Offer),
 }
 
 impl Slot {
     pub(crate) fn new(place: OwnedSemaphorePermit) -> Self {
-        Self { _place: place }
+        Self(Where::Home { _place: place })
+    }
+
+    /// One of another node.
+    pub(crate) fn abroad(offer: Offer) -> Self {
+        Self(Where::Abroad(offer))
+    }
+
+    /// Whether it is another node's.
+    pub(crate) fn is_abroad(&self) -> bool {
+        matches!(self.0, Where::Abroad(_))
+    }
+
+    /// The offer that it is, where it is another node's.
+    pub(crate) fn into_offer(self) -> Result<Offer, Self> {
+        match self.0 {
+            Where::Abroad(offer) => Ok(offer),
+            home @ Where::Home { .. } => Err(Self(home)),
+        }
     }
 }
 
@@ -109,7 +133,7 @@ pub struct Order {
 }
 
 /// What the provider last said, for the dead letter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LastAnswer {
     /// Its status.
     pub status: Option<u16>,
@@ -128,7 +152,7 @@ pub struct LastAnswer {
 }
 
 /// Why a fetch wants another try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Again {
     /// The answer was bad or broke off: counts against `attempts_max`.
     Transient,

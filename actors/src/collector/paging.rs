@@ -9,7 +9,7 @@ use object_store::path::Path;
 use tollgate_gate::Sent;
 use tollgate_protos::Done;
 
-use super::attempt::{Attempt, finish_until_confirmed};
+use super::attempt::Attempt;
 use super::landing::decode_of;
 use super::peek::peek;
 use super::place::{Earlier, Place, Told, tell_store};
@@ -262,8 +262,10 @@ impl Attempt<'_> {
 
     pub(super) async fn end(&self, done: Done) {
         let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
-        finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
-        drop_note(self.shard, self.item).await;
+        self.finish(ending).await;
+        if !self.permit.is_anothers() {
+            drop_note(self.shard, self.item).await;
+        }
     }
 
     /// The store failed after the note was kept: whether the page is there is looked up, and if it is, it is not called

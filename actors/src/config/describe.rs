@@ -69,6 +69,8 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         collect.body_bytes_max,
         show(collect.drain)
     )?;
+    let spill = if collect.spill_over { "go to and come from" } else { "stay away from" };
+    writeln!(out, "         with `serve`, calls beyond that {spill} other nodes")?;
     match &plan.http {
         Some(http) => writeln!(
             out,

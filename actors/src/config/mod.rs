@@ -30,6 +30,7 @@ mod describe_auth;
 mod describe_pages;
 mod describe_request;
 mod describe_rules;
+mod how;
 mod jobs;
 mod keys;
 mod limits;
@@ -105,6 +106,7 @@ fn load_for(
     let env: BTreeMap<String, String> = env.collect();
     let source = source::read(path, &env, overrides)?;
     let report = source.report;
+    let said = how::Said::of(&source.root);
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
@@ -119,6 +121,7 @@ fn load_for(
         store::check_state_apart(&report, &node.data, &store, &platforms);
         root.finish();
         let hash = hash(&platforms);
+        let how = said.how(&hash, &store);
         Plan {
             node_name: node.name,
             data: node.data,
@@ -128,6 +131,7 @@ fn load_for(
             http,
             platforms,
             hash,
+            how,
         }
     };
     let warnings = report.finish()?;

@@ -90,6 +90,7 @@ pub(super) fn collect(section: Option<Section<'_>>) -> Collect {
         body_bytes_max: 8 * 1024 * MIB,
         attempts_max: 5,
         drain: Duration::from_secs(30),
+        spill_over: true,
     };
     let Some(mut section) = section else { return Collect { plan, timeouts: TIMEOUTS } };
     if let Some(n) = section.whole_in("concurrency", 1..=CONCURRENCY_MAX) {
@@ -109,6 +110,9 @@ pub(super) fn collect(section: Option<Section<'_>>) -> Collect {
     }
     if let Some(drain) = section.duration("drain", Duration::ZERO..=DRAIN_MAX) {
         plan.drain = drain;
+    }
+    if let Some(spill_over) = section.flag("spill_over") {
+        plan.spill_over = spill_over;
     }
     let timeouts = timeouts(&mut section, TIMEOUTS);
     section.finish();

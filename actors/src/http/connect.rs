@@ -13,7 +13,7 @@ use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct ConnectNote {
     changed: Notify,
     patience: Duration,
     write_by: Instant,
+    /// No connect may begin any more.
+    shut: AtomicBool,
 }
 
 impl ConnectNote {
@@ -50,7 +52,13 @@ impl ConnectNote {
             changed: Notify::new(),
             patience,
             write_by,
+            shut: AtomicBool::new(false),
         })
+    }
+
+    /// The request was written, and is not to be written again.
+    pub(super) fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
     }
 
     /// How many connects began.
@@ -128,6 +136,10 @@ where
         if let Some(note) = &note {
             note.begun.fetch_add(1, Ordering::Release);
             note.changed.notify_one();
+        }
+        if note.as_ref().is_some_and(|note| note.shut.load(Ordering::Acquire)) {
+            drop(Ending(note));
+            return Box::pin(async { Err(TooLate.into()) });
         }
         let ending = Ending(note);
         let connecting = self.inner.call(request);

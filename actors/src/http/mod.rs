@@ -46,6 +46,9 @@ pub struct CallBounds {
     /// A connection that is ready only after this moment is not written to any more: its permit was
     /// decided too long ago.
     pub write_by: At,
+    /// A request that was said to be written is written by no other connection: [`Written::Unknown`] does not follow
+    /// [`Written::At`]. Where a connection turns out to be closed the call ends as [`CallError::Late`].
+    pub once: bool,
 }
 
 /// The head of an answer, and its body to come.

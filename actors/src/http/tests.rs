@@ -56,7 +56,8 @@ async fn call(
     }
     let request =
         Request { method: http::Method::GET, url: url.parse().unwrap(), headers, body: None };
-    let bounds = CallBounds { timeouts, write_by: clock.now().plus(Span::from(write_by)) };
+    let bounds =
+        CallBounds { timeouts, write_by: clock.now().plus(Span::from(write_by)), once: false };
     let words = Rc::new(RefCell::new(Vec::new()));
     let heard = Rc::clone(&words);
     let on_written = Rc::new(move |word| heard.borrow_mut().push((word, Instant::now())));

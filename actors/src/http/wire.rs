@@ -75,7 +75,7 @@ impl Transport for Wire {
         Box::pin(async move {
             let note = ConnectNote::new(bounds.timeouts.connect, clock.instant(bounds.write_by));
             let answering = CALL.scope(Arc::clone(&note), client.execute(call));
-            let stamping = stamp(&note, &clock, &*on_written, bounds.timeouts.first_byte);
+            let stamping = stamp(&note, &clock, &*on_written, &bounds);
             let answer = tokio::select! {
                 biased; // the call's first poll must come before the first lap
                 answer = answering => answer.map_err(|error| told(&error))?,
@@ -94,8 +94,9 @@ async fn stamp(
     note: &ConnectNote,
     clock: &Clock,
     on_written: &dyn Fn(Written),
-    first_byte: Duration,
+    bounds: &CallBounds,
 ) -> Duration {
+    let first_byte = bounds.timeouts.first_byte;
     loop {
         while note.pending() {
             note.changed().await;
@@ -105,6 +106,9 @@ async fn stamp(
         if note.begun() != begun || note.pending() {
             continue;
         }
+        if bounds.once {
+            note.shut();
+        }
         on_written(Written::At(clock.now()));
         let silent = async {
             while note.begun() == begun {
@@ -113,6 +117,10 @@ async fn stamp(
         };
         if timeout(first_byte, silent).await.is_err() {
             return first_byte;
+        }
+        if bounds.once {
+            // A connect was refused: how the call ends says that.
+            continue;
         }
         on_written(Written::Unknown);
     }

@@ -1,6 +1,7 @@
 //! One run of a node, as the other nodes see it: a key in the bucket OWN that ends with it.
 //!
-//! The key is `n.SESSION`, with a time to live that every renewal begins anew. It says who lives, for liveness and for telling a crash from a second node; no limit depends on it.
+//! The key is `n.SESSION`, with a time to live that every renewal begins anew. It says who lives, for liveness and
+//! for telling a crash from a second node; no limit depends on it.
 //!
 //! Which sessions are proven to be over is kept in the node's folder: whoever holds its lock is the only one
 //! that runs there.

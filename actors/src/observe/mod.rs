@@ -23,6 +23,7 @@ use std::time::Duration;
 use http::HeaderName;
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use drift::{Drift, DriftKind, Pulse, Trend};
 pub(crate) use json::Step;
@@ -41,7 +42,7 @@ pub const CAP: Duration = Duration::from_secs(3600);
 pub const PRESSED_WAIT: Duration = Duration::from_secs(60);
 
 /// Which limit is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The budget that it is of, by its place among the platform's; nothing: the account's own limits.
     pub budget: Option<u16>,
@@ -188,7 +189,7 @@ pub enum Wait {
 }
 
 /// Whom a hold concerns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Scope {
     /// The api, of this account.
     Api,
@@ -202,7 +203,7 @@ pub enum Scope {
 }
 
 /// What becomes of a refused fetch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Then {
     /// It is tried again when the hold is over.
     #[default]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use jiff::{Timestamp, ToSpan};
+use serde::{Deserialize, Serialize};
 use tollgate_gate::LimitSet;
 
 use super::json::JsonPath;
@@ -32,7 +33,7 @@ pub struct Answered<'a> {
 pub type Sets<'a> = dyn Fn(Option<u16>) -> Option<(&'a LimitSet, &'a [Kept])> + 'a;
 
 /// What an answer says of one limit. Times count from its receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitFact {
     /// Which it is.
     pub limit: Place,
@@ -47,7 +48,7 @@ pub struct LimitFact {
 }
 
 /// A limit that is not declared is used up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Press {
     /// Whom it concerns.
     pub scope: Scope,
@@ -58,7 +59,7 @@ pub struct Press {
 }
 
 /// The answer is a refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overuse {
     /// The limit that was exceeded, if the rule names one.
     pub hits: Option<Place>,
@@ -79,7 +80,7 @@ pub struct Overuse {
 }
 
 /// What an answer says.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Of limits, each once.
     pub limits: Vec<LimitFact>,

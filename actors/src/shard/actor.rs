@@ -459,6 +459,7 @@ impl Handler<Drain> for Shard {
                     return Drained::default();
                 }
                 if Instant::now() >= deadline {
+                    shard.end_visits();
                     return Drained { broken_off: in_flight };
                 }
                 tokio::time::sleep(DRAIN_LOOK).await;

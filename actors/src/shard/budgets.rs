@@ -95,6 +95,16 @@ pub(super) fn tell_of_orphan(grants: &mut [Grant], told: Told) {
     }
 }
 
+/// What budgets hear of a call whose node is not heard of any more: it counts as arrived when it can have at the latest,
+/// and keeps its places until the grants are dropped.
+pub(crate) fn lose_grants(grants: &mut [Grant], latest: At) {
+    for grant in grants {
+        let arrived = latest.plus(grant.key().limits().guard_max());
+        grant.tell(Told::Unwritten);
+        grant.tell(Told::Answered(arrived));
+    }
+}
+
 impl Shard {
     /// Starts a budget's actor.
     fn start_budget(&self, key: BudgetKey, restarted: bool) -> Option<State> {

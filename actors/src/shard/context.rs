@@ -19,7 +19,8 @@ use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
 use super::baseline::Baselines;
-use super::budgets::tell_of_orphan;
+use super::budgets::{lose_grants, tell_of_orphan};
+use super::guests::{Abroad, Visits};
 use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::Keeper;
@@ -38,6 +39,7 @@ use crate::observe::{Drift, Shuts};
 use crate::pages::Read;
 use crate::plan::{InForce, Plan, Platform};
 use crate::queue::Queue;
+use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Meters, PlatformMeters, Totals};
 use crate::throttle::messages::{Reported, SlotFree};
@@ -49,6 +51,11 @@ const FREE_COLLECTORS_MAX: usize = 256;
 pub(crate) const LANDINGS_PER_SLOT: usize = 3;
 /// High bits of a permit's number say which shard gave it.
 const PERMIT_SHARD_SHIFT: u32 = 48;
+
+/// Which shard gave a permit of this number.
+pub(crate) fn shard_of_permit(permit: u64) -> usize {
+    usize::try_from(permit >> PERMIT_SHARD_SHIFT).expect("16 bits")
+}
 
 /// What a node gives every shard.
 #[derive(Debug, Clone)]
@@ -90,18 +97,31 @@ pub struct Shared {
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
 /// shard is alone.
 #[derive(Debug, Default)]
-pub struct Peers(OnceLock<Arc<[Addr<Shard>]>>);
+pub struct Peers {
+    shards: OnceLock<Arc<[Addr<Shard>]>>,
+    spill: OnceLock<Spill>,
+}
 
 impl Peers {
+    /// The way to other nodes. Told once, before there is work.
+    pub(crate) fn have_way(&self, spill: Spill) {
+        let _first = self.spill.set(spill).is_ok();
+    }
+
+    /// The way to other nodes, if there are any.
+    pub(crate) fn spill(&self) -> Option<&Spill> {
+        self.spill.get()
+    }
+
     /// These are all. Told once, before there is work.
     pub(crate) fn are(&self, shards: Arc<[Addr<Shard>]>) {
         // A second telling would be of the same.
-        let _first = self.0.set(shards).is_ok();
+        let _first = self.shards.set(shards).is_ok();
     }
 
     /// Which shard a key belongs to.
     pub(crate) fn of(&self, key: &AccountKey) -> Option<&Addr<Shard>> {
-        let shards = self.0.get()?;
+        let shards = self.shards.get()?;
         shards.get(shard_of(key, shards.len()))
     }
 }
@@ -164,6 +184,10 @@ pub(crate) struct Running {
     pub(crate) answered: Option<At>,
     pub(crate) call_ended: Option<(At, Sent)>,
     pub(crate) outcome: Option<Outcome>,
+    /// See [`Report::Lost`].
+    pub(crate) lost: Option<(At, At)>,
+    /// Another node makes it.
+    pub(crate) is_abroad: bool,
     pub(crate) meters: Rc<PlatformMeters>,
     /// Held while a fetch that must be tried alone is, also if its throttle actor dies meanwhile.
     pub(crate) _alone: Option<OwnedSemaphorePermit>,
@@ -204,7 +228,13 @@ pub struct Context {
     leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
     landings: Arc<Semaphore>,
-    slot_waiters: RefCell<VecDeque<(Ix, u64)>>,
+    slot_waiters: RefCell<VecDeque<Waiter>>,
+    /// How many of them may go elsewhere.
+    travellers: Cell<usize>,
+    /// Attempts that other nodes make.
+    pub(super) abroad: RefCell<BTreeMap<PermitId, Abroad>>,
+    /// Attempts of other nodes that are made here.
+    pub(super) visits: RefCell<Visits>,
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
     orders: RefCell<BTreeMap<PermitId, Order>>,
@@ -252,6 +282,9 @@ impl Context {
             slots: shared.slots,
             landings: shared.landings,
             slot_waiters: RefCell::default(),
+            travellers: Cell::new(0),
+            abroad: RefCell::default(),
+            visits: RefCell::default(),
             slot_asked: Cell::new(false),
             free: RefCell::default(),
             orders: RefCell::default(),
@@ -360,13 +393,20 @@ impl Context {
         true
     }
 
-    /// Takes a slot now, or gets in line for one: [`SlotFree`] follows then.
-    pub(crate) fn slot(self: &Rc<Self>, ix: Ix, incarnation: u64) -> Option<Slot> {
+    /// Takes a slot now, or gets in line for one: [`SlotFree`] follows then. `travels`: one of another node will do.
+    pub(crate) fn slot(
+        self: &Rc<Self>,
+        ix: Ix,
+        incarnation: u64,
+        travels: impl FnOnce() -> bool,
+    ) -> Option<Slot> {
         let nobody_before = self.slot_waiters.borrow().is_empty();
         if nobody_before && let Ok(place) = Arc::clone(&self.slots).try_acquire_owned() {
             return Some(Slot::new(place));
         }
-        self.slot_waiters.borrow_mut().push_back((ix, incarnation));
+        let travels = travels();
+        self.slot_waiters.borrow_mut().push_back(Waiter { ix, incarnation, travels });
+        self.travellers_wait(self.travellers.get() + usize::from(travels));
         if !self.slot_asked.replace(true) {
             actix_rt::spawn(Rc::clone(self).hand_out_slots());
         }
@@ -383,9 +423,9 @@ impl Context {
             let Ok(place) = Arc::clone(&self.slots).acquire_owned().await else { break };
             let mut slot = Some(Slot::new(place));
             while let Some(taken) = slot.take() {
-                let Some((ix, incarnation)) = self.slot_waiters.borrow_mut().pop_front() else {
-                    break;
-                };
+                let Some(waiter) = self.slot_waiters.borrow_mut().pop_front() else { break };
+                let Waiter { ix, incarnation, travels } = waiter;
+                self.travellers_wait(self.travellers.get() - usize::from(travels));
                 if self.is_incarnation(ix, incarnation) {
                     self.tell(ix, SlotFree(taken));
                 } else {
@@ -394,6 +434,33 @@ impl Context {
             }
         }
         self.slot_asked.set(false);
+    }
+
+    fn travellers_wait(&self, count: usize) {
+        if self.travellers.replace(count) != count
+            && let Some(spill) = self.peers.spill()
+        {
+            spill.waits(self.shard, count);
+        }
+    }
+
+    /// Another node has offered a slot: for the first that waits and will do with it. It goes back where none does.
+    pub(super) fn slot_abroad(&self, slot: Slot) {
+        let mut slot = Some(slot);
+        while let Some(taken) = slot.take() {
+            let waiter = {
+                let mut waiters = self.slot_waiters.borrow_mut();
+                let first = waiters.iter().position(|waiter| waiter.travels);
+                first.and_then(|place| waiters.remove(place))
+            };
+            let Some(Waiter { ix, incarnation, .. }) = waiter else { return };
+            self.travellers_wait(self.travellers.get() - 1);
+            if self.is_incarnation(ix, incarnation) {
+                self.tell(ix, SlotFree(taken));
+            } else {
+                slot = Some(taken);
+            }
+        }
     }
 
     fn is_incarnation(&self, ix: Ix, wanted: u64) -> bool {
@@ -416,6 +483,8 @@ impl Context {
             answered: None,
             call_ended: None,
             outcome: None,
+            lost: None,
+            is_abroad: slot.is_abroad(),
             meters: Rc::clone(&meters),
             _alone: alone,
             grants,
@@ -424,6 +493,19 @@ impl Context {
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self), body);
         let calls = tries.calls() + 1;
+        let slot = match slot.into_offer() {
+            Err(slot) => slot,
+            Ok(offer) => {
+                let calls = (calls, read.as_deref());
+                return self.send_abroad(
+                    offer,
+                    (id, permit),
+                    (item, meters),
+                    (&platform, api),
+                    calls,
+                );
+            }
+        };
         let order = Order { permit, slot, platform, api, meters, item, calls, read };
         // Messages of actix may cross threads, orders may not: the order waits here for its collector.
         self.orders.borrow_mut().insert(id, order);
@@ -483,6 +565,7 @@ impl Context {
                 Report::Answered(at) => running.answered = Some(*at),
                 Report::Told(_) => {}
                 Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
+                Report::Lost(latest, until) => running.lost = Some((*latest, *until)),
                 Report::Finished(outcome) => {
                     running.meters.attempt_ends();
                     running.outcome = Some(outcome.clone());
@@ -493,20 +576,26 @@ impl Context {
         let told = match &report {
             Report::Answered(at) => Some(Told::Answered(*at)),
             Report::CallEnded(at, sent) => Some(Told::Ended(*at, *sent)),
-            Report::Written(_) | Report::Told(_) | Report::Finished(_) => None,
+            Report::Written(_) | Report::Told(_) | Report::Finished(_) | Report::Lost(..) => None,
         };
+        let lost = if let Report::Lost(latest, _) = &report { Some(*latest) } else { None };
         if !self.tell(ix, Reported { id, report })
-            && let Some(told) = told
             && let Some(running) = self.running.borrow_mut().get_mut(&id)
         {
             // No throttle actor now that tells the budgets.
-            tell_of_orphan(&mut running.grants, told);
+            if let Some(told) = told {
+                tell_of_orphan(&mut running.grants, told);
+            }
+            if let Some(latest) = lost {
+                lose_grants(&mut running.grants, latest);
+            }
         }
     }
 
-    /// Attempts that are not over.
+    /// Attempts that are not over, those of other nodes that are made here too.
     pub(crate) fn in_flight(&self) -> usize {
-        self.running.borrow().values().filter(|running| running.outcome.is_none()).count()
+        let own = self.running.borrow().values().filter(|own| own.outcome.is_none()).count();
+        own + self.visits.borrow().len()
     }
 
     /// The store is full or away: no new permits until it takes bodies again.
@@ -531,6 +620,15 @@ impl Drop for Leaving {
     fn drop(&mut self) {
         self.shard.leaving.borrow_mut().remove(&self.seq);
     }
+}
+
+/// An account that waits for a slot.
+#[derive(Debug, Clone, Copy)]
+struct Waiter {
+    ix: Ix,
+    incarnation: u64,
+    /// One of another node will do.
+    travels: bool,
 }
 
 /// What an attempt needs beside its permit.

@@ -9,6 +9,7 @@ pub mod actor;
 mod baseline;
 mod budgets;
 pub mod context;
+pub(crate) mod guests;
 mod parts;
 pub mod permit;
 mod reload;

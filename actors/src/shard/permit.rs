@@ -12,9 +12,11 @@ use futures_util::stream::unfold;
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::context::Context;
+use super::guests::Visit;
 use crate::collector::{Again, LastAnswer, Outcome};
 use crate::http::{Answer, OnWritten, Written};
 use crate::observe::Facts;
+use crate::queue::Ending;
 
 /// What a permit's holder reports.
 #[derive(Debug, Clone)]
@@ -28,6 +30,9 @@ pub(crate) enum Report {
     Told(Box<Facts>),
     /// The call is over as far as the provider is concerned.
     CallEnded(At, Sent),
+    /// The node that made it is not heard of any more: it has written the call by the first moment, if it has, and may
+    /// go on with it until the second.
+    Lost(At, At),
     /// The attempt is over.
     Finished(Outcome),
 }
@@ -49,6 +54,8 @@ pub struct Permit {
     body: Rc<Cell<BodyRead>>,
     call_ended: Cell<bool>,
     finished: Cell<bool>,
+    /// Where another node hears of it.
+    visit: Option<Rc<Visit>>,
 }
 
 impl Permit {
@@ -59,7 +66,51 @@ impl Permit {
         body: Rc<Cell<BodyRead>>,
     ) -> Self {
         let (call_ended, finished) = (Cell::new(false), Cell::new(false));
-        Self { id, decided_at, shard, body, call_ended, finished }
+        Self { id, decided_at, shard, body, call_ended, finished, visit: None }
+    }
+
+    /// Another node's, which gave it after this one had offered a slot at `offered_at`.
+    pub(crate) fn of_another(
+        id: PermitId,
+        offered_at: At,
+        shard: Rc<Context>,
+        visit: Rc<Visit>,
+    ) -> Self {
+        let body = Rc::clone(&visit.body);
+        let mut permit = Self::new(id, offered_at, shard, body);
+        permit.visit = Some(visit);
+        permit
+    }
+
+    /// Whether another node gave it.
+    pub(crate) fn is_anothers(&self) -> bool {
+        self.visit.is_some()
+    }
+
+    /// Whether an object may become visible: the node that gave the permit still waits for it. Always, if this one did.
+    pub(crate) async fn may_store(&self) -> bool {
+        match &self.visit {
+            None => true,
+            Some(visit) => visit.may_store().await,
+        }
+    }
+
+    /// The fetch is done: for the node to record that gave the permit. What is to be recorded here is given back.
+    pub(crate) fn hand_in(&self, ending: Ending) -> Option<Ending> {
+        match (&self.visit, ending) {
+            (Some(visit), Ending::Done { done, once }) => {
+                visit.done.replace(Some((done, once)));
+                None
+            }
+            (_, ending) => Some(ending),
+        }
+    }
+
+    fn report(&self, report: Report) {
+        match &self.visit {
+            None => self.shard.report(self.id, report),
+            Some(visit) => visit.report(report),
+        }
     }
 
     /// The same answer, of whose body is counted what comes: what a call cost may be known of that alone.
@@ -94,25 +145,35 @@ impl Permit {
 
     /// What the transport tells of the request's writing.
     pub fn on_written(&self) -> OnWritten {
-        let shard = Rc::clone(&self.shard);
-        let id = self.id;
-        Rc::new(move |written| shard.report(id, Report::Written(written)))
+        let (shard, id) = (Rc::clone(&self.shard), self.id);
+        let visit = self.visit.clone();
+        Rc::new(move |written| match &visit {
+            None => shard.report(id, Report::Written(written)),
+            Some(visit) => visit.report(Report::Written(written)),
+        })
     }
 
     /// The answer's first byte has come, now.
     pub fn answered(&self) {
-        self.shard.report(self.id, Report::Answered(self.shard.clock.now()));
+        self.report(Report::Answered(self.shard.clock.now()));
     }
 
     /// The answer says something of limits.
     pub fn told(&self, facts: Facts) {
-        self.shard.report(self.id, Report::Told(Box::new(facts)));
+        self.report(Report::Told(Box::new(facts)));
     }
 
     /// The call is over, now: its in-flight slot is free. Repeats do nothing.
     pub fn call_ended(&self, sent: Sent) {
         if !self.call_ended.replace(true) {
-            self.shard.report(self.id, Report::CallEnded(self.shard.clock.now(), sent));
+            self.report(Report::CallEnded(self.shard.clock.now(), sent));
+        }
+    }
+
+    /// The node that used it is not heard of any more. See [`Report::Lost`].
+    pub(crate) fn lost(&self, latest: At, slots_until: At) {
+        if !self.call_ended.replace(true) {
+            self.report(Report::Lost(latest, slots_until));
         }
     }
 
@@ -120,7 +181,7 @@ impl Permit {
     pub fn finish(self, outcome: Outcome) {
         self.call_ended(Sent::Maybe);
         self.finished.set(true);
-        self.shard.report(self.id, Report::Finished(outcome));
+        self.report(Report::Finished(outcome));
     }
 }
 
@@ -128,13 +189,20 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.finished.get() {
             self.call_ended(Sent::Maybe);
+            // A guest that ends does not condemn the fetch.
+            let leaves = self.visit.as_ref().is_some_and(|visit| visit.leaves.get());
+            let (kind, reason) = if leaves {
+                (Again::Late, "the node that made the attempt for another was told to end")
+            } else {
+                (Again::Crashed, "the collector died with it")
+            };
             let outcome = Outcome::Again {
-                kind: Again::Crashed,
+                kind,
                 after: None,
-                reason: "the collector died with it".into(),
+                reason: reason.into(),
                 last: LastAnswer::default(),
             };
-            self.shard.report(self.id, Report::Finished(outcome));
+            self.report(Report::Finished(outcome));
         }
     }
 }

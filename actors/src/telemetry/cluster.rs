@@ -1,7 +1,8 @@
 //! The events of a cluster: who owns which partitions.
 
-use super::Code;
+use super::{Code, metrics};
 use crate::cluster::Parts;
+use crate::collector::Item;
 
 /// Claimed: this node works in them from now on.
 pub(crate) fn partitions_gained(gained: Parts, held: Parts) {
@@ -73,4 +74,27 @@ pub(crate) fn claim_unreadable(key: &str) {
 /// Whoever keeps what this node owns has ended.
 pub(crate) fn keeper_died() {
     tracing::error!(event = "keeper_died", "what this node owns is kept by nobody, the node ends");
+}
+
+/// A node that made an attempt for this one is not heard of any more.
+pub(crate) fn guest_lost(item: &Item) {
+    metrics::GUESTS_LOST.counter(&[]).increment(1);
+    tracing::warn!(
+        event = "guest_lost",
+        platform = item.lane.account.platform.as_str(),
+        account = item.lane.account.account.as_str(),
+        api = item.lane.api.as_str(),
+        fetch_id = item.id.as_str(),
+        seq = item.origin.0,
+        "the node that made this attempt for this one is not heard of, it is looked up and made again"
+    );
+}
+
+/// What is made for another node is of no use any more: that has ended, cannot be heard, or does not wait for it.
+pub(crate) fn visit_ended(home: &str) {
+    tracing::warn!(
+        event = "visit_ended",
+        home,
+        "an attempt for another node was broken off, it does not wait for it any more"
+    );
 }

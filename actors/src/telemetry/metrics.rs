@@ -123,6 +123,12 @@ metrics! {
         "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
+    SPILLED: Counter "tollgate_spilled_attempts_total" in "attempts" by [], NO_BUCKETS,
+        "attempts of this node's accounts that were sent to another node, because all slots were taken here";
+    GUESTS_LOST: Counter "tollgate_spilled_attempts_lost_total" in "attempts" by [], NO_BUCKETS,
+        "those of them whose node was not heard of any more: they are looked up in the store, and made again";
+    GUESTS: Gauge "tollgate_guest_attempts" in "attempts" by [], NO_BUCKETS,
+        "attempts of other nodes' accounts that are made here now";
     LEDGER_STORE: Histogram "tollgate_ledger_store_seconds" in "seconds" by ["platform"], ANSWERS,
         "from a record's sending until the ledger answered, well or not";
     LEDGER_ERRORS: Counter "tollgate_ledger_errors_total" in "records" by ["platform", "kind"], NO_BUCKETS,

@@ -15,12 +15,12 @@ mod tests;
 mod totals;
 
 pub(crate) use cluster::{
-    claim_unreadable, claims_unseen, keeper_died, partitions_gained, partitions_given_up,
-    partitions_kept, partitions_lost, session_anew, session_over,
+    claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
+    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_over, visit_ended,
 };
 pub(crate) use metrics::{
-    BUFFER_MAX, BUFFERED, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING, SLOTS,
-    SLOTS_OPEN, UNKNOWN, WAITING, WAKES,
+    BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
+    SLOTS, SLOTS_OPEN, SPILLED, UNKNOWN, WAITING, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};

@@ -79,6 +79,11 @@ impl Gate {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
     }
 
+    /// The same of one permit, which another node used.
+    pub(crate) fn lose(&mut self, limits: &LimitSet, id: PermitId, latest: At, slots_until: At) {
+        self.ledger.lose(limits, id, latest.plus(limits.guard_max()), slots_until);
+    }
+
     /// The permit was never handed on.
     pub(crate) fn give_back(&mut self, limits: &LimitSet, id: PermitId) -> bool {
         self.ledger.give_back(limits, id)

@@ -221,6 +221,34 @@ fn a_dead_writers_calls_are_charged_late_and_keep_their_slots() {
 }
 
 #[test]
+fn one_lost_call_among_others_is_charged_late_and_keeps_its_slot() {
+    let limits = set([limit("gap", sliding(3, 60)), limit("slots", concurrent(3))]);
+    let mut ledger = Ledger::new();
+    for id in 1..=3 {
+        ledger.take(&limits, PermitId(id), ASK, At(0));
+    }
+    assert!(ledger.lose(&limits, PermitId(2), At(10 * S), At(100 * S)));
+    assert!(!ledger.lose(&limits, PermitId(2), At(10 * S), At(100 * S)), "it is no more in flight");
+    assert_eq!(ledger.in_flight().count(), 2);
+    for id in [1, 3] {
+        ledger.answered(&limits, PermitId(id), At(S));
+        ledger.ended(&limits, PermitId(id), At(S), Sent::Maybe);
+    }
+    assert_eq!(ask(&limits, &ledger, 0, 2 * S), wait(61 * S, 0));
+    call(&mut ledger, &limits, 0, [61 * S, 61 * S]);
+    assert_eq!(ask(&limits, &ledger, 0, 62 * S), wait(70 * S, 0), "not before 10 s + 60 s");
+    let slots = set([limit("slots", concurrent(3))]);
+    let (mut ledger, _) = ledger.under(&limits, &slots, At(62 * S));
+    ledger.take(&slots, PermitId(4), ASK, At(62 * S));
+    ledger.take(&slots, PermitId(5), ASK, At(62 * S));
+    assert_eq!(
+        ask(&slots, &ledger, 0, 63 * S),
+        wait(100 * S, 0),
+        "the third place is the lost call's"
+    );
+}
+
+#[test]
 fn no_loss_makes_a_charge_earlier() {
     let limits = set([limit("gap", every(60))]);
     let mut ledger = Ledger::new();

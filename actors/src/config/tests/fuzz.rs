@@ -111,6 +111,7 @@ const KEYS: &[&str] = &[
     "timeouts",
     "connect",
     "drain",
+    "spill_over",
     "nats",
     "prefix",
     "replicas",

@@ -42,6 +42,17 @@ struct State {
     ears: Vec<Weak<Notify>>,
 }
 
+impl State {
+    fn put(&mut self, key: String, value: Option<Bytes>) -> u64 {
+        let revision = self.log.len() as u64 + 1;
+        let entry = Entry { key: key.clone(), revision, value };
+        self.log.push((Instant::now(), entry.clone()));
+        self.last.insert(key, entry);
+        self.ears.retain(|ear| ear.upgrade().map(|ear| ear.notify_one()).is_some());
+        revision
+    }
+}
+
 impl fmt::Debug for BoardServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoardServer").finish_non_exhaustive()
@@ -78,15 +89,6 @@ impl BoardServer {
         claim.session.map(|session| session.0)
     }
 
-    fn put(&self, state: &mut State, key: String, value: Option<Bytes>) -> u64 {
-        let revision = state.log.len() as u64 + 1;
-        let entry = Entry { key: key.clone(), revision, value };
-        state.log.push((Instant::now(), entry.clone()));
-        state.last.insert(key, entry);
-        state.ears.retain(|ear| ear.upgrade().map(|ear| ear.notify_one()).is_some());
-        revision
-    }
-
     fn write(
         self: &Arc<Self>,
         key: String,
@@ -103,7 +105,7 @@ impl BoardServer {
             self.trace.note(|| format!("own {key} over {expected}: {value:?}"));
         }
         let is_put = value.is_some();
-        let revision = self.put(&mut state, key.clone(), value);
+        let revision = state.put(key.clone(), value);
         if let Some(lives) = lives.filter(|_| is_put) {
             let (server, end) = (Arc::clone(self), Instant::now() + lives);
             tokio::spawn(async move {
@@ -111,7 +113,7 @@ impl BoardServer {
                 let mut state = server.state();
                 if state.last.get(&key).is_some_and(|last| last.revision == revision) {
                     server.trace.note(|| format!("own {key} has ended"));
-                    server.put(&mut state, key, None);
+                    state.put(key, None);
                 }
             });
         }

@@ -33,10 +33,13 @@ pub(super) struct Ended {
     pub(super) code: Option<String>,
 }
 
+/// Whose wakes go where, and which partitions it hears.
+type Ear = (Arc<Life>, Owned, mpsc::Sender<Wake>);
+
 /// What all nodes share of the queue beside what is in it.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
-    ears: Mutex<Vec<(Arc<Life>, Owned, mpsc::Sender<Wake>)>>,
+    ears: Mutex<Vec<Ear>>,
     pub(super) ended: Mutex<BTreeMap<String, Vec<Ended>>>,
 }
 

@@ -253,7 +253,7 @@ pub(super) async fn run(seed: u64, bug: Option<Bug>, trace: Arc<Trace>) -> Outco
     };
     run.go_through().await;
     hub.abort();
-    run.check().await;
+    run.check();
     let calls = run.world.provider.arrivals().len();
     for node in &run.nodes {
         node.now.life.die();
@@ -390,7 +390,7 @@ impl Run {
                     if notices < lasts {
                         sleep(notices).await;
                         life.connect(false);
-                        sleep(lasts - notices).await;
+                        sleep(lasts.saturating_sub(notices)).await;
                     } else {
                         sleep(lasts).await;
                     }
@@ -495,7 +495,7 @@ impl Run {
     }
 
     /// What must hold at the end.
-    async fn check(&mut self) {
+    fn check(&self) {
         for broken in self.world.provider.breaks(&self.scenario.limits) {
             self.wrongs.push(broken);
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix::Context;
-use tollgate_gate::{At, Charged, LimitSet, PermitId, Span};
+use tollgate_gate::{At, Charged, LimitSet, PermitId, Sent, Span};
 use tollgate_protos::Dead;
 
 use super::reading::Why;
@@ -67,8 +67,17 @@ impl Throttle {
                     self.job_ended(id);
                 }
             }
+            Report::Lost(latest, slots_until) => self.lost(id, latest, slots_until),
             Report::Finished(outcome) => self.finished(id, outcome, ctx),
         }
+    }
+
+    /// The node that made the call is not heard of any more: it counts as one of a dead writer. Its places are kept for as
+    /// long as it may go on.
+    fn lost(&mut self, id: PermitId, latest: At, slots_until: At) {
+        self.listened(id, Sent::Maybe);
+        self.gate.lose(&self.platform.limits, id, latest, slots_until);
+        self.shard.lose_budgets(id, latest, slots_until);
     }
 
     /// The call is charged now if not before; its guard is longer by what its request may have been late.
@@ -145,6 +154,7 @@ impl Throttle {
     fn finished(&mut self, id: PermitId, outcome: Outcome, ctx: &mut Context<Self>) {
         let running = self.shard.running.borrow_mut().remove(&id);
         let body = running.as_ref().map(|running| running.body.get()).unwrap_or_default();
+        let is_abroad = running.as_ref().is_some_and(|running| running.is_abroad);
         let grants = running.map(|running| running.grants).unwrap_or_default();
         self.settle(id, &outcome, body, grants);
         let Some(flight) = self.flights.remove(&id) else { return };
@@ -243,7 +253,8 @@ impl Throttle {
                     Again::Unsettled => Some(Why::Unsettled),
                     _ => None,
                 };
-                match why.filter(|_| self.has_pages(lane)) {
+                // Of what became of it at another node nothing is known but what there is in the store.
+                match why.filter(|_| is_abroad || self.has_pages(lane)) {
                     // How far the collector has come with its page is not known here.
                     Some(why) => self.look_up(lane, again, why, ctx),
                     None => self.lanes[lane].parked.push(again),

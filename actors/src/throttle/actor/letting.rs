@@ -100,7 +100,10 @@ impl Throttle {
                 self.slot = None;
                 return;
             };
-            let Some(slot) = self.slot.take().or_else(|| self.ask_slot()) else {
+            if self.slot.as_ref().is_some_and(Slot::is_abroad) && !self.travels(place, now) {
+                self.slot = None;
+            }
+            let Some(slot) = self.slot.take().or_else(|| self.ask_slot(place, now)) else {
                 wait.for_event("a free collector");
                 return;
             };
@@ -346,11 +349,23 @@ impl Throttle {
         }
     }
 
-    fn ask_slot(&mut self) -> Option<Slot> {
+    /// Whether another node may make the next attempt of a lane.
+    fn travels(&self, place: usize, now: At) -> bool {
+        let lane = &self.lanes[place];
+        lane.peek(now).is_some_and(|candidate| {
+            let Candidate { item, tries, suspect, .. } = candidate;
+            tries.crashes < ALONE_FROM
+                && !suspect
+                && self.shard.travels(&self.platform, lane.api, item)
+        })
+    }
+
+    fn ask_slot(&mut self, place: usize, now: At) -> Option<Slot> {
         if self.slot_asked {
             return None;
         }
-        let slot = self.shard.slot(self.ix, self.incarnation);
+        let travels = || self.travels(place, now);
+        let slot = self.shard.slot(self.ix, self.incarnation, travels);
         self.slot_asked = slot.is_none();
         slot
     }

@@ -16,6 +16,7 @@ use crate::ledger::{Stored, Writer};
 use crate::queue::{LaneCount, QueueError};
 use crate::shard::Found;
 use crate::shard::accounts::{Rest, RestLane};
+use crate::shard::context::Running;
 use crate::shard::permit::Report;
 use crate::telemetry;
 use crate::throttle::book;
@@ -280,15 +281,17 @@ impl Throttle {
     fn replay_running(&mut self, ctx: &mut Context<Self>) {
         let ids: Vec<PermitId> = self.flights.keys().copied().collect();
         for id in ids {
-            let (written, answered, ended, outcome) = {
+            let (written, answered, ended, lost, outcome) = {
                 let running = self.shard.running.borrow();
                 let Some(running) = running.get(&id) else { continue };
-                (running.written, running.answered, running.call_ended, running.outcome.clone())
+                let Running { written, answered, call_ended, lost, outcome, .. } = running;
+                (*written, *answered, *call_ended, *lost, outcome.clone())
             };
             let reports = [
                 written.map(|at| Report::Written(Written::At(at))),
                 answered.map(Report::Answered),
                 ended.map(|(at, sent)| Report::CallEnded(at, sent)),
+                lost.map(|(latest, until)| Report::Lost(latest, until)),
                 outcome.map(Report::Finished),
             ];
             for report in reports.into_iter().flatten() {

@@ -1,0 +1,447 @@
+//! Attempts of this shard's accounts that other nodes make, and attempts of other nodes that are made here.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tollgate_gate::{At, PermitId, Sent, Span};
+use tollgate_protos::Done;
+
+use super::Shard;
+use super::budgets::lose_grants;
+use super::context::Context as Ctx;
+use super::permit::{BodyRead, Permit, Report};
+use crate::cluster::part_of;
+use crate::collector::{Item, Order, Slot, USE_WITHIN, drop_note, finish_until_confirmed, make};
+use crate::http::Written;
+use crate::nats::session::SessionId;
+use crate::plan::{Api, Platform};
+use crate::queue::Ending;
+use crate::recipe::{self, FetchContext};
+use crate::spill::wire::{self, Told};
+use crate::spill::{Command, LEAVE_WITHIN, ORDER_BYTES_MAX, Offer, Spill, agree};
+use crate::telemetry::{self, PlatformMeters};
+
+/// Sent by the node: another one has offered a slot.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Lent(pub(crate) Slot);
+
+/// Sent by the node: what the guest of that permit has told, all of it so far. Repeats are harmless.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Said {
+    pub(crate) permit: PermitId,
+    pub(crate) told: Box<Told>,
+}
+
+/// Sent by the node: the guest of that permit, which was sent then, is not heard of any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct GuestLost {
+    pub(crate) permit: PermitId,
+    pub(crate) sent: Instant,
+}
+
+/// Sent by the node: may the object of that permit's attempt become visible?
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub(crate) struct MayStore(pub(crate) PermitId);
+
+/// Sent by the node: an attempt of another node, in the slot that was offered for it then.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Host {
+    pub(crate) home: SessionId,
+    pub(crate) permit: u64,
+    pub(crate) order: Box<wire::Order>,
+    pub(crate) slot: Slot,
+    pub(crate) offered: Instant,
+}
+
+/// Sent by the node: the attempt of another node is of no use any more.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct EndVisit {
+    pub(crate) home: SessionId,
+    pub(crate) permit: u64,
+}
+
+/// An attempt of this node that another one makes.
+#[derive(Debug)]
+pub(crate) struct Abroad {
+    permit: Permit,
+    item: Rc<Item>,
+    meters: Rc<PlatformMeters>,
+    has_pages: bool,
+    /// How long its connect may take.
+    connect: Duration,
+    /// How long its places are kept if its guest is not heard of.
+    lost_call: Duration,
+    /// What was heard of it.
+    told: Told,
+    written: Option<At>,
+}
+
+/// Attempts of other nodes that are made here.
+pub(crate) type Visits = HashMap<(SessionId, u64), (JoinHandle<()>, Rc<Visit>)>;
+
+/// Where what becomes of another node's attempt is told.
+pub(crate) struct Visit {
+    spill: Spill,
+    home: SessionId,
+    permit: u64,
+    pub(super) body: Rc<Cell<BodyRead>>,
+    /// How the fetch ended.
+    pub(super) done: RefCell<Option<(Box<Done>, bool)>>,
+    /// This node ends, and the attempt with it.
+    pub(super) leaves: Cell<bool>,
+    told: RefCell<Told>,
+    written: Cell<Option<At>>,
+}
+
+impl fmt::Debug for Visit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visit").field("home", &self.home).field("permit", &self.permit).finish()
+    }
+}
+
+impl Visit {
+    fn new(spill: Spill, home: SessionId, permit: u64) -> Self {
+        Self {
+            spill,
+            home,
+            permit,
+            body: Rc::default(),
+            done: RefCell::default(),
+            leaves: Cell::new(false),
+            told: RefCell::default(),
+            written: Cell::new(None),
+        }
+    }
+
+    /// What an attempt reports goes to its home, as all that is known so far.
+    pub(super) fn report(&self, report: Report) {
+        let told = {
+            let mut told = self.told.borrow_mut();
+            match report {
+                Report::Written(Written::At(at)) => {
+                    told.written = true;
+                    self.written.set(Some(at));
+                }
+                Report::Written(Written::Unknown) => {
+                    told.written = false;
+                    self.written.set(None);
+                }
+                Report::Answered(at) => {
+                    let took = |written| Duration::from(at.since(written));
+                    told.answered = Some(self.written.get().map_or(Duration::ZERO, took));
+                }
+                Report::Told(facts) => told.facts = Some(facts),
+                Report::CallEnded(_, sent) => told.ended = Some(sent == Sent::Maybe),
+                Report::Lost(..) => {}
+                Report::Finished(outcome) => {
+                    let (done, body) = (self.done.take(), self.body.get());
+                    told.end = Some(Box::new(wire::End::of(&outcome, done, body)));
+                }
+            }
+            told.clone()
+        };
+        self.say(told);
+    }
+
+    /// Not a byte of it was sent, and none will be.
+    fn not_begun(&self, reason: &str) {
+        self.say(Told::not_begun(reason));
+    }
+
+    fn say(&self, told: Told) {
+        let (home, permit) = (self.home, self.permit);
+        self.spill.say(Command::Told { home, permit, told: Box::new(told) });
+    }
+
+    /// Asks the home whether an object may become visible; no, where it does not answer.
+    pub(super) async fn may_store(&self) -> bool {
+        let (leave, said) = oneshot::channel();
+        self.spill.say(Command::May { home: self.home, permit: self.permit, leave });
+        matches!(timeout(LEAVE_WITHIN, said).await, Ok(Ok(true)))
+    }
+}
+
+impl Abroad {
+    /// What is new in what the guest tells. Its stamps are those of now: of the receipt.
+    fn hear(&mut self, told: &Told, now: At) -> Vec<Report> {
+        let mut reports = Vec::new();
+        let answers = self.told.answered.is_none() && told.answered.is_some();
+        if self.told.answered.is_none() && self.told.ended.is_none() {
+            if told.written != self.told.written && !answers {
+                self.written = told.written.then_some(now);
+                let written = self.written.map_or(Written::Unknown, Written::At);
+                reports.push(Report::Written(written));
+                self.told.written = told.written;
+            }
+            if let Some(took) = told.answered {
+                // Both the receipt of this and that of the writing are late, neither is early.
+                let by_writing = self.written.filter(|_| told.written);
+                let at = by_writing.map_or(now, |written| written.plus(Span::from(took)).min(now));
+                reports.push(Report::Answered(at));
+                self.told.answered = Some(took);
+            }
+        }
+        if self.told.facts.is_none()
+            && let Some(facts) = &told.facts
+        {
+            reports.push(Report::Told(facts.clone()));
+            self.told.facts = Some(facts.clone());
+        }
+        reports
+    }
+}
+
+impl Ctx {
+    /// Whether another node may make an attempt. One stays here whose call may not be repeated, which may become several,
+    /// or which is signed with what not every node has at hand.
+    pub(crate) fn travels(&self, platform: &Platform, api: u16, item: &Item) -> bool {
+        let may = |api: &Api| {
+            api.may_repeat()
+                && api.answers.split.is_none()
+                && api.auth.as_ref().is_none_or(|auth| auth.is_at_hand())
+        };
+        self.peers.spill().is_some_and(Spill::is_on)
+            && platform.apis.get(usize::from(api)).is_some_and(may)
+            && wire::order_bytes(item) <= ORDER_BYTES_MAX
+    }
+
+    /// Gives a permit to another node, which has offered a slot for it.
+    pub(super) fn send_abroad(
+        &self,
+        offer: Offer,
+        (id, permit): (PermitId, Permit),
+        (item, meters): (Rc<Item>, Rc<PlatformMeters>),
+        (platform, api): (&Platform, u16),
+        (calls, read): (u32, Option<&crate::pages::Read>),
+    ) {
+        let api = &platform.apis[usize::from(api)];
+        let order = wire::Order::of(&item, calls, read, self.plan().how.clone());
+        let abroad = Abroad {
+            permit,
+            item,
+            meters,
+            has_pages: api.pages.is_some(),
+            connect: api.timeouts.connect,
+            lost_call: platform.lost_call_alive,
+            told: Told::default(),
+            written: None,
+        };
+        self.abroad.borrow_mut().insert(id, abroad);
+        offer.send(id.0, order);
+    }
+
+    fn said(self: &Rc<Self>, id: PermitId, mut told: Told) {
+        // Not borrowed while it is told.
+        let Some(mut one) = self.abroad.borrow_mut().remove(&id) else { return };
+        for report in one.hear(&told, self.clock.now()) {
+            self.report(id, report);
+        }
+        if let Some(end) = &told.end
+            && let Some(running) = self.running.borrow().get(&id)
+        {
+            running.body.set(end.body());
+        }
+        if let Some(sent) = told.ended {
+            one.permit.call_ended(if sent { Sent::Maybe } else { Sent::Never });
+        }
+        match told.end.take() {
+            None => drop(self.abroad.borrow_mut().insert(id, one)),
+            Some(end) => self.came_back(one, *end),
+        }
+    }
+
+    /// An attempt of this node is over; how its fetch ended is recorded first.
+    fn came_back(self: &Rc<Self>, one: Abroad, mut end: wire::End) {
+        let Abroad { permit, item, meters, has_pages, .. } = one;
+        let Some((done, once)) = end.done.take() else { return permit.finish(end.outcome()) };
+        let shard = Rc::clone(self);
+        actix_rt::spawn(async move {
+            finish_until_confirmed(&shard, &meters, &item, Ending::Done { done, once }).await;
+            if has_pages {
+                drop_note(&shard, &item).await;
+            }
+            permit.finish(end.outcome());
+        });
+    }
+
+    /// The guest is gone, or cannot be heard: it may still go on with its call.
+    fn guest_lost(&self, id: PermitId, sent: Instant) {
+        let Some(one) = self.abroad.borrow_mut().remove(&id) else { return };
+        let now = self.clock.now();
+        let sent = self.clock.at(sent);
+        // Its offer is older than the sending.
+        let latest = sent.plus(Span::from(USE_WITHIN)).plus(Span::from(one.connect)).max(now);
+        telemetry::guest_lost(&one.item);
+        one.permit.lost(latest, latest.plus(Span::from(one.lost_call)));
+        one.permit.finish(wire::crashed("the node that made it for this one is not heard of"));
+    }
+
+    /// Whether what a guest has may become visible: it is waited for, and the account is still this node's.
+    fn may_store(&self, id: PermitId) -> bool {
+        let abroad = self.abroad.borrow();
+        abroad.get(&id).is_some_and(|one| self.owned.may_write(part_of(&one.item.lane.account)))
+    }
+
+    /// The budgets of a call whose node is not heard of any more: its places are kept until `until`.
+    pub(crate) fn lose_budgets(&self, id: PermitId, latest: At, until: At) {
+        let mut running = self.running.borrow_mut();
+        let Some(running) = running.get_mut(&id).filter(|running| !running.grants.is_empty())
+        else {
+            return;
+        };
+        let mut grants = std::mem::take(&mut running.grants);
+        lose_grants(&mut grants, latest);
+        let until = self.clock.instant(until);
+        actix_rt::spawn(async move {
+            tokio::time::sleep_until(until).await;
+            drop(grants);
+        });
+    }
+
+    fn host(self: &Rc<Self>, host: Host) {
+        let Host { home, permit, order, slot, offered } = host;
+        let Some(spill) = self.peers.spill() else { return };
+        let visit = Rc::new(Visit::new(spill.clone(), home, permit));
+        match self.ordered(*order, offered, slot, &visit) {
+            Err(reason) => visit.not_begun(&reason),
+            Ok(order) => {
+                let key = (home, permit);
+                let leave = Leave { shard: Rc::clone(self), key };
+                let making = actix_rt::spawn(async move {
+                    make(Rc::clone(&leave.shard), order).await;
+                    drop(leave);
+                });
+                self.visits.borrow_mut().insert(key, (making, visit));
+            }
+        }
+    }
+
+    /// An attempt of another node as one of this node's collectors makes it.
+    fn ordered(
+        self: &Rc<Self>,
+        order: wire::Order,
+        offered: Instant,
+        slot: Slot,
+        visit: &Rc<Visit>,
+    ) -> Result<Order, String> {
+        let plan = self.plan();
+        if self.draining.get() {
+            return Err("the node that had offered a slot ends".into());
+        }
+        if !agree(&plan.how, &order.how) {
+            return Err("the node that had offered a slot goes by another configuration".into());
+        }
+        let wire::Ordered { lane, seq, origin, queued_at, id, fetch, calls, read } =
+            order.read()?;
+        let gone = || format!("the node that had offered a slot has no {}", lane.subject());
+        let account = &lane.account;
+        let platform = plan.platforms.get(&account.platform).ok_or_else(gone)?;
+        let platform = platform.of(&account.account);
+        let (number, api) = platform.api(lane.api.as_str()).ok_or_else(gone)?;
+        if api.auth.as_ref().is_some_and(|auth| !auth.is_at_hand()) {
+            return Err("the node that had offered a slot has no credential at hand".into());
+        }
+        let context =
+            FetchContext { account: &account.account, id: &id, params: &fetch.params, queued_at };
+        let later = read.as_ref().is_some_and(|read| read.page() > 1);
+        let budgets = recipe::budgets_of_page(&platform, api, &context, later);
+        let budgets = budgets.map_err(|refusal| refusal.reason)?;
+        let meters = self.meters_of(&platform.name);
+        let offered = self.clock.at(offered);
+        let permit =
+            Permit::of_another(self.permit_id(), offered, Rc::clone(self), Rc::clone(visit));
+        let generation = platform.generation;
+        let item = Item { lane, seq, origin, queued_at, id, fetch, budgets, generation };
+        Ok(Order { permit, slot, platform, api: number, meters, item: Rc::new(item), calls, read })
+    }
+
+    /// This node ends: what it makes for others is broken off, and they are told.
+    pub(super) fn end_visits(&self) {
+        let visits: Vec<_> = self.visits.borrow_mut().drain().map(|(_, visit)| visit).collect();
+        for (making, visit) in visits {
+            visit.leaves.set(true);
+            making.abort();
+        }
+    }
+
+    fn end_visit(&self, home: SessionId, permit: u64) {
+        let ended = self.visits.borrow_mut().remove(&(home, permit));
+        if let Some((making, _)) = ended {
+            telemetry::visit_ended(&home.to_string());
+            making.abort();
+        }
+    }
+}
+
+/// An attempt of another node while it is made, however it ends.
+struct Leave {
+    shard: Rc<Ctx>,
+    key: (SessionId, u64),
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.shard.visits.borrow_mut().remove(&self.key);
+    }
+}
+
+impl Handler<Lent> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Lent(slot): Lent, _: &mut Self::Context) {
+        self.ctx.slot_abroad(slot);
+    }
+}
+
+impl Handler<Said> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, Said { permit, told }: Said, _: &mut Self::Context) {
+        self.ctx.said(permit, *told);
+    }
+}
+
+impl Handler<GuestLost> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, GuestLost { permit, sent }: GuestLost, _: &mut Self::Context) {
+        self.ctx.guest_lost(permit, sent);
+    }
+}
+
+impl Handler<MayStore> for Shard {
+    type Result = bool;
+
+    fn handle(&mut self, MayStore(permit): MayStore, _: &mut Self::Context) -> bool {
+        self.ctx.may_store(permit)
+    }
+}
+
+impl Handler<Host> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, host: Host, _: &mut Self::Context) {
+        self.ctx.host(host);
+    }
+}
+
+impl Handler<EndVisit> for Shard {
+    type Result = ();
+
+    fn handle(&mut self, EndVisit { home, permit }: EndVisit, _: &mut Self::Context) {
+        self.ctx.end_visit(home, permit);
+    }
+}

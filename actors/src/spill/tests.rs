@@ -1,0 +1,458 @@
+//! One home and two guests over a network that loses, doubles, delays and reorders, while nodes are stopped: the two
+//! state machines against what must hold whatever happens.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::Instant;
+
+use super::guest::{self, Guest, room};
+use super::home::{self, Home};
+use super::wire::{End, Order, Told, Word};
+use super::{LOST_AFTER, OFFER_LIVES, Stamp, agree, wire};
+use crate::collector::{Item, Outcome};
+use crate::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
+use crate::nats::session::SessionId;
+use crate::plan::How;
+use crate::shard::permit::BodyRead;
+
+const HOME: SessionId = SessionId(1);
+const GUESTS: [SessionId; 2] = [SessionId(2), SessionId(3)];
+const SLOTS: usize = 6;
+const TURN: Duration = Duration::from_millis(25);
+
+fn item() -> Item {
+    Item {
+        lane: LaneKey {
+            account: AccountKey {
+                platform: Slug::new("p").unwrap(),
+                account: Account::new("act.1/ä").unwrap(),
+            },
+            api: Slug::new("report").unwrap(),
+            priority: Priority::Low,
+        },
+        seq: Seq(7),
+        origin: Seq(5),
+        queued_at: "2026-11-20T12:00:00.123Z".parse().unwrap(),
+        id: "x".into(),
+        fetch: serde_json::from_str(r#"{"id":"x","params":{"n":1.5,"s":"é","l":[1,null]}}"#)
+            .unwrap(),
+        budgets: Box::default(),
+        generation: crate::plan::Generation(0),
+    }
+}
+
+fn order() -> Box<Order> {
+    Box::new(Order::of(&item(), 1, None, How::default()))
+}
+
+fn done() -> Told {
+    let end = End::of(&Outcome::Done { bytes: 1, objects: 1 }, None, BodyRead::default());
+    Told { written: true, ended: Some(true), end: Some(Box::new(end)), ..Told::default() }
+}
+
+/// A slot of a guest: counted while it is there.
+#[derive(Debug)]
+struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn take(free: &Rc<Cell<usize>>) -> Self {
+        free.set(free.get() - 1);
+        Self(Rc::clone(free))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+struct Host {
+    guest: Guest<Place>,
+    free: Rc<Cell<usize>>,
+    making: BTreeMap<u64, Place>,
+    stopped: bool,
+}
+
+struct World {
+    now: Stamp,
+    home: Home,
+    home_stopped: bool,
+    hosts: Vec<Host>,
+    mail: Vec<(SessionId, SessionId, Word)>,
+    /// Slots that the home holds and has not used.
+    held: Vec<(SessionId, u64)>,
+    next_permit: u64,
+    sent: BTreeMap<u64, Instant>,
+    begun: BTreeSet<u64>,
+    finished: BTreeSet<u64>,
+    over: BTreeSet<u64>,
+    lost: BTreeSet<u64>,
+    wants: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Stamp::now();
+        let host = |_| Host {
+            guest: Guest::new(now.at),
+            free: Rc::new(Cell::new(SLOTS)),
+            making: BTreeMap::new(),
+            stopped: false,
+        };
+        Self {
+            now,
+            home: Home::new(now.at),
+            home_stopped: false,
+            hosts: (0..GUESTS.len()).map(host).collect(),
+            mail: Vec::new(),
+            held: Vec::new(),
+            next_permit: 0,
+            sent: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            finished: BTreeSet::new(),
+            over: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            wants: 0,
+        }
+    }
+
+    fn host(session: SessionId) -> usize {
+        GUESTS.iter().position(|guest| *guest == session).unwrap()
+    }
+
+    fn at_home(&mut self, todo: Vec<home::Do>) {
+        for todo in todo {
+            match todo {
+                home::Do::Publish(word) => {
+                    let copies = GUESTS.map(|guest| (HOME, guest, word.clone()));
+                    self.mail.extend(copies);
+                }
+                home::Do::Send(to, word) => self.mail.push((HOME, to, word)),
+                home::Do::Offered(guest, offer) => self.held.push((guest, offer)),
+                home::Do::Told(permit, told) => {
+                    if let Some(end) = &told.end {
+                        assert!(self.over.insert(permit), "{permit} ended twice");
+                        assert!(!self.lost.contains(&permit));
+                        let never = told.ended == Some(false);
+                        assert!(
+                            !never || !self.begun.contains(&permit),
+                            "{permit} was begun: {end:?}"
+                        );
+                        assert!(never || self.finished.contains(&permit));
+                    }
+                }
+                home::Do::Lost(permit, sent) => {
+                    assert_eq!(self.sent[&permit], sent);
+                    assert!(self.now.at - sent >= LOST_AFTER, "{permit} lost too soon");
+                    assert!(self.lost.insert(permit) && !self.over.contains(&permit));
+                }
+                home::Do::May(guest, permit) => {
+                    // As the shard says: it waits for this one.
+                    assert!(!self.over.contains(&permit) && !self.lost.contains(&permit));
+                    self.mail.push((HOME, guest, Word::Leave { permit, may: true }));
+                }
+            }
+        }
+    }
+
+    fn as_guest(&mut self, host: usize, todo: Vec<guest::Do<Place>>) {
+        for todo in todo {
+            match todo {
+                guest::Do::Send(to, word) => self.mail.push((GUESTS[host], to, word)),
+                guest::Do::Begin(home, permit, _, place, stamp) => {
+                    assert_eq!(home, HOME);
+                    assert!(self.begun.insert(permit), "{permit} begun twice");
+                    assert!(stamp.age(self.now) < OFFER_LIVES, "{permit} begun too late");
+                    assert!(
+                        stamp.at <= self.sent[&permit],
+                        "offered after its permit was recorded"
+                    );
+                    self.hosts[host].making.insert(permit, place);
+                }
+                guest::Do::Abort(_, permit) => drop(self.hosts[host].making.remove(&permit)),
+                // A copy of it may come when nobody waits for it any more.
+                guest::Do::Leave(_, permit, may) => {
+                    assert!(!may || self.begun.contains(&permit));
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        if !self.home_stopped {
+            let (now, wants) = (self.now.at, self.wants);
+            let todo = self.home.turn(now, wants, &How::default(), (true, 7));
+            self.at_home(todo);
+        }
+        for host in 0..self.hosts.len() {
+            if !self.hosts[host].stopped {
+                let todo = self.hosts[host].guest.turn(self.now, true);
+                self.as_guest(host, todo);
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let mut left = time;
+        while left > Duration::ZERO {
+            let step = left.min(TURN);
+            self.now = self.now.after(step);
+            left -= step;
+            self.turn();
+        }
+    }
+
+    fn deliver(&mut self, place: usize, keep: bool) {
+        let place = place % self.mail.len();
+        let (from, to, word) = self.mail[place].clone();
+        let stopped =
+            if to == HOME { self.home_stopped } else { self.hosts[Self::host(to)].stopped };
+        if stopped {
+            return;
+        }
+        if !keep {
+            self.mail.swap_remove(place);
+        }
+        if to == HOME {
+            let todo = self.home.hear(self.now.at, from, word);
+            return self.at_home(todo);
+        }
+        let host = Self::host(to);
+        let todo = if let Word::Ask { number, wants, .. } = word {
+            let free = &self.hosts[host].free;
+            let room = room(wants, free.get(), SLOTS);
+            let places = (0..room).map(|_| Place::take(free)).collect();
+            self.hosts[host].guest.offer(self.now, from, number, places).into_iter().collect()
+        } else {
+            self.hosts[host].guest.hear(self.now, from, word)
+        };
+        self.as_guest(host, todo);
+    }
+
+    /// The home uses a slot that it was offered: decides, records, and sends.
+    fn send(&mut self) {
+        let Some((guest, offer)) = self.held.pop() else { return };
+        self.next_permit += 1;
+        let permit = self.next_permit;
+        self.home.send(self.now.at, guest, permit);
+        self.sent.insert(permit, self.now.at);
+        self.mail.push((HOME, guest, Word::Order { offer, permit, order: order() }));
+    }
+
+    fn give_back(&mut self) {
+        let Some((guest, offer)) = self.held.pop() else { return };
+        self.mail.push((HOME, guest, Word::Back { offers: vec![offer] }));
+    }
+
+    fn finish(&mut self, host: usize) {
+        if self.hosts[host].stopped {
+            return;
+        }
+        let Some((permit, place)) = self.hosts[host].making.pop_first() else { return };
+        drop(place);
+        let todo = self.hosts[host].guest.told(HOME, permit, done());
+        // Of one that the guest has given up nothing is said.
+        if todo.is_some() {
+            self.finished.insert(permit);
+        }
+        self.as_guest(host, todo.into_iter().collect());
+    }
+
+    fn ask_leave(&mut self, host: usize) {
+        let Some(permit) = self.hosts[host].making.keys().next().copied() else { return };
+        self.mail.push((GUESTS[host], HOME, Word::May { permit }));
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Pass(u16),
+    Deliver(usize),
+    Double(usize),
+    Drop(usize),
+    Send,
+    Back,
+    Finish(usize),
+    Ask(usize),
+    Stop(usize),
+    Wants(usize),
+    Flood,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1_u16..400).prop_map(Step::Pass),
+        1 => (400_u16..9000).prop_map(Step::Pass),
+        8 => any::<usize>().prop_map(Step::Deliver),
+        2 => any::<usize>().prop_map(Step::Double),
+        1 => any::<usize>().prop_map(Step::Drop),
+        5 => Just(Step::Send),
+        1 => Just(Step::Back),
+        3 => (0..2_usize).prop_map(Step::Finish),
+        1 => (0..2_usize).prop_map(Step::Ask),
+        1 => (0..3_usize).prop_map(Step::Stop),
+        2 => (0..8_usize).prop_map(Step::Wants),
+        2 => Just(Step::Flood),
+    ]
+}
+
+fn run(steps: &[Step]) -> World {
+    let mut world = World::new();
+    world.wants = 4;
+    for step in steps {
+        match step {
+            Step::Pass(ms) => world.pass(Duration::from_millis((*ms).into())),
+            Step::Deliver(_) | Step::Double(_) | Step::Drop(_) if world.mail.is_empty() => {}
+            Step::Deliver(place) => world.deliver(*place, false),
+            Step::Double(place) => world.deliver(*place, true),
+            Step::Drop(place) => {
+                let place = place % world.mail.len();
+                world.mail.swap_remove(place);
+            }
+            Step::Send if !world.home_stopped => world.send(),
+            Step::Back if !world.home_stopped => world.give_back(),
+            Step::Send | Step::Back => {}
+            Step::Finish(host) => world.finish(*host),
+            Step::Ask(host) => world.ask_leave(*host),
+            Step::Stop(0) => world.home_stopped = !world.home_stopped,
+            Step::Stop(node) => {
+                let host = &mut world.hosts[node - 1];
+                host.stopped = !host.stopped;
+            }
+            Step::Wants(wants) => world.wants = *wants,
+            Step::Flood => {
+                for _ in 0..world.mail.len().min(32) {
+                    if !world.mail.is_empty() {
+                        world.deliver(0, false);
+                    }
+                }
+            }
+        }
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_permit_is_used_twice_or_late_and_each_ends_once_whatever_is_lost_or_doubled(
+        steps in prop::collection::vec(step(), 1..120)
+    ) {
+        let mut world = run(&steps);
+        // Nothing fails any more: all that is out comes to an end, and every slot is free again.
+        world.home_stopped = false;
+        world.hosts.iter_mut().for_each(|host| host.stopped = false);
+        world.wants = 0;
+        while !world.held.is_empty() {
+            world.give_back();
+        }
+        for _ in 0..40 {
+            for _ in 0..2 * world.mail.len() {
+                if !world.mail.is_empty() {
+                    world.deliver(0, false);
+                }
+            }
+            world.finish(0);
+            world.finish(1);
+            world.pass(Duration::from_millis(600));
+        }
+        for permit in world.sent.keys() {
+            let ends = world.over.contains(permit) || world.lost.contains(permit);
+            prop_assert!(ends, "nobody knows what became of {}", permit);
+        }
+        prop_assert_eq!(world.home.len(), 0);
+        for host in &mut world.hosts {
+            host.making.clear();
+            prop_assert!(host.guest.is_idle());
+            prop_assert_eq!(host.free.get(), SLOTS);
+        }
+    }
+}
+
+#[test]
+fn slots_are_offered_and_used_and_their_ends_are_heard() {
+    let mut world = World::new();
+    world.wants = 4;
+    world.pass(Duration::from_millis(100));
+    while !world.mail.is_empty() {
+        world.deliver(0, false);
+    }
+    // Of six free ones two stay, and half of the rest is offered.
+    assert_eq!(world.held.len(), 4);
+    for _ in 0..4 {
+        world.send();
+    }
+    while !world.mail.is_empty() {
+        world.deliver(0, false);
+    }
+    assert_eq!((world.begun.len(), world.home.len()), (4, 4));
+    world.wants = 0;
+    world.pass(Duration::from_secs(20));
+    assert_eq!(world.home.len(), 0, "nothing was delivered for so long");
+    assert_eq!(world.lost.len(), 4);
+}
+
+#[test]
+fn a_guest_that_slept_between_offer_and_order_begins_nothing_and_says_so() {
+    let mut world = World::new();
+    let (free, now) = (Rc::new(Cell::new(2)), world.now);
+    let guest = &mut world.hosts[0].guest;
+    let places = vec![Place::take(&free), Place::take(&free)];
+    assert!(guest.offer(now, HOME, 1, places).is_some());
+    let order = |offer, permit| Word::Order { offer, permit, order: order() };
+    // Only the clock that counts sleep has gone on.
+    let slept = now.after_sleep(OFFER_LIVES);
+    let todo = guest.hear(slept, HOME, order(1, 10));
+    let [guest::Do::Send(HOME, Word::Told { permit: 10, told })] = &todo[..] else {
+        panic!("{todo:?}")
+    };
+    assert!(told.ended == Some(false) && told.end.is_some() && !told.written);
+    // Another node's offer is not for this one, and one that nobody knows says nothing.
+    assert!(guest.hear(now, GUESTS[1], order(2, 11)).is_empty());
+    assert!(guest.hear(now, HOME, order(9, 11)).is_empty());
+    let todo = guest.hear(now.after(OFFER_LIVES - TURN), HOME, order(2, 12));
+    assert!(matches!(&todo[..], [guest::Do::Begin(HOME, 12, ..)]), "{todo:?}");
+    assert!(guest.hear(now, HOME, order(2, 12)).is_empty(), "a copy of its order");
+    drop(todo);
+    assert_eq!(free.get(), 2);
+}
+
+#[test]
+fn a_quarter_of_the_slots_stays_for_a_nodes_own_accounts() {
+    assert_eq!(room(100, 8, 8), 3);
+    assert_eq!(room(100, 5, 8), 2);
+    assert_eq!((room(100, 3, 8), room(100, 2, 8)), (1, 0));
+    assert_eq!((room(1, 1000, 1024), room(1000, 1024, 1024)), (1, 64));
+    assert_eq!(room(5, 1, 1), 0, "the only one is not lent");
+}
+
+#[test]
+fn what_travels_is_read_as_it_was_written() {
+    let item = item();
+    let so_far = crate::pages::SoFar {
+        page: 3,
+        filled: true,
+        used: 5,
+        calls: 4,
+        exts: vec!["json".into()],
+        ..crate::pages::SoFar::default()
+    };
+    let read = crate::pages::Read::new(17, so_far.clone());
+    let how = How { calls: "a".into(), store: "b".into() };
+    let order = Order::of(&item, 2, Some(&read), how.clone());
+    let text = serde_json::to_vec(&order).unwrap();
+    assert!(text.len() <= wire::order_bytes(&item));
+    let order: Order = serde_json::from_slice(&text).unwrap();
+    assert!(agree(&order.how, &how) && !agree(&order.how, &How::default()));
+    let read = order.read().unwrap();
+    assert_eq!((read.lane, read.seq, read.origin), (item.lane, item.seq, item.origin));
+    assert_eq!((read.id, read.fetch, read.queued_at), (item.id, item.fetch, item.queued_at));
+    let pages = read.read.unwrap();
+    assert_eq!((pages.version(), &pages.so_far, read.calls), (17, &so_far, 2));
+}
