@@ -3,7 +3,7 @@
 mod leaving;
 mod record;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,7 +85,7 @@ pub(crate) struct Budget {
     /// What it hears of its limits, and what it does not.
     pub(super) untold_calls: Untold,
     /// Calls in flight whose answers say that their own jobs are over already.
-    pub(super) jobs_over: HashMap<PermitId, u64>,
+    pub(super) jobs_over: BTreeMap<PermitId, u64>,
     pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
     pub(super) untold: bool,
@@ -160,7 +160,7 @@ impl Budget {
             early: VecDeque::new(),
             early_heard: Vec::new(),
             untold_calls: Untold::default(),
-            jobs_over: HashMap::new(),
+            jobs_over: BTreeMap::new(),
             line: Line::default(),
             untold: false,
             orphans: HashMap::new(),
