@@ -113,7 +113,8 @@ impl<'p> Orders<'p> {
         }
     }
 
-    /// Adds a fetch, or the parts that take its place where no limit ever allows it. One whose id its account and api has had already is counted and not called again.
+    /// Adds a fetch, or the parts that take its place where no limit ever allows it. One whose id its account and api
+    /// has had already is counted and not called again.
     pub fn add(&mut self, accepted: &Accepted) {
         self.fetches += 1;
         let Accepted { lane, id, fetch, .. } = accepted;

@@ -191,8 +191,6 @@ fn times_are_shown_as_durations_are_written() {
     assert_eq!(told, ["0s", "0.3s", "59.999s", "1m", "60m", "1h", "3h 10m", "2d 8h"]);
 }
 
-mod budgets;
-
 #[test]
 fn what_is_split_without_a_call_is_planned_as_its_parts() {
     let text = "[platforms.p]\nbase_url = \"https://a.example/\"\nguard = \"0s\"\n\
@@ -208,3 +206,5 @@ fn what_is_split_without_a_call_is_planned_as_its_parts() {
     assert_eq!((told.fetches, told.calls, told.never), (3, 3, 0));
     assert!(told.refused.is_empty() && told.seconds > 60.0, "{}", told.seconds);
 }
+
+mod budgets;
