@@ -50,6 +50,7 @@ pub mod recipe;
 pub mod rehearsal;
 pub mod reload;
 pub mod shard;
+mod spawn;
 pub mod spill;
 pub mod state;
 pub mod status;

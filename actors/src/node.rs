@@ -42,7 +42,7 @@ use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
-mod hands;
+pub(crate) mod hands;
 mod spilling;
 mod unknown;
 

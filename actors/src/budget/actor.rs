@@ -3,7 +3,7 @@
 mod leaving;
 mod record;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,12 +85,12 @@ pub(crate) struct Budget {
     /// What it hears of its limits, and what it does not.
     pub(super) untold_calls: Untold,
     /// Calls in flight whose answers say that their own jobs are over already.
-    pub(super) jobs_over: HashMap<PermitId, u64>,
+    pub(super) jobs_over: BTreeMap<PermitId, u64>,
     pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
     pub(super) untold: bool,
     /// Calls of which nothing may be heard any more, and until when they take their slots then.
-    orphans: HashMap<PermitId, At>,
+    orphans: BTreeMap<PermitId, At>,
     /// What was told before the record was read of calls that are not known here.
     early_told: Vec<(PermitId, Told)>,
     /// Ends that no record has yet, and those that the one on its way has: another owner would not know of them.
@@ -160,10 +160,10 @@ impl Budget {
             early: VecDeque::new(),
             early_heard: Vec::new(),
             untold_calls: Untold::default(),
-            jobs_over: HashMap::new(),
+            jobs_over: BTreeMap::new(),
             line: Line::default(),
             untold: false,
-            orphans: HashMap::new(),
+            orphans: BTreeMap::new(),
             early_told: Vec::new(),
             unrecorded: Vec::new(),
             recording: Vec::new(),

@@ -1,6 +1,6 @@
 //! What providers say of a budget's limits: less left, a hold, a block.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use actix::Context;
 use tollgate_gate::{At, PermitId, Seen, Sent, Span};
@@ -34,8 +34,8 @@ pub(crate) struct Heard {
 /// Units of calls that ended without an answer that told what is left, by limit.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
-    ended: HashMap<usize, u64>,
-    flights: HashMap<PermitId, Flight>,
+    ended: BTreeMap<usize, u64>,
+    flights: BTreeMap<PermitId, Flight>,
 }
 
 /// A call in flight.

@@ -12,7 +12,7 @@
 //! Over several nodes a budget's actor is at the owner of its record's partition. The others ask it through an
 //! exchange, and a permit that it lends to them is told of through that too ([`exchange`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use actix::{Addr, Message};
@@ -225,7 +225,7 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) restarts: Restarts,
     /// Calls that are not over, and some whose end the actor has not heard of yet.
-    pub(crate) given: HashMap<PermitId, Given>,
+    pub(crate) given: BTreeMap<PermitId, Given>,
     /// What it heard of its limits while its actor restarted.
     pub(crate) pending: Vec<What>,
 }
@@ -245,4 +245,4 @@ pub(crate) enum State {
 }
 
 /// The budgets of a shard, by the keys of their records.
-pub(crate) type Table = HashMap<AccountKey, Entry>;
+pub(crate) type Table = BTreeMap<AccountKey, Entry>;

@@ -18,6 +18,7 @@ use super::{Owned, Owners, Parts};
 use crate::nats::PARTITIONS;
 use crate::nats::own::{Changes, Entry, OwnBucket, OwnError, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
+use crate::spawn::spawn;
 use crate::telemetry;
 
 /// How long one step with the server may take before it is tried again.
@@ -142,7 +143,7 @@ impl Keeper {
         let _lapse = work.owned.lapsed().now_or_never();
         work.act().await;
         let (alive, over) = watch::channel(());
-        let task = tokio::spawn(async move {
+        let task = spawn(async move {
             let _alive = alive;
             work.run(watch, received).await;
         });
@@ -243,6 +244,7 @@ impl Work {
             let look_at = silent_at.into_iter().fold(self.look_at(), Instant::min);
             let mut ended = false;
             tokio::select! {
+                biased;
                 entry = next(&mut watch) => {
                     ended = !self.take_entry(entry);
                     for _ in 0..ENTRIES_AT_ONCE {
@@ -441,7 +443,11 @@ impl Work {
 
     /// The watch shows claims of this node that it does not work in. The leader says whether they are: a replica may
     /// show one that was given up long ago.
+    ///
+    /// They are claimed once more: this node may have written that it gives them up without a confirmation, and that
+    /// could still come through over a claim that is worked in.
     async fn adopt(&mut self, parts: Parts) {
+        let (me, id) = (self.claim_of_this(), Some(self.session.id()));
         let mut still = Parts::NONE;
         for part in parts.iter() {
             let Ok(seen) = self.ask(part).await else {
@@ -449,13 +455,30 @@ impl Work {
                 break;
             };
             self.board.note_claim(part, seen);
-            if seen.owner == Some(self.session.id()) {
-                still |= Parts::one(part);
+            if seen.owner != id {
+                continue;
             }
+            let Ok(Some(anew)) = self.write(part, &me, seen.revision).await else {
+                self.try_again();
+                break;
+            };
+            self.board.note_claim(part, anew);
+            if anew.owner != id {
+                continue;
+            }
+            if anew.revision == seen.revision {
+                self.try_again();
+                break;
+            }
+            still |= Parts::one(part);
         }
         if !still.is_empty() {
             self.gain(still);
         }
+    }
+
+    fn claim_of_this(&self) -> Claim {
+        Claim { session: Some(self.session.id()), node: self.session.node() }
     }
 
     fn changed(&self, parts: Parts) {
@@ -502,7 +525,7 @@ impl Work {
         let claims = &self.board.claims;
         let wanted: Vec<(u32, u64)> =
             parts.iter().map(|part| (part, claims[part as usize].revision)).collect();
-        let me = Claim { session: Some(self.session.id()), node: self.session.node() };
+        let me = self.claim_of_this();
         let this = &*self;
         let taking = stream::iter(wanted)
             .map(|(part, revision)| {

@@ -26,6 +26,7 @@ use crate::cluster::Asked;
 use crate::cluster::Owned;
 use crate::health::BackHealth;
 use crate::ledger::Writer;
+use crate::spawn::spawn;
 use crate::state::{FolderLock, StateError, clock};
 use crate::telemetry;
 
@@ -300,7 +301,7 @@ impl Session {
             }
         }
         telemetry::session_started(&id.to_string());
-        let renewing = tokio::spawn(Arc::clone(&inner).keep());
+        let renewing = spawn(Arc::clone(&inner).keep());
         Ok(Self { inner, renewing })
     }
 
@@ -443,7 +444,7 @@ impl Session {
     /// session.
     pub fn watch(&self, health: Arc<BackHealth>) -> JoinHandle<()> {
         let (mut link, mut fares) = (self.inner.own.link(), self.inner.fares.subscribe());
-        tokio::spawn(async move {
+        spawn(async move {
             loop {
                 let away = !link.borrow_and_update().up || !fares.borrow_and_update().held;
                 health.set_away(away);

@@ -152,7 +152,7 @@ impl Shard {
                 key: key.clone(),
                 state,
                 restarts: Restarts::default(),
-                given: std::collections::HashMap::new(),
+                given: std::collections::BTreeMap::new(),
                 pending: Vec::new(),
             };
             self.ctx.budgets.borrow_mut().insert(key.record().clone(), entry);

@@ -4,7 +4,7 @@
 //! and not in their throttle actor, so that a restarted one can be told of them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
@@ -239,7 +239,7 @@ pub struct Context {
     pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
-    pub(crate) running: RefCell<HashMap<PermitId, Running>>,
+    pub(crate) running: RefCell<BTreeMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
     /// The budgets whose shard this is.
     pub(crate) budgets: RefCell<Table>,
@@ -255,12 +255,12 @@ pub struct Context {
     /// How many of them may go elsewhere.
     travellers: Cell<usize>,
     /// Attempts that other nodes make.
-    pub(super) abroad: RefCell<HashMap<PermitId, Abroad>>,
+    pub(super) abroad: RefCell<BTreeMap<PermitId, Abroad>>,
     /// Attempts of other nodes that are made here.
     pub(super) visits: RefCell<Visits>,
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
-    orders: RefCell<HashMap<PermitId, Order>>,
+    orders: RefCell<BTreeMap<PermitId, Order>>,
     dead_collectors: Cell<u32>,
     next_permit: Cell<u64>,
     next_incarnation: Cell<u64>,

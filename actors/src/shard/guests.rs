@@ -17,6 +17,7 @@ use super::Shard;
 use super::budgets::lose_grants;
 use super::context::Context as Ctx;
 use super::permit::{BodyRead, Permit, Report};
+use crate::auth::Auth;
 use crate::cluster::part_of;
 use crate::collector::{Item, Order, Slot, USE_WITHIN, drop_note, finish_until_confirmed, make};
 use crate::http::Written;
@@ -108,7 +109,10 @@ pub(crate) struct Visit {
 
 impl fmt::Debug for Visit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Visit").field("home", &self.home).field("permit", &self.permit).finish()
+        f.debug_struct("Visit")
+            .field("home", &self.home)
+            .field("permit", &self.permit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -211,7 +215,7 @@ impl Ctx {
         let may = |api: &Api| {
             api.may_repeat()
                 && api.answers.split.is_none()
-                && api.auth.as_ref().is_none_or(|auth| auth.is_at_hand())
+                && api.auth.as_ref().is_none_or(Auth::is_at_hand)
         };
         self.peers.spill().is_some_and(Spill::is_on)
             && platform.apis.get(usize::from(api)).is_some_and(may)

@@ -151,10 +151,10 @@ impl Home {
         match word {
             Word::Offer { ask, offers } => {
                 let asked = self.asks.iter().find(|(number, _)| *number == ask);
-                let in_time = |(_, at): &&(u64, Instant)| {
+                let in_time = asked.is_some_and(|(_, at)| {
                     now.saturating_duration_since(*at) <= ANSWER_WITHIN.min(OFFER_LIVES)
-                };
-                if asked.filter(in_time).is_none() {
+                });
+                if !in_time {
                     return vec![Do::Send(from, Word::Back { offers })];
                 }
                 self.ask_again = ASK_AGAIN;

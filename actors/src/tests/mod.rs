@@ -29,6 +29,7 @@ mod reload;
 mod resting;
 mod retries;
 mod seams;
+mod sim;
 mod slots;
 mod store_away;
 mod supervision;
@@ -64,6 +65,7 @@ use crate::telemetry::Totals;
 
 pub(super) use seams::Event;
 use seams::{Log, WatchedLedger, WatchedQueue};
+pub(super) use sim::is_simulated;
 
 /// A shard and all it stands on.
 pub(super) struct Rig {

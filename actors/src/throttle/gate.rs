@@ -1,6 +1,6 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tollgate_gate::{
     Ask, At, Because, Charged, Cost, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note,
@@ -12,7 +12,7 @@ use tollgate_gate::{
 pub(crate) struct Gate {
     ledger: Ledger,
     /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
-    over: HashMap<PermitId, (At, Sent)>,
+    over: BTreeMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {

@@ -1,7 +1,7 @@
 //! What answers tell of limits, and what follows: less left, a hold, another pace, an alarm.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) struct Listening {
     /// Calls that ended without saying what is left.
     untold: u64,
     /// Those in flight: how many had ended so when they were given, and whether they have told.
-    flights: HashMap<PermitId, (u64, bool)>,
+    flights: BTreeMap<PermitId, (u64, bool)>,
     /// Permits given, by api.
     calls: BTreeMap<u16, u64>,
     /// By limit and api.
