@@ -84,7 +84,9 @@ fn write_value(out: &mut String, value: &Value) {
         }
         ValueKind::Array(values) => {
             out.push('[');
-            values.iter().for_each(|value| write_value(out, value));
+            for value in values {
+                write_value(out, value);
+            }
             out.push(']');
         }
         ValueKind::String(text) => write_text(out, text),

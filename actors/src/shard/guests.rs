@@ -17,6 +17,7 @@ use super::Shard;
 use super::budgets::lose_grants;
 use super::context::Context as Ctx;
 use super::permit::{BodyRead, Permit, Report};
+use crate::auth::Auth;
 use crate::cluster::part_of;
 use crate::collector::{Item, Order, Slot, USE_WITHIN, drop_note, finish_until_confirmed, make};
 use crate::http::Written;
@@ -26,6 +27,7 @@ use crate::queue::Ending;
 use crate::recipe::{self, FetchContext};
 use crate::spill::wire::{self, Told};
 use crate::spill::{Command, LEAVE_WITHIN, ORDER_BYTES_MAX, Offer, Spill, agree};
+use crate::store::Unwrap;
 use crate::telemetry::{self, PlatformMeters};
 
 /// Sent by the node: another one has offered a slot.
@@ -108,7 +110,10 @@ pub(crate) struct Visit {
 
 impl fmt::Debug for Visit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Visit").field("home", &self.home).field("permit", &self.permit).finish()
+        f.debug_struct("Visit")
+            .field("home", &self.home)
+            .field("permit", &self.permit)
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,12 +211,13 @@ impl Abroad {
 
 impl Ctx {
     /// Whether another node may make an attempt. One stays here whose call may not be repeated, which may become several,
-    /// or which is signed with what not every node has at hand.
+    /// whose objects become visible before its answer is whole, or which is signed with what not every node has at hand.
     pub(crate) fn travels(&self, platform: &Platform, api: u16, item: &Item) -> bool {
         let may = |api: &Api| {
             api.may_repeat()
                 && api.answers.split.is_none()
-                && api.auth.as_ref().is_none_or(|auth| auth.is_at_hand())
+                && !matches!(api.answers.decoding.unwrap, Unwrap::Members(_))
+                && api.auth.as_ref().is_none_or(Auth::is_at_hand)
         };
         self.peers.spill().is_some_and(Spill::is_on)
             && platform.apis.get(usize::from(api)).is_some_and(may)

@@ -114,7 +114,9 @@ impl<P> Guest<P> {
         let old = |one: &Offered<P>| one.stamp.age(now) >= OFFER_LIVES;
         let old: Vec<u64> =
             self.offered.iter().filter(|(_, one)| old(one)).map(|(number, _)| *number).collect();
-        old.into_iter().for_each(|number| self.lapse(number));
+        for number in old {
+            self.lapse(number);
+        }
         let since = self.since;
         let silent =
             |one: &Making| now.at.saturating_duration_since(one.heard.max(since)) >= LOST_AFTER;

@@ -150,11 +150,11 @@ impl Home {
     pub(crate) fn hear(&mut self, now: Instant, from: SessionId, word: Word) -> Vec<Do> {
         match word {
             Word::Offer { ask, offers } => {
-                let asked = self.asks.iter().find(|(number, _)| *number == ask);
-                let in_time = |(_, at): &&(u64, Instant)| {
-                    now.saturating_duration_since(*at) <= ANSWER_WITHIN.min(OFFER_LIVES)
-                };
-                if asked.filter(in_time).is_none() {
+                let in_time = self.asks.iter().any(|(number, at)| {
+                    let age = now.saturating_duration_since(*at);
+                    *number == ask && age <= ANSWER_WITHIN.min(OFFER_LIVES)
+                });
+                if !in_time {
                     return vec![Do::Send(from, Word::Back { offers })];
                 }
                 self.ask_again = ASK_AGAIN;

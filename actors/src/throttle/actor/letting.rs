@@ -27,7 +27,7 @@ use crate::telemetry;
 use crate::throttle::book;
 use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
-use crate::throttle::retry::ALONE_FROM;
+use crate::throttle::retry::{ALONE_FROM, WASTED_AT_ONCE};
 
 /// Most permits covered by one record.
 const BATCH_MAX: usize = 64;
@@ -355,6 +355,7 @@ impl Throttle {
         lane.peek(now).is_some_and(|candidate| {
             let Candidate { item, tries, suspect, .. } = candidate;
             tries.crashes < ALONE_FROM
+                && tries.wasted < WASTED_AT_ONCE
                 && !suspect
                 && self.shard.travels(&self.platform, lane.api, item)
         })
