@@ -173,6 +173,9 @@ impl Home {
                 }
                 if told.end.is_some() {
                     self.abroad.remove(&permit);
+                    // A slot is free there.
+                    self.ask_again = ASK_AGAIN;
+                    self.ask_at = self.ask_at.min(now);
                 }
                 todo.push(Do::Told(permit, told));
                 todo

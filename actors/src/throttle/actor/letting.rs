@@ -100,7 +100,9 @@ impl Throttle {
                 self.slot = None;
                 return;
             };
-            if self.slot.as_ref().is_some_and(Slot::is_abroad) && !self.travels(place, now) {
+            if let Some(slot) = self.slot.as_ref().filter(|slot| slot.is_abroad())
+                && (slot.has_lapsed() || !self.travels(place, now))
+            {
                 self.slot = None;
             }
             let Some(slot) = self.slot.take().or_else(|| self.ask_slot(place, now)) else {
@@ -489,8 +491,10 @@ impl Throttle {
                         .partition(|decided| self.covered(decided.lane, &decided.candidate));
                 self.decided = others;
                 let here = self.is_open_here();
-                let lapsed =
-                    |decided: &Decided| !here || now > decided.at.plus(Span::from(USE_WITHIN));
+                let lapsed = |decided: &Decided| {
+                    let late = now > decided.at.plus(Span::from(USE_WITHIN));
+                    !here || late || decided.slot.has_lapsed()
+                };
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().chain(covered).partition(lapsed);
                 if !late.is_empty() {
