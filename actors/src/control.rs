@@ -78,8 +78,20 @@ pub struct Status {
     /// Which of the 64 partitions of the accounts each of them holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<HeldBy>,
+    /// The limits that each of them goes by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<GoesBy>,
     /// Accounts one by one, those with the most waiting first.
     pub accounts: Vec<AccountLook>,
+}
+
+/// The limits of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoesBy {
+    /// Its name.
+    pub node: String,
+    /// The hash of its own limits.
+    pub config: String,
 }
 
 /// The partitions of one node.
@@ -138,6 +150,12 @@ impl Desk {
         self.owned.is_shared().then_some(HeldBy { node, partitions, guests: self.viewer.guests() })
     }
 
+    fn goes_by(&self) -> Option<GoesBy> {
+        let plan = self.plan.get();
+        let (node, config) = (plan.node_name.clone(), plan.hash.clone());
+        self.owned.is_shared().then_some(GoesBy { node, config })
+    }
+
     /// The answer to a request, a line of JSON.
     pub async fn answer(&self, request: &[u8]) -> Answer {
         match serde_json::from_slice(request) {
@@ -151,6 +169,7 @@ impl Desk {
                     in_flight: looks.in_flight,
                     nodes: Vec::new(),
                     partitions: self.held().into_iter().collect(),
+                    configs: self.goes_by().into_iter().collect(),
                     accounts: looks.accounts,
                 })
             }

@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use actix::Addr;
 use actix_rt::{Arbiter, ArbiterHandle};
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::auth::Keeper;
 use crate::auth::vault::{MemoryVault, Vault};
+pub use crate::budget::exchange::{BudgetWire, Lending};
+use crate::budget::exchange::{Exchange, Flush, Letter};
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::cluster::{Hands, Owned};
@@ -25,6 +28,7 @@ use crate::holds::{Holds, Scope};
 use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
+use crate::mixed::Limits;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
 use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
@@ -38,7 +42,7 @@ use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
 
-mod hands;
+pub(crate) mod hands;
 mod spilling;
 mod unknown;
 
@@ -87,6 +91,8 @@ pub struct Seams {
     pub unknown: Unknown,
     /// Which partitions of the accounts this node owns; the default owns all.
     pub owned: Owned,
+    /// The way to other nodes for budgets; nothing where there are none.
+    pub lending: Option<Lending>,
 }
 
 impl Seams {
@@ -102,6 +108,7 @@ impl Seams {
             back: Arc::default(),
             unknown: Unknown::Wait,
             owned: Owned::default(),
+            lending: None,
         }
     }
 }
@@ -118,6 +125,9 @@ pub enum NodeError {
     /// A shard is gone; what it had is in queue and ledger, for the next start.
     #[error("shard {0} died; nothing is lost, start again")]
     ShardDied(usize),
+    /// What this node owns is kept by nobody; what it had is in queue and ledger.
+    #[error("the keeper of this node's partitions died; nothing is lost, start again")]
+    KeeperDied,
 }
 
 /// A node at work.
@@ -135,8 +145,20 @@ pub struct Node {
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
+    exchange: Option<Addr<Exchange>>,
     /// The way to other nodes, until somebody opens it.
     spilling: Option<Spilling>,
+}
+
+/// Where letters of other nodes about budgets go.
+#[derive(Debug, Clone)]
+pub struct Exchanged(Addr<Exchange>);
+
+impl Exchanged {
+    /// Takes a letter in; its receipt, unless the node is about to end.
+    pub async fn take(&self, letter: Bytes) -> Option<Bytes> {
+        self.0.send(Letter(letter)).await.ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +216,11 @@ impl Node {
         }
         let shards: Arc<[Addr<Shard>]> = shards.into();
         shared.peers.are(Arc::clone(&shards));
+        let exchange = seams.lending.map(|lending| {
+            let (name, own) = (plan.node_name.clone(), (shared.clock.clone(), shared.plan.clone()));
+            let first = shards[0].clone();
+            Exchange::start_here(lending, name, own, &shared.owned, &shared.peers, first)
+        });
         let (spill, said) = Spill::new(shards.len());
         shared.peers.have_way(spill.clone());
         let spilling = Spilling::new(spill, said, Arc::clone(&shards), shared.clone());
@@ -206,6 +233,7 @@ impl Node {
             died: Arc::default(),
             health: None,
             tasks: vec![keeping],
+            exchange,
             spilling: Some(spilling),
             shared,
         };
@@ -262,7 +290,8 @@ impl Node {
             }
         }));
         let clock = self.shared.clock.clone();
-        self.tasks.push(actix_rt::spawn(watch(self.shards.clone(), clock, self.died.clone())));
+        let all = (self.shards.clone(), self.exchange.clone());
+        self.tasks.push(actix_rt::spawn(watch(all, clock, self.died.clone())));
         Ok(())
     }
 
@@ -323,6 +352,11 @@ impl Node {
         Arc::new(hands::ShardHands(self.shards.clone()))
     }
 
+    /// Where letters of other nodes about budgets go, if this node speaks with others.
+    pub fn exchanged(&self) -> Option<Exchanged> {
+        self.exchange.clone().map(Exchanged)
+    }
+
     /// What lets attempts go to other nodes and theirs come here, for as long as it is polled; once.
     pub fn spilling(&mut self) -> Option<Spilling> {
         self.spilling.take()
@@ -341,7 +375,12 @@ impl Node {
     /// A way to put another configuration in force. `started`: the one that this node was started with, as it was
     /// read.
     pub fn reloader(&self, started: Plan) -> Reloader {
-        Reloader::new(Switch { post: self.post() }, started)
+        self.reloader_beside(started, Vec::new())
+    }
+
+    /// The same for a node that was started with the limits of others in force beside its own.
+    pub fn reloader_beside(&self, started: Plan, others: Vec<Arc<Limits>>) -> Reloader {
+        Reloader::new(Switch { post: self.post() }, started, others)
     }
 
     /// Fetches that wait for an api this configuration does not have.
@@ -404,6 +443,10 @@ impl Node {
         for settled in settled.collect::<Vec<_>>() {
             // A shard that is dead has no budgets.
             let _settled = settled.await.is_ok();
+        }
+        if let Some(exchange) = &self.exchange {
+            // One that is dead has nothing to say.
+            let _flushed = exchange.send(Flush { within: SETTLE }).await.is_ok();
         }
         for task in self.tasks.drain(..) {
             task.abort();
@@ -816,7 +859,11 @@ async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
 }
 
 /// Follows the wall clock, and notices a shard that is gone.
-async fn watch(shards: Arc<[Addr<Shard>]>, clock: Clock, died: Arc<Died>) {
+async fn watch(
+    (shards, exchange): (Arc<[Addr<Shard>]>, Option<Addr<Exchange>>),
+    clock: Clock,
+    died: Arc<Died>,
+) {
     loop {
         tokio::time::sleep(HEALTH_EVERY).await;
         let step = clock.resync().as_millis();
@@ -824,7 +871,10 @@ async fn watch(shards: Arc<[Addr<Shard>]>, clock: Clock, died: Arc<Died>) {
         if step.abs() > CLOCK_STEP_MS {
             telemetry::clock_stepped(step);
         }
-        if let Some(shard) = shards.iter().position(|shard| !shard.connected()) {
+        let dead = shards.iter().position(|shard| !shard.connected());
+        // As one more shard.
+        let dead = dead.or(exchange.as_ref().filter(|one| !one.connected()).map(|_| shards.len()));
+        if let Some(shard) = dead {
             telemetry::shard_died(shard);
             died.shard.store(shard as u64 + 1, Ordering::Release);
             died.told.notify_waiters();

@@ -3,6 +3,8 @@
 //! Everything under `[platforms]` can, as can `collect.attempts_max` and `collect.timeouts`. The rest was built when the
 //! node started: a change of it is named and comes with the next start, and keeps nothing else back. A configuration
 //! with mistakes changes nothing at all.
+//!
+//! The limits of other nodes that have other ones come and go the same way, beside this node's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,12 +12,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Mutex, watch};
 use tollgate_gate::{Change, ChangeKind, Known, Limit, LimitSet, Rule};
 
 use crate::auth::Auth;
 use crate::calendar::Resets;
-use crate::config::{Loaded, Mistakes};
+use crate::config::{Loaded, Mistakes, generation};
 use crate::ids::Slug;
+use crate::mixed::{Limits, Unheeded, mixed};
 use crate::node::Switch;
 use crate::plan::{CollectPlan, How, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
 use crate::telemetry;
@@ -49,24 +53,51 @@ pub enum Outcome {
     Refused,
 }
 
-/// Puts configurations in force while a node works. One at a time: the next waits until the one before is.
-#[derive(Debug)]
+/// Puts configurations in force while a node works. One at a time: the next waits until the one before is. Cheap to
+/// clone.
+#[derive(Debug, Clone)]
 pub struct Reloader {
+    state: Arc<Mutex<State>>,
+    own: watch::Sender<Arc<Plan>>,
+}
+
+#[derive(Debug)]
+struct State {
     switch: Switch,
     /// What the node was started with, as it was read.
     started: Plan,
+    /// What was read last, as it was read.
+    own: Arc<Plan>,
+    /// The limits of other nodes that are in force, too.
+    others: Vec<Arc<Limits>>,
 }
 
 impl Reloader {
-    pub(crate) fn new(switch: Switch, started: Plan) -> Self {
-        Self { switch, started }
+    pub(crate) fn new(switch: Switch, started: Plan, others: Vec<Arc<Limits>>) -> Self {
+        let own = Arc::new(started.clone());
+        let state = State { switch, started, own: Arc::clone(&own), others };
+        Self { state: Arc::new(Mutex::new(state)), own: watch::Sender::new(own) }
+    }
+
+    /// The configuration that was read last, without what others have beside it; each further one is told.
+    pub fn own(&self) -> watch::Receiver<Arc<Plan>> {
+        self.own.subscribe()
+    }
+
+    /// Has these limits of other nodes in force beside this node's own, and those of before no longer. Answers what
+    /// of them cannot be.
+    pub async fn heed(&self, others: Vec<Arc<Limits>>) -> Vec<Unheeded> {
+        let mut state = self.state.lock().await;
+        state.others = others;
+        let (_, unheeded) = state.put_in_force().await;
+        unheeded
     }
 
     /// Puts a configuration that was read anew in force, as far as that can be, and logs what became of it. When this
     /// returns every account decides by it from its next decision on.
     ///
     /// Dropped before it is done, some shards may go by it and others not; the next reload puts that right.
-    pub async fn take(&mut self, read: Result<Loaded, Mistakes>) -> Outcome {
+    pub async fn take(&self, read: Result<Loaded, Mistakes>) -> Outcome {
         let Loaded { plan, warnings } = match read {
             Ok(loaded) => loaded,
             Err(mistakes) => {
@@ -80,28 +111,50 @@ impl Reloader {
         for warning in &warnings {
             telemetry::config_warning(warning);
         }
-        for key in needs_restart(&self.started, &plan) {
+        let mut state = self.state.lock().await;
+        for key in needs_restart(&state.started, &plan) {
             telemetry::config_needs_restart(key);
         }
+        state.own = Arc::new(plan);
+        let (changed, unheeded) = state.put_in_force().await;
+        unheeded.iter().for_each(telemetry::limit_unheeded);
+        // Others are told only of what is in force.
+        self.own.send_replace(Arc::clone(&state.own));
+        let Some((applied, took)) = changed else {
+            telemetry::config_unchanged();
+            return Outcome::Unchanged;
+        };
+        telemetry::config_reloaded(&state.own.hash, &applied, took);
+        Outcome::Applied(applied)
+    }
+}
+
+impl State {
+    /// Has every shard go by this node's own limits and those of others; nothing if they do so already.
+    async fn put_in_force(&mut self) -> (Option<(Applied, Duration)>, Vec<Unheeded>) {
         let before = self.switch.plan();
+        let (plan, unheeded) = mixed(&self.own, &self.others);
         let plan = Arc::unwrap_or_clone(self.switch.on_clock(plan));
-        let (plan, changes) = merge(&before, plan);
+        let (mut plan, changes) = merge(&before, plan);
+        for (name, platform) in &mut plan.platforms {
+            if before.platforms.get(name).is_none_or(|old| !Arc::ptr_eq(old, platform)) {
+                read_now(platform);
+            }
+        }
         let Changes { applied, limits } = &changes;
         if *applied == Applied::default()
             && plan.collect.attempts_max == before.collect.attempts_max
+            && plan.hash == before.hash
         {
-            telemetry::config_unchanged();
-            return Outcome::Unchanged;
+            return (None, unheeded);
         }
-        let hash = plan.hash.clone();
         let took = self.switch.to(plan).await;
         // Only now: until then the shards may have forgotten some more.
         let now = self.switch.wall();
         for (platform, change, moved) in limits.iter().take(TOLD_MAX) {
             telemetry::limit_changed(platform, change, counts_from(change, moved.as_ref(), now));
         }
-        telemetry::config_reloaded(&hash, applied, took);
-        Outcome::Applied(*applied)
+        (Some((*applied, took)), unheeded)
     }
 }
 
@@ -220,6 +273,16 @@ fn changes_of(old: &Reset, new: &Reset) -> Vec<(Change, Option<Resets>)> {
 fn resets_of<'r>(resets: &'r [Resets], limit: &Limit) -> Option<&'r Resets> {
     let Rule::Calendar { calendar, .. } = limit.rule else { return None };
     resets.get(usize::from(calendar))
+}
+
+/// What comes into force last goes before what was in force, also where it was read before that: a budget that was
+/// asked under another node's limits, too, is asked without them again.
+fn read_now(platform: &mut Arc<Platform>) {
+    let generation = generation();
+    let platform = Arc::make_mut(platform);
+    platform.generation = generation;
+    platform.special = std::mem::take(&mut platform.special)
+        .map(|own| Arc::new(Platform { generation, ..Platform::clone(&own) }));
 }
 
 /// Whether two platforms are the same in everything. What is shown of one for debugging is all of it but its

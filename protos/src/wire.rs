@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use prost::Message;
+pub use prost::Message;
 use serde_json::{Map, Number, Value as Json};
 
 use crate::{Dead, Done, Fetch, Object, Priority};

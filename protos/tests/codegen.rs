@@ -4,11 +4,12 @@ use std::path::Path;
 
 use prost_build::Config;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "tollgate/v1/value.proto",
     "tollgate/v1/fetch.proto",
     "tollgate/v1/done.proto",
     "tollgate/v1/dead.proto",
+    "tollgate/v1/budget.proto",
 ];
 const GENERATED: &str = "tollgate.v1.rs";
 

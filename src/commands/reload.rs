@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tollgate_actors::config;
-use tollgate_actors::reload::{Outcome, Reloader};
+use tollgate_actors::reload::Reloader;
 
 use super::environment;
 use super::session::Stop;
@@ -56,13 +56,8 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    /// Hands what is read anew to the node, until the task is aborted. `told` hears of each that is in force.
-    pub(crate) fn follow(
-        self,
-        mut reloader: Reloader,
-        stop: Stop,
-        told: impl Fn() + 'static,
-    ) -> JoinHandle<()> {
+    /// Hands what is read anew to the node, until the task is aborted.
+    pub(crate) fn follow(self, reloader: Reloader, stop: Stop) -> JoinHandle<()> {
         let Self { watched: Watched { path, mut seen }, mut hangup, terminal } = self;
         actix_rt::spawn(async move {
             let mut changed: Option<Seen> = None;
@@ -87,10 +82,9 @@ impl Listening {
                 (seen, changed) = (now, None);
                 let read = path.clone();
                 let loaded = spawn_blocking(move || config::load(Some(&read), environment(), &[]));
-                if let Ok(loaded) = loaded.await
-                    && let Outcome::Applied(_) = reloader.take(loaded).await
-                {
-                    told();
+                if let Ok(loaded) = loaded.await {
+                    // What became of it is in the log.
+                    let _outcome = reloader.take(loaded).await;
                 }
             }
         })

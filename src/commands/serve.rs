@@ -5,21 +5,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tollgate_actors::clock::Clock;
-use tollgate_actors::cluster::{Keeper, Owned, Terms};
+use tollgate_actors::cluster::{Keeper, KeeperError, Owned, Terms};
+use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
+use tollgate_actors::ledger::LedgerError;
 use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::nats::accord::{self, Accord};
 use tollgate_actors::nats::ask::Who;
-use tollgate_actors::nats::session::{About, Lease, Session, SessionFile};
+use tollgate_actors::nats::budgets::NatsBudgets;
+use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
-use tollgate_actors::nats::{self, Bus, ask, holds, service};
-use tollgate_actors::node::{Bell, Node, NodeError, Seams, Unknown};
+use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, service};
+use tollgate_actors::node::{Bell, Lending, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
+use tollgate_actors::queue::{Queue, QueueError};
+use tollgate_actors::reload::Reloader;
 use tollgate_actors::store::keep_clean;
+use tollgate_actors::telemetry;
 use tollgate_actors::{install_tls, supervise};
 
 use super::folder::with_code;
@@ -33,6 +40,9 @@ use crate::http;
 use crate::logs::Logs;
 use crate::ui::{Progress, say};
 
+/// A server that elects a leader does nothing for some seconds: so long a start is tried again, and how often.
+const START_WITHIN: Duration = Duration::from_secs(5 * 60);
+const START_AGAIN: Duration = Duration::from_secs(2);
 /// What the last words to NATS may take.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -74,18 +84,17 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let follow = |node: &Node, told: Box<dyn Fn()>| {
-        watched.follow(node.reloader(as_read), stop.clone(), told)
-    };
-    let exit = work(&plan, &connected, &file, &stop, &clock, &health, follow).await;
+    let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
+    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
 }
 
 async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
     let bus = Bus::connect(&plan.nats, &plan.node_name, true).await?;
-    let setting_up = async { anyhow::Ok(nats::setup(&bus, &plan.nats, plan.nats.setup).await?) };
-    for changed in with_rights(&bus, setting_up).await? {
+    let setting_up =
+        patiently(&bus, async || anyhow::Ok(nats::setup(&bus, &plan.nats, plan.nats.setup).await?));
+    for changed in setting_up.await? {
         if changed.change != nats::Change::Kept {
             say(format_args!("tollgate: {changed}"));
         }
@@ -93,14 +102,47 @@ async fn connect(plan: &Plan) -> anyhow::Result<Bus> {
     Ok(bus)
 }
 
+/// Does a step of the start: again and again while NATS does not answer, as when it goes away later. A right that is
+/// missing is told at once.
+async fn patiently<T>(bus: &Bus, step: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let until = Instant::now() + START_WITHIN;
+    let mut told = false;
+    loop {
+        match with_rights(bus, Box::pin(step())).await {
+            Err(error) if is_away(&error) && Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    telemetry::start_waits(&format!("{error:#}"));
+                }
+                sleep(START_AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether an error of the start is of a server that does not answer now.
+fn is_away(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let code = cause.downcast_ref::<NatsError>().map(|error| error.code);
+        code == Some(Code::NatsUnreachable)
+            || cause.is::<SessionError>()
+            || cause.is::<KeeperError>()
+            || cause.is::<LedgerError>()
+            // What has a code of its own is no matter of time.
+            || matches!(cause.downcast_ref::<QueueError>(),
+                Some(QueueError::Unavailable(why)) if !why.starts_with("TG"))
+    })
+}
+
 async fn work(
     plan: &Arc<Plan>,
+    as_read: Plan,
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
-    follow: impl FnOnce(&Node, Box<dyn Fn()>) -> JoinHandle<()>,
+    follow: impl FnOnce(Reloader) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
         node: plan.node_name.clone(),
@@ -109,31 +151,33 @@ async fn work(
         config: plan.hash.clone(),
     };
     let started = tokio::select! {
-        started = with_rights(bus, Box::pin(start(plan, bus, file, &about, clock))) => started?,
+        started = Box::pin(start(plan, bus, file, &about, clock)) => started?,
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
-    let Started { session, keeper, owned, held, back, sweep, mut node } = started;
+    let Started { session, mut accord, keeper, owned, held, back, sweep, mut node } = started;
     health.own(owned.clone());
     node.report_to(health);
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
     let answering = answer(bus, &session, desk.clone());
+    let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
-    beside.push(answering);
+    beside.extend([answering, lending]);
     let spill = node.spill();
     if plan.collect.spill_over
         && let Some(spilling) = node.spilling()
     {
         beside.push(actix_rt::spawn(spilling.run(bus.clone(), session.id())));
     }
-    let (in_force, shown) = (node.plan(), Arc::clone(&session));
-    let told = move || shown.tell(&About { config: in_force.get().hash.clone(), ..about.clone() });
-    beside.push(follow(&node, Box::new(told)));
+    let reloader = node.reloader_beside(as_read, accord.in_force());
+    beside.push(actix_rt::spawn(accord.follow(reloader.clone())));
+    beside.push(follow(reloader));
     let died = tokio::select! {
         () = stop.asked() => None,
         error = node.died() => Some(error),
+        () = keeper.died() => Some(NodeError::KeeperDied),
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
@@ -152,7 +196,7 @@ async fn work(
     }
     match died {
         None => Ok(Exit::Done),
-        Some(error @ NodeError::ShardDied(_)) => {
+        Some(error @ (NodeError::ShardDied(_) | NodeError::KeeperDied)) => {
             say(format_args!("tollgate: {error}"));
             Ok(Exit::Failed)
         }
@@ -163,6 +207,7 @@ async fn work(
 /// A node and what goes with it.
 struct Started<S> {
     session: Arc<Session>,
+    accord: Accord,
     keeper: Keeper,
     owned: Owned,
     held: Holds,
@@ -178,21 +223,12 @@ async fn start(
     about: &About,
     clock: &Clock,
 ) -> anyhow::Result<Started<impl Future<Output = ()> + use<>>> {
-    let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
-    let before = file.before.clone();
-    let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
-    let session = Arc::new(session.context("show this node's session on NATS")?);
     let store = open_store(plan).await?;
-    let held = Holds::default();
-    held.replace(holds::list(bus).await?);
+    let backs = patiently(bus, async || backs(plan, bus, file, about).await).await?;
+    let Backs { session, accord, in_force, keeper, owned, held, ledger, queue } = backs;
     let back = Arc::new(BackHealth::default());
-    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
-    // What is owned is claimed before it is listed: a node alone has everything at once.
-    let terms = Terms::default();
-    let keeper = Keeper::join(bus, Arc::clone(&session), owned.clone(), terms).await;
-    let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
     let seams = Seams {
-        queue: Arc::new(NatsQueue::open_for(bus, owned.clone()).await?),
+        queue: Arc::new(queue),
         ledger: Arc::new(ledger),
         store: store.clone(),
         vault: Arc::new(NatsVault::new(bus, Arc::clone(&session))),
@@ -200,10 +236,49 @@ async fn start(
         back: Arc::clone(&back),
         unknown: Unknown::Die,
         owned: owned.clone(),
+        lending: Some(Lending {
+            session: session.id(),
+            wire: Arc::new(NatsBudgets::new(bus, &session)),
+        }),
     };
     let sweep = keep_clean(store, plan);
-    let node = Node::start(Arc::clone(plan), seams, clock.clone()).await?;
-    Ok(Started { session, keeper, owned, held, back, sweep, node })
+    let starting =
+        async { anyhow::Ok(Node::start(Arc::new(in_force), seams, clock.clone()).await?) };
+    let node = with_rights(bus, starting).await?;
+    Ok(Started { session, accord, keeper, owned, held, back, sweep, node })
+}
+
+/// What a node stands on, all of it on NATS.
+struct Backs {
+    session: Arc<Session>,
+    accord: Accord,
+    in_force: Plan,
+    keeper: Keeper,
+    owned: Owned,
+    held: Holds,
+    ledger: NatsLedger,
+    queue: NatsQueue,
+}
+
+async fn backs(plan: &Plan, bus: &Bus, file: &SessionFile, about: &About) -> anyhow::Result<Backs> {
+    let (owned, lease) = (Owned::nothing(), Lease::of(plan.nats.lease));
+    let before = file.before.clone();
+    // Whoever hears of the session can read what it goes by.
+    accord::publish(bus, plan).await?;
+    let session = Session::start_with(bus, file.id, before, about, lease, owned.clone()).await;
+    let session = Arc::new(session.context("show this node's session on NATS")?);
+    // Nothing is let go, and nothing claimed, before the limits of all nodes are in force on all of them.
+    let (accord, in_force) = Accord::reach(bus, Arc::clone(&session), plan).await?;
+    let held = Holds::default();
+    held.replace(holds::list(bus).await?);
+    let ledger = NatsLedger::open(bus, Arc::clone(&session), plan.nats.replicas).await?;
+    // What is owned is claimed before it is listed: a node alone has everything at once.
+    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), Terms::default()).await;
+    let keeper = keeper.context("claim this node's share of the accounts on NATS")?;
+    let queue = NatsQueue::open_for(bus, owned.clone()).await?;
+    // As the node does first: here it may be tried again.
+    queue.postponed().await?;
+    Ok(Backs { session, accord, in_force, keeper, owned, held, ledger, queue })
 }
 
 /// What goes on beside the node: answering on its socket, following holds, cleaning up, telling how NATS fares.
@@ -229,6 +304,17 @@ fn beside(
         }
     }
     tasks
+}
+
+/// Hears what other nodes say of budgets, for as long as it runs.
+fn lend(bus: &Bus, session: &Arc<Session>, node: &Node) -> JoinHandle<()> {
+    let (budgets, exchanged) = (NatsBudgets::new(bus, session), node.exchanged());
+    actix_rt::spawn(async move {
+        let Some(exchanged) = exchanged else { return };
+        if let Err(error) = budgets.listen(exchanged).await {
+            say(format_args!("tollgate: other nodes cannot use budgets of this one: {error}"));
+        }
+    })
 }
 
 /// Answers over NATS for as long as it runs: as a service, and as earlier versions ask.

@@ -84,8 +84,7 @@ pub(crate) async fn work(
     let seams = Seams { vault, ..Seams::new(queue, ledger, store.clone()) };
     let sweep = keep_clean(store, &plan);
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
-    let following =
-        watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone(), || ()));
+    let following = watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone()));
     let owned = Owned::default();
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
     let control = match control::serve(&plan.state(), desk) {

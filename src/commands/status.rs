@@ -53,6 +53,15 @@ fn show(status: &Status) -> std::io::Result<()> {
         let count = parts.len();
         print(format_args!("{node} holds {count} of {PARTITIONS} partitions: {parts}{guests}"))?;
     }
+    let first = status.configs.first();
+    if status.configs.iter().any(|one| first.is_none_or(|first| first.config != one.config)) {
+        for one in &status.configs {
+            print(format_args!("{} has limits {}", printable(&one.node), printable(&one.config)))?;
+        }
+        print(format_args!(
+            "warning: nodes have different limits; until they agree every limit of all of them applies"
+        ))?;
+    }
     if status.accounts.is_empty() {
         return Ok(());
     }

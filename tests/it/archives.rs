@@ -115,7 +115,7 @@ fn every_file_of_an_archive_becomes_an_object_in_the_order_of_the_archive() {
         ];
         assert_eq!(keys, wanted);
         let lines = body(&dir, &manifest.done.objects[1].key);
-        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 60_000);
+        assert_eq!(lossy(&lines).lines().count(), 60_000);
         assert_eq!(lossy(&body(&dir, &manifest.done.objects[2].key)), "날짜,클릭\n2026-11-20,17\n");
         assert_eq!(manifest.done.objects[3].bytes, 0);
         assert_eq!((manifest.done.pages, manifest.done.attempts), (1, 1));
@@ -130,7 +130,10 @@ fn every_file_of_an_archive_becomes_an_object_in_the_order_of_the_archive() {
     assert_eq!(keys.len(), 2);
     for key in keys {
         let last = key.rsplit_once('/').unwrap().1;
-        assert!(last.len() == 200 && last.ends_with(".csv") && last.contains('~'), "{last}");
+        assert!(
+            last.len() == 200 && last.rsplit_once('.').unwrap().1 == "csv" && last.contains('~'),
+            "{last}"
+        );
     }
     // No UTF-8: told apart by their bytes.
     let legacy = manifest(&dir, "legacy");
@@ -274,8 +277,8 @@ fn a_node_killed_within_an_archive_stores_all_of_it_again_under_the_same_keys() 
     let dir = Dir::with(&config);
     dir.write("fetches.jsonl", fetch("x", "many", "f", json!({})));
     let run = || dir.tollgate(&["run", "--json", "fetches.jsonl"]);
-    let objects = || dir.files("data").into_iter().filter(|file| file.ends_with(".bin")).count();
-    for least in [1, 12, 30] {
+    let objects = || dir.files("data").into_iter().filter(|file| file.contains(".bin")).count();
+    for least in [1, 8, 18] {
         let running = run().start();
         let before = objects();
         wait_until("some files of the archive", || (objects() >= least.max(before)).then_some(()));
@@ -283,13 +286,13 @@ fn a_node_killed_within_an_archive_stores_all_of_it_again_under_the_same_keys() 
         running.kill();
         let files = dir.files("data");
         assert!(!files.iter().any(|file| file.ends_with("_manifest.json")), "{files:?}");
-        assert!(objects() < 48, "it was over before its kill");
+        assert!(objects() < 32, "it was over before its kill");
     }
     let summary = run().run().exits(0).summary();
     assert_eq!((summary.done, summary.dead), (1, 0));
     dir.remove_half_written();
     let manifest = manifest(&dir, "many");
-    let wanted: Vec<String> = (0..48).map(|number| format!("{number:02}.bin")).collect();
+    let wanted: Vec<String> = (0..32).map(|number| format!("{number:02}.bin")).collect();
     assert_eq!(members(&manifest), wanted);
     assert_eq!(provider.count("many.zip", None), 4);
 }

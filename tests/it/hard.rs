@@ -69,7 +69,13 @@ fn nested_windows_declared_too_wide_cost_a_violation_each_and_the_right_wait() {
 
 #[test]
 fn slots_that_outlive_calls_are_never_too_many_through_lost_answers_and_kills() {
-    let marks = ["of all accounts at once", "long jobs", "ordered again", "beyond their budget"];
+    let marks = [
+        "of all accounts at once",
+        "long jobs",
+        "ordered again",
+        "beyond their budget",
+        "over at once",
+    ];
     let told = passes(&["jobs", "--accounts", "8"], &marks);
     assert_eq!((&told["refused"], &told["kills"]), (&0.into(), &3.into()));
 }

@@ -24,6 +24,8 @@ mod crash;
 mod dead;
 mod hard;
 mod inputs;
+mod lending;
+mod mixed;
 mod nats_login;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
 #[path = "../../actors/src/testkit/nats_server.rs"]

@@ -15,6 +15,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import sys
 import threading
 import time
 import urllib.request
@@ -115,6 +116,8 @@ async def round_of(node: Node, server: NatsServer, port: int, accounts: int, cal
         "nats_server_rss_mb_max": round(server.usage.rss_max / 1e6, 1),
         "nats_server_cpu_s": round(server.usage.cpu_seconds() - cpu[0], 1),
     }
+    # A long run that fails later has told this much.
+    print(json.dumps(told), file=sys.stderr, flush=True)
     if (seen := score(port)["calls"] - before) != calls:
         raise Failure(f"{seen} calls where {calls} are allowed")
     if (code := await asyncio.to_thread(node.stop, DRAINED_WITHIN)) != 0:

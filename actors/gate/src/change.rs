@@ -121,7 +121,10 @@ impl LimitSet {
     fn known_of(&self, place: usize, before: &Self) -> Known {
         let limit = &self.limits()[place];
         let Some(window) = limit.rule.window() else { return Known::All };
-        let named = before.limits().iter().find(|old| self.same_name(limit, before, old));
+        let alike = before.limits().iter().enumerate();
+        let alike = alike.filter(|(_, old)| self.same_api(limit.api, before, old.api));
+        let named = self.source(place, alike.map(|(at, old)| (at, old.name.as_str())));
+        let named = named.map(|at| &before.limits()[at]);
         let from = match named.filter(|old| old.rule.window().is_some()) {
             // Charges of each api apart, where they were counted together, count for each: stricter.
             Some(old) => old.rule.window(),

@@ -334,7 +334,7 @@ impl Ledger {
     /// Reads a record that was stored at `stored_at`. If that moment is not known exactly, a later one is
     /// safe: everything in the record moves with it.
     ///
-    /// Charges are kept for each limit of the same name and api, whatever its numbers are now: they are
+    /// [`LimitSet::with_known_as`] gives limits a second name, by which they are looked for first. Charges are kept for each limit of the same name and api, whatever its numbers are now: they are
     /// true times, already rounded where they were. A limit whose window became longer knows only what the
     /// shorter one still counted. Charges that one counter had for all apis count for each
     /// api if the limit now counts apis separately. Permits in flight count for every limit that matches.
@@ -385,40 +385,55 @@ impl Ledger {
             notes.push(Note::Gone { api: name.to_owned() });
         }
 
-        // For each limit of the record its place in the set, if it still has one.
-        let mut places: Vec<Option<usize>> = Vec::new();
+        // For each limit of the record the places in the set that count on from it: mostly one, none if it is gone,
+        // and several where another node's limit of its name stands beside one's own.
+        let mut known: Vec<(Option<ApiIx>, &str, bool)> = Vec::new();
         for kind in [Kind::Dated, Kind::Other] {
             if kind == Kind::Other && input.is_old() {
                 break;
             }
             for _ in 0..input.count(LIMITS_MAX, "limits")? {
                 let api = input.api("limits")?;
-                let name = input.text(NAME_BYTES_MAX, "limits")?;
-                let same = |limit: &Limit| {
-                    limit.name == name
-                        && limit.api == api
-                        && limit.rule.window().is_some() == (kind == Kind::Dated)
-                };
-                let place = limits.limits().iter().position(same);
-                if place.is_some() && places.contains(&place) {
+                let one = (api, input.text(NAME_BYTES_MAX, "limits")?, kind == Kind::Dated);
+                // All apis that are gone are one here, and may have had limits of one name.
+                if api != Some(API_GONE) && known.contains(&one) {
                     return Err(DecodeError::Malformed("limits"));
                 }
-                // With an api that is gone its limits went too, which is noted already.
-                if place.is_none() && api != Some(API_GONE) {
-                    notes.push(Note::Dropped { name: name.to_owned(), api });
+                known.push(one);
+            }
+        }
+        let mut places: Vec<Vec<usize>> = vec![Vec::new(); known.len()];
+        let mut unknown = Vec::new();
+        for (index, limit) in limits.limits().iter().enumerate() {
+            let is_dated = limit.rule.window().is_some();
+            let alike = known.iter().enumerate();
+            let alike =
+                alike.filter(|(_, (api, _, dated))| (*api, *dated) == (limit.api, is_dated));
+            match limits.source(index, alike.map(|(at, (_, name, _))| (at, *name))) {
+                Some(source) => places[source].push(index),
+                None if is_dated => {
+                    unknown.push(Note::Unknown { name: limit.name.clone(), api: limit.api });
                 }
-                places.push(place);
+                None => {}
             }
         }
-        for (index, limit) in dated(limits) {
-            if !places.contains(&Some(index)) {
-                notes.push(Note::Unknown { name: limit.name.clone(), api: limit.api });
+        for ((api, name, dated), places) in known.iter().zip(&places) {
+            // What another node knows under this name is known here under another.
+            let is_known = LimitSet::is_apart(name)
+                || limits.limits().iter().any(|limit| {
+                    (&limit.name[..], limit.api) == (*name, *api)
+                        && limit.rule.window().is_some() == *dated
+                });
+            // With an api that is gone its limits went too, which is noted already.
+            if places.is_empty() && *api != Some(API_GONE) && !is_known {
+                notes.push(Note::Dropped { name: (*name).to_owned(), api: *api });
             }
         }
+        notes.extend(unknown);
         let is_dated = |place: usize| limits.limits()[place].rule.window().is_some();
 
         for _ in 0..input.count(usize::MAX, "charges")? {
-            let counter = counter(&mut input, limits, &places, "charges")?;
+            let counters = counters(&mut input, limits, &places, "charges")?;
             let mut before: Option<At> = None;
             for _ in 0..input.count(usize::MAX, "charges")? {
                 let at = match before {
@@ -427,34 +442,35 @@ impl Ledger {
                 };
                 before = Some(at);
                 let calls = input.calls("charges")?;
-                if let Some((index, bucket)) = counter
-                    && is_dated(index)
-                {
-                    ledger.add(index, bucket, Entry { at, calls });
+                for (index, bucket) in &counters {
+                    if is_dated(*index) {
+                        ledger.add(*index, *bucket, Entry { at, calls });
+                    }
                 }
             }
         }
 
         let buckets = if input.is_old() { 0 } else { input.count(usize::MAX, "buckets")? };
         for _ in 0..buckets {
-            let counter = counter(&mut input, limits, &places, "buckets")?;
+            let counters = counters(&mut input, limits, &places, "buckets")?;
             let at = input.time("buckets")?;
             let (ticks, unit) = (input.long("buckets")?, input.long("buckets")?);
             let drained = Drained { at, ticks, unit };
-            let Some((index, bucket)) = counter else { continue };
-            let rule = limits.limits()[index].rule;
-            if let Some(now) = rule.unit_ticks() {
-                ledger.counter(index, bucket).drain(drained.at_rate(now));
-            } else if is_dated(index) && unit > 0 && ticks > 0 {
-                // A limit of another kind now: as many calls as are missing, at the last moment of one.
-                let calls = u32::try_from(ticks.div_ceil(unit)).unwrap_or(u32::MAX);
-                ledger.add(index, bucket, Entry { at, calls });
+            for (index, bucket) in counters {
+                let rule = limits.limits()[index].rule;
+                if let Some(now) = rule.unit_ticks() {
+                    ledger.counter(index, bucket).drain(drained.at_rate(now));
+                } else if is_dated(index) && unit > 0 && ticks > 0 {
+                    // A limit of another kind now: as many calls as are missing, at the last moment of one.
+                    let calls = u32::try_from(ticks.div_ceil(unit)).unwrap_or(u32::MAX);
+                    ledger.add(index, bucket, Entry { at, calls });
+                }
             }
         }
 
         let windows = if input.is_old() { 0 } else { input.count(usize::MAX, "windows")? };
         for _ in 0..windows {
-            let counter = counter(&mut input, limits, &places, "windows")?;
+            let counters = counters(&mut input, limits, &places, "windows")?;
             let known = input.number("windows")?;
             let sure_from = match known / 4 {
                 0 => At::MAX,
@@ -464,9 +480,10 @@ impl Ledger {
             };
             let mut time = |bit| (known & bit > 0).then(|| input.time("windows")).transpose();
             let (ends_by, ends_from) = (time(2)?, time(1)?);
-            if let Some((index, bucket)) = counter
-                && matches!(limits.limits()[index].rule, Rule::FirstUse { .. })
-            {
+            for (index, bucket) in counters {
+                if !matches!(limits.limits()[index].rule, Rule::FirstUse { .. }) {
+                    continue;
+                }
                 let counter = ledger.counter(index, bucket);
                 if is_exact {
                     counter.set_opened(Opened { ends_from, ends_by, sure_from });
@@ -504,14 +521,14 @@ impl Ledger {
                     job = input.number("permits")?;
                     for _ in 0..input.count(LIMITS_MAX, "permits")? {
                         let place: usize = input.small("permits")?;
-                        let place = *places.get(place).ok_or(DecodeError::Malformed("permits"))?;
+                        let places = places.get(place).ok_or(DecodeError::Malformed("permits"))?;
                         let cost = input.number("permits")?;
                         let units = u32::try_from(cost / 2);
                         let units = units.map_err(|_| DecodeError::Malformed("permits"))?;
                         let cost = Cost { units, is_estimate: cost % 2 == 1 };
-                        if let Some(place) = place {
+                        for place in places {
                             let all = || vec![Cost::ONE; limits.limits().len()].into();
-                            costs.get_or_insert_with(all)[place] = cost;
+                            costs.get_or_insert_with(all)[*place] = cost;
                         }
                     }
                 }
@@ -532,8 +549,7 @@ impl Ledger {
             let place: usize = if input.is_old() { 0 } else { input.small("slots")? };
             if let Some(place) = place.checked_sub(1) {
                 let job = input.number("slots")?;
-                let place = places.get(place).ok_or(DecodeError::Malformed("slots"))?;
-                if let Some(place) = place {
+                for place in places.get(place).ok_or(DecodeError::Malformed("slots"))? {
                     ledger.slots.push(Slot { api, until, calls, limit: Some((*place, job)) });
                 }
             } else {
@@ -563,7 +579,7 @@ impl Ledger {
         };
         for _ in 0..observed {
             let place: usize = input.small("observations")?;
-            let place = *places.get(place).ok_or(DecodeError::Malformed("observations"))?;
+            let places = places.get(place).ok_or(DecodeError::Malformed("observations"))?;
             let bucket = input.api("observations")?;
             let what = match input.number("observations")? {
                 0 => What::Left(input.signed("observations")?),
@@ -571,9 +587,7 @@ impl Ledger {
                 _ => return Err(DecodeError::Malformed("observations")),
             };
             let until = input.time("observations")?;
-            if let Some(index) = place
-                && bucket != Some(API_GONE)
-            {
+            for index in places.iter().copied().filter(|_| bucket != Some(API_GONE)) {
                 // One about an api counts for all where the limit now counts them together.
                 let bucket = bucket.filter(|_| limits.limits()[index].bucket(0).is_some());
                 let said = match what {
@@ -595,20 +609,22 @@ enum Kind {
     Other,
 }
 
-/// Reads whose charges follow: the limit's place in the set and the api, if both are still there.
-fn counter(
+/// Reads whose charges follow: the limit's places in the set and the api, if both are still there.
+fn counters(
     input: &mut Reader<'_>,
     limits: &LimitSet,
-    places: &[Option<usize>],
+    places: &[Vec<usize>],
     part: &'static str,
-) -> Result<Option<(usize, Option<ApiIx>)>, DecodeError> {
+) -> Result<Vec<(usize, Option<ApiIx>)>, DecodeError> {
     let place: usize = input.small(part)?;
-    let place = *places.get(place).ok_or(DecodeError::Malformed(part))?;
+    let places = places.get(place).ok_or(DecodeError::Malformed(part))?;
+    let api = input.api(part)?;
     // A limit that counts all apis together takes what was counted for each, also for those that are gone.
-    let bucket = input
-        .api(part)?
-        .filter(|_| place.is_some_and(|index| limits.limits()[index].bucket(0).is_some()));
-    Ok(place.filter(|_| bucket != Some(API_GONE)).map(|place| (place, bucket)))
+    let of = |index: &usize| {
+        let bucket = api.filter(|_| limits.limits()[*index].bucket(0).is_some());
+        (*index, bucket)
+    };
+    Ok(places.iter().map(of).filter(|(_, bucket)| *bucket != Some(API_GONE)).collect())
 }
 
 /// The limits that have charges, with their places.

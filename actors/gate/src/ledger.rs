@@ -377,12 +377,7 @@ impl Ledger {
     }
 
     fn lose_permit(&mut self, limits: &LimitSet, permit: &Permit, charge_at: At, slots_until: At) {
-        self.charge(limits, permit, |limit, cost| match permit.state {
-            State::Answered { at, .. } => {
-                permit.owes(cost).then(|| permit.state.charge(limit).unwrap_or(at))
-            }
-            state => Some(state.charge(limit).map_or(charge_at, |known| known.max(charge_at))),
-        });
+        self.charge_lost(limits, permit, charge_at);
         let mut apart = false;
         for (place, limit) in limits.of(permit.api) {
             match limit.rule {
@@ -410,6 +405,28 @@ impl Ledger {
             let (api, limit) = (permit.api, None);
             self.slots.push(Slot { api, until: slots_until, calls: 1, limit });
         }
+    }
+
+    /// The call of that permit is one of whom nothing may be heard any more: its writer died, or whoever was lent the
+    /// permit. It is charged as by [`Ledger::lost`], where it was not yet, and stays in flight: it keeps its slots, and may
+    /// still be told of ([`Ledger::settle`], [`Ledger::ended`]).
+    ///
+    /// `charge_at` is as for [`Ledger::lost`]. Returns whether the permit is in flight; nothing happens otherwise.
+    pub fn give_up(&mut self, limits: &LimitSet, id: PermitId, charge_at: At) -> bool {
+        let Some(place) = self.find(id) else { return false };
+        let permit = self.permits.swap_remove(place);
+        self.charge_lost(limits, &permit, charge_at);
+        self.permits.push(Permit { state: State::Charged, ..permit });
+        true
+    }
+
+    fn charge_lost(&mut self, limits: &LimitSet, permit: &Permit, charge_at: At) {
+        self.charge(limits, permit, |limit, cost| match permit.state {
+            State::Answered { at, .. } => {
+                permit.owes(cost).then(|| permit.state.charge(limit).unwrap_or(at))
+            }
+            state => Some(state.charge(limit).map_or(charge_at, |known| known.max(charge_at))),
+        });
     }
 
     /// The permit was not used and never will be: no byte of its call was written, and nobody holds it. As if

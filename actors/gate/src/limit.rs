@@ -342,7 +342,12 @@ pub struct LimitSet {
     calendars: Vec<Arc<dyn Calendar>>,
     /// By the places of the limits; empty: each call is one unit of every limit.
     weighings: Vec<u64>,
+    /// By the places of the limits; empty: records of others know them by their names alone.
+    known_as: Vec<String>,
 }
+
+/// What divides the name of a limit from that which tells it apart from others of its name.
+const APART: char = '~';
 
 impl PartialEq for LimitSet {
     fn eq(&self, other: &Self) -> bool {
@@ -410,7 +415,7 @@ impl LimitSet {
                 _ => {}
             }
         }
-        Ok(Self { limits, apis: Vec::new(), calendars: Vec::new(), weighings: Vec::new() })
+        Ok(Self { limits, ..Self::default() })
     }
 
     /// Other limits of the same apis, with the same calendars.
@@ -535,6 +540,38 @@ impl LimitSet {
     #[must_use]
     pub fn with_weighings(self, weighings: Vec<u64>) -> Self {
         Self { weighings, ..self }
+    }
+
+    /// Says under which other name a record may know each limit, by its place. Two nodes may have different limits of
+    /// one name, and each keeps both for a while: its own as `gap`, and the other's as `gap~1a2b`, which that one
+    /// knows as `gap`. A record is read by that name first, then by the limit's own, then by that before the `~`: all
+    /// of these counted the same calls.
+    #[must_use]
+    pub fn with_known_as(self, known_as: Vec<String>) -> Self {
+        Self { known_as, ..self }
+    }
+
+    /// The names under which a record may have what the limit at that place counted, best first.
+    fn names_of(&self, place: usize) -> impl Iterator<Item = &str> {
+        let name = self.limits.get(place).map_or("", |limit| limit.name.as_str());
+        let other = self.known_as.get(place).map(String::as_str).filter(|other| !other.is_empty());
+        let base = name.rsplit_once(APART).map(|(base, _)| base);
+        other.into_iter().chain([name]).chain(base)
+    }
+
+    /// Which of these limits, of one kind and with names, holds what the limit at that place counted.
+    pub(crate) fn source<'n>(
+        &self,
+        place: usize,
+        known: impl Iterator<Item = (usize, &'n str)> + Clone,
+    ) -> Option<usize> {
+        let find = |wanted: &str| known.clone().find(|(_, name)| *name == wanted);
+        self.names_of(place).find_map(find).map(|(source, _)| source)
+    }
+
+    /// Whether a limit of that name stands for another node's beside one's own.
+    pub(crate) fn is_apart(name: &str) -> bool {
+        name.contains(APART)
     }
 
     /// How the limit at that place weighs calls.

@@ -5,6 +5,7 @@
 //!   ever. Neither uses the ledger.
 //! - `simulation`: random limits, calls, reports, crashes and restarts, watched by both.
 //! - `kinds`: the same for buckets, windows of the first call, jobs, scores, and costs.
+//! - `known_as`: the same for two nodes with different limits of one name.
 //! - `record`: the stored form.
 //! - `join`: two writers' knowledge of one account.
 //! - `amend`: what is learnt of a call after it was charged.
@@ -20,6 +21,7 @@ mod claims;
 mod join;
 mod judge;
 mod kinds;
+mod known_as;
 mod observe;
 mod record;
 mod simulation;

@@ -1,8 +1,9 @@
 //! The budget actor: owner of one budget's gate, record and line.
 
+mod leaving;
 mod record;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::line::{Line, Turn, Waiter};
 use super::{Answer, Ask, Call, FromBudget, Told, Whose};
 use crate::ids::Account;
 use crate::ledger::record::Known;
+use crate::nats::session::SessionId;
 use crate::plan::Platform;
 use crate::recipe::BudgetKey;
 use crate::shard::BudgetDied;
@@ -56,7 +58,7 @@ struct Decided {
 /// Owner of one budget.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    shard: Rc<Shard>,
+    pub(super) shard: Rc<Shard>,
     pub(super) key: BudgetKey,
     pub(super) limits: Arc<LimitSet>,
     platform: Arc<Platform>,
@@ -83,10 +85,20 @@ pub(crate) struct Budget {
     /// What it hears of its limits, and what it does not.
     pub(super) untold_calls: Untold,
     /// Calls in flight whose answers say that their own jobs are over already.
-    pub(super) jobs_over: HashMap<PermitId, u64>,
+    pub(super) jobs_over: BTreeMap<PermitId, u64>,
     pub(super) line: Line,
     /// Those who were not told until when they wait, because that was not known.
     pub(super) untold: bool,
+    /// Calls of which nothing may be heard any more, and until when they take their slots then.
+    orphans: HashMap<PermitId, At>,
+    /// What was told before the record was read of calls that are not known here.
+    early_told: Vec<(PermitId, Told)>,
+    /// Ends that no record has yet, and those that the one on its way has: another owner would not know of them.
+    unrecorded: Vec<(PermitId, Told)>,
+    recording: Vec<(PermitId, Told)>,
+    /// Since when its partition is another node's, or is to be; whether it has stored its last record.
+    leaves_since: Option<At>,
+    last_stored: bool,
     called: Vec<Called>,
     decided: Vec<Decided>,
     writing: Option<Vec<Decided>>,
@@ -103,6 +115,11 @@ pub(crate) struct Budget {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Mail(pub(crate) super::What);
+
+/// Sent by the shard: what this node owns has changed.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Look;
 
 /// Sent by the shard at the end of a drain: store what is known and end.
 #[derive(Debug, Message)]
@@ -143,9 +160,15 @@ impl Budget {
             early: VecDeque::new(),
             early_heard: Vec::new(),
             untold_calls: Untold::default(),
-            jobs_over: HashMap::new(),
+            jobs_over: BTreeMap::new(),
             line: Line::default(),
             untold: false,
+            orphans: HashMap::new(),
+            early_told: Vec::new(),
+            unrecorded: Vec::new(),
+            recording: Vec::new(),
+            leaves_since: None,
+            last_stored: false,
             called: Vec::new(),
             decided: Vec::new(),
             writing: None,
@@ -171,11 +194,12 @@ impl Budget {
 
     /// Calls whom the gate lets through, stores what was decided, sets the clock.
     fn step(&mut self, ctx: &mut Context<Self>) {
-        if !self.open {
+        if self.leaves(ctx) || !self.open {
             return;
         }
         self.shard.faults.budget(self.key.record());
         let now = self.now();
+        self.end_orphans(now);
         self.gate.prune(&self.limits, now);
         self.lapse(now);
         self.call(now);
@@ -202,7 +226,7 @@ impl Budget {
 
     /// Lets through who is next for as long as the gate is open. `asks`: that account is here; others are called.
     fn serve(&mut self, now: At, mut asks: Option<Ask>) -> Option<Ask> {
-        if self.fence != Fence::Holds || self.settling {
+        if !self.may_lend() {
             return asks;
         }
         let mut closed = Vec::new();
@@ -243,7 +267,8 @@ impl Budget {
 
     /// Says something to an account that waits.
     fn tell(&self, whose: Whose, answer: Answer) {
-        whose.home.do_send(FromBudget {
+        let home = whose.home.clone();
+        home.tell(FromBudget {
             whose: whose.account,
             ix: whose.ix,
             key: self.key.clone(),
@@ -262,6 +287,10 @@ impl Budget {
 
     fn asked(&mut self, ask: Ask, ctx: &mut Context<Self>) {
         self.active_at = self.now();
+        if self.is_leaving() {
+            self.pass_on(super::What::Ask(ask));
+            return;
+        }
         if !self.open {
             if self.early.len() < LINE_MAX {
                 self.early.push_back(ask);
@@ -277,7 +306,7 @@ impl Budget {
         if let Some(place) = self.called.iter().position(same) {
             let called = self.called.swap_remove(place);
             self.gate.give_back(&self.limits, called.id);
-            let kept = self.fence == Fence::Holds && !self.settling;
+            let kept = self.may_lend();
             // What comes need not be the call that the place was kept for.
             if kept && self.decided.len() < BATCH_MAX && self.decide(&ask.call, now) == Decision::Go
             {
@@ -302,6 +331,9 @@ impl Budget {
         if let Some(ask) = self.serve(now, Some(ask)) {
             let until = self.estimate(&ask.call, self.line.len() as u64, now);
             let why = match self.fence {
+                Fence::Holds if !self.is_open_here() => {
+                    "its partition, which no node holds now".into()
+                }
                 Fence::Holds => self.why(&ask.call, now),
                 Fence::Away(_) | Fence::Reads(_) => "its ledger".into(),
             };
@@ -382,7 +414,7 @@ impl Budget {
 
     /// Whether no record is on its way, and one can be written.
     fn is_free_to_write(&self) -> bool {
-        self.open && self.writing.is_none() && self.fence == Fence::Holds
+        self.open && self.writing.is_none() && self.fence == Fence::Holds && self.may_write()
     }
 
     pub(super) fn write(&mut self, ctx: &mut Context<Self>) {
@@ -426,14 +458,19 @@ impl Budget {
                 self.gate.unwritten(id);
                 self.gate.ended(&self.limits, id, now, Sent::Maybe);
             }
+            Told::Gone(latest) => {
+                let lives = Span::from(self.platform.lost_call_alive);
+                self.orphan(id, latest, now.max(latest).plus(lives));
+            }
         }
+        self.note_end(id, told);
         match told {
             Told::Ended(_, sent) => self.untold_calls.ended(id, sent),
             Told::Unused => self.untold_calls.ended(id, Sent::Never),
             Told::Lost => self.untold_calls.ended(id, Sent::Maybe),
             _ => {}
         }
-        if matches!(told, Told::Ended(..) | Told::Unused | Told::Lost) {
+        if told.is_end() {
             self.job_ended(id);
             self.shard.given_over(self.key.record(), id);
         }
@@ -449,11 +486,15 @@ impl Budget {
             super::What::Heard(id, heard) => self.heard(id, &heard, ctx),
             super::What::Hold { until, reason } => self.hold(until, &reason, ctx),
             super::What::JobOver { job, of } => self.job_over(job, of),
-            super::What::Ask(_) | super::What::Leave(_) | super::What::Told(..) => {}
+            super::What::Ask(_) | super::What::Leave(..) | super::What::Told(..) => {}
         }
     }
 
-    fn left(&mut self, account: &Account) {
+    /// `from`: the node that says so; the account may wait from another one by now.
+    fn left(&mut self, account: &Account, from: Option<SessionId>) {
+        if self.line.whose(account).is_some_and(|whose| whose.home.node() != from) {
+            return;
+        }
         self.line.leave(account);
         if let Some(place) = self.called.iter().position(|called| called.account == *account) {
             let called = self.called.swap_remove(place);
@@ -477,7 +518,9 @@ impl Budget {
         }
         let idle = self.line.is_empty().then(|| self.active_at.plus(Span::from(IDLE)));
         let idle = idle.filter(|at| *at > now);
-        let Some(wake) = [lapses, opens, idle].into_iter().flatten().min() else { return };
+        let orphans = self.orphans.values().copied().min();
+        let all = [lapses, opens, idle, orphans].into_iter().flatten();
+        let Some(wake) = all.min() else { return };
         if self.timer.as_ref().is_some_and(|(at, _)| *at == wake) {
             return;
         }
@@ -544,6 +587,12 @@ impl Fenced for Budget {
     }
 
     fn store_none(&mut self, ctx: &mut Context<Self>) {
+        if !self.may_write() {
+            let (fence, wait) = self.fence.away();
+            self.fence = fence;
+            self.ledger_waits(wait, ctx);
+            return;
+        }
         self.writing = Some(Vec::new());
         self.store(ctx);
     }
@@ -579,17 +628,25 @@ impl Handler<Mail> for Budget {
         self.handled += 1;
         match what {
             super::What::Ask(ask) => self.asked(ask, ctx),
-            super::What::Leave(account) => self.left(&account),
+            super::What::Leave(account, from) => self.left(&account, from),
             super::What::Told(id, told) if self.open => {
                 let now = self.now();
                 self.hear(id, told, now);
             }
-            // The shard has it: it is heard when the record was read.
-            super::What::Told(..) => {}
+            // It is heard when the record was read. The shard has it of calls that were let through here.
+            super::What::Told(id, told) => self.told_early(id, told),
             what => {
                 self.handle_heard(what, ctx);
             }
         }
+        self.step(ctx);
+    }
+}
+
+impl Handler<Look> for Budget {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
         self.step(ctx);
     }
 }

@@ -2,13 +2,11 @@
 
 use std::fmt;
 
-use actix::Addr;
 use tollgate_gate::{At, PermitId, Sent};
 
-use super::{ForBudget, Heard, What};
+use super::{Door, ForBudget, Heard, What};
 use crate::collector::Outcome;
 use crate::recipe::BudgetKey;
-use crate::shard::Shard;
 use crate::shard::permit::BodyRead;
 use crate::throttle::came::Came;
 
@@ -29,6 +27,16 @@ pub(crate) enum Told {
     Unused,
     /// Whoever held it is gone, and what became of it is not known.
     Lost,
+    /// The node that it was lent to is not heard of any more. Its call was written by then at the latest, and may still
+    /// go on.
+    Gone(At),
+}
+
+impl Told {
+    /// Nothing more is told of it.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Self::Ended(..) | Self::Unused | Self::Lost)
+    }
 }
 
 /// Leave of one budget for one call. Dropped unused it goes back; dropped without a word of its end, the
@@ -36,7 +44,7 @@ pub(crate) enum Told {
 pub(crate) struct Grant {
     key: BudgetKey,
     id: PermitId,
-    host: Addr<Shard>,
+    door: Door,
     used: bool,
     ended: bool,
     /// The call is over, but what it cost is still to be settled.
@@ -44,8 +52,14 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    pub(crate) fn new(key: BudgetKey, id: PermitId, host: Addr<Shard>) -> Self {
-        Self { key, id, host, used: false, ended: false, over: None }
+    pub(crate) fn new(key: BudgetKey, id: PermitId, door: Door) -> Self {
+        Self { key, id, door, used: false, ended: false, over: None }
+    }
+
+    /// It is another node's from here on: that tells what becomes of it, or its silence does.
+    pub(crate) fn lend(mut self) -> (BudgetKey, PermitId) {
+        (self.used, self.ended) = (true, true);
+        (self.key.clone(), self.id)
     }
 
     /// Its number among those of its budget.
@@ -77,7 +91,7 @@ impl Grant {
     /// The answer said something of one of its limits.
     pub(crate) fn heard(&self, heard: Heard) {
         let what = What::Heard(self.id, Box::new(heard));
-        self.host.do_send(ForBudget { key: self.key.clone(), what });
+        self.door.send(ForBudget { key: self.key.clone(), what });
     }
 
     /// The attempt is over.
@@ -89,7 +103,7 @@ impl Grant {
 
     fn send(&self, told: Told) {
         let what = What::Told(self.id, told);
-        self.host.do_send(ForBudget { key: self.key.clone(), what });
+        self.door.send(ForBudget { key: self.key.clone(), what });
     }
 }
 

@@ -1,6 +1,6 @@
 //! What providers say of a budget's limits: less left, a hold, a block.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use actix::Context;
 use tollgate_gate::{At, PermitId, Seen, Sent, Span};
@@ -25,7 +25,7 @@ pub(crate) struct Heard {
     pub(crate) until: Option<At>,
     /// When its window ends.
     pub(crate) ends: Option<At>,
-    /// When the call was let go: the answer knows of all before.
+    /// When the call was let go: the answer knows of all before. [`At::MIN`]: on another node.
     pub(crate) as_of: At,
     /// The call was refused because of it.
     pub(crate) over: bool,
@@ -34,8 +34,8 @@ pub(crate) struct Heard {
 /// Units of calls that ended without an answer that told what is left, by limit.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
-    ended: HashMap<usize, u64>,
-    flights: HashMap<PermitId, Flight>,
+    ended: BTreeMap<usize, u64>,
+    flights: BTreeMap<PermitId, Flight>,
 }
 
 /// A call in flight.
@@ -105,11 +105,18 @@ impl Budget {
             self.gate.window_ends(&self.limits, limit, api, (ends, RESET_SLACK), now);
         }
         let Some(left) = heard.left else { return };
+        // From another node, whose clock says nothing here. It was written after it was let through, so the answer knows
+        // of all before that.
+        let as_of = match heard.as_of {
+            At::MIN => self.shard.given_at(self.key.record(), id),
+            as_of => Some(as_of),
+        };
+        let Some(as_of) = as_of else { return };
         let in_flight = u64::from(self.gate.flying(&self.limits, limit, api, id));
         let unknown = in_flight.saturating_add(self.untold_calls.since(id, limit));
         let unknown = u32::try_from(unknown).unwrap_or(u32::MAX);
         self.untold_calls.told(id, limit);
-        let (as_of, until) = (heard.as_of, heard.until);
+        let until = heard.until;
         let seen = Seen { limit, api, left, unknown, as_of, until };
         self.gate.observe(&self.limits, &seen, now);
         if left <= unknown {

@@ -5,7 +5,7 @@
 //! time; who has the earliest start is next, among equals who came first. An account that comes back at
 //! once goes on where its last turn ended; one that was away gains nothing by it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Call, Whose};
 use crate::ids::Account;
@@ -40,10 +40,10 @@ type Place = (u64, u64, Account);
 /// The accounts in line, one place each.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    waiting: HashMap<Account, Waiter>,
+    waiting: BTreeMap<Account, Waiter>,
     /// Per class of api, in the order of their turns. There are as many as apis that limits tell apart.
     order: Vec<(u16, BTreeSet<Place>)>,
-    ends: HashMap<Account, u64>,
+    ends: BTreeMap<Account, u64>,
     now: u64,
     came: u64,
 }
@@ -80,6 +80,11 @@ impl Line {
         let weight = weight.max(1);
         let waiter = Waiter { whose, call, weight, wants: wants.min(weight), start, came };
         self.waiting.insert(account, waiter);
+    }
+
+    /// Who it is that waits under that name.
+    pub(super) fn whose(&self, account: &Account) -> Option<&Whose> {
+        self.waiting.get(account).map(|waiter| &waiter.whose)
     }
 
     /// Takes an account out of line.

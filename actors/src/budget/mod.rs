@@ -8,26 +8,32 @@
 //!
 //! Nothing here is ever waited for blindly: an ask, a place in line and a grant are values that say so
 //! when they are dropped, whoever died of what.
+//!
+//! Over several nodes a budget's actor is at the owner of its record's partition. The others ask it through an
+//! exchange, and a permit that it lends to them is told of through that too ([`exchange`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use actix::{Addr, Message};
 use tollgate_gate::{Ask as GateAsk, At, LimitSet, PermitId, Sent};
 
 use crate::ids::{Account, AccountKey};
+use crate::nats::session::SessionId;
 use crate::recipe::BudgetKey;
-use crate::shard::Shard;
 use crate::shard::accounts::Ix;
 use crate::supervise::Restarts;
 use crate::throttle::came::Came;
 
 mod actor;
+mod door;
+pub(crate) mod exchange;
 mod grant;
 mod hearing;
 mod line;
 
-pub(crate) use actor::{Budget, Mail, Settle};
+pub(crate) use actor::{Budget, Look, Mail, Settle};
+pub(crate) use door::{Door, Home};
 pub(crate) use grant::{Grant, Told};
 pub(crate) use hearing::Heard;
 
@@ -47,8 +53,8 @@ pub(crate) struct ForBudget {
 pub(crate) enum What {
     /// An account asks.
     Ask(Ask),
-    /// An account that was called, or waits, does not come.
-    Leave(Account),
+    /// An account that was called, or waits, does not come. Only if it asked last from that node; nothing: this one.
+    Leave(Account, Option<SessionId>),
     /// What became of a call.
     Told(PermitId, Told),
     /// What the answer to a call said of one of its limits.
@@ -98,12 +104,12 @@ impl Call {
     }
 }
 
-/// An account and the shard that knows it.
+/// An account and who knows it: its shard, by this place, or another node.
 #[derive(Clone)]
 pub(crate) struct Whose {
     pub(crate) account: Account,
     pub(crate) ix: Ix,
-    pub(crate) home: Addr<Shard>,
+    pub(crate) home: Home,
 }
 
 impl fmt::Debug for Whose {
@@ -141,7 +147,7 @@ impl Ask {
 
     fn answer(&mut self, answer: Answer) {
         self.answered = true;
-        self.whose.home.do_send(FromBudget {
+        self.whose.home.tell(FromBudget {
             whose: self.whose.account.clone(),
             ix: self.whose.ix,
             key: self.call.key.clone(),
@@ -196,15 +202,19 @@ pub(crate) enum Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Given {
     pub(crate) call: Call,
+    /// When its record was confirmed.
+    pub(crate) at: At,
     pub(crate) written: Option<At>,
     pub(crate) answered: Option<At>,
     pub(crate) came: Option<Came>,
     pub(crate) ended: Option<(At, Sent)>,
+    /// Whoever it was lent to is not heard of any more: its call was written by then.
+    pub(crate) gone: Option<At>,
 }
 
 impl Given {
-    pub(crate) fn new(call: Call) -> Self {
-        Self { call, written: None, answered: None, came: None, ended: None }
+    pub(crate) fn new(call: Call, at: At) -> Self {
+        Self { call, at, written: None, answered: None, came: None, ended: None, gone: None }
     }
 }
 
@@ -215,7 +225,7 @@ pub(crate) struct Entry {
     pub(crate) state: State,
     pub(crate) restarts: Restarts,
     /// Calls that are not over, and some whose end the actor has not heard of yet.
-    pub(crate) given: HashMap<PermitId, Given>,
+    pub(crate) given: BTreeMap<PermitId, Given>,
     /// What it heard of its limits while its actor restarted.
     pub(crate) pending: Vec<What>,
 }
@@ -235,4 +245,4 @@ pub(crate) enum State {
 }
 
 /// The budgets of a shard, by the keys of their records.
-pub(crate) type Table = HashMap<AccountKey, Entry>;
+pub(crate) type Table = BTreeMap<AccountKey, Entry>;

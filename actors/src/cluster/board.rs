@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::kv::{Entry, Operation};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::decide::Member;
 use crate::nats::PARTITIONS;
+use crate::nats::own::Entry;
 use crate::nats::session::{SessionId, Shown};
 
 /// A claim, as the value of its key `p.PARTITION`.
@@ -32,6 +32,21 @@ pub(super) struct Seen {
     pub(super) revision: u64,
 }
 
+/// In place of the owner that an unreadable claim may name: it is of another version, and nobody takes it from whom
+/// it cannot ask. No session draws this number.
+pub(super) const UNREADABLE: SessionId = SessionId(u64::MAX);
+
+impl Seen {
+    /// What an entry of a claim's key says.
+    pub(super) fn of(entry: &Entry) -> Self {
+        let owner = entry.value.as_ref().and_then(|value| {
+            let claim = serde_json::from_slice::<Claim>(value);
+            claim.map_or(Some(UNREADABLE), |claim| claim.session)
+        });
+        Self { owner, revision: entry.revision }
+    }
+}
+
 /// Sessions that are known to have ended, though a replica may still show them. Of more the lowest go, and are
 /// asked for again.
 const ENDED_MAX: usize = 1024;
@@ -54,13 +69,15 @@ pub(super) struct Board {
     ended: BTreeMap<SessionId, u64>,
     /// What was seen by the watch before: an entry that is the same is no renewal.
     earlier: BTreeMap<SessionId, Shows>,
+    /// The key of an entry that could not be read.
+    unreadable: Option<String>,
 }
 
 impl Default for Board {
     fn default() -> Self {
         let claims = [Seen::default(); PARTITIONS as usize];
-        let (members, ended, earlier) = Default::default();
-        Self { members, claims, ended, earlier }
+        let (members, ended, earlier, unreadable) = Default::default();
+        Self { members, claims, ended, earlier, unreadable }
     }
 }
 
@@ -78,9 +95,12 @@ impl Board {
 
     /// Notes one entry; whether anything is otherwise now.
     pub(super) fn note(&mut self, entry: &Entry) -> bool {
-        let is_put = entry.operation == Operation::Put;
         if let Some(id) = entry.key.strip_prefix("n.").and_then(SessionId::parse) {
-            let about = is_put.then(|| serde_json::from_slice::<Shown>(&entry.value).ok());
+            let about =
+                entry.value.as_ref().map(|value| serde_json::from_slice::<Shown>(value).ok());
+            if about.as_ref().is_some_and(Option::is_none) {
+                self.unreadable.get_or_insert_with(|| entry.key.clone());
+            }
             // One that cannot be read is of another version: it lives, and takes nothing that we know of.
             let member =
                 about.map(|about| Member { takes: about.is_some_and(|shown| shown.takes) });
@@ -88,9 +108,16 @@ impl Board {
         }
         let part = entry.key.strip_prefix("p.").and_then(|part| part.parse::<u32>().ok());
         let Some(part) = part.filter(|part| *part < PARTITIONS) else { return false };
-        let claim = is_put.then(|| serde_json::from_slice::<Claim>(&entry.value).ok()).flatten();
-        let owner = claim.and_then(|claim| claim.session);
-        self.note_claim(part, Seen { owner, revision: entry.revision })
+        let seen = Seen::of(entry);
+        if seen.owner == Some(UNREADABLE) {
+            self.unreadable.get_or_insert_with(|| entry.key.clone());
+        }
+        self.note_claim(part, seen)
+    }
+
+    /// The first entry that could not be read since this was asked last.
+    pub(super) fn take_unreadable(&mut self) -> Option<String> {
+        self.unreadable.take()
     }
 
     /// Sessions that were not seen to renew since `before`. The watch may live on a replica of the bucket that came
@@ -153,7 +180,8 @@ impl Board {
     /// A claim was read.
     pub(super) fn note_claim(&mut self, part: u32, seen: Seen) -> bool {
         let known = &mut self.claims[part as usize];
-        if known.revision > seen.revision {
+        // Only the leader says that there is none: the bucket was emptied, for claims are never taken away.
+        if known.revision > seen.revision && seen.revision > 0 {
             return false;
         }
         std::mem::replace(known, seen) != seen
@@ -199,6 +227,26 @@ mod tests {
         let mut board = known.anew();
         board.begins_at_most(7);
         assert!(board.note_member(phantom, 7, Some(TAKES)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_later_version_wrote_counts_as_taken_and_as_alive() {
+        let entry = |key: &str, value: &'static str| Entry {
+            key: key.into(),
+            revision: 3,
+            value: Some(value.into()),
+        };
+        let mut board = Board::default();
+        board.note(&entry("p.5", r#"{"owners":["00000000000000aa"]}"#));
+        board.note(&entry("p.6", r#"{"session":null,"node":"x","since":1}"#));
+        board.note(&entry("n.00000000000000aa", "\u{1}"));
+        assert_eq!(board.claims[5].owner, Some(UNREADABLE));
+        assert_eq!(board.claims[6].owner, None, "only more is told");
+        assert_eq!(board.members[&SessionId(0xaa)].member, Member { takes: false });
+        assert_eq!(board.take_unreadable().as_deref(), Some("p.5"));
+        // Taken away: free.
+        board.note(&Entry { key: "p.5".into(), revision: 4, value: None });
+        assert_eq!(board.claims[5].owner, None);
     }
 
     #[tokio::test(start_paused = true)]

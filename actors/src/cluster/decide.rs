@@ -43,7 +43,7 @@ pub struct View {
     pub closing: Parts,
     /// What it could not give out of hand lately, and keeps for a while.
     pub kept: Parts,
-    /// Since when its lease has been renewed in time; nothing while it is not.
+    /// Since when its lease has been renewed in time: zero if it always was; nothing while it is not.
     pub steady_since: Option<Duration>,
 }
 
@@ -126,13 +126,16 @@ pub fn decide(view: &View, now: Duration) -> Moves {
             }
             _ if mine => moves.lose |= one,
             _ if wanted != Some(view.me) => {}
-            None if view.steady_since.is_some() => moves.take |= one,
-            None => {}
             // Its owner gives it up; only it knows when.
             Some(owner) if view.members.contains_key(&owner) => {}
-            Some(owner) => {
+            claim => {
                 let Some(since) = view.steady_since else { continue };
-                let from = if view.over.contains(&owner) { since } else { since + SETTLES };
+                // What is free is no different: who is wanted for it is known once all have shown themselves.
+                let at_once = match claim {
+                    None => since.is_zero(),
+                    Some(owner) => view.over.contains(&owner),
+                };
+                let from = if at_once { since } else { since + SETTLES };
                 if now >= from {
                     moves.take |= one;
                 } else {

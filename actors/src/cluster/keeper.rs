@@ -1,25 +1,24 @@
 //! Doing what is decided: follows the bucket of sessions and claims, writes this node's claims, and gives
 //! partitions out of hand one by one as soon as nothing is in flight in them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::kv::{Entry, Watch};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::board::{Board, Claim, Seen, key};
+use super::board::{Board, Claim, Seen, UNREADABLE, key};
 use super::decide::{Member, Moves, View, decide};
-use super::{Owned, Parts};
+use super::{Owned, Owners, Parts};
+use crate::nats::PARTITIONS;
+use crate::nats::own::{Changes, Entry, OwnBucket, OwnError, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
-use crate::nats::{Bus, PARTITIONS};
+use crate::spawn::spawn;
 use crate::telemetry;
 
 /// How long one step with the server may take before it is tried again.
@@ -28,6 +27,8 @@ const STEP_WITHIN: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(250);
 /// This session's own renewals are seen by the watch. Without one for so long, and for two of them, it is made anew.
 const WATCH_SILENT: Duration = Duration::from_secs(4);
+/// Between two tries to make it anew, at most.
+const WATCH_AGAIN_MAX: Duration = Duration::from_secs(4);
 /// Between two looks at whether what is given out of hand is quiet.
 const QUIET_LOOK: Duration = Duration::from_millis(5);
 /// What could not be given out of hand is not tried again for so long the first time, and for twice as long each
@@ -93,6 +94,8 @@ enum Order {
 pub struct Keeper {
     orders: mpsc::Sender<Order>,
     task: JoinHandle<()>,
+    /// Closed when the task is over, whatever ended it.
+    over: watch::Receiver<()>,
 }
 
 impl Keeper {
@@ -102,18 +105,15 @@ impl Keeper {
     /// # Errors
     /// The server does not answer.
     pub async fn join(
-        bus: &Bus,
         session: Arc<Session>,
         owned: Owned,
         terms: Terms,
     ) -> Result<Self, KeeperError> {
-        let name = bus.names().bucket_stream("OWN");
-        let own = bus.js().get_stream_no_info(name).await.map_err(failed)?;
+        let own = Arc::clone(session.own());
         let before = session.before().to_vec();
         session.takes(true).await?;
         let (orders, received) = mpsc::channel(8);
         let mut work = Work {
-            bus: bus.clone(),
             own,
             session,
             owned,
@@ -122,31 +122,46 @@ impl Keeper {
             before,
             board: Board::default(),
             hands: None,
-            closing_until: None,
+            closing_until: BTreeMap::new(),
             kept: Parts::NONE,
             kept_until: None,
             keep_for: KEPT_FIRST,
             leaving: None,
             again_at: None,
+            watch_again_at: None,
+            watch_wait: AGAIN,
+            warned: false,
         };
         let mut tries = 1..JOINS_MAX;
         let watch = loop {
             match work.watch().await {
                 Err(_) if tries.next().is_some() => sleep(AGAIN).await,
-                watch => break watch?,
+                watch => break watch.map_err(failed)?,
             }
         };
         // Its own first lease is no lapse: nothing was claimed before it.
         let _lapse = work.owned.lapsed().now_or_never();
         work.act().await;
-        let task = tokio::spawn(work.run(watch, received));
-        Ok(Self { orders, task })
+        let (alive, over) = watch::channel(());
+        let task = spawn(async move {
+            let _alive = alive;
+            work.run(watch, received).await;
+        });
+        Ok(Self { orders, task, over })
     }
 
     /// From now on these give partitions out of hand, and hear of what is owned.
     pub async fn work_with(&self, hands: Arc<dyn Hands>) {
         // Gone only if its session is, and with it the node.
         let _sent = self.orders.send(Order::Hands(hands)).await;
+    }
+
+    /// Waits until nothing is kept any more, which it never should: the node claims, gives up and loses nothing then,
+    /// and is of no use.
+    pub async fn died(&self) {
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
+        telemetry::keeper_died();
     }
 
     /// Gives everything up: each partition as soon as nothing is in flight in it, all others after `within`. Claims
@@ -167,8 +182,7 @@ impl Drop for Keeper {
 }
 
 struct Work {
-    bus: Bus,
-    own: Stream<()>,
+    own: Arc<dyn OwnBucket>,
     session: Arc<Session>,
     owned: Owned,
     terms: Terms,
@@ -176,60 +190,71 @@ struct Work {
     before: Vec<SessionId>,
     board: Board,
     hands: Option<Arc<dyn Hands>>,
-    /// What is closing may take until then.
-    closing_until: Option<Instant>,
+    /// What is closing may take until then, each partition for itself.
+    closing_until: BTreeMap<u32, Instant>,
     kept: Parts,
     kept_until: Option<Instant>,
     keep_for: Duration,
     leaving: Option<(Instant, oneshot::Sender<()>)>,
     /// The server did not take or answer something.
     again_at: Option<Instant>,
+    /// The bucket is not followed: the next try, and how long to wait after it.
+    watch_again_at: Option<Instant>,
+    watch_wait: Duration,
+    /// It was told that an entry cannot be read.
+    warned: bool,
 }
 
 impl Work {
     /// Follows the bucket: all that is there first, onto a board made anew.
-    async fn watch(&mut self) -> Result<Watch, KeeperError> {
-        let opening = async {
-            let bucket = self.bus.names().bucket("OWN");
-            let store = self.bus.js().get_key_value(bucket).await.map_err(failed)?;
-            let mut watch = store.watch_with_history(">").await.map_err(failed)?;
-            let mut board = self.board.anew();
-            // There is an end: this session's own key is there.
-            loop {
-                let Some(entry) = watch.next().await else { return Err(failed("the watch ended")) };
-                let entry = entry.map_err(failed)?;
-                board.note(&entry);
-                if entry.delta == 0 {
-                    board.begins_at_most(entry.revision);
-                    return Ok((watch, board));
-                }
-            }
-        };
-        let opened = timeout(STEP_WITHIN, opening).await;
-        let (watch, board) = opened.map_err(|_| failed("no answer in time"))??;
+    async fn watch(&mut self) -> Result<Changes, OwnError> {
+        let opened = timeout(STEP_WITHIN, self.own.follow()).await;
+        let opened = opened.unwrap_or_else(|_| Err(OwnError::no_answer()))?;
+        let mut board = self.board.anew();
+        for entry in &opened.there {
+            board.note(entry);
+        }
+        // There is one: this session's own key.
+        if let Some(last) = opened.there.last() {
+            board.begins_at_most(last.revision);
+        }
         self.board = board;
-        Ok(watch)
+        self.warn();
+        Ok(opened.changes)
     }
 
-    async fn run(mut self, mut watch: Watch, mut orders: mpsc::Receiver<Order>) {
-        let mut link = self.bus.link();
+    /// Says once that another version is at work, in the other's words unknown.
+    fn warn(&mut self) {
+        if let Some(key) = self.board.take_unreadable()
+            && !std::mem::replace(&mut self.warned, true)
+        {
+            telemetry::claim_unreadable(&key);
+        }
+    }
+
+    async fn run(mut self, watch: Changes, mut orders: mpsc::Receiver<Order>) {
+        let mut watch = Some(watch);
+        let mut link = self.own.link();
         let mut made = link.borrow_and_update().times;
         let mut heard = Instant::now();
         let silent = WATCH_SILENT.max(self.session.lease() * 2 / 5);
         loop {
             let fares = self.session.follow();
-            let look_at = self.look_at();
-            let mut anew = false;
+            let silent_at = watch.as_ref().map(|_| heard + silent);
+            let look_at = silent_at.into_iter().fold(self.look_at(), Instant::min);
+            let mut ended = false;
             tokio::select! {
-                entry = watch.next() => {
-                    anew = !self.take_entry(entry);
+                biased;
+                entry = next(&mut watch) => {
+                    ended = !self.take_entry(entry);
                     for _ in 0..ENTRIES_AT_ONCE {
-                        let Some(entry) = watch.next().now_or_never() else { break };
-                        anew |= !self.take_entry(entry);
-                        if anew {
+                        if ended {
                             break;
                         }
+                        let Some(entry) = next(&mut watch).now_or_never() else { break };
+                        ended = !self.take_entry(entry);
                     }
+                    self.warn();
                     heard = Instant::now();
                 }
                 () = fares => {}
@@ -238,6 +263,8 @@ impl Work {
                     Some(Order::Hands(hands)) => {
                         hands.changed(Parts::ALL);
                         self.hands = Some(hands);
+                        // What could not be given out of hand before now can be.
+                        (self.kept, self.kept_until) = (Parts::NONE, None);
                     }
                     Some(Order::Leave(within, done)) => self.begin_to_leave(within, done).await,
                     None => return,
@@ -247,34 +274,51 @@ impl Work {
                         return;
                     }
                     let times = link.borrow_and_update().times;
-                    anew = times != made;
+                    ended = times != made;
                     made = times;
                 }
-                () = sleep_until(look_at.min(heard + silent)) => {
-                    anew = heard.elapsed() >= silent;
+                () = sleep_until(look_at) => {
+                    ended = silent_at.is_some_and(|at| at <= Instant::now());
                 }
             }
-            if anew && !link.borrow().up {
-                // It is heard of when it is back.
-                sleep(AGAIN).await;
+            if ended {
+                watch = None;
+                self.watch_again_at = Some(Instant::now());
             }
-            while anew && link.borrow().up {
-                match self.watch().await {
-                    Ok(new) => {
-                        watch = new;
-                        anew = false;
-                    }
-                    Err(error) => {
-                        telemetry::claims_unseen(&error.to_string());
-                        sleep(AGAIN).await;
-                    }
-                }
+            // Once in each turn: whatever else there is to do goes on meanwhile.
+            if watch.is_none() && self.may_watch() {
+                watch = self.watch_again().await;
                 heard = Instant::now();
             }
             self.act().await;
             self.give_out().await;
+            self.show_owners();
             if self.leaving.is_some() && self.owned.ours().is_empty() {
                 self.left();
+            }
+        }
+    }
+
+    /// When the bucket is followed anew; if the connection is down, that it is back is heard of.
+    fn watches_at(&self) -> Option<Instant> {
+        self.watch_again_at.filter(|_| self.own.link().borrow().up)
+    }
+
+    fn may_watch(&self) -> bool {
+        self.watches_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    async fn watch_again(&mut self) -> Option<Changes> {
+        match self.watch().await {
+            Ok(watch) => {
+                (self.watch_again_at, self.watch_wait) = (None, AGAIN);
+                Some(watch)
+            }
+            Err(error) => {
+                telemetry::claims_unseen(&error.what, error.missing);
+                self.watch_again_at = Some(Instant::now() + self.watch_wait);
+                self.watch_wait = (self.watch_wait * 2).min(WATCH_AGAIN_MAX);
+                None
             }
         }
     }
@@ -292,17 +336,19 @@ impl Work {
 
     fn look_at(&self) -> Instant {
         let far = Instant::now() + LOOK_EVERY;
-        let closing = self.closing_until.map(|_| Instant::now() + QUIET_LOOK);
+        let is_closing = !self.owned.closing().is_empty();
+        let closing = is_closing.then(|| Instant::now() + QUIET_LOOK);
         let decided = decide(&self.view(), self.started.elapsed()).look_at;
         let decided = decided.map(|at| self.started + at);
         let doubted = self.board.renewed_first(self.session.id());
         let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
-        let all = [closing, self.kept_until, self.again_at, decided, doubted];
+        let all = [closing, self.kept_until, self.again_at, decided, doubted, self.watches_at()];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 
     fn view(&self) -> View {
         let members = self.board.members.iter().map(|(id, shows)| (*id, shows.member));
+        let members = members.chain([(UNREADABLE, Member { takes: false })]);
         let claims = self.board.claims.map(|seen| seen.owner);
         let ours = self.owned.ours();
         let since = |at: Instant| at.saturating_duration_since(self.started);
@@ -319,8 +365,17 @@ impl Work {
         }
     }
 
+    /// Tells who is seen to own what.
+    fn show_owners(&self) {
+        let me = self.session.id();
+        let mut others = self.board.members.iter().filter(|(id, _)| **id != me);
+        let is_alone = !others.any(|(_, shows)| shows.member.takes);
+        self.owned.see(&Owners { of: self.board.claims.map(|seen| seen.owner), is_alone });
+    }
+
     /// Decides and does it, until there is nothing more to do now.
     async fn act(&mut self) {
+        self.show_owners();
         for _ in 0..ACTS_AT_ONCE {
             if !self.act_once().await {
                 return;
@@ -357,7 +412,7 @@ impl Work {
             self.owned.close(give_up);
             self.changed(give_up);
             let until = now + self.terms.handover;
-            self.closing_until = Some(self.closing_until.map_or(until, |known| known.max(until)));
+            self.closing_until.extend(give_up.iter().map(|part| (part, until)));
         }
         let may_take = self.again_at.is_none() && self.owned.holds();
         !take.is_empty() && may_take && self.take(take).await
@@ -375,8 +430,7 @@ impl Work {
             }
             match timeout(STEP_WITHIN, self.session.ask(id)).await {
                 Ok(Ok(found)) => {
-                    let shown = found.and_then(|(revision, shown)| Some((revision, shown?)));
-                    let shown = shown.map(|(at, shown)| (at, Member { takes: shown.takes }));
+                    let shown = found.map(|(revision, takes)| (revision, Member { takes }));
                     if shown.is_none() {
                         telemetry::session_over(&id.to_string());
                     }
@@ -389,7 +443,11 @@ impl Work {
 
     /// The watch shows claims of this node that it does not work in. The leader says whether they are: a replica may
     /// show one that was given up long ago.
+    ///
+    /// They are claimed once more: this node may have written that it gives them up without a confirmation, and that
+    /// could still come through over a claim that is worked in.
     async fn adopt(&mut self, parts: Parts) {
+        let (me, id) = (self.claim_of_this(), Some(self.session.id()));
         let mut still = Parts::NONE;
         for part in parts.iter() {
             let Ok(seen) = self.ask(part).await else {
@@ -397,13 +455,30 @@ impl Work {
                 break;
             };
             self.board.note_claim(part, seen);
-            if seen.owner == Some(self.session.id()) {
-                still |= Parts::one(part);
+            if seen.owner != id {
+                continue;
             }
+            let Ok(Some(anew)) = self.write(part, &me, seen.revision).await else {
+                self.try_again();
+                break;
+            };
+            self.board.note_claim(part, anew);
+            if anew.owner != id {
+                continue;
+            }
+            if anew.revision == seen.revision {
+                self.try_again();
+                break;
+            }
+            still |= Parts::one(part);
         }
         if !still.is_empty() {
             self.gain(still);
         }
+    }
+
+    fn claim_of_this(&self) -> Claim {
+        Claim { session: Some(self.session.id()), node: self.session.node() }
     }
 
     fn changed(&self, parts: Parts) {
@@ -427,28 +502,30 @@ impl Work {
         let mut owners: Vec<SessionId> = owners.collect();
         owners.sort_unstable();
         owners.dedup();
+        owners.retain(|owner| !self.before.contains(owner));
         // A watch may be behind: who is taken from is asked for where it is certain.
-        for owner in owners {
-            if self.before.contains(&owner) {
-                continue;
-            }
-            match timeout(STEP_WITHIN, self.session.ask(owner)).await {
-                Ok(Ok(Some((revision, Some(shown))))) => {
-                    let member = Member { takes: shown.takes };
-                    self.board.note_certain(owner, Some((revision, member)));
+        for owner in &owners {
+            match timeout(STEP_WITHIN, self.session.ask(*owner)).await {
+                Ok(Ok(Some((revision, takes)))) => {
+                    self.board.note_certain(*owner, Some((revision, Member { takes })));
                     return true;
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(None)) => {}
                 Ok(Err(_)) | Err(_) => {
                     self.try_again();
                     return false;
                 }
             }
         }
+        // If all leases ended at once, this node's has as well.
+        if !owners.is_empty() && !self.session.confirm().await.is_ok_and(|in_time| in_time) {
+            self.try_again();
+            return false;
+        }
         let claims = &self.board.claims;
         let wanted: Vec<(u32, u64)> =
             parts.iter().map(|part| (part, claims[part as usize].revision)).collect();
-        let me = Claim { session: Some(self.session.id()), node: self.session.node() };
+        let me = self.claim_of_this();
         let this = &*self;
         let taking = stream::iter(wanted)
             .map(|(part, revision)| {
@@ -488,44 +565,24 @@ impl Work {
         claim: &Claim,
         revision: u64,
     ) -> Result<Option<Seen>, KeeperError> {
-        if !self.bus.link().borrow().up {
+        if !self.own.link().borrow().up {
             // Sent now it would come through when nobody wants it any more.
             return Err(failed("the connection to NATS is down"));
         }
         let value = serde_json::to_vec(claim).expect("a name and a number are JSON");
-        let message =
-            PublishMessage::build().payload(value.into()).expected_last_subject_sequence(revision);
-        let subject = self.bus.names().bucket_key("OWN", &key(part));
-        let sent = async { self.bus.js().send_publish(subject, message).await?.await };
-        match timeout(STEP_WITHIN, sent).await {
-            Ok(Ok(confirmed)) => {
-                Ok(Some(Seen { owner: claim.session, revision: confirmed.sequence }))
-            }
-            Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                self.ask(part).await.map(Some)
-            }
-            // It may have come through.
-            Ok(Err(_)) | Err(_) => self.ask(part).await.map(Some),
+        let wrote = self.own.write(key(part), Some(value.into()), None, revision);
+        match timeout(STEP_WITHIN, wrote).await {
+            Ok(Ok(Wrote::At(revision))) => Ok(Some(Seen { owner: claim.session, revision })),
+            // Another's, or it may have come through.
+            Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await.map(Some),
         }
     }
 
     /// A claim as the leader has it.
     async fn ask(&self, part: u32) -> Result<Seen, KeeperError> {
-        let subject = self.bus.names().bucket_key("OWN", &key(part));
-        let asking = self.own.get_last_raw_message_by_subject(&subject);
-        match timeout(STEP_WITHIN, asking).await.map_err(|_| failed("no answer in time"))? {
-            Ok(last) => {
-                let is_put = last.headers.get("KV-Operation").is_none()
-                    && last.headers.get("Nats-Marker-Reason").is_none();
-                let claim = serde_json::from_slice::<Claim>(&last.payload).ok();
-                let owner = claim.filter(|_| is_put).and_then(|claim| claim.session);
-                Ok(Seen { owner, revision: last.sequence })
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                Ok(Seen::default())
-            }
-            Err(error) => Err(failed(error)),
-        }
+        let asking = timeout(STEP_WITHIN, self.own.last(key(part)));
+        let last = asking.await.map_err(|_| failed("no answer in time"))?.map_err(failed)?;
+        Ok(last.as_ref().map_or_else(Seen::default, Seen::of))
     }
 
     /// The lease has come back after a lapse: what this node worked in may be another's by now.
@@ -558,8 +615,8 @@ impl Work {
             self.changed(lost);
             telemetry::partitions_lost(lost);
         }
-        // What was being given out of hand is, if it still is wanted elsewhere.
-        self.owned.gain(still);
+        // What is given out of hand goes on to be.
+        self.owned.gain(still - self.owned.closing());
         self.changed(still);
         if unknown {
             sleep(AGAIN).await;
@@ -570,44 +627,50 @@ impl Work {
     async fn begin_to_leave(&mut self, within: Duration, done: oneshot::Sender<()>) {
         // Before anything is free: whoever hears of it computes without this node.
         let _told = self.session.takes(false).await.is_ok();
-        self.leaving = Some((Instant::now() + within, done));
+        let until = Instant::now() + within;
+        self.leaving = Some((until, done));
         let ours = self.owned.ours();
         self.owned.close(ours);
         self.changed(ours);
-        self.closing_until = Some(Instant::now() + within);
+        self.closing_until = ours.iter().map(|part| (part, until)).collect();
+        self.kept = Parts::NONE;
+        self.kept_until = None;
     }
 
     /// Gives out of hand what is quiet by now.
     async fn give_out(&mut self) {
-        let Some(until) = self.closing_until else { return };
-        let closing = self.view().closing;
+        let closing = self.owned.closing();
+        self.closing_until.retain(|part, _| closing.has(*part));
         if closing.is_empty() {
-            self.closing_until = None;
             return;
         }
         let quiet = match &self.hands {
             Some(hands) => hands.quiet(closing).await & closing,
-            None => closing,
+            // Who works in them already, while the node starts, is not known yet.
+            None => Parts::NONE,
         };
         if !quiet.is_empty() {
             self.free(quiet).await;
         }
         let left = closing - quiet;
         if left.is_empty() {
-            self.closing_until = None;
             self.keep_for = KEPT_FIRST;
-        } else if Instant::now() >= until {
-            self.closing_until = None;
-            if self.leaving.is_some() {
-                // Their calls are broken off: the records say which, and the next owner counts them.
-                self.free(left).await;
-            } else {
-                self.kept |= left;
-                self.kept_until = Some(Instant::now() + self.keep_for);
-                self.keep_for = (self.keep_for * 2).min(KEPT_MAX);
-                telemetry::partitions_kept(left);
-                self.gain(left);
-            }
+        }
+        let now = Instant::now();
+        let is_late = |part: &u32| self.closing_until.get(part).is_none_or(|until| *until <= now);
+        let late: Parts = left.iter().filter(is_late).collect();
+        if late.is_empty() {
+            return;
+        }
+        if self.leaving.is_some() {
+            // Their calls are broken off: the records say which, and the next owner counts them.
+            self.free(late).await;
+        } else {
+            self.kept |= late;
+            self.kept_until = Some(now + self.keep_for);
+            self.keep_for = (self.keep_for * 2).min(KEPT_MAX);
+            telemetry::partitions_kept(late);
+            self.gain(late);
         }
     }
 
@@ -644,6 +707,14 @@ impl Work {
             // It stays gone: nothing is decided for a node that takes nothing.
             self.kept_until = None;
         }
+    }
+}
+
+/// The next entry; waits for ever where nothing is followed.
+async fn next(watch: &mut Option<Changes>) -> Option<Result<Entry, OwnError>> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
     }
 }
 

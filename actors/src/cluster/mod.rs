@@ -19,8 +19,8 @@ mod owned;
 mod parts;
 
 pub use keeper::{Hands, Keeper, KeeperError, Terms};
-pub(crate) use owned::Asked;
 pub use owned::Owned;
+pub(crate) use owned::{Asked, Owners};
 pub use parts::{Parts, part_of};
 
 pub use crate::nats::PARTITIONS;

@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::parts::{Parts, part_of};
 use crate::ids::AccountKey;
+use crate::nats::PARTITIONS;
+use crate::nats::session::SessionId;
 use crate::state::clock;
 
 /// What this node owns. Cheap to clone; every clone is the same. The default is a node without a cluster: it owns
@@ -24,7 +26,9 @@ struct Inner {
     closing: AtomicU64,
     /// Given out of hand, or lost, at some time.
     left: AtomicU64,
-    /// Not known to be another's: those two, and what has to be looked at after the lease had lapsed.
+    /// Given out of hand, or lost, since [`Owned::reopened`] told of it.
+    shut: AtomicU64,
+    /// Not known to be another's: open, closing, and what has to be looked at after the lease had lapsed.
     ours: watch::Sender<Parts>,
     /// The lease holds until here: in microseconds since `start`, and by the clock that counts the machine's
     /// sleep too. Whichever comes first.
@@ -33,6 +37,23 @@ struct Inner {
     start: Instant,
     /// The lease has come back after a lapse: nothing is open until somebody looked at the claims.
     lapsed: Notify,
+    /// Who owns what, as far as it is seen.
+    owners: watch::Sender<Owners>,
+}
+
+/// Who owns which partition, as this node last saw it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owners {
+    /// By partition; nothing: nobody.
+    pub(crate) of: [Option<SessionId>; PARTITIONS as usize],
+    /// No other node takes partitions.
+    pub(crate) is_alone: bool,
+}
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self { of: [None; PARTITIONS as usize], is_alone: true }
+    }
 }
 
 impl fmt::Debug for Owned {
@@ -48,12 +69,31 @@ impl Owned {
             open: AtomicU64::new(0),
             closing: AtomicU64::new(0),
             left: AtomicU64::new(0),
+            shut: AtomicU64::new(0),
             ours: watch::Sender::new(Parts::NONE),
             until: AtomicU64::new(0),
             until_boot_ns: AtomicU64::new(0),
             start: Instant::now(),
             lapsed: Notify::new(),
+            owners: watch::Sender::new(Owners::default()),
         })))
+    }
+
+    /// Follows who owns what; nothing without a cluster.
+    pub(crate) fn owners(&self) -> Option<watch::Receiver<Owners>> {
+        self.0.as_ref().map(|inner| inner.owners.subscribe())
+    }
+
+    /// Whether nobody else takes what this node gives out of hand.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.0.as_ref().is_none_or(|inner| inner.owners.borrow().is_alone)
+    }
+
+    /// This is seen of the claims.
+    pub(crate) fn see(&self, owners: &Owners) {
+        if let Some(inner) = &self.0 {
+            inner.owners.send_if_modified(|known| std::mem::replace(known, *owners) != *owners);
+        }
     }
 
     /// Whether this is a node of a cluster.
@@ -124,7 +164,15 @@ impl Owned {
         }
     }
 
-    /// Follows [`Owned::ours`]; nothing without a cluster.
+    /// Those that are open and were not, at some time since this was asked last: what of their accounts rested here
+    /// is forgotten. One asks.
+    pub(crate) fn reopened(&self) -> Parts {
+        let Some(inner) = &self.0 else { return Parts::NONE };
+        let open = inner.open.load(Ordering::Acquire);
+        Parts(inner.shut.fetch_and(!open, Ordering::AcqRel) & open)
+    }
+
+    /// Follows [`Owned::ours`]; told of each gain, also of what was never lost. Nothing without a cluster.
     pub fn follow(&self) -> Option<watch::Receiver<Parts>> {
         self.0.as_ref().map(|inner| inner.ours.subscribe())
     }
@@ -163,17 +211,15 @@ impl Owned {
         let Some(inner) = &self.0 else { return };
         inner.closing.fetch_and(!parts.0, Ordering::AcqRel);
         inner.open.fetch_or(parts.0, Ordering::AcqRel);
-        inner.ours.send_if_modified(|ours| {
-            let before = *ours;
-            *ours |= parts;
-            *ours != before
-        });
+        // What was given out of hand, and stays, was ours all the time.
+        inner.ours.send_modify(|ours| *ours |= parts);
     }
 
     /// No further permits in these; their last records are written.
     pub(crate) fn close(&self, parts: Parts) {
         let Some(inner) = &self.0 else { return };
         inner.left.fetch_or(parts.0, Ordering::AcqRel);
+        inner.shut.fetch_or(parts.0, Ordering::AcqRel);
         inner.closing.fetch_or((parts & self.ours()).0, Ordering::AcqRel);
         inner.open.fetch_and(!parts.0, Ordering::AcqRel);
     }
@@ -182,6 +228,7 @@ impl Owned {
     pub(crate) fn lose(&self, parts: Parts) {
         let Some(inner) = &self.0 else { return };
         inner.left.fetch_or(parts.0, Ordering::AcqRel);
+        inner.shut.fetch_or(parts.0, Ordering::AcqRel);
         inner.open.fetch_and(!parts.0, Ordering::AcqRel);
         inner.closing.fetch_and(!parts.0, Ordering::AcqRel);
         inner.ours.send_if_modified(|ours| {
@@ -209,6 +256,12 @@ pub(crate) struct Asked {
 impl Asked {
     pub(crate) fn now() -> Self {
         Self { at: Instant::now(), boot_ns: clock::boot_ns() }
+    }
+
+    /// How long ago: the longer by both clocks.
+    pub(crate) fn elapsed(self) -> Duration {
+        let boot_ns = clock::boot_ns().saturating_sub(self.boot_ns);
+        self.at.elapsed().max(Duration::from_nanos(boot_ns))
     }
 }
 
@@ -267,6 +320,24 @@ mod tests {
         assert!(owned.was_left(3), "what was forgotten there stays forgotten");
         assert!(!owned.may_write(1) && owned.is_leaving(1) && !owned.is_ours(1));
         assert_eq!(owned.ours(), Parts::ALL - Parts::one(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_given_out_of_hand_and_is_kept_is_told_of_like_what_is_gained() {
+        let owned = Owned::nothing();
+        let mut follow = owned.follow().unwrap();
+        owned.gain(Parts::ALL);
+        assert_eq!(owned.reopened(), Parts::NONE);
+        follow.mark_unchanged();
+        owned.close(Parts::one(1));
+        assert_eq!(owned.reopened(), Parts::NONE, "not yet");
+        owned.gain(Parts::one(1));
+        assert!(follow.has_changed().unwrap());
+        // Lost and gained before anybody looked.
+        owned.lose(Parts::one(2));
+        owned.gain(Parts::one(2));
+        assert_eq!(owned.reopened(), Parts::one(1) | Parts::one(2));
+        assert_eq!(owned.reopened(), Parts::NONE, "told once");
     }
 
     #[test]

@@ -232,7 +232,10 @@ impl Attempt<'_> {
 
     /// Why it failed may be in words of the provider, whoever found it.
     fn without_secrets(&self, mut outcome: Outcome) -> Outcome {
-        if let Outcome::Again { reason, .. } | Outcome::Dead { reason, .. } = &mut outcome {
+        if let Outcome::Again { reason, .. }
+        | Outcome::Dead { reason, .. }
+        | Outcome::Split { reason, .. } = &mut outcome
+        {
             let clean = match self.redactor().clean(reason) {
                 Cow::Borrowed(_) => None,
                 Cow::Owned(clean) => Some(clean),

@@ -167,6 +167,7 @@ impl Attempt<'_> {
             let after = wait.max(after).or(default);
             return Outcome::Again { kind, after, reason, last };
         }
+        let then = last.over.as_ref().map(|over| over.then);
         let reason = if last.over.is_some() {
             format!("the provider answered {status}, which a rule of `over` calls a refusal")
         } else if is_html {
@@ -174,6 +175,13 @@ impl Attempt<'_> {
         } else {
             format!("the provider answered {status}")
         };
+        if then.is_some_and(Then::makes_less) {
+            return match self.split(status, reason.clone(), last.clone()).await {
+                // Whom the refusal concerns waits as its rule says.
+                Outcome::Done { .. } => Outcome::Split { reason, last },
+                other => other,
+            };
+        }
         if unsigned {
             let reason = format!("{reason}, maybe for its token");
             return Outcome::Again { kind: Again::Unsigned, after: None, reason, last };
@@ -184,7 +192,9 @@ impl Attempt<'_> {
                 Outcome::Again { kind: Again::Transient, after, reason, last }
             }
             Head::Throttled { after } => {
-                Outcome::Again { kind: Again::Throttled, after, reason, last }
+                let parks = then == Some(Then::Park);
+                let kind = if parks { Again::Parked } else { Again::Throttled };
+                Outcome::Again { kind, after, reason, last }
             }
             Head::Permanent(code) => Outcome::Dead { code, reason, last },
         }

@@ -145,7 +145,9 @@ impl Attempt<'_> {
                 }
             };
             let worked = match pushed {
-                Ok(()) => self.work_off(&mut unpack, &look, landing, (&mut current, taken)).await,
+                Ok(()) => {
+                    self.work_off(&mut unpack, look.as_ref(), landing, (&mut current, taken)).await
+                }
                 failed => failed,
             };
             if let Err(fail) = worked {
@@ -169,7 +171,7 @@ impl Attempt<'_> {
     async fn work_off(
         &self,
         unpack: &mut Unpack,
-        look: &Option<Look>,
+        look: Option<&Look>,
         landing: &Landing,
         (current, taken): (&mut Option<Current>, &mut Taken),
     ) -> Result<(), Fail> {
@@ -178,7 +180,7 @@ impl Attempt<'_> {
                 Unpacked::Began(name) => {
                     let key = recipe::member_key(&landing.key, &name.bytes, landing.suffix);
                     let key = key.map_err(Fail::Key)?;
-                    let look = look.as_ref().map(Look::anew);
+                    let look = look.map(Look::anew);
                     let options = landing.of(Unwrap::None);
                     *current = Some(Current::new(unpack, (key, options), look, Some(name)));
                 }
@@ -186,7 +188,7 @@ impl Attempt<'_> {
                     // A sink that expects an archive lets rules have the word on what is none, or on nothing.
                     let options = landing.of(Unwrap::Zip(Pick(None)));
                     let at = (landing.key.clone(), options);
-                    let mut whole = Current::new(unpack, at, look.clone(), None);
+                    let mut whole = Current::new(unpack, at, look.cloned(), None);
                     if matches!(next, Unpacked::Empty) {
                         whole.sink.write(Bytes::from_static(NOTHING_IN_IT)).await?;
                     }

@@ -35,6 +35,7 @@ mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, make, stored_before};
 pub(crate) use resuming::{Resumed, drop_note, put_aside, resume, still_waits};
+pub(crate) use splitting::split_uncalled;
 
 /// Bytes of a bad answer that are kept for the dead letter.
 pub const BODY_START_BYTES: usize = 2048;
@@ -165,6 +166,8 @@ pub enum Again {
     Incomplete,
     /// "Too many calls": the account is held.
     Throttled,
+    /// The call is too heavy for now: the fetch waits, and nobody else.
+    Parked,
     /// Access is refused, as it was before: the account is held, and its fetches wait.
     Denied,
     /// No connection: the call never reached the provider.
@@ -189,6 +192,7 @@ impl Again {
             Self::Incomplete => "incomplete",
             Self::Denied => "denied",
             Self::Throttled => "throttled",
+            Self::Parked => "parked",
             Self::Unreachable => "unreachable",
             Self::StoreAway | Self::Unsettled => "store_away",
             Self::Late => "late",
@@ -216,6 +220,13 @@ pub enum Outcome {
         bytes: u64,
         /// Objects stored: one, or none.
         objects: u32,
+    },
+    /// The call was refused as too heavy, and fetches that ask for less have taken the place of this one.
+    Split {
+        /// One sentence for logs and holds.
+        reason: String,
+        /// What the provider said.
+        last: LastAnswer,
     },
     /// Worth another try.
     Again {

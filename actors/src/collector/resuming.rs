@@ -20,6 +20,8 @@ use crate::telemetry;
 
 /// Between two tries of a queue or a store that does not answer.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
+/// Tries to drop the note of a fetch that has ended.
+const DROPS_MAX: u32 = 20;
 /// How long a store is asked that does not give or take what a read needs. Its lane waits meanwhile.
 const ASKED_FOR: Duration = Duration::from_secs(10);
 /// How long such a fetch is put aside then.
@@ -102,11 +104,15 @@ pub(crate) async fn still_waits(shard: &Context, item: &Item) -> bool {
     }
 }
 
-/// Forgets the note of a fetch that has ended. One that stays is of no harm: no other fetch has its number.
+/// Forgets the note of a fetch that has ended. One that stays because the queue is away for long is of no harm: no
+/// other fetch has its number, and it goes by its age.
 pub(crate) async fn drop_note(shard: &Context, item: &Item) {
-    let dropped = shard.queue.drop_note(item.lane.clone(), item.origin).await;
-    if let Err(error) = dropped {
-        telemetry::queue_away(&item.lane.account, &error);
+    for _ in 0..DROPS_MAX {
+        match shard.queue.drop_note(item.lane.clone(), item.origin).await {
+            Ok(()) => return,
+            Err(error) => telemetry::queue_away(&item.lane.account, &error),
+        }
+        sleep(AGAIN).await;
     }
 }
 

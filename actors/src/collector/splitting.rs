@@ -11,11 +11,13 @@ use tollgate_protos::{Done, Fetch};
 
 use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
 use super::landing::manifest;
-use super::place::{Place, Told};
-use super::{LastAnswer, Outcome};
+use super::place::{Place, Told, tell_store};
+use super::{Item, LastAnswer, Outcome};
 use crate::codes::Code;
 use crate::pages::{More, Note, SoFar};
+use crate::plan::{Api, Platform};
 use crate::queue::{Appended, Ending, NewFetch};
+use crate::shard::context::Context;
 use crate::store::SinkError;
 use crate::telemetry;
 
@@ -50,6 +52,26 @@ impl Attempt<'_> {
             Err(error) => return self.unstored(&error, last),
         }
         Outcome::Done { bytes: 0, objects: 0 }
+    }
+}
+
+/// The same for a fetch that no limit ever lets be called: how it is done then, or why it cannot be split. Tried as
+/// often as it takes.
+pub(crate) async fn split_uncalled(
+    shard: &Context,
+    of: (&Platform, &Api),
+    item: &Item,
+    (calls, why): (u32, &str),
+) -> Result<Done, String> {
+    let place = Place::new(shard, shard.plan(), of, item);
+    let waited = shard.clock.wall().duration_since(item.queued_at).as_millis();
+    let told = Told { waited_ms: u64::try_from(waited).unwrap_or(0), ..Told::default() };
+    loop {
+        match take_the_place(&place, &SoFar::default(), &told, (calls, why)).await {
+            Ok(split) => return split,
+            Err(error) => _ = tell_store(shard, &error),
+        }
+        sleep(FINISH_AGAIN).await;
     }
 }
 

@@ -15,7 +15,7 @@ use crate::answers::{
 };
 use crate::codes::Code;
 use crate::ids::preview;
-use crate::observe::{JsonPath, RULES_MAX, Source};
+use crate::observe::{JsonPath, RULES_MAX, Source, Then};
 use crate::plan::{Api, Format};
 use crate::store::{Members, Pick, Unwrap};
 
@@ -45,14 +45,24 @@ pub(super) struct OfPlatform {
     rules: Vec<Rule>,
     request_id: Option<Source>,
     breaker: Option<BreakerRule>,
+    /// Whether a rule of its `over` makes less of fetches.
+    makes_less: bool,
+}
+
+/// What beside rules of `answers` asks for less.
+pub(super) struct Less {
+    /// Pages that a provider cuts, or what calls cost by their parameters.
+    pub(super) caps: bool,
+    /// Rules of the api's own `over`, by their places.
+    pub(super) rules: Vec<(usize, Then)>,
 }
 
 /// The platform's part.
-pub(super) fn of_platform(section: &mut Section<'_>) -> OfPlatform {
+pub(super) fn of_platform(section: &mut Section<'_>, makes_less: bool) -> OfPlatform {
     let rules = rules(section);
     let request_id = place(section, "request_id");
     let breaker = breaker(section).unwrap_or(Said::Rule(BreakerRule::default())).rule();
-    OfPlatform { rules, request_id, breaker }
+    OfPlatform { rules, request_id, breaker, makes_less }
 }
 
 /// An api's part, with its platform's behind it.
@@ -60,7 +70,7 @@ pub(super) fn of_api(
     section: &mut Section<'_>,
     platform: &OfPlatform,
     (format, method): (Format, &Method),
-    caps: bool,
+    less: &Less,
 ) -> Answers {
     let mut rules = rules(section);
     let own = rules.len();
@@ -90,9 +100,10 @@ pub(super) fn of_api(
     let declared = section.has("split");
     answers.split = section.section("split").and_then(split);
     let splits = |rules: &[Rule]| rules.iter().any(|rule| rule.class == Class::TooMuch);
-    if declared && !caps && !splits(&answers.rules) {
+    let others = less.caps || platform.makes_less || !less.rules.is_empty();
+    if declared && !others && !splits(&answers.rules) {
         let hint = "answers = [{ body = \"error.code\", is = 1, class = \"too_much\" }], or `rows_max` of `pages`";
-        let message = "nothing is ever split: no rule of `answers` has the class too_much, and no `pages` have a `rows_max`";
+        let message = "nothing is ever split: no rule of `answers` has the class too_much, none of `over` has `then = \"split\"` or \"shrink_request\", no `pages` have a `rows_max`, and no `costs` follow parameters";
         section.mistake(Code::MissingKey, "split", message, hint);
     }
     if !declared && splits(&answers.rules[..own]) {
@@ -100,6 +111,7 @@ pub(super) fn of_api(
         let message = "a rule has the class too_much, and it is not said how less is asked for";
         section.mistake(Code::MissingKey, "split", message, hint);
     }
+    check_less(section, less, declared, answers.split.as_ref());
     answers.idempotent = section.flag("idempotent");
     if !method.is_idempotent() && answers.idempotent.is_none() {
         let message = format!(
@@ -423,6 +435,34 @@ fn decoding(section: &mut Section<'_>, format: Format) -> Decoding {
         );
     }
     Decoding { unwrap, charset }
+}
+
+/// Whether it is said how less is asked for, in the way that rules of `over` name.
+fn check_less(section: &mut Section<'_>, less: &Less, declared: bool, split: Option<&Split>) {
+    for (place, then) in &less.rules {
+        let key = format!("over.{place}.then");
+        let halves = split.map(|split| matches!(split.by, By::Half { .. }));
+        match (then, halves) {
+            (_, None) if !declared => {
+                let message = "it is not said how less is asked for";
+                let hint = if *then == Then::Shrink {
+                    "split = { by = \"half\", param = \"limit\", min = 10 }"
+                } else {
+                    "split = { by = \"list\", param = \"ids\" }, or { by = \"dates\", from = \"since\", to = \"until\" }"
+                };
+                section.mistake(Code::MissingKey, &key, message, hint);
+            }
+            (Then::Split, Some(true)) => {
+                let message = "`split` by half makes no parts: one smaller fetch takes the place";
+                section.mistake(BAD, &key, message, "then = \"shrink_request\"");
+            }
+            (Then::Shrink, Some(false)) => {
+                let message = "`split` makes parts of the fetch, and not a smaller one";
+                section.mistake(BAD, &key, message, "then = \"split\"");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What is wrong with the patterns of several members.

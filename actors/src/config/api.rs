@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate_gate::Guard;
 
-use super::answers::{OfPlatform, check_split, of_api};
+use super::answers::{Less, OfPlatform, check_split, of_api};
 use super::auth::{Said, auth};
 use super::body::{body, long_query, method};
 use super::jobs::{job, job_ends};
@@ -103,7 +103,8 @@ pub(super) fn apis(
         }
         let named = section.has("job");
         let of_answers = rules(&mut section).with_job_ends(job_ends(&mut section, named));
-        let Some((api, own)) = api(section, slug, platform, context, (number, &all.limits)) else {
+        let of_api = (number, &*all.limits, &of_answers);
+        let Some((api, own)) = api(section, slug, platform, context, of_api) else {
             continue;
         };
         apis.push(api);
@@ -118,7 +119,7 @@ fn api(
     name: Slug,
     platform: &Platform,
     context: &ApiContext<'_>,
-    (number, limits): (u16, &[Declared]),
+    (number, limits, rules): (u16, &[Declared], &Unresolved),
 ) -> Option<(Api, Vec<(usize, ApiCost)>)> {
     let declared = declared_params(&mut section);
     let (pages, ends) = pages(&mut section).unzip();
@@ -154,7 +155,9 @@ fn api(
     let format = section.text("format").and_then(|text| one_of(&section, "format", &text, FORMATS));
     let format = format.unwrap_or(Format::Auto);
     let job = job(&mut section, &allowed);
-    let answers = of_api(&mut section, context.answers, (format, &method), caps);
+    let by_params = costs.iter().any(|(_, cost)| matches!(cost, ApiCost::Template(_)));
+    let less = Less { caps: caps || by_params, rules: rules.making_less() };
+    let answers = of_api(&mut section, context.answers, (format, &method), &less);
     if pages.is_some() && matches!(answers.decoding.unwrap, Unwrap::Members(_)) {
         let message = "each answer is several objects, and a page is one";
         let hint = "leave out `pages`, or take one `member` of each";

@@ -117,6 +117,14 @@ fn over(rule: &Over, platform: &Platform) -> String {
     let then = match rule.then {
         Then::Retry => "tried again",
         Then::Fail => "given up",
+        Then::Park => {
+            let tests = tests.join(", ");
+            return format!(
+                "if {tests}: put aside, {wait}{bounds}, and tried again; holds nobody else"
+            );
+        }
+        Then::Split => "split into parts that take its place",
+        Then::Shrink => "made smaller",
     };
     format!(
         "if {}: {wait}{bounds}; holds the {}{}, {then}",

@@ -435,7 +435,7 @@ pub(super) fn share_out(
         counted(&limits.collect::<Vec<_>>())
     };
     let groups = groups.into_iter().map(|((dims, when), group)| Budget {
-        id: id(&dims, &when),
+        id: budget_id(&dims, &when),
         counted: all(&group),
         special: special(&group, &dims, &platform.tiers, &counted),
         dims,
@@ -457,13 +457,13 @@ pub(super) fn share_out(
 
 /// A number for one reading of the configuration, greater than those before it in this process: a budget that
 /// is asked under two of them goes by the later one.
-pub(super) fn generation() -> Generation {
+pub(crate) fn generation() -> Generation {
     static READINGS: AtomicU64 = AtomicU64::new(1);
     Generation(READINGS.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Names a budget among its platform's.
-fn id(dims: &[Dim], when: &When) -> String {
+pub(crate) fn budget_id(dims: &[Dim], when: &When) -> String {
     let dims: Vec<String> = dims.iter().map(Dim::to_string).collect();
     let dims = dims.join(",");
     if when.always() { dims } else { format!("{dims} when {:?} {:?}", when.apis, when.params) }

@@ -11,13 +11,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-use tollgate_gate::Limit;
-
 use crate::codes::Code;
-use crate::costs::Costs;
 use crate::fresh::FRESH_MAX;
 use crate::ids::Slug;
+use crate::mixed::Limits;
 use crate::plan::Plan;
 
 mod answers;
@@ -56,6 +53,7 @@ mod zone;
 mod tests;
 
 pub use describe::describe;
+pub(crate) use keys::{budget_id, generation};
 pub use mistake::{Mistake, Mistakes};
 
 use section::Section;
@@ -120,7 +118,7 @@ fn load_for(
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
         root.finish();
-        let hash = hash(&platforms);
+        let hash = Limits::of_all(&platforms).hash();
         let how = said.how(&hash, &store);
         Plan {
             node_name: node.name,
@@ -156,68 +154,6 @@ pub fn schema_text() -> &'static str {
 /// A length of time as it is written in a configuration, up to a year.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     values::parse_duration(text).ok().filter(|duration| *duration <= FRESH_MAX)
-}
-
-/// The first 16 hex digits of SHA-256 over the limits of all platforms, in one canonical form: two nodes
-/// with the same hash count alike.
-fn hash(platforms: &BTreeMap<Slug, std::sync::Arc<crate::plan::Platform>>) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for platform in platforms.values() {
-        let mut line = |key: &str, limit: &Limit| {
-            let api = limit.api.and_then(|ix| platform.apis.get(usize::from(ix)));
-            let api = api.map_or("*", |api| api.name.as_str());
-            lines.push(format!(
-                "{} {api} {} {key}per_api={} {:?} {:?}\n",
-                platform.name, limit.name, limit.per_api, limit.rule, limit.guard
-            ));
-        };
-        platform.limits.limits().iter().for_each(|limit| line("", limit));
-        for (of, special) in platform.special.iter() {
-            special.limits.limits().iter().for_each(|limit| line(&format!("{of} "), limit));
-        }
-        for budget in &platform.budgets {
-            let id = &budget.id;
-            for limit in budget.counted.limits.limits() {
-                line(&format!("per {id} "), limit);
-            }
-            for (of, special) in budget.special.iter() {
-                let key = format!("per {id} {of} ");
-                special.limits.limits().iter().for_each(|limit| line(&key, limit));
-            }
-        }
-        for (dim, template) in &platform.keys {
-            lines.push(format!("{} key {dim} {template}\n", platform.name));
-        }
-        // In no order of its own.
-        for (account, tier) in &platform.tiers.accounts {
-            let tier = platform.tiers.tiers.get(usize::from(*tier)).map(|(name, _)| name.as_str());
-            lines.push(format!("{} tier {tier:?} {account:?}\n", platform.name));
-        }
-        // The rules say by number when windows start anew.
-        lines.extend(platform.resets.iter().enumerate().map(|(number, resets)| {
-            format!("{} resets {number} {resets} {:?}\n", platform.name, resets.every)
-        }));
-        let mut line = |key: &str, costs: &Costs| {
-            if costs.apis.iter().any(|api| !api.usual.is_empty()) {
-                let apis: Vec<_> = costs.apis.iter().map(|api| &api.usual).collect();
-                lines.push(format!("{} {key}costs {apis:?} {:?}\n", platform.name, costs.counts));
-            }
-        };
-        line("", &platform.costs);
-        for (of, special) in platform.special.iter() {
-            line(&format!("{of} "), &special.costs);
-        }
-        for budget in &platform.budgets {
-            let id = &budget.id;
-            line(&format!("per {id} "), &budget.counted.costs);
-            for (of, special) in budget.special.iter() {
-                line(&format!("per {id} {of} "), &special.costs);
-            }
-        }
-    }
-    lines.sort_unstable();
-    let digest = format!("{:x}", Sha256::digest(lines.concat()));
-    digest.chars().take(16).collect()
 }
 
 /// Shorthand of the sections: the code for a value that is out of place.

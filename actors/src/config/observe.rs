@@ -15,7 +15,7 @@ use crate::ids::preview;
 use crate::observe::pace::{PaceRule, RATE_MAX, RATE_MIN};
 use crate::observe::{
     CAP, Ends, JsonPath, Observe, Over, PATH_STEPS_MAX, PRESSED_WAIT, Place, RULES_MAX, Rules,
-    Scope, Source, Tells, Test, Then, UNITS, Unit, Wait,
+    Scope, Source, THENS, Tells, Test, Then, UNITS, Unit, Wait,
 };
 use crate::plan::Budget;
 
@@ -68,6 +68,12 @@ pub(super) struct Unresolved {
 }
 
 impl Unresolved {
+    /// What becomes of refused fetches where less is asked for then.
+    pub(super) fn making_less(&self) -> Vec<(usize, Then)> {
+        let thens = self.over.iter().map(|(over, ..)| over.then).enumerate();
+        thens.filter(|(_, then)| then.makes_less()).collect()
+    }
+
     /// The same, with the answers that say that a job is over.
     pub(super) fn with_job_ends(self, job_ends: Vec<Ends>) -> Self {
         Self { job_ends, ..self }
@@ -340,14 +346,11 @@ fn over(mut entry: Section<'_>) -> Option<(Over, Option<Named>, Option<Scope>)> 
         let message = "it is not said which limit's key is meant";
         entry.mistake(Code::MissingKey, "hits", message, "hits = \"LIMIT\"");
     }
-    let then = entry.text("then").and_then(|text| match text.as_str() {
-        "park" | "shrink_request" | "split" => {
-            let message = format!("`then = \"{text}\"` is not supported yet");
-            entry.mistake(Code::NotSupported, "then", message, "\"retry\" or \"fail\"");
-            None
-        }
-        _ => one_of(&entry, "then", &text, &[("retry", Then::Retry), ("fail", Then::Fail)]),
-    });
+    let then = entry.text("then").and_then(|text| one_of(&entry, "then", &text, THENS));
+    if then == Some(Then::Park) && scope.is_some() {
+        let message = "nobody else waits for what is put aside";
+        entry.mistake(BAD, "scope", message, "leave out `scope`, or `then`");
+    }
     entry.finish();
     let over = Over {
         status: statuses?,

@@ -22,6 +22,7 @@ use super::zone::zone;
 use crate::codes::Code;
 use crate::costs::Costs;
 use crate::ids::{Slug, preview};
+use crate::mixed::named;
 use crate::observe::Place;
 use crate::plan::{Platform, Special, Timeouts};
 use crate::recipe::{Template, Variables};
@@ -109,7 +110,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
     let mut declared = AllDeclared::default();
     limits(&mut section, None, own_guard, &mut declared);
     let own_rules = rules(&mut section);
-    let answers = of_platform(&mut section);
+    let answers = of_platform(&mut section, !own_rules.making_less().is_empty());
     // A platform to judge its apis by; a broken base URL was reported, and hosts cannot be checked then.
     let tiers = tiers(&mut section);
     let mut platform = Platform {
@@ -183,6 +184,7 @@ fn platform(mut section: Section<'_>, name: Slug, defaults: &Defaults<'_>) -> Op
         platform.special = special;
     }
     section.finish();
+    named(&mut platform);
     base_url.is_some().then_some(platform)
 }
 

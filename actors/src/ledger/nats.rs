@@ -13,48 +13,38 @@
 //! is found to be this session's own.
 
 use std::collections::HashSet;
-use std::error::Error as _;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::{PublishMessage, StreamMessage};
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::{Ledger, LedgerError, LedgerFuture, RECORD_BYTES_MAX, Stored, Writer};
-use crate::codes::Code;
 use crate::ids::AccountKey;
+use crate::nats::Bus;
 use crate::nats::session::{Session, SessionId};
-use crate::nats::{Bus, Refused, refused};
 
 #[cfg(test)]
 mod tests;
 
 mod view;
+pub(crate) mod wire;
 
 pub use view::NatsView;
+
+use wire::{JetStream, Kept, Unconfirmed, Wire};
 
 /// The form written now. No version of a record begins so.
 const FORM: u8 = 0xE1;
 /// How far the clocks of two servers of a cluster may be apart. One server has one clock.
 pub const CLOCKS_APART: Duration = Duration::from_millis(100);
-/// How often the leader is asked what became of a store, how long each answer may take, and the pause between.
+/// How often the leader is asked what became of a store, and the pause between.
 const ASKS_MAX: u32 = 3;
-const ASK_WITHIN: Duration = Duration::from_secs(2);
-/// Questions on their way at once; more wait for their turn, and their time begins with it.
-const ASKING_MAX: usize = 128;
-/// How long a broken connection is waited for before the leader is asked.
-const UP_WITHIN: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-const BROKE: &str = "the connection to NATS broke";
 /// How often a claim is tried that others are faster than.
 const CLAIMS_MAX: u32 = 5;
 /// Between two of those, in milliseconds.
@@ -93,24 +83,36 @@ impl Head {
     }
 }
 
+/// A message as a test sees it.
+#[cfg(test)]
+pub(crate) struct Opened {
+    pub(crate) by: u64,
+    pub(crate) is_claim: bool,
+    pub(crate) record: Bytes,
+}
+
+/// Opens a message of the ledger.
+#[cfg(test)]
+pub(crate) fn opened(payload: &Bytes) -> Option<Opened> {
+    let (head, record) = Head::read(payload)?;
+    Some(Opened { by: head.by, is_claim: head.stored_ns.is_some(), record })
+}
+
 /// The ledger of a session. Cheap to clone; every clone is the same ledger.
 #[derive(Clone)]
 pub struct NatsLedger(Arc<Inner>);
 
 struct Inner {
-    bus: Bus,
-    stream: Stream<()>,
-    session: Arc<Session>,
+    wire: Box<dyn Wire>,
     apart: Duration,
     writes: AtomicU64,
-    asking: Semaphore,
     /// Accounts of whose record a replica may not know the last: read from the leader.
     unsure: Mutex<HashSet<AccountKey>>,
 }
 
 impl fmt::Debug for NatsLedger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsLedger").field("session", &self.0.session.id()).finish_non_exhaustive()
+        f.debug_struct("NatsLedger").field("session", &self.0.wire.own()).finish_non_exhaustive()
     }
 }
 
@@ -125,17 +127,17 @@ impl NatsLedger {
         session: Arc<Session>,
         replicas: usize,
     ) -> Result<Self, LedgerError> {
-        let stream = bus.js().get_stream_no_info(bus.names().stream("LEDGER")).await;
-        let stream = stream.map_err(|error| unavailable(&error))?;
-        Ok(Self(Arc::new(Inner {
-            bus: bus.clone(),
-            stream,
-            session,
+        Ok(Self::on(Box::new(JetStream::open(bus, session).await?), replicas))
+    }
+
+    /// The ledger that stands on this.
+    pub(crate) fn on(wire: Box<dyn Wire>, replicas: usize) -> Self {
+        Self(Arc::new(Inner {
+            wire,
             apart: if replicas > 1 { CLOCKS_APART } else { Duration::ZERO },
             writes: AtomicU64::new(1),
-            asking: Semaphore::new(ASKING_MAX),
             unsure: Mutex::default(),
-        })))
+        }))
     }
 }
 
@@ -187,11 +189,11 @@ fn unavailable(error: &dyn std::error::Error) -> LedgerError {
 
 impl Inner {
     fn own(&self) -> u64 {
-        self.session.id().0
+        self.wire.own().0
     }
 
     fn after_us(&self) -> u64 {
-        u64::try_from(self.session.started().elapsed().as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(self.wire.passed().as_micros()).unwrap_or(u64::MAX)
     }
 
     fn head(&self, of: u64, after_us: u64, stored_ns: Option<i64>) -> Head {
@@ -209,9 +211,9 @@ impl Inner {
         let mut leader = self.unsure().contains(account);
         for _ in 0..CLAIMS_MAX {
             let found = if leader {
-                self.last_of_leader(account).await?
+                self.wire.last_of_leader(account).await?
             } else {
-                self.last_of_any(account).await?
+                self.wire.last_of_any(account).await?
             };
             let Some(found) = found else { return Ok(None) };
             let Some((head, record)) = Head::read(&found.payload) else {
@@ -251,13 +253,12 @@ impl Inner {
     async fn claim(
         &self,
         account: &AccountKey,
-        found: &StreamMessage,
+        found: &Kept,
         head: &Head,
         record: &Bytes,
     ) -> Result<Stored, LedgerError> {
-        let writer = self.session.look(SessionId(head.of)).await;
-        let writer = writer.map_err(|error| unavailable(&error))?;
-        let stored_ns = head.stored_ns.unwrap_or_else(|| stamp(found));
+        let writer = self.wire.look(SessionId(head.of)).await?;
+        let stored_ns = head.stored_ns.unwrap_or(found.stored_ns);
         let claim = self.head(head.of, head.after_us, Some(stored_ns));
         let version = self.publish(account, found.sequence, claim, record).await?;
         let confirmed = Instant::now();
@@ -265,11 +266,11 @@ impl Inner {
             // Another session claimed it and wrote nothing of its own.
             self.age_of_own(head)
         } else {
-            let claimed = self.at(version).await?;
+            let claimed = self.wire.at(version).await?;
             if Head::read(&claimed.payload).map(|(head, _)| head) != Some(claim) {
                 return Err(LedgerError::Conflict);
             }
-            let between = stamp(&claimed).saturating_sub(stored_ns).max(0).unsigned_abs();
+            let between = claimed.stored_ns.saturating_sub(stored_ns).max(0).unsigned_abs();
             let between = Duration::from_nanos(between).saturating_sub(self.apart);
             // The claim was stamped before its confirmation came.
             between + confirmed.elapsed()
@@ -285,41 +286,11 @@ impl Inner {
         head: Head,
         record: &[u8],
     ) -> Result<u64, LedgerError> {
-        if !self.bus.link().borrow().up {
-            // Sent now it would wait for the connection, and come through when nobody wants it any more.
-            return Err(LedgerError::Unavailable("the connection to NATS is down".into()));
-        }
-        let message = PublishMessage::build()
-            .payload(head.write(record))
-            .expected_last_subject_sequence(expected);
-        let sent = async {
-            self.bus.js().send_publish(self.bus.names().ledger(account), message).await?.await
-        };
-        let error = match self.unbroken(sent).await {
-            Some(Ok(confirmed)) => return Ok(confirmed.sequence),
-            Some(Err(error)) => error,
-            None => return self.resolve(account, expected, head.number, BROKE.into()).await,
-        };
-        match error.kind() {
-            PublishErrorKind::WrongLastSequence => Err(LedgerError::Conflict),
-            PublishErrorKind::StreamNotFound => {
-                let (code, name) = (Code::StreamMissing, self.bus.names().stream("LEDGER"));
-                let reason = format!("{code}: no stream `{name}`; run `tollgate setup`");
-                Err(LedgerError::Unavailable(reason.into()))
-            }
-            PublishErrorKind::MaxAckPending | PublishErrorKind::MaxPayloadExceeded => {
-                Err(unavailable(&error))
-            }
-            PublishErrorKind::TimedOut
-            | PublishErrorKind::BrokenPipe
-            | PublishErrorKind::WrongLastMessageId
-            | PublishErrorKind::Other => {
-                let said = error.source().and_then(|source| source.downcast_ref());
-                if let Some(said) = said {
-                    return Err(refusal(said));
-                }
-                self.resolve(account, expected, head.number, error.to_string().into()).await
-            }
+        match self.wire.publish(account, expected, head.write(record)).await {
+            Ok(version) => Ok(version),
+            Err(Unconfirmed::Conflict) => Err(LedgerError::Conflict),
+            Err(Unconfirmed::Refused(error)) => Err(error),
+            Err(Unconfirmed::Lost(why)) => self.resolve(account, expected, head.number, why).await,
         }
     }
 
@@ -332,13 +303,12 @@ impl Inner {
         why: Arc<str>,
     ) -> Result<u64, LedgerError> {
         // Where the connection broke it is often back at once.
-        let mut link = self.bus.link();
-        let _up = timeout(UP_WITHIN, link.wait_for(|link| link.up)).await.is_ok();
+        self.wire.up().await;
         for ask in 0..ASKS_MAX {
             if ask > 0 {
                 sleep(ASK_AGAIN).await;
             }
-            let Ok(last) = self.last_of_leader(account).await else { continue };
+            let Ok(last) = self.wire.last_of_leader(account).await else { continue };
             let head = last.as_ref().and_then(|last| Head::read(&last.payload));
             let ours = head.is_some_and(|(head, _)| (head.by, head.number) == (self.own(), number));
             let sequence = last.map_or(0, |last| last.sequence);
@@ -352,79 +322,4 @@ impl Inner {
         }
         Err(LedgerError::Unsure(why))
     }
-
-    /// Waits for an answer, not beyond the end of the connection: it does not come any more then.
-    async fn unbroken<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        let mut link = self.bus.link();
-        let times = link.borrow().times;
-        tokio::select! {
-            biased;
-            answer = answer => Some(answer),
-            _ = link.wait_for(|link| !link.up || link.times != times) => None,
-        }
-    }
-
-    /// Waits for an answer to a question, which may be asked again.
-    async fn ask<T>(&self, answer: impl Future<Output = T>) -> Result<T, LedgerError> {
-        let asking = self.asking.acquire().await;
-        let _asking = asking.map_err(|error| unavailable(&error))?;
-        match timeout(ASK_WITHIN, self.unbroken(answer)).await {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(LedgerError::Unavailable(BROKE.into())),
-            Err(_) => Err(LedgerError::Unavailable("NATS does not answer in time".into())),
-        }
-    }
-
-    async fn last_of_any(
-        &self,
-        account: &AccountKey,
-    ) -> Result<Option<StreamMessage>, LedgerError> {
-        let subject = self.bus.names().ledger_stored(account);
-        match self.ask(self.stream.direct_get_last_for_subject(subject)).await? {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unavailable(&error)),
-        }
-    }
-
-    async fn last_of_leader(
-        &self,
-        account: &AccountKey,
-    ) -> Result<Option<StreamMessage>, LedgerError> {
-        let subject = self.bus.names().ledger_stored(account);
-        match self.ask(self.stream.get_last_raw_message_by_subject(&subject)).await? {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(unavailable(&error)),
-        }
-    }
-
-    /// A message that was there a moment ago.
-    async fn at(&self, sequence: u64) -> Result<StreamMessage, LedgerError> {
-        if let Ok(found) = self.ask(self.stream.direct_get(sequence)).await? {
-            return Ok(found);
-        }
-        match self.ask(self.stream.get_raw_message(sequence)).await? {
-            Ok(found) => Ok(found),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                Err(LedgerError::Conflict)
-            }
-            Err(error) => Err(unavailable(&error)),
-        }
-    }
-}
-
-/// The server's stamp, in nanoseconds since 1970: until the year 2262.
-fn stamp(message: &StreamMessage) -> i64 {
-    i64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
-}
-
-fn refusal(said: &jetstream::Error) -> LedgerError {
-    let reason = match refused(said) {
-        Refused::Full => format!("{}: {said}", Code::NatsFull),
-        Refused::Absent => format!("{}: {said}", Code::NoJetStream),
-        Refused::NoStream => format!("{}: {said}", Code::StreamMissing),
-        Refused::Other => said.to_string(),
-    };
-    LedgerError::Unavailable(reason.into())
 }

@@ -150,6 +150,7 @@ pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
         // One place for all nodes.
         sum.postponed = sum.postponed.max(status.postponed);
         sum.partitions.extend(status.partitions);
+        sum.configs.extend(status.configs);
         sum.accounts.extend(status.accounts);
     }
     if let Some(sum) = &mut all {

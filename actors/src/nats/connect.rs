@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::jetstream::{self, context::ContextBuilder};
+use async_nats::jetstream::{self, context::AccountErrorKind, context::ContextBuilder};
 use async_nats::{Client, ConnectOptions, Event, ServerInfo};
 use secrecy::ExposeSecret;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
-use super::error::{NatsError, no_jetstream};
+use super::error::{NatsError, leaderless, no_jetstream, of_account};
 use super::names::Names;
 use crate::codes::Code;
 use crate::plan::NatsPlan;
@@ -26,6 +26,11 @@ const ACKS_MAX: usize = 8192;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A server that has just started has its JetStream, or its cluster's leader, after this time at the latest.
 const JETSTREAM_WITHIN: Duration = Duration::from_secs(30);
+/// Servers that share JetStream may be without a leader, while they elect one or too few of them are there: whoever
+/// waits, waits so long.
+const LEADER_WITHIN: Duration = Duration::from_secs(5 * 60);
+/// What the server refused is of what fails now for so long: longer than any answer is waited for.
+const SAID_HOLDS: Duration = Duration::from_secs(10);
 /// Between two tries to connect, at most.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// A connection over which nothing came for so long is asked whether it lives.
@@ -69,8 +74,8 @@ struct Watched {
     /// Messages of a subscription were dropped.
     slow: Notify,
     slow_told: Mutex<Option<Instant>>,
-    /// What the server last refused on the connection, a right that is missing for example.
-    said: Mutex<Option<String>>,
+    /// What the server last refused on the connection, a right that is missing for example, and when.
+    said: Mutex<Option<(String, Instant)>>,
     refused: Notify,
 }
 
@@ -124,15 +129,22 @@ impl Watched {
     /// Told once as long as it stays the same.
     fn refused(&self, code: Code, what: String) {
         let mut said = self.said();
-        if said.as_ref() != Some(&what) {
+        if said.as_ref().is_none_or(|(said, _)| *said != what) {
             telemetry::nats_refused(code, &what);
-            *said = Some(what);
-            self.refused.notify_waiters();
         }
+        *said = Some((what, Instant::now()));
+        self.refused.notify_waiters();
     }
 
-    fn said(&self) -> MutexGuard<'_, Option<String>> {
+    fn said(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was refused so lately that it is why something fails now.
+    fn said_lately(&self) -> Option<String> {
+        let said = self.said();
+        let lately = said.as_ref().filter(|(_, at)| at.elapsed() < SAID_HOLDS);
+        lately.map(|(said, _)| said.clone())
     }
 }
 
@@ -174,15 +186,22 @@ impl Bus {
         let asked = (plan.clone(), format!("{name} (why not)"));
         tokio::spawn(compare(client.clone(), Arc::downgrade(&watched), asked));
         let bus = Self { client, js, names: Names::new(&plan.prefix), watched };
-        let until = Instant::now() + if wait { JETSTREAM_WITHIN } else { Duration::ZERO };
+        let checked = Instant::now();
+        let mut told = false;
         loop {
-            match bus.check().await {
-                Ok(()) => return Ok(bus),
-                Err(error) if error.code == Code::NatsVersion || Instant::now() >= until => {
-                    return Err(error);
-                }
-                Err(_) => sleep(RECONNECT_MAX).await,
+            let Err(error) = bus.check().await else { return Ok(bus) };
+            let within = match error.code {
+                Code::NatsVersion => Duration::ZERO,
+                Code::NatsUnreachable => LEADER_WITHIN,
+                _ => JETSTREAM_WITHIN,
+            };
+            if !wait || checked.elapsed() >= within {
+                return Err(error);
             }
+            if error.code == Code::NatsUnreachable && !std::mem::replace(&mut told, true) {
+                telemetry::nats_away(&error.what);
+            }
+            sleep(RECONNECT_MAX).await;
         }
     }
 
@@ -202,9 +221,11 @@ impl Bus {
         }
         match self.js.query_account().await {
             Ok(_) => Ok(()),
-            Err(error) => Err(match self.said() {
-                Some(said) => denied(&said),
-                None => no_jetstream(&error.to_string()),
+            Err(error) => Err(match (self.said(), error.kind()) {
+                (Some(said), _) => denied(&said),
+                (None, AccountErrorKind::JetStream(said)) => of_account(&said),
+                (None, AccountErrorKind::TimedOut) => leaderless("no answer in time"),
+                (None, _) => no_jetstream(&error.to_string()),
             }),
         }
     }
@@ -234,7 +255,8 @@ impl Bus {
         self.watched.slow.notified().await;
     }
 
-    /// A right that this user lacks, as an error that says so, if the server said it on this connection.
+    /// A right that this user lacks, as an error that says so, if the server said it on this connection within the
+    /// last 10 s.
     pub fn denied(&self) -> Option<NatsError> {
         let said = self.said()?;
         said.to_ascii_lowercase().contains("permissions violation").then(|| denied(&said))
@@ -257,9 +279,9 @@ impl Bus {
         self.denied().unwrap_or(error)
     }
 
-    /// What the server refused on this connection, last.
+    /// What the server refused on this connection, last, within the last 10 s.
     pub fn said(&self) -> Option<String> {
-        self.watched.said().clone()
+        self.watched.said_lately()
     }
 }
 

@@ -28,8 +28,10 @@ impl NatsError {
 pub enum Refused {
     /// No room: disk, memory, or a limit of the account or the stream.
     Full,
-    /// JetStream is not there, or not now.
+    /// JetStream is not there.
     Absent,
+    /// The servers that share JetStream have no leader now.
+    Leaderless,
     /// The stream is not there.
     NoStream,
     /// Something else.
@@ -50,8 +52,8 @@ pub(crate) fn refused(error: &jetstream::Error) -> Refused {
         | ErrorCode::MAXIMUM_STREAMS_LIMIT => Refused::Full,
         ErrorCode::JETSTREAM_NOT_ENABLED
         | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
-        | ErrorCode::NO_ACCOUNT
-        | ErrorCode::CLUSTER_NOT_AVAILABLE => Refused::Absent,
+        | ErrorCode::NO_ACCOUNT => Refused::Absent,
+        ErrorCode::CLUSTER_NOT_AVAILABLE => Refused::Leaderless,
         ErrorCode::STREAM_NOT_FOUND => Refused::NoStream,
         _ => Refused::Other,
     }
@@ -67,6 +69,7 @@ pub(super) fn of_stream(stream: &str, doing: &str, error: &jetstream::Error) -> 
             "give JetStream more room (max_file, the account's limits) or delete what nobody needs",
         ),
         Refused::Absent => no_jetstream(&error.to_string()),
+        Refused::Leaderless => leaderless(&error.to_string()),
         Refused::NoStream => missing(stream),
         Refused::Other => NatsError::new(
             Code::StreamDiffers,
@@ -82,6 +85,23 @@ pub(super) fn missing(stream: &str) -> NatsError {
         format!("the stream `{stream}` is not there"),
         "run `tollgate setup`",
     )
+}
+
+/// JetStream does not answer, though its server does.
+pub(super) fn leaderless(said: &str) -> NatsError {
+    NatsError::new(
+        Code::NatsUnreachable,
+        format!("JetStream does not answer, its servers may be electing a leader: {said}"),
+        "see whether enough of the servers are up (`nats server check jetstream`)",
+    )
+}
+
+/// What the server said of the account's JetStream.
+pub(super) fn of_account(error: &jetstream::Error) -> NatsError {
+    match refused(error) {
+        Refused::Leaderless => leaderless(&error.to_string()),
+        _ => no_jetstream(&error.to_string()),
+    }
 }
 
 pub(super) fn no_jetstream(said: &str) -> NatsError {

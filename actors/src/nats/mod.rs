@@ -3,11 +3,14 @@
 //! Knows how to connect, what the streams must be like and what a server's refusal means for people. The
 //! queue, the ledger and the rest build on it; it knows nothing of fetches, limits or actors.
 
+pub mod accord;
 pub mod ask;
+pub mod budgets;
 mod connect;
 mod error;
 pub mod holds;
 mod names;
+pub(crate) mod own;
 pub mod publish;
 pub mod service;
 pub mod session;

@@ -121,6 +121,11 @@ impl Names {
         format!("{}.{kind}.{}.{}", self.prefix, lane.account.subject(), lane.api)
     }
 
+    /// Where the node of a session hears of budgets; of the session `*` all of them.
+    pub fn budgets(&self, session: &str) -> String {
+        format!("{}.budget.{session}", self.prefix)
+    }
+
     /// Where the progress of a fetch is kept.
     pub fn progress(&self, account: &AccountKey, seq: Seq) -> String {
         let part = partition(account);

@@ -1,8 +1,7 @@
 //! One run of a node, as the other nodes see it: a key in the bucket OWN that ends with it.
 //!
-//! The key is `n.SESSION`, with a time to live that every renewal begins anew. Raw publishes and not the
-//! client's key-value calls: those drop the time to live where they create a key over the mark of an ended one.
-//! It says who lives, for liveness and for telling a crash from a second node; no limit depends on it.
+//! The key is `n.SESSION`, with a time to live that every renewal begins anew. It says who lives, for liveness and
+//! for telling a crash from a second node; no limit depends on it.
 //!
 //! Which sessions are proven to be over is kept in the node's folder: whoever holds its lock is the only one
 //! that runs there.
@@ -15,9 +14,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -25,10 +21,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
+use super::own::{Entry, NatsOwn, OwnBucket, Wrote};
 use crate::cluster::Asked;
 use crate::cluster::Owned;
 use crate::health::BackHealth;
 use crate::ledger::Writer;
+use crate::spawn::spawn;
 use crate::state::{FolderLock, StateError, clock};
 use crate::telemetry;
 
@@ -47,6 +45,7 @@ const SEEN_HOLDS: Duration = Duration::from_secs(1);
 const SEEN_MAX: usize = 1024;
 /// Earlier sessions that a folder remembers. One before those counts as silent, which only waits longer.
 const BEFORE_MAX: usize = 64;
+const NO_ANSWER: &str = "the session's key: no answer in time";
 
 /// How long a session's key lives without a renewal, and what follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,15 +169,18 @@ pub(crate) struct Shown {
     /// Whether it takes partitions: it has started, and is not about to end.
     #[serde(default)]
     pub(crate) takes: bool,
+    /// The hashes of limits that it goes by beside its own; nothing: it is of a version that knows of no others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) heeds: Option<Vec<String>>,
 }
 
 /// How a session fares.
 #[derive(Debug, Clone, Copy)]
 struct Fares {
-    renewed: Instant,
+    renewed: Asked,
     /// False once it was not renewed for [`LOST_AFTER`], until it is again.
     held: bool,
-    /// The last renewal did not come through.
+    /// The last renewal did not come through, or found the key gone.
     failing: bool,
     /// When it was first renewed after a failure; its start.
     steady_from: Instant,
@@ -193,8 +195,7 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Inner {
-    bus: Bus,
-    own: Stream<()>,
+    own: Arc<dyn OwnBucket>,
     id: SessionId,
     before: Vec<SessionId>,
     value: Mutex<Shown>,
@@ -225,10 +226,19 @@ pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
 #[error("{0}")]
 pub struct SessionError(String);
 
-enum Put {
-    At(u64),
-    /// Something else is the last under that key.
-    Replaced,
+/// How a renewal went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Renewed {
+    /// The key was there.
+    InTime,
+    /// It had ended, or was gone. Those of others may have ended with it, through nobody's fault: the server's clock
+    /// was set, the bucket was emptied, or this node came late.
+    Anew,
+}
+
+/// The key of a session.
+fn key(id: SessionId) -> String {
+    format!("n.{id}")
 }
 
 impl Session {
@@ -257,17 +267,26 @@ impl Session {
         lease: Lease,
         owned: Owned,
     ) -> Result<Self, SessionError> {
-        let name = bus.names().bucket_stream("OWN");
-        let own = bus.js().get_stream_no_info(name).await;
-        let own = own.map_err(|error| SessionError(error.to_string()))?;
+        let own = NatsOwn::open(bus).await.map_err(|error| SessionError(error.to_string()))?;
+        Self::start_on(Arc::new(own), id, before, about, lease, owned).await
+    }
+
+    /// The same on any bucket.
+    pub(crate) async fn start_on(
+        own: Arc<dyn OwnBucket>,
+        id: SessionId,
+        before: Vec<SessionId>,
+        about: &About,
+        lease: Lease,
+        owned: Owned,
+    ) -> Result<Self, SessionError> {
         let now = Instant::now();
-        let fares = Fares { renewed: now, held: true, failing: false, steady_from: now };
+        let fares = Fares { renewed: Asked::now(), held: true, failing: false, steady_from: now };
         let inner = Arc::new(Inner {
-            bus: bus.clone(),
             own,
             id,
             before,
-            value: Mutex::new(Shown { about: about.clone(), takes: false }),
+            value: Mutex::new(Shown { about: about.clone(), takes: false, heeds: None }),
             revision: tokio::sync::Mutex::new(0),
             lease,
             owned,
@@ -282,13 +301,8 @@ impl Session {
             }
         }
         telemetry::session_started(&id.to_string());
-        let renewing = tokio::spawn(Arc::clone(&inner).keep());
+        let renewing = spawn(Arc::clone(&inner).keep());
         Ok(Self { inner, renewing })
-    }
-
-    /// What it tells of itself from its next renewal on, within a second or so.
-    pub fn tell(&self, about: &About) {
-        self.inner.value().about = about.clone();
     }
 
     /// Tells others at once whether it takes partitions.
@@ -298,7 +312,33 @@ impl Session {
     pub async fn takes(&self, takes: bool) -> Result<(), SessionError> {
         self.inner.value().takes = takes;
         let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
-        renewed.unwrap_or_else(|_| Err(SessionError("the session's key: no answer in time".into())))
+        renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into()))).map(drop)
+    }
+
+    /// Renews now. False if this session's own key had ended: others that seem to have ended may live.
+    pub(crate) async fn confirm(&self) -> Result<bool, SessionError> {
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        let renewed = renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into())))?;
+        Ok(renewed == Renewed::InTime)
+    }
+
+    /// The bucket in which it shows itself.
+    pub(crate) fn own(&self) -> &Arc<dyn OwnBucket> {
+        &self.inner.own
+    }
+
+    /// Tells others at once by which limits it goes: its own, and those beside them.
+    ///
+    /// # Errors
+    /// The server does not answer; a later renewal tells it.
+    pub async fn heeds(&self, config: String, others: Vec<String>) -> Result<(), SessionError> {
+        {
+            let mut value = self.inner.value();
+            value.about.config = config;
+            value.heeds = Some(others);
+        }
+        let renewed = timeout(RENEW_EVERY, self.inner.renew_once()).await;
+        renewed.unwrap_or_else(|_| Err(SessionError(NO_ANSWER.into()))).map(drop)
     }
 
     /// Whether it has told others that it takes partitions.
@@ -322,16 +362,17 @@ impl Session {
         (fares.held && !fares.failing).then_some(fares.steady_from)
     }
 
-    /// The last entry of a session's key as the leader has it: its revision, and what it shows if it lives. What
-    /// was seen of it is forgotten.
-    pub(crate) async fn ask(
-        &self,
-        id: SessionId,
-    ) -> Result<Option<(u64, Option<Shown>)>, SessionError> {
-        let found = self.inner.last_shown(id).await?;
-        let lives = found.as_ref().is_some_and(|(_, lives, _)| *lives);
-        self.inner.seen().insert(id, (Instant::now(), lives));
-        Ok(found.map(|(revision, lives, shown)| (revision, shown.filter(|_| lives))))
+    /// The last entry of a session's key as the leader has it, if it lives: its revision, and whether it takes
+    /// partitions. One that cannot be read is of another version: it lives, and takes none that we know of. What was
+    /// seen of it is forgotten.
+    pub(crate) async fn ask(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
+        let last = self.inner.last_shown(id).await?;
+        let living = last.and_then(|last| Some((last.revision, last.value?)));
+        self.inner.seen().insert(id, (Instant::now(), living.is_some()));
+        Ok(living.map(|(revision, value)| {
+            let shown = serde_json::from_slice::<Shown>(&value);
+            (revision, shown.is_ok_and(|shown| shown.takes))
+        }))
     }
 
     /// Waits for the next renewal, or for the moment when they fail.
@@ -402,8 +443,8 @@ impl Session {
     /// Keeps `health` told: away while the connection is down or this session is not renewed. Ends with the
     /// session.
     pub fn watch(&self, health: Arc<BackHealth>) -> JoinHandle<()> {
-        let (mut link, mut fares) = (self.inner.bus.link(), self.inner.fares.subscribe());
-        tokio::spawn(async move {
+        let (mut link, mut fares) = (self.inner.own.link(), self.inner.fares.subscribe());
+        spawn(async move {
             loop {
                 let away = !link.borrow_and_update().up || !fares.borrow_and_update().held;
                 health.set_away(away);
@@ -439,10 +480,6 @@ impl Inner {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn subject(&self, id: SessionId) -> String {
-        self.bus.names().bucket_key("OWN", &format!("n.{id}"))
-    }
-
     fn value(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -451,54 +488,70 @@ impl Inner {
         let mut ticks = interval(self.lease.renew_every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
-        let mut failed = false;
         loop {
             ticks.tick().await;
             // The client's own patience is longer; what comes through late is found by the next renewal.
             let before = *self.fares.borrow();
-            if let Ok(Ok(())) = timeout(self.lease.renew_every, self.renew_once()).await {
-                let now = Instant::now();
+            if let Ok(Ok(renewed)) = timeout(self.lease.renew_every, self.renew_once()).await {
                 // Late is as bad as failed: the others may have been stopped as well.
-                failed |= before.renewed.elapsed() >= self.lease.lost_after;
-                let steady_from = if failed { now } else { before.steady_from };
+                let failed = before.failing || before.renewed.elapsed() >= self.lease.lost_after;
                 self.fares.send_modify(|fares| {
-                    *fares = Fares { held: true, failing: false, steady_from, ..*fares };
+                    fares.held = true;
+                    if renewed == Renewed::InTime {
+                        fares.failing = false;
+                        fares.steady_from = if failed { Instant::now() } else { fares.steady_from };
+                    }
                 });
                 if !before.held {
                     telemetry::session_back(before.renewed.elapsed());
                 }
-                failed = false;
             } else {
-                failed = true;
                 self.fares.send_modify(|fares| fares.failing = true);
                 let fares = *self.fares.borrow();
                 if fares.held && fares.renewed.elapsed() >= self.lease.lost_after {
                     self.fares.send_replace(Fares { held: false, ..fares });
-                    telemetry::session_lost(fares.renewed.elapsed());
+                    let asked = timeout(self.lease.renew_every, self.own.last(key(self.id))).await;
+                    let missing = matches!(asked, Ok(Err(error)) if error.missing);
+                    telemetry::session_lost(fares.renewed.elapsed(), missing);
                 }
             }
         }
     }
 
     /// Renews, and tells how long the lease holds from the moment of asking.
-    async fn renew_once(&self) -> Result<(), SessionError> {
+    async fn renew_once(&self) -> Result<Renewed, SessionError> {
         let mut revision = self.revision.lock().await;
         let asked = Asked::now();
-        *revision = self.renew(*revision).await?;
+        let (at, renewed) = self.renew(*revision).await?;
+        *revision = at;
         self.owned.renewed(asked, self.lease.lost_after);
-        self.fares.send_modify(|fares| fares.renewed = fares.renewed.max(asked.at));
-        Ok(())
+        self.fares.send_modify(|fares| {
+            if asked.at > fares.renewed.at {
+                fares.renewed = asked;
+            }
+            fares.failing |= renewed == Renewed::Anew;
+        });
+        if renewed == Renewed::Anew {
+            telemetry::session_anew(&self.id.to_string());
+            // So may the claims be.
+            self.owned.look_again();
+        }
+        Ok(renewed)
     }
 
     /// Writes the key over `revision`, or over what is there now: it is this session's whatever happened.
-    async fn renew(&self, mut revision: u64) -> Result<u64, SessionError> {
+    async fn renew(&self, mut revision: u64) -> Result<(u64, Renewed), SessionError> {
+        let was_shown = revision > 0;
+        let mut renewed = Renewed::InTime;
         for _ in 0..3 {
             let value = serde_json::to_vec(&*self.value()).expect("names and a time are JSON");
-            let value = PublishMessage::build().payload(value.into()).ttl(self.lease.lives);
-            match self.put(self.id, value, revision).await? {
-                Put::At(revision) => return Ok(revision),
-                Put::Replaced => {
-                    revision = self.last(self.id).await?.map_or(0, |(revision, _)| revision);
+            match self.write(self.id, Some(value), self.lease.lives, revision).await? {
+                Wrote::At(revision) => return Ok((revision, renewed)),
+                Wrote::Replaced => {
+                    let last = self.last(self.id).await?;
+                    revision = last.map_or(0, |(revision, _)| revision);
+                    let lives = last.is_some_and(|(_, lives)| lives);
+                    renewed = if was_shown && !lives { Renewed::Anew } else { Renewed::InTime };
                 }
             }
         }
@@ -508,54 +561,34 @@ impl Inner {
     async fn end(&self, id: SessionId) -> Result<(), SessionError> {
         for _ in 0..3 {
             let Some((revision, true)) = self.last(id).await? else { return Ok(()) };
-            let mark = PublishMessage::build().header("KV-Operation", "DEL").ttl(LIVES);
-            if let Put::At(_) = self.put(id, mark, revision).await? {
+            if let Wrote::At(_) = self.write(id, None, LIVES, revision).await? {
                 return Ok(());
             }
         }
         Err(SessionError(format!("the session {id} is renewed again and again")))
     }
 
-    async fn put(
+    async fn write(
         &self,
         id: SessionId,
-        message: PublishMessage,
+        value: Option<Vec<u8>>,
+        lives: Duration,
         revision: u64,
-    ) -> Result<Put, SessionError> {
-        let message = message.expected_last_subject_sequence(revision);
-        let sent = self.bus.js().send_publish(self.subject(id), message).await;
-        let confirmed = match sent {
-            Ok(confirmation) => confirmation.await,
-            Err(error) => Err(error),
-        };
-        match confirmed {
-            Ok(confirmed) => Ok(Put::At(confirmed.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Put::Replaced),
-            Err(error) => Err(SessionError(format!("the session's key: {error}"))),
-        }
+    ) -> Result<Wrote, SessionError> {
+        let value = value.map(Into::into);
+        let wrote = self.own.write(key(id), value, Some(lives), revision).await;
+        wrote.map_err(|error| SessionError(format!("the session's key: {error}")))
     }
 
     /// The last entry of a session's key, from the leader: its revision, and whether it says that it lives.
     async fn last(&self, id: SessionId) -> Result<Option<(u64, bool)>, SessionError> {
         let found = self.last_shown(id).await?;
-        Ok(found.map(|(revision, lives, _)| (revision, lives)))
+        Ok(found.map(|last| (last.revision, last.value.is_some())))
     }
 
-    async fn last_shown(
-        &self,
-        id: SessionId,
-    ) -> Result<Option<(u64, bool, Option<Shown>)>, SessionError> {
-        match self.own.get_last_raw_message_by_subject(&self.subject(id)).await {
-            Ok(last) => {
-                // The server marks a key whose time has passed.
-                let over = last.headers.get("KV-Operation").is_some()
-                    || last.headers.get("Nats-Marker-Reason").is_some();
-                let shown = serde_json::from_slice(&last.payload).ok();
-                Ok(Some((last.sequence, !over, shown)))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(SessionError(format!("the session {id}: {error}"))),
-        }
+    async fn last_shown(&self, id: SessionId) -> Result<Option<Entry>, SessionError> {
+        let found = self.own.last(key(id)).await;
+        found.map_err(|error| SessionError(format!("the session {id}: {error}")))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::health::SHARD_PATIENCE;
 use crate::shard::{PartsChanged, Quiet, Shard};
 
 /// The shards of a node.
-pub(super) struct ShardHands(pub(super) Arc<[Addr<Shard>]>);
+pub(crate) struct ShardHands(pub(crate) Arc<[Addr<Shard>]>);
 
 impl Hands for ShardHands {
     fn changed(&self, parts: Parts) {

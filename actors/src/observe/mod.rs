@@ -210,6 +210,28 @@ pub enum Then {
     Retry,
     /// It is dead.
     Fail,
+    /// It alone waits, and is tried again then: the call is too heavy, and others may be let through.
+    Park,
+    /// Fetches that ask for a part each take its place.
+    Split,
+    /// A fetch that asks for less at a time takes its place.
+    Shrink,
+}
+
+/// What becomes of a refused fetch, by its name in a configuration.
+pub const THENS: &[(&str, Then)] = &[
+    ("retry", Then::Retry),
+    ("fail", Then::Fail),
+    ("park", Then::Park),
+    ("split", Then::Split),
+    ("shrink_request", Then::Shrink),
+];
+
+impl Then {
+    /// Whether less is asked for then, by the `split` of its api.
+    pub fn makes_less(self) -> bool {
+        matches!(self, Self::Split | Self::Shrink)
+    }
 }
 
 impl Scope {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use tollgate_gate::{Cost, Limit, LimitSet};
 
 use super::build::RecipeScope;
 use super::{FetchContext, Refusal};
+use crate::cluster::part_of;
 use crate::codes::Code;
 use crate::costs::{Counts, Kept};
 use crate::ids::{ACCOUNT_BYTES_MAX, Account, AccountKey, Slug};
@@ -31,12 +32,49 @@ struct Inner {
     /// Which of its platform's.
     place: u16,
     generation: Generation,
+    /// The values of its key, in the order of the dimensions, and for whose call it was asked.
+    values: Box<[String]>,
+    account: Account,
+    part: OnceLock<u32>,
 }
 
 impl BudgetKey {
     /// Under which the ledger keeps its record. Budgets are equal, and are asked in order, by it.
     pub fn record(&self) -> &AccountKey {
         &self.0.record
+    }
+
+    /// Which partition its record is in: the owner of that is the budget's.
+    pub fn part(&self) -> u32 {
+        *self.0.part.get_or_init(|| part_of(&self.0.record))
+    }
+
+    /// The values of its key, in the order of the dimensions.
+    pub(crate) fn values(&self) -> &[String] {
+        &self.0.values
+    }
+
+    /// For whose call it was asked.
+    pub(crate) fn account(&self) -> &Account {
+        &self.0.account
+    }
+
+    /// The same for a call that costs this.
+    pub(crate) fn with_costs(&self, costs: Box<[Cost]>) -> Self {
+        let Inner { record, platform, shown, counted, place, generation, values, account, .. } =
+            &*self.0;
+        Self(Arc::new(Inner {
+            record: record.clone(),
+            platform: platform.clone(),
+            shown: shown.clone(),
+            counted: counted.clone(),
+            costs,
+            place: *place,
+            generation: *generation,
+            values: values.clone(),
+            account: account.clone(),
+            part: self.0.part.clone(),
+        }))
     }
 
     /// Whose it is.
@@ -175,7 +213,7 @@ pub fn budgets_of_page(
         };
         if counted.limits.limits().iter().enumerate().any(counts) {
             let of = (place as u16, budget);
-            keys.push(key(platform, of, &values, counted.clone(), costs.into()));
+            keys.push(key(platform, of, (&values, fetch.account), counted.clone(), costs.into()));
         }
     }
     keys.sort_unstable();
@@ -193,7 +231,24 @@ pub(crate) fn budget_of(
     let budget = platform.budgets.get(usize::from(place))?;
     let values = values(platform, api, fetch, budget).ok()??;
     let counted = counted(platform, fetch.account, budget, &values).clone();
-    Some(key(platform, (place, budget), &values, counted, Box::default()))
+    Some(key(platform, (place, budget), (&values, fetch.account), counted, Box::default()))
+}
+
+/// The budget with these values of its key whose record has that name, for calls of this account; nothing if this
+/// configuration has none.
+pub(crate) fn budget_named(
+    platform: &Platform,
+    record: &str,
+    values: &[String],
+    account: &Account,
+) -> Option<BudgetKey> {
+    let fits = |budget: &Budget| budget.dims.len() == values.len();
+    let budgets = (0..).zip(&platform.budgets).filter(|(_, budget)| fits(budget));
+    let mut keys = budgets.map(|of| {
+        let counted = counted(platform, account, of.1, values).clone();
+        key(platform, of, (values, account), counted, Box::default())
+    });
+    keys.find(|key| key.record().account.as_str() == record)
 }
 
 /// The place of the budget whose record has that name; nothing if that is none of the platform's, or cannot be told
@@ -282,7 +337,7 @@ fn counted<'b>(
 fn key(
     platform: &Platform,
     (place, budget): (u16, &Budget),
-    values: &[String],
+    (values, asks): (&[String], &Account),
     counted: Counted,
     costs: Box<[Cost]>,
 ) -> BudgetKey {
@@ -321,7 +376,19 @@ fn key(
     };
     let (generation, platform) = (platform.generation, platform.name.clone());
     let shown = shown.into();
-    BudgetKey(Arc::new(Inner { record, platform, shown, counted, costs, place, generation }))
+    let (values, account, part) = (values.into(), asks.clone(), OnceLock::new());
+    BudgetKey(Arc::new(Inner {
+        record,
+        platform,
+        shown,
+        counted,
+        costs,
+        place,
+        generation,
+        values,
+        account,
+        part,
+    }))
 }
 
 /// Whether a budget counts calls of this fetch.

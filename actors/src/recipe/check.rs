@@ -8,10 +8,11 @@ use tollgate_protos::Fetch;
 
 use super::key::{KeyContext, object_key};
 use super::{FetchContext, RESERVED, Refusal, budgets, build, did_you_mean, taken_by};
+use crate::answers::Split;
 use crate::codes::Code;
 use crate::config::parse_duration;
 use crate::costs;
-use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Slug, preview};
+use crate::ids::{Account, AccountKey, ID_BYTES_MAX, LaneKey, Seq, Slug, preview};
 use crate::plan::{Api, Plan, Platform};
 
 /// Largest fetch in bytes.
@@ -142,9 +143,15 @@ pub(super) fn check(plan: &Plan, fetch: &mut Fetch) -> Result<(LaneKey, String, 
     let (number, _) = platform.api(api.name.as_str()).unwrap_or((u16::MAX, api));
     let own = platform.special_of(&account).map_or(platform, |own| own);
     let costs = own.costs.of(&own.limits, own, number, &context)?;
-    costs::check(&own.limits, number, &costs)?;
+    let mut is_allowed = costs::check(&own.limits, number, &costs);
     for budget in budgets(platform, api, &context)? {
-        costs::check(budget.limits(), number, budget.costs())?;
+        is_allowed =
+            is_allowed.and_then(|()| costs::check(budget.limits(), number, budget.costs()));
+    }
+    // What is too heavy for a limit and can be made less is, when its turn comes.
+    let splits = |split: &Split| split.parts(fetch, (&id, Seq(0)), &api.params.defaults).is_ok();
+    if !api.answers.split.as_ref().is_some_and(splits) {
+        is_allowed?;
     }
     if plan.store.key.text().contains("params") {
         object_key(

@@ -2,6 +2,7 @@
 //! accounts.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix::prelude::*;
 use tollgate_gate::{At, LimitSet, PermitId, Sent, Span};
@@ -11,7 +12,7 @@ use super::actor::Shard;
 use super::context::Context as Ctx;
 use super::{BudgetDied, SettleBudgets};
 use crate::budget::{
-    Answer, Budget, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, PENDING_MAX,
+    Answer, Budget, Door, Entry, ForBudget, FromBudget, Given, Grant, LIVE_MAX, Mail, PENDING_MAX,
     Settle, State, Told, What,
 };
 use crate::ids::AccountKey;
@@ -26,9 +27,14 @@ const ROOM_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 const SETTLE_LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 
 impl Ctx {
-    /// The shard of a budget.
-    pub(crate) fn budget_host(&self, key: &BudgetKey) -> &Addr<Shard> {
-        self.peers.of(key.record()).unwrap_or_else(|| self.me())
+    /// The way to every budget, on this node and on others.
+    pub(crate) fn door(&self) -> Door {
+        Door::new(Arc::clone(&self.peers), self.owned.clone(), self.me().clone())
+    }
+
+    /// Tells or asks a budget, wherever it is.
+    pub(crate) fn to_budget(&self, message: ForBudget) {
+        self.door().send(message);
     }
 
     /// A budget let a call through.
@@ -36,6 +42,12 @@ impl Ctx {
         if let Some(entry) = self.budgets.borrow_mut().get_mut(record) {
             entry.given.insert(id, given);
         }
+    }
+
+    /// When a call of a budget that is not over was let through.
+    pub(crate) fn given_at(&self, record: &AccountKey, id: PermitId) -> Option<At> {
+        let budgets = self.budgets.borrow();
+        budgets.get(record)?.given.get(&id).map(|given| given.at)
     }
 
     /// The calls of a budget that are not over.
@@ -117,6 +129,7 @@ impl Shard {
 
     /// The actor of a budget, if it has one or may have.
     fn place_budget(&self, key: &BudgetKey) {
+        let leaves = self.ctx.owned.is_leaving(key.part());
         let known = {
             let mut budgets = self.ctx.budgets.borrow_mut();
             let full = budgets.len() >= LIVE_MAX;
@@ -131,12 +144,15 @@ impl Shard {
                 None => full,
             }
         };
-        if !known && let Some(state) = self.start_budget(key.clone(), false) {
+        if !known
+            && !leaves
+            && let Some(state) = self.start_budget(key.clone(), false)
+        {
             let entry = Entry {
                 key: key.clone(),
                 state,
                 restarts: Restarts::default(),
-                given: std::collections::HashMap::new(),
+                given: std::collections::BTreeMap::new(),
                 pending: Vec::new(),
             };
             self.ctx.budgets.borrow_mut().insert(key.record().clone(), entry);
@@ -148,14 +164,27 @@ impl Handler<ForBudget> for Shard {
     type Result = ();
 
     fn handle(&mut self, ForBudget { key, what }: ForBudget, _: &mut Self::Context) {
-        // One that refuses calls is not to be forgotten because nobody asked for a while.
-        if matches!(what, What::Ask(_) | What::Hold { .. } | What::JobOver { .. }) {
+        // One that refuses calls is not to be forgotten because nobody asked for a while. Nor is what became of a call
+        // that stands in its record as one in flight: in a cluster that may be so although nobody asks here.
+        let starts = match &what {
+            What::Ask(_) | What::Hold { .. } | What::JobOver { .. } => true,
+            What::Told(_, told) => self.ctx.owned.is_shared() && told.is_end(),
+            What::Heard(..) | What::Leave(..) => false,
+        };
+        if starts {
             self.place_budget(&key);
         }
         let mut budgets = self.ctx.budgets.borrow_mut();
         let Some(entry) = budgets.get_mut(key.record()) else {
             drop(budgets);
-            if let What::Ask(ask) = what {
+            let what = if self.ctx.owned.is_leaving(key.part()) {
+                // Its next owner is to know.
+                let message = ForBudget { key, what };
+                self.ctx.door().send_elsewhere(message).map(|message| message.what)
+            } else {
+                Some(what)
+            };
+            if let Some(What::Ask(ask)) = what {
                 let again = self.ctx.clock.now().plus(Span::from(ROOM_AGAIN));
                 ask.wait(Some(again), Some(again), "room for one more budget");
             }
@@ -195,6 +224,7 @@ fn note(entry: &mut Entry, id: PermitId, told: Told, now: At) {
         Told::Came(came) => given.came = Some(came),
         Told::Answered(at) => given.answered = Some(given.answered.map_or(at, |was| was.min(at))),
         Told::Ended(at, sent) => given.ended = Some((at, sent)),
+        Told::Gone(at) => given.gone = Some(at),
         Told::Lost => {
             given.written = None;
             given.ended = Some((now, Sent::Maybe));
@@ -236,10 +266,8 @@ impl Handler<FromBudget> for Shard {
             self.wake_due(ctx);
         } else {
             drop(accounts);
-            let what = What::Leave(message.whose);
-            self.ctx
-                .budget_host(&message.key)
-                .do_send(ForBudget { key: message.key.clone(), what });
+            let what = What::Leave(message.whose, None);
+            self.ctx.to_budget(ForBudget { key: message.key, what });
         }
     }
 }

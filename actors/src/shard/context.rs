@@ -4,7 +4,7 @@
 //! and not in their throttle actor, so that a restarted one can be told of them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
@@ -24,6 +24,7 @@ use super::guests::{Abroad, Visits};
 use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::Keeper;
+use crate::budget::exchange::Exchange;
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
 use crate::cluster::Owned;
@@ -51,6 +52,9 @@ const FREE_COLLECTORS_MAX: usize = 256;
 pub(crate) const LANDINGS_PER_SLOT: usize = 3;
 /// High bits of a permit's number say which shard gave it.
 const PERMIT_SHARD_SHIFT: u32 = 48;
+/// Each process begins to number them somewhere else below this: those of one that is gone are told apart from its
+/// successor's.
+const FIRST_PERMIT_MASK: u64 = (1 << 47) - 1;
 
 /// Which shard gave a permit of this number.
 pub(crate) fn shard_of_permit(permit: u64) -> usize {
@@ -99,6 +103,8 @@ pub struct Shared {
 #[derive(Debug, Default)]
 pub struct Peers {
     shards: OnceLock<Arc<[Addr<Shard>]>>,
+    /// What speaks with other nodes of budgets.
+    exchange: OnceLock<Addr<Exchange>>,
     spill: OnceLock<Spill>,
 }
 
@@ -119,11 +125,28 @@ impl Peers {
         let _first = self.shards.set(shards).is_ok();
     }
 
+    /// This one speaks with other nodes of budgets. Told once, before there is work.
+    pub(crate) fn exchange_is(&self, exchange: Addr<Exchange>) {
+        let _first = self.exchange.set(exchange).is_ok();
+    }
+
+    /// What speaks with other nodes of budgets, if there are such.
+    pub(crate) fn exchange(&self) -> Option<&Addr<Exchange>> {
+        self.exchange.get()
+    }
+
     /// Which shard a key belongs to.
     pub(crate) fn of(&self, key: &AccountKey) -> Option<&Addr<Shard>> {
         let shards = self.shards.get()?;
         shards.get(shard_of(key, shards.len()))
     }
+}
+
+/// The finalizer of `SplitMix64` (<https://prng.di.unimi.it/splitmix64.c>).
+fn spread(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
 
 /// Which shard owns an account, or a budget.
@@ -216,7 +239,7 @@ pub struct Context {
     pub(crate) drift: RefCell<Drift>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
-    pub(crate) running: RefCell<HashMap<PermitId, Running>>,
+    pub(crate) running: RefCell<BTreeMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
     /// The budgets whose shard this is.
     pub(crate) budgets: RefCell<Table>,
@@ -232,12 +255,12 @@ pub struct Context {
     /// How many of them may go elsewhere.
     travellers: Cell<usize>,
     /// Attempts that other nodes make.
-    pub(super) abroad: RefCell<HashMap<PermitId, Abroad>>,
+    pub(super) abroad: RefCell<BTreeMap<PermitId, Abroad>>,
     /// Attempts of other nodes that are made here.
     pub(super) visits: RefCell<Visits>,
     slot_asked: Cell<bool>,
     free: RefCell<Vec<Addr<Collector>>>,
-    orders: RefCell<HashMap<PermitId, Order>>,
+    orders: RefCell<BTreeMap<PermitId, Order>>,
     dead_collectors: Cell<u32>,
     next_permit: Cell<u64>,
     next_incarnation: Cell<u64>,
@@ -252,6 +275,7 @@ impl fmt::Debug for Context {
 impl Context {
     pub(crate) fn new(shard: u16, shared: Shared, transport: Rc<dyn Transport>) -> Rc<Self> {
         let plan = shared.plan.get();
+        let first_permit = 1 + (spread(shared.ledger.session()) & FIRST_PERMIT_MASK);
         Rc::new(Self {
             shard,
             meters: RefCell::new(Meters::new(&plan)),
@@ -289,7 +313,7 @@ impl Context {
             free: RefCell::default(),
             orders: RefCell::default(),
             dead_collectors: Cell::new(0),
-            next_permit: Cell::new(1),
+            next_permit: Cell::new(first_permit),
             next_incarnation: Cell::new(1),
         })
     }

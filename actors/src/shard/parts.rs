@@ -4,6 +4,7 @@ use actix::prelude::*;
 
 use super::accounts::State;
 use super::{PartsChanged, Quiet, Shard};
+use crate::budget::{Look, State as BudgetState};
 use crate::cluster::{Parts, part_of};
 use crate::throttle::messages::LookAgain as ThrottleLookAgain;
 
@@ -32,6 +33,13 @@ impl Handler<PartsChanged> for Shard {
             accounts.forget(ix);
         }
         drop(accounts);
+        for entry in self.ctx.budgets.borrow().values() {
+            if parts.has(entry.key.part())
+                && let BudgetState::Live { addr, .. } = &entry.state
+            {
+                addr.do_send(Look);
+            }
+        }
         for ix in live {
             self.ctx.tell(ix, ThrottleLookAgain);
         }
@@ -51,6 +59,11 @@ impl Handler<Quiet> for Shard {
                 && let Some(entry) = accounts.get(running.ix)
             {
                 quiet -= Parts::one(part_of(&entry.key));
+            }
+        }
+        for entry in self.ctx.budgets.borrow().values() {
+            if matches!(entry.state, BudgetState::Live { .. }) {
+                quiet -= Parts::one(entry.key.part());
             }
         }
         MessageResult(quiet)

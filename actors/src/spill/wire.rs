@@ -234,6 +234,7 @@ pub(crate) struct End {
 enum Came {
     Done { bytes: u64, objects: u32 },
     More { read: Reading, bytes: u64, objects: u32 },
+    Split { reason: String, last: LastAnswer },
     Again { kind: Again, after: Option<Duration>, reason: String, last: LastAnswer },
     Dead { code: Code, reason: String, last: LastAnswer },
 }
@@ -245,6 +246,7 @@ impl End {
             Outcome::More { read, bytes, objects } => {
                 Came::More { read: Reading::of(&read), bytes, objects }
             }
+            Outcome::Split { reason, last } => Came::Split { reason, last },
             Outcome::Again { kind, after, reason, last } => {
                 Came::Again { kind, after, reason, last }
             }
@@ -265,6 +267,7 @@ impl End {
                 Ok(read) => Outcome::More { read, bytes, objects },
                 Err(error) => crashed(&format!("its guest's answer cannot be read: {error}")),
             },
+            Came::Split { reason, last } => Outcome::Split { reason, last },
             Came::Again { kind, after, reason, last } => {
                 Outcome::Again { kind, after, reason, last }
             }

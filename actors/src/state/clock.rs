@@ -28,9 +28,35 @@ pub(crate) fn ceil_ms(moment: Timestamp) -> u64 {
 
 /// Nanoseconds since the machine was started, sleep included. No setting of the wall clock moves it.
 pub(crate) fn boot_ns() -> u64 {
+    #[cfg(test)]
+    if let Some(ns) = paused::boot_ns() {
+        return ns;
+    }
     let time = clock_gettime(ClockId::Boottime);
     let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// On a thread whose time is paused the machine's time would be another one than that of everything else.
+#[cfg(test)]
+pub(crate) mod paused {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    thread_local! {
+        static START: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+
+    /// From now on the machine was started when this thread's paused time began.
+    pub(crate) fn follow(start: Option<Instant>) {
+        START.set(start);
+    }
+
+    pub(super) fn boot_ns() -> Option<u64> {
+        let start = START.get()?;
+        Some(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
 }
 
 /// Which boot of which machine [`boot_ns`] counts from.

@@ -282,12 +282,11 @@ impl Sink {
 
     /// Goes over to streaming what was held so far.
     async fn grow(&mut self, held: Vec<u8>, share: Option<Share>) -> Result<Stream, SinkError> {
-        let share = match &self.lent {
-            Some(lent) => Arc::clone(lent),
-            None => {
-                let share = share.expect("what decodes to more than nothing has a first byte");
-                Arc::new(self.store.budget().grow(share).await)
-            }
+        let share = if let Some(lent) = &self.lent {
+            Arc::clone(lent)
+        } else {
+            let share = share.expect("what decodes to more than nothing has a first byte");
+            Arc::new(self.store.budget().grow(share).await)
         };
         let tap = self.tap.take();
         let (options, inspect) = (self.options.clone(), self.inspect.take());

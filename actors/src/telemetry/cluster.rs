@@ -47,9 +47,33 @@ pub(crate) fn session_over(session: &str) {
     tracing::debug!(event = "session_over", session, "a session that was still shown has ended");
 }
 
-/// What others own cannot be followed.
-pub(crate) fn claims_unseen(reason: &str) {
-    tracing::warn!(event = "claims_unseen", code = %Code::NatsUnreachable, reason, "the claims cannot be followed");
+/// What others own cannot be followed. `missing`: the bucket is not there.
+pub(crate) fn claims_unseen(reason: &str, missing: bool) {
+    let code = if missing { Code::StreamMissing } else { Code::NatsUnreachable };
+    tracing::warn!(event = "claims_unseen", code = %code, reason, "the claims cannot be followed");
+}
+
+/// This session's key had ended though it was renewed: those of others may have ended with it.
+pub(crate) fn session_anew(session: &str) {
+    tracing::warn!(
+        event = "session_anew",
+        session,
+        "this session's key had ended, nothing is taken over until others had time to show themselves"
+    );
+}
+
+/// An entry of the bucket of sessions and claims is of another version.
+pub(crate) fn claim_unreadable(key: &str) {
+    tracing::warn!(
+        event = "claim_unreadable",
+        key,
+        "a session or claim is written as this version does not know: it counts as that of a node that lives"
+    );
+}
+
+/// Whoever keeps what this node owns has ended.
+pub(crate) fn keeper_died() {
+    tracing::error!(event = "keeper_died", "what this node owns is kept by nobody, the node ends");
 }
 
 /// A node that made an attempt for this one is not heard of any more.

@@ -108,7 +108,7 @@ metrics! {
     LATENESS: Histogram "tollgate_permit_lateness_seconds" in "seconds" by ["platform"], WAITS,
         "how long after its earliest allowed time a permit was given, for permits that a limit made wait and whose time was known: waiting for a free collector, for the ledger and for timers";
     ATTEMPTS: Counter "tollgate_attempts_total" in "attempts" by ["platform", "api", "class"], NO_BUCKETS,
-        "attempts that are over: `ok`, `transient`, `incomplete`, `throttled`, `denied`, `permanent`, `unreachable`, `late`, `store_away`, `crashed`, `unsigned`";
+        "attempts that are over: `ok`, `transient`, `incomplete`, `throttled`, `parked`, `denied`, `permanent`, `unreachable`, `late`, `store_away`, `crashed`, `unsigned`";
     ANSWERS_BY_STATUS: Counter "tollgate_answers_total" in "answers" by ["platform", "api", "class"], NO_BUCKETS,
         "answers by the class of their HTTP status, `1xx` to `5xx`; `none` for attempts without an answer";
     BODY_BYTES: Counter "tollgate_body_bytes_total" in "bytes" by ["platform", "api"], NO_BUCKETS,
@@ -147,6 +147,18 @@ metrics! {
         "how many of those are free; 0 for long means that `collect.concurrency` is the limit";
     PARTITIONS_HELD: Gauge "tollgate_partitions_held" in "partitions" by [], NO_BUCKETS,
         "of the 64 partitions of the accounts, how many this node works in; all without a cluster";
+    BUDGET_ASKS: Counter "tollgate_budget_asks_total" in "asks" by ["kind"], NO_BUCKETS,
+        "asks for budgets that another node owns: `lent`, `waits` (a place in its line), `late` (a permit came too late and went back), `parked` (nobody owns it, or its owner does not answer), `unanswered`";
+    BUDGET_ASK: Histogram "tollgate_budget_ask_seconds" in "seconds" by [], ANSWERS,
+        "from asking another node for a permit of a budget until its answer";
+    BUDGET_LENT: Gauge "tollgate_budget_permits_lent" in "permits" by [], NO_BUCKETS,
+        "permits of this node's budgets that other nodes were lent and have not told the end of";
+    BUDGET_WAITING: Gauge "tollgate_budget_accounts_waiting" in "accounts" by [], NO_BUCKETS,
+        "accounts of this node that wait for budgets of other nodes";
+    BUDGET_NODES_AWAY: Gauge "tollgate_budget_nodes_away" in "nodes" by [], NO_BUCKETS,
+        "nodes with which there is something unfinished about budgets and that do not answer";
+    BUDGET_DROPPED: Counter "tollgate_budget_words_dropped_total" in "words" by [], NO_BUCKETS,
+        "what was to be said to another node about budgets and found no room";
     BUFFERED: Gauge "tollgate_buffered_bytes" in "bytes" by [], NO_BUCKETS,
         "memory that bodies on their way hold";
     BUFFER_MAX: Gauge "tollgate_buffer_max_bytes" in "bytes" by [], NO_BUCKETS,
@@ -159,6 +171,10 @@ metrics! {
         "accounts that are a record and a deadline; counted every 5 s";
     CONFIG_GENERATION: Gauge "tollgate_config_generation" in "configurations" by [], NO_BUCKETS,
         "configurations that were in force since the process began, the one of now included: 1, and one more for each reload that changed something";
+    CONFIG_OTHERS: Gauge "tollgate_config_others" in "configurations" by [], NO_BUCKETS,
+        "limits of other nodes, told apart by their hash, that are in force beside this node's own; 0: all agree";
+    CONFIG_UNKNOWN: Gauge "tollgate_config_unknown" in "nodes" by [], NO_BUCKETS,
+        "nodes whose limits are not known here";
     CONFIG_RELOADS: Counter "tollgate_config_reloads_total" in "reloads" by ["kind"], NO_BUCKETS,
         "times the configuration was read anew while running: `applied`, `unchanged`, or `refused` for its mistakes";
     BUILD: Gauge "tollgate_build_info" in "1" by ["version"], NO_BUCKETS,
@@ -287,11 +303,12 @@ impl ApiMeters {
 const API_GONE: &str = "(gone)";
 
 /// How attempts end, and what was answered.
-const CLASSES: [&str; 11] = [
+const CLASSES: [&str; 12] = [
     "ok",
     "transient",
     "incomplete",
     "throttled",
+    "parked",
     "denied",
     "permanent",
     "unreachable",
@@ -367,6 +384,7 @@ impl PlatformMeters {
             // Only such an answer is stored.
             Outcome::Done { .. } | Outcome::More { .. } => ("ok", Some(200)),
             Outcome::Again { kind, last, .. } => (kind.as_str(), last.status),
+            Outcome::Split { last, .. } => ("throttled", last.status),
             Outcome::Dead { last, .. } => ("permanent", last.status),
         };
         let meters = self.api(api);

@@ -8,15 +8,20 @@
 //! Names that come from outside are recorded as text and never by `Display`: the form for people quotes text,
 //! so that a line break or an escape sequence in an account acts on no terminal.
 
+mod budgets;
 mod cluster;
 mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
 
+pub(crate) use budgets::{
+    ExchangeMeters, budget_holder_gone, budget_letter_unreadable, budget_node_away,
+    budget_node_back, budget_unknown,
+};
 pub(crate) use cluster::{
-    claims_unseen, guest_lost, partitions_gained, partitions_given_up, partitions_kept,
-    partitions_lost, session_over, visit_ended,
+    claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
+    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_over, visit_ended,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
@@ -25,6 +30,7 @@ pub(crate) use metrics::{
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +43,7 @@ use crate::config::Mistake;
 use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
+use crate::mixed::Unheeded;
 use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
@@ -131,8 +138,63 @@ pub(crate) fn config_needs_restart(key: &str) {
     );
 }
 
+/// Other nodes have other limits, which apply here too.
+pub(crate) fn config_mixed(config: &str, others: &[String], nodes: &BTreeSet<String>) {
+    let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    tracing::warn!(
+        event = "config_mixed",
+        config,
+        others = others.join(" "),
+        nodes = nodes.join(" "),
+        "nodes have different limits, every limit of all of them applies"
+    );
+}
+
+/// All nodes have the same limits again.
+pub(crate) fn config_agreed(config: &str) {
+    tracing::info!(event = "config_agreed", config, "all nodes have the same limits again");
+}
+
+/// What limits another node has is not known; its own before stay in force, if those were.
+pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
+    tracing::warn!(
+        event = "config_unknown",
+        node,
+        config,
+        reason,
+        "the limits of another node are not known, it may let go what they forbid here, and the other way round"
+    );
+}
+
+/// A node that lives does not say that it goes by the limits of this one.
+pub(crate) fn config_not_heeded(node: &str) {
+    tracing::warn!(
+        event = "config_not_heeded",
+        node,
+        "another node does not go by this one's limits yet, starting all the same"
+    );
+}
+
+/// One limit of another node does not apply here.
+pub(crate) fn limit_unheeded(unheeded: &Unheeded) {
+    tracing::warn!(
+        event = "limit_unheeded",
+        platform = unheeded.platform.as_str(),
+        limit = unheeded.what.as_str(),
+        reason = unheeded.reason.as_str(),
+        "a limit of another node does not apply here"
+    );
+}
+
+/// How many configurations of others are in force here, and how many are not known.
+pub(crate) fn configs_seen(others: usize, unknown: usize) {
+    metrics::CONFIG_OTHERS.gauge(&[]).set(others as f64);
+    metrics::CONFIG_UNKNOWN.gauge(&[]).set(unknown as f64);
+}
+
 /// There from the start, so that what grows can be seen.
 pub(crate) fn config_in_force() {
+    configs_seen(0, 0);
     metrics::CONFIG_GENERATION.gauge(&[]).set(1);
     for kind in ["applied", "unchanged", "refused"] {
         metrics::CONFIG_RELOADS.counter(&[kind]).increment(0);
@@ -771,11 +833,22 @@ pub(crate) fn session_started(session: &str) {
     tracing::info!(event = "session_started", session, "session started");
 }
 
-/// The session could not be renewed: no permits until it is.
-pub(crate) fn session_lost(since: Duration) {
+/// The server is there and does not do what a start needs, as when it elects a leader; it is tried again.
+pub fn start_waits(reason: &str) {
+    tracing::warn!(
+        event = "start_waits",
+        code = %Code::NatsUnreachable,
+        reason,
+        "NATS does not do yet what a start needs, it is tried again"
+    );
+}
+
+/// The session could not be renewed: no permits until it is. `missing`: the bucket is not there.
+pub(crate) fn session_lost(since: Duration, missing: bool) {
+    let code = if missing { Code::StreamMissing } else { Code::NatsUnreachable };
     tracing::warn!(
         event = "session_lost",
-        code = %Code::NatsUnreachable,
+        code = %code,
         since_ms = ms(since),
         "the session cannot be renewed, no permits until it is"
     );

@@ -14,7 +14,8 @@ struct Event {
 }
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-const SOURCE: &str = concat!(include_str!("mod.rs"), include_str!("cluster.rs"));
+const SOURCE: &str =
+    concat!(include_str!("mod.rs"), include_str!("cluster.rs"), include_str!("budgets.rs"));
 const PAGE: &str = include_str!("../../../docs/events.md");
 
 /// The events of a source file: each call of a `tracing` macro.

@@ -17,6 +17,7 @@ mod jobs;
 mod kinds;
 mod lanes;
 mod ledger;
+mod lending;
 mod metrics;
 mod nodes;
 mod observing;
@@ -28,10 +29,12 @@ mod reload;
 mod resting;
 mod retries;
 mod seams;
+mod sim;
 mod slots;
 mod store_away;
 mod supervision;
 mod unknown;
+mod versions;
 mod wakes;
 
 use std::rc::Rc;
@@ -62,6 +65,7 @@ use crate::telemetry::Totals;
 
 pub(super) use seams::Event;
 use seams::{Log, WatchedLedger, WatchedQueue};
+pub(super) use sim::is_simulated;
 
 /// A shard and all it stands on.
 pub(super) struct Rig {
@@ -150,6 +154,18 @@ impl Rig {
         ledger: MemoryLedger,
         script: impl Fn(&Seen) -> Reply + 'static,
     ) -> Self {
+        let owned = crate::cluster::Owned::default();
+        Self::start_owning(setup, clock, queue, (ledger, owned), script)
+    }
+
+    /// The same of a node that owns only some partitions.
+    pub(super) fn start_owning(
+        setup: Setup,
+        clock: Clock,
+        queue: MemoryQueue,
+        (ledger, owned): (MemoryLedger, crate::cluster::Owned),
+        script: impl Fn(&Seen) -> Reply + 'static,
+    ) -> Self {
         let plan = plan_on(&Arc::new(plan(&setup)), &Line::Clock(clock.clone()));
         let log = Log::default();
         let watched_queue = WatchedQueue::new(queue.clone());
@@ -160,7 +176,7 @@ impl Rig {
             platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
         });
         let shared = Shared {
-            owned: crate::cluster::Owned::default(),
+            owned,
             auth,
             shuts: Shuts::default(),
             clock: clock.clone(),

@@ -56,6 +56,7 @@ impl Running {
             queue: Arc::new(queue.clone()),
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),
+            lending: None,
             back,
         };
         let node = Node::start(Arc::new(plan), seams, Clock::new()).await.unwrap();
@@ -115,9 +116,10 @@ fn two_nodes_with_the_same_accounts_by_mistake_keep_every_limit_and_both_go_on()
             one.put(&account, 0..50).await;
             two.put(&account, 50..100).await;
         }
-        sleep(secs(5)).await;
-        let half = (one.done(), two.done());
-        sleep(secs(5)).await;
+        // However slow the machine is: each gets on, and goes on getting on beside the other.
+        for done in [50, 100] {
+            until("both to get on", secs(60), || one.done() > done && two.done() > done).await;
+        }
         let (calls, refused) = emulator.counts();
         println!(
             "calls {calls}, refused {refused}, done {} and {}, {:?}",
@@ -126,8 +128,7 @@ fn two_nodes_with_the_same_accounts_by_mistake_keep_every_limit_and_both_go_on()
             emulator.score()
         );
         assert_eq!(refused, 0);
-        for (running, before) in [(&one, half.0), (&two, half.1)] {
-            assert!(before > 50 && running.done() > before + 50, "{before}, {}", running.done());
+        for running in [&one, &two] {
             let totals = running.node.totals();
             assert_eq!((totals.fetches_dead.get(), totals.restarts.get()), (0, 0));
             assert!(running.queue.dead(None, 10).await.unwrap().is_empty());

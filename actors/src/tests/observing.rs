@@ -364,3 +364,130 @@ fn what_contradicts_the_declared_limits_again_and_again_is_told() {
     assert!((count("faster") - 1.0).abs() < 0.1, "{}", handle.render());
     assert!(count("slower") < 0.5 && count("wider") < 0.5);
 }
+
+/// An api with a list that is split, or a size that is halved.
+fn less(rule: &str, split: &str, text: &str) -> Setup {
+    let setup = limits(text);
+    let declared = format!(
+        "[platforms.p.apis.a]\nparams = [\"ids\", \"size\"]\nover = [{rule}]\nsplit = {split}\n"
+    );
+    Setup { platform: setup.platform.replace("[platforms.p.apis.a]\n", &declared), ..setup }
+}
+
+#[test]
+fn a_call_that_is_too_heavy_is_put_aside_alone() {
+    paused(|| async {
+        let rule = r#"{ body = "code", is = 7, wait = "10m", then = "park" }"#;
+        let rig = Rig::start(declared(&format!("over = [{rule}]"), ""), |seen| {
+            let heavy = seen.url.path().ends_with("heavy") && seen.number < 8;
+            Reply::ok(if heavy { r#"{"code":7}"# } else { "{}" })
+        });
+        rig.put("x", "a", "heavy").await;
+        rig.at(1_000).await;
+        for n in 0..8 {
+            rig.put("x", "a", &format!("light-{n}")).await;
+        }
+        rig.all_end(secs(2_000)).await;
+        let times = rig.times_of("heavy");
+        assert!(times.len() == 2 && times[0] == 0, "{times:?}");
+        assert!((600_000..=600_100).contains(&times[1]), "{times:?}");
+        // None of the others waited for it.
+        assert!(
+            (0..8).all(|n| rig.times_of(&format!("light-{n}")) == [1_000]),
+            "{:?}",
+            rig.calls()
+        );
+        assert_eq!((rig.done(), rig.shared.totals.refused.get()), (9, 1));
+        // A call that is always too heavy is given up.
+        let rig =
+            Rig::start(declared(&format!("over = [{rule}]"), ""), |_| Reply::ok(r#"{"code":7}"#));
+        rig.put("x", "a", "heavy").await;
+        rig.all_end(secs(20_000)).await;
+        assert_eq!((rig.calls().len(), rig.shared.totals.fetches_dead.get()), (20, 1));
+    });
+}
+
+#[test]
+fn a_call_that_is_too_heavy_is_made_less_and_holds_others_only_if_it_says_so() {
+    for (wait, held) in [("", false), (r#", wait = "1m""#, true)] {
+        paused(move || async move {
+            let rule =
+                format!(r#"{{ status = 400, body = "code", is = 7, then = "split"{wait} }}"#);
+            let split = r#"{ by = "list", param = "ids" }"#;
+            let rig = Rig::start(less(&rule, split, ""), |seen| {
+                let parts = seen.url.path().rsplit_once('.').map_or(0, |(_, way)| way.len());
+                if parts < 2 && seen.url.path().contains("heavy") {
+                    return Reply::status(400).then(ms(0), r#"{"code":7}"#);
+                }
+                Reply::ok("{}")
+            });
+            rig.put_as(
+                "x",
+                "a",
+                "heavy",
+                Priority::Normal,
+                r#""params":{"ids":["1","2","3","4"],"size":1}"#,
+            )
+            .await;
+            rig.at(20_000).await;
+            rig.put_as("x", "a", "light", Priority::Normal, r#""params":{"ids":"9","size":1}"#)
+                .await;
+            rig.all_end(secs(2_000)).await;
+            let totals = &rig.shared.totals;
+            assert_eq!(
+                (rig.calls().len(), totals.fetches_done.get(), totals.fetches_dead.get()),
+                (8, 8, 0)
+            );
+            assert_eq!((totals.objects.get(), totals.refused.get()), (5, 3));
+            let calls = rig.calls();
+            let part = calls.iter().find(|(_, id)| id.ends_with(".11")).unwrap().0;
+            let light = rig.times_of("light");
+            if held {
+                assert!(part >= 120_000 && light[0] >= 60_000, "{:?}", rig.calls());
+            } else {
+                assert!(part < 1_000 && light == [20_000], "{:?}", rig.calls());
+            }
+        });
+    }
+}
+
+#[test]
+fn a_request_that_is_too_heavy_is_made_smaller_until_it_is_not() {
+    paused(|| async {
+        let rule = r#"{ body = "code", is = 7, then = "shrink_request" }"#;
+        let split = r#"{ by = "half", param = "size", min = 10 }"#;
+        let rig = Rig::start(less(rule, split, ""), |seen| {
+            Reply::ok(if seen.number < 3 { r#"{"code":7}"# } else { "{}" })
+        });
+        for id in ["can", "cannot"] {
+            let size = if id == "can" { 1000 } else { 10 };
+            let fields = format!(r#""params":{{"ids":"1","size":{size}}}"#);
+            rig.put_as("x", "a", id, Priority::Normal, &fields).await;
+            rig.all_end(secs(2_000)).await;
+        }
+        let totals = &rig.shared.totals;
+        assert_eq!(
+            (totals.fetches_done.get(), totals.objects.get(), totals.fetches_dead.get()),
+            (5, 2, 0)
+        );
+    });
+}
+
+#[test]
+fn a_fetch_that_costs_more_than_a_limit_ever_allows_is_split_without_a_call() {
+    paused(|| async {
+        let units = r#"units = { per = ["account"], max = 3, in = "1m", guard = "0ms" }"#;
+        let setup = less("", r#"{ by = "list", param = "ids" }"#, units);
+        let costs = "costs.units = \"{ids|length}\"\nsplit = ";
+        let setup = Setup { platform: setup.platform.replace("split = ", costs), ..setup };
+        let rig = Rig::start(setup, |_| Reply::ok("{}"));
+        let fields = r#""params":{"ids":["1","2","3","4","5","6","7"],"size":1}"#;
+        rig.put_as("x", "a", "f", Priority::Normal, fields).await;
+        rig.all_end(secs(600)).await;
+        let totals = &rig.shared.totals;
+        // 7 -> 4 and 3, 4 -> 2 and 2: two are split uncalled, three are called.
+        assert_eq!((rig.calls().len(), totals.objects.get()), (3, 3), "{:?}", rig.calls());
+        assert_eq!((totals.fetches_done.get(), totals.fetches_dead.get()), (5, 0));
+        assert_eq!(totals.refused.get(), 0);
+    });
+}

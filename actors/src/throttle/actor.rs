@@ -15,7 +15,7 @@ mod resting;
 mod signing;
 mod weighing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,13 +124,13 @@ pub struct Throttle {
     stale: bool,
     lanes: Vec<Lane>,
     turn: usize,
-    flights: HashMap<PermitId, Flight>,
+    flights: BTreeMap<PermitId, Flight>,
     /// Calls in flight whose answers say that their own jobs are over already.
-    jobs_over: HashMap<PermitId, u64>,
+    jobs_over: BTreeMap<PermitId, u64>,
     /// Those of an api's first two seconds, within bounds.
     doubted: Vec<Doubted>,
     /// Tries of fetches that were in flight or parked when the record was written, until they are read.
-    remembered: HashMap<Seq, (Tries, At, bool)>,
+    remembered: BTreeMap<Seq, (Tries, At, bool)>,
     /// Stretches whose fetches may have been in flight in another process, until they are read; whether that
     /// process has crashed.
     suspected: Vec<(Stretch, bool)>,
@@ -204,10 +204,10 @@ impl Throttle {
             stale: false,
             lanes: Vec::new(),
             turn: 0,
-            flights: HashMap::new(),
-            jobs_over: HashMap::new(),
+            flights: BTreeMap::new(),
+            jobs_over: BTreeMap::new(),
             doubted: Vec::new(),
-            remembered: HashMap::new(),
+            remembered: BTreeMap::new(),
             suspected: Vec::new(),
             suspects_out: 0,
             block: Vec::new(),

@@ -22,8 +22,7 @@ pub(crate) struct Lost {
 /// When calls that another process had in flight have arrived at the latest, and for how long they may go
 /// on; nothing for this process's own, of which more is known. `since`: when its record was stored.
 pub(crate) fn lost(platform: &Platform, writer: Writer, since: At, now: At) -> Option<Lost> {
-    let connect = platform.apis.iter().map(|api| api.timeouts.connect).max();
-    let latest = since.plus(Span::from(USE_WITHIN)).plus(Span::from(connect.unwrap_or_default()));
+    let latest = written_by(platform, since);
     match writer {
         Writer::Here => None,
         // Its process is gone and its sockets with it: what it wrote last left it before now.
@@ -36,6 +35,12 @@ pub(crate) fn lost(platform: &Platform, writer: Writer, since: At, now: At) -> O
             slots_until: latest.max(now).plus(Span::from(platform.lost_call_alive)),
         }),
     }
+}
+
+/// When a call that was let go at `since` was written at the latest.
+pub(crate) fn written_by(platform: &Platform, since: At) -> At {
+    let connect = platform.apis.iter().map(|api| api.timeouts.connect).max();
+    since.plus(Span::from(USE_WITHIN)).plus(Span::from(connect.unwrap_or_default()))
 }
 
 /// Reads a record. What cannot be read shuts the gate for its longest window.

@@ -37,11 +37,27 @@ impl Came {
             Outcome::Again { kind: Again::Throttled, last, .. } if last.status.is_none() => {
                 Self { bytes: came, is_error: false }
             }
-            Outcome::Again { last, .. } | Outcome::Dead { last, .. } => {
+            Outcome::Again { last, .. }
+            | Outcome::Dead { last, .. }
+            | Outcome::Split { last, .. } => {
                 let is_error = last.status.is_none_or(|status| status >= 500);
                 Self { bytes: came, is_error }
             }
         }
+    }
+
+    /// As another node is told it: bytes, whether there were no more, whether it was an error.
+    pub(crate) fn parts(self) -> (u64, bool, bool) {
+        match self.bytes {
+            Bytes::All(bytes) => (bytes, true, self.is_error),
+            Bytes::AtLeast(bytes) => (bytes, false, self.is_error),
+        }
+    }
+
+    /// What was told so.
+    pub(crate) fn of_parts(bytes: u64, is_all: bool, is_error: bool) -> Self {
+        let bytes = if is_all { Bytes::All(bytes) } else { Bytes::AtLeast(bytes) };
+        Self { bytes, is_error }
     }
 
     /// What the call cost by a limit that counts so, and by which it was guessed to cost `guess`; nothing: as was known

@@ -1,6 +1,6 @@
 //! The account's gate as its actor holds it: the pure ledger, and the few questions beyond `decide`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tollgate_gate::{
     Ask, At, Because, Charged, Cost, Decision, Effect, Hold, HoldScope, Ledger, LimitSet, Note,
@@ -12,7 +12,7 @@ use tollgate_gate::{
 pub(crate) struct Gate {
     ledger: Ledger,
     /// Calls that are over and whose cost is not known yet: in the ledger they are in flight.
-    over: HashMap<PermitId, (At, Sent)>,
+    over: BTreeMap<PermitId, (At, Sent)>,
 }
 
 impl Gate {
@@ -77,6 +77,12 @@ impl Gate {
     /// Every permit in flight was a dead process's: its request left at `latest` at the latest.
     pub(crate) fn lose_all(&mut self, limits: &LimitSet, latest: At, slots_until: At) {
         self.ledger.lost(limits, latest.plus(limits.guard_max()), slots_until);
+    }
+
+    /// Nothing may be heard any more of a call whose request left at `latest` at the latest: it is charged, and goes on
+    /// to take its slots.
+    pub(crate) fn give_up(&mut self, limits: &LimitSet, id: PermitId, latest: At) -> bool {
+        self.ledger.give_up(limits, id, latest.plus(limits.guard_max()))
     }
 
     /// The same of one permit, which another node used.

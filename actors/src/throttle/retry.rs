@@ -73,6 +73,13 @@ pub(crate) fn next(
                 Some(after) => after.max(wait(u32::from(in_a_row - BELIEVED), WAIT_MAX)),
             })
         }
+        Again::Parked => {
+            tries.throttled = tries.throttled.saturating_add(1);
+            if tries.throttled >= THROTTLED_MAX {
+                return Next::GiveUp(Code::AttemptsExhausted);
+            }
+            Next::Retry(after.unwrap_or_else(|| wait(u32::from(tries.throttled), WAIT_MAX)))
+        }
         Again::Denied => {
             tries.throttled = tries.throttled.saturating_add(1);
             if tries.throttled >= THROTTLED_MAX {

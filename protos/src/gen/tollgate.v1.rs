@@ -249,3 +249,269 @@ pub struct Dead {
     #[prost(string, optional, tag = "11")]
     pub request_id: ::core::option::Option<::prost::alloc::string::String>,
 }
+// What two nodes tell each other of budgets: of permits that the owner of a budget lends to another node.
+//
+// Between nodes only, on `tollgate.budget.<session>`; not for users. All times are relative to the sending.
+
+/// One of a line of letters from one node to another. Each is sent until its receipt has come; who has taken it in
+/// already takes it in no second time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BudgetLetter {
+    /// The session of the sender.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// The name of its node.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// Which of its lines to this receiver, from 1. A higher one begins anew.
+    #[prost(uint64, tag = "3")]
+    pub line: u64,
+    /// Which letter of the line, from 1.
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
+    /// The budgets that it speaks of.
+    #[prost(message, repeated, tag = "5")]
+    pub budgets: ::prost::alloc::vec::Vec<BudgetName>,
+    /// What it says, in order.
+    #[prost(message, repeated, tag = "6")]
+    pub words: ::prost::alloc::vec::Vec<BudgetWord>,
+}
+/// A budget: one value of the key of one of a platform's budgets.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetName {
+    #[prost(string, tag = "1")]
+    pub platform: ::prost::alloc::string::String,
+    /// The name of its record in the ledger.
+    #[prost(string, tag = "2")]
+    pub record: ::prost::alloc::string::String,
+    /// The values of its key, in the order of its dimensions. Empty in answers.
+    #[prost(string, repeated, tag = "3")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// An account whose calls count in it: its tier may have other limits.
+    #[prost(string, tag = "4")]
+    pub account: ::prost::alloc::string::String,
+}
+/// One thing that is said of a budget.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BudgetWord {
+    /// By its place among the letter's budgets.
+    #[prost(uint32, tag = "1")]
+    pub budget: u32,
+    #[prost(oneof = "budget_word::Said", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    pub said: ::core::option::Option<budget_word::Said>,
+}
+/// Nested message and enum types in `BudgetWord`.
+pub mod budget_word {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Said {
+        #[prost(message, tag = "2")]
+        Ask(super::BudgetAsk),
+        /// This account, which waits in line or was called, does not come.
+        #[prost(string, tag = "3")]
+        Leaves(::prost::alloc::string::String),
+        #[prost(message, tag = "4")]
+        Told(super::BudgetTold),
+        #[prost(message, tag = "5")]
+        Heard(super::BudgetHeard),
+        #[prost(message, tag = "6")]
+        JobOver(super::BudgetJobOver),
+        #[prost(message, tag = "7")]
+        Hold(super::BudgetHold),
+        #[prost(message, tag = "8")]
+        Lent(super::BudgetLent),
+        #[prost(message, tag = "9")]
+        Wait(super::BudgetWait),
+        #[prost(message, tag = "10")]
+        Until(super::BudgetUntil),
+        /// This account, which waits in line, is next: it asks now.
+        #[prost(string, tag = "11")]
+        Turn(::prost::alloc::string::String),
+    }
+}
+/// An account asks for one call.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BudgetAsk {
+    #[prost(string, tag = "1")]
+    pub account: ::prost::alloc::string::String,
+    /// Which life of its actor asks, and for which permit: repeated in the answer.
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    pub permit: u64,
+    #[prost(string, tag = "4")]
+    pub api: ::prost::alloc::string::String,
+    /// The job that the call orders; 0: none.
+    #[prost(uint64, tag = "5")]
+    pub job: u64,
+    /// Turns for one of another account.
+    #[prost(uint32, tag = "6")]
+    pub weight: u32,
+    /// Calls that it would make one after the other.
+    #[prost(uint32, tag = "7")]
+    pub wants: u32,
+    /// What the call costs by limits by which it does not cost one.
+    #[prost(message, repeated, tag = "8")]
+    pub costs: ::prost::alloc::vec::Vec<BudgetCost>,
+}
+/// What a call costs by one limit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetCost {
+    #[prost(string, tag = "1")]
+    pub limit: ::prost::alloc::string::String,
+    /// Whose limit it is; absent: of all apis.
+    #[prost(string, optional, tag = "2")]
+    pub api: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "3")]
+    pub units: u32,
+    #[prost(bool, tag = "4")]
+    pub is_estimate: bool,
+}
+/// What became of a permit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetTold {
+    #[prost(uint64, tag = "1")]
+    pub permit: u64,
+    #[prost(oneof = "budget_told::What", tags = "2, 3, 4, 5, 6, 7, 8")]
+    pub what: ::core::option::Option<budget_told::What>,
+}
+/// Nested message and enum types in `BudgetTold`.
+pub mod budget_told {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// So many microseconds ago it was written.
+        #[prost(uint64, tag = "2")]
+        WrittenUs(u64),
+        /// When it was written is not known after all.
+        #[prost(bool, tag = "3")]
+        Unwritten(bool),
+        /// So many microseconds ago its answer began.
+        #[prost(uint64, tag = "4")]
+        AnsweredUs(u64),
+        #[prost(message, tag = "5")]
+        Came(super::BudgetCame),
+        #[prost(message, tag = "6")]
+        Ended(super::BudgetEnded),
+        /// It was never handed on: nothing was sent.
+        #[prost(bool, tag = "7")]
+        Unused(bool),
+        /// Whoever held it is gone.
+        #[prost(bool, tag = "8")]
+        Lost(bool),
+    }
+}
+/// What a call turned out to cost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetCame {
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// False: it may have had more.
+    #[prost(bool, tag = "2")]
+    pub is_all: bool,
+    #[prost(bool, tag = "3")]
+    pub is_error: bool,
+}
+/// A call is over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetEnded {
+    /// Microseconds ago.
+    #[prost(uint64, tag = "1")]
+    pub ago_us: u64,
+    /// Whether its request may have reached the provider.
+    #[prost(bool, tag = "2")]
+    pub sent: bool,
+}
+/// What the answer to a call said of one limit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetHeard {
+    #[prost(uint64, tag = "1")]
+    pub permit: u64,
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// Whose limit it is; absent: of all apis.
+    #[prost(string, optional, tag = "3")]
+    pub limit_api: ::core::option::Option<::prost::alloc::string::String>,
+    /// The api of the call.
+    #[prost(string, tag = "4")]
+    pub api: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "5")]
+    pub left: ::core::option::Option<u32>,
+    /// More is left in so many microseconds.
+    #[prost(uint64, optional, tag = "6")]
+    pub until_us: ::core::option::Option<u64>,
+    /// Its window ends in so many microseconds.
+    #[prost(uint64, optional, tag = "7")]
+    pub ends_us: ::core::option::Option<u64>,
+    /// The call was refused because of it.
+    #[prost(bool, tag = "8")]
+    pub over: bool,
+}
+/// A job is over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetJobOver {
+    #[prost(uint64, tag = "1")]
+    pub job: u64,
+    /// The call that tells it, if it counts in this budget.
+    #[prost(uint64, optional, tag = "2")]
+    pub of: ::core::option::Option<u64>,
+}
+/// A refusal: nothing goes for so long.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetHold {
+    #[prost(uint64, tag = "1")]
+    pub for_us: u64,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The call may be made, within half a second of its asking.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetLent {
+    #[prost(string, tag = "1")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    /// The permit that was asked for.
+    #[prost(uint64, tag = "3")]
+    pub asked: u64,
+    /// The budget's own.
+    #[prost(uint64, tag = "4")]
+    pub permit: u64,
+}
+/// Not now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetWait {
+    #[prost(string, tag = "1")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    pub asked: u64,
+    /// Not before so many microseconds from now, if that is known.
+    #[prost(uint64, optional, tag = "4")]
+    pub until_us: ::core::option::Option<u64>,
+    /// Nobody calls: to be asked again in so many microseconds. Absent: it is in line.
+    #[prost(uint64, optional, tag = "5")]
+    pub again_us: ::core::option::Option<u64>,
+    #[prost(string, tag = "6")]
+    pub why: ::prost::alloc::string::String,
+}
+/// The earliest turn of an account that waits in line is known now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetUntil {
+    #[prost(string, tag = "1")]
+    pub account: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub until_us: u64,
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+}
+/// What became of a letter.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BudgetReceipt {
+    /// It was taken in, now or before. False: its line is not known here, or letters before it are missing; a line
+    /// begins anew.
+    #[prost(bool, tag = "1")]
+    pub taken: bool,
+    /// The name of the receiver's node.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+}

@@ -1,7 +1,7 @@
 //! NATS that goes away, comes back, or is not there yet.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tollgate_emulator::ProviderLimit;
 
@@ -111,4 +111,45 @@ fn a_server_that_is_frozen_for_a_moment_breaks_no_limit() {
     assert_none_refused(&emulator);
     dir.assert_reports(&accounts, 8);
     assert_eq!((done(&nats).len(), emulator.counts().0), (80, 80));
+}
+
+#[test]
+#[ignore = "three servers on two cores, and a minute of waiting; run it with --run-ignored only"]
+fn a_node_that_is_started_while_the_servers_have_no_leader_waits_for_one() {
+    let ports = [free_port(), free_port(), free_port()];
+    let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
+    let mut servers = ports.map(|port| {
+        let listen = format!("listen: \"127.0.0.1:{port}\"");
+        Nats::with("", &format!("cluster {{ name: \"three\", {listen}, routes: [{routes}] }}"))
+    });
+    let (emulator, port) = (emulator(Vec::new(), 5), free_port());
+    let urls = servers.each_ref().map(|nats| nats.server.url()).join(",");
+    let config = Config::of(&emulator)
+        .nats(&format!("url = \"{urls}\""))
+        .nats("replicas = 3")
+        .http(&format!("listen = \"127.0.0.1:{port}\""))
+        .report();
+    let dir = Dir::with(&config);
+    let started = Instant::now();
+    while dir.tollgate(&["setup"]).run().code != Some(0) {
+        assert!(started.elapsed() < 30 * SECOND);
+    }
+    servers[1].server.kill();
+    servers[2].server.kill();
+    let mut node = serve(&dir);
+    wait_status(port, "/readyz", 503);
+    // Longer than a server that starts alone needs.
+    thread::sleep(35 * SECOND);
+    assert!(node.is_running());
+    stop(node);
+
+    let mut node = serve(&dir);
+    thread::sleep(3 * SECOND);
+    servers[1].server.restart();
+    servers[2].server.restart();
+    wait_status(port, "/readyz", 200);
+    assert!(node.is_running());
+    publish(&dir, &reports(&["a".to_owned()], 3));
+    servers[0].wait_count("DONE", 3);
+    stop(node);
 }

@@ -8,9 +8,12 @@
 //! Two keys are held at once: a slot of the account and one of the app. Long jobs (`days` of 3 or more) hold one of the
 //! account's few slots for those as well: the shape decides. Creating has a budget of its own.
 //!
+//! Every fourth job is over with the answer that orders it, which says so: what it would make was there. Such a one holds
+//! no slot, so whoever reads its answer may use the slot at once, and whoever does not waits as for any other.
+//!
 //! Left out, for it is not built yet: to ask how a job goes, to list jobs, to download what they made (URLs that expire,
-//! a host that takes no credentials, empty results). So a slot is free for the caller when the time is over, not when
-//! the job is.
+//! a host that takes no credentials, empty results). So the slot of a job that goes on is free for the caller when the
+//! time is over, not when the job is.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,6 +34,9 @@ pub const TTL: Duration = Duration::from_secs(4);
 /// Creates of a second, and at once.
 pub const CREATES: u32 = 20;
 
+/// One job in so many is over at once.
+const AT_ONCE: u64 = 4;
+
 /// The median of a job's time, the spread of its logarithm, and the shortest.
 const MEDIAN: Duration = Duration::from_secs(2);
 const SPREAD: f64 = 0.9;
@@ -41,6 +47,10 @@ const SHORTEST: Duration = Duration::from_millis(200);
 pub struct Jobs {
     wrong: bool,
     running: Vec<Job>,
+    /// Jobs that were over at once, as long as they would hold a slot of a caller who has not heard it.
+    over: Vec<Job>,
+    /// Creates that such a caller would have had no slot for.
+    on_freed: u64,
     /// When each report was ordered.
     created: HashMap<(String, String), Vec<Duration>>,
     most_app: usize,
@@ -68,6 +78,8 @@ impl Jobs {
         Self {
             wrong,
             running: Vec::new(),
+            over: Vec::new(),
+            on_freed: 0,
             created: HashMap::new(),
             most_app: 0,
             most_account: 0,
@@ -77,6 +89,15 @@ impl Jobs {
             log: Violations::default(),
             refused: HashMap::new(),
         }
+    }
+
+    /// The answer to whoever has ordered a job.
+    fn answer(call: &Arrival<'_>, state: &str) -> Reply {
+        let body = serde_json::json!({
+            "code": 0, "account": call.account, "query": call.query, "state": state,
+        });
+        let reply = Reply { status: 200, body: body.to_string(), ..Reply::default() };
+        reply.tells("x-concurrent-job-limit", PER_ACCOUNT)
     }
 
     /// How long a job takes: the logarithm is about normal (twelve even numbers make one).
@@ -119,15 +140,25 @@ impl Case for Jobs {
             return Reply::refused(429, &body).header("x-concurrent-job-limit", PER_ACCOUNT);
         }
         self.bucket = (held - 1.0, at);
+        self.over.retain(|job| job.until > at);
+        let own_over = self.over.iter().filter(own).count();
+        // Running ones count here for as long as they run only: a caller holds them for longer.
+        let blind =
+            account + own_over >= PER_ACCOUNT || self.running.len() + self.over.len() >= PER_APP;
+        self.on_freed += u64::from(blind);
+        let report = (call.account.to_owned(), call.query.to_owned());
+        self.created.entry(report).or_default().push(at);
+        if mix(call.luck).is_multiple_of(AT_ONCE) {
+            self.over.push(Job { account: call.account.into(), is_long, until: at + TTL });
+            return Self::answer(call, "DONE");
+        }
         let takes = Self::takes(call.luck);
         self.busy += takes.as_secs_f64();
         self.running.push(Job { account: call.account.into(), is_long, until: at + takes });
         self.most_app = self.most_app.max(self.running.len());
         self.most_account = self.most_account.max(account + 1);
         self.most_long = self.most_long.max(long + usize::from(is_long));
-        let report = (call.account.to_owned(), call.query.to_owned());
-        self.created.entry(report).or_default().push(at);
-        Reply::good(call).tells("x-concurrent-job-limit", PER_ACCOUNT)
+        Self::answer(call, "RUNNING")
     }
 
     fn marks(&self, seen: &Seen) -> Vec<Mark> {
@@ -163,6 +194,12 @@ impl Case for Jobs {
         } else {
             let mark = "creates without a slot, or beyond their budget";
             marks.insert(0, Mark::unviolated(mark, &self.log, seen));
+            marks.push(Mark::new(
+                "creates in slots of jobs that were over at once",
+                "at least 1",
+                self.on_freed.to_string(),
+                self.on_freed > 0,
+            ));
         }
         marks
     }

@@ -435,3 +435,27 @@ fn impossible_limits_are_refused() {
     assert!(LimitSet::new(twice[..2].to_vec()).is_ok());
     assert!(LimitSet::new(vec![limit("x", span(MS)), limit("y", span(WINDOW_MAX.0))]).is_ok());
 }
+
+#[test]
+fn a_call_that_is_given_up_is_charged_as_a_lost_one_and_keeps_its_slot_until_it_is_told_of() {
+    let rules = [limit("gap", every(1)), limit("slots", concurrent(1))];
+    let limits = set(rules);
+    let ask = Ask::new(0);
+    let mut ledger = Ledger::new();
+    ledger.take(&limits, PermitId(7), ask, At(0));
+    assert!(!ledger.give_up(&limits, PermitId(8), At(S)));
+    assert!(ledger.give_up(&limits, PermitId(7), At(S)));
+    let next = |ledger: &Ledger, at: i64| decide(&limits, ledger, ledger.holds(), ask, At(at));
+    // As long as nothing is heard of it.
+    assert!(matches!(next(&ledger, 100 * S), Decision::WaitUntil { at: None, .. }));
+    // What is told now does not make its charge earlier, nor is it charged twice.
+    ledger.answered(&limits, PermitId(7), At(1));
+    let read = Ledger::decode_exact(&limits, &ledger.encode(&limits, At(S)), At(S)).unwrap().0;
+    for mut ledger in [ledger, read] {
+        assert!(ledger.ended(&limits, PermitId(7), At(S / 2), Sent::Maybe));
+        let Decision::WaitUntil { at, .. } = next(&ledger, S) else { panic!() };
+        assert_eq!(at, Some(At(2 * S)));
+        assert_eq!(ledger.charged().map(|(.., calls)| calls).sum::<u32>(), 1);
+        assert_eq!(next(&ledger, 2 * S), Decision::Go);
+    }
+}

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use actix::prelude::*;
-use tollgate_gate::{At, Sent, Span};
+use tollgate_gate::{At, PermitId, Sent, Span};
 
 use super::{Budget, Decided};
 use crate::budget::{Given, Grant, Told};
 use crate::ledger::record::{Known, Record};
 use crate::ledger::{LedgerError, Stored, Writer};
 use crate::telemetry;
-use crate::throttle::book;
+use crate::throttle::book::{self, Lost};
 use crate::throttle::fence::{Fence, Fenced};
 
 /// Whoever lost a race for the record waits so long, in milliseconds.
@@ -20,6 +20,7 @@ impl Budget {
     pub(super) fn store(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         self.keeps = std::mem::take(&mut self.unkept);
+        self.recording.append(&mut self.unrecorded);
         let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = writing.fold(self.last_given, u64::max);
         let own = Known { session: self.shard.ledger.session(), permit };
@@ -41,6 +42,7 @@ impl Budget {
             Ok(version) => {
                 self.version = version;
                 self.fence = Fence::Holds;
+                self.recording.clear();
                 let now = self.now();
                 for Decided { ask, id, .. } in batch {
                     self.last_given = self.last_given.max(id.0);
@@ -55,14 +57,15 @@ impl Budget {
                         let costs = places.map(|place| (place, gate_ask.cost(place).units));
                         self.untold_calls.goes(id, costs);
                     });
-                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone()));
-                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.me().clone());
+                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone(), now));
+                    let grant = Grant::new(ask.call.key.clone(), id, self.shard.door());
                     ask.grant(grant);
                 }
             }
             Err(error) => {
                 // A record before this one is still there, or this one after all.
                 self.stale = true;
+                self.not_recorded();
                 self.unkept |= self.keeps;
                 let meanwhile = std::mem::take(&mut self.decided);
                 match &error {
@@ -105,6 +108,11 @@ impl Budget {
     pub(super) fn read(&mut self, ctx: &mut Context<Self>) {
         let (fence, wait) = self.fence.reads();
         self.fence = fence;
+        if !self.may_write() {
+            // Reading would take it over from its owner.
+            self.ledger_waits(wait, ctx);
+            return;
+        }
         if self.restarted && !self.open {
             self.shard.ledger.doubt(self.key.record());
         }
@@ -129,6 +137,9 @@ impl Budget {
         let running = self.adopt_running(now);
         self.fence = Fence::Holds;
         self.open = true;
+        for (id, told) in std::mem::take(&mut self.early_told) {
+            self.hear(id, told, now);
+        }
         if self.restarted {
             telemetry::budget_restarted(&self.key, running);
         }
@@ -151,14 +162,30 @@ impl Budget {
         self.last_given = record.knows(own);
         book::see(&mut self.seen, &record.known, own);
         let lost = book::lost(&self.platform, stored.writer, since, now);
-        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), lost);
+        book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), None);
         self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
-        if stored.writer == Writer::Here {
-            let running = self.shard.given_by(key);
-            let over = self.gate.in_flight().into_iter();
-            for id in over.filter(|id| running.iter().all(|(given, _)| given != id)) {
-                self.gate.ended(&self.limits, id, now, Sent::Maybe);
+        let running = self.shard.given_by(key);
+        let in_flight = self.gate.in_flight().into_iter();
+        for id in in_flight.filter(|id| running.iter().all(|(given, _)| given != id)) {
+            match lost {
+                Some(Lost { latest, slots_until }) => self.orphan(id, latest, slots_until),
+                // This process has owned it before, and whoever holds the call is to say when it is over.
+                None if self.shard.owned.is_shared() && !self.restarted => {
+                    let latest = book::written_by(&self.platform, since);
+                    let lives = Span::from(self.platform.lost_call_alive);
+                    self.orphan(id, latest, now.max(latest).plus(lives));
+                }
+                None => {
+                    self.gate.ended(&self.limits, id, now, Sent::Maybe);
+                }
             }
+        }
+    }
+
+    /// A call of which nothing may be heard any more: charged, and its slots are taken until then unless it is.
+    pub(super) fn orphan(&mut self, id: PermitId, latest: At, until: At) {
+        if self.gate.give_up(&self.limits, id, latest) {
+            self.orphans.insert(id, until);
         }
     }
 
@@ -174,6 +201,7 @@ impl Budget {
                 given.written.map(Told::Written),
                 given.answered.map(Told::Answered),
                 given.came.map(Told::Came),
+                given.gone.map(Told::Gone),
                 given.ended.map(|(at, sent)| Told::Ended(at, sent)),
             ];
             for told in told.into_iter().flatten() {

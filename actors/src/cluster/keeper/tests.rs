@@ -1,10 +1,15 @@
 //! Against a real server.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::Notify;
 
 use super::*;
+use crate::nats::own::{Following, NatsOwn};
 use crate::nats::session::{About, Lease};
 use crate::nats::tests::{plan, ready};
+use crate::nats::{Bus, Link};
 use crate::testkit::nats_server::NatsServer;
 
 /// A node without accounts.
@@ -27,8 +32,60 @@ impl Hands for Busy {
     }
 }
 
+/// A bucket that is followed no more, and not again, once it is said.
+#[derive(Debug)]
+struct Deaf {
+    own: NatsOwn,
+    is: AtomicBool,
+    now: Arc<Notify>,
+}
+
+impl OwnBucket for Deaf {
+    fn write(
+        &self,
+        key: String,
+        value: Option<bytes::Bytes>,
+        lives: Option<Duration>,
+        expected: u64,
+    ) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+        self.own.write(key, value, lives, expected)
+    }
+
+    fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>> {
+        self.own.last(key)
+    }
+
+    fn follow(&self) -> BoxFuture<'static, Result<Following, OwnError>> {
+        if self.is.load(Ordering::Acquire) {
+            return std::future::pending().boxed();
+        }
+        let (following, now) = (self.own.follow(), Arc::clone(&self.now));
+        async move {
+            let Following { there, changes } = following.await?;
+            let over = async move { now.notified().await };
+            Ok(Following { there, changes: changes.take_until(over.boxed()).boxed() })
+        }
+        .boxed()
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.own.link()
+    }
+}
+
 async fn join(server: &NatsServer, terms: Terms) -> Joined {
+    let joined = join_idly(server, terms).await;
+    joined.keeper.work_with(Arc::new(Busy::default())).await;
+    joined
+}
+
+/// One that works with nobody yet.
+async fn join_idly(server: &NatsServer, terms: Terms) -> Joined {
     let bus = Bus::connect(&plan(server), "node", false).await.unwrap();
+    join_on(Arc::new(NatsOwn::open(&bus).await.unwrap()), terms).await
+}
+
+async fn join_on(own: Arc<dyn OwnBucket>, terms: Terms) -> Joined {
     let about = About {
         node: "test".into(),
         version: "0".into(),
@@ -37,9 +94,9 @@ async fn join(server: &NatsServer, terms: Terms) -> Joined {
     };
     let (owned, lease) = (Owned::nothing(), Lease::of(Duration::from_secs(2)));
     let id = SessionId::draw();
-    let session = Session::start_with(&bus, id, Vec::new(), &about, lease, owned.clone()).await;
+    let session = Session::start_on(own, id, Vec::new(), &about, lease, owned.clone()).await;
     let session = Arc::new(session.unwrap());
-    let keeper = Keeper::join(&bus, Arc::clone(&session), owned.clone(), terms).await.unwrap();
+    let keeper = Keeper::join(Arc::clone(&session), owned.clone(), terms).await.unwrap();
     Joined { keeper, session, owned }
 }
 
@@ -94,7 +151,7 @@ async fn who_is_alone_has_everything_when_it_has_joined_and_shares_it_with_who_c
 async fn what_is_not_quiet_in_time_is_kept_and_the_rest_is_handed_over() {
     let (_folder, server, _bus) = ready("").await;
     let terms = Terms { handover: Duration::from_millis(300) };
-    let one = join(&server, terms).await;
+    let one = join_idly(&server, terms).await;
     let busy = Arc::new(Busy::default());
     *busy.0.lock().unwrap() = (0..8).collect();
     one.keeper.work_with(Arc::clone(&busy) as Arc<dyn Hands>).await;
@@ -134,4 +191,135 @@ async fn after_a_lapse_nothing_is_open_before_the_claims_were_looked_at() {
     sleep(3 * SECOND).await;
     assert_eq!((one.owned.open(), two.owned.open()), (before, theirs), "nothing has moved");
     drop(bus);
+}
+
+#[tokio::test]
+async fn nothing_is_given_up_before_it_is_known_who_works() {
+    let (_folder, server, _bus) = ready("").await;
+    let one = join_idly(&server, Terms::default()).await;
+    let two = join(&server, Terms::default()).await;
+    until("to close half", SECOND, || one.owned.open().len() == 32).await;
+    sleep(SECOND / 2).await;
+    assert_eq!((one.owned.ours(), two.owned.ours()), (Parts::ALL, Parts::NONE));
+    one.keeper.work_with(Arc::new(Busy::default())).await;
+    until("two halves", SECOND, || shared(&[&one, &two])).await;
+}
+
+#[tokio::test]
+async fn when_all_leases_end_at_once_nobody_takes_anything_over() {
+    let (_folder, server, bus) = ready("").await;
+    let one = join(&server, Terms::default()).await;
+    let two = join(&server, Terms::default()).await;
+    until("two halves", SECOND, || shared(&[&one, &two])).await;
+    let (before, theirs) = (one.owned.open(), two.owned.open());
+    let own = NatsOwn::open(&bus).await.unwrap();
+    for renewals in 0..3 {
+        // As when the clock of the server that keeps them is set, at whatever moment between two renewals.
+        sleep(Duration::from_millis(130 * renewals)).await;
+        let marks = [&one, &two].map(|node| {
+            let (own, key) = (&own, format!("n.{}", node.session.id()));
+            async move {
+                loop {
+                    let last = own.last(key.clone()).await.unwrap().unwrap();
+                    let mark = own.write(key.clone(), None, Some(4 * SECOND), last.revision).await;
+                    if let Ok(Wrote::At(_)) = mark {
+                        return;
+                    }
+                }
+            }
+        });
+        futures_util::future::join_all(marks).await;
+        for _ in 0..100 {
+            let (mine, others) = (one.owned.ours(), two.owned.ours());
+            assert_eq!((mine - before, others - theirs), (Parts::NONE, Parts::NONE));
+            sleep(Duration::from_millis(30)).await;
+        }
+        assert_eq!((one.owned.open(), two.owned.open()), (before, theirs));
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_was_emptied_is_filled_anew_as_it_was() {
+    let (_folder, server, bus) = ready("").await;
+    let one = join(&server, Terms::default()).await;
+    let two = join(&server, Terms::default()).await;
+    until("two halves", SECOND, || shared(&[&one, &two])).await;
+    let (before, theirs) = (one.owned.open(), two.owned.open());
+    let stream = bus.js().get_stream(bus.names().bucket_stream("OWN")).await.unwrap();
+    stream.purge().await.unwrap();
+    let own = NatsOwn::open(&bus).await.unwrap();
+    let started = Instant::now();
+    loop {
+        assert!(started.elapsed() < 15 * SECOND, "{:?} {:?}", one.owned, two.owned);
+        let (mine, others) = (one.owned.ours(), two.owned.ours());
+        assert_eq!((mine - before, others - theirs), (Parts::NONE, Parts::NONE));
+        let mut claimed = 0;
+        for part in 0..PARTITIONS {
+            claimed += u32::from(own.last(key(part)).await.unwrap().is_some());
+        }
+        if claimed == PARTITIONS && (one.owned.open(), two.owned.open()) == (before, theirs) {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    println!("claimed again after {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_bucket_that_cannot_be_followed_keeps_nobody_from_leaving() {
+    let (_folder, server, bus) = ready("").await;
+    let own = NatsOwn::open(&bus).await.unwrap();
+    let deaf = Arc::new(Deaf { own, is: AtomicBool::new(false), now: Arc::default() });
+    let one = join_on(Arc::clone(&deaf) as Arc<dyn OwnBucket>, Terms::default()).await;
+    one.keeper.work_with(Arc::new(Busy::default())).await;
+    deaf.is.store(true, Ordering::Release);
+    deaf.now.notify_one();
+    sleep(SECOND / 4).await;
+    let two = join(&server, Terms::default()).await;
+    let started = Instant::now();
+    one.keeper.leave(SECOND).await;
+    assert!(started.elapsed() < SECOND + STEP_WITHIN * 2, "{:?}", started.elapsed());
+    assert_eq!(one.owned.ours(), Parts::NONE);
+    until("all of it", SECOND, || two.owned.open() == Parts::ALL).await;
+}
+
+#[tokio::test]
+async fn each_partition_has_its_own_time_to_be_handed_over_in() {
+    let (_folder, server, _bus) = ready("").await;
+    let one = join_idly(&server, Terms { handover: SECOND }).await;
+    let busy = Arc::new(Busy::default());
+    *busy.0.lock().unwrap() = Parts::ALL;
+    one.keeper.work_with(Arc::clone(&busy) as Arc<dyn Hands>).await;
+    let two = join(&server, Terms::default()).await;
+    until("to close half", SECOND, || one.owned.open().len() == 32).await;
+    let first = one.owned.closing();
+    sleep(SECOND * 3 / 4).await;
+    let three = join(&server, Terms::default()).await;
+    until("to close more", SECOND / 4, || !(one.owned.closing() - first).is_empty()).await;
+    // Later ones do not put off the end of the first.
+    until("to keep the first", SECOND / 2, || (one.owned.closing() & first).is_empty()).await;
+    assert!(!one.owned.closing().is_empty());
+    drop((two, three));
+}
+
+/// Whoever is told of a change of these dies of it.
+struct Fatal;
+
+impl Hands for Fatal {
+    fn changed(&self, _: Parts) {
+        panic!("told");
+    }
+
+    fn quiet(&self, _: Parts) -> BoxFuture<'static, Parts> {
+        std::future::ready(Parts::NONE).boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_keeper_that_dies_is_noticed() {
+    let (_folder, server, _bus) = ready("").await;
+    let one = join(&server, Terms::default()).await;
+    assert!(timeout(SECOND / 2, one.keeper.died()).await.is_err());
+    one.keeper.work_with(Arc::new(Fatal)).await;
+    timeout(SECOND, one.keeper.died()).await.unwrap();
 }

@@ -111,6 +111,16 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("breaker = { status = [500] }", Code::BadValue, "breaker.status"),
     ("breaker = { afer = 5 }", Code::UnknownKey, "breaker.afer"),
     (r#"split = { by = "list", param = "ids" }"#, Code::MissingKey, "split"),
+    (
+        "params = [\"ids\"]\nover = [{ status = 400, then = \"split\" }]\nsplit = { by = \"half\", param = \"ids\" }",
+        Code::BadValue,
+        "over.0.then",
+    ),
+    (
+        "params = [\"ids\"]\nover = [{ status = 400, then = \"shrink_request\" }]\nsplit = { by = \"list\", param = \"ids\" }",
+        Code::BadValue,
+        "over.0.then",
+    ),
 ];
 
 /// The same for `split`, behind a rule that asks for it.

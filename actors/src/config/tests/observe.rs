@@ -199,8 +199,18 @@ const TABLE: &[(&str, Code, &str)] = &[
     ),
     (
         r#"over = [{ status = 429, then = "split" }]"#,
-        Code::NotSupported,
+        Code::MissingKey,
         "platforms.kakao.apis.report.over.0.then",
+    ),
+    (
+        r#"over = [{ status = 400 }, { status = 429, then = "shrink_request" }]"#,
+        Code::MissingKey,
+        "platforms.kakao.apis.report.over.1.then",
+    ),
+    (
+        r#"over = [{ status = 429, then = "park", scope = "platform" }]"#,
+        Code::BadValue,
+        "platforms.kakao.apis.report.over.0.scope",
     ),
     (
         r#"over = [{ status = 429, limit = "gap" }]"#,

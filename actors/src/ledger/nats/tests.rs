@@ -2,7 +2,9 @@
 
 mod network;
 
+use async_nats::jetstream;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 use crate::ids::{Account, Slug};
@@ -100,7 +102,7 @@ async fn the_writer_of_a_record_is_told_by_its_session() {
     let key = account("x");
     let one = ledger(&bus).await;
     one.store(key.clone(), 0, Bytes::from_static(b"one")).await.unwrap();
-    let number = one.0.session.id();
+    let number = one.0.wire.own();
     assert_eq!(load(&one, &key).await.writer, Writer::Here);
     assert_eq!(load(&ledger(&bus).await, &key).await.writer, Writer::Alive);
     let next = ledger_after(&bus, vec![number]).await;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::timeout;
 
-use super::{ASK_WITHIN, Head, stamp, unavailable};
+use super::wire::{ASK_WITHIN, stamp};
+use super::{Head, unavailable};
 use crate::ids::AccountKey;
 use crate::ledger::{Ledger, LedgerError, LedgerFuture, Stored, Writer};
 use crate::nats::Bus;

@@ -25,9 +25,8 @@ async fn session(bus: &Bus) -> Session {
 async fn a_session_shows_itself_and_lives_on_beyond_the_time_of_one_key() {
     let (_folder, server, bus) = ready("").await;
     let one = session(&bus).await;
-    let subject = bus.names().bucket_key("OWN", &format!("n.{}", one.id()));
-    let shown = one.inner.own.get_last_raw_message_by_subject(&subject).await.unwrap();
-    assert_eq!(serde_json::from_slice::<About>(&shown.payload).unwrap(), about("one"));
+    let shown = one.own().last(key(one.id())).await.unwrap().unwrap().value.unwrap();
+    assert_eq!(serde_json::from_slice::<About>(&shown).unwrap(), about("one"));
     let other = Bus::connect(&plan(&server), "other", false).await.unwrap();
     let two = session(&other).await;
     sleep(LIVES + RENEW_EVERY).await;
@@ -120,4 +119,29 @@ fn a_folder_remembers_so_many_sessions_and_nothing_torn() {
     std::fs::write(folder.path().join("sessions"), torn).unwrap();
     let file = SessionFile::open(folder.path()).unwrap();
     assert_eq!(file.before, all[all.len() - BEFORE_MAX..]);
+}
+
+#[tokio::test]
+async fn a_session_of_a_later_version_is_alive() {
+    let (_folder, _server, bus) = ready("").await;
+    let (one, later) = (session(&bus).await, SessionId::draw());
+    assert_eq!(one.ask(later).await.unwrap(), None);
+    let value = Some("not what we know".into());
+    one.own().write(key(later), value, Some(LIVES), 0).await.unwrap();
+    assert!(matches!(one.ask(later).await.unwrap(), Some((_, false))));
+}
+
+#[tokio::test]
+async fn a_key_that_had_ended_when_it_was_renewed_counts_as_a_renewal_that_failed() {
+    let (_folder, _server, bus) = ready("").await;
+    let one = session(&bus).await;
+    assert!(one.confirm().await.unwrap());
+    assert_eq!(one.steady_since(), Some(one.started()));
+    let stream = bus.js().get_stream(bus.names().bucket_stream("OWN")).await.unwrap();
+    stream.purge().await.unwrap();
+    let purged = Instant::now();
+    assert!(!one.confirm().await.unwrap());
+    assert!(one.is_held() && one.steady_since().is_none());
+    sleep(RENEW_EVERY * 2).await;
+    assert!(one.steady_since().unwrap() > purged, "the next one was in time");
 }

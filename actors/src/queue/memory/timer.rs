@@ -31,6 +31,7 @@ async fn run(queue: Weak<Shared>) {
         };
         match next {
             Some(next) => tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(next) => {}
                 () = changed.notified() => {}
             },

@@ -115,7 +115,8 @@ impl Ears {
         let mut told: Parts = self.heard.keys().copied().collect();
         loop {
             let parts = *owned.borrow_and_update();
-            told = told & parts;
+            // Accounts that rested in what was given out of hand are forgotten, also where it stayed in the end.
+            told = told & parts & !inner.owned.reopened();
             let new = parts - told;
             // Heard first, listed then: what comes meanwhile is told twice rather than never.
             let gained = match self.follow(&inner, parts).await {

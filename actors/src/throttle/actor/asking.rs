@@ -14,7 +14,7 @@ use tollgate_gate::{At, PermitId, Span};
 use super::letting::Wait;
 use super::weighing::job_of;
 use super::{Decided, Throttle};
-use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, What, Whose};
+use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, Home, What, Whose};
 use crate::collector::USE_WITHIN;
 use crate::costs::too_much;
 use crate::recipe::{self, BudgetKey, FetchContext, Refusal};
@@ -96,8 +96,8 @@ impl Throttle {
 
     fn ask(&self, asking: &Asking) {
         let key = asking.asked();
-        let whose =
-            Whose { account: self.key.account.clone(), ix: self.ix, home: self.shard.me().clone() };
+        let home = Home::Shard(self.shard.me().clone());
+        let whose = Whose { account: self.key.account.clone(), ix: self.ix, home };
         let api = self.lanes[asking.decided.lane].api;
         let job = job_of(&self.platform, api, &asking.decided.candidate.item);
         let call = Call { api, job, key: key.clone() };
@@ -105,7 +105,7 @@ impl Throttle {
         let wants = self.lanes[asking.decided.lane].waiting().saturating_add(1);
         let turns = (weight, u32::try_from(wants).unwrap_or(u32::MAX));
         let ask = Ask::new(whose, self.incarnation, asking.decided.id, turns, call);
-        self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what: What::Ask(ask) });
+        self.shard.to_budget(ForBudget { key: key.clone(), what: What::Ask(ask) });
     }
 
     pub(super) fn budget_answered(&mut self, Message(message): Message, ctx: &mut Context<Self>) {
@@ -151,8 +151,8 @@ impl Throttle {
                 let comes = self.asking.iter().any(|asking| asking.needs(&key));
                 let about = self.slot_asked || self.lanes.iter().any(|lane| lane.loading);
                 if !comes && !about {
-                    let what = What::Leave(self.key.account.clone());
-                    self.shard.budget_host(&key).do_send(ForBudget { key, what });
+                    let what = What::Leave(self.key.account.clone(), None);
+                    self.shard.to_budget(ForBudget { key, what });
                 }
                 return;
             }
@@ -165,8 +165,8 @@ impl Throttle {
         let behind = asking.decided.candidate.item.budgets.iter();
         for key in behind.skip(asking.decided.grants.len() + 1) {
             if self.in_line.iter().all(|line| line.key != *key) {
-                let what = What::Leave(self.key.account.clone());
-                self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what });
+                let what = What::Leave(self.key.account.clone(), None);
+                self.shard.to_budget(ForBudget { key: key.clone(), what });
             }
         }
     }

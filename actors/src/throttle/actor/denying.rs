@@ -45,7 +45,10 @@ impl Throttle {
                 Outcome::Again { kind: Again::Denied, after: Some(after), reason, last }
             }
             Outcome::Dead { ref last, .. } if last.status.is_none() => outcome,
-            Outcome::Done { .. } | Outcome::More { .. } | Outcome::Dead { .. } => {
+            Outcome::Done { .. }
+            | Outcome::More { .. }
+            | Outcome::Split { .. }
+            | Outcome::Dead { .. } => {
                 if self.breakers.get_mut(&key).is_some_and(Breaker::passed) {
                     telemetry::breaker_closed(&self.key);
                 }

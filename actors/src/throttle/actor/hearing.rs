@@ -187,6 +187,16 @@ impl Throttle {
                 let next = Candidate { item, tries, not_before, suspect: false, read };
                 self.lanes[lane].parked.push(next);
             }
+            Outcome::Split { reason, last } => {
+                self.throttled_in_a_row = 0;
+                self.unreachable_in_a_row = 0;
+                self.hold_for_split((&item, api), &last, &reason, ctx);
+                self.lanes[lane].ended(item.seq);
+                self.follow_on(lane, item.seq, ctx);
+                self.shard.totals.done(0, 0);
+                let calls = calls_before(read.as_deref()) + tries.calls() + 1;
+                telemetry::fetch_done(&self.meters, api, &item, 0, 0, calls);
+            }
             Outcome::Dead { code, reason, last } => {
                 self.throttled_in_a_row = 0;
                 self.unreachable_in_a_row = 0;
@@ -228,7 +238,10 @@ impl Throttle {
                         self.give_up(item, code, reason, last, (tries, read), ctx);
                         return;
                     }
-                    Next::Retry(wait) => wait,
+                    Next::Retry(wait) => match last.over.as_deref() {
+                        Some(over) if kind == Again::Parked => self.within(&item, over, wait),
+                        _ => wait,
+                    },
                     Next::HoldAndRetry(wait) => {
                         let reason = hold_reason(kind, &last, after.is_some());
                         let why = kind.as_str();

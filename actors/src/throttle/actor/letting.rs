@@ -1,6 +1,7 @@
 //! The loop: slot, decision, record, call.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +17,15 @@ use super::{Decided, Flight, Throttle};
 use crate::budget::Grant;
 use crate::clock::Clock;
 use crate::codes::Code;
-use crate::collector::{LastAnswer, Slot, USE_WITHIN};
+use crate::collector::{LastAnswer, Slot, USE_WITHIN, split_uncalled};
 use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::queue::Ending;
 use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
-use crate::telemetry;
+use crate::telemetry::{self, Totals};
 use crate::throttle::book;
 use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
@@ -292,9 +294,35 @@ impl Throttle {
     /// The next fetch of a lane costs more than a limit ever allows.
     fn never(&mut self, place: usize, limit: &str, now: At, ctx: &mut Context<Self>) {
         let reason = format!("it costs more than limit `{limit}` ever allows");
-        if let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) {
+        let Some(Candidate { item, tries, read, .. }) = self.lanes[place].take(now) else { return };
+        let api = self.lanes[place].api;
+        let known = self.platform.apis.get(usize::from(api));
+        let splits = known.is_some_and(|api| api.answers.split.is_some());
+        // What a read has stored speaks of the fetch as it is.
+        if !splits || read.is_some() {
             self.give_up(item, Code::BadCost, reason, LastAnswer::default(), (tries, read), ctx);
+            return;
         }
+        let (shard, platform) = (Rc::clone(&self.shard), Arc::clone(&self.platform));
+        let why: Rc<RefCell<String>> = Rc::default();
+        let (told, of, because) = (Rc::clone(&why), Rc::clone(&item), reason.clone());
+        let once = item.fetch.once;
+        let how = async move {
+            let api = platform.apis.get(usize::from(api))?;
+            match split_uncalled(&shard, (&platform, api), &of, (tries.calls(), &because)).await {
+                Ok(done) => Some(Ending::Done { done: Box::new(done), once }),
+                Err(why) => {
+                    told.replace(why);
+                    None
+                }
+            }
+        };
+        let (again, counted) = (Rc::clone(&item), |totals: &Totals| totals.done(0, 0));
+        self.end(again, how, counted, ctx, move |throttle, ctx| {
+            let reason = format!("{reason}; it cannot be split: {}", why.take());
+            let last = LastAnswer::default();
+            throttle.give_up(item, Code::BadCost, reason, last, (tries, read), ctx);
+        });
     }
 
     /// The next fetch of a lane cannot be called by the configuration of now.

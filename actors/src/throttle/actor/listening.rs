@@ -1,7 +1,7 @@
 //! What answers tell of limits, and what follows: less left, a hold, another pace, an alarm.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tollgate_gate::{At, Decision, PermitId, Seen, Sent, Span};
 
 use super::Throttle;
 use crate::budget::{ForBudget, Heard, What};
-use crate::collector::{Item, LastAnswer, Outcome};
+use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::ledger::record::PaceNote;
 use crate::observe::pace::{Pace, PaceRule};
 use crate::observe::{
@@ -33,7 +33,7 @@ pub(super) struct Listening {
     /// Calls that ended without saying what is left.
     untold: u64,
     /// Those in flight: how many had ended so when they were given, and whether they have told.
-    flights: HashMap<PermitId, (u64, bool)>,
+    flights: BTreeMap<PermitId, (u64, bool)>,
     /// Permits given, by api.
     calls: BTreeMap<u16, u64>,
     /// By limit and api.
@@ -293,7 +293,7 @@ impl Throttle {
         telemetry::hold(&self.meters, &self.key, because, over.scope, wait);
         let until = self.now().plus(Span::from(wait));
         let what = What::Hold { until, reason: reason.to_owned() };
-        self.shard.budget_host(key).do_send(ForBudget { key: key.clone(), what });
+        self.shard.to_budget(ForBudget { key: key.clone(), what });
     }
 
     /// A refusal that is not tried again still holds whom it concerns.
@@ -308,6 +308,21 @@ impl Throttle {
             let wait = over.after.unwrap_or(PRESSED_WAIT);
             let wait = self.within(item, over, wait);
             self.hold_by_rule(over, (item, api), wait, "throttled", reason, ctx);
+        }
+    }
+
+    /// A refusal whose fetch was made less holds others only if it says for how long: what was too heavy for one call
+    /// need not be so for the next.
+    pub(super) fn hold_for_split(
+        &mut self,
+        of: (&Item, u16),
+        last: &LastAnswer,
+        reason: &str,
+        ctx: &mut Context<Self>,
+    ) {
+        let says = |over: &Overuse| over.after.is_some() || over.boundary.is_some();
+        if last.over.as_deref().is_some_and(says) {
+            self.hold_for_refusal(of, last, reason, ctx);
         }
     }
 
@@ -374,7 +389,8 @@ impl Throttle {
         let Some(pace) = self.listening.paces.get_mut(&key) else { return };
         match outcome {
             Outcome::Done { .. } | Outcome::More { .. } => pace.succeeded(&rule, taken),
-            Outcome::Again { kind: crate::collector::Again::Throttled, .. } => {
+            Outcome::Again { kind: Again::Throttled | Again::Parked, .. }
+            | Outcome::Split { .. } => {
                 pace.refused(&rule, taken, now);
             }
             Outcome::Dead { last, .. } if last.over.is_some() => pace.refused(&rule, taken, now),

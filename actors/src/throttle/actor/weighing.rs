@@ -76,7 +76,7 @@ impl Throttle {
             let mut grants = running.get(&id).into_iter().flat_map(|running| &running.grants);
             let of = grants.find(|grant| *grant.key() == key).map(Grant::id);
             let what = What::JobOver { job, of };
-            self.shard.budget_host(&key).do_send(ForBudget { key: key.clone(), what });
+            self.shard.to_budget(ForBudget { key: key.clone(), what });
         }
     }
 

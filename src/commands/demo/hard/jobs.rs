@@ -1,4 +1,4 @@
-//! `jobs`: slots that outlive the call.
+//! `jobs`: slots that outlive the call, unless its answer says that the job is over.
 
 use std::time::Duration;
 
@@ -47,7 +47,9 @@ pub(super) fn set(args: &DemoArgs) -> anyhow::Result<(Knobs, Set)> {
              [platforms.jobs.apis.create]\n\
              path = \"v1/jobs\"\n\
              query = {{ report = \"{{report}}\", days = \"{{days}}\" }}\n\
-             format = \"json\"\n"
+             format = \"json\"\n\
+             job = \"{{report}}\"\n\
+             job_ends = [{{ body = \"state\", is = \"DONE\" }}]\n"
         )
     };
     let set = Set {

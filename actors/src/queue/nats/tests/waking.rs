@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::cluster::{Owned, Parts, part_of};
 use crate::queue::WAKES_MAX;
 
 #[tokio::test]
@@ -62,4 +63,29 @@ async fn wakes_of_a_burst_in_one_lane_come_together() {
     }
     assert_eq!(told, 4000);
     assert!(messages < 4000, "{messages} wakes");
+}
+
+#[tokio::test]
+async fn what_waits_in_a_partition_that_was_not_handed_over_in_the_end_is_told_of() {
+    let (_folder, _server, bus) = ready("").await;
+    let owned = Owned::nothing();
+    owned.gain(Parts::ALL);
+    let queue = NatsQueue::open_for(&bus, owned.clone()).await.unwrap();
+    let lane = lane("meta.act_1.insights");
+    let part = Parts::one(part_of(&lane.account));
+    let mut wakes = queue.wakes();
+    store(&queue, &lane, "a").await;
+    let told = tokio::time::timeout(PATIENCE, wakes.recv()).await.unwrap().unwrap();
+    assert!(!told.all);
+    for lost in [false, true] {
+        // Its accounts end here when they hear of it.
+        if lost {
+            owned.lose(part);
+        } else {
+            owned.close(part);
+        }
+        owned.gain(part);
+        let told = tokio::time::timeout(PATIENCE, wakes.recv()).await.expect("it is told").unwrap();
+        assert_eq!((told.lane, told.all), (lane.clone(), true));
+    }
 }

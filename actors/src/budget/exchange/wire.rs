@@ -1,0 +1,230 @@
+//! Letters as bytes. Times go as spans from now: what comes late counts for longer, never for less.
+
+use tollgate_gate::{At, Cost, LimitSet, PermitId, Sent, Span};
+use tollgate_protos::wire::{Message, v1};
+
+use super::{Reply, Word};
+use crate::budget::{Heard, Told};
+use crate::ids::{Account, Slug};
+use crate::plan::Platform;
+use crate::recipe::{BudgetKey, budget_named};
+use crate::throttle::came::Came;
+use v1::budget_told::What as ToldOnWire;
+use v1::budget_word::Said;
+
+/// Longest text that explains a wait, in bytes.
+const WHY_BYTES_MAX: usize = 512;
+
+/// A letter being written.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    pub(super) letter: v1::BudgetLetter,
+}
+
+impl Writing {
+    /// Adds what is said of a budget.
+    pub(super) fn say(&mut self, key: &BudgetKey, said: Said) {
+        let budgets = &mut self.letter.budgets;
+        let record = key.record().account.as_str();
+        let same = |name: &v1::BudgetName| {
+            name.record == record
+                && name.platform == key.platform().as_str()
+                && name.account == key.account().as_str()
+        };
+        // Mostly it is the one before.
+        let place = budgets.iter().rposition(same).unwrap_or_else(|| {
+            budgets.push(v1::BudgetName {
+                platform: key.platform().to_string(),
+                record: record.to_owned(),
+                values: key.values().to_vec(),
+                account: key.account().to_string(),
+            });
+            budgets.len() - 1
+        });
+        let budget = u32::try_from(place).unwrap_or(u32::MAX);
+        self.letter.words.push(v1::BudgetWord { budget, said: Some(said) });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.letter.words.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.letter.encoded_len()
+    }
+}
+
+/// Reads which budget is meant; nothing if this configuration has none such.
+pub(super) fn budget(platform: &Platform, name: &v1::BudgetName) -> Option<BudgetKey> {
+    let account = Account::new(&name.account).ok()?;
+    budget_named(platform, &name.record, &name.values, &account)
+}
+
+pub(super) fn costs_out(key: &BudgetKey, costs: &[Cost]) -> Vec<v1::BudgetCost> {
+    let set = key.limits();
+    let others = set.limits().iter().zip(costs).filter(|(_, cost)| **cost != Cost::ONE);
+    let cost = |(limit, cost): (&tollgate_gate::Limit, &Cost)| v1::BudgetCost {
+        limit: limit.name.clone(),
+        api: limit.api.and_then(|api| set.apis().get(usize::from(api))).cloned(),
+        units: cost.units,
+        is_estimate: cost.is_estimate,
+    };
+    others.map(cost).collect()
+}
+
+pub(super) fn costs_in(set: &LimitSet, costs: &[v1::BudgetCost]) -> Box<[Cost]> {
+    if costs.is_empty() {
+        return Box::default();
+    }
+    let mut all = vec![Cost::ONE; set.limits().len()];
+    for cost in costs {
+        if let Some(place) = limit_in(set, &cost.limit, cost.api.as_deref()) {
+            all[place] = Cost { units: cost.units, is_estimate: cost.is_estimate };
+        }
+    }
+    all.into()
+}
+
+fn limit_in(set: &LimitSet, name: &str, api: Option<&str>) -> Option<usize> {
+    set.limits().iter().position(|limit| {
+        let own = limit.api.and_then(|api| set.apis().get(usize::from(api)));
+        limit.name == name && own.map(String::as_str) == api
+    })
+}
+
+fn ago(at: At, now: At) -> u64 {
+    now.since(at).0
+}
+
+fn ahead(at: At, now: At) -> u64 {
+    at.since(now).0
+}
+
+/// What a node says of a permit that it was lent, or of a budget.
+pub(super) fn word_out(key: &BudgetKey, word: &Word, platform: &Platform, now: At) -> Said {
+    match word {
+        Word::Leave(account) => Said::Leaves(account.to_string()),
+        Word::Told(id, told) => {
+            let what = match *told {
+                Told::Written(at) => ToldOnWire::WrittenUs(ago(at, now)),
+                Told::Unwritten => ToldOnWire::Unwritten(true),
+                Told::Answered(at) => ToldOnWire::AnsweredUs(ago(at, now)),
+                Told::Came(came) => {
+                    let (bytes, is_all, is_error) = came.parts();
+                    ToldOnWire::Came(v1::BudgetCame { bytes, is_all, is_error })
+                }
+                Told::Ended(at, sent) => {
+                    let sent = sent == Sent::Maybe;
+                    ToldOnWire::Ended(v1::BudgetEnded { ago_us: ago(at, now), sent })
+                }
+                Told::Unused => ToldOnWire::Unused(true),
+                Told::Lost | Told::Gone(_) => ToldOnWire::Lost(true),
+            };
+            Said::Told(v1::BudgetTold { permit: id.0, what: Some(what) })
+        }
+        Word::Heard(id, heard) => {
+            let set = key.limits();
+            let limit = set.limits().get(heard.limit);
+            let api_of = |api: u16| set.apis().get(usize::from(api)).cloned();
+            let api = platform.apis.get(usize::from(heard.api));
+            Said::Heard(v1::BudgetHeard {
+                permit: id.0,
+                limit: limit.map(|limit| limit.name.clone()).unwrap_or_default(),
+                limit_api: limit.and_then(|limit| limit.api).and_then(api_of),
+                api: api.map(|api| api.name.to_string()).unwrap_or_default(),
+                left: heard.left,
+                until_us: heard.until.map(|at| ahead(at, now)),
+                ends_us: heard.ends.map(|at| ahead(at, now)),
+                over: heard.over,
+            })
+        }
+        Word::JobOver(job, of) => {
+            Said::JobOver(v1::BudgetJobOver { job: *job, of: of.map(|id| id.0) })
+        }
+        Word::Hold(until, reason) => {
+            Said::Hold(v1::BudgetHold { for_us: ahead(*until, now), reason: reason.clone() })
+        }
+    }
+}
+
+/// Reads what another node says of a permit that it was lent.
+pub(super) fn told_in(told: &v1::BudgetTold, now: At) -> Option<(PermitId, Told)> {
+    let before = |us: u64| now.minus(Span(us));
+    let what = match told.what.as_ref()? {
+        ToldOnWire::WrittenUs(us) => Told::Written(before(*us)),
+        ToldOnWire::Unwritten(_) => Told::Unwritten,
+        ToldOnWire::AnsweredUs(us) => Told::Answered(before(*us)),
+        ToldOnWire::Came(came) => {
+            Told::Came(Came::of_parts(came.bytes, came.is_all, came.is_error))
+        }
+        ToldOnWire::Ended(ended) => {
+            let sent = if ended.sent { Sent::Maybe } else { Sent::Never };
+            Told::Ended(before(ended.ago_us), sent)
+        }
+        ToldOnWire::Unused(_) => Told::Unused,
+        ToldOnWire::Lost(_) => Told::Lost,
+    };
+    Some((PermitId(told.permit), what))
+}
+
+/// Reads what an answer said of a limit; nothing if this configuration has no such limit.
+pub(super) fn heard_in(
+    key: &BudgetKey,
+    heard: &v1::BudgetHeard,
+    platform: &Platform,
+    now: At,
+) -> Option<(PermitId, Heard)> {
+    let limit = limit_in(key.limits(), &heard.limit, heard.limit_api.as_deref())?;
+    let (api, _) = platform.api(&heard.api)?;
+    let at = |us: Option<u64>| us.map(|us| now.plus(Span(us)));
+    let (until, ends) = (at(heard.until_us), at(heard.ends_us));
+    let (left, over) = (heard.left, heard.over);
+    // Its clock says nothing here.
+    let as_of = At::MIN;
+    let generation = key.generation();
+    let heard_here = Heard { limit, generation, api, left, until, ends, as_of, over };
+    Some((PermitId(heard.permit), heard_here))
+}
+
+/// What a budget says to an account on another node.
+pub(super) fn reply_out(account: &Account, reply: &Reply, now: At) -> Said {
+    let account = account.to_string();
+    match reply {
+        Reply::Lent { incarnation, asked, permit } => Said::Lent(v1::BudgetLent {
+            account,
+            incarnation: *incarnation,
+            asked: asked.0,
+            permit: permit.0,
+        }),
+        Reply::Wait { incarnation, asked, until, again, why } => Said::Wait(v1::BudgetWait {
+            account,
+            incarnation: *incarnation,
+            asked: asked.0,
+            until_us: until.map(|at| ahead(at, now)),
+            again_us: again.map(|at| ahead(at, now)),
+            why: cut(why),
+        }),
+        Reply::Until { until, why } => {
+            Said::Until(v1::BudgetUntil { account, until_us: ahead(*until, now), why: cut(why) })
+        }
+        Reply::Turn => Said::Turn(account),
+    }
+}
+
+fn cut(why: &str) -> String {
+    let mut end = why.len().min(WHY_BYTES_MAX);
+    while !why.is_char_boundary(end) {
+        end -= 1;
+    }
+    why.get(..end).unwrap_or_default().to_owned()
+}
+
+/// Reads the name of an api.
+pub(super) fn api_in(platform: &Platform, api: &str) -> Option<u16> {
+    platform.api(api).map(|(number, _)| number)
+}
+
+/// Reads the name of a platform.
+pub(super) fn platform_in(name: &v1::BudgetName) -> Option<Slug> {
+    Slug::new(&name.platform).ok()
+}
