@@ -62,34 +62,56 @@ pub(super) fn budget(platform: &Platform, name: &v1::BudgetName) -> Option<Budge
 
 pub(super) fn costs_out(key: &BudgetKey, costs: &[Cost]) -> Vec<v1::BudgetCost> {
     let set = key.limits();
-    let others = set.limits().iter().zip(costs).filter(|(_, cost)| **cost != Cost::ONE);
-    let cost = |(limit, cost): (&tollgate_gate::Limit, &Cost)| v1::BudgetCost {
-        limit: limit.name.clone(),
+    if costs.iter().all(|cost| *cost == Cost::ONE) {
+        return Vec::new();
+    }
+    // Nodes may have different limits of one name: named by what both know them as.
+    let cost = |(place, (limit, cost)): (usize, (&tollgate_gate::Limit, &Cost))| v1::BudgetCost {
+        limit: set.known_as(place).unwrap_or(&limit.name).to_owned(),
         api: limit.api.and_then(|api| set.apis().get(usize::from(api))).cloned(),
         units: cost.units,
         is_estimate: cost.is_estimate,
     };
-    others.map(cost).collect()
+    set.limits().iter().zip(costs).enumerate().map(cost).collect()
 }
 
 pub(super) fn costs_in(set: &LimitSet, costs: &[v1::BudgetCost]) -> Box<[Cost]> {
     if costs.is_empty() {
         return Box::default();
     }
-    let mut all = vec![Cost::ONE; set.limits().len()];
-    for cost in costs {
-        if let Some(place) = limit_in(set, &cost.limit, cost.api.as_deref()) {
-            all[place] = Cost { units: cost.units, is_estimate: cost.is_estimate };
+    let of = |(place, limit): (usize, &tollgate_gate::Limit)| {
+        let api = limit.api.and_then(|api| set.apis().get(usize::from(api)));
+        let same_api = |cost: &&v1::BudgetCost| cost.api.as_ref() == api;
+        let named = |name: &str| costs.iter().filter(same_api).find(|cost| cost.limit == name);
+        let cost =
+            |cost: &v1::BudgetCost| Cost { units: cost.units, is_estimate: cost.is_estimate };
+        let known = set.known_as(place).and_then(named).or_else(|| named(&limit.name));
+        if let Some(known) = known {
+            return cost(known);
         }
-    }
-    all.into()
+        // Who asks has other limits of that name: the dearest, and no more than there is.
+        let alike = costs.iter().filter(same_api);
+        let alike = alike.filter(|cost| base(&cost.limit) == base(&limit.name)).map(cost);
+        let dearest = alike.max_by_key(|cost| cost.units);
+        dearest.map_or(Cost::ONE, |cost| Cost { units: cost.units.min(limit.rule.max()), ..cost })
+    };
+    set.limits().iter().enumerate().map(of).collect()
 }
 
+/// The limit that other nodes know under that name, or else this one.
 fn limit_in(set: &LimitSet, name: &str, api: Option<&str>) -> Option<usize> {
-    set.limits().iter().position(|limit| {
+    let own = set.limits().iter().enumerate().filter(|(_, limit)| {
         let own = limit.api.and_then(|api| set.apis().get(usize::from(api)));
-        limit.name == name && own.map(String::as_str) == api
-    })
+        own.map(String::as_str) == api
+    });
+    let mut known = own.clone().filter(|(place, _)| set.known_as(*place) == Some(name));
+    let mut named = own.filter(|(_, limit)| limit.name == name);
+    known.next().or_else(|| named.next()).map(|(place, _)| place)
+}
+
+/// The name that a configuration has for a limit, whichever of several of that name it is.
+fn base(name: &str) -> &str {
+    name.split('~').next().unwrap_or(name)
 }
 
 /// Below zero for what is to come: a call of which nothing is heard counts as arrived when it can have at the latest.
