@@ -90,7 +90,7 @@ pub(crate) struct Budget {
     /// Those who were not told until when they wait, because that was not known.
     pub(super) untold: bool,
     /// Calls of which nothing may be heard any more, and until when they take their slots then.
-    orphans: HashMap<PermitId, At>,
+    orphans: BTreeMap<PermitId, At>,
     /// What was told before the record was read of calls that are not known here.
     early_told: Vec<(PermitId, Told)>,
     /// Ends that no record has yet, and those that the one on its way has: another owner would not know of them.
@@ -163,7 +163,7 @@ impl Budget {
             jobs_over: BTreeMap::new(),
             line: Line::default(),
             untold: false,
-            orphans: HashMap::new(),
+            orphans: BTreeMap::new(),
             early_told: Vec::new(),
             unrecorded: Vec::new(),
             recording: Vec::new(),

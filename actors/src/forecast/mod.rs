@@ -21,8 +21,8 @@ use tollgate_gate::{ApiIx, At, Cost, LaneWork, Ledger, LimitSet, Run};
 
 use crate::clock::Clock;
 use crate::codes::Code;
-use crate::costs::{Costs, Counts};
-use crate::ids::{AccountKey, Priority, Slug};
+use crate::costs::{self, Costs, Counts};
+use crate::ids::{AccountKey, Priority, Seq, Slug};
 use crate::plan::{Plan, Platform};
 use crate::publish::Place;
 use crate::recipe::{Accepted, FetchContext, Refusal, budgets};
@@ -113,7 +113,8 @@ impl<'p> Orders<'p> {
         }
     }
 
-    /// Adds a fetch. One whose id its account and api has had already is counted and not called again.
+    /// Adds a fetch, or the parts that take its place where no limit ever allows it. One whose id its account and api
+    /// has had already is counted and not called again.
     pub fn add(&mut self, accepted: &Accepted) {
         self.fetches += 1;
         let Accepted { lane, id, fetch, .. } = accepted;
@@ -137,6 +138,20 @@ impl<'p> Orders<'p> {
         let costs = own.costs.of(&own.limits, own, number, &context).unwrap_or_default();
         let costs = without_errors(costs.into_owned(), &own.costs, &own.limits);
         let keys = budgets(own, api, &context).unwrap_or_default();
+        let too_heavy = costs::too_much(&own.limits, number, &costs).is_some()
+            || keys.iter().any(|key| costs::too_much(key.limits(), number, key.costs()).is_some());
+        if too_heavy && let Some(split) = &api.answers.split {
+            let of = (id.as_str(), Seq(0));
+            if let Ok(parts) = split.parts(fetch, of, &api.params.defaults) {
+                // It is not called: they are.
+                self.fetches -= 1;
+                for part in parts {
+                    let Some(id) = part.id.clone() else { continue };
+                    self.add(&Accepted { id, fetch: part, ..accepted.clone() });
+                }
+                return;
+            }
+        }
         let group = self.budgets.group(&keys);
         let rank = match lane.priority {
             Priority::High => 0,

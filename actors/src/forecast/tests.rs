@@ -191,4 +191,20 @@ fn times_are_shown_as_durations_are_written() {
     assert_eq!(told, ["0s", "0.3s", "59.999s", "1m", "60m", "1h", "3h 10m", "2d 8h"]);
 }
 
+#[test]
+fn what_is_split_without_a_call_is_planned_as_its_parts() {
+    let text = "[platforms.p]\nbase_url = \"https://a.example/\"\nguard = \"0s\"\n\
+        [platforms.p.limits]\nunits = { per = [\"account\"], max = 3, in = \"1m\" }\n\
+        [platforms.p.apis.x]\npath = \"x\"\nquery = { ids = { value = \"{ids}\", list = \"commas\" } }\n\
+        costs.units = \"{ids|length}\"\nsplit = { by = \"list\", param = \"ids\" }\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let plan = config::load(Some(file.path()), std::iter::empty(), &[]).unwrap().plan;
+    let ids = json!({ "params": { "ids": ["1", "2", "3", "4", "5", "6", "7"] } });
+    let told = forecast(&plan, &line("a", "x", 1, ids), &assumed());
+    // 4 of 7 are two and two: 7 units, 3 a minute.
+    assert_eq!((told.fetches, told.calls, told.never), (3, 3, 0));
+    assert!(told.refused.is_empty() && told.seconds > 60.0, "{}", told.seconds);
+}
+
 mod budgets;

@@ -156,7 +156,7 @@ impl Budget {
     /// Calls of which nothing was heard for too long take their slots no more.
     pub(super) fn end_orphans(&mut self, now: At) {
         let over: Vec<PermitId> =
-            self.orphans.extract_if(|_, until| *until <= now).map(|(id, _)| id).collect();
+            self.orphans.extract_if(.., |_, until| *until <= now).map(|(id, _)| id).collect();
         for id in over {
             self.gate.ended(&self.limits, id, now, Sent::Maybe);
             self.untold_calls.ended(id, Sent::Maybe);

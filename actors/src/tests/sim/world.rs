@@ -104,7 +104,10 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
     }
     if random.u8(0..3) == 0 {
         let rule = Rule::Max(random.usize(4..=12), window(random));
-        limits.push(Limit { per: Per::Everybody, rule });
+        // What nodes lend each other is not carried here: a budget is simulated where each node has it.
+        if !is_shared {
+            limits.push(Limit { per: Per::Everybody, rule });
+        }
     }
     let accounts = random.usize(5..=12);
     let mut fetches = Vec::new();
