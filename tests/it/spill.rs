@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tollgate_emulator::{Emulator, Latency, Profile, ProviderLimit};
+use tollgate_protos::Done;
 
 use crate::cluster::{Node, assert_done_once, publish, setup, told, wait_done, wait_shared};
 use crate::util::{
@@ -198,6 +199,104 @@ fn nothing_is_lost_of_a_killed_owner_whose_calls_are_elsewhere() {
     assert!(calls <= 24, "{calls}");
     let ended: usize = ran.iter().map(|ran| told(ran, "fetch_done").len()).sum();
     assert!(ended >= 1, "{}", ran[0]);
+}
+
+#[test]
+fn the_pages_of_a_read_travel_one_by_one() {
+    const READS: usize = 8;
+    let nats = Nats::start();
+    let provider = Provider::start(|asked, _| {
+        thread::sleep(Duration::from_millis(700));
+        let page = asked.query("cursor").parse().unwrap_or(1);
+        let account = asked.header("x-account").unwrap_or_default().to_owned();
+        let next = (page < 3).then(|| (page + 1).to_string());
+        Told::json(&json!({ "data": [account, page], "next": next }))
+    });
+    let config = Config::at(&provider.base_url())
+        .on(&nats)
+        .collect("shards = 2\nconcurrency = 2")
+        .store("compression = \"none\"")
+        .platform(r#"headers = { X-Account = "{account}" }"#)
+        .limit(r#"gap = { per = ["account"], every = "200ms" }"#)
+        .api(
+            "pages",
+            "path = \"pages\"\nquery = { cursor = \"{page.cursor}\" }\n\
+             pages = { by = \"cursor\", next = \"next\", items = \"data\", max = 10 }",
+        );
+    let store = Dir::empty();
+    let mut nodes = three(&config, &store);
+    let accounts = accounts_of(&nodes[0], READS);
+    let read = |account: &String| fetch(account, "pages", "all", json!({}));
+    publish(&nodes[0], &accounts.iter().map(read).collect::<String>());
+    wait_done(&nats, &mut nodes);
+    let spilled = metric(&nodes[0], "tollgate_spilled_attempts_total");
+    println!("{spilled} of {} pages elsewhere", provider.asked().len());
+    nodes.each_mut().map(Node::stop);
+    assert!(spilled >= 4, "{spilled}");
+    assert_eq!(provider.asked().len(), 3 * READS, "no page is called twice");
+    assert_done_once(&nats, READS);
+    assert_eq!(nats.count("PROGRESS"), 0, "the notes of the reads are gone");
+    for (_, done) in nats.events::<Done>("DONE") {
+        assert_eq!((done.pages, done.objects.len()), (3, 3), "{done:?}");
+        for (page, object) in (1..).zip(&done.objects) {
+            let stored = std::fs::read(store.path("objects").join(&object.key)).unwrap();
+            let stored: Value = serde_json::from_slice(&stored).unwrap();
+            let account = object.key.split('/').nth(2).unwrap();
+            assert_eq!(stored["data"], json!([account, page]), "{}", object.key);
+        }
+    }
+}
+
+#[test]
+fn what_a_guest_breaks_off_when_it_is_told_to_stop_is_made_again() {
+    let nats = Nats::start();
+    let emulator = emulator(vec![ProviderLimit::window("two", 2, 30 * SECOND)], 3 * SECOND);
+    let config = config(&emulator, &nats)
+        .collect("drain = \"500ms\"")
+        .limit(r#"two = { per = ["account"], max = 2, in = "30s" }"#);
+    let store = Dir::empty();
+    let mut nodes = three(&config, &store);
+    let accounts = accounts_of(&nodes[0], 10);
+    publish(&nodes[0], &reports(&accounts, 1));
+    wait_until("calls of guests", || {
+        let guests = metric(&nodes[1], "tollgate_guest_attempts");
+        (guests >= 2 && emulator.counts().0 >= 8).then_some(())
+    });
+    nodes[1].stop();
+    let stopped = Instant::now();
+    wait_done(&nats, &mut nodes);
+    // It is told at once, and no crash of the fetch: nobody waits until the guest is missed.
+    assert!(stopped.elapsed() < 6 * SECOND, "{:?}", stopped.elapsed());
+    let ran = nodes[0].stop();
+    nodes[2].stop();
+    assert!(told(&ran, "guest_lost").is_empty(), "{ran}");
+    let calls = emulator.counts().0;
+    assert!((12..=13).contains(&calls), "{calls}");
+    assert_none_refused(&emulator);
+    assert_done_once(&nats, 10);
+    assert_stored(&store, &accounts, 1);
+}
+
+#[test]
+fn an_owner_that_is_told_to_stop_waits_for_its_calls_at_other_nodes() {
+    let nats = Nats::start();
+    let emulator = emulator(vec![ProviderLimit::window("one", 1, 30 * SECOND)], 3 * SECOND);
+    let config =
+        config(&emulator, &nats).limit(r#"one = { per = ["account"], max = 1, in = "30s" }"#);
+    let store = Dir::empty();
+    let mut nodes = three(&config, &store);
+    let accounts = accounts_of(&nodes[0], 8);
+    publish(&nodes[0], &reports(&accounts, 1));
+    wait_until("all to be called", || (emulator.counts().0 == 8).then_some(()));
+    let ran = nodes[0].stop();
+    assert_eq!(told(&ran, "fetch_done").len(), 8, "{ran}");
+    wait_done(&nats, &mut nodes);
+    nodes[1].stop();
+    nodes[2].stop();
+    assert_eq!(emulator.counts().0, 8, "nothing was broken off");
+    assert_none_refused(&emulator);
+    assert_done_once(&nats, 8);
+    assert_stored(&store, &accounts, 1);
 }
 
 /// A node as another one meets it: what it is told and what it says, on a real server.

@@ -66,6 +66,11 @@ impl Slot {
         matches!(self.0, Where::Abroad(_))
     }
 
+    /// Whether it is another node's, and an attempt would arrive there too late.
+    pub(crate) fn has_lapsed(&self) -> bool {
+        matches!(&self.0, Where::Abroad(offer) if offer.has_lapsed())
+    }
+
     /// The offer that it is, where it is another node's.
     pub(crate) fn into_offer(self) -> Result<Offer, Self> {
         match self.0 {

@@ -158,3 +158,44 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{Ready, ready};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Counted(Arc<AtomicU32>);
+
+    impl Service<()> for Counted {
+        type Response = ();
+        type Error = BoxError;
+        type Future = Ready<Result<(), BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, (): ()) -> Self::Future {
+            self.0.fetch_add(1, Ordering::AcqRel);
+            ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn no_connect_begins_once_a_request_was_said_to_be_written_for_good() {
+        let (connects, far) = (Counted::default(), Duration::from_secs(60));
+        let mut watched = WatchConnects.layer(connects.clone());
+        let note = ConnectNote::new(far, Instant::now() + far);
+        let calls = async {
+            watched.call(()).await.unwrap();
+            note.shut();
+            let error = watched.call(()).await.unwrap_err();
+            assert!(error.is::<TooLate>(), "{error}");
+        };
+        CALL.scope(Arc::clone(&note), calls).await;
+        assert_eq!(connects.0.load(Ordering::Acquire), 1);
+        assert!(note.begun() == 2 && !note.pending());
+    }
+}

@@ -27,6 +27,7 @@ use crate::queue::Ending;
 use crate::recipe::{self, FetchContext};
 use crate::spill::wire::{self, Told};
 use crate::spill::{Command, LEAVE_WITHIN, ORDER_BYTES_MAX, Offer, Spill, agree};
+use crate::store::Unwrap;
 use crate::telemetry::{self, PlatformMeters};
 
 /// Sent by the node: another one has offered a slot.
@@ -210,11 +211,12 @@ impl Abroad {
 
 impl Ctx {
     /// Whether another node may make an attempt. One stays here whose call may not be repeated, which may become several,
-    /// or which is signed with what not every node has at hand.
+    /// whose objects become visible before its answer is whole, or which is signed with what not every node has at hand.
     pub(crate) fn travels(&self, platform: &Platform, api: u16, item: &Item) -> bool {
         let may = |api: &Api| {
             api.may_repeat()
                 && api.answers.split.is_none()
+                && !matches!(api.answers.decoding.unwrap, Unwrap::Members(_))
                 && api.auth.as_ref().is_none_or(Auth::is_at_hand)
         };
         self.peers.spill().is_some_and(Spill::is_on)

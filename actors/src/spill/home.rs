@@ -150,9 +150,9 @@ impl Home {
     pub(crate) fn hear(&mut self, now: Instant, from: SessionId, word: Word) -> Vec<Do> {
         match word {
             Word::Offer { ask, offers } => {
-                let asked = self.asks.iter().find(|(number, _)| *number == ask);
-                let in_time = asked.is_some_and(|(_, at)| {
-                    now.saturating_duration_since(*at) <= ANSWER_WITHIN.min(OFFER_LIVES)
+                let in_time = self.asks.iter().any(|(number, at)| {
+                    let age = now.saturating_duration_since(*at);
+                    *number == ask && age <= ANSWER_WITHIN.min(OFFER_LIVES)
                 });
                 if !in_time {
                     return vec![Do::Send(from, Word::Back { offers })];
@@ -173,6 +173,9 @@ impl Home {
                 }
                 if told.end.is_some() {
                     self.abroad.remove(&permit);
+                    // A slot is free there.
+                    self.ask_again = ASK_AGAIN;
+                    self.ask_at = self.ask_at.min(now);
                 }
                 todo.push(Do::Told(permit, told));
                 todo

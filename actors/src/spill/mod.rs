@@ -41,6 +41,8 @@ mod tests;
 
 /// An offered slot is used within this time of its stamp, or not at all.
 pub(crate) const OFFER_LIVES: Duration = USE_WITHIN;
+/// From the receipt of an offer to the sending of its attempt, at most.
+const ORDER_WITHIN: Duration = Duration::from_millis(350);
 /// Between two words of a node that has attempts at another, or of another at it.
 pub(crate) const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// Who is not heard of for so long is not waited for any more.
@@ -185,12 +187,18 @@ pub struct Offer {
     spill: Spill,
     guest: SessionId,
     number: u64,
+    received: Instant,
     used: bool,
 }
 
 impl Offer {
     pub(crate) fn new(spill: Spill, guest: SessionId, number: u64) -> Self {
-        Self { spill, guest, number, used: false }
+        Self { spill, guest, number, received: Instant::now(), used: false }
+    }
+
+    /// Whether an attempt would arrive too late, or hardly in time.
+    pub(crate) fn has_lapsed(&self) -> bool {
+        self.received.elapsed() >= ORDER_WITHIN
     }
 
     /// Sends an attempt there, whose permit is recorded.

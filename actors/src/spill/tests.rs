@@ -416,7 +416,7 @@ fn a_guest_that_slept_between_offer_and_order_begins_nothing_and_says_so() {
     // Another node's offer is not for this one, and one that nobody knows says nothing.
     assert!(guest.hear(now, GUESTS[1], order(2, 11)).is_empty());
     assert!(guest.hear(now, HOME, order(9, 11)).is_empty());
-    let todo = guest.hear(now.after(OFFER_LIVES - TURN), HOME, order(2, 12));
+    let todo = guest.hear(now.after(OFFER_LIVES.saturating_sub(TURN)), HOME, order(2, 12));
     assert!(matches!(&todo[..], [guest::Do::Begin(HOME, 12, ..)]), "{todo:?}");
     assert!(guest.hear(now, HOME, order(2, 12)).is_empty(), "a copy of its order");
     drop(todo);

@@ -19,7 +19,7 @@ pub(crate) const CRASHES_MAX: u8 = 4;
 /// Calls wasted here (store away, permit lapsed) before a fetch is given up.
 pub(crate) const WASTED_MAX: u8 = 20;
 /// How many of them are tried again without a pause.
-const WASTED_AT_ONCE: u8 = 3;
+pub(crate) const WASTED_AT_ONCE: u8 = 3;
 /// From this many crashes on, a fetch in flight at them is tried only alone on its node.
 pub(crate) const ALONE_FROM: u8 = 2;
 

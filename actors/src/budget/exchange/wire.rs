@@ -114,8 +114,9 @@ fn base(name: &str) -> &str {
     name.split('~').next().unwrap_or(name)
 }
 
-fn ago(at: At, now: At) -> u64 {
-    now.since(at).0
+/// Below zero for what is to come: a call of which nothing is heard counts as arrived when it can have at the latest.
+fn ago(at: At, now: At) -> i64 {
+    now.0.saturating_sub(at.0)
 }
 
 fn ahead(at: At, now: At) -> u64 {
@@ -171,7 +172,7 @@ pub(super) fn word_out(key: &BudgetKey, word: &Word, platform: &Platform, now: A
 
 /// Reads what another node says of a permit that it was lent.
 pub(super) fn told_in(told: &v1::BudgetTold, now: At) -> Option<(PermitId, Told)> {
-    let before = |us: u64| now.minus(Span(us));
+    let before = |us: i64| At(now.0.saturating_sub(us));
     let what = match told.what.as_ref()? {
         ToldOnWire::WrittenUs(us) => Told::Written(before(*us)),
         ToldOnWire::Unwritten(_) => Told::Unwritten,
@@ -249,4 +250,73 @@ pub(super) fn api_in(platform: &Platform, api: &str) -> Option<u16> {
 /// Reads the name of a platform.
 pub(super) fn platform_in(name: &v1::BudgetName) -> Option<Slug> {
     Slug::new(&name.platform).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(said: Said, now: At) -> (PermitId, Told) {
+        let Said::Told(told) = said else { panic!("{said:?}") };
+        told_in(&told, now).unwrap()
+    }
+
+    fn key() -> (crate::plan::Plan, BudgetKey) {
+        let mut setup = crate::tests::limits(r#"all = { per = ["platform"], max = 5, in = "1s" }"#);
+        setup.concurrency = 1;
+        let plan = crate::tests::plan(&setup);
+        let platform = plan.platforms.values().next().unwrap();
+        let account = Account::new("x").unwrap();
+        let values = ["p".to_owned()];
+        let key = budget_named(platform, "platform=p", &values, &account).unwrap();
+        (plan, key)
+    }
+
+    #[test]
+    fn what_is_told_of_a_permit_reads_back_and_no_time_becomes_earlier_on_the_way() {
+        let (plan, key) = key();
+        let platform = plan.platforms.values().next().unwrap();
+        let sent = At(1 << 50);
+        for delay in [0, 7, 1_000_000] {
+            // Another clock, and the time that the letter took.
+            let taken = At((1 << 40) + delay);
+            let there = |at: At| At(at.0 - sent.0 + taken.0);
+            let at = sent.minus(Span(500));
+            let to_come = sent.plus(Span(30_000_000));
+            let of = |told: Told| {
+                let word = Word::Told(PermitId(9), told);
+                let said = word_out(&key, &word, platform, sent);
+                let bytes = v1::BudgetWord { budget: 0, said: Some(said) }.encode_to_vec();
+                let said = v1::BudgetWord::decode(&*bytes).unwrap().said.unwrap();
+                let (id, told) = read(said, taken);
+                assert_eq!(id, PermitId(9));
+                told
+            };
+            assert!(matches!(of(Told::Written(at)), Told::Written(found) if found == there(at)));
+            let late = of(Told::Answered(to_come));
+            assert!(matches!(late, Told::Answered(found) if found == there(to_come)), "{late:?}");
+            let ended = of(Told::Ended(at, Sent::Never));
+            assert!(matches!(ended, Told::Ended(found, Sent::Never) if found == there(at)));
+            assert!(matches!(of(Told::Unused), Told::Unused));
+            assert!(matches!(of(Told::Unwritten), Told::Unwritten));
+            assert!(matches!(of(Told::Lost), Told::Lost));
+            let came = of(Told::Came(Came::of_parts(77, false, true)));
+            assert!(matches!(came, Told::Came(came) if came.parts() == (77, false, true)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(letter) = v1::BudgetLetter::decode(&*bytes) {
+                for word in letter.words {
+                    if let Some(Said::Told(told)) = word.said {
+                        told_in(&told, At(0));
+                    }
+                }
+            }
+        }
+    }
 }

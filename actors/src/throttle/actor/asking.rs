@@ -174,7 +174,7 @@ impl Throttle {
     /// All budgets of a call have granted it: its own record is next.
     fn budgets_agree(&mut self, decided: Decided) {
         let now = self.now();
-        if now > decided.at.plus(Span::from(USE_WITHIN)) {
+        if now > decided.at.plus(Span::from(USE_WITHIN)) || decided.slot.has_lapsed() {
             telemetry::permits_lapsed(&self.meters, &self.key, 1);
             self.put_back(vec![decided]);
         } else if self.fence != Fence::Holds || self.held_since(&decided, now) {

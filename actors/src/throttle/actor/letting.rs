@@ -29,7 +29,7 @@ use crate::telemetry::{self, Totals};
 use crate::throttle::book;
 use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
-use crate::throttle::retry::ALONE_FROM;
+use crate::throttle::retry::{ALONE_FROM, WASTED_AT_ONCE};
 
 /// Most permits covered by one record.
 const BATCH_MAX: usize = 64;
@@ -102,7 +102,9 @@ impl Throttle {
                 self.slot = None;
                 return;
             };
-            if self.slot.as_ref().is_some_and(Slot::is_abroad) && !self.travels(place, now) {
+            if let Some(slot) = self.slot.as_ref().filter(|slot| slot.is_abroad())
+                && (slot.has_lapsed() || !self.travels(place, now))
+            {
                 self.slot = None;
             }
             let Some(slot) = self.slot.take().or_else(|| self.ask_slot(place, now)) else {
@@ -383,6 +385,7 @@ impl Throttle {
         lane.peek(now).is_some_and(|candidate| {
             let Candidate { item, tries, suspect, .. } = candidate;
             tries.crashes < ALONE_FROM
+                && tries.wasted < WASTED_AT_ONCE
                 && !suspect
                 && self.shard.travels(&self.platform, lane.api, item)
         })
@@ -516,8 +519,10 @@ impl Throttle {
                         .partition(|decided| self.covered(decided.lane, &decided.candidate));
                 self.decided = others;
                 let here = self.is_open_here();
-                let lapsed =
-                    |decided: &Decided| !here || now > decided.at.plus(Span::from(USE_WITHIN));
+                let lapsed = |decided: &Decided| {
+                    let late = now > decided.at.plus(Span::from(USE_WITHIN));
+                    !here || late || decided.slot.has_lapsed()
+                };
                 let (late, good): (Vec<Decided>, Vec<Decided>) =
                     batch.into_iter().chain(covered).partition(lapsed);
                 if !late.is_empty() {
