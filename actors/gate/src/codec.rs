@@ -421,7 +421,7 @@ impl Ledger {
             // What another node knows under this name is known here under another.
             let is_known = LimitSet::is_apart(name)
                 || limits.limits().iter().any(|limit| {
-                    (&*limit.name, limit.api) == (*name, *api)
+                    (limit.name.as_str(), limit.api) == (*name, *api)
                         && limit.rule.window().is_some() == *dated
                 });
             // With an api that is gone its limits went too, which is noted already.

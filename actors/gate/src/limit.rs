@@ -551,12 +551,16 @@ impl LimitSet {
         Self { known_as, ..self }
     }
 
+    /// The other name of the limit at that place, if it has one.
+    pub fn known_as(&self, place: usize) -> Option<&str> {
+        self.known_as.get(place).map(String::as_str).filter(|other| !other.is_empty())
+    }
+
     /// The names under which a record may have what the limit at that place counted, best first.
     fn names_of(&self, place: usize) -> impl Iterator<Item = &str> {
         let name = self.limits.get(place).map_or("", |limit| limit.name.as_str());
-        let other = self.known_as.get(place).map(String::as_str).filter(|other| !other.is_empty());
         let base = name.rsplit_once(APART).map(|(base, _)| base);
-        other.into_iter().chain([name]).chain(base)
+        self.known_as(place).into_iter().chain([name]).chain(base)
     }
 
     /// Which of these limits, of one kind and with names, holds what the limit at that place counted.

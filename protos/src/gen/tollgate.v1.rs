@@ -378,15 +378,15 @@ pub struct BudgetTold {
 pub mod budget_told {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum What {
-        /// So many microseconds ago it was written.
-        #[prost(uint64, tag = "2")]
-        WrittenUs(u64),
+        /// So many microseconds ago it was written; below zero: it counts from then on, and is to come.
+        #[prost(sint64, tag = "2")]
+        WrittenUs(i64),
         /// When it was written is not known after all.
         #[prost(bool, tag = "3")]
         Unwritten(bool),
-        /// So many microseconds ago its answer began.
-        #[prost(uint64, tag = "4")]
-        AnsweredUs(u64),
+        /// So many microseconds ago its answer began; the same.
+        #[prost(sint64, tag = "4")]
+        AnsweredUs(i64),
         #[prost(message, tag = "5")]
         Came(super::BudgetCame),
         #[prost(message, tag = "6")]
@@ -413,9 +413,9 @@ pub struct BudgetCame {
 /// A call is over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BudgetEnded {
-    /// Microseconds ago.
-    #[prost(uint64, tag = "1")]
-    pub ago_us: u64,
+    /// Microseconds ago; the same.
+    #[prost(sint64, tag = "1")]
+    pub ago_us: i64,
     /// Whether its request may have reached the provider.
     #[prost(bool, tag = "2")]
     pub sent: bool,

@@ -62,38 +62,61 @@ pub(super) fn budget(platform: &Platform, name: &v1::BudgetName) -> Option<Budge
 
 pub(super) fn costs_out(key: &BudgetKey, costs: &[Cost]) -> Vec<v1::BudgetCost> {
     let set = key.limits();
-    let others = set.limits().iter().zip(costs).filter(|(_, cost)| **cost != Cost::ONE);
-    let cost = |(limit, cost): (&tollgate_gate::Limit, &Cost)| v1::BudgetCost {
-        limit: limit.name.clone(),
+    if costs.iter().all(|cost| *cost == Cost::ONE) {
+        return Vec::new();
+    }
+    // Nodes may have different limits of one name: named by what both know them as.
+    let cost = |(place, (limit, cost)): (usize, (&tollgate_gate::Limit, &Cost))| v1::BudgetCost {
+        limit: set.known_as(place).unwrap_or(&limit.name).to_owned(),
         api: limit.api.and_then(|api| set.apis().get(usize::from(api))).cloned(),
         units: cost.units,
         is_estimate: cost.is_estimate,
     };
-    others.map(cost).collect()
+    set.limits().iter().zip(costs).enumerate().map(cost).collect()
 }
 
 pub(super) fn costs_in(set: &LimitSet, costs: &[v1::BudgetCost]) -> Box<[Cost]> {
     if costs.is_empty() {
         return Box::default();
     }
-    let mut all = vec![Cost::ONE; set.limits().len()];
-    for cost in costs {
-        if let Some(place) = limit_in(set, &cost.limit, cost.api.as_deref()) {
-            all[place] = Cost { units: cost.units, is_estimate: cost.is_estimate };
+    let of = |(place, limit): (usize, &tollgate_gate::Limit)| {
+        let api = limit.api.and_then(|api| set.apis().get(usize::from(api)));
+        let same_api = |cost: &&v1::BudgetCost| cost.api.as_ref() == api;
+        let named = |name: &str| costs.iter().filter(same_api).find(|cost| cost.limit == name);
+        let cost =
+            |cost: &v1::BudgetCost| Cost { units: cost.units, is_estimate: cost.is_estimate };
+        let known = set.known_as(place).and_then(named).or_else(|| named(&limit.name));
+        if let Some(known) = known {
+            return cost(known);
         }
-    }
-    all.into()
+        // Who asks has other limits of that name: the dearest, and no more than there is.
+        let alike = costs.iter().filter(same_api);
+        let alike = alike.filter(|cost| base(&cost.limit) == base(&limit.name)).map(cost);
+        let dearest = alike.max_by_key(|cost| cost.units);
+        dearest.map_or(Cost::ONE, |cost| Cost { units: cost.units.min(limit.rule.max()), ..cost })
+    };
+    set.limits().iter().enumerate().map(of).collect()
 }
 
+/// The limit that other nodes know under that name, or else this one.
 fn limit_in(set: &LimitSet, name: &str, api: Option<&str>) -> Option<usize> {
-    set.limits().iter().position(|limit| {
+    let own = set.limits().iter().enumerate().filter(|(_, limit)| {
         let own = limit.api.and_then(|api| set.apis().get(usize::from(api)));
-        limit.name == name && own.map(String::as_str) == api
-    })
+        own.map(String::as_str) == api
+    });
+    let mut known = own.clone().filter(|(place, _)| set.known_as(*place) == Some(name));
+    let mut named = own.filter(|(_, limit)| limit.name == name);
+    known.next().or_else(|| named.next()).map(|(place, _)| place)
 }
 
-fn ago(at: At, now: At) -> u64 {
-    now.since(at).0
+/// The name that a configuration has for a limit, whichever of several of that name it is.
+fn base(name: &str) -> &str {
+    name.split('~').next().unwrap_or(name)
+}
+
+/// Below zero for what is to come: a call of which nothing is heard counts as arrived when it can have at the latest.
+fn ago(at: At, now: At) -> i64 {
+    now.0.saturating_sub(at.0)
 }
 
 fn ahead(at: At, now: At) -> u64 {
@@ -149,7 +172,7 @@ pub(super) fn word_out(key: &BudgetKey, word: &Word, platform: &Platform, now: A
 
 /// Reads what another node says of a permit that it was lent.
 pub(super) fn told_in(told: &v1::BudgetTold, now: At) -> Option<(PermitId, Told)> {
-    let before = |us: u64| now.minus(Span(us));
+    let before = |us: i64| At(now.0.saturating_sub(us));
     let what = match told.what.as_ref()? {
         ToldOnWire::WrittenUs(us) => Told::Written(before(*us)),
         ToldOnWire::Unwritten(_) => Told::Unwritten,
@@ -227,4 +250,73 @@ pub(super) fn api_in(platform: &Platform, api: &str) -> Option<u16> {
 /// Reads the name of a platform.
 pub(super) fn platform_in(name: &v1::BudgetName) -> Option<Slug> {
     Slug::new(&name.platform).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(said: Said, now: At) -> (PermitId, Told) {
+        let Said::Told(told) = said else { panic!("{said:?}") };
+        told_in(&told, now).unwrap()
+    }
+
+    fn key() -> (crate::plan::Plan, BudgetKey) {
+        let mut setup = crate::tests::limits(r#"all = { per = ["platform"], max = 5, in = "1s" }"#);
+        setup.concurrency = 1;
+        let plan = crate::tests::plan(&setup);
+        let platform = plan.platforms.values().next().unwrap();
+        let account = Account::new("x").unwrap();
+        let values = ["p".to_owned()];
+        let key = budget_named(platform, "platform=p", &values, &account).unwrap();
+        (plan, key)
+    }
+
+    #[test]
+    fn what_is_told_of_a_permit_reads_back_and_no_time_becomes_earlier_on_the_way() {
+        let (plan, key) = key();
+        let platform = plan.platforms.values().next().unwrap();
+        let sent = At(1 << 50);
+        for delay in [0, 7, 1_000_000] {
+            // Another clock, and the time that the letter took.
+            let taken = At((1 << 40) + delay);
+            let there = |at: At| At(at.0 - sent.0 + taken.0);
+            let at = sent.minus(Span(500));
+            let to_come = sent.plus(Span(30_000_000));
+            let of = |told: Told| {
+                let word = Word::Told(PermitId(9), told);
+                let said = word_out(&key, &word, platform, sent);
+                let bytes = v1::BudgetWord { budget: 0, said: Some(said) }.encode_to_vec();
+                let said = v1::BudgetWord::decode(&*bytes).unwrap().said.unwrap();
+                let (id, told) = read(said, taken);
+                assert_eq!(id, PermitId(9));
+                told
+            };
+            assert!(matches!(of(Told::Written(at)), Told::Written(found) if found == there(at)));
+            let late = of(Told::Answered(to_come));
+            assert!(matches!(late, Told::Answered(found) if found == there(to_come)), "{late:?}");
+            let ended = of(Told::Ended(at, Sent::Never));
+            assert!(matches!(ended, Told::Ended(found, Sent::Never) if found == there(at)));
+            assert!(matches!(of(Told::Unused), Told::Unused));
+            assert!(matches!(of(Told::Unwritten), Told::Unwritten));
+            assert!(matches!(of(Told::Lost), Told::Lost));
+            let came = of(Told::Came(Came::of_parts(77, false, true)));
+            assert!(matches!(came, Told::Came(came) if came.parts() == (77, false, true)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(letter) = v1::BudgetLetter::decode(&*bytes) {
+                for word in letter.words {
+                    if let Some(Said::Told(told)) = word.said {
+                        told_in(&told, At(0));
+                    }
+                }
+            }
+        }
+    }
 }
