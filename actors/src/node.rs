@@ -128,6 +128,9 @@ pub enum NodeError {
     /// What this node owns is kept by nobody; what it had is in queue and ledger.
     #[error("the keeper of this node's partitions died; nothing is lost, start again")]
     KeeperDied,
+    /// Calls at other nodes are waited for in vain; what this node had is in queue and ledger.
+    #[error("what carries calls to other nodes died; nothing is lost, start again")]
+    CarrierDied,
 }
 
 /// A node at work.

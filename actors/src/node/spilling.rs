@@ -23,7 +23,7 @@ use crate::shard::guests::{EndVisit, GuestLost, Host, Lent, MayStore, Said};
 use crate::spill::guest::{self, Guest};
 use crate::spill::home::{self, Home};
 use crate::spill::wire::{self, Letter, Told, Word};
-use crate::spill::{Command, Offer, Spill, Stamp, agree};
+use crate::spill::{Command, LEAVE_WITHIN, Offer, Spill, Stamp, agree};
 use crate::telemetry;
 
 /// How often it is looked who waits for a slot.
@@ -56,10 +56,11 @@ impl Spilling {
         Self { spill, said, shards, shared }
     }
 
-    /// Works until it is dropped. Does nothing on a server whose messages are too small for an order.
+    /// Works until it is dropped: when it ends by itself, what is elsewhere is waited for in vain. Does nothing on a server
+    /// whose messages are too small for an order.
     pub async fn run(self, bus: Bus, me: SessionId) {
         if bus.client().max_payload() < PAYLOAD_MIN {
-            return;
+            return std::future::pending().await;
         }
         let Self { spill, said, shards, shared } = self;
         let mine = bus.names().subject(&format!("spill.{me}"));
@@ -101,6 +102,8 @@ impl Drop for Off {
 struct Asking {
     leave: oneshot::Sender<bool>,
     asked: Instant,
+    /// Time in which an answer could have come.
+    waited: Duration,
 }
 
 struct Carrier {
@@ -150,9 +153,12 @@ impl Carrier {
 
     async fn turn(&mut self) {
         let (stamp, linked) = (Stamp::now(), self.is_linked());
-        let ready = !self.spill.is_ending() && !self.shared.store_health.is_away();
+        let plan = self.shared.plan.get();
+        let ready = !self.spill.is_ending()
+            && !self.shared.store_health.is_away()
+            && !self.spill.is_behind(plan.collect.concurrency);
         let wants = if ready { self.spill.waiting().into_iter().sum() } else { 0 };
-        let how = self.shared.plan.get().how.clone();
+        let how = plan.how.clone();
         let jitter = crate::state::clock::random().to_be_bytes()[0];
         for todo in self.home.turn(stamp.at, wants, &how, (linked, jitter)) {
             self.at_home(todo).await;
@@ -160,12 +166,18 @@ impl Carrier {
         for todo in self.guest.turn(stamp, linked) {
             self.as_guest(todo).await;
         }
-        self.asking.retain(|_, asking| !asking.leave.is_closed());
+        self.asking.retain(|_, asking| {
+            // Whoever asked takes it for a no.
+            !asking.leave.is_closed() && asking.waited < LEAVE_WITHIN
+        });
         let again: Vec<_> = self
             .asking
             .iter_mut()
             .filter(|(_, asking)| asking.asked.elapsed() >= ASK_LEAVE_EVERY)
             .map(|(key, asking)| {
+                if linked {
+                    asking.waited += ASK_LEAVE_EVERY;
+                }
                 asking.asked = Instant::now();
                 *key
             })
@@ -188,7 +200,7 @@ impl Carrier {
         match command {
             Command::Order { guest, offer, permit, order } => {
                 telemetry::SPILLED.counter(&[]).increment(1);
-                self.home.send(Instant::now(), guest, permit);
+                self.home.send(Instant::now(), guest, offer, permit);
                 self.send(guest, Word::Order { offer, permit, order }).await;
             }
             Command::Back { guest, offer } => {
@@ -202,7 +214,7 @@ impl Carrier {
                 self.count();
             }
             Command::May { home, permit, leave } => {
-                let asking = Asking { leave, asked: Instant::now() };
+                let asking = Asking { leave, asked: Instant::now(), waited: Duration::ZERO };
                 self.asking.insert((home, permit), asking);
                 self.send(home, Word::May { permit }).await;
             }
@@ -315,7 +327,10 @@ impl Carrier {
                 let Some(shard) = self.shard(permit).cloned() else { return };
                 let (bus, me) = (self.bus.clone(), self.me);
                 actix_rt::spawn(async move {
-                    let may = shard.send(MayStore(PermitId(permit))).await.unwrap_or(false);
+                    // Asked again while there is no answer.
+                    let Ok(Some(may)) = shard.send(MayStore(PermitId(permit))).await else {
+                        return;
+                    };
                     let subject = bus.names().subject(&format!("spill.{guest}"));
                     publish(&bus, me, subject, Word::Leave { permit, may }).await;
                 });

@@ -470,6 +470,10 @@ impl Context {
 
     /// Another node has offered a slot: for the first that waits and will do with it. It goes back where none does.
     pub(super) fn slot_abroad(&self, slot: Slot) {
+        let concurrency = self.plan().collect.concurrency;
+        if self.peers.spill().is_some_and(|spill| spill.is_behind(concurrency)) {
+            return;
+        }
         let mut slot = Some(slot);
         while let Some(taken) = slot.take() {
             let waiter = {

@@ -1,6 +1,6 @@
 //! Attempts of this shard's accounts that other nodes make, and attempts of other nodes that are made here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tollgate_gate::{At, PermitId, Sent, Span};
 use tollgate_protos::Done;
 
@@ -18,15 +18,16 @@ use super::budgets::lose_grants;
 use super::context::Context as Ctx;
 use super::permit::{BodyRead, Permit, Report};
 use crate::auth::Auth;
-use crate::cluster::part_of;
+use crate::cluster::{Owned, part_of};
 use crate::collector::{Item, Order, Slot, USE_WITHIN, drop_note, finish_until_confirmed, make};
 use crate::http::Written;
+use crate::ids::Slug;
 use crate::nats::session::SessionId;
 use crate::plan::{Api, Platform};
 use crate::queue::Ending;
 use crate::recipe::{self, FetchContext};
 use crate::spill::wire::{self, Told};
-use crate::spill::{Command, LEAVE_WITHIN, ORDER_BYTES_MAX, Offer, Spill, agree};
+use crate::spill::{Command, ORDER_BYTES_MAX, Offer, Spill, agree};
 use crate::store::Unwrap;
 use crate::telemetry::{self, PlatformMeters};
 
@@ -51,9 +52,9 @@ pub(crate) struct GuestLost {
     pub(crate) sent: Instant,
 }
 
-/// Sent by the node: may the object of that permit's attempt become visible?
+/// Sent by the node: may the object of that permit's attempt become visible? Nothing while that is not known.
 #[derive(Debug, Message)]
-#[rtype(result = "bool")]
+#[rtype(result = "Option<bool>")]
 pub(crate) struct MayStore(pub(crate) PermitId);
 
 /// Sent by the node: an attempt of another node, in the slot that was offered for it then.
@@ -86,7 +87,12 @@ pub(crate) struct Abroad {
     connect: Duration,
     /// How long its places are kept if its guest is not heard of.
     lost_call: Duration,
-    /// What was heard of it.
+    heard: Heard,
+}
+
+/// What was heard of an attempt that another node makes.
+#[derive(Debug, Default)]
+struct Heard {
     told: Told,
     written: Option<At>,
 }
@@ -104,6 +110,8 @@ pub(crate) struct Visit {
     pub(super) done: RefCell<Option<(Box<Done>, bool)>>,
     /// This node ends, and the attempt with it.
     pub(super) leaves: Cell<bool>,
+    /// Whose call it is.
+    pub(super) platform: OnceCell<Slug>,
     told: RefCell<Told>,
     written: Cell<Option<At>>,
 }
@@ -126,6 +134,7 @@ impl Visit {
             body: Rc::default(),
             done: RefCell::default(),
             leaves: Cell::new(false),
+            platform: OnceCell::new(),
             told: RefCell::default(),
             written: Cell::new(None),
         }
@@ -171,15 +180,17 @@ impl Visit {
         self.spill.say(Command::Told { home, permit, told: Box::new(told) });
     }
 
-    /// Asks the home whether an object may become visible; no, where it does not answer.
+    /// Asks the home whether an object may become visible; no, where it does not answer within
+    /// [`crate::spill::LEAVE_WITHIN`].
     pub(super) async fn may_store(&self) -> bool {
         let (leave, said) = oneshot::channel();
         self.spill.say(Command::May { home: self.home, permit: self.permit, leave });
-        matches!(timeout(LEAVE_WITHIN, said).await, Ok(Ok(true)))
+        // Whoever carries it says when that has been long enough.
+        said.await.unwrap_or(false)
     }
 }
 
-impl Abroad {
+impl Heard {
     /// What is new in what the guest tells. Its stamps are those of now: of the receipt.
     fn hear(&mut self, told: &Told, now: At) -> Vec<Report> {
         let mut reports = Vec::new();
@@ -192,11 +203,17 @@ impl Abroad {
                 self.told.written = told.written;
             }
             if let Some(took) = told.answered {
-                // Both the receipt of this and that of the writing are late, neither is early.
-                let by_writing = self.written.filter(|_| told.written);
-                let at = by_writing.map_or(now, |written| written.plus(Span::from(took)).min(now));
+                let took = Span::from(took);
+                let mut at = now;
+                if let Some(written) = self.written.filter(|_| told.written) {
+                    // Both the receipt of this and that of the writing are late, neither is early: the earlier one is
+                    // nearer. Between the two lies what the call took: it is what later calls are compared with.
+                    let written = written.min(now.minus(took));
+                    self.written = Some(written);
+                    at = written.plus(took).min(now);
+                }
                 reports.push(Report::Answered(at));
-                self.told.answered = Some(took);
+                self.told.answered = told.answered;
             }
         }
         if self.told.facts.is_none()
@@ -234,16 +251,16 @@ impl Ctx {
         (calls, read): (u32, Option<&crate::pages::Read>),
     ) {
         let api = &platform.apis[usize::from(api)];
-        let order = wire::Order::of(&item, calls, read, self.plan().how.clone());
+        let lost_call = platform.lost_call_alive;
+        let order = wire::Order::of(&item, (calls, read), self.plan().how.clone(), lost_call);
         let abroad = Abroad {
             permit,
             item,
             meters,
             has_pages: api.pages.is_some(),
             connect: api.timeouts.connect,
-            lost_call: platform.lost_call_alive,
-            told: Told::default(),
-            written: None,
+            lost_call,
+            heard: Heard::default(),
         };
         self.abroad.borrow_mut().insert(id, abroad);
         offer.send(id.0, order);
@@ -252,7 +269,14 @@ impl Ctx {
     fn said(self: &Rc<Self>, id: PermitId, mut told: Told) {
         // Not borrowed while it is told.
         let Some(mut one) = self.abroad.borrow_mut().remove(&id) else { return };
-        for report in one.hear(&told, self.clock.now()) {
+        let reports = one.heard.hear(&told, self.clock.now());
+        if let Some(written) = one.heard.written
+            && let Some(running) = self.running.borrow_mut().get_mut(&id)
+        {
+            // Better known now, perhaps.
+            running.written = Some(written);
+        }
+        for report in reports {
             self.report(id, report);
         }
         if let Some(end) = &told.end
@@ -274,11 +298,13 @@ impl Ctx {
         let Abroad { permit, item, meters, has_pages, .. } = one;
         let Some((done, once)) = end.done.take() else { return permit.finish(end.outcome()) };
         let shard = Rc::clone(self);
+        let recording = self.peers.spill().map(Spill::records);
         actix_rt::spawn(async move {
             finish_until_confirmed(&shard, &meters, &item, Ending::Done { done, once }).await;
             if has_pages {
                 drop_note(&shard, &item).await;
             }
+            drop(recording);
             permit.finish(end.outcome());
         });
     }
@@ -295,10 +321,12 @@ impl Ctx {
         one.permit.finish(wire::crashed("the node that made it for this one is not heard of"));
     }
 
-    /// Whether what a guest has may become visible: it is waited for, and the account is still this node's.
-    fn may_store(&self, id: PermitId) -> bool {
+    /// Whether what a guest has may become visible: it is waited for, and the account is still this node's. Not known
+    /// while the lease has lapsed: somebody may have taken the account, or nobody.
+    fn may_store(&self, id: PermitId) -> Option<bool> {
         let abroad = self.abroad.borrow();
-        abroad.get(&id).is_some_and(|one| self.owned.may_write(part_of(&one.item.lane.account)))
+        let Some(one) = abroad.get(&id) else { return Some(false) };
+        may_store_of(&self.owned, part_of(&one.item.lane.account))
     }
 
     /// The budgets of a call whose node is not heard of any more: its places are kept until `until`.
@@ -366,6 +394,8 @@ impl Ctx {
         let budgets = recipe::budgets_of_page(&platform, api, &context, later);
         let budgets = budgets.map_err(|refusal| refusal.reason)?;
         let meters = self.meters_of(&platform.name);
+        // Told once.
+        let _first = visit.platform.set(platform.name.clone()).is_ok();
         let offered = self.clock.at(offered);
         let permit =
             Permit::of_another(self.permit_id(), offered, Rc::clone(self), Rc::clone(visit));
@@ -389,6 +419,16 @@ impl Ctx {
             telemetry::visit_ended(&home.to_string());
             making.abort();
         }
+    }
+}
+
+fn may_store_of(owned: &Owned, part: u32) -> Option<bool> {
+    if owned.may_write(part) {
+        Some(true)
+    } else if owned.is_ours(part) {
+        None
+    } else {
+        Some(false)
     }
 }
 
@@ -429,9 +469,9 @@ impl Handler<GuestLost> for Shard {
 }
 
 impl Handler<MayStore> for Shard {
-    type Result = bool;
+    type Result = Option<bool>;
 
-    fn handle(&mut self, MayStore(permit): MayStore, _: &mut Self::Context) -> bool {
+    fn handle(&mut self, MayStore(permit): MayStore, _: &mut Self::Context) -> Option<bool> {
         self.ctx.may_store(permit)
     }
 }
@@ -449,5 +489,62 @@ impl Handler<EndVisit> for Shard {
 
     fn handle(&mut self, EndVisit { home, permit }: EndVisit, _: &mut Self::Context) {
         self.ctx.end_visit(home, permit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Parts;
+
+    const MS: u64 = 1000;
+
+    fn told(took_ms: Option<u64>) -> Told {
+        Told { written: true, answered: took_ms.map(Duration::from_millis), ..Told::default() }
+    }
+
+    #[test]
+    fn an_answer_is_as_long_after_its_writing_as_the_guest_has_measured_and_neither_is_early() {
+        // Written at 0, answered at 300 ms. What is told comes late: by how much, and by how much again.
+        for (first, second) in [(1, 1), (250, 2), (300, 0), (2, 250), (0, 0)] {
+            let mut heard = Heard::default();
+            let reports = heard.hear(&told(None), At((first * MS).cast_signed()));
+            assert!(matches!(reports[..], [Report::Written(Written::At(_))]), "{reports:?}");
+            assert!(heard.hear(&told(None), At((first * MS).cast_signed())).is_empty(), "a copy");
+            let now = At(((300 + second) * MS).cast_signed());
+            let reports = heard.hear(&told(Some(300)), now);
+            let [Report::Answered(answered)] = reports[..] else { panic!("{reports:?}") };
+            let written = heard.written.unwrap();
+            assert_eq!(answered.since(written), Span(300 * MS), "late by {first}, {second}");
+            assert!(written >= At(0) && answered <= now, "{written:?} {answered:?}");
+            assert!(heard.hear(&told(Some(300)), now).is_empty(), "a copy");
+        }
+    }
+
+    #[test]
+    fn an_answer_whose_writing_was_not_heard_of_counts_when_it_is_heard() {
+        let mut heard = Heard::default();
+        let reports = heard.hear(&told(Some(300)), At(1_000_000));
+        assert!(matches!(reports[..], [Report::Answered(At(1_000_000))]), "{reports:?}");
+        assert_eq!(heard.written, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leave_to_store_is_refused_only_where_the_account_is_anothers() {
+        const LIVES: Duration = Duration::from_secs(3);
+        let owned = Owned::nothing();
+        owned.renewed(crate::cluster::Asked::now(), LIVES);
+        owned.gain(Parts::one(5) | Parts::one(6));
+        assert_eq!((may_store_of(&owned, 5), may_store_of(&owned, 7)), (Some(true), Some(false)));
+        owned.close(Parts::one(6));
+        assert_eq!(may_store_of(&owned, 6), Some(true), "until it is let go");
+        tokio::time::advance(LIVES).await;
+        assert_eq!(may_store_of(&owned, 5), None, "the lease has lapsed: not known");
+        owned.renewed(crate::cluster::Asked::now(), LIVES);
+        assert_eq!(may_store_of(&owned, 5), None, "not looked at yet");
+        owned.gain(Parts::one(5));
+        assert_eq!(may_store_of(&owned, 5), Some(true));
+        owned.lose(Parts::one(5));
+        assert_eq!(may_store_of(&owned, 5), Some(false));
     }
 }

@@ -149,7 +149,13 @@ impl Permit {
         let visit = self.visit.clone();
         Rc::new(move |written| match &visit {
             None => shard.report(id, Report::Written(written)),
-            Some(visit) => visit.report(Report::Written(written)),
+            Some(visit) => {
+                if let (Written::At(at), Some(platform)) = (written, visit.platform.get()) {
+                    // They crowd this node's own calls.
+                    shard.baselines.borrow_mut().written(platform, at);
+                }
+                visit.report(Report::Written(written));
+            }
         })
     }
 

@@ -1,6 +1,6 @@
 //! The side of the node that has room: which slots it has offered, and which attempts of others it makes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +16,8 @@ const LAPSED_MAX: usize = 4096;
 const SETTLES: Duration = Duration::from_secs(2);
 /// Longer between two turns, and this node was stopped: what others have said meanwhile is still to be heard.
 const STOPPED: Duration = Duration::from_secs(1);
+/// So much before a home may give the places of a call to others its guest breaks it off.
+const BEFORE_LOST: Duration = Duration::from_secs(5);
 
 /// What is to be done. `P`: a slot of this node.
 #[derive(Debug)]
@@ -41,8 +43,16 @@ struct Offered<P> {
 struct Making {
     begun: Instant,
     /// Of its home.
-    heard: Instant,
+    heard: Stamp,
+    /// Without a word of its home for so long it is given up, whatever is to blame.
+    cut_off: Duration,
     told: Told,
+}
+
+/// How long a call may go on that its home does not hear of. The home gives it up later than it was last heard here, and
+/// keeps its places for `lost_call` from then on.
+fn cut_off(lost_call: Duration) -> Duration {
+    lost_call.saturating_sub(BEFORE_LOST).max(lost_call / 2)
 }
 
 /// Of one node, what it does for others.
@@ -55,6 +65,8 @@ pub(crate) struct Guest<P> {
     beat_at: Instant,
     since: Instant,
     last: Instant,
+    /// When this node had last been stopped.
+    woken: Option<Instant>,
 }
 
 /// How many slots are lent for an ask, where so many of all are free: never the last quarter, which stays for the node's
@@ -74,6 +86,7 @@ impl<P> Guest<P> {
             beat_at: now,
             since: now,
             last: now,
+            woken: None,
         }
     }
 
@@ -107,9 +120,15 @@ impl<P> Guest<P> {
 
     pub(crate) fn turn(&mut self, now: Stamp, linked: bool) -> Vec<Do<P>> {
         let mut todo = Vec::new();
-        if !linked || now.at.saturating_duration_since(self.last) > STOPPED {
+        let stopped = now.at.saturating_duration_since(self.last) > STOPPED;
+        if stopped {
+            self.woken = Some(now.at);
+        }
+        if !linked || stopped {
             self.since = now.at;
         }
+        let wakes = |woken| now.at.saturating_duration_since(woken) < STOPPED;
+        let wakes = self.woken.is_some_and(wakes);
         self.last = now.at;
         let old = |one: &Offered<P>| one.stamp.age(now) >= OFFER_LIVES;
         let old: Vec<u64> =
@@ -118,8 +137,10 @@ impl<P> Guest<P> {
             self.lapse(number);
         }
         let since = self.since;
-        let silent =
-            |one: &Making| now.at.saturating_duration_since(one.heard.max(since)) >= LOST_AFTER;
+        let silent = |one: &Making| {
+            now.at.saturating_duration_since(one.heard.at.max(since)) >= LOST_AFTER
+                || (!wakes && one.told.end.is_none() && one.heard.age(now) >= one.cut_off)
+        };
         for ((home, permit), one) in self.making.extract_if(|_, one| silent(one)) {
             if one.told.end.is_none() {
                 todo.push(Do::Abort(home, permit));
@@ -129,7 +150,8 @@ impl<P> Guest<P> {
             self.beat_at = now.at + BEAT_EVERY;
             let mut going: HashMap<SessionId, Vec<u64>> = HashMap::new();
             for ((home, permit), one) in &self.making {
-                if one.told.end.is_some() {
+                if one.told.says_something() {
+                    // Again and again: any word may be lost, and the next change may be half an hour away.
                     let told = Box::new(one.told.clone());
                     todo.push(Do::Send(*home, Word::Told { permit: *permit, told }));
                 } else {
@@ -161,9 +183,9 @@ impl<P> Guest<P> {
                 }
                 Vec::new()
             }
-            Word::Waits { permits } => self.waited_for(now.at, from, &permits),
+            Word::Waits { permits } => self.waited_for(now, from, &permits),
             Word::Leave { permit, may } => {
-                self.heard_of(now.at, from);
+                self.heard_of(now, from);
                 vec![Do::Leave(from, permit, may)]
             }
             _ => Vec::new(),
@@ -187,8 +209,8 @@ impl<P> Guest<P> {
                 return Vec::new();
             }
             if stamp.age(now) < OFFER_LIVES {
-                let told = Told::default();
-                self.making.insert(key, Making { begun: now.at, heard: now.at, told });
+                let (told, cut_off) = (Told::default(), cut_off(order.lost_call));
+                self.making.insert(key, Making { begun: now.at, heard: now, cut_off, told });
                 return vec![Do::Begin(from, permit, order, place, stamp)];
             }
             self.lapsed(from, offer);
@@ -197,8 +219,7 @@ impl<P> Guest<P> {
         if !self.lapsed.contains(&(from, offer)) || self.making.contains_key(&key) {
             return Vec::new();
         }
-        let told = Told::not_begun("the slot that another node had offered had lapsed");
-        vec![Do::Send(from, Word::Told { permit, told: Box::new(told) })]
+        vec![not_begun(from, permit)]
     }
 
     /// An attempt is so far. Nothing is to be told of one that was given up.
@@ -208,18 +229,25 @@ impl<P> Guest<P> {
         Some(Do::Send(home, Word::Told { permit, told: Box::new(told) }))
     }
 
-    fn waited_for(&mut self, now: Instant, from: SessionId, permits: &[u64]) -> Vec<Do<P>> {
+    fn waited_for(&mut self, now: Stamp, from: SessionId, permits: &[(u64, u64)]) -> Vec<Do<P>> {
         self.heard_of(now, from);
+        let waits: HashSet<u64> = permits.iter().map(|(permit, _)| *permit).collect();
         let gone = |(home, permit): &(SessionId, u64), one: &Making| {
-            let settled = now.saturating_duration_since(one.begun) >= SETTLES;
-            *home == from && settled && !permits.contains(permit)
+            let settled = now.at.saturating_duration_since(one.begun) >= SETTLES;
+            *home == from && settled && !waits.contains(permit)
         };
         let gone = self.making.extract_if(|key, one| gone(key, one));
         let going = gone.filter(|(_, one)| one.told.end.is_none());
-        going.map(|((home, permit), _)| Do::Abort(home, permit)).collect()
+        let mut todo: Vec<_> = going.map(|((home, permit), _)| Do::Abort(home, permit)).collect();
+        // Its order was lost, or is late: an offer that has lapsed is never begun. One that was used is not among them.
+        let never = |(permit, offer): &&(u64, u64)| {
+            !self.making.contains_key(&(from, *permit)) && self.lapsed.contains(&(from, *offer))
+        };
+        todo.extend(permits.iter().filter(never).map(|(permit, _)| not_begun(from, *permit)));
+        todo
     }
 
-    fn heard_of(&mut self, now: Instant, home: SessionId) {
+    fn heard_of(&mut self, now: Stamp, home: SessionId) {
         for ((of, _), one) in &mut self.making {
             if *of == home {
                 one.heard = now;
@@ -239,4 +267,9 @@ impl<P> Guest<P> {
             self.lapsed.pop_front();
         }
     }
+}
+
+fn not_begun<P>(home: SessionId, permit: u64) -> Do<P> {
+    let told = Told::not_begun("the slot that another node had offered had lapsed");
+    Do::Send(home, Word::Told { permit, told: Box::new(told) })
 }

@@ -43,6 +43,7 @@ pub(crate) enum Do {
 #[derive(Debug)]
 struct Abroad {
     guest: SessionId,
+    offer: u64,
     sent: Instant,
     heard: Instant,
 }
@@ -122,9 +123,9 @@ impl Home {
         }
         if now >= self.beat_at {
             self.beat_at = now + BEAT_EVERY;
-            let mut waits: HashMap<SessionId, Vec<u64>> = HashMap::new();
+            let mut waits: HashMap<SessionId, Vec<(u64, u64)>> = HashMap::new();
             for (permit, one) in &self.abroad {
-                waits.entry(one.guest).or_default().push(*permit);
+                waits.entry(one.guest).or_default().push((*permit, one.offer));
             }
             let waits = waits.into_iter();
             todo.extend(waits.map(|(guest, permits)| Do::Send(guest, Word::Waits { permits })));
@@ -132,9 +133,9 @@ impl Home {
         todo
     }
 
-    /// An attempt goes there.
-    pub(crate) fn send(&mut self, now: Instant, guest: SessionId, permit: u64) {
-        self.abroad.insert(permit, Abroad { guest, sent: now, heard: now });
+    /// An attempt goes there, for that offer.
+    pub(crate) fn send(&mut self, now: Instant, guest: SessionId, offer: u64, permit: u64) {
+        self.abroad.insert(permit, Abroad { guest, offer, sent: now, heard: now });
     }
 
     /// This node ends: nothing that it has elsewhere is waited for any more.

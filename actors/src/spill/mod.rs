@@ -13,12 +13,14 @@
 //!
 //! # What a guest tells
 //!
-//! All it has to say of an attempt is one growing [`wire::Told`], sent at each change, and again with its end until
-//! the home has heard that. Whatever is lost or doubled on the way changes nothing. The home goes by the receipt of what
-//! it is told, which is never early. A guest that is not heard of for [`LOST_AFTER`] has lost its attempts: each counts
+//! All it has to say of an attempt is one growing [`wire::Told`], sent at each change and again at each beat until
+//! the home has heard its end. Whatever is lost or doubled on the way changes nothing. The home goes by the receipt of what
+//! it is told, which is never early. Of an attempt whose order was lost its guest knows that it never begins, and says
+//! so. A guest that is not heard of for [`LOST_AFTER`] has lost its attempts: each counts
 //! as a call of a dead writer does, is looked up in the store and made again. A guest that does not hear of its home
-//! for as long gives its calls up. Objects become visible only after the home, asked then, has said that it still
-//! waits for them; how a fetch ended is recorded by the home alone.
+//! for as long gives its calls up; one that hears nobody does so before the home gives their places to others. Objects
+//! become visible only after the home, asked then, has said that it still waits for them; how a fetch ended is recorded
+//! by the home alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,8 +49,9 @@ const ORDER_WITHIN: Duration = Duration::from_millis(350);
 pub(crate) const BEAT_EVERY: Duration = Duration::from_millis(500);
 /// Who is not heard of for so long is not waited for any more.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(6);
-/// How long a guest waits for leave to make an object visible.
-pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+/// How long a guest waits for leave to make an object visible, not counting time in which it hears nobody. Long: the home
+/// does not answer while its lease has lapsed, and what is given up is called again.
+pub(crate) const LEAVE_WITHIN: Duration = Duration::from_secs(180);
 /// Slots that are asked for, and offered, in one message.
 pub(crate) const SLOTS_MAX: usize = 64;
 /// Largest order, in bytes: a fetch of 256 KiB, the state of its read, and their JSON.
@@ -115,14 +118,26 @@ struct Inner {
     /// The node is about to end: it neither asks nor offers.
     ending: AtomicBool,
     guests: AtomicUsize,
+    /// Ends of attempts that came back and are not recorded yet.
+    endings: Arc<AtomicUsize>,
+}
+
+/// The end of an attempt that came back, until it is recorded.
+#[derive(Debug)]
+pub(crate) struct Recording(Arc<AtomicUsize>);
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Spill {
     pub(crate) fn new(shards: usize) -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, heard) = mpsc::unbounded_channel();
         let waiting = (0..shards).map(|_| AtomicUsize::new(0)).collect();
-        let (on, ending, guests) = Default::default();
-        (Self(Arc::new(Inner { commands, waiting, on, ending, guests })), heard)
+        let (on, ending, guests, endings) = Default::default();
+        (Self(Arc::new(Inner { commands, waiting, on, ending, guests, endings })), heard)
     }
 
     /// Whether attempts may travel.
@@ -162,6 +177,17 @@ impl Spill {
 
     pub(crate) fn set_guests(&self, guests: usize) {
         self.0.guests.store(guests, Ordering::Release);
+    }
+
+    /// The end of an attempt has come back: it takes no slot until it is recorded, so it is counted.
+    pub(crate) fn records(&self) -> Recording {
+        self.0.endings.fetch_add(1, Ordering::AcqRel);
+        Recording(Arc::clone(&self.0.endings))
+    }
+
+    /// Whether as many ends wait to be recorded as calls may be in flight: nothing more goes elsewhere until then.
+    pub(crate) fn is_behind(&self, concurrency: usize) -> bool {
+        self.0.endings.load(Ordering::Acquire) >= concurrency
     }
 
     /// Tells others that this node ends, and waits until all that was said before is on its way.

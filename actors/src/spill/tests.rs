@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::guest::{self, Guest, room};
 use super::home::{self, Home};
 use super::wire::{End, Order, Told, Word};
-use super::{LOST_AFTER, OFFER_LIVES, Stamp, agree, wire};
+use super::{BEAT_EVERY, LOST_AFTER, OFFER_LIVES, Spill, Stamp, agree, wire};
 use crate::collector::{Item, Outcome};
 use crate::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use crate::nats::session::SessionId;
@@ -23,6 +23,7 @@ const HOME: SessionId = SessionId(1);
 const GUESTS: [SessionId; 2] = [SessionId(2), SessionId(3)];
 const SLOTS: usize = 6;
 const TURN: Duration = Duration::from_millis(25);
+const LOST_CALL: Duration = Duration::from_secs(600);
 
 fn item() -> Item {
     Item {
@@ -46,7 +47,7 @@ fn item() -> Item {
 }
 
 fn order() -> Box<Order> {
-    Box::new(Order::of(&item(), 1, None, How::default()))
+    Box::new(Order::of(&item(), (1, None), How::default(), LOST_CALL))
 }
 
 fn done() -> Told {
@@ -91,6 +92,9 @@ struct World {
     begun: BTreeSet<u64>,
     finished: BTreeSet<u64>,
     over: BTreeSet<u64>,
+    /// What guests have told of attempts, and what the home knows of them.
+    told: BTreeMap<u64, bool>,
+    known: BTreeMap<u64, bool>,
     lost: BTreeSet<u64>,
     wants: usize,
 }
@@ -116,6 +120,8 @@ impl World {
             begun: BTreeSet::new(),
             finished: BTreeSet::new(),
             over: BTreeSet::new(),
+            told: BTreeMap::new(),
+            known: BTreeMap::new(),
             lost: BTreeSet::new(),
             wants: 0,
         }
@@ -135,6 +141,7 @@ impl World {
                 home::Do::Send(to, word) => self.mail.push((HOME, to, word)),
                 home::Do::Offered(guest, offer) => self.held.push((guest, offer)),
                 home::Do::Told(permit, told) => {
+                    self.known.insert(permit, told.written);
                     if let Some(end) = &told.end {
                         assert!(self.over.insert(permit), "{permit} ended twice");
                         assert!(!self.lost.contains(&permit));
@@ -239,7 +246,7 @@ impl World {
         let Some((guest, offer)) = self.held.pop() else { return };
         self.next_permit += 1;
         let permit = self.next_permit;
-        self.home.send(self.now.at, guest, permit);
+        self.home.send(self.now.at, guest, offer, permit);
         self.sent.insert(permit, self.now.at);
         self.mail.push((HOME, guest, Word::Order { offer, permit, order: order() }));
     }
@@ -263,6 +270,33 @@ impl World {
         self.as_guest(host, todo.into_iter().collect());
     }
 
+    /// A request is written, or after all is not.
+    fn tell(&mut self, host: usize) {
+        if self.hosts[host].stopped {
+            return;
+        }
+        let Some(permit) = self.hosts[host].making.keys().next().copied() else { return };
+        let written = !self.told.get(&permit).copied().unwrap_or(false);
+        let told = Told { written, facts: Some(Box::default()), ..Told::default() };
+        let todo = self.hosts[host].guest.told(HOME, permit, told);
+        if todo.is_some() {
+            self.told.insert(permit, written);
+        }
+        self.as_guest(host, todo.into_iter().collect());
+    }
+
+    /// All that is said comes, at once and in its order, for so long.
+    fn hear_all(&mut self, time: Duration) {
+        for _ in 0..time.as_millis() / TURN.as_millis() {
+            self.pass(TURN);
+            let all = std::mem::take(&mut self.mail);
+            for one in all {
+                self.mail.push(one);
+                self.deliver(self.mail.len() - 1, false);
+            }
+        }
+    }
+
     fn ask_leave(&mut self, host: usize) {
         let Some(permit) = self.hosts[host].making.keys().next().copied() else { return };
         self.mail.push((GUESTS[host], HOME, Word::May { permit }));
@@ -278,6 +312,7 @@ enum Step {
     Send,
     Back,
     Finish(usize),
+    Tell(usize),
     Ask(usize),
     Stop(usize),
     Wants(usize),
@@ -294,6 +329,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Just(Step::Send),
         1 => Just(Step::Back),
         3 => (0..2_usize).prop_map(Step::Finish),
+        3 => (0..2_usize).prop_map(Step::Tell),
         1 => (0..2_usize).prop_map(Step::Ask),
         1 => (0..3_usize).prop_map(Step::Stop),
         2 => (0..8_usize).prop_map(Step::Wants),
@@ -318,6 +354,7 @@ fn run(steps: &[Step]) -> World {
             Step::Back if !world.home_stopped => world.give_back(),
             Step::Send | Step::Back => {}
             Step::Finish(host) => world.finish(*host),
+            Step::Tell(host) => world.tell(*host),
             Step::Ask(host) => world.ask_leave(*host),
             Step::Stop(0) => world.home_stopped = !world.home_stopped,
             Step::Stop(node) => {
@@ -349,6 +386,19 @@ proptest! {
         world.home_stopped = false;
         world.hosts.iter_mut().for_each(|host| host.stopped = false);
         world.wants = 0;
+        // What was said last is lost. Within two beats everything is known all the same.
+        world.mail.clear();
+        world.hear_all(2 * BEAT_EVERY + 2 * TURN);
+        for host in &world.hosts {
+            for permit in host.making.keys() {
+                if world.over.contains(permit) || world.lost.contains(permit) {
+                    continue;
+                }
+                if let Some(told) = world.told.get(permit) {
+                    prop_assert_eq!(world.known.get(permit), Some(told), "of {}", permit);
+                }
+            }
+        }
         while !world.held.is_empty() {
             world.give_back();
         }
@@ -424,6 +474,96 @@ fn a_guest_that_slept_between_offer_and_order_begins_nothing_and_says_so() {
 }
 
 #[test]
+fn an_attempt_whose_order_was_lost_ends_as_soon_as_its_offer_has_lapsed_and_is_no_crash() {
+    let mut world = World::new();
+    world.wants = 4;
+    world.hear_all(Duration::from_millis(100));
+    assert_eq!(world.held.len(), 4);
+    world.send();
+    world.mail.clear();
+    world.send();
+    world.wants = 0;
+    world.hear_all(Duration::from_millis(100));
+    assert_eq!((world.begun.len(), world.home.len()), (1, 2));
+    world.hear_all(OFFER_LIVES + 2 * BEAT_EVERY);
+    // `at_home` looks that what has not begun is what ended, without a call.
+    assert_eq!((world.over.len(), world.home.len(), world.lost.len()), (1, 1, 0));
+    assert!(world.over.is_disjoint(&world.begun));
+    // The other goes on, also long after its offer would have lapsed.
+    world.hear_all(Duration::from_secs(20));
+    world.hosts.iter().for_each(|host| assert!(host.guest.len() <= 1));
+    assert_eq!((world.over.len(), world.home.len(), world.lost.len()), (1, 1, 0));
+}
+
+/// A guest with one attempt that may be kept so long, and the moment of its beginning.
+fn guest_with(lost_call: Duration) -> (Guest<Place>, Stamp) {
+    let (free, now) = (Rc::new(Cell::new(1)), Stamp::now());
+    let mut guest = Guest::new(now.at);
+    assert!(guest.offer(now, HOME, 1, vec![Place::take(&free)]).is_some());
+    let order = Box::new(Order::of(&item(), (1, None), How::default(), lost_call));
+    let todo = guest.hear(now, HOME, Word::Order { offer: 1, permit: 1, order });
+    assert!(matches!(&todo[..], [guest::Do::Begin(HOME, 1, ..)]), "{todo:?}");
+    (guest, now)
+}
+
+fn aborted(todo: &[guest::Do<Place>]) -> bool {
+    todo.iter().any(|todo| matches!(todo, guest::Do::Abort(HOME, 1)))
+}
+
+#[test]
+fn a_guest_that_is_cut_off_gives_up_before_the_places_of_its_call_are_free() {
+    for (lost_call, linked_now_and_then) in
+        [(600, false), (600, true), (60, false), (8, false), (4, false)]
+    {
+        let lost_call = Duration::from_secs(lost_call);
+        let (mut guest, begun) = guest_with(lost_call);
+        let mut now = begun;
+        let mut turns = 0_u64;
+        loop {
+            now = now.after(TURN);
+            turns += 1;
+            // A link that comes back for moments, in which nothing is heard, makes nothing longer.
+            let linked = linked_now_and_then && turns.is_multiple_of(100);
+            if aborted(&guest.turn(now, linked)) {
+                break;
+            }
+            assert!(begun.age(now) < lost_call, "it goes on for {lost_call:?}");
+        }
+        let bound = lost_call.saturating_sub(Duration::from_secs(5)).max(lost_call / 2);
+        assert!(begun.age(now) >= bound && begun.age(now) <= bound + TURN);
+        assert!(guest.is_idle());
+    }
+}
+
+#[test]
+fn a_home_that_is_heard_after_a_stop_or_a_short_cut_is_worked_for_further() {
+    let (mut guest, mut now) = guest_with(Duration::from_secs(60));
+    for _ in 0..54 * 40 {
+        now = now.after(TURN);
+        assert!(!aborted(&guest.turn(now, false)));
+    }
+    // What it says has lain in the socket while this node was stopped for too long.
+    now = now.after(Duration::from_secs(30));
+    assert!(!aborted(&guest.turn(now, true)));
+    assert!(guest.hear(now, HOME, Word::Waits { permits: vec![(1, 1)] }).is_empty());
+    for _ in 0..5 * 40 {
+        now = now.after(TURN);
+        assert!(!aborted(&guest.turn(now, true)));
+    }
+    now = now.after_sleep(Duration::from_secs(60));
+    assert!(aborted(&guest.turn(now, true)), "a sleep counts");
+}
+
+#[test]
+fn no_more_goes_elsewhere_while_the_ends_of_what_came_back_are_not_recorded() {
+    let (spill, _said) = Spill::new(1);
+    let mut ends: Vec<_> = (0..3).map(|_| spill.records()).collect();
+    assert!(spill.is_behind(3) && !spill.is_behind(4));
+    ends.pop();
+    assert!(!spill.is_behind(3));
+}
+
+#[test]
 fn a_quarter_of_the_slots_stays_for_a_nodes_own_accounts() {
     assert_eq!(room(100, 8, 8), 3);
     assert_eq!(room(100, 5, 8), 2);
@@ -445,14 +585,16 @@ fn what_travels_is_read_as_it_was_written() {
     };
     let read = crate::pages::Read::new(17, so_far.clone());
     let how = How { calls: "a".into(), store: "b".into() };
-    let order = Order::of(&item, 2, Some(&read), how.clone());
+    let order = Order::of(&item, (2, Some(&read)), how.clone(), LOST_CALL);
     let text = serde_json::to_vec(&order).unwrap();
     assert!(text.len() <= wire::order_bytes(&item));
     let order: Order = serde_json::from_slice(&text).unwrap();
     assert!(agree(&order.how, &how) && !agree(&order.how, &How::default()));
+    let lost_call = order.lost_call;
     let read = order.read().unwrap();
     assert_eq!((read.lane, read.seq, read.origin), (item.lane, item.seq, item.origin));
     assert_eq!((read.id, read.fetch, read.queued_at), (item.id, item.fetch, item.queued_at));
     let pages = read.read.unwrap();
+    assert_eq!(lost_call, LOST_CALL);
     assert_eq!((pages.version(), &pages.so_far, read.calls), (17, &so_far, 2));
 }

@@ -74,15 +74,15 @@ pub(crate) enum Word {
         /// Its permit.
         permit: u64,
     },
-    /// To the home: these attempts go on.
+    /// To the home: these attempts go on, and nothing is known of them yet.
     Going {
         /// Their permits.
         permits: Vec<u64>,
     },
     /// To the guest: these are all that are waited for.
     Waits {
-        /// Their permits.
-        permits: Vec<u64>,
+        /// Their permits, and the offer that each was sent for.
+        permits: Vec<(u64, u64)>,
     },
     /// To the home: may the object of this attempt become visible?
     May {
@@ -110,6 +110,8 @@ pub(crate) struct Order {
     fetch: Fetch,
     pub(crate) calls: u32,
     read: Option<Reading>,
+    /// How long the home keeps the places of a call that it does not hear of.
+    pub(crate) lost_call: Duration,
 }
 
 /// How far a read has come, as its note has it.
@@ -152,9 +154,15 @@ pub(crate) struct Ordered {
 }
 
 impl Order {
-    pub(crate) fn of(item: &Item, calls: u32, read: Option<&Read>, how: How) -> Self {
+    pub(crate) fn of(
+        item: &Item,
+        (calls, read): (u32, Option<&Read>),
+        how: How,
+        lost_call: Duration,
+    ) -> Self {
         Self {
             how,
+            lost_call,
             lane: item.lane.subject(),
             seq: item.seq,
             origin: item.origin,
@@ -206,6 +214,15 @@ pub(crate) struct Told {
 }
 
 impl Told {
+    /// Whether anything has become of it yet.
+    pub(crate) fn says_something(&self) -> bool {
+        self.written
+            || self.answered.is_some()
+            || self.facts.is_some()
+            || self.ended.is_some()
+            || self.end.is_some()
+    }
+
     /// It was never begun.
     pub(crate) fn not_begun(reason: &str) -> Self {
         let outcome = Outcome::Again {
