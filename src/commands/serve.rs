@@ -170,11 +170,9 @@ async fn work(
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
     beside.extend([answering, lending]);
     let spill = node.spill();
-    if plan.collect.spill_over
-        && let Some(spilling) = node.spilling()
-    {
-        beside.push(actix_rt::spawn(spilling.run(bus.clone(), session.id())));
-    }
+    let spilling = if plan.collect.spill_over { node.spilling() } else { None };
+    let mut carrier =
+        spilling.map(|spilling| actix_rt::spawn(spilling.run(bus.clone(), session.id())));
     let reloader = node.reloader_beside(as_read, accord.in_force());
     beside.push(actix_rt::spawn(accord.follow(reloader.clone())));
     beside.push(follow(reloader));
@@ -182,13 +180,14 @@ async fn work(
         () = stop.asked() => None,
         error = node.died() => Some(error),
         () = keeper.died() => Some(NodeError::KeeperDied),
+        () = ended(carrier.as_mut()) => Some(NodeError::CarrierDied),
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
     let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
-    for task in beside {
+    for task in beside.into_iter().chain(carrier) {
         task.abort();
     }
     watching.abort();
@@ -200,11 +199,22 @@ async fn work(
     }
     match died {
         None => Ok(Exit::Done),
-        Some(error @ (NodeError::ShardDied(_) | NodeError::KeeperDied)) => {
+        Some(
+            error @ (NodeError::ShardDied(_) | NodeError::KeeperDied | NodeError::CarrierDied),
+        ) => {
             say(format_args!("tollgate: {error}"));
             Ok(Exit::Failed)
         }
         Some(error) => Err(error.into()),
+    }
+}
+
+/// Waits for the end of a task that works for as long as the node.
+async fn ended(task: Option<&mut JoinHandle<()>>) {
+    match task {
+        // A panic was said by itself.
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
     }
 }
 
