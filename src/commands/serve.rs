@@ -134,6 +134,10 @@ fn is_away(error: &anyhow::Error) -> bool {
     })
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "it is the end of `serve`, apart only so that each stays readable"
+)]
 async fn work(
     plan: &Arc<Plan>,
     as_read: Plan,

@@ -94,6 +94,7 @@ fn twenty_per_second_over_sixty_accounts_and_three_nodes_are_exact_and_used() {
 }
 
 /// What becomes of the budget's owner in the middle of it.
+#[expect(clippy::print_stdout, reason = "figures, for whoever runs it by hand")]
 fn while_the_owner(ends: impl FnOnce(&mut Node)) {
     let nats = Nats::start();
     let limits =

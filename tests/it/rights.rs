@@ -374,6 +374,11 @@ fn work_of_an_operator(operator: &Dir, running: bool) {
             |line: &str| serde_json::from_str::<Value>(line).unwrap()["number"].to_string();
         listed.lines().map(number).collect()
     };
+    if running {
+        // Its service is there a moment after it has begun to collect.
+        let answers = || (run(operator, &["status", "--json"]).code == Some(0)).then_some(());
+        wait_until("the node to answer", answers);
+    }
     let count = if running { 2 } else { 1 };
     let letters = wait_until("dead letters", || Some(listed()).filter(|all| all.len() == count));
     let status = run(operator, &["status", "--json"]).exits(0).json();

@@ -231,7 +231,9 @@ fn the_pages_of_a_read_travel_one_by_one() {
     wait_done(&nats, &mut nodes);
     let spilled = metric(&nodes[0], "tollgate_spilled_attempts_total");
     println!("{spilled} of {} pages elsewhere", provider.asked().len());
-    nodes.each_mut().map(Node::stop);
+    for node in &mut nodes {
+        node.stop();
+    }
     assert!(spilled >= 4, "{spilled}");
     assert_eq!(provider.asked().len(), 3 * READS, "no page is called twice");
     assert_done_once(&nats, READS);

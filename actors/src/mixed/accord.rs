@@ -83,11 +83,10 @@ impl Others {
         let room = self.sessions.len() < SESSIONS_MAX;
         match self.sessions.get_mut(&id) {
             Some(seen) if seen.at <= at => (seen.heard, seen.at) = (heard, at),
-            Some(_) => {}
             None if room => {
                 self.sessions.insert(id, Seen { heard, at, in_force: None });
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
 

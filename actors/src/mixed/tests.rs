@@ -126,10 +126,13 @@ impl<'p> Gates<'p> {
     }
 }
 
+/// Whose calls, under the limit at which place, of which api.
+type CounterKey = (String, usize, Option<u16>);
+
 /// A provider that keeps every call for ever and counts each limit of one configuration by what its words say.
 struct Counter<'p> {
     plan: &'p Plan,
-    calls: HashMap<(String, usize, Option<u16>), Vec<(i64, u64)>>,
+    calls: HashMap<CounterKey, Vec<(i64, u64)>>,
 }
 
 impl Counter<'_> {
@@ -491,7 +494,7 @@ async fn what_another_named_last_stays_in_force_until_it_is_known_what_it_has_no
     others.learn("own".into(), Ok(limits(3)));
     assert_eq!(hashes(&others.needed()), ["own"]);
     // Silent for a while it stays; for long it is over.
-    advance(SILENT_FOR - second).await;
+    advance(SILENT_FOR.checked_sub(second).unwrap()).await;
     others.forget(SILENT_FOR);
     assert_eq!(hashes(&others.needed()), ["own"]);
     advance(second).await;
@@ -520,7 +523,9 @@ async fn one_of_an_earlier_version_is_told_of_and_not_waited_for() {
         if wanted.is_empty() {
             break;
         }
-        wanted.into_iter().for_each(|hash| others.learn(hash, Ok(limits.clone())));
+        for hash in wanted {
+            others.learn(hash, Ok(limits.clone()));
+        }
     }
     let needed = others.needed();
     assert_eq!((needed.limits.len(), needed.unknown.len()), (16, 1 + 24));

@@ -276,7 +276,7 @@ impl Accord {
                 continue;
             }
             let shown = serde_json::from_slice::<Shown>(&payload);
-            let shown = shown.map(heard).unwrap_or_else(|_| unreadable(id));
+            let shown = shown.map_or_else(|_| unreadable(id), heard);
             self.others.hear(id, shown, asked);
             live.insert(id);
         }

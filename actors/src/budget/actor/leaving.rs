@@ -155,9 +155,10 @@ impl Budget {
 
     /// Calls of which nothing was heard for too long take their slots no more.
     pub(super) fn end_orphans(&mut self, now: At) {
-        let over: Vec<PermitId> =
-            self.orphans.extract_if(.., |_, until| *until <= now).map(|(id, _)| id).collect();
+        let over = self.orphans.iter().filter(|(_, until)| **until <= now);
+        let over: Vec<PermitId> = over.map(|(id, _)| *id).collect();
         for id in over {
+            self.orphans.remove(&id);
             self.gate.ended(&self.limits, id, now, Sent::Maybe);
             self.untold_calls.ended(id, Sent::Maybe);
             self.job_ended(id);
