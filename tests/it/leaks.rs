@@ -254,7 +254,7 @@ fn fetches() -> (String, usize, usize) {
 }
 
 /// In which form a secret may stand somewhere.
-fn forms(secrets: &BTreeSet<String>) -> Vec<Vec<u8>> {
+fn forms(secrets: &BTreeSet<String>) -> Vec<String> {
     let mut forms: Vec<String> =
         vec![pair(), URL_SAFE_NO_PAD.encode(format!("{USER}:{}", secret("PASSWORD")))];
     for secret in secrets {
@@ -279,12 +279,12 @@ fn forms(secrets: &BTreeSet<String>) -> Vec<Vec<u8>> {
         ]);
     }
     let all: BTreeSet<String> = forms.into_iter().collect();
-    all.into_iter().map(String::into_bytes).collect()
+    all.into_iter().collect()
 }
 
 /// What was looked through, and in how much of it a secret was found.
 struct Search {
-    forms: Vec<Vec<u8>>,
+    forms: Vec<String>,
     found: Vec<String>,
     bytes: usize,
 }
@@ -294,15 +294,17 @@ impl Search {
         Self { forms: forms(&shared.secrets()), found: Vec::new(), bytes: 0 }
     }
 
-    fn has(&self, bytes: &[u8]) -> Option<&Vec<u8>> {
-        self.forms.iter().find(|form| bytes.windows(form.len()).any(|part| part == form.as_slice()))
+    /// Secrets are ASCII: they stay as they are in whatever is no text.
+    fn has(&self, bytes: &[u8]) -> Option<&str> {
+        let text = String::from_utf8_lossy(bytes);
+        self.forms.iter().find(|form| text.contains(form.as_str())).map(String::as_str)
     }
 
     fn look(&mut self, place: &str, bytes: &[u8]) {
         self.bytes += bytes.len();
-        if let Some(form) = self.has(bytes).map(|form| String::from_utf8_lossy(form).into_owned()) {
+        if let Some(form) = self.has(bytes) {
             let text = String::from_utf8_lossy(bytes);
-            let line = text.lines().find(|line| line.contains(&form)).unwrap_or_default();
+            let line = text.lines().find(|line| line.contains(form)).unwrap_or_default();
             let line: String = line.chars().take(600).collect();
             self.found.push(format!("{place}: `{form}` in {line}"));
         }
