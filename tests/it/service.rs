@@ -40,7 +40,7 @@ fn python() -> std::path::PathBuf {
 }
 
 /// What `count` nodes answer to a question.
-fn ask(nats: &Nats, subject: &str, question: &Value, count: usize) -> Vec<Value> {
+pub(crate) fn ask(nats: &Nats, subject: &str, question: &Value, count: usize) -> Vec<Value> {
     let question = if question.is_null() { String::new() } else { question.to_string() };
     let mut command = Command::new(python());
     command.args(["-c", ASK, &nats.server.url(), subject, &question, &count.to_string()]);

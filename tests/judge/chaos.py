@@ -37,6 +37,8 @@ FAKETIME = pathlib.Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 # Of each node, before it is disturbed again: a node that never gets to work shows nothing.
 REST = 6.0
 STOPPED_FOR = 20.0
+# Whoever takes a partition looks for what its last owner left behind.
+SWEPT_WITHIN = 120.0
 CUT_FOR = 15.0
 CLOCK_STEP = 60
 NEIGHBOURS = 5
@@ -421,6 +423,13 @@ async def drained(args, total: int, backlog: Backlog, chaos: Chaos):
         await asyncio.sleep(LOOK_EVERY * 5)
 
 
+async def swept(backlog: Backlog):
+    """Waits for the notes that dead nodes have left behind; those that stay are counted later."""
+    until = time.monotonic() + SWEPT_WITHIN
+    while await backlog.messages("PROGRESS") != 0 and time.monotonic() < until:
+        await asyncio.sleep(LOOK_EVERY * 5)
+
+
 async def run(args, folder: pathlib.Path, servers: list) -> dict:
     nats_servers = nats_cluster(folder, nats_server_path(args.nats_server), args.sync, args.nats)
     servers += nats_servers
@@ -469,6 +478,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         await disturbing
         while killer.tasks:
             await asyncio.wait(killer.tasks)
+        await swept(backlog)
         exits = {}
         for member in chaos.members:
             if not member.gone:

@@ -7,7 +7,7 @@
 //! the access token that came with it is used.
 //!
 //! Secrets are shown nowhere: none is in a `Debug`, an error or an event, and whatever text comes back from a
-//! provider is cleaned of them ([`Redactor`]).
+//! provider is cleaned of them ([`Redactor`]), or, where it is sent back, kept with marks in their place ([`Mask`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,6 +29,7 @@ use crate::recipe::Template;
 mod endpoint;
 pub mod jwt;
 mod keeper;
+mod mask;
 mod oauth1;
 mod places;
 mod reading;
@@ -43,6 +44,7 @@ pub mod vault;
 mod tests;
 
 pub use keeper::{Keeper, Wait};
+pub use mask::{Mask, Unmasked, is_masked, shown};
 pub use redact::Redactor;
 pub use secret::{Reference, Secret, Source};
 pub use sign::{NAMES, Unsigned, Used};

@@ -19,7 +19,9 @@ const CUT: char = '…';
 const HALF_MIN: usize = 4;
 
 /// From so many bytes on a text that is the same as a secret is taken for that.
-const ALONE_MIN: usize = 8;
+pub(super) const ALONE_MIN: usize = 8;
+/// The place among [`forms`] of the percent-encoded one.
+pub(super) const ENCODED: usize = 2;
 
 /// Every secret of a platform that is in use now, in every form in which it is sent.
 #[derive(Default)]
@@ -73,21 +75,13 @@ impl Redactor {
     pub(super) fn new(texts: &[String], pairs: &[String]) -> Self {
         let mut forms: Vec<String> = Vec::new();
         for text in texts.iter().filter(|text| !text.is_empty()) {
-            forms.push(text.clone());
-            forms.push(utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
-            forms.push(super::sign::encoded(text));
-            forms.push(url::form_urlencoded::byte_serialize(text.as_bytes()).collect());
-            if let Ok(json) = serde_json::to_string(text) {
-                forms.push(json.trim_matches('"').to_owned());
-                forms.push(json.trim_matches('"').replace('/', "\\/"));
-            }
-            forms.push(STANDARD.encode(text));
+            forms.extend(self::forms(text));
             // A key of several lines may come back line by line.
             forms.extend(
                 text.lines().map(str::trim).filter(|line| line.len() >= 16).map(str::to_owned),
             );
         }
-        forms.extend(pairs.iter().map(|pair| STANDARD.encode(pair)));
+        forms.extend(pairs.iter().map(|pair| base64(pair)));
         forms.sort_unstable_by(|one, other| {
             other.len().cmp(&one.len()).then_with(|| one.cmp(other))
         });
@@ -104,6 +98,12 @@ impl Redactor {
     /// Whether a text is a secret, and nothing else. A short one may be a word like others and is not taken for one.
     pub fn is_secret(&self, text: &str) -> bool {
         text.len() >= ALONE_MIN && self.forms.iter().any(|form| form.expose_secret() == text)
+    }
+
+    /// Whether a text holds a secret that is not so short that it may be a word like others.
+    pub fn is_in(&self, text: &str) -> bool {
+        let long = self.forms.iter().map(|form| form.expose_secret());
+        long.filter(|form| form.len() >= ALONE_MIN).any(|form| text.contains(form))
     }
 
     /// The text without secrets.
@@ -164,4 +164,25 @@ impl Redactor {
         clean.truncate(end);
         clean
     }
+}
+
+/// A secret in every form in which it is sent or comes back; which stands where is kept in notes.
+pub(super) fn forms(text: &str) -> Vec<String> {
+    let json = serde_json::to_string(text).unwrap_or_default();
+    // Without the quotes around it, of which one may be in it too.
+    let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(text);
+    vec![
+        text.to_owned(),
+        utf8_percent_encode(text, NON_ALPHANUMERIC).to_string(),
+        super::sign::encoded(text),
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+        json.to_owned(),
+        json.replace('/', "\\/"),
+        base64(text),
+    ]
+}
+
+/// Base64 with padding, as `Basic` has it (RFC 7617 §2).
+pub(super) fn base64(text: &str) -> String {
+    STANDARD.encode(text)
 }

@@ -14,6 +14,7 @@ use crate::recipe::Request;
 
 mod config_mistakes;
 mod keeping;
+mod masks;
 mod signing;
 mod tokens;
 mod vaults;

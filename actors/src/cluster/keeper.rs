@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::board::{Board, Claim, Seen, UNREADABLE, key};
 use super::decide::{Member, Moves, View, decide};
@@ -123,11 +123,11 @@ impl Keeper {
             board: Board::default(),
             hands: None,
             closing_until: BTreeMap::new(),
-            kept: Parts::NONE,
-            kept_until: None,
-            keep_for: KEPT_FIRST,
+            kept: BTreeMap::new(),
             leaving: None,
             again_at: None,
+            unsure: Parts::NONE,
+            unsure_at: None,
             watch_again_at: None,
             watch_wait: AGAIN,
             warned: false,
@@ -192,17 +192,28 @@ struct Work {
     hands: Option<Arc<dyn Hands>>,
     /// What is closing may take until then, each partition for itself.
     closing_until: BTreeMap<u32, Instant>,
-    kept: Parts,
-    kept_until: Option<Instant>,
-    keep_for: Duration,
+    /// What could not be given out of hand, each partition for itself.
+    kept: BTreeMap<u32, Kept>,
     leaving: Option<(Instant, oneshot::Sender<()>)>,
     /// The server did not take or answer something.
     again_at: Option<Instant>,
+    /// What was worked in before the lease lapsed, and may be another's by now: the next try to ask.
+    unsure: Parts,
+    unsure_at: Option<Instant>,
     /// The bucket is not followed: the next try, and how long to wait after it.
     watch_again_at: Option<Instant>,
     watch_wait: Duration,
     /// It was told that an entry cannot be read.
     warned: bool,
+}
+
+/// A partition that could not be given out of hand.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// It is not tried again before; nothing: it may be now.
+    until: Option<Instant>,
+    /// How long it is kept the next time.
+    next: Duration,
 }
 
 impl Work {
@@ -258,13 +269,12 @@ impl Work {
                     heard = Instant::now();
                 }
                 () = fares => {}
-                () = self.owned.lapsed() => self.look_anew().await,
                 order = orders.recv() => match order {
                     Some(Order::Hands(hands)) => {
                         hands.changed(Parts::ALL);
                         self.hands = Some(hands);
                         // What could not be given out of hand before now can be.
-                        (self.kept, self.kept_until) = (Parts::NONE, None);
+                        self.kept.clear();
                     }
                     Some(Order::Leave(within, done)) => self.begin_to_leave(within, done).await,
                     None => return,
@@ -276,6 +286,10 @@ impl Work {
                     let times = link.borrow_and_update().times;
                     ended = times != made;
                     made = times;
+                }
+                // Behind these: while the claims cannot be asked it is tried again and again.
+                () = self.owned.lapsed() => {
+                    (self.unsure, self.unsure_at) = (self.owned.ours(), Some(Instant::now()));
                 }
                 () = sleep_until(look_at) => {
                     ended = silent_at.is_some_and(|at| at <= Instant::now());
@@ -289,6 +303,9 @@ impl Work {
             if watch.is_none() && self.may_watch() {
                 watch = self.watch_again().await;
                 heard = Instant::now();
+            }
+            if self.unsure_at.is_some_and(|at| at <= Instant::now()) {
+                self.look_anew().await;
             }
             self.act().await;
             self.give_out().await;
@@ -342,7 +359,9 @@ impl Work {
         let decided = decided.map(|at| self.started + at);
         let doubted = self.board.renewed_first(self.session.id());
         let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
-        let all = [closing, self.kept_until, self.again_at, decided, doubted, self.watches_at()];
+        let kept = self.kept.values().filter_map(|kept| kept.until).min();
+        let (again, unsure, watches) = (self.again_at, self.unsure_at, self.watches_at());
+        let all = [closing, kept, again, unsure, decided, doubted, watches];
         all.into_iter().flatten().fold(far, Instant::min)
     }
 
@@ -360,9 +379,14 @@ impl Work {
             claims,
             ours,
             closing: self.owned.closing(),
-            kept: self.kept,
+            kept: self.kept().collect(),
             steady_since: self.session.steady_since().map(since),
         }
+    }
+
+    /// What is not tried to be given out of hand now.
+    fn kept(&self) -> impl Iterator<Item = u32> {
+        self.kept.iter().filter(|(_, kept)| kept.until.is_some()).map(|(part, _)| *part)
     }
 
     /// Tells who is seen to own what.
@@ -386,9 +410,8 @@ impl Work {
     /// Whether something else was seen by it.
     async fn act_once(&mut self) -> bool {
         let now = Instant::now();
-        if self.kept_until.is_some_and(|until| until <= now) {
-            self.kept = Parts::NONE;
-            self.kept_until = None;
+        for kept in self.kept.values_mut() {
+            kept.until = kept.until.filter(|until| *until > now);
         }
         if self.again_at.is_some_and(|at| at <= now) {
             self.again_at = None;
@@ -397,6 +420,7 @@ impl Work {
         let view = self.view();
         let moves = decide(&view, self.started.elapsed());
         let Moves { take, adopt, lose, give_up, keep, .. } = moves;
+        let keep = keep - self.unsure;
         if !lose.is_empty() {
             self.owned.lose(lose);
             self.changed(lose);
@@ -585,29 +609,29 @@ impl Work {
         Ok(last.as_ref().map_or_else(Seen::default, Seen::of))
     }
 
-    /// The lease has come back after a lapse: what this node worked in may be another's by now.
+    /// The lease has come back after a lapse: what this node worked in may be another's by now. What cannot be asked
+    /// in time is asked again, after everything else was heard.
     async fn look_anew(&mut self) {
-        let ours = self.owned.ours();
-        if ours.is_empty() {
+        (self.unsure, self.unsure_at) = (self.unsure & self.owned.ours(), None);
+        if self.unsure.is_empty() {
             return;
         }
-        let this = &*self;
-        let asking = stream::iter(ours.iter())
+        let (mut still, mut lost) = (Parts::NONE, Parts::NONE);
+        let (this, until) = (&*self, Instant::now() + STEP_WITHIN);
+        let mut asking = stream::iter(self.unsure.iter())
             .map(|part| async move { (part, this.ask(part).await) })
             .buffer_unordered(ASKS);
-        let answers: Vec<_> = asking.collect().await;
-        let (mut still, mut lost, mut unknown) = (Parts::NONE, Parts::NONE, false);
-        for (part, answer) in answers {
-            match answer {
-                Ok(seen) => {
-                    self.board.note_claim(part, seen);
-                    if seen.owner == Some(self.session.id()) {
-                        still |= Parts::one(part);
-                    } else {
-                        lost |= Parts::one(part);
-                    }
-                }
-                Err(_) => unknown = true,
+        let mut answers = Vec::new();
+        while let Ok(Some((part, answer))) = timeout_at(until, asking.next()).await {
+            answers.extend(answer.map(|seen| (part, seen)));
+        }
+        drop(asking);
+        for (part, seen) in answers {
+            self.board.note_claim(part, seen);
+            if seen.owner == Some(self.session.id()) {
+                still |= Parts::one(part);
+            } else {
+                lost |= Parts::one(part);
             }
         }
         if !lost.is_empty() {
@@ -615,12 +639,14 @@ impl Work {
             self.changed(lost);
             telemetry::partitions_lost(lost);
         }
-        // What is given out of hand goes on to be.
-        self.owned.gain(still - self.owned.closing());
-        self.changed(still);
-        if unknown {
-            sleep(AGAIN).await;
-            self.owned.look_again();
+        if !still.is_empty() {
+            // What is given out of hand goes on to be.
+            self.owned.gain(still - self.owned.closing());
+            self.changed(still);
+        }
+        self.unsure -= still | lost;
+        if !self.unsure.is_empty() {
+            self.unsure_at = Some(Instant::now() + AGAIN);
         }
     }
 
@@ -633,14 +659,15 @@ impl Work {
         self.owned.close(ours);
         self.changed(ours);
         self.closing_until = ours.iter().map(|part| (part, until)).collect();
-        self.kept = Parts::NONE;
-        self.kept_until = None;
+        self.kept.clear();
     }
 
     /// Gives out of hand what is quiet by now.
     async fn give_out(&mut self) {
         let closing = self.owned.closing();
         self.closing_until.retain(|part, _| closing.has(*part));
+        let ours = self.owned.ours();
+        self.kept.retain(|part, _| ours.has(*part));
         if closing.is_empty() {
             return;
         }
@@ -653,9 +680,6 @@ impl Work {
             self.free(quiet).await;
         }
         let left = closing - quiet;
-        if left.is_empty() {
-            self.keep_for = KEPT_FIRST;
-        }
         let now = Instant::now();
         let is_late = |part: &u32| self.closing_until.get(part).is_none_or(|until| *until <= now);
         let late: Parts = left.iter().filter(is_late).collect();
@@ -666,11 +690,17 @@ impl Work {
             // Their calls are broken off: the records say which, and the next owner counts them.
             self.free(late).await;
         } else {
-            self.kept |= late;
-            self.kept_until = Some(now + self.keep_for);
-            self.keep_for = (self.keep_for * 2).min(KEPT_MAX);
-            telemetry::partitions_kept(late);
-            self.gain(late);
+            // What may be another's is not opened again.
+            let late = late - self.unsure;
+            for part in late.iter() {
+                let lasts = self.kept.get(&part).map_or(KEPT_FIRST, |kept| kept.next);
+                let next = (lasts * 2).min(KEPT_MAX);
+                self.kept.insert(part, Kept { until: Some(now + lasts), next });
+            }
+            if !late.is_empty() {
+                telemetry::partitions_kept(late);
+                self.gain(late);
+            }
         }
     }
 
@@ -704,8 +734,6 @@ impl Work {
         if let Some((_, done)) = self.leaving.take() {
             // Whoever waited may have given up.
             let _heard = done.send(()).is_ok();
-            // It stays gone: nothing is decided for a node that takes nothing.
-            self.kept_until = None;
         }
     }
 }

@@ -116,7 +116,14 @@ impl Attempt<'_> {
             params: &self.item.fetch.params,
             queued_at: self.item.queued_at,
         };
-        let page = self.read.as_ref().map(|read| &read.so_far.state);
+        let page = match self.page_state() {
+            Ok(page) => page,
+            Err(outcome) => {
+                self.permit.call_ended(Sent::Never);
+                return outcome;
+            }
+        };
+        let page = page.as_deref();
         let mut request = match recipe::build_page(self.platform, self.api, &context, page) {
             Ok(request) => request,
             Err(refusal) => {

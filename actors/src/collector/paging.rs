@@ -1,5 +1,6 @@
 //! A good page of a read goes into the store: note first, then the object; after the last one the manifest.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,13 @@ use super::place::{Earlier, Place, Told, tell_store};
 use super::resuming::{AGAIN, drop_note, still_waits};
 use super::{Again, LastAnswer, Outcome};
 use crate::answers::{Class, Looked};
+use crate::auth::{Mask, Unmasked, is_masked, shown};
 use crate::codes::Code;
 use crate::http::Answer;
 use crate::observe;
 use crate::pages::{
-    self, Answered, LISTED_MAX, More, Note, Page, Pages, Read, Seen, SoFar, Turn, Watch,
+    self, Answered, By, LISTED_MAX, More, Note, Page, PageState, Pages, Read, Seen, SoFar, Turn,
+    Watch,
 };
 use crate::queue::{Ending, NOTE_BYTES_MAX};
 use crate::store::{Sealed, SinkError};
@@ -77,6 +80,31 @@ impl Attempt<'_> {
         })
     }
 
+    /// How its page is asked for, with the secrets that are kept as marks.
+    pub(super) fn page_state(&self) -> Result<Option<Cow<'_, PageState>>, Outcome> {
+        let (Some(pages), Some(read)) = (&self.api.pages, &self.read) else { return Ok(None) };
+        let state = &read.so_far.state;
+        let account = &self.item.lane.account.account;
+        let shown = |text: &Option<String>| {
+            let shown = text.as_deref().map(|text| shown(text, self.platform, account));
+            shown.transpose().map(|shown| shown.map(Cow::into_owned))
+        };
+        let hidden = [&state.cursor, &state.url];
+        if hidden.into_iter().flatten().all(|text| !is_masked(text)) {
+            return Ok(Some(Cow::Borrowed(state)));
+        }
+        let shown = shown(&state.cursor).and_then(|cursor| Ok((cursor, shown(&state.url)?)));
+        match shown {
+            Ok((cursor, url)) => Ok(Some(Cow::Owned(PageState { cursor, url, ..state.clone() }))),
+            Err(Unmasked::NotAtHand(reason)) => {
+                let last = LastAnswer::default();
+                Err(Outcome::Again { kind: Again::Unsigned, after: None, reason, last })
+            }
+            // Declared otherwise by now: what was begun with it cannot go on.
+            Err(Unmasked::Unknown) => Err(self.restart(pages, read, None, 0)),
+        }
+    }
+
     fn restart(&self, pages: &Pages, read: &Read, status: Option<u16>, calls: u32) -> Outcome {
         let so_far = read.so_far.restart(pages, calls);
         if so_far.restarts > pages.restarts {
@@ -115,7 +143,14 @@ impl Attempt<'_> {
             let redactor = self.redactor();
             pages::without_pairs(&url, &auth.query_names(), |value| redactor.is_secret(value))
         };
-        let answered = Answered { headers, seen: &seen, url, sha256, unsigned: &unsigned };
+        let kept = |text: &str, by: By| {
+            let (account, used) = (&self.item.lane.account.account, self.used.borrow());
+            let mask = Mask::of(self.platform, account, used.as_ref(), by.is_url());
+            let hidden = mask.hide(text);
+            (!self.redactor().is_in(&hidden)).then_some(hidden)
+        };
+        let (unsigned, kept) = (&unsigned, &kept);
+        let answered = Answered { headers, seen: &seen, url, sha256, unsigned, kept };
         let turn = pages::turn(self.platform, pages, &read.so_far, answered)?;
         Ok((turn, seen))
     }

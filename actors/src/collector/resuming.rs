@@ -104,8 +104,9 @@ pub(crate) async fn still_waits(shard: &Context, item: &Item) -> bool {
     }
 }
 
-/// Forgets the note of a fetch that has ended. One that stays because the queue is away for long is of no harm: no
-/// other fetch has its number, and it goes by its age.
+/// Forgets the note of a fetch that has ended. After the fetch itself: the other way round a death between the two
+/// would have it read anew. One that stays because the queue is away for long, or this node dies, is of no harm: no
+/// other fetch has its number, and the queue removes it later where that is shared, or it goes by its age.
 pub(crate) async fn drop_note(shard: &Context, item: &Item) {
     for _ in 0..DROPS_MAX {
         match shard.queue.drop_note(item.lane.clone(), item.origin).await {

@@ -89,6 +89,11 @@ impl Names {
         format!("{}.later.{part}.{account}.{}.{priority}", self.prefix, lane.api)
     }
 
+    /// All that is kept so of an account.
+    pub fn later_of(&self, account: &AccountKey) -> String {
+        format!("{}.later.{}.{}.>", self.prefix, partition(account), account.subject())
+    }
+
     /// The lane of a subject that [`Names::later`] made.
     ///
     /// # Errors
@@ -131,6 +136,13 @@ impl Names {
         let part = partition(account);
         format!("{}.progress.{part}.{}.{seq}", self.prefix, account.subject())
     }
+
+    /// Whose progress a subject that [`Names::progress`] made is; none if it is none.
+    pub fn of_progress(&self, subject: &str) -> Option<(AccountKey, Seq)> {
+        let (account, seq) = self.behind(subject, "progress").ok()?.rsplit_once('.')?;
+        let (account, seq) = (AccountKey::parse(account).ok()?, Seq(seq.parse().ok()?));
+        (self.progress(&account, seq) == subject).then_some((account, seq))
+    }
 }
 
 /// The partition of an account: FNV-1a (32 bit) over its two tokens without the dot between, modulo
@@ -159,6 +171,11 @@ mod tests {
             let queued = names.queued(&lane);
             assert_eq!(names.behind(&queued, "q").unwrap(), text);
         }
+        let account = AccountKey::parse("meta.a%40b%2Ec").unwrap();
+        let progress = names.progress(&account, Seq(7));
+        assert_eq!(names.of_progress(&progress), Some((account, Seq(7))), "{progress}");
+        assert_eq!(names.of_progress(&progress.replace("%2E", "%2e")), None);
+        assert_eq!(names.of_progress("tollgate.progress.64.meta.act_1.7"), None);
         assert!(names.behind("tollgate.q.x.meta.a.b", "q").is_err());
         assert!(names.behind("tollgate.quiet.1.meta.a.b", "q").is_err());
         assert!(names.behind("other.q.1.meta.a.b", "q").is_err());

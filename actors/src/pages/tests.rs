@@ -60,12 +60,10 @@ fn after(
     for (place, byte) in body.bytes().enumerate() {
         sha256[place % 32] ^= byte.rotate_left(place as u32 % 8);
     }
-    turn(
-        platform,
-        &pages,
-        so_far,
-        Answered { headers, seen: &seen, url: &url, sha256, unsigned: &|url| unsigned(&url) },
-    )
+    let (unsigned, kept) = (|url: String| unsigned(&url), |text: &str, _| Some(text.to_owned()));
+    let answered =
+        Answered { headers, seen: &seen, url: &url, sha256, unsigned: &unsigned, kept: &kept };
+    turn(platform, &pages, so_far, answered)
 }
 
 /// Reads on until the end: the states that were called, and how it ended.

@@ -24,6 +24,8 @@ pub(crate) struct Answered<'a> {
     pub(crate) sha256: [u8; 32],
     /// A URL without what calls are signed with: [`without_pairs`].
     pub(crate) unsigned: &'a dyn Fn(String) -> String,
+    /// How a cursor, or a URL, is kept: without secrets; nothing where that cannot be.
+    pub(crate) kept: &'a dyn Fn(&str, By) -> Option<String>,
 }
 
 /// What follows.
@@ -154,6 +156,7 @@ fn next(
                     format!("the cursor of the next page has over {CURSOR_BYTES_MAX} bytes");
                 return Err(Flaw::new(Code::RequestTooLong, reason));
             }
+            let cursor = kept(answered, By::Cursor, &cursor, CURSOR_BYTES_MAX)?;
             Some(PageState { cursor: Some(cursor), ..now.clone() })
         }
         By::Link | By::Url => {
@@ -171,9 +174,26 @@ fn next(
             let Some(text) = text else { return Ok(None) };
             let url = url(platform, answered.url, &text)?;
             // A loop is known by what is kept of it.
-            Some(PageState { url: Some((answered.unsigned)(url)), ..now.clone() })
+            let url = kept(answered, pages.by, &(answered.unsigned)(url), URL_BYTES_MAX)?;
+            Some(PageState { url: Some(url), ..now.clone() })
         }
     })
+}
+
+/// A cursor or a URL without secrets.
+fn kept(answered: Answered<'_>, by: By, text: &str, max: usize) -> Result<String, Flaw> {
+    let Some(kept) = (answered.kept)(text, by) else {
+        let reason = "what the answer says of the next page repeats a secret that is not in use any more, and secrets are not kept";
+        let flaw = Flaw::new(Code::PageStateNotFound, reason);
+        return Err(Flaw { again: true, ..flaw });
+    };
+    if kept.len() > max {
+        let reason = format!(
+            "what the answer says of the next page has over {max} bytes with the names of the secrets that it repeats"
+        );
+        return Err(Flaw::new(Code::RequestTooLong, reason));
+    }
+    Ok(kept)
 }
 
 /// The URL of the next page, if calls may go there.

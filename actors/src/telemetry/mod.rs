@@ -792,6 +792,26 @@ pub(crate) fn misfits_wait(reason: &str) {
     );
 }
 
+/// Notes of a partition could not be looked at; told once until a look works again.
+pub(crate) fn notes_unswept(partition: u32, reason: &str) {
+    tracing::warn!(
+        event = "notes_unswept",
+        partition,
+        reason,
+        "notes of fetches that are gone stay for now"
+    );
+}
+
+/// Notes of fetches that are gone were removed.
+pub(crate) fn notes_swept(partition: u32, count: usize) {
+    tracing::debug!(
+        event = "notes_swept",
+        partition,
+        count,
+        "notes of fetches that are gone removed"
+    );
+}
+
 /// Something panicked on this thread; what its supervisor does about it follows.
 pub(crate) fn panicked(reason: &str, place: &str) {
     tracing::error!(event = "panicked", reason, place, "panicked");

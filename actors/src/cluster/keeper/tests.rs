@@ -1,7 +1,7 @@
 //! Against a real server.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use tokio::sync::Notify;
 
@@ -11,6 +11,7 @@ use crate::nats::session::{About, Lease};
 use crate::nats::tests::{plan, ready};
 use crate::nats::{Bus, Link};
 use crate::testkit::nats_server::NatsServer;
+use crate::tests::buckets;
 
 /// A node without accounts.
 struct Joined {
@@ -35,9 +36,22 @@ impl Hands for Busy {
 /// A bucket that is followed no more, and not again, once it is said.
 #[derive(Debug)]
 struct Deaf {
-    own: NatsOwn,
+    own: Arc<dyn OwnBucket>,
     is: AtomicBool,
     now: Arc<Notify>,
+    /// What is followed tells nothing.
+    silent: Arc<AtomicBool>,
+    /// How often it was followed.
+    followed: AtomicU32,
+    /// Claims cannot be asked.
+    unasked: AtomicBool,
+}
+
+impl Deaf {
+    fn on(own: Arc<dyn OwnBucket>) -> Arc<Self> {
+        let (is, now, silent, followed, unasked) = Default::default();
+        Arc::new(Self { own, is, now, silent, followed, unasked })
+    }
 }
 
 impl OwnBucket for Deaf {
@@ -52,6 +66,9 @@ impl OwnBucket for Deaf {
     }
 
     fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>> {
+        if key.starts_with("p.") && self.unasked.load(Ordering::Acquire) {
+            return std::future::ready(Err(OwnError::no_answer())).boxed();
+        }
         self.own.last(key)
     }
 
@@ -59,10 +76,14 @@ impl OwnBucket for Deaf {
         if self.is.load(Ordering::Acquire) {
             return std::future::pending().boxed();
         }
+        self.followed.fetch_add(1, Ordering::AcqRel);
         let (following, now) = (self.own.follow(), Arc::clone(&self.now));
+        let silent = Arc::clone(&self.silent);
         async move {
             let Following { there, changes } = following.await?;
             let over = async move { now.notified().await };
+            let tells = move |_: &_| std::future::ready(!silent.load(Ordering::Acquire));
+            let changes = changes.filter(tells);
             Ok(Following { there, changes: changes.take_until(over.boxed()).boxed() })
         }
         .boxed()
@@ -268,8 +289,7 @@ async fn a_bucket_that_was_emptied_is_filled_anew_as_it_was() {
 #[tokio::test]
 async fn a_bucket_that_cannot_be_followed_keeps_nobody_from_leaving() {
     let (_folder, server, bus) = ready("").await;
-    let own = NatsOwn::open(&bus).await.unwrap();
-    let deaf = Arc::new(Deaf { own, is: AtomicBool::new(false), now: Arc::default() });
+    let deaf = Deaf::on(Arc::new(NatsOwn::open(&bus).await.unwrap()));
     let one = join_on(Arc::clone(&deaf) as Arc<dyn OwnBucket>, Terms::default()).await;
     one.keeper.work_with(Arc::new(Busy::default())).await;
     deaf.is.store(true, Ordering::Release);
@@ -300,6 +320,63 @@ async fn each_partition_has_its_own_time_to_be_handed_over_in() {
     until("to keep the first", SECOND / 2, || (one.owned.closing() & first).is_empty()).await;
     assert!(!one.owned.closing().is_empty());
     drop((two, three));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_partition_that_is_kept_is_tried_again_at_its_own_time() {
+    let [first, second, third] = buckets();
+    let one = join_on(first, Terms { handover: SECOND }).await;
+    let busy = Arc::new(Busy::default());
+    *busy.0.lock().unwrap() = Parts::ALL;
+    one.keeper.work_with(Arc::clone(&busy) as Arc<dyn Hands>).await;
+    let two = join_on(second, Terms::default()).await;
+    until("to close half", SECOND, || one.owned.closing().len() == 32).await;
+    let early = one.owned.closing();
+    until("to keep it", 2 * SECOND, || one.owned.closing().is_empty()).await;
+    let kept_at = Instant::now();
+    sleep(30 * SECOND).await;
+    // Others are wanted elsewhere as well, and kept: that does not put the first off.
+    let three = join_on(third, Terms::default()).await;
+    until("to close more", SECOND, || !(one.owned.closing() - early).is_empty()).await;
+    let later = one.owned.closing() - early;
+    until("to keep those", 2 * SECOND, || one.owned.closing().is_empty()).await;
+    until("to close the first", 60 * SECOND, || !one.owned.closing().is_empty()).await;
+    let again = one.owned.closing();
+    assert_eq!((again & later, again - early), (Parts::NONE, Parts::NONE));
+    // What is seen here is seen some milliseconds late.
+    let (after, late) = (kept_at.elapsed(), SECOND / 10);
+    assert!(KEPT_FIRST - late < after && after < KEPT_FIRST + SECOND, "{after:?}");
+    // For the second time: kept for twice as long, and only these.
+    until("to keep them", 2 * SECOND, || one.owned.closing().is_empty()).await;
+    let kept_at = Instant::now();
+    until("to close the later", 60 * SECOND, || !one.owned.closing().is_empty()).await;
+    assert_eq!(one.owned.closing() & again, Parts::NONE);
+    let closing = || one.owned.closing() & again;
+    until("to close the first once more", 180 * SECOND, || !closing().is_empty()).await;
+    let after = kept_at.elapsed();
+    assert!(KEPT_FIRST * 2 - late < after && after < KEPT_FIRST * 2 + SECOND, "{after:?}");
+    drop((two, three));
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_cannot_be_asked_keep_nobody_from_anything_else() {
+    let [own] = buckets();
+    let deaf = Deaf::on(own);
+    let one = join_on(Arc::clone(&deaf) as Arc<dyn OwnBucket>, Terms::default()).await;
+    one.keeper.work_with(Arc::new(Busy::default())).await;
+    deaf.unasked.store(true, Ordering::Release);
+    one.owned.look_again();
+    sleep(SECOND).await;
+    let followed = || deaf.followed.load(Ordering::Acquire);
+    let before = followed();
+    deaf.silent.store(true, Ordering::Release);
+    until("to be followed anew", WATCH_SILENT + SECOND, || followed() > before).await;
+    deaf.silent.store(false, Ordering::Release);
+    assert_eq!(one.owned.ours(), Parts::ALL);
+    let started = Instant::now();
+    one.keeper.leave(SECOND).await;
+    assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
+    assert_eq!(one.owned.ours(), Parts::NONE);
 }
 
 /// Whoever is told of a change of these dies of it.

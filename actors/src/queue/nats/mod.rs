@@ -49,6 +49,7 @@ mod letters;
 mod misfits;
 mod notes;
 mod reading;
+mod sweep;
 mod wakes;
 mod wire;
 
@@ -154,7 +155,7 @@ fn created_ms(info: &Info) -> u64 {
 
 impl NatsQueue {
     /// Opens the queue: the streams must be there. Wakes are heard from now on, fetches put aside are brought
-    /// back, and what is no fetch becomes dead letters, until the last clone is dropped.
+    /// back, what is no fetch becomes dead letters, and notes whose fetches are gone are removed, until the last clone is dropped.
     ///
     /// # Errors
     /// A stream is not there, or NATS does not answer.
@@ -177,6 +178,7 @@ impl NatsQueue {
             tokio::spawn(wakes::relist(inner.clone())).abort_handle(),
             tokio::spawn(later::bring_back(inner.clone())).abort_handle(),
             tokio::spawn(misfits::sort_out(inner.clone())).abort_handle(),
+            tokio::spawn(sweep::sweep(inner.clone(), sweep::Pace::default())).abort_handle(),
         ];
         Ok(Self(Arc::new(Handle { inner, tasks })))
     }

@@ -50,7 +50,10 @@ impl Inner {
     }
 
     /// The leader is asked where another replica may be behind.
-    async fn last_note(&self, subject: &str) -> Result<Option<StreamMessage>, QueueError> {
+    pub(super) async fn last_note(
+        &self,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, QueueError> {
         let stream = &self.progress.stream;
         within(async {
             if self.replicated {

@@ -17,7 +17,7 @@ use crate::queue::{FIRST_BYTES_MAX, FIRST_MAX};
 /// A page of a stream's subjects, as STREAM.INFO answers with `subjects_filter`
 /// (<https://docs.nats.io/reference/reference-protocols/nats_api_reference#streams>): at most 100,000.
 #[derive(Debug, Deserialize)]
-struct Subjects {
+pub(super) struct Subjects {
     state: SubjectCounts,
     #[serde(default)]
     total: u64,
@@ -31,6 +31,19 @@ struct Subjects {
 struct SubjectCounts {
     #[serde(default)]
     subjects: Option<HashMap<String, u64>>,
+}
+
+impl Subjects {
+    /// Where the next page begins, if there is one.
+    pub(super) fn behind(&self) -> Option<u64> {
+        let behind = self.offset + self.limit;
+        (self.limit > 0 && behind < self.total).then_some(behind)
+    }
+
+    /// Each subject, and how many messages it has.
+    pub(super) fn counts(self) -> HashMap<String, u64> {
+        self.state.subjects.unwrap_or_default()
+    }
 }
 
 impl Inner {
@@ -111,7 +124,7 @@ impl Inner {
         within(asking).await
     }
 
-    async fn next_from_leader(
+    pub(super) async fn next_from_leader(
         &self,
         home: &Home,
         subject: &str,
@@ -154,9 +167,8 @@ impl Inner {
         offset: u64,
     ) -> Result<(Vec<LaneCount>, Option<u64>), QueueError> {
         let filter = self.names().subject(&format!("q.{part}.>"));
-        let page = self.subjects(&filter, offset).await?;
-        let behind = page.offset + page.limit;
-        let next = (page.limit > 0 && behind < page.total).then_some(behind);
+        let page = self.subjects(&self.fetch, &filter, offset).await?;
+        let next = page.behind();
         Ok((self.counts(page), next))
     }
 
@@ -164,14 +176,14 @@ impl Inner {
         &self,
         account: &AccountKey,
     ) -> Result<Vec<LaneCount>, QueueError> {
-        let page = self.subjects(&self.names().queued_of(account), 0).await?;
+        let page = self.subjects(&self.fetch, &self.names().queued_of(account), 0).await?;
         Ok(self.counts(page))
     }
 
     /// The lanes among stored subjects; the others are seen to.
     fn counts(&self, page: Subjects) -> Vec<LaneCount> {
         let mut counts = Vec::new();
-        for (subject, waiting) in page.state.subjects.unwrap_or_default() {
+        for (subject, waiting) in page.counts() {
             match self.lane_of(&subject, "q") {
                 Some(lane) => counts.push(LaneCount { lane, waiting }),
                 None => self.misfits.add(subject),
@@ -180,9 +192,15 @@ impl Inner {
         counts
     }
 
-    async fn subjects(&self, filter: &str, offset: u64) -> Result<Subjects, QueueError> {
+    /// A page of the subjects of a stream, as its leader has them.
+    pub(super) async fn subjects(
+        &self,
+        home: &Home,
+        filter: &str,
+        offset: u64,
+    ) -> Result<Subjects, QueueError> {
         let asking = async {
-            let subject = format!("STREAM.INFO.{}", self.fetch.name);
+            let subject = format!("STREAM.INFO.{}", home.name);
             let request = json!({"subjects_filter": filter, "offset": offset});
             match self.bus.js().request(subject, &request).await {
                 Ok(Response::Ok(page)) => Ok(page),

@@ -130,6 +130,17 @@ pub(super) struct SimOwn {
     pub(super) bug: Option<Bug>,
 }
 
+/// The bucket as so many processes have it, with a network that loses nothing.
+pub(crate) fn buckets<const N: usize>() -> [Arc<dyn OwnBucket>; N] {
+    let net = Net::new(fastrand::Rng::with_seed(1));
+    let server = BoardServer::new(Arc::default());
+    std::array::from_fn(|node| {
+        let life = Life::new(node, node as u64 + 1);
+        let (net, server) = (Arc::clone(&net), Arc::clone(&server));
+        Arc::new(SimOwn { life, net, server, bug: None }) as Arc<dyn OwnBucket>
+    })
+}
+
 fn lost() -> OwnError {
     OwnError { what: "the simulation lost the answer".into(), missing: false }
 }

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(crate) use self::board::buckets;
 use self::bugs::Bug;
 use self::host::Life;
 use crate::state::clock;

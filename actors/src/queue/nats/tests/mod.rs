@@ -20,6 +20,7 @@ use crate::testkit::nats_server::NatsServer;
 mod endings;
 mod misfits;
 mod moves;
+mod sweeping;
 mod waking;
 
 queue_conformance!(everywhere open().await);
