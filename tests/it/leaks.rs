@@ -2,6 +2,7 @@
 //! repeats in all it says what it was sent, searched message by message and file by file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -138,12 +139,8 @@ impl Shared {
     fn echo(&self, call: &Asked) -> String {
         let mut said = format!("{}\n{:?}\n", call.target, call.headers);
         for secret in self.secrets() {
-            said += &format!(
-                "{secret} {} {} {}\n",
-                encoded(&secret),
-                json!(secret),
-                STANDARD.encode(&secret)
-            );
+            let base64 = STANDARD.encode(&secret);
+            writeln!(said, "{secret} {} {} {base64}", encoded(&secret), json!(secret)).unwrap();
         }
         said
     }
@@ -259,8 +256,11 @@ fn forms(secrets: &BTreeSet<String>) -> Vec<String> {
         vec![pair(), URL_SAFE_NO_PAD.encode(format!("{USER}:{}", secret("PASSWORD")))];
     for secret in secrets {
         let json = json!(secret).to_string();
-        let json = &json[1..json.len() - 1];
-        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap();
+        let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").unwrap();
+            hex
+        });
         let encoded = encoded(secret);
         forms.extend([
             secret.clone(),
@@ -365,7 +365,8 @@ struct Tap {
 
 impl Tap {
     fn on(nats: &Nats) -> Self {
-        let (heard, over): (Arc<Mutex<Vec<Vec<u8>>>>, Arc<AtomicBool>) = Default::default();
+        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let over = Arc::<AtomicBool>::default();
         let (all, end, url) = (Arc::clone(&heard), Arc::clone(&over), nats.server.url());
         let (ready, is_ready) = std::sync::mpsc::channel();
         thread::spawn(move || {
@@ -403,7 +404,9 @@ const TOKENS: &str = "KV_TOLLGATE_TOKENS";
 fn look_at_nats(search: &mut Search, nats: &Nats, tap: &Tap) -> BTreeMap<String, usize> {
     let all = stored(nats);
     for (name, messages) in all.iter().filter(|(name, _)| *name != TOKENS) {
-        messages.iter().for_each(|message| search.look(name, message));
+        for message in messages {
+            search.look(name, message);
+        }
     }
     // The search finds what is there.
     let tokens = &all[TOKENS];

@@ -102,7 +102,7 @@ impl Redactor {
 
     /// Whether a text holds a secret that is not so short that it may be a word like others.
     pub fn is_in(&self, text: &str) -> bool {
-        let long = self.forms.iter().map(|form| form.expose_secret());
+        let long = self.forms.iter().map(ExposeSecret::expose_secret);
         long.filter(|form| form.len() >= ALONE_MIN).any(|form| text.contains(form))
     }
 
