@@ -63,16 +63,13 @@ struct Shared {
     released: AtomicBool,
     /// Tokens, access and refresh.
     given: Mutex<Vec<String>>,
+    /// Those of them that it was asked with: what it has just given, no node knows yet.
+    used: Mutex<BTreeSet<String>>,
     asked: AtomicUsize,
     port: AtomicUsize,
 }
 
 impl Shared {
-    fn last(&self, kind: &str) -> String {
-        let given = self.given.lock().unwrap();
-        given.iter().rev().find(|token| token.contains(kind)).cloned().unwrap_or_default()
-    }
-
     /// Every secret of the run.
     fn secrets(&self) -> BTreeSet<String> {
         let own = ENV.iter().map(|(_, value)| (*value).to_owned());
@@ -96,7 +93,7 @@ impl Shared {
     }
 
     /// What is said of the page behind this one, with what the call was signed with in it.
-    fn next(&self, api: &str, id: &str, page: usize) -> (&'static str, String) {
+    fn next(call: &Asked, api: &str, id: &str, page: usize) -> (&'static str, String) {
         let key = encoded(&secret("QUERY"));
         match api {
             "urls" => {
@@ -113,7 +110,10 @@ impl Shared {
             }
             "cursors" => ("X-Cursor", format!("{page}.{}", secret("HEADER"))),
             "pairs" => ("X-Cursor", format!("{page}.{}", pair())),
-            "rotating" => ("X-Cursor", format!("{page}.{}", self.last("access"))),
+            "rotating" => {
+                let token = call.header("authorization").unwrap().trim_start_matches("Bearer ");
+                ("X-Cursor", format!("{page}.{token}"))
+            }
             _ => unreachable!("{api}"),
         }
     }
@@ -129,7 +129,7 @@ impl Shared {
         }
         let mut headers = vec![("Content-Type", "application/json".to_owned())];
         if page < 4 {
-            headers.push(self.next(api, id, page + 1));
+            headers.push(Self::next(call, api, id, page + 1));
         }
         let body = json!({ "rows": [page], "said": format!("{api}{id}") });
         Told::Answer(200, headers, body.to_string().into_bytes())
@@ -138,7 +138,8 @@ impl Shared {
     /// All it was sent and all it knows, in every form.
     fn echo(&self, call: &Asked) -> String {
         let mut said = format!("{}\n{:?}\n", call.target, call.headers);
-        for secret in self.secrets() {
+        let own = ENV.iter().map(|(_, value)| (*value).to_owned());
+        for secret in own.chain(self.used.lock().unwrap().iter().cloned()) {
             let base64 = STANDARD.encode(&secret);
             writeln!(said, "{secret} {} {} {base64}", encoded(&secret), json!(secret)).unwrap();
         }
@@ -146,6 +147,11 @@ impl Shared {
     }
 
     fn answer(&self, call: &Asked) -> Told {
+        let bearer = call.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if let Some(token) = bearer.filter(|token| token.contains("-access-")) {
+            let both = [token.to_owned(), token.replace("access", "refresh")];
+            self.used.lock().unwrap().extend(both);
+        }
         let path = call.path().to_owned();
         let mut parts = path.split('/');
         let (api, id) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -427,10 +433,7 @@ fn look_at_answers(search: &mut Search, dir: &Dir, nats: &Nats, port: u16) {
         &["dead", "list", "--json"],
         &["dead", "show", "1", "--json"],
         &["audit", "--ledger", "--json"],
-        &["audit", "--ledger"],
         &["check"],
-        &["setup", "--dry-run"],
-        &["plan", "fetches.jsonl"],
         &["plan", "fetches.jsonl", "--json"],
     ] {
         let ran = with_env(dir, args).run();

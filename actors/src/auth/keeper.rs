@@ -387,8 +387,8 @@ impl Keeper {
                 if let Some(before) = state.token.replace(Arc::new(token)) {
                     state.before = Some(before);
                 }
-                if had.refresh.is_some() {
-                    state.refresh = had.refresh.map(Arc::new);
+                if let Some(refresh) = had.refresh.map(Arc::new) {
+                    state.replace_refresh(refresh);
                 }
             }
             Err(failed) => {

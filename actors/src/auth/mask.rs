@@ -45,8 +45,8 @@ pub enum Unmasked {
 }
 
 impl Mask {
-    /// Of a platform and its apis. `used`: with what the call was signed whose answer is looked at. `in_url`: the text
-    /// is a URL, where a secret is percent-encoded.
+    /// Of a platform and its apis. `used`: with what the call was signed whose answer is looked at; what several
+    /// credentials have is meant as its own. `in_url`: the text is a URL, where a secret is percent-encoded.
     pub fn of(platform: &Platform, account: &Account, used: Option<&Used>, in_url: bool) -> Self {
         let mut marks = Vec::new();
         let mut add = |credential: &Credential, which: &str, forms: Vec<String>| {
@@ -83,6 +83,10 @@ impl Mask {
             && let Some(token) = &used.token
         {
             add(&used.credential, TOKEN, redact::forms(token.expose_secret()));
+        }
+        if let Some(used) = used {
+            let own = format!("{OPEN}{}/", used.credential.key);
+            marks.sort_by_key(|(_, mark)| !mark.starts_with(&own));
         }
         if in_url {
             // Of those that look the same the encoded one is meant: another secret in its place may need it.
@@ -122,11 +126,13 @@ pub fn is_masked(text: &str) -> bool {
 /// The text that [`Mask::hide`] has hidden, with the secrets as they are now.
 ///
 /// # Errors
-/// A secret is not at hand, or is not declared any more.
+/// A secret is not at hand, or is not declared any more. `own`: what the call will be signed with; nobody waits for
+/// what is not at hand of another credential, so that is as unknown.
 pub fn shown<'t>(
     text: &'t str,
     platform: &Platform,
     account: &Account,
+    own: Option<&Credential>,
 ) -> Result<Cow<'t, str>, Unmasked> {
     if !is_masked(text) {
         return Ok(Cow::Borrowed(text));
@@ -139,7 +145,7 @@ pub fn shown<'t>(
         if mark.is_empty() {
             shown.push(OPEN);
         } else {
-            shown.push_str(&secret(mark, platform, account)?);
+            shown.push_str(&secret(mark, platform, account, own)?);
         }
         rest = behind;
     }
@@ -148,13 +154,21 @@ pub fn shown<'t>(
 }
 
 /// What stands behind a mark.
-fn secret(mark: &str, platform: &Platform, account: &Account) -> Result<String, Unmasked> {
+fn secret(
+    mark: &str,
+    platform: &Platform,
+    account: &Account,
+    own: Option<&Credential>,
+) -> Result<String, Unmasked> {
     let (key, place) = mark.rsplit_once('/').ok_or(Unmasked::Unknown)?;
     let (which, form) = place.split_once('.').ok_or(Unmasked::Unknown)?;
     let credential = all(platform).find(|credential| credential.key == key);
     let credential = credential.ok_or(Unmasked::Unknown)?;
-    let not_at_hand =
-        |what: &str| Unmasked::NotAtHand(format!("{what} of {} is not at hand", credential.shown));
+    let is_own = own.is_some_and(|own| own.key == credential.key);
+    let not_at_hand = |what: &str| {
+        let reason = format!("{what} of {} is not at hand", credential.shown);
+        if is_own { Unmasked::NotAtHand(reason) } else { Unmasked::Unknown }
+    };
     let token = |refresh: bool| {
         let states = credential.live.lock();
         let state = states.get(&credential.part(account))?;
@@ -163,7 +177,10 @@ fn secret(mark: &str, platform: &Platform, account: &Account) -> Result<String, 
         text.map(|text| text.expose_secret().to_owned())
     };
     let forms = match which {
-        PAIR => vec![redact::base64(&pair(credential, account).ok_or(Unmasked::Unknown)?)],
+        PAIR => {
+            let pair = pair(credential, account);
+            vec![redact::base64(&pair.ok_or_else(|| not_at_hand("a secret"))?)]
+        }
         TOKEN => redact::forms(&token(false).ok_or_else(|| not_at_hand("the token"))?),
         REFRESH => redact::forms(&token(true).ok_or(Unmasked::Unknown)?),
         number => {
@@ -172,7 +189,7 @@ fn secret(mark: &str, platform: &Platform, account: &Account) -> Result<String, 
             let reference = references.get(place).ok_or(Unmasked::Unknown)?;
             let text = reference.get(account).map_err(|missing| match missing {
                 Missing::Unread => not_at_hand("a secret"),
-                Missing::None(reason) => Unmasked::NotAtHand(reason),
+                Missing::None(_) => not_at_hand("a secret of this account"),
             })?;
             redact::forms(text.expose_secret())
         }

@@ -488,6 +488,8 @@ pub(super) struct State {
     pub(super) dead: Option<Arc<SecretString>>,
     /// The refresh token in use.
     pub(super) refresh: Option<Arc<SecretString>>,
+    /// The one before, which a provider may still repeat.
+    pub(super) refresh_before: Option<Arc<SecretString>>,
     /// Somebody is about it.
     pub(super) working: bool,
     /// Secrets are being read again after a refusal: nothing is signed with those of before.
@@ -499,6 +501,15 @@ pub(super) struct State {
     pub(super) read_again: Option<At>,
     /// Who waits.
     pub(super) waiting: HashMap<AccountKey, Wake>,
+}
+
+impl State {
+    pub(super) fn replace_refresh(&mut self, refresh: Arc<SecretString>) {
+        let is_new = |now: &Arc<SecretString>| now.expose_secret() != refresh.expose_secret();
+        if self.refresh.as_ref().is_none_or(is_new) {
+            self.refresh_before = self.refresh.replace(refresh);
+        }
+    }
 }
 
 impl Expendable for State {

@@ -56,7 +56,7 @@ impl Redactor {
             if let Some(state) = states.get(&credential.part(account)) {
                 let tokens = [&state.token, &state.before].into_iter().flatten();
                 let values = tokens.map(|token| &token.value).chain(&state.refresh);
-                let values = values.chain(&state.dead);
+                let values = values.chain(&state.refresh_before).chain(&state.dead);
                 texts.extend(values.map(|value| value.expose_secret().to_owned()));
             }
             drop(states);

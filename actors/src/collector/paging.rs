@@ -85,8 +85,9 @@ impl Attempt<'_> {
         let (Some(pages), Some(read)) = (&self.api.pages, &self.read) else { return Ok(None) };
         let state = &read.so_far.state;
         let account = &self.item.lane.account.account;
+        let own = self.api.auth.as_ref().map(|auth| &**auth.of(account));
         let shown = |text: &Option<String>| {
-            let shown = text.as_deref().map(|text| shown(text, self.platform, account));
+            let shown = text.as_deref().map(|text| shown(text, self.platform, account, own));
             shown.transpose().map(|shown| shown.map(Cow::into_owned))
         };
         let hidden = [&state.cursor, &state.url];

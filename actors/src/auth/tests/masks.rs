@@ -15,7 +15,9 @@ fn hide(platform: &Platform, text: &str) -> String {
 }
 
 fn show(platform: &Platform, text: &str) -> Result<String, Unmasked> {
-    shown(text, platform, &account("a")).map(std::borrow::Cow::into_owned)
+    let (account, auth) = (account("a"), platform.auth.as_ref());
+    let own = auth.map(|auth| &**auth.of(&account));
+    shown(text, platform, &account, own).map(std::borrow::Cow::into_owned)
 }
 
 #[test]
@@ -85,6 +87,8 @@ fn a_token_has_a_mark_and_is_missed_where_there_is_none() {
     let key = &platform.auth.as_ref().unwrap().pool[0].key;
     let missing = show(&platform, &format!("c.\u{1}{key}/t.0\u{2}"));
     assert!(matches!(missing, Err(Unmasked::NotAtHand(_))), "{missing:?}");
+    let anothers = shown("\u{1}p._._/t.0\u{2}", &platform, &account("a"), None);
+    assert_eq!(anothers, Err(Unmasked::Unknown), "nobody would wait for it");
     assert_eq!(show(&platform, &format!("\u{1}{key}/9.0\u{2}")), Err(Unmasked::Unknown));
     assert_eq!(show(&platform, &format!("\u{1}{key}/0.9\u{2}")), Err(Unmasked::Unknown));
 }
