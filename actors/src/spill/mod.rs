@@ -3,20 +3,20 @@
 //! The gate of an account stays with the account's owner, its *home*. When all of the home's slots are taken and
 //! accounts wait for one, it asks the other nodes. One that has room offers slots, each stamped on its own clocks;
 //! **only then** the home decides, records and sends the attempt. The *guest*, who offered, begins the call within
-//! [`OFFER_LIVES`] of its own stamp or says that it did not. So the bound of a permit holds without any clock being
+//! `OFFER_LIVES` of its own stamp or says that it did not. So the bound of a permit holds without any clock being
 //! compared with another: the stamp is before the decision, and the record is stored before the attempt is sent.
 //!
-//! - [`home`] and [`guest`] are the two sides of it as pure state machines: the time is an argument, what to do is the
+//! - `home` and `guest` are the two sides of it as pure state machines: the time is an argument, what to do is the
 //!   answer. They survive the loss, the doubling and the delay of any message.
-//! - [`wire`] is what they say to each other.
+//! - `wire` is what they say to each other.
 //! - The node's part ([`crate::node`]) carries it over NATS, and the shards do what it says.
 //!
 //! # What a guest tells
 //!
-//! All it has to say of an attempt is one growing [`wire::Told`], sent at each change and again at each beat until
+//! All it has to say of an attempt is one growing `wire::Told`, sent at each change and again at each beat until
 //! the home has heard its end. Whatever is lost or doubled on the way changes nothing. The home goes by the receipt of what
 //! it is told, which is never early. Of an attempt whose order was lost its guest knows that it never begins, and says
-//! so. A guest that is not heard of for [`LOST_AFTER`] has lost its attempts: each counts
+//! so. A guest that is not heard of for `LOST_AFTER` has lost its attempts: each counts
 //! as a call of a dead writer does, is looked up in the store and made again. A guest that does not hear of its home
 //! for as long gives its calls up; one that hears nobody does so before the home gives their places to others. Objects
 //! become visible only after the home, asked then, has said that it still waits for them; how a fetch ended is recorded
