@@ -490,6 +490,7 @@ fn while_the_owner_is_away_nobody_asks_again_and_again_and_all_go_on_when_it_is_
         let first = cluster.nodes[1].rig.wire.seen();
         let first = first.iter().map(|seen| cluster.nodes[0].rig.ms(seen.begun));
         let first = first.filter(|at| *at > back).min().unwrap();
-        assert!(first < back + 2500, "{first} after {back}");
+        // Who asks next is drawn, with waits between.
+        assert!(first < back + 8000, "{first} after {back}");
     });
 }
