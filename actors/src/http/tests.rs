@@ -50,14 +50,18 @@ async fn call(
     timeouts: Timeouts,
     write_by: Duration,
 ) -> Told {
+    let bounds =
+        CallBounds { timeouts, write_by: clock.now().plus(Span::from(write_by)), once: false };
+    call_within(wire, url, account, bounds).await
+}
+
+async fn call_within(wire: &Wire, url: &str, account: &str, bounds: CallBounds) -> Told {
     let mut headers = HeaderMap::new();
     if !account.is_empty() {
         headers.insert("x-account", HeaderValue::from_str(account).unwrap());
     }
     let request =
         Request { method: http::Method::GET, url: url.parse().unwrap(), headers, body: None };
-    let bounds =
-        CallBounds { timeouts, write_by: clock.now().plus(Span::from(write_by)), once: false };
     let words = Rc::new(RefCell::new(Vec::new()));
     let heard = Rc::clone(&words);
     let on_written = Rc::new(move |word| heard.borrow_mut().push((word, Instant::now())));

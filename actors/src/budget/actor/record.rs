@@ -1,5 +1,6 @@
 //! A budget's record: stored before each call, read before anything else.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -79,7 +80,10 @@ impl Budget {
                         self.untold_calls.goes(id, costs);
                     });
                     let grant = Grant::new(ask.call.key.clone(), id, self.shard.door());
-                    let given = Given::new(ask.call.clone(), now, grant.held());
+                    // One that is lent is this node's no more, though it is not said yet.
+                    let is_own = ask.whose.home.node().is_none();
+                    let held = if is_own { grant.held() } else { Weak::new() };
+                    let given = Given::new(ask.call.clone(), now, held);
                     self.shard.given(self.key.record(), id, given);
                     ask.grant(grant);
                 }

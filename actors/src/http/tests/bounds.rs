@@ -251,6 +251,50 @@ fn a_connection_that_breaks_under_a_written_request_is_not_called_again() {
 }
 
 #[test]
+fn a_request_that_goes_once_is_said_to_be_written_once_though_its_kept_connection_is_closed() {
+    // A server that says that it keeps each connection, and closes it; the client is kept from seeing that.
+    real(|| async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let mut bytes = [0; 4096];
+                if std::io::Read::read(&mut stream, &mut bytes).is_ok_and(|read| read > 0) {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+                    std::io::Write::write_all(&mut stream, answer).ok();
+                }
+            }
+        });
+        let clock = Clock::new();
+        let wire = Wire::new(clock.clone(), 64).unwrap();
+        let url = format!("http://{addr}/");
+        let mut answers = 0;
+        for round in 0..60 {
+            let write_by = clock.now().plus(Span::from(FAR));
+            let bounds = CallBounds { timeouts: timeouts(9000, 9000, 9000), write_by, once: true };
+            let told = call_within(&wire, &url, "", bounds).await;
+            let written = matches!(told.words[..], [] | [(Written::At(_), _)]);
+            assert!(written, "round {round}: {:?}", told.words);
+            match told.answer {
+                Ok(answer) => {
+                    body(answer).await.unwrap();
+                    answers += 1;
+                }
+                // Not sent, or lost with the connection.
+                Err(CallError::Late | CallError::Broken(_)) => {}
+                Err(error) => panic!("round {round}: {error}"),
+            }
+            // Its end comes while nobody looks, sooner or later.
+            let until = Instant::now() + Duration::from_micros(fastrand::u64(0..400));
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+        }
+        assert!(answers > 20, "{answers}");
+    });
+}
+
+#[test]
 fn a_redirect_is_an_answer_and_not_followed() {
     real(|| async {
         let provider = Provider::start();
