@@ -271,7 +271,7 @@ fn look_at_nats(search: &mut Search, nats: &Nats, tap: &Tap) -> BTreeMap<String,
 fn look_at_answers(search: &mut Search, dir: &Dir, nats: &Nats, port: u16) {
     let dead = with_env(dir, &["dead", "list", "--json"]).run().exits(0).out();
     let dead: Value = serde_json::from_str(dead.lines().next().unwrap()).unwrap();
-    let letter = dead["seq"].as_u64().unwrap().to_string();
+    let letter = dead["number"].as_u64().unwrap().to_string();
     for args in [
         &["status", "--json"][..],
         &["status"],

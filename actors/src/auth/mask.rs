@@ -6,7 +6,6 @@
 //! nothing else: there a mark says too which secret it was, by a short hash, and is none once that has changed.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -14,6 +13,7 @@ use url::Url;
 
 use super::redact::{self, ALONE_MIN};
 use super::secret::Missing;
+use super::sign::hex;
 use super::{Auth, Credential, Kind, Used};
 use crate::ids::Account;
 use crate::plan::Platform;
@@ -270,10 +270,7 @@ fn with_forms(secret: String) -> (String, Vec<String>) {
 /// By which a secret is known again.
 fn hash(key: &str, secret: &str) -> String {
     let digest = Sha256::new().chain_update(key).chain_update([0]).chain_update(secret).finalize();
-    digest.iter().take(HASH_BYTES).fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").expect("a String takes all");
-        hex
-    })
+    hex(digest.get(..HASH_BYTES).unwrap_or_default())
 }
 
 /// The credentials of a platform and its apis.
