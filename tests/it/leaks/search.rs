@@ -31,6 +31,13 @@ fn encoded_but(text: &str, bare: &[u8]) -> String {
     text.bytes().map(byte).collect()
 }
 
+fn hex(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
 /// In which form a secret may stand somewhere.
 fn forms(secrets: &BTreeSet<String>, user: &str, password: &str) -> Vec<String> {
     let pair = format!("{user}:{password}");
@@ -38,10 +45,6 @@ fn forms(secrets: &BTreeSet<String>, user: &str, password: &str) -> Vec<String> 
     for secret in secrets {
         let json = json!(secret).to_string();
         let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap();
-        let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
-            hex
-        });
         let encoded = encoded(secret);
         forms.extend([
             secret.clone(),
@@ -56,7 +59,7 @@ fn forms(secrets: &BTreeSet<String>, user: &str, password: &str) -> Vec<String> 
             STANDARD.encode(secret),
             URL_SAFE_NO_PAD.encode(secret),
             format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned(),
-            hex,
+            hex(secret),
         ]);
     }
     let all: BTreeSet<String> = forms.into_iter().collect();
@@ -213,7 +216,7 @@ mod plants {
             STANDARD.encode(format!("me:{SECRET}")),
             URL_SAFE_NO_PAD.encode(SECRET),
             format!("{:?}", SECRET.as_bytes()),
-            SECRET.bytes().map(|byte| format!("{byte:02x}")).collect(),
+            hex(SECRET),
         ];
         for form in forms {
             for text in [form.clone(), format!("before {form}, behind"), format!("\u{1}{form}")] {
@@ -233,12 +236,13 @@ mod plants {
     #[test]
     fn a_secret_is_found_in_files_and_what_is_packed_in_them() {
         let dir = Dir::empty();
-        let lines: String = (0..200).map(|n| format!("the line {n} of some text\n")).collect();
+        let lines: String = (0..200)
+            .fold(String::new(), |lines, n| lines + &format!("the line {n} of some text\n"));
         let text = format!("{lines}key={SECRET}\n{lines}");
         let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         gz.write_all(text.as_bytes()).unwrap();
         let packed = zstd::encode_all(text.as_bytes(), 3).unwrap();
-        let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(SECRET);
         assert_eq!(search().has(&packed), None, "it is not there as it is");
         fs::create_dir_all(dir.path("data/p/state/deep")).unwrap();
         fs::create_dir_all(dir.path("data/p/bodies")).unwrap();
@@ -280,7 +284,7 @@ mod plants {
             js.create_stream(config).await.unwrap();
             drop(sent);
         });
-        let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(SECRET);
         nats.publish("planted.body", &[], SECRET);
         nats.publish("planted.clean", &[], "clean");
         nats.publish("planted.head", &[("Key", SECRET)], "");
