@@ -378,12 +378,13 @@ impl Node {
     /// A way to put another configuration in force. `started`: the one that this node was started with, as it was
     /// read.
     pub fn reloader(&self, started: Plan) -> Reloader {
-        self.reloader_beside(started, Vec::new())
+        Reloader::new(Switch { post: self.post() }, started, None)
     }
 
-    /// The same for a node that was started with the limits of others in force beside its own.
+    /// The same for a node that may have others beside it, started with the limits of those in force beside its own.
+    /// [`Accord::follow`](crate::nats::accord::Accord::follow) is to go on with it.
     pub fn reloader_beside(&self, started: Plan, others: Vec<Arc<Limits>>) -> Reloader {
-        Reloader::new(Switch { post: self.post() }, started, others)
+        Reloader::new(Switch { post: self.post() }, started, Some(others))
     }
 
     /// Fetches that wait for an api this configuration does not have.

@@ -286,7 +286,13 @@ impl Session {
             own,
             id,
             before,
-            value: Mutex::new(Shown { about: about.clone(), takes: false, heeds: None }),
+            // Whoever starts at the same moment waits for this one, or this one for it: the later of both sees
+            // the other.
+            value: Mutex::new(Shown {
+                about: about.clone(),
+                takes: false,
+                heeds: Some(Vec::new()),
+            }),
             revision: tokio::sync::Mutex::new(0),
             lease,
             owned,

@@ -44,6 +44,7 @@ use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
 use crate::mixed::Unheeded;
+use crate::nats::NatsError;
 use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
@@ -163,6 +164,18 @@ pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
         config,
         reason,
         "the limits of another node are not known, it may let go what they forbid here, and the other way round"
+    );
+}
+
+/// The limits of this node cannot be written for others.
+pub(crate) fn config_untold(config: &str, error: &NatsError) {
+    tracing::warn!(
+        event = "config_untold",
+        code = %error.code,
+        config,
+        reason = error.what.as_str(),
+        hint = error.hint.as_str(),
+        "other nodes cannot be told this node's limits, what it told before stays in force here too"
     );
 }
 

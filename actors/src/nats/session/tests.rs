@@ -27,6 +27,9 @@ async fn a_session_shows_itself_and_lives_on_beyond_the_time_of_one_key() {
     let one = session(&bus).await;
     let shown = one.own().last(key(one.id())).await.unwrap().unwrap().value.unwrap();
     assert_eq!(serde_json::from_slice::<About>(&shown).unwrap(), about("one"));
+    // Who starts at the same moment reads its limits, and waits for it.
+    let shown = serde_json::from_slice::<Shown>(&shown).unwrap();
+    assert_eq!((shown.takes, shown.heeds), (false, Some(Vec::new())));
     let other = Bus::connect(&plan(&server), "other", false).await.unwrap();
     let two = session(&other).await;
     sleep(LIVES + RENEW_EVERY).await;
