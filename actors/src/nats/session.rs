@@ -184,6 +184,8 @@ struct Fares {
     failing: bool,
     /// When it was first renewed after a failure; its start.
     steady_from: Instant,
+    /// When it was first renewed after its lease had ended, or its key; its start.
+    whole_from: Instant,
 }
 
 /// A session at work: renewed until it is dropped or ended.
@@ -281,7 +283,13 @@ impl Session {
         owned: Owned,
     ) -> Result<Self, SessionError> {
         let now = Instant::now();
-        let fares = Fares { renewed: Asked::now(), held: true, failing: false, steady_from: now };
+        let fares = Fares {
+            renewed: Asked::now(),
+            held: true,
+            failing: false,
+            steady_from: now,
+            whole_from: now,
+        };
         let inner = Arc::new(Inner {
             own,
             id,
@@ -368,6 +376,13 @@ impl Session {
         (fares.held && !fares.failing).then_some(fares.steady_from)
     }
 
+    /// Since when its lease has held without a break, however late it was renewed; nothing while it does not. Its
+    /// start, if it always did.
+    pub(crate) fn whole_since(&self) -> Option<Instant> {
+        let fares = *self.inner.fares.borrow();
+        fares.held.then_some(fares.whole_from)
+    }
+
     /// The last entry of a session's key as the leader has it, if it lives: its revision, and whether it takes
     /// partitions. One that cannot be read is of another version: it lives, and takes none that we know of. What was
     /// seen of it is forgotten.
@@ -385,10 +400,11 @@ impl Session {
     pub(crate) fn follow(&self) -> impl Future<Output = ()> + use<> {
         let mut fares = self.inner.fares.subscribe();
         async move {
-            let steady = |fares: &Fares| (fares.held && !fares.failing, fares.steady_from);
-            let before = steady(&fares.borrow_and_update());
+            let is =
+                |fares: &Fares| (fares.held, fares.failing, fares.steady_from, fares.whole_from);
+            let before = is(&fares.borrow_and_update());
             // Ends with the session, as whoever asks does.
-            let _changed = fares.wait_for(|fares| steady(fares) != before).await.is_ok();
+            let _changed = fares.wait_for(|fares| is(fares) != before).await.is_ok();
         }
     }
 
@@ -532,6 +548,9 @@ impl Inner {
         *revision = at;
         self.owned.renewed(asked, self.lease.lost_after);
         self.fares.send_modify(|fares| {
+            if renewed == Renewed::Anew || fares.renewed.elapsed() >= self.lease.lost_after {
+                fares.whole_from = Instant::now();
+            }
             if asked.at > fares.renewed.at {
                 fares.renewed = asked;
             }

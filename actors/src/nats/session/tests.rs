@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::nats::tests::{plan, ready};
+use crate::tests::buckets;
 
 fn about(node: &str) -> About {
     About {
@@ -147,4 +148,24 @@ async fn a_key_that_had_ended_when_it_was_renewed_counts_as_a_renewal_that_faile
     assert!(one.is_held() && one.steady_since().is_none());
     sleep(RENEW_EVERY * 2).await;
     assert!(one.steady_since().unwrap() > purged, "the next one was in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_renewed_late_holds_and_one_that_had_ended_begins_anew() {
+    let ([own], owned) = (buckets(), Owned::nothing());
+    let id = SessionId::draw();
+    let lease = Lease::default();
+    let one = Session::start_on(own, id, Vec::new(), &about("one"), lease, owned).await.unwrap();
+    // Nobody renews it but this.
+    one.renewing.abort();
+    sleep(RENEW_EVERY * 2).await;
+    assert!(one.confirm().await.unwrap());
+    assert_eq!(one.whole_since(), Some(one.started()));
+    sleep(LOST_AFTER).await;
+    assert!(one.confirm().await.unwrap(), "its key still lives");
+    assert_eq!(one.whole_since().unwrap().elapsed().as_millis(), 0);
+    let before = one.whole_since();
+    sleep(LIVES + RENEW_EVERY).await;
+    assert!(!one.confirm().await.unwrap());
+    assert!(one.whole_since() > before);
 }
