@@ -53,9 +53,9 @@ pub(crate) use unknown::bury as bury_unknown;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
-/// Between two discoveries of what waits, for wakes that were lost.
 /// How long budgets may take to store their last records.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Between two discoveries of what waits, for wakes that were lost.
 const DISCOVERY_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at the node's own health.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
@@ -128,6 +128,9 @@ pub enum NodeError {
     /// What this node owns is kept by nobody; what it had is in queue and ledger.
     #[error("the keeper of this node's partitions died; nothing is lost, start again")]
     KeeperDied,
+    /// This node's session is renewed no more; what it had is in queue and ledger.
+    #[error("what renews this node's session died; nothing is lost, start again")]
+    SessionDied,
     /// Calls at other nodes are waited for in vain; what this node had is in queue and ledger.
     #[error("what carries calls to other nodes died; nothing is lost, start again")]
     CarrierDied,

@@ -180,6 +180,7 @@ async fn work(
         () = stop.asked() => None,
         error = node.died() => Some(error),
         () = keeper.died() => Some(NodeError::KeeperDied),
+        () = session.died() => Some(NodeError::SessionDied),
         () = ended(carrier.as_mut()) => Some(NodeError::CarrierDied),
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
@@ -200,7 +201,10 @@ async fn work(
     match died {
         None => Ok(Exit::Done),
         Some(
-            error @ (NodeError::ShardDied(_) | NodeError::KeeperDied | NodeError::CarrierDied),
+            error @ (NodeError::ShardDied(_)
+            | NodeError::KeeperDied
+            | NodeError::SessionDied
+            | NodeError::CarrierDied),
         ) => {
             say(format_args!("tollgate: {error}"));
             Ok(Exit::Failed)

@@ -193,6 +193,8 @@ struct Fares {
 pub struct Session {
     inner: Arc<Inner>,
     renewing: JoinHandle<()>,
+    /// Closed when the task is over, whatever ended it.
+    over: watch::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -315,8 +317,21 @@ impl Session {
             }
         }
         telemetry::session_started(&id.to_string());
-        let renewing = spawn(Arc::clone(&inner).keep());
-        Ok(Self { inner, renewing })
+        let (alive, over) = watch::channel(());
+        let keeping = Arc::clone(&inner).keep();
+        let renewing = spawn(async move {
+            let _alive = alive;
+            keeping.await;
+        });
+        Ok(Self { inner, renewing, over })
+    }
+
+    /// Waits until it is renewed no more, which only a panic or [`Session::end`] does: its key and its lease end then,
+    /// and the node is of no use.
+    pub async fn died(&self) {
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
+        telemetry::session_died(&self.inner.id.to_string());
     }
 
     /// Tells others at once whether it takes partitions.

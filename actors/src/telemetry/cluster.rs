@@ -76,6 +76,15 @@ pub(crate) fn keeper_died() {
     tracing::error!(event = "keeper_died", "what this node owns is kept by nobody, the node ends");
 }
 
+/// Whoever renews this node's session has ended.
+pub(crate) fn session_died(session: &str) {
+    tracing::error!(
+        event = "session_died",
+        session,
+        "this node's session is renewed no more, the node ends"
+    );
+}
+
 /// A node that made an attempt for this one is not heard of any more.
 pub(crate) fn guest_lost(item: &Item) {
     metrics::GUESTS_LOST.counter(&[]).increment(1);

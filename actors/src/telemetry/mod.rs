@@ -21,7 +21,8 @@ pub(crate) use budgets::{
 };
 pub(crate) use cluster::{
     claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
-    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_over, visit_ended,
+    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_died, session_over,
+    visit_ended,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,

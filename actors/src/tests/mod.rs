@@ -9,6 +9,7 @@ mod budgets_told;
 mod chaos;
 mod drain;
 mod earliest;
+pub(crate) mod events;
 mod fence;
 mod fresh;
 mod health;
