@@ -46,7 +46,7 @@ pub(crate) mod hands;
 mod spilling;
 mod unknown;
 
-pub use spilling::Spilling;
+pub use spilling::{Carrying, Spilling};
 pub use unknown::Unknown;
 #[cfg(test)]
 pub(crate) use unknown::bury as bury_unknown;

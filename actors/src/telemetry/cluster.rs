@@ -85,6 +85,14 @@ pub(crate) fn session_died(session: &str) {
     );
 }
 
+/// Whoever carries attempts to other nodes and theirs to this one has ended.
+pub(crate) fn carrier_died() {
+    tracing::error!(
+        event = "carrier_died",
+        "what carries calls to other nodes and theirs here has ended, the node ends"
+    );
+}
+
 /// A node that made an attempt for this one is not heard of any more.
 pub(crate) fn guest_lost(item: &Item) {
     metrics::GUESTS_LOST.counter(&[]).increment(1);

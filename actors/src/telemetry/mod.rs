@@ -20,9 +20,9 @@ pub(crate) use budgets::{
     budget_node_back, budget_unknown,
 };
 pub(crate) use cluster::{
-    claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
-    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_died, session_over,
-    visit_ended,
+    carrier_died, claim_unreadable, claims_unseen, guest_lost, keeper_died,
+    partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
+    session_died, session_over, visit_ended,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
