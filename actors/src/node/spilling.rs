@@ -239,6 +239,11 @@ impl Carrier {
                 }
                 self.count();
             }
+            Command::Forget { permit } => {
+                if let Some(todo) = self.home.forget(permit) {
+                    self.at_home(todo).await;
+                }
+            }
             Command::May { home, permit, leave } => {
                 let asking = Asking { leave, asked: Instant::now(), waited: Duration::ZERO };
                 self.asking.insert((home, permit), asking);

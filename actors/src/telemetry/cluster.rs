@@ -1,6 +1,8 @@
 //! The events of a cluster: who owns which partitions.
 
-use super::{Code, metrics};
+use std::time::Duration;
+
+use super::{Code, metrics, ms};
 use crate::cluster::Parts;
 use crate::collector::Item;
 
@@ -90,6 +92,20 @@ pub(crate) fn carrier_died() {
     tracing::error!(
         event = "carrier_died",
         "what carries calls to other nodes and theirs here has ended, the node ends"
+    );
+}
+
+/// A call in flight was broken off: others may give its places to theirs soon.
+pub(crate) fn call_cut_off(item: &Item, unconfirmed: Duration) {
+    tracing::warn!(
+        event = "call_cut_off",
+        platform = item.lane.account.platform.as_str(),
+        account = item.lane.account.account.as_str(),
+        api = item.lane.api.as_str(),
+        fetch_id = item.id.as_str(),
+        seq = item.origin.0,
+        unconfirmed_ms = ms(unconfirmed),
+        "a call was broken off, its account may be another node's and its places free there soon"
     );
 }
 

@@ -20,7 +20,7 @@ pub(crate) use budgets::{
     budget_node_back, budget_unknown,
 };
 pub(crate) use cluster::{
-    carrier_died, claim_unreadable, claims_unseen, guest_lost, keeper_died,
+    call_cut_off, carrier_died, claim_unreadable, claims_unseen, guest_lost, keeper_died,
     partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
     session_died, session_over, visit_ended,
 };

@@ -7,6 +7,7 @@ mod blocks;
 mod budgets;
 mod budgets_told;
 mod chaos;
+mod cut_off;
 mod drain;
 mod earliest;
 pub(crate) mod events;
