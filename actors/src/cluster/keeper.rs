@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::board::{Board, Claim, Seen, UNREADABLE, key};
-use super::decide::{Member, Moves, View, decide};
+use super::decide::{Member, Moves, View, Wanted, decide};
 use super::{Owned, Owners, Parts};
 use crate::nats::PARTITIONS;
-use crate::nats::own::{Changes, Entry, OwnBucket, OwnError, Wrote};
+use crate::nats::own::{Changes, Draft, Entry, OwnBucket, OwnError, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
 use crate::spawn::spawn;
 use crate::telemetry;
@@ -121,6 +121,7 @@ impl Keeper {
             started: Instant::now(),
             before,
             board: Board::default(),
+            wanted: Wanted::default(),
             hands: None,
             closing_until: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -189,6 +190,7 @@ struct Work {
     started: Instant,
     before: Vec<SessionId>,
     board: Board,
+    wanted: Wanted,
     hands: Option<Arc<dyn Hands>>,
     /// What is closing may take until then, each partition for itself.
     closing_until: BTreeMap<u32, Instant>,
@@ -214,6 +216,27 @@ struct Kept {
     until: Option<Instant>,
     /// How long it is kept the next time.
     next: Duration,
+}
+
+/// What came of the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    /// `is_news`: something is otherwise now.
+    Entry { is_news: bool },
+    /// It is not followed any more.
+    End,
+}
+
+impl Took {
+    /// Both, one after the other.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Entry { is_news }, Self::Entry { is_news: more }) => {
+                Self::Entry { is_news: is_news || more }
+            }
+            (_, Self::End) | (Self::End, _) => Self::End,
+        }
+    }
 }
 
 impl Work {
@@ -257,16 +280,19 @@ impl Work {
             tokio::select! {
                 biased;
                 entry = next(&mut watch) => {
-                    ended = !self.take_entry(entry);
+                    let mut took = self.take_entry(entry);
                     for _ in 0..ENTRIES_AT_ONCE {
-                        if ended {
-                            break;
-                        }
+                        let Took::Entry { .. } = took else { break };
                         let Some(entry) = next(&mut watch).now_or_never() else { break };
-                        ended = !self.take_entry(entry);
+                        took = took.and(self.take_entry(entry));
                     }
                     self.warn();
                     heard = Instant::now();
+                    if took == (Took::Entry { is_news: false }) && look_at > heard {
+                        // Renewals of others, nearly all there is: nothing is to be decided.
+                        continue;
+                    }
+                    ended = took == Took::End;
                 }
                 () = fares => {}
                 order = orders.recv() => match order {
@@ -340,22 +366,19 @@ impl Work {
         }
     }
 
-    /// Whether the watch goes on.
-    fn take_entry<E>(&mut self, entry: Option<Result<Entry, E>>) -> bool {
+    fn take_entry<E>(&mut self, entry: Option<Result<Entry, E>>) -> Took {
         match entry {
-            Some(Ok(entry)) => {
-                self.board.note(&entry);
-                true
-            }
-            Some(Err(_)) | None => false,
+            Some(Ok(entry)) => Took::Entry { is_news: self.board.note(&entry) },
+            Some(Err(_)) | None => Took::End,
         }
     }
 
-    fn look_at(&self) -> Instant {
+    fn look_at(&mut self) -> Instant {
         let far = Instant::now() + LOOK_EVERY;
         let is_closing = !self.owned.closing().is_empty();
         let closing = is_closing.then(|| Instant::now() + QUIET_LOOK);
-        let decided = decide(&self.view(), self.started.elapsed()).look_at;
+        let (view, now) = (self.view(), self.started.elapsed());
+        let decided = decide(&view, now, &mut self.wanted).look_at;
         let decided = decided.map(|at| self.started + at);
         let doubted = self.board.renewed_first(self.session.id());
         let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
@@ -418,7 +441,7 @@ impl Work {
         }
         self.doubt().await;
         let view = self.view();
-        let moves = decide(&view, self.started.elapsed());
+        let moves = decide(&view, self.started.elapsed(), &mut self.wanted);
         let Moves { take, adopt, lose, give_up, keep, .. } = moves;
         let keep = keep - self.unsure;
         if !lose.is_empty() {
@@ -594,8 +617,9 @@ impl Work {
             return Err(failed("the connection to NATS is down"));
         }
         let value = serde_json::to_vec(claim).expect("a name and a number are JSON");
-        let wrote = self.own.write(key(part), Some(value.into()), None, revision);
-        match timeout(STEP_WITHIN, wrote).await {
+        let (key, value) = (key(part), Some(value.into()));
+        let draft = Draft { key, value, lives: None, expected: revision };
+        match timeout(STEP_WITHIN, self.own.write(draft)).await {
             Ok(Ok(Wrote::At(revision))) => Ok(Some(Seen { owner: claim.session, revision })),
             // Another's, or it may have come through.
             Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await.map(Some),

@@ -65,7 +65,7 @@ use crate::telemetry::Totals;
 
 pub(super) use seams::Event;
 use seams::{Log, WatchedLedger, WatchedQueue};
-pub(super) use sim::{buckets, is_simulated};
+pub(super) use sim::{buckets, buckets_that_end, is_simulated};
 
 /// A shard and all it stands on.
 pub(super) struct Rig {

@@ -108,7 +108,7 @@ impl Exchange {
         if self.waits >= WAITING_MAX {
             return false;
         }
-        let fresh = || Waiting { key: key.clone(), whose: std::collections::HashMap::new() };
+        let fresh = || Waiting { key: key.clone(), whose: super::HashMap::default() };
         let waiting = self.waiting.entry(key.record().clone()).or_insert_with(fresh);
         if waiting.whose.insert(whose.account.clone(), whose).is_none() {
             self.waits += 1;
@@ -175,7 +175,7 @@ impl Exchange {
     fn borrowed_of(&mut self, key: &BudgetKey) -> &mut Borrowed {
         self.borrowed.entry(key.record().clone()).or_insert_with(|| Borrowed {
             key: key.clone(),
-            live: std::collections::HashSet::new(),
+            live: super::HashSet::default(),
             ends: std::collections::VecDeque::new(),
             told_to: None,
         })

@@ -22,8 +22,9 @@ mod letters;
 mod line;
 mod wire;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque, hash_map, hash_set};
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,10 @@ use crate::recipe::BudgetKey;
 use crate::shard::Shard;
 use crate::shard::context::Peers;
 use line::{Sending, Taking};
+
+/// Maps with an order that is the same in every process: what is said follows it, and the simulation replays it.
+type HashMap<K, V> = hash_map::HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+type HashSet<T> = hash_set::HashSet<T, BuildHasherDefault<DefaultHasher>>;
 
 /// Most words of one letter, and most bytes, the last word not counted.
 const WORDS_MAX: usize = 256;
@@ -244,15 +249,15 @@ impl Exchange {
             wire: lending.wire,
             peers: BTreeMap::new(),
             lines: 0,
-            pending: HashMap::new(),
-            waiting: HashMap::new(),
+            pending: HashMap::default(),
+            waiting: HashMap::default(),
             waits: 0,
-            borrowed: HashMap::new(),
+            borrowed: HashMap::default(),
             unrouted: VecDeque::new(),
             wake: VecDeque::new(),
             waking: false,
             said: 0,
-            names: HashMap::new(),
+            names: HashMap::default(),
             meters: crate::telemetry::ExchangeMeters::default(),
         };
         let exchange = exchange.start();
@@ -274,8 +279,8 @@ impl Exchange {
                 sending: Sending::new(*lines),
                 taking: None,
                 heard: Instant::now(),
-                lent: HashMap::new(),
-                in_line: HashMap::new(),
+                lent: HashMap::default(),
+                in_line: HashMap::default(),
             }
         })
     }

@@ -127,7 +127,10 @@ async fn a_session_of_a_later_version_is_alive() {
     let (one, later) = (session(&bus).await, SessionId::draw());
     assert_eq!(one.ask(later).await.unwrap(), None);
     let value = Some("not what we know".into());
-    one.own().write(key(later), value, Some(LIVES), 0).await.unwrap();
+    one.own()
+        .write(Draft { key: key(later), value, lives: Some(LIVES), expected: 0 })
+        .await
+        .unwrap();
     assert!(matches!(one.ask(later).await.unwrap(), Some((_, false))));
 }
 

@@ -10,6 +10,7 @@
 mod board;
 mod bugs;
 mod host;
+mod letters;
 mod net;
 mod process;
 mod provider;
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::board::buckets;
+pub(crate) use self::board::{buckets, buckets_that_end};
 use self::bugs::Bug;
 use self::host::Life;
 use crate::state::clock;
@@ -91,6 +92,13 @@ impl Trace {
             println!("{:>9}.{:03} {what}", us / 1000, us % 1000);
         }
         (us, what).hash(&mut *self.hasher.lock().unwrap());
+    }
+
+    /// What is told of where a trace is shown, and nowhere else.
+    fn show(&self, what: impl FnOnce() -> String) {
+        if self.is_shown {
+            self.note(what);
+        }
     }
 
     fn hash(&self) -> u64 {
@@ -223,6 +231,11 @@ fn a_lost_confirmation_taken_for_one_is_found() {
 #[test]
 fn calls_in_flight_of_a_gone_writer_that_are_not_charged_are_found() {
     found_by(Bug::InFlightIsFree);
+}
+
+#[test]
+fn calls_lent_by_a_gone_owner_of_a_budget_that_are_not_charged_are_found() {
+    found_by(Bug::LentIsFree);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::board::BoardServer;
 use super::bugs::Bug;
 use super::host::{Host, Life};
+use super::letters::Post;
 use super::net::{Net, Weather};
 use super::process::{self, Handle};
 use super::provider::{Limit, Per, Provider, Rule};
@@ -46,6 +47,7 @@ pub(super) struct World {
     pub(super) net: Arc<Net>,
     pub(super) board: Arc<BoardServer>,
     pub(super) ledger: Arc<LedgerServer>,
+    pub(super) post: Arc<Post>,
     pub(super) queue: MemoryQueue,
     pub(super) hub: Arc<Hub>,
     pub(super) store: Store,
@@ -102,12 +104,14 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
     if is_shared && random.u8(0..4) == 0 {
         limits.push(Limit { per: Per::Account, rule: Rule::AtOnce(random.usize(1..=3)) });
     }
-    if random.u8(0..3) == 0 {
-        let rule = Rule::Max(random.usize(4..=12), window(random));
-        // What nodes lend each other is not carried here: a budget is simulated where each node has it.
-        if !is_shared {
-            limits.push(Limit { per: Per::Everybody, rule });
-        }
+    // Wider than an account: in a cluster, what nodes lend each other.
+    let per = [Per::Everybody, Per::Everybody, Per::Api][random.usize(0..3)];
+    if random.u8(0..5) < 2 {
+        let rule = Rule::Max(random.usize(3..=12), window(random));
+        limits.push(Limit { per, rule });
+    }
+    if is_shared && random.u8(0..5) == 0 {
+        limits.push(Limit { per, rule: Rule::AtOnce(random.usize(2..=4)) });
     }
     let accounts = random.usize(5..=12);
     let mut fetches = Vec::new();
@@ -232,6 +236,7 @@ pub(super) async fn run(seed: u64, bug: Option<Bug>, trace: Arc<Trace>) -> Outco
         net: Net::new(random.fork()),
         board: BoardServer::new(Arc::clone(&trace)),
         ledger: LedgerServer::new(Arc::clone(&wrongs), Arc::clone(&trace)),
+        post: Arc::default(),
         queue: MemoryQueue::starting(super::super::wall()),
         hub: Arc::default(),
         store: Store::memory(1 << 30).unwrap(),
