@@ -271,11 +271,13 @@ impl Work {
         let mut link = self.own.link();
         let mut made = link.borrow_and_update().times;
         let mut heard = Instant::now();
+        let mut turned = Instant::now();
         let silent = WATCH_SILENT.max(self.session.lease() * 2 / 5);
         loop {
             let fares = self.session.follow();
             let silent_at = watch.as_ref().map(|_| heard + silent);
-            let look_at = silent_at.into_iter().fold(self.look_at(), Instant::min);
+            let (look_at, rests) = self.look_at(turned + LOOK_EVERY);
+            let look_at = silent_at.into_iter().fold(look_at, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
@@ -288,8 +290,8 @@ impl Work {
                     }
                     self.warn();
                     heard = Instant::now();
-                    if took == (Took::Entry { is_news: false }) && look_at > heard {
-                        // Renewals of others, nearly all there is: nothing is to be decided.
+                    if took == (Took::Entry { is_news: false }) && rests && look_at > heard {
+                        // Renewals of others, nearly all there is: what was decided holds.
                         continue;
                     }
                     ended = took == Took::End;
@@ -321,6 +323,7 @@ impl Work {
                     ended = silent_at.is_some_and(|at| at <= Instant::now());
                 }
             }
+            turned = Instant::now();
             if ended {
                 watch = None;
                 self.watch_again_at = Some(Instant::now());
@@ -373,19 +376,21 @@ impl Work {
         }
     }
 
-    fn look_at(&mut self) -> Instant {
-        let far = Instant::now() + LOOK_EVERY;
+    /// When there is something to do though nothing is heard, at `far` if not before; and whether nothing is until
+    /// then.
+    fn look_at(&mut self, far: Instant) -> (Instant, bool) {
         let is_closing = !self.owned.closing().is_empty();
         let closing = is_closing.then(|| Instant::now() + QUIET_LOOK);
         let (view, now) = (self.view(), self.started.elapsed());
-        let decided = decide(&view, now, &mut self.wanted).look_at;
-        let decided = decided.map(|at| self.started + at);
+        let moves = decide(&view, now, &mut self.wanted);
+        let rests = !is_closing && moves == Moves { look_at: moves.look_at, ..Moves::default() };
+        let decided = moves.look_at.map(|at| self.started + at);
         let doubted = self.board.renewed_first(self.session.id());
         let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
         let kept = self.kept.values().filter_map(|kept| kept.until).min();
         let (again, unsure, watches) = (self.again_at, self.unsure_at, self.watches_at());
         let all = [closing, kept, again, unsure, decided, doubted, watches];
-        all.into_iter().flatten().fold(far, Instant::min)
+        (all.into_iter().flatten().fold(far, Instant::min), rests)
     }
 
     fn view(&self) -> View {
