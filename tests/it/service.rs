@@ -73,7 +73,12 @@ fn node(nats: &Nats, provider: &Provider, name: &str) -> (Dir, Running) {
         .api("report", "path = \"report/{date}\"");
     let dir = Dir::with(&config);
     let node = dir.tollgate(&["serve"]).env("TOLLGATE__NODE__NAME", name).start();
-    node.wait_says("shard started");
+    wait_until("an answer of the node", || {
+        // Nobody answers at first.
+        let ran = dir.tollgate(&["status", "--json"]).run();
+        let status: Value = serde_json::from_str(ran.out().lines().last()?).ok()?;
+        status["nodes"].as_array()?.iter().any(|known| known == name).then_some(())
+    });
     (dir, node)
 }
 

@@ -5,7 +5,8 @@ reaches the provider, a node's wall clock stepped by 60 s (libfaketime; its mono
 node added. One fetch kills its node each time that it is called. Half of the fetches have several pages.
 
 Exit 0 only if at the end every confirmed fetch is done (the killer is dead, its neighbours are done), every object has the
-bytes that the judge answered, and the judge refused nothing. The last line is one JSON object with all figures.
+bytes that the judge answered, the judge refused nothing, few calls were made again, and no node ended by itself or would
+not end when told. The last line is one JSON object with all figures.
 
     chaos.py --accounts 60 --fetches 10 --limit "2 per 1 s" --seconds 45            # about a minute and a half
     chaos.py --accounts 2000 --fetches 30 --limit "2 per 20 s" --limit "6 per 90 s" --seconds 1800
@@ -20,6 +21,7 @@ import pathlib
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -42,6 +44,11 @@ SWEPT_WITHIN = 120.0
 CUT_FOR = 15.0
 CLOCK_STEP = 60
 NEIGHBOURS = 5
+# Of a fetch in flight when its node died for the fourth time, nothing more is tried.
+KILLS_MAX = 4
+KILLED_CODE = "TG0209"
+# Calls made again for each disturbance, on average: what one node has in flight, and a burst now and then.
+AGAIN_MAX = 20
 # Publishes without an answer yet; patience for one, which is then sent again under the same message id.
 PENDING_MAX = 500
 CONFIRMED_WITHIN = 5.0
@@ -144,6 +151,7 @@ class Chaos:
         self.wrong = []
         self.nats_is_free = True
         self.tasks = set()
+        self.disturbed_s = 0.0
         self.kinds = [self.kill_node, self.kill_nats, self.stop_node, self.cut_node, self.drain_node, self.add_node]
         if args.clock:
             self.kinds.append(self.step_clock)
@@ -180,9 +188,38 @@ class Chaos:
                 coroutine = kind(self.random.choice(free))
             task = asyncio.get_running_loop().create_task(coroutine)
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            task.add_done_callback(self.ended)
+        self.disturbed_s = seconds - max(0.0, ends_at - time.monotonic())
         while self.tasks:
             await asyncio.wait(self.tasks)
+
+    def ended(self, task: asyncio.Task):
+        self.tasks.discard(task)
+        if task.exception() is not None:
+            self.wrong.append(f"a disturbance came to nothing: {task.exception()!r}")
+
+    def look_after(self):
+        """What a run may not leave out, and how its nodes have ended."""
+        happened = {what for _, what, _ in self.happened}
+        # In so long a time each kind had its turn, even if some turns were passed over.
+        if self.disturbed_s > 3 * len(self.kinds) * self.args.every:
+            self.wrong += [f"not done: {kind.__name__}" for kind in self.kinds if kind.__name__ not in happened]
+        for member in self.members:
+            if not member.gone:
+                self.must_live(member)
+                continue
+            try:
+                code = member.node.process.wait(DRAINED_WITHIN)
+            except subprocess.TimeoutExpired:
+                code = "SIGTERM in vain"
+            if code not in (0, -signal.SIGKILL):
+                self.wrong.append(f"{member.node.name} was sent away and ended with {code}")
+
+    def must_live(self, member: Member):
+        """A node ends by a signal of ours or of the killer, never by itself."""
+        code = member.node.process.poll()
+        if code not in (None, -signal.SIGKILL):
+            self.wrong.append(f"{member.node.name} ended by itself with {code}")
 
     def note(self, what: str, whom: str):
         self.happened.append([round(time.monotonic() - self.started, 1), what, whom])
@@ -193,12 +230,12 @@ class Chaos:
         member.is_free = False
         yield
         await asyncio.sleep(REST)
-        # The killer may have met it meanwhile.
-        if member.node.process.poll() == -signal.SIGKILL:
-            member.node.start()
+        self.start_again(member)
         member.is_free = True
 
     def start_again(self, member: Member):
+        """The killer may have met it meanwhile."""
+        self.must_live(member)
         if member.node.process.poll() is not None:
             member.node.start()
 
@@ -479,6 +516,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         while killer.tasks:
             await asyncio.wait(killer.tasks)
         await swept(backlog)
+        await asyncio.to_thread(chaos.look_after)
         exits = {}
         for member in chaos.members:
             if not member.gone:
@@ -499,6 +537,9 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         mistakes[kind] += what
     if not killers <= outcome.dead.keys():
         mistakes["the killer is not dead"].append(killer.kills)
+    killed = [outcome.dead[seq][0].get("code") for seq in killers & outcome.dead.keys()]
+    if len(killer.kills) > KILLS_MAX or any(code != KILLED_CODE for code in killed):
+        mistakes["how the killer ended"].append({"kills": killer.kills, "letters": killed})
     objects = Objects(args, data)
     objects.check(fetches)
     for kind, what in objects.mistakes.items():
@@ -506,13 +547,16 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
     mistakes["disturbances"] += chaos.wrong
     if score["refused"]:
         mistakes["refused"].append(score["refused_by"])
-    if left:
+    if left != 0:
         mistakes["left in FETCH, LATER or PROGRESS"].append(left)
-    if any(exits.values()):
+    if any(code != 0 for code in exits.values()):
         mistakes["exits of drained nodes"].append(exits)
-    mistakes = {kind: what for kind, what in mistakes.items() if what}
     pages = args.pages
     asked = sum(pages if fetch["api"] == "paged" else 1 for fetch in expected.values() if fetch["platform"] == "judge")
+    again = score["calls"] - asked
+    if again > AGAIN_MAX * (len(chaos.happened) + len(killer.kills)):
+        mistakes["calls made again"].append(again)
+    mistakes = {kind: what for kind, what in mistakes.items() if what}
     return {
         "good": not mistakes,
         "mistakes": {kind: {"count": len(what), "named": what[:NAMED_MAX]} for kind, what in mistakes.items()},
@@ -523,7 +567,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "limits": [limit.for_limits() for limit in args.limit],
         "guard": args.guard or "default",
         "disturbances": dict(collections.Counter(what for _, what, _ in chaos.happened)),
-        "killer": {"kills": len(killer.kills), "letters": [outcome.dead[seq][0].get("code") for seq in killers & outcome.dead.keys()]},
+        "killer": {"kills": len(killer.kills), "letters": killed},
         "accounts": args.accounts,
         "fetches": len(fetches),
         "confirmed": len(confirmed),
@@ -532,7 +576,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "dead": len(outcome.dead),
         "objects": objects.count,
         "calls": score["calls"],
-        "called_again": score["calls"] - asked,
+        "called_again": again,
         "refused": score["refused"],
         "window_max": score.get("window_max"),
         "share": score["share"],

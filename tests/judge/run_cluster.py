@@ -3,8 +3,8 @@
 The same fetches by one node, by two and by three (`--nodes`): how accounts and calls spread over the nodes, CPU per
 fetch, share of the allowed rate. Then, with the most nodes, `--kills` times kill -9 of one of them: seconds until
 the others hold all partitions, and until each account of the dead one is called again. Every object and event is
-checked as `run_served.py` does; exit 0 only if all is right and the judge refused nothing. The last line is one JSON
-object.
+checked as `run_served.py` does; exit 0 only if all is right, the judge refused nothing, the nodes share evenly and the
+times are as promised. The last line is one JSON object.
 
     run_cluster.py --accounts 500 --calls 20 --limit "2 per 1 s" --limit "10 per 10 s"
     run_cluster.py --nodes 3 --accounts 300 --calls 60 --kills 5
@@ -35,6 +35,13 @@ PARTITIONS = 64
 # Patience for an even share after a node came or went, in seconds.
 SHARED_WITHIN = 30.0
 LOOK_EVERY = 0.01
+# What is promised. Seconds until others hold every partition of a node that was killed, and of one that drains; and from
+# then until an account that may call does.
+KILLED_P50, KILLED_MAX, DRAINED_MAX, CALLED_AFTER = 5.0, 8.0, 1.0, 0.2
+# What arrived so long before the end had been answered and recorded: what had not is charged as if it came later.
+SETTLED = 0.2
+# The most that one node may have above the mean.
+EVEN = 1.15
 # A node works so long before the next one is ended.
 BETWEEN = 3.0
 ATTEMPTS = re.compile(r"^tollgate_attempts_total\{[^}]*\} ([0-9.e+]+)", re.MULTILINE)
@@ -56,12 +63,16 @@ def held(node: Node) -> list[int]:
         return []
 
 
-async def shared(nodes: list) -> float:
-    """Waits until these hold every partition once, none of them more than its share; the seconds that took."""
+async def shared(nodes: list, seen: dict | None = None) -> float:
+    """Waits until these hold every partition once, none of them more than its share; the seconds that took.
+
+    `seen` is told when each partition was held by one of them, in ns of the monotonic clock."""
     started = time.monotonic()
     most = -(-PARTITIONS // len(nodes))
     while True:
         parts = [await asyncio.to_thread(held, node) for node in nodes]
+        for part in sum(parts, []) if seen is not None else []:
+            seen.setdefault(part, time.monotonic_ns())
         if all(len(part) <= most for part in parts) and sorted(sum(parts, [])) == list(range(PARTITIONS)):
             return time.monotonic() - started
         if time.monotonic() - started > SHARED_WITHIN:
@@ -76,6 +87,16 @@ def calls_of(node: Node) -> float:
 def evenness(counts: list[float]) -> float | None:
     mean = statistics.mean(counts)
     return round(max(counts) / mean, 3) if mean else None
+
+
+def spread(seconds: list[float]) -> dict:
+    p50, most = statistics.median(seconds), max(seconds)
+    return {"count": len(seconds), "p50": round(p50, 3), "max": round(most, 3)}
+
+
+def earliest(limit: Limit, at: list[int]) -> int:
+    """When the limit allows one more call after these arrivals, in ns."""
+    return sorted(at)[-limit.max] + int(limit.seconds * 1e9) if len(at) >= limit.max else 0
 
 
 class Ends:
@@ -100,9 +121,10 @@ class Ends:
                 node.kill()
             else:
                 node.process.send_signal(15)
-            await shared(others)
+            taken_ns = {}
+            await shared(others, taken_ns)
             took = time.monotonic() - started
-            self.happened.append({"what": kind, "at_ns": at_ns, "taken_s": took, "parts": parts})
+            self.happened.append({"what": kind, "at_ns": at_ns, "taken_s": took, "parts": parts, "taken_ns": taken_ns})
             print(f"{kind} of {node.name}: taken over after {took:.2f} s", file=sys.stderr, flush=True)
             if kind == "drain":
                 await asyncio.to_thread(node.process.wait)
@@ -110,8 +132,21 @@ class Ends:
             await asyncio.to_thread(node.wait_ready)
             self.happened[-1]["shared_again_s"] = await shared(self.nodes)
 
-    def told(self, log: pathlib.Path, until: float) -> dict:
-        """Figures by kind; `resumed_s` is until the next call of each account that had one within the second before."""
+    def mistakes(self, told: dict) -> dict:
+        """What of the figures is not as promised."""
+        wrong = collections.defaultdict(list)
+        for kind, figures in told.items():
+            p50, most = (KILLED_P50, KILLED_MAX) if kind == "kill" else (DRAINED_MAX, DRAINED_MAX)
+            if figures["taken_s"]["p50"] > p50 or figures["taken_s"]["max"] > most:
+                wrong[f"taken over late ({kind})"].append(figures["taken_s"])
+            if not figures["late_s"] or figures["late_s"]["max"] > CALLED_AFTER:
+                wrong[f"called late ({kind})"].append(figures["late_s"])
+        return wrong
+
+    def told(self, log: pathlib.Path) -> dict:
+        """Figures by kind; `resumed_s` is until the next call of each account that had one within the second before,
+
+        and `late_s` how long after its partition was held, or after its limits allow the call if that was later."""
         calls = collections.defaultdict(list)
         for line in log.read_text().splitlines():
             call = json.loads(line)
@@ -119,21 +154,26 @@ class Ends:
         told = {}
         for kind in {end["what"] for end in self.happened}:
             ends = [end for end in self.happened if end["what"] == kind]
-            resumed = []
+            resumed, late = [], []
             for end in ends:
                 for account, at in calls.items():
-                    if partition("judge", account) not in end["parts"]:
+                    part = partition("judge", account)
+                    if part not in end["parts"]:
                         continue
                     before = [one for one in at if one <= end["at_ns"]]
                     after = [one for one in at if one > end["at_ns"]]
                     if before and after and end["at_ns"] - max(before) < 1e9:
                         resumed.append((min(after) - end["at_ns"]) / 1e9)
-            taken = sorted(end["taken_s"] for end in ends)
+                        if end["at_ns"] - max(before) < SETTLED * 1e9:
+                            continue
+                        allowed = max(earliest(limit, before) for limit in self.args.limit)
+                        late.append((min(after) - max(end["taken_ns"][part], allowed)) / 1e9)
+            taken = [end["taken_s"] for end in ends]
             told[kind] = {
                 "times": len(ends),
-                "taken_s": {"p50": round(statistics.median(taken), 3), "max": round(max(taken), 3)},
-                "resumed_s": resumed
-                and {"accounts": len(resumed), "p50": round(statistics.median(resumed), 3), "max": round(max(resumed), 3)},
+                "taken_s": spread(taken),
+                "resumed_s": resumed and spread(resumed),
+                "late_s": late and spread(late),
                 "shared_again_s": round(max(end["shared_again_s"] for end in ends), 3),
             }
         return told
@@ -192,9 +232,9 @@ async def one(args, folder: pathlib.Path, servers: list, count: int, ends: bool)
             mistakes[f"objects: {kind}"] = what
     if score["refused"]:
         mistakes["refused"] = [score.get("refused_by") or score["refused"]]
-    if left:
+    if left != 0:
         mistakes["left in FETCH, LATER or PROGRESS"] = [left]
-    if any(exits):
+    if any(code != 0 for code in exits):
         mistakes["exits of drained nodes"] = exits
     if not ends and score["calls"] != len(fetches):
         mistakes["calls without need"] = [score["calls"] - len(fetches)]
@@ -203,6 +243,10 @@ async def one(args, folder: pathlib.Path, servers: list, count: int, ends: bool)
     for account in accounts:
         for i, part in enumerate(parts):
             by_node[i] += partition("judge", account) in part
+    told = all_ends.told(calls) if ends else {}
+    mistakes |= all_ends.mistakes(told)
+    if not ends and max(evenness(by_node), evenness(made)) > EVEN:
+        mistakes["uneven"] = [by_node, made]
     mistakes = {kind: {"count": len(what), "named": what[:NAMED_MAX]} for kind, what in mistakes.items() if what}
     return {
         "nodes": count,
@@ -222,7 +266,7 @@ async def one(args, folder: pathlib.Path, servers: list, count: int, ends: bool)
         "calls_max_by_mean": None if ends else evenness(made),
         "cpu_ms_per_fetch": round(cpu * 1000 / len(fetches), 3),
         "nats_cpu_ms_per_fetch": round(nats_server.usage.cpu_seconds() * 1000 / len(fetches), 3),
-        "ends": all_ends.told(calls, seconds) if ends else {},
+        "ends": told,
     }
 
 

@@ -271,9 +271,9 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
     mistakes["refused"] = [score["refused_by"]] if score["refused"] and "refused_by" in score else []
     if score["refused"] and not mistakes["refused"]:
         mistakes["refused"] = [score["refused"]]
-    if left:
+    if left != 0:
         mistakes["left in FETCH, LATER or PROGRESS"] = [left]
-    if any(exits):
+    if any(code != 0 for code in exits):
         mistakes["exits of drained nodes"] = exits
     if not disturbances.happened and args.nodes == 1 and score["calls"] != len(fetches):
         mistakes["calls without need"] = [score["calls"] - len(fetches)]

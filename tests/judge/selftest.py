@@ -22,6 +22,7 @@ import zstandard
 from backlog import Outcome, fetch_subject, token
 from bodies import judge_body, nginx_body
 from metrics import latencies
+from run_cluster import Ends, partition
 from run_judged import Limit
 from run_served import needed_seconds
 from running import HERE, Running, free_port
@@ -243,6 +244,32 @@ def fast_counts_every_call():
     claim("fast: and counted", provider.score["calls"] == 3)
 
 
+def late_takeovers_are_mistakes(folder):
+    """One account, called each half second; its node is killed at 10 s and its partition held at 13 s."""
+    account, second = "a", 1_000_000_000
+    args = types.SimpleNamespace(limit=[Limit("2 per 1 s")], kills=1, drains=0, seed=1)
+    part = partition("judge", account)
+
+    def told(kind, taken_s, next_at):
+        ends = Ends(args, [])
+        end = {"what": kind, "at_ns": 10 * second, "taken_s": taken_s, "parts": [part], "shared_again_s": 0.0}
+        ends.happened = [{**end, "taken_ns": {part: int((10 + taken_s) * second)}}]
+        log = folder / "ends.jsonl"
+        at = [9.0, 9.5, next_at]
+        log.write_text("".join(json.dumps({"account": account, "at_ns": int(one * second)}) + "\n" for one in at))
+        told = ends.told(log)
+        return told[kind], list(ends.mistakes(told))
+
+    figures, wrong = told("kill", 3.0, 13.1)
+    claim("a takeover: when it was held and called again", (figures["resumed_s"]["max"], figures["late_s"]["max"]) == (3.1, 0.1))
+    claim("and is as promised", wrong == [])
+    claim("one that takes 6 s is late", told("kill", 6.0, 16.1)[1] == ["taken over late (kill)"])
+    claim("one that is called late is", told("kill", 3.0, 13.3)[1] == ["called late (kill)"])
+    claim("a hand-over of 3 s is late", told("drain", 3.0, 13.1)[1] == ["taken over late (drain)"])
+    claim("what the limits forbid makes nobody late", told("drain", 0.1, 10.1)[0]["late_s"]["max"] == 0.0)
+    claim("no call is no proof", told("kill", 3.0, 9.9)[1] == ["called late (kill)"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nginx", help="the nginx binary; without it nginx.py is not tried")
@@ -251,6 +278,7 @@ def main():
         folder = pathlib.Path(name)
         verify_finds_every_mistake(folder)
         outcome_finds_every_mistake(folder)
+        late_takeovers_are_mistakes(folder)
         limits_refuse_what_breaks_them(folder)
     the_formulas_are_right()
     fast_counts_every_call()

@@ -462,6 +462,12 @@ impl Budget {
                 let lives = Span::from(self.platform.lost_call_alive);
                 self.orphan(id, latest, now.max(latest).plus(lives));
             }
+            Told::Runs => {
+                let until = now.plus(Span::from(self.platform.lost_call_alive));
+                if let Some(known) = self.orphans.get_mut(&id) {
+                    *known = until.max(*known);
+                }
+            }
         }
         self.note_end(id, told);
         match told {

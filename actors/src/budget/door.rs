@@ -1,11 +1,12 @@
 //! Where budgets are, and who asks them: on this node or on another.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actix::Addr;
+use tollgate_gate::PermitId;
 
-use super::exchange::{Exchange, ToNode};
+use super::exchange::{Exchange, StillHeld, ToNode};
 use super::{ForBudget, FromBudget};
 use crate::cluster::Owned;
 use crate::nats::session::SessionId;
@@ -44,6 +45,15 @@ impl Door {
         let Some(exchange) = self.peers.exchange() else { return Some(message) };
         exchange.do_send(message);
         None
+    }
+
+    /// This node holds permits of a budget that leaves it.
+    pub(crate) fn still_held(&self, key: &BudgetKey, held: Vec<(PermitId, Weak<()>)>) {
+        if let Some(exchange) = self.peers.exchange()
+            && !held.is_empty()
+        {
+            exchange.do_send(StillHeld { key: key.clone(), held });
+        }
     }
 
     /// The shard of a budget, if it is on this node.

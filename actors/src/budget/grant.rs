@@ -1,6 +1,7 @@
 //! Leave of a budget for one call, as a value that the call owns.
 
 use std::fmt;
+use std::sync::{Arc, Weak};
 
 use tollgate_gate::{At, PermitId, Sent};
 
@@ -30,6 +31,8 @@ pub(crate) enum Told {
     /// The node that it was lent to is not heard of any more. Its call was written by then at the latest, and may still
     /// go on.
     Gone(At),
+    /// It is not over: said again and again of what another owner may have only from a record.
+    Runs,
 }
 
 impl Told {
@@ -49,17 +52,24 @@ pub(crate) struct Grant {
     ended: bool,
     /// The call is over, but what it cost is still to be settled.
     over: Option<(At, Sent)>,
+    /// As long as this is here.
+    held: Arc<()>,
 }
 
 impl Grant {
     pub(crate) fn new(key: BudgetKey, id: PermitId, door: Door) -> Self {
-        Self { key, id, door, used: false, ended: false, over: None }
+        Self { key, id, door, used: false, ended: false, over: None, held: Arc::new(()) }
     }
 
     /// It is another node's from here on: that tells what becomes of it, or its silence does.
     pub(crate) fn lend(mut self) -> (BudgetKey, PermitId) {
         (self.used, self.ended) = (true, true);
         (self.key.clone(), self.id)
+    }
+
+    /// Whether it is held on this node.
+    pub(crate) fn held(&self) -> Weak<()> {
+        Arc::downgrade(&self.held)
     }
 
     /// Its number among those of its budget.

@@ -12,8 +12,9 @@
 //! Over several nodes a budget's actor is at the owner of its record's partition. The others ask it through an
 //! exchange, and a permit that it lends to them is told of through that too ([`exchange`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Weak;
 
 use actix::{Addr, Message};
 use tollgate_gate::{Ask as GateAsk, At, LimitSet, PermitId, Sent};
@@ -67,6 +68,9 @@ pub(crate) enum What {
 
 /// Most that is kept of what a budget hears while its actor restarts; further holds and observations are dropped.
 pub(crate) const PENDING_MAX: usize = 256;
+
+/// Most calls of a budget that are remembered as over. A record is stored for every 256 calls at the latest.
+const OVER_MAX: usize = 1024;
 
 /// An account's question for one call. Answered once; dropped unanswered it says so.
 pub(crate) struct Ask {
@@ -210,11 +214,14 @@ pub(crate) struct Given {
     pub(crate) ended: Option<(At, Sent)>,
     /// Whoever it was lent to is not heard of any more: its call was written by then.
     pub(crate) gone: Option<At>,
+    /// Whether this node holds it.
+    pub(crate) held: Weak<()>,
 }
 
 impl Given {
-    pub(crate) fn new(call: Call, at: At) -> Self {
-        Self { call, at, written: None, answered: None, came: None, ended: None, gone: None }
+    pub(crate) fn new(call: Call, at: At, held: Weak<()>) -> Self {
+        let (written, answered, came, ended, gone) = (None, None, None, None, None);
+        Self { call, at, written, answered, came, ended, gone, held }
     }
 }
 
@@ -226,8 +233,21 @@ pub(crate) struct Entry {
     pub(crate) restarts: Restarts,
     /// Calls that are not over, and some whose end the actor has not heard of yet.
     pub(crate) given: BTreeMap<PermitId, Given>,
+    /// Calls that were over last, up to [`OVER_MAX`]: the record that a restarted actor reads may name them.
+    pub(crate) over: VecDeque<PermitId>,
     /// What it heard of its limits while its actor restarted.
     pub(crate) pending: Vec<What>,
+}
+
+impl Entry {
+    /// That call is over.
+    pub(crate) fn is_over(&mut self, id: PermitId) {
+        self.given.remove(&id);
+        self.over.push_back(id);
+        if self.over.len() > OVER_MAX {
+            self.over.pop_front();
+        }
+    }
 }
 
 /// How a budget is.

@@ -146,7 +146,7 @@ impl Attempt<'_> {
         self.used.replace(used);
         let timeouts = self.api.timeouts;
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
-        let bounds = CallBounds { timeouts, write_by, once: self.permit.is_anothers() };
+        let bounds = CallBounds { timeouts, write_by, once: self.permit.is_once() };
         self.shard.totals.calls.add(1);
         let answer = self.shard.transport.send(request, bounds, self.permit.on_written()).await;
         match answer {

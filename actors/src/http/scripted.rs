@@ -29,6 +29,8 @@ pub struct Seen {
     pub url: Url,
     /// With which headers.
     pub headers: HeaderMap,
+    /// Whether it may be written only once.
+    pub once: bool,
     /// When it began.
     pub begun: Instant,
     /// When its connection was ready; nothing if it never was, and not a byte was sent.
@@ -211,13 +213,14 @@ impl Scripted {
         self.0.open_max.get()
     }
 
-    fn begin(&self, request: Request) -> (Open, Seen) {
+    fn begin(&self, request: Request, once: bool) -> (Open, Seen) {
         let state = &self.0;
         let mut all = state.seen.borrow_mut();
         let seen = Seen {
             number: all.len(),
             url: request.url,
             headers: request.headers,
+            once,
             begun: Instant::now(),
             connected: None,
             written: None,
@@ -260,7 +263,7 @@ impl Transport for Scripted {
     ) -> LocalBoxFuture<'static, Result<Answer, CallError>> {
         let wire = self.clone();
         async move {
-            let (open, seen) = wire.begin(request);
+            let (open, seen) = wire.begin(request, bounds.once);
             let script = Rc::clone(&wire.0.script.borrow());
             let reply = script(&seen);
             if !reply.connected_after.is_zero() {

@@ -112,6 +112,12 @@ impl BudgetKey {
         &self.0.costs
     }
 
+    /// What a call of that api costs before its fetch has been read, by the places of the limits; empty: one
+    /// everywhere.
+    pub(crate) fn usual(&self, api: u16) -> &[Cost] {
+        self.0.counted.costs.usual(api)
+    }
+
     /// The same under other limits of this budget: what the call costs by limits of the same names.
     pub(crate) fn costs_under(&self, limits: &LimitSet) -> Cow<'_, [Cost]> {
         fn name<'l>(set: &'l LimitSet, limit: &'l Limit) -> (&'l str, Option<&'l str>) {

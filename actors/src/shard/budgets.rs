@@ -1,6 +1,7 @@
 //! The shard's part in budgets: starts and restarts their actors, and carries the mail between them and the
 //! accounts.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -60,11 +61,31 @@ impl Ctx {
         given
     }
 
+    /// Calls of a budget that are not over, and are made by this node.
+    pub(crate) fn held_here(&self, record: &AccountKey) -> Vec<PermitId> {
+        let budgets = self.budgets.borrow();
+        let given = budgets.get(record).into_iter().flat_map(|entry| &entry.given);
+        let held = given.filter(|(_, given)| given.held.strong_count() > 0);
+        held.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a call counts in a budget that another node owns.
+    pub(crate) fn counts_elsewhere(&self, id: PermitId) -> bool {
+        let elsewhere = |grant: &Grant| !self.owned.is_ours(grant.key().part());
+        self.running.borrow().get(&id).is_some_and(|own| own.grants.iter().any(elsewhere))
+    }
+
     /// A call of a budget is over, and its actor knows it.
     pub(crate) fn given_over(&self, record: &AccountKey, id: PermitId) {
         if let Some(entry) = self.budgets.borrow_mut().get_mut(record) {
-            entry.given.remove(&id);
+            entry.is_over(id);
         }
+    }
+
+    /// Calls of a budget that are over, though its record may name them.
+    pub(crate) fn over_by(&self, record: &AccountKey) -> BTreeSet<PermitId> {
+        let budgets = self.budgets.borrow();
+        budgets.get(record).into_iter().flat_map(|entry| entry.over.iter().copied()).collect()
     }
 
     /// A budget's actor ends if it has heard all that it was sent: true then.
@@ -152,7 +173,8 @@ impl Shard {
                 key: key.clone(),
                 state,
                 restarts: Restarts::default(),
-                given: std::collections::BTreeMap::new(),
+                given: BTreeMap::new(),
+                over: VecDeque::new(),
                 pending: Vec::new(),
             };
             self.ctx.budgets.borrow_mut().insert(key.record().clone(), entry);
@@ -217,7 +239,13 @@ impl Handler<ForBudget> for Shard {
 /// Keeps what became of a call, for an actor that starts anew.
 fn note(entry: &mut Entry, id: PermitId, told: Told, now: At) {
     let restarting = matches!(entry.state, State::Restarting(_));
-    let Some(given) = entry.given.get_mut(&id) else { return };
+    let Some(given) = entry.given.get_mut(&id) else {
+        if restarting && told.is_end() {
+            // Of an owner before this one: nobody says so again.
+            entry.is_over(id);
+        }
+        return;
+    };
     match told {
         Told::Written(at) => given.written = Some(at),
         Told::Unwritten => given.written = None,
@@ -230,8 +258,8 @@ fn note(entry: &mut Entry, id: PermitId, told: Told, now: At) {
             given.ended = Some((now, Sent::Maybe));
         }
         // As a call that is over: its record may have it.
-        Told::Unused if restarting => _ = entry.given.remove(&id),
-        Told::Unused => {}
+        Told::Unused if restarting => entry.is_over(id),
+        Told::Unused | Told::Runs => {}
     }
 }
 

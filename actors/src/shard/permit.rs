@@ -87,6 +87,12 @@ impl Permit {
         self.visit.is_some()
     }
 
+    /// Whether its request may be written only once: another node goes by what it is told of the writing, and would hear
+    /// too late that it was wrong.
+    pub(crate) fn is_once(&self) -> bool {
+        self.is_anothers() || self.shard.counts_elsewhere(self.id)
+    }
+
     /// Whether an object may become visible: the node that gave the permit still waits for it. Always, if this one did.
     pub(crate) async fn may_store(&self) -> bool {
         match &self.visit {

@@ -371,7 +371,7 @@ pub struct BudgetCost {
 pub struct BudgetTold {
     #[prost(uint64, tag = "1")]
     pub permit: u64,
-    #[prost(oneof = "budget_told::What", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "budget_told::What", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub what: ::core::option::Option<budget_told::What>,
 }
 /// Nested message and enum types in `BudgetTold`.
@@ -397,6 +397,9 @@ pub mod budget_told {
         /// Whoever held it is gone.
         #[prost(bool, tag = "8")]
         Lost(bool),
+        /// It is not over: whoever has it only from a record is to wait for its end. Said again and again.
+        #[prost(bool, tag = "9")]
+        Runs(bool),
     }
 }
 /// What a call turned out to cost.

@@ -108,7 +108,12 @@ impl Budget {
             return true;
         }
         self.usage.tell(&self.platform.name, &self.limits, &self.shard.totals);
+        let given = self.shard.given_by(self.key.record());
         if self.shard.budget_ends(self.key.record(), self.incarnation, self.handled) {
+            // The next owner has those of this node from the record alone.
+            let held = given.into_iter().filter(|(_, given)| given.held.strong_count() > 0);
+            let held: Vec<_> = held.map(|(id, given)| (id, given.held)).collect();
+            self.shard.door().still_held(&self.key, held);
             let recording = std::mem::take(&mut self.recording);
             let unrecorded = std::mem::take(&mut self.unrecorded);
             let early = std::mem::take(&mut self.early_told);
@@ -127,6 +132,10 @@ impl Budget {
 
     /// What was told before the record was read.
     pub(super) fn told_early(&mut self, id: PermitId, told: Told) {
+        if matches!(told, Told::Runs) {
+            // So it is taken of every call in the record for a while, and it is said again.
+            return;
+        }
         let known = self.shard.given_at(self.key.record(), id).is_some();
         if !known && self.early_told.len() < UNRECORDED_MAX {
             self.early_told.push((id, told));

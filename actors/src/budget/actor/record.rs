@@ -7,7 +7,8 @@ use tollgate_gate::{At, PermitId, Sent, Span};
 
 use super::{Budget, Decided};
 use crate::budget::{Given, Grant, Told};
-use crate::ledger::record::{Known, Record};
+use crate::ids::Seq;
+use crate::ledger::record::{Flying, Known, Record, Tries};
 use crate::ledger::{LedgerError, Stored, Writer};
 use crate::telemetry;
 use crate::throttle::book::{self, Lost};
@@ -15,6 +16,9 @@ use crate::throttle::fence::{Fence, Fenced};
 
 /// Whoever lost a race for the record waits so long, in milliseconds.
 const YIELD_MS: std::ops::RangeInclusive<u64> = 10..=50;
+/// Most calls that a record names as made by its writer. Those beyond count as ones that may be another node's.
+const MADE_HERE_MAX: usize = 1024;
+
 impl Budget {
     /// Stores a record of now, whatever it covers.
     pub(super) fn store(&mut self, ctx: &mut Context<Self>) {
@@ -23,17 +27,34 @@ impl Budget {
         self.recording.append(&mut self.unrecorded);
         let writing = self.writing.iter().flatten().map(|decided| decided.id.0);
         let permit = writing.fold(self.last_given, u64::max);
+        let flying = if self.shard.owned.is_shared() { self.made_here() } else { Vec::new() };
         let own = Known { session: self.shard.ledger.session(), permit };
         let record = Record {
             config: self.shard.plan().hash.clone(),
             gate: self.gate.encode(&self.limits, now),
             known: book::known(own, &self.seen),
+            flying,
             ..Record::default()
         };
         self.stale = !self.gate.in_flight().is_empty();
         let key = self.key.record().clone();
         let store = self.shard.ledger.store(key, self.version, record.encode());
         self.spawn(ctx, store, Self::confirmed);
+    }
+
+    /// The calls in flight that this node makes itself, as far as there is room: if it dies, so do they. Any other may be
+    /// another node's.
+    fn made_here(&self) -> Vec<Flying> {
+        if self.limits.limits().iter().all(|limit| limit.window().is_some()) {
+            // There are no places to be taken.
+            return Vec::new();
+        }
+        let held = self.shard.held_here(self.key.record());
+        let writing = self.writing.iter().flatten();
+        let own = writing.filter(|decided| decided.ask.whose.home.node().is_none());
+        let ids = held.into_iter().chain(own.map(|decided| decided.id)).take(MADE_HERE_MAX);
+        let flying = |id: PermitId| Flying { seq: Seq(0), permit: id.0, tries: Tries::default() };
+        ids.map(flying).collect()
     }
 
     fn confirmed(&mut self, answer: Result<u64, LedgerError>, ctx: &mut Context<Self>) {
@@ -57,8 +78,9 @@ impl Budget {
                         let costs = places.map(|place| (place, gate_ask.cost(place).units));
                         self.untold_calls.goes(id, costs);
                     });
-                    self.shard.given(self.key.record(), id, Given::new(ask.call.clone(), now));
                     let grant = Grant::new(ask.call.key.clone(), id, self.shard.door());
+                    let given = Given::new(ask.call.clone(), now, grant.held());
+                    self.shard.given(self.key.record(), id, given);
                     ask.grant(grant);
                 }
             }
@@ -161,16 +183,23 @@ impl Budget {
         let own = self.shard.ledger.session();
         self.last_given = record.knows(own);
         book::see(&mut self.seen, &record.known, own);
-        let lost = book::lost(&self.platform, stored.writer, since, now);
+        let lost = self.lost(stored.writer, since, now);
         book::load(key, &mut self.gate, &self.limits, &record, (since, false, now), None);
         self.stale = lost.is_some() || !self.gate.in_flight().is_empty();
         let running = self.shard.given_by(key);
+        let over = self.shard.over_by(key);
+        // Those that a dead process made itself died with it.
+        let died = (stored.writer == Writer::Dead)
+            .then(|| book::lost(&self.platform, Writer::Dead, since, now))
+            .flatten();
         let in_flight = self.gate.in_flight().into_iter();
         for id in in_flight.filter(|id| running.iter().all(|(given, _)| given != id)) {
-            match lost {
+            let made_there = || record.flying.iter().any(|flying| flying.permit == id.0);
+            match died.filter(|_| made_there()).or(lost) {
                 Some(Lost { latest, slots_until }) => self.orphan(id, latest, slots_until),
-                // This process has owned it before, and whoever holds the call is to say when it is over.
-                None if self.shard.owned.is_shared() && !self.restarted => {
+                // This process has owned it before, or another one did, and whoever holds the call is to say when it is
+                // over.
+                None if self.shard.owned.is_shared() && !over.contains(&id) => {
                     let latest = book::written_by(&self.platform, since);
                     let lives = Span::from(self.platform.lost_call_alive);
                     self.orphan(id, latest, now.max(latest).plus(lives));
@@ -180,6 +209,16 @@ impl Budget {
                 }
             }
         }
+    }
+
+    /// As for an account's record, but that a node of a cluster may have lent the calls: their sockets are not gone with
+    /// the process that wrote it.
+    fn lost(&self, writer: Writer, since: At, now: At) -> Option<Lost> {
+        let writer = match writer {
+            Writer::Dead if self.shard.owned.is_shared() => Writer::Alive,
+            writer => writer,
+        };
+        book::lost(&self.platform, writer, since, now)
     }
 
     /// A call of which nothing may be heard any more: charged, and its slots are taken until then unless it is.
@@ -226,7 +265,7 @@ impl Budget {
         let record = book::decode(key, &mut self.gate, &self.limits, &stored.record, now);
         if let Some(record) = record {
             let own = self.shard.ledger.session();
-            let lost = book::lost(&self.platform, stored.writer, since, now);
+            let lost = self.lost(stored.writer, since, now);
             let known = record.knows(own) >= self.last_given;
             let times = (since, now);
             // Places that are kept were never handed on, nor are they in that record.

@@ -1,13 +1,15 @@
 //! This node's accounts in budgets that other nodes own.
 
+use std::sync::Weak;
+
 use actix::prelude::*;
 use tokio::time::Instant;
 use tollgate_gate::{PermitId, Span};
 use tollgate_protos::wire::v1;
 
 use super::{
-    ASKS_AGAIN_MS, ASKS_LATER_MS, Borrowed, ENDS_MAX, Exchange, LIFE, OUT_MAX, Out, Pending,
-    WAITING_MAX, WAKE_PAUSE, WAKES_AT_ONCE, Waiting, Word, wait,
+    ASKS_AGAIN_MS, ASKS_LATER_MS, Borrowed, ENDS_KEPT, ENDS_MAX, End, Exchange, LIFE, OUT_MAX, Out,
+    Pending, TIDY_EVERY, WAITING_MAX, WAKE_PAUSE, WAKES_AT_ONCE, Waiting, Word, wait,
 };
 use crate::budget::{Answer, Ask, ForBudget, FromBudget, Grant, Told, What, Whose};
 use crate::cluster::Owners;
@@ -35,7 +37,8 @@ impl Exchange {
                 self.ask(key, ask, ctx);
                 return;
             }
-            What::Leave(_, Some(_)) => return,
+            // Both were for the owner of then. The one of now goes by what the call's holder says.
+            What::Leave(_, Some(_)) | What::Told(_, Told::Gone(_)) => return,
             What::Leave(account, None) => {
                 if !self.stop_waiting(key.record(), &account) {
                     return;
@@ -54,10 +57,11 @@ impl Exchange {
     }
 
     /// Says something to whoever owns a budget.
-    fn route(&mut self, key: BudgetKey, word: Word, ctx: &mut Context<Self>) {
+    pub(super) fn route(&mut self, key: BudgetKey, word: Word, ctx: &mut Context<Self>) {
         match self.owner(&key) {
             Some(owner) if owner != self.me => self.say(owner, Out::Word(key, word), ctx),
-            _ if matches!(word, Word::Leave(_)) => {}
+            // Whoever owns it next is told then.
+            _ if matches!(word, Word::Leave(_) | Word::Told(_, Told::Runs)) => {}
             _ if self.unrouted.len() < OUT_MAX => self.unrouted.push_back((key, word)),
             _ => self.meters.dropped(),
         }
@@ -162,7 +166,7 @@ impl Exchange {
         self.said += 1;
         let (said, owner) = (self.said, self.owner(key));
         let borrowed = self.borrowed_of(key);
-        borrowed.ends.push_back((said, id, told));
+        borrowed.ends.push_back(End { said, at: Instant::now(), id, told });
         borrowed.told_to = owner;
         if borrowed.ends.len() > ENDS_MAX {
             borrowed.ends.pop_front();
@@ -175,7 +179,8 @@ impl Exchange {
     fn borrowed_of(&mut self, key: &BudgetKey) -> &mut Borrowed {
         self.borrowed.entry(key.record().clone()).or_insert_with(|| Borrowed {
             key: key.clone(),
-            live: super::HashSet::default(),
+            live: super::HashMap::default(),
+            said_to_run: Instant::now(),
             ends: std::collections::VecDeque::new(),
             told_to: None,
         })
@@ -194,8 +199,7 @@ impl Exchange {
         let Some(Pending { ask, asked, asked_boot_ns, number, .. }) = pending else {
             let known = self.borrowed.get(key.record());
             let twice = known.is_some_and(|borrowed| {
-                borrowed.live.contains(&id)
-                    || borrowed.ends.iter().any(|(_, ended, _)| *ended == id)
+                borrowed.live.contains_key(&id) || borrowed.ends.iter().any(|end| end.id == id)
             });
             if !twice {
                 self.give_back(key, id, ctx);
@@ -210,13 +214,13 @@ impl Exchange {
             return;
         }
         self.meters.answered("lent", asked.elapsed());
+        let grant = Grant::new(ask.call.key.clone(), id, self.door.clone());
         let borrowed = self.borrowed_of(key);
-        borrowed.live.insert(id);
+        borrowed.live.insert(id, grant.held());
         if borrowed.told_to == Some(from) {
             // Its record was stored after those had been told.
-            borrowed.ends.retain(|(said, ..)| *said > number);
+            borrowed.ends.retain(|end| end.said > number);
         }
-        let grant = Grant::new(ask.call.key.clone(), id, self.door.clone());
         ask.grant(grant);
     }
 
@@ -280,7 +284,7 @@ impl Exchange {
         for peer in self.peers.values_mut() {
             let taken = peer.sending.take_out(|out| match out {
                 Out::Word(key, _) => moved(key),
-                Out::Ask(..) | Out::Reply(..) => false,
+                Out::Ask(..) | Out::Reply(..) | Out::Unknown(..) => false,
             });
             again.extend(taken.into_iter().filter_map(|out| match out {
                 Out::Word(key, word) if !matches!(word, Word::Leave(_)) => Some((key, word)),
@@ -294,11 +298,12 @@ impl Exchange {
                 continue;
             }
             borrowed.told_to = owner;
-            for (said, id, told) in &mut borrowed.ends {
+            for end in &mut borrowed.ends {
                 self.said += 1;
-                *said = self.said;
-                again.push((borrowed.key.clone(), Word::Told(*id, *told)));
+                (end.said, end.at) = (self.said, Instant::now());
+                again.push((borrowed.key.clone(), Word::Told(end.id, end.told)));
             }
+            again.extend(borrowed.runs());
             if owner == Some(self.me) {
                 // The budget itself remembers them here.
                 borrowed.ends.clear();
@@ -308,6 +313,13 @@ impl Exchange {
         for (key, word) in again {
             self.pass(key, word, ctx);
         }
+        // Whoever holds those tells the owner of now.
+        for peer in self.peers.values_mut() {
+            peer.lent.retain(|_, lent| {
+                let owner = owners.of[lent.key.part() as usize];
+                owner.is_none() || owner == Some(self.me)
+            });
+        }
         let asked: Vec<_> =
             self.pending.extract_if(|_, pending| moved(&pending.ask.call.key)).collect();
         for (_, Pending { ask, .. }) in asked {
@@ -315,6 +327,56 @@ impl Exchange {
             self.park(&key, ask, "its budget, which moves to another node");
         }
         self.wake_those(|key| moved(key) && owners.of[key.part() as usize].is_some(), ctx);
+    }
+
+    /// This node still holds permits of a budget that has left it.
+    pub(super) fn still_held(
+        &mut self,
+        key: &BudgetKey,
+        held: Vec<(PermitId, Weak<()>)>,
+        ctx: &mut Context<Self>,
+    ) {
+        let borrowed = self.borrowed_of(key);
+        borrowed.live.extend(held);
+        let words = borrowed.runs();
+        for (key, word) in words {
+            self.pass(key, word, ctx);
+        }
+    }
+
+    /// Now and then: says what runs, and forgets what is over.
+    pub(super) fn tidy(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.tidied) < TIDY_EVERY {
+            return;
+        }
+        self.tidied = now;
+        let plan = self.plan.get();
+        let mut words = Vec::new();
+        for borrowed in self.borrowed.values_mut() {
+            let owner = self.owners.of[borrowed.key.part() as usize];
+            let is_heard = |id: &SessionId| {
+                *id == self.me || self.peers.get(id).is_some_and(|peer| !peer.sending.is_failing())
+            };
+            if owner == borrowed.told_to && owner.as_ref().is_some_and(is_heard) {
+                let is_old = |end: &End| now.saturating_duration_since(end.at) >= ENDS_KEPT;
+                while borrowed.ends.front().is_some_and(is_old) {
+                    borrowed.ends.pop_front();
+                }
+            }
+            // Nothing is told here of those that ended while their budget was on this node.
+            borrowed.live.retain(|_, held| held.strong_count() > 0);
+            let platform = plan.platforms.get(borrowed.key.platform());
+            let every = platform.map(|platform| platform.lost_call_alive / 3);
+            let said = now.saturating_duration_since(borrowed.said_to_run);
+            if every.is_some_and(|every| said >= every) {
+                words.extend(borrowed.runs());
+            }
+        }
+        self.borrowed.retain(|_, borrowed| !borrowed.live.is_empty() || !borrowed.ends.is_empty());
+        for (key, word) in words {
+            self.pass(key, word, ctx);
+        }
     }
 
     /// Says what was meant for an owner before to the one of now.
@@ -365,6 +427,15 @@ impl Exchange {
     pub(super) fn shaken(&mut self, id: SessionId, ctx: &mut Context<Self>) {
         let owners = self.owners;
         self.wake_those(|key| owners.of[key.part() as usize] == Some(id), ctx);
+    }
+}
+
+impl Borrowed {
+    /// What its owner is told of permits that are not over.
+    fn runs(&mut self) -> Vec<(BudgetKey, Word)> {
+        self.said_to_run = Instant::now();
+        let live = self.live.iter().filter(|(_, held)| held.strong_count() > 0);
+        live.map(|(id, _)| (self.key.clone(), Word::Told(*id, Told::Runs))).collect()
     }
 }
 

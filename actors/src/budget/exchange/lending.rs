@@ -1,11 +1,13 @@
 //! Other nodes' accounts in budgets that this node owns.
 
 use actix::prelude::*;
+use tokio::time::Instant;
 use tollgate_gate::PermitId;
 use tollgate_protos::wire::v1;
 
 use super::{
-    ASKS_AGAIN_MS, ASKS_LATER_MS, Exchange, Lent, NAMES_MAX, Out, Peer, Reply, home_of, in_ms, wire,
+    ASKS_AGAIN_MS, ASKS_LATER_MS, Exchange, Lent, NAMES_MAX, OUT_MAX, Out, Peer, Reply,
+    UNKNOWN_EVERY, Word, home_of, in_ms, wire,
 };
 use crate::budget::{Answer, Ask, Call, ForBudget, FromBudget, Told, What, Whose};
 use crate::ids::Account;
@@ -48,7 +50,7 @@ impl Exchange {
     ) -> Option<()> {
         let account = Account::new(&ask.account).ok()?;
         let Some(key) = self.budget_of(name) else {
-            telemetry::budget_unknown(&self.name(from), &name.platform, &name.record);
+            self.tell_unknown(from, name);
             return None;
         };
         let plan = self.plan.get();
@@ -63,7 +65,7 @@ impl Exchange {
             self.say(from, Out::Reply(key, account, reply), ctx);
             return Some(());
         }
-        let costs = wire::costs_in(key.limits(), &ask.costs);
+        let costs = wire::costs_in(key.limits(), key.usual(api), &ask.costs);
         let key = key.with_costs(costs);
         let whose = Whose { account, ix: 0, home: home_of(from, ctx) };
         let call = Call { api, job: ask.job, key: key.clone() };
@@ -76,21 +78,40 @@ impl Exchange {
     pub(super) fn not_known(
         &mut self,
         from: SessionId,
-        key: Option<BudgetKey>,
+        name: &v1::BudgetName,
         ask: &v1::BudgetAsk,
         ctx: &mut Context<Self>,
     ) {
-        // Without a key there is nothing to answer by: the ask is dropped by whoever asked.
-        let (Some(key), Ok(account)) = (key, Account::new(&ask.account)) else { return };
+        let Ok(account) = Account::new(&ask.account) else { return };
         let again = Some(in_ms(&self.clock, ASKS_LATER_MS));
         let why = "its budget, which is another one in the configuration".into();
         let asked = PermitId(ask.permit);
         let reply = Reply::Wait { incarnation: ask.incarnation, asked, until: None, again, why };
-        self.say(from, Out::Reply(key, account, reply), ctx);
+        self.say(from, Out::Unknown(name.clone(), account, reply), ctx);
+    }
+
+    fn tell_unknown(&mut self, from: SessionId, name: &v1::BudgetName) {
+        let now = Instant::now();
+        if self.unknown.len() >= NAMES_MAX {
+            self.unknown.retain(|_, told| now.saturating_duration_since(*told) < UNKNOWN_EVERY);
+        }
+        let of = (from, name.platform.clone(), name.record.clone());
+        let known = self.unknown.get(&of);
+        let is_new = known.is_none_or(|told| now.saturating_duration_since(*told) >= UNKNOWN_EVERY);
+        if is_new && self.unknown.len() < NAMES_MAX {
+            self.unknown.insert(of, now);
+            telemetry::budget_unknown(&self.name(from), &name.platform, &name.record);
+        }
     }
 
     /// Something of a permit that was lent, or of a budget.
-    pub(super) fn heard_of(&mut self, from: SessionId, key: BudgetKey, what: What) {
+    pub(super) fn heard_of(
+        &mut self,
+        from: SessionId,
+        key: BudgetKey,
+        what: What,
+        ctx: &mut Context<Self>,
+    ) {
         match &what {
             What::Told(id, told) if told.is_end() => {
                 self.peer(from).lent.remove(&(key.record().clone(), *id));
@@ -98,9 +119,25 @@ impl Exchange {
             What::Leave(account, _) => self.out_of_line(from, &key, account),
             _ => {}
         }
-        // Who owned it before is not whom this is for: it is told again to the owner of now.
         if self.owned.is_ours(key.part()) {
             self.door.send(ForBudget { key, what });
+            return;
+        }
+        // Who owned it before is not whom this is for.
+        let word = match what {
+            What::Told(_, Told::Runs | Told::Gone(_)) | What::Ask(_) | What::Leave(..) => return,
+            What::Told(id, told) => Word::Told(id, told),
+            What::Heard(id, heard) => Word::Heard(id, *heard),
+            What::JobOver { job, of } => Word::JobOver(job, of),
+            What::Hold { until, reason } => Word::Hold(until, reason),
+        };
+        if self.owner(&key) != Some(from) {
+            self.route(key, word, ctx);
+        } else if self.unrouted.len() < OUT_MAX {
+            // Each takes the other for the owner: not at once, lest it goes to and fro.
+            self.unrouted.push_back((key, word));
+        } else {
+            self.meters.dropped();
         }
     }
 
@@ -164,6 +201,10 @@ impl Exchange {
         let name = name.map_or_else(|| id.to_string(), String::from);
         telemetry::budget_holder_gone(&name, lent.len());
         for ((_, permit), Lent { key, latest }) in lent {
+            // The budget's next owner has it from the record, and goes by its holder.
+            if !self.owned.is_ours(key.part()) {
+                continue;
+            }
             self.door.send(ForBudget { key, what: What::Told(permit, Told::Gone(latest)) });
         }
         for (key, accounts) in in_line.into_values() {

@@ -75,7 +75,7 @@ impl Exchange {
                             job: ask.call.job,
                             weight: ask.weight,
                             wants: ask.wants,
-                            costs: wire::costs_out(key, key.costs()),
+                            costs: wire::costs_out(key, ask.call.api),
                         }),
                     );
                 }
@@ -86,6 +86,9 @@ impl Exchange {
                 }
                 Out::Reply(key, account, reply) => {
                     writing.say(key, wire::reply_out(account, reply, now));
+                }
+                Out::Unknown(name, account, reply) => {
+                    writing.say_by_name(name.clone(), wire::reply_out(account, reply, now));
                 }
             }
             said.push(next);
@@ -183,6 +186,8 @@ impl Exchange {
             return taken;
         }
         let peer = self.peer(from);
+        // What it was sent may have been lost while it was away: it is not waited for now.
+        peer.sending.is_heard(Instant::now());
         match Taking::take(&mut peer.taking, letter.line, letter.number) {
             Verdict::Seen => return taken,
             Verdict::Unknown => return unknown,
@@ -214,8 +219,7 @@ impl Exchange {
     ) {
         if let Said::Ask(ask) = &said {
             if self.asked(from, name, ask, ctx).is_none() {
-                let key = self.budget_of(name);
-                self.not_known(from, key, ask, ctx);
+                self.not_known(from, name, ask, ctx);
             }
             return;
         }
@@ -246,6 +250,6 @@ impl Exchange {
                 What::Hold { until: now.plus(Span(hold.for_us)), reason: hold.reason }
             }
         };
-        self.heard_of(from, key, what);
+        self.heard_of(from, key, what, ctx);
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// Between two tries of a letter that nobody confirms, the first and the longest.
 const AGAIN: Duration = Duration::from_millis(50);
-const AGAIN_MAX: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_millis(500);
 
 /// The end of a line that sends.
 #[derive(Debug)]
@@ -107,6 +107,13 @@ impl<T: Clone> Sending<T> {
         let again = now + wait.mul_f64(1.0 + fastrand::f64() / 2.0);
         let fresh = Fails { since: now, wait, again, told: false, looked: None };
         self.fails = Some(Fails { wait, again, ..known.unwrap_or(fresh) });
+    }
+
+    /// The receiver is heard of, although it confirms nothing: it is tried now, and the waits begin anew.
+    pub(super) fn is_heard(&mut self, now: Instant) {
+        if let Some(fails) = &mut self.fails {
+            (fails.wait, fails.again) = (AGAIN / 2, now);
+        }
     }
 
     /// The receiver does not know the line: all that is not confirmed is said anew. False for a letter of an earlier
@@ -268,8 +275,17 @@ mod tests {
         }
         let gaps: Vec<u128> =
             at.windows(2).map(|two| two[1].saturating_sub(two[0]).as_millis()).collect();
-        assert!((50..=76).contains(&gaps[0]), "{gaps:?}");
-        assert!(gaps[1..].iter().all(|gap| (100..=1501).contains(gap)), "{gaps:?}");
+        // Each time twice as long, up to half a second, and up to half as long again.
+        let waits = [50, 100, 200, 400, 500, 500, 500];
+        for (gap, wait) in gaps.iter().zip(waits) {
+            assert!((wait..=wait + wait / 2 + 1).contains(gap), "{gaps:?}");
+        }
+        // Whoever is heard of is tried at once.
+        sending.is_heard(Instant::now());
+        assert!(sending.next(Instant::now(), write).is_some(), "it waits");
+        sending.failed(1, 1, Instant::now());
+        tokio::time::advance(Duration::from_millis(76)).await;
+        assert!(sending.next(Instant::now(), write).is_some(), "it waits for long");
         assert!(sending.confirmed(1, 1).is_some() && sending.is_idle() && !sending.is_failing());
     }
 }

@@ -12,7 +12,8 @@
 //! - A permit that was lent is in flight in the record until its end is told. When the session of whoever holds it is
 //!   over it is charged as a dead writer's, and its slots are taken for `lost_call` unless its end is told after all.
 //! - When a budget moves, its new owner finds permits in flight in the record, by their numbers. Whoever holds one tells
-//!   its end to the owner of that moment; ends that may be in no record of the old owner are told again.
+//!   its end to the owner of that moment, and until then, again and again, that it runs; ends that may be in no record of
+//!   the old owner are told again. The old owner has nothing to do with them any more.
 //! - Who waits in a line that is gone, or of an owner that does not answer, is called as soon as there is another, a few
 //!   at a time ([`WAKES_AT_ONCE`]).
 
@@ -25,7 +26,7 @@ mod wire;
 use std::collections::{BTreeMap, VecDeque, hash_map, hash_set};
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -33,6 +34,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tollgate_gate::{At, PermitId};
+use tollgate_protos::wire::v1;
 
 use super::{Ask, Door, ForBudget, FromBudget, Heard, Home, Told, Whose};
 use crate::clock::Clock;
@@ -73,6 +75,13 @@ const WAITING_MAX: usize = 100_000;
 /// Most ends of one budget, and most names of budgets, that are remembered.
 const ENDS_MAX: usize = 4096;
 const NAMES_MAX: usize = 8192;
+/// An end is forgotten so long after its owner was told. Where no record has it by then, and the owner dies, the next
+/// one takes the call for one that goes on: it counts for longer, never for less.
+const ENDS_KEPT: Duration = Duration::from_secs(60);
+/// How often it is looked for what is to be forgotten, and for permits of which is to be said that they run.
+const TIDY_EVERY: Duration = Duration::from_millis(250);
+/// A node's ask for a budget that is not known here is told of once in this time.
+const UNKNOWN_EVERY: Duration = Duration::from_secs(60);
 /// When an ask is made again that came to the wrong node, or was not answered, in milliseconds.
 const ASKS_AGAIN_MS: std::ops::RangeInclusive<u64> = 100..=400;
 /// The same where there is no room, or the owner's configuration has no such budget.
@@ -117,6 +126,14 @@ pub(crate) struct Flush {
     pub(crate) within: Duration,
 }
 
+/// A budget has left this node, which still holds these permits of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StillHeld {
+    pub(crate) key: BudgetKey,
+    pub(crate) held: Vec<(PermitId, Weak<()>)>,
+}
+
 /// Who owns what is seen otherwise now.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -148,6 +165,8 @@ enum Out {
     Ask(AccountKey, PermitId),
     Word(BudgetKey, Word),
     Reply(BudgetKey, Account, Reply),
+    /// The same of a budget that is not known here, by the name that it was asked for by.
+    Unknown(v1::BudgetName, Account, Reply),
 }
 
 /// An ask that is not answered.
@@ -172,12 +191,23 @@ struct Waiting {
 #[derive(Debug)]
 struct Borrowed {
     key: BudgetKey,
-    /// Not over.
-    live: HashSet<PermitId>,
-    /// What was told of their ends, with its place among all that was said.
-    ends: VecDeque<(u64, PermitId, Told)>,
+    /// Not over as long as they are held.
+    live: HashMap<PermitId, Weak<()>>,
+    /// When the owner was told so.
+    said_to_run: Instant,
+    ends: VecDeque<End>,
     /// Whom those were told.
     told_to: Option<SessionId>,
+}
+
+/// What was told of a permit's end.
+#[derive(Debug)]
+struct End {
+    /// Its place among all that was said.
+    said: u64,
+    at: Instant,
+    id: PermitId,
+    told: Told,
 }
 
 /// A permit that another node was lent.
@@ -225,6 +255,9 @@ pub(crate) struct Exchange {
     waking: bool,
     said: u64,
     names: HashMap<(AccountKey, Account), BudgetKey>,
+    /// When it was told of which budget that is not known here: who asked, the platform and the record.
+    unknown: HashMap<(SessionId, String, String), Instant>,
+    tidied: Instant,
     meters: crate::telemetry::ExchangeMeters,
 }
 
@@ -258,6 +291,8 @@ impl Exchange {
             waking: false,
             said: 0,
             names: HashMap::default(),
+            unknown: HashMap::default(),
+            tidied: Instant::now(),
             meters: crate::telemetry::ExchangeMeters::default(),
         };
         let exchange = exchange.start();
@@ -307,6 +342,11 @@ impl Exchange {
         for (key, word) in std::mem::take(&mut self.unrouted) {
             self.pass(key, word, ctx);
         }
+        self.tidy(ctx);
+        // After a hand-over that came to nothing, of which nobody is told.
+        let owned = self.owned.clone();
+        let is_here = |key: &BudgetKey| owned.is_ours(key.part()) && !owned.is_leaving(key.part());
+        self.wake_those(is_here, ctx);
         let owners: HashSet<SessionId> =
             self.waiting.values().filter_map(|waiting| self.owner(&waiting.key)).collect();
         let me = self.me;
@@ -400,6 +440,31 @@ impl Handler<Moved> for Exchange {
 
     fn handle(&mut self, Moved(owners): Moved, ctx: &mut Self::Context) {
         self.moved(&owners, ctx);
+    }
+}
+
+impl Handler<StillHeld> for Exchange {
+    type Result = ();
+
+    fn handle(&mut self, StillHeld { key, held }: StillHeld, ctx: &mut Self::Context) {
+        self.still_held(&key, held, ctx);
+    }
+}
+
+/// How many permits and ends of permits of others' budgets are remembered.
+#[cfg(test)]
+#[derive(Debug, Message)]
+#[rtype(result = "(usize, usize)")]
+pub(crate) struct Remembered;
+
+#[cfg(test)]
+impl Handler<Remembered> for Exchange {
+    type Result = MessageResult<Remembered>;
+
+    fn handle(&mut self, _: Remembered, _: &mut Self::Context) -> Self::Result {
+        let count = |of: fn(&Borrowed) -> usize| self.borrowed.values().map(of).sum();
+        let live: usize = count(|borrowed| borrowed.live.len());
+        MessageResult((live.max(self.borrowed.len()), count(|borrowed| borrowed.ends.len())))
     }
 }
 

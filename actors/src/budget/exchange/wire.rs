@@ -24,21 +24,36 @@ pub(super) struct Writing {
 impl Writing {
     /// Adds what is said of a budget.
     pub(super) fn say(&mut self, key: &BudgetKey, said: Said) {
-        let budgets = &mut self.letter.budgets;
         let record = key.record().account.as_str();
         let same = |name: &v1::BudgetName| {
             name.record == record
                 && name.platform == key.platform().as_str()
                 && name.account == key.account().as_str()
         };
+        let name = || v1::BudgetName {
+            platform: key.platform().to_string(),
+            record: record.to_owned(),
+            values: key.values().to_vec(),
+            account: key.account().to_string(),
+        };
+        self.say_of(same, name, said);
+    }
+
+    /// The same by the name that another node has for it.
+    pub(super) fn say_by_name(&mut self, name: v1::BudgetName, said: Said) {
+        self.say_of(|known| *known == name, || name.clone(), said);
+    }
+
+    fn say_of(
+        &mut self,
+        same: impl Fn(&v1::BudgetName) -> bool,
+        name: impl FnOnce() -> v1::BudgetName,
+        said: Said,
+    ) {
+        let budgets = &mut self.letter.budgets;
         // Mostly it is the one before.
         let place = budgets.iter().rposition(same).unwrap_or_else(|| {
-            budgets.push(v1::BudgetName {
-                platform: key.platform().to_string(),
-                record: record.to_owned(),
-                values: key.values().to_vec(),
-                account: key.account().to_string(),
-            });
+            budgets.push(name());
             budgets.len() - 1
         });
         let budget = u32::try_from(place).unwrap_or(u32::MAX);
@@ -60,11 +75,15 @@ pub(super) fn budget(platform: &Platform, name: &v1::BudgetName) -> Option<Budge
     budget_named(platform, &name.record, &name.values, &account)
 }
 
-pub(super) fn costs_out(key: &BudgetKey, costs: &[Cost]) -> Vec<v1::BudgetCost> {
-    let set = key.limits();
-    if costs.iter().all(|cost| *cost == Cost::ONE) {
+pub(super) fn costs_out(key: &BudgetKey, api: u16) -> Vec<v1::BudgetCost> {
+    let (set, costs) = (key.limits(), key.costs());
+    let all_one = |costs: &[Cost]| costs.iter().all(|cost| *cost == Cost::ONE);
+    // Without any the owner goes by what calls of that api usually cost.
+    if all_one(costs) && all_one(key.usual(api)) {
         return Vec::new();
     }
+    let one = vec![Cost::ONE; set.limits().len()];
+    let costs = if costs.is_empty() { &one } else { costs };
     // Nodes may have different limits of one name: named by what both know them as.
     let cost = |(place, (limit, cost)): (usize, (&tollgate_gate::Limit, &Cost))| v1::BudgetCost {
         limit: set.known_as(place).unwrap_or(&limit.name).to_owned(),
@@ -75,8 +94,9 @@ pub(super) fn costs_out(key: &BudgetKey, costs: &[Cost]) -> Vec<v1::BudgetCost> 
     set.limits().iter().zip(costs).enumerate().map(cost).collect()
 }
 
-pub(super) fn costs_in(set: &LimitSet, costs: &[v1::BudgetCost]) -> Box<[Cost]> {
-    if costs.is_empty() {
+/// `usual`: what a call of that api mostly costs here, by the places of the limits; none: one.
+pub(super) fn costs_in(set: &LimitSet, usual: &[Cost], costs: &[v1::BudgetCost]) -> Box<[Cost]> {
+    if costs.is_empty() && usual.is_empty() {
         return Box::default();
     }
     let of = |(place, limit): (usize, &tollgate_gate::Limit)| {
@@ -93,7 +113,9 @@ pub(super) fn costs_in(set: &LimitSet, costs: &[v1::BudgetCost]) -> Box<[Cost]> 
         let alike = costs.iter().filter(same_api);
         let alike = alike.filter(|cost| base(&cost.limit) == base(&limit.name)).map(cost);
         let dearest = alike.max_by_key(|cost| cost.units);
-        dearest.map_or(Cost::ONE, |cost| Cost { units: cost.units.min(limit.rule.max()), ..cost })
+        // Or it has none such, and what it costs is known here alone.
+        let cost = dearest.or_else(|| usual.get(place).copied()).unwrap_or(Cost::ONE);
+        Cost { units: cost.units.min(limit.rule.max()), ..cost }
     };
     set.limits().iter().enumerate().map(of).collect()
 }
@@ -130,7 +152,8 @@ pub(super) fn word_out(key: &BudgetKey, word: &Word, platform: &Platform, now: A
         Word::Told(id, told) => {
             let what = match *told {
                 Told::Written(at) => ToldOnWire::WrittenUs(ago(at, now)),
-                Told::Unwritten => ToldOnWire::Unwritten(true),
+                // Of one that is gone no other node is told; this would free no place there.
+                Told::Unwritten | Told::Gone(_) => ToldOnWire::Unwritten(true),
                 Told::Answered(at) => ToldOnWire::AnsweredUs(ago(at, now)),
                 Told::Came(came) => {
                     let (bytes, is_all, is_error) = came.parts();
@@ -141,7 +164,8 @@ pub(super) fn word_out(key: &BudgetKey, word: &Word, platform: &Platform, now: A
                     ToldOnWire::Ended(v1::BudgetEnded { ago_us: ago(at, now), sent })
                 }
                 Told::Unused => ToldOnWire::Unused(true),
-                Told::Lost | Told::Gone(_) => ToldOnWire::Lost(true),
+                Told::Lost => ToldOnWire::Lost(true),
+                Told::Runs => ToldOnWire::Runs(true),
             };
             Said::Told(v1::BudgetTold { permit: id.0, what: Some(what) })
         }
@@ -186,6 +210,7 @@ pub(super) fn told_in(told: &v1::BudgetTold, now: At) -> Option<(PermitId, Told)
         }
         ToldOnWire::Unused(_) => Told::Unused,
         ToldOnWire::Lost(_) => Told::Lost,
+        ToldOnWire::Runs(_) => Told::Runs,
     };
     Some((PermitId(told.permit), what))
 }
@@ -302,9 +327,42 @@ mod tests {
             assert!(matches!(of(Told::Unused), Told::Unused));
             assert!(matches!(of(Told::Unwritten), Told::Unwritten));
             assert!(matches!(of(Told::Lost), Told::Lost));
+            assert!(matches!(of(Told::Runs), Told::Runs));
             let came = of(Told::Came(Came::of_parts(77, false, true)));
             assert!(matches!(came, Told::Came(came) if came.parts() == (77, false, true)));
         }
+    }
+
+    #[test]
+    fn the_words_of_before_keep_their_bytes_and_those_to_come_mean_nothing() {
+        let lost = Some(ToldOnWire::Lost(true));
+        let bytes = v1::BudgetTold { permit: 9, what: lost }.encode_to_vec();
+        assert_eq!(bytes, [8, 9, 64, 1]);
+        // As this one is for a node of the version before.
+        let told = v1::BudgetTold::decode(&[8, 9, 120, 1][..]).unwrap();
+        assert!(told.permit == 9 && told_in(&told, At(0)).is_none());
+    }
+
+    #[test]
+    fn where_nothing_is_said_of_a_cost_the_usual_one_counts_and_no_more_than_there_is() {
+        let (_plan, key) = key();
+        let cost = |limit: &str, units| v1::BudgetCost {
+            limit: limit.to_owned(),
+            api: None,
+            units,
+            is_estimate: false,
+        };
+        let units = |usual: &[Cost], costs: &[v1::BudgetCost]| {
+            let costs = costs_in(key.limits(), usual, costs);
+            costs.iter().map(|cost| cost.units).collect::<Vec<_>>()
+        };
+        let name = &key.limits().limits()[0].name;
+        assert!(units(&[], &[]).is_empty());
+        assert_eq!(units(&[Cost::of(3)], &[]), [3]);
+        assert_eq!(units(&[Cost::of(9)], &[]), [5]);
+        assert_eq!(units(&[Cost::of(3)], &[cost("other", 4)]), [3]);
+        assert_eq!(units(&[], &[cost("other", 4)]), [1]);
+        assert_eq!(units(&[Cost::of(3)], &[cost(name, 2)]), [2]);
     }
 
     proptest! {

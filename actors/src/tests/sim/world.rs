@@ -438,7 +438,9 @@ impl Run {
                         self.trouble(life.session, Duration::ZERO);
                         let has_left = self.nodes[place].now.has_left.load(Ordering::Acquire);
                         self.world.trace.note(|| format!("{} is gone; {has_left}", life.session));
-                        let wait = Duration::from_millis(self.random.u64(100..6000));
+                        // Some are started again before anybody has missed them.
+                        let most = if self.random.u8(0..3) == 0 { 400 } else { 6000 };
+                        let wait = Duration::from_millis(self.random.u64(20..most));
                         self.wrong_until = self.wrong_until.max(now + wait);
                         self.nodes[place].again_at = Some(now + wait);
                     }
