@@ -24,9 +24,12 @@ const RECEIPT_WITHIN: Duration = Duration::from_secs(1);
 /// Between two looks whether whom a letter is for can be reached again.
 const REACHED_LOOK: Duration = Duration::from_millis(50);
 
+/// A process, and where it takes letters in.
+type Ear = (Arc<Life>, Addr<Exchange>);
+
 /// Who hears letters, by session.
 #[derive(Debug, Default)]
-pub(super) struct Post(Mutex<BTreeMap<u64, (Arc<Life>, Addr<Exchange>)>>);
+pub(super) struct Post(Mutex<BTreeMap<u64, Ear>>);
 
 impl Post {
     /// From now on this process hears letters.

@@ -139,7 +139,8 @@ fn run(seed: u64, bug: Option<Bug>, is_shown: bool) -> Outcome {
 fn run_here(seed: u64, bug: Option<Bug>, is_shown: bool) -> Outcome {
     let (tell, told) = std::sync::mpsc::channel();
     fastrand::seed(seed);
-    super::paused(|| async {
+    // Nothing is read or written: asking the system for that at each step costs.
+    super::paused_with(tokio::runtime::Builder::enable_time, || async {
         let start = Instant::now();
         clock::paused::follow(Some(start));
         let _hooked = on_points(|_, _| {

@@ -82,6 +82,8 @@ pub(super) struct Provider {
     state: Mutex<State>,
     /// The most that a request takes on its way, in milliseconds: what the configuration calls a guard.
     guard_ms: u64,
+    /// Of four answers so many take long.
+    long: u8,
     trace: Arc<Trace>,
 }
 
@@ -101,9 +103,13 @@ struct Fate {
 }
 
 impl Provider {
-    pub(super) fn new(random: fastrand::Rng, guard_ms: u64, trace: Arc<Trace>) -> Arc<Self> {
+    pub(super) fn new(
+        random: fastrand::Rng,
+        (guard_ms, long): (u64, u8),
+        trace: Arc<Trace>,
+    ) -> Arc<Self> {
         let state = State { random, arrivals: Vec::new(), failed: BTreeMap::new() };
-        Arc::new(Self { state: Mutex::new(state), guard_ms, trace })
+        Arc::new(Self { state: Mutex::new(state), guard_ms, long, trace })
     }
 
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
@@ -115,7 +121,7 @@ impl Provider {
         let mut within = |ms: u64| Duration::from_micros(random.u64(0..=ms * 1000));
         let (way, short, long) = (within(self.guard_ms), within(150), within(2500));
         let (connect, stamp, body) = (within(250), within(4), within(30));
-        let is_long = random.u8(0..4) == 0;
+        let is_long = random.u8(0..4) < self.long;
         let is_warm = random.u8(0..3) > 0;
         Fate {
             connect: if is_warm { Duration::ZERO } else { connect },

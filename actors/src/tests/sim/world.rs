@@ -61,6 +61,8 @@ pub(super) struct World {
 struct Scenario {
     limits: Vec<Limit>,
     guard_ms: u64,
+    /// Of four answers so many take long.
+    long: u8,
     shards: u16,
     concurrency: usize,
     /// False: each node takes all accounts for its own, by mistake.
@@ -110,7 +112,7 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
         let rule = Rule::Max(random.usize(3..=12), window(random));
         limits.push(Limit { per, rule });
     }
-    if is_shared && random.u8(0..5) == 0 {
+    if is_shared && random.u8(0..4) == 0 {
         limits.push(Limit { per, rule: Rule::AtOnce(random.usize(2..=4)) });
     }
     let accounts = random.usize(5..=12);
@@ -152,6 +154,7 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
     Scenario {
         limits,
         guard_ms,
+        long: [1, 1, 3][random.usize(0..3)],
         shards: random.u16(1..=2),
         concurrency: random.usize(2..=32),
         is_shared,
@@ -228,7 +231,8 @@ pub(super) async fn run(seed: u64, bug: Option<Bug>, trace: Arc<Trace>) -> Outco
     let scenario = scenario(&mut random);
     trace.note(|| format!("{scenario:?}"));
     let wrongs = Arc::new(Wrongs::new(Arc::clone(&trace)));
-    let provider = Provider::new(random.fork(), scenario.guard_ms, Arc::clone(&trace));
+    let provider =
+        Provider::new(random.fork(), (scenario.guard_ms, scenario.long), Arc::clone(&trace));
     let world = World {
         plan: Arc::new(plan(&scenario)),
         shards: scenario.shards,
