@@ -1,4 +1,4 @@
-//! The only file that reads a clock.
+//! The only file that reads a clock, but for `state/clock.rs`.
 //!
 //! One timeline for everything: [`At`] counts microseconds from the start of this clock and follows the
 //! monotonic clock, so that a step of the wall clock moves no window. It is tokio's clock: paused in
@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tollgate_gate::At;
 
+use crate::state::clock::wall_and_instant;
+
 /// Where the timeline begins; far from zero, so that an age can be subtracted without leaving it.
 const START_US: i64 = 1 << 50;
 
@@ -28,7 +30,8 @@ pub struct Clock {
 impl Clock {
     /// A clock whose wall time is the machine's.
     pub fn new() -> Self {
-        Self { start: Instant::now(), anchor_us: Arc::new(AtomicI64::new(machine_wall_us())) }
+        let (wall, start) = wall_and_instant();
+        Self { start, anchor_us: Arc::new(AtomicI64::new(wall.as_microsecond())) }
     }
 
     /// A clock whose wall time starts at `wall`, for tests on paused time.
@@ -82,8 +85,9 @@ impl Clock {
 
     /// Reads the machine's wall clock anew and answers how far it had moved against the monotonic one.
     pub fn resync(&self) -> jiff::SignedDuration {
-        let elapsed = self.now().0 - START_US;
-        let anchor = machine_wall_us() - elapsed;
+        let (wall, instant) = wall_and_instant();
+        let elapsed = self.at(instant).0 - START_US;
+        let anchor = wall.as_microsecond() - elapsed;
         let before = self.anchor_us.swap(anchor, Ordering::Relaxed);
         jiff::SignedDuration::from_micros(anchor - before)
     }
@@ -93,9 +97,4 @@ impl Default for Clock {
     fn default() -> Self {
         Self::new()
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the file that may read the wall clock")]
-fn machine_wall_us() -> i64 {
-    Timestamp::now().as_microsecond()
 }

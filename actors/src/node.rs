@@ -46,16 +46,16 @@ pub(crate) mod hands;
 mod spilling;
 mod unknown;
 
-pub use spilling::Spilling;
+pub use spilling::{Carrying, Spilling};
 pub use unknown::Unknown;
 #[cfg(test)]
 pub(crate) use unknown::bury as bury_unknown;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
-/// Between two discoveries of what waits, for wakes that were lost.
 /// How long budgets may take to store their last records.
 const SETTLE: Duration = Duration::from_secs(2);
+/// Between two discoveries of what waits, for wakes that were lost.
 const DISCOVERY_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at the node's own health.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
@@ -128,6 +128,9 @@ pub enum NodeError {
     /// What this node owns is kept by nobody; what it had is in queue and ledger.
     #[error("the keeper of this node's partitions died; nothing is lost, start again")]
     KeeperDied,
+    /// This node's session is renewed no more; what it had is in queue and ledger.
+    #[error("what renews this node's session died; nothing is lost, start again")]
+    SessionDied,
     /// Calls at other nodes are waited for in vain; what this node had is in queue and ledger.
     #[error("what carries calls to other nodes died; nothing is lost, start again")]
     CarrierDied,
@@ -378,12 +381,13 @@ impl Node {
     /// A way to put another configuration in force. `started`: the one that this node was started with, as it was
     /// read.
     pub fn reloader(&self, started: Plan) -> Reloader {
-        self.reloader_beside(started, Vec::new())
+        Reloader::new(Switch { post: self.post() }, started, None)
     }
 
-    /// The same for a node that was started with the limits of others in force beside its own.
+    /// The same for a node that may have others beside it, started with the limits of those in force beside its own.
+    /// [`Accord::follow`](crate::nats::accord::Accord::follow) is to go on with it.
     pub fn reloader_beside(&self, started: Plan, others: Vec<Arc<Limits>>) -> Reloader {
-        Reloader::new(Switch { post: self.post() }, started, others)
+        Reloader::new(Switch { post: self.post() }, started, Some(others))
     }
 
     /// Fetches that wait for an api this configuration does not have.

@@ -70,12 +70,17 @@ struct State {
     own: Arc<Plan>,
     /// The limits of other nodes that are in force, too.
     others: Vec<Arc<Limits>>,
+    /// Whether there may be other nodes, and somebody who says which limits of theirs are needed.
+    beside: bool,
 }
 
 impl Reloader {
-    pub(crate) fn new(switch: Switch, started: Plan, others: Vec<Arc<Limits>>) -> Self {
+    /// `others`: the limits of other nodes that are in force, too, for a node that has others beside it. Then
+    /// somebody is to call [`Reloader::heed`] after each configuration that was read.
+    pub(crate) fn new(switch: Switch, started: Plan, others: Option<Vec<Arc<Limits>>>) -> Self {
         let own = Arc::new(started.clone());
-        let state = State { switch, started, own: Arc::clone(&own), others };
+        let (beside, others) = (others.is_some(), others.unwrap_or_default());
+        let state = State { switch, started, own: Arc::clone(&own), others, beside };
         Self { state: Arc::new(Mutex::new(state)), own: watch::Sender::new(own) }
     }
 
@@ -85,16 +90,26 @@ impl Reloader {
     }
 
     /// Has these limits of other nodes in force beside this node's own, and those of before no longer. Answers what
-    /// of them cannot be.
-    pub async fn heed(&self, others: Vec<Arc<Limits>>) -> Vec<Unheeded> {
+    /// of them cannot be. `own`: the hash of this node's own when it was found that these are needed; if it has read
+    /// others since, those of before stay, too.
+    pub async fn heed(&self, own: &str, others: Vec<Arc<Limits>>) -> Vec<Unheeded> {
         let mut state = self.state.lock().await;
-        state.others = others;
+        if state.own.hash == own {
+            state.others = others;
+        } else {
+            for limits in others {
+                state.add(limits);
+            }
+        }
         let (_, unheeded) = state.put_in_force().await;
         unheeded
     }
 
     /// Puts a configuration that was read anew in force, as far as that can be, and logs what became of it. When this
     /// returns every account decides by it from its next decision on.
+    ///
+    /// Where there may be other nodes, what was in force before stays so beside it until the next [`Reloader::heed`]:
+    /// others may have it.
     ///
     /// Dropped before it is done, some shards may go by it and others not; the next reload puts that right.
     pub async fn take(&self, read: Result<Loaded, Mistakes>) -> Outcome {
@@ -115,9 +130,12 @@ impl Reloader {
         for key in needs_restart(&state.started, &plan) {
             telemetry::config_needs_restart(key);
         }
-        state.own = Arc::new(plan);
-        let (changed, unheeded) = state.put_in_force().await;
-        unheeded.iter().for_each(telemetry::limit_unheeded);
+        let before = std::mem::replace(&mut state.own, Arc::new(plan));
+        if state.beside && before.hash != state.own.hash {
+            state.add(Arc::new(Limits::of(&before)));
+        }
+        // What cannot be in force is told by whoever says what is needed.
+        let (changed, _) = state.put_in_force().await;
         // Others are told only of what is in force.
         self.own.send_replace(Arc::clone(&state.own));
         let Some((applied, took)) = changed else {
@@ -130,6 +148,12 @@ impl Reloader {
 }
 
 impl State {
+    fn add(&mut self, limits: Arc<Limits>) {
+        if !self.others.contains(&limits) {
+            self.others.push(limits);
+        }
+    }
+
     /// Has every shard go by this node's own limits and those of others; nothing if they do so already.
     async fn put_in_force(&mut self) -> (Option<(Applied, Duration)>, Vec<Unheeded>) {
         let before = self.switch.plan();

@@ -20,7 +20,7 @@ use tollgate_actors::nats::budgets::NatsBudgets;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
 use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, service};
-use tollgate_actors::node::{Bell, Lending, Node, NodeError, Seams, Unknown};
+use tollgate_actors::node::{Bell, Carrying, Lending, Node, NodeError, Seams, Unknown};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::queue::{Queue, QueueError};
@@ -171,8 +171,7 @@ async fn work(
     beside.extend([answering, lending]);
     let spill = node.spill();
     let spilling = if plan.collect.spill_over { node.spilling() } else { None };
-    let mut carrier =
-        spilling.map(|spilling| actix_rt::spawn(spilling.run(bus.clone(), session.id())));
+    let mut carrier = spilling.map(|spilling| spilling.start(bus.clone(), session.id()));
     let reloader = node.reloader_beside(as_read, accord.in_force());
     beside.push(actix_rt::spawn(accord.follow(reloader.clone())));
     beside.push(follow(reloader));
@@ -180,6 +179,7 @@ async fn work(
         () = stop.asked() => None,
         error = node.died() => Some(error),
         () = keeper.died() => Some(NodeError::KeeperDied),
+        () = session.died() => Some(NodeError::SessionDied),
         () = ended(carrier.as_mut()) => Some(NodeError::CarrierDied),
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
@@ -187,7 +187,8 @@ async fn work(
     let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
-    for task in beside.into_iter().chain(carrier) {
+    drop(carrier);
+    for task in beside {
         task.abort();
     }
     watching.abort();
@@ -200,7 +201,10 @@ async fn work(
     match died {
         None => Ok(Exit::Done),
         Some(
-            error @ (NodeError::ShardDied(_) | NodeError::KeeperDied | NodeError::CarrierDied),
+            error @ (NodeError::ShardDied(_)
+            | NodeError::KeeperDied
+            | NodeError::SessionDied
+            | NodeError::CarrierDied),
         ) => {
             say(format_args!("tollgate: {error}"));
             Ok(Exit::Failed)
@@ -209,11 +213,10 @@ async fn work(
     }
 }
 
-/// Waits for the end of a task that works for as long as the node.
-async fn ended(task: Option<&mut JoinHandle<()>>) {
-    match task {
-        // A panic was said by itself.
-        Some(task) => drop(task.await),
+/// Waits for the end of what works for as long as the node, if that is at work.
+async fn ended(carrier: Option<&mut Carrying>) {
+    match carrier {
+        Some(carrier) => carrier.died().await,
         None => std::future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::util::{Config, Dir, Nats, Ran, Running, accounts, fetch, get, wait_until};
+use crate::util::{Config, Dir, Nats, Ran, Running, accounts, decompress, fetch, get, wait_until};
 
 /// The provider's secrets, as the environment of a node has them.
 const ENV: &[(&str, &str)] = &[
@@ -448,7 +448,8 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
         tollgate(&dir, &["check"]).run().exits(0),
         tollgate(&dir, &["dead", "list", "--json"]).run().exits(0),
         tollgate(&dir, &["status", "--json"]).run().exits(0),
-        tollgate(&dir, &["plan", "fetches.jsonl"]).run(),
+        tollgate(&dir, &["plan", "fetches.jsonl"]).run().exits(0),
+        tollgate(&dir, &["audit", "--ledger", "--json"]).run().exits(1),
     ];
     assert!(ran.summary().done >= 28, "{ran}");
     let dead = others[1].out();
@@ -491,7 +492,7 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
             assert_eq!(line, None, "{form} is shown");
         }
     }
-    let (mut seen, mut kept) = (0, 0);
+    let (mut seen, mut kept, mut unpacked) = (0, 0, 0);
     let mut folders = vec![dir.path("data")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -500,7 +501,7 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
                 folders.push(path);
                 continue;
             }
-            let bytes = fs::read(&path).unwrap();
+            let stored = fs::read(&path).unwrap();
             if path.parent().unwrap().ends_with("state/tokens") {
                 // What is kept on purpose, for its owner only.
                 use std::os::unix::fs::PermissionsExt;
@@ -508,6 +509,8 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
                 kept += 1;
                 continue;
             }
+            let bytes = decompress(&path.display().to_string(), &stored);
+            unpacked += usize::from(bytes != stored);
             seen += bytes.len();
             for form in &forms {
                 let found = bytes.windows(form.len()).any(|window| window == form.as_bytes());
@@ -516,4 +519,5 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
         }
     }
     assert!(seen > 4000 && kept > 0, "{seen} bytes, {kept} records");
+    assert!(unpacked >= 28, "{unpacked} objects were unpacked");
 }

@@ -323,17 +323,24 @@ fn a_node_that_drains_hands_over_at_once() {
     assert_none_refused(&emulator);
     assert_eq!(emulator.counts().0, 720, "what is handed over is not called again");
     assert_done_once(&nats, 720);
-    // No account waited for more than the hand-over and its limit.
+    // No account waited for more than the hand-over and its limit. On a machine that is overloaded records are
+    // confirmed too late to be used: such accounts wait for that.
+    let lapsed = told(&ran, "permits_lapsed").into_iter().chain(told(&stopped, "permits_lapsed"));
+    let lapsed: BTreeSet<String> =
+        lapsed.map(|(_, line)| line["account"].as_str().unwrap().to_owned()).collect();
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
     let mut longest = Duration::ZERO;
     let mut calls = emulator.calls();
     calls.sort_by_key(|call| call.at);
-    for call in calls {
+    for call in calls.into_iter().filter(|call| !lapsed.contains(&*call.account)) {
         if let Some(before) = last.insert(call.account.to_string(), call.at) {
             longest = longest.max(call.at - before);
         }
     }
-    println!("longest pause of an account {longest:?}");
+    println!(
+        "longest pause of an account {longest:?}, without {} whose permits lapsed",
+        lapsed.len()
+    );
     assert!(longest < HANDED_WITHIN + 2 * SECOND, "{longest:?}");
 }
 

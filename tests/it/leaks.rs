@@ -4,22 +4,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Stream;
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use futures_util::{StreamExt, TryStreamExt};
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use self::search::{Search, Tap, encoded, stored};
 use crate::service::ask;
 use crate::util::{
     Asked, Config, Dir, Nats, Provider, Running, Told, fetch, free_port, get, wait_until,
 };
+
+mod search;
 
 /// As the environment of the node has them. With what JSON and URLs escape in them.
 const ENV: &[(&str, &str)] = &[
@@ -37,19 +37,6 @@ const READS: [&str; 5] = ["urls", "links", "cursors", "pairs", "rotating"];
 
 fn secret(name: &str) -> String {
     ENV.iter().find(|(own, _)| *own == name).unwrap().1.to_owned()
-}
-
-/// Percent-encoded, but for the unreserved characters of RFC 3986 §2.3.
-fn encoded(text: &str) -> String {
-    encoded_but(text, b"-._~")
-}
-
-fn encoded_but(text: &str, bare: &[u8]) -> String {
-    let byte = |byte: u8| {
-        let stays = byte.is_ascii_alphanumeric() || bare.contains(&byte);
-        if stays { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-    };
-    text.bytes().map(byte).collect()
 }
 
 fn pair() -> String {
@@ -74,6 +61,10 @@ impl Shared {
     fn secrets(&self) -> BTreeSet<String> {
         let own = ENV.iter().map(|(_, value)| (*value).to_owned());
         own.chain(self.given.lock().unwrap().iter().cloned()).collect()
+    }
+
+    fn search(&self) -> Search {
+        Search::of(&self.secrets(), USER, &secret("PASSWORD"))
     }
 
     fn token(&self) -> Told {
@@ -256,154 +247,6 @@ fn fetches() -> (String, usize, usize) {
     (lines, done, dead)
 }
 
-/// In which form a secret may stand somewhere.
-fn forms(secrets: &BTreeSet<String>) -> Vec<String> {
-    let mut forms: Vec<String> =
-        vec![pair(), URL_SAFE_NO_PAD.encode(format!("{USER}:{}", secret("PASSWORD")))];
-    for secret in secrets {
-        let json = json!(secret).to_string();
-        let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap();
-        let hex = secret.bytes().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
-            hex
-        });
-        let encoded = encoded(secret);
-        forms.extend([
-            secret.clone(),
-            encoded.replace("%2F", "%2f").replace("%2B", "%2b").replace("%3D", "%3d"),
-            encoded.replace("%2F", "/"),
-            self::encoded(&encoded),
-            encoded,
-            encoded_but(secret, b""),
-            json.to_owned(),
-            json.replace('/', "\\/"),
-            json!(json).to_string().trim_matches('"').to_owned(),
-            STANDARD.encode(secret),
-            URL_SAFE_NO_PAD.encode(secret),
-            format!("{:?}", secret.as_bytes()).trim_matches(['[', ']']).to_owned(),
-            hex,
-        ]);
-    }
-    let all: BTreeSet<String> = forms.into_iter().collect();
-    all.into_iter().collect()
-}
-
-/// What was looked through, and in how much of it a secret was found.
-struct Search {
-    forms: Vec<String>,
-    found: Vec<String>,
-    bytes: usize,
-}
-
-impl Search {
-    fn of(shared: &Shared) -> Self {
-        Self { forms: forms(&shared.secrets()), found: Vec::new(), bytes: 0 }
-    }
-
-    /// Secrets are ASCII: they stay as they are in whatever is no text.
-    fn has(&self, bytes: &[u8]) -> Option<&str> {
-        let text = String::from_utf8_lossy(bytes);
-        self.forms.iter().find(|form| text.contains(form.as_str())).map(String::as_str)
-    }
-
-    fn look(&mut self, place: &str, bytes: &[u8]) {
-        self.bytes += bytes.len();
-        if let Some(form) = self.has(bytes) {
-            let text = String::from_utf8_lossy(bytes);
-            let line = text.lines().find(|line| line.contains(form)).unwrap_or_default();
-            let line: String = line.chars().take(600).collect();
-            self.found.push(format!("{place}: `{form}` in {line}"));
-        }
-    }
-
-    fn look_at_files(&mut self, folder: &Path, kept: &BTreeSet<&str>) {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            if entry.file_type().unwrap().is_dir() {
-                self.look_at_files(&path, kept);
-                continue;
-            }
-            let Ok(bytes) = fs::read(&path) else { continue };
-            let place = path.display().to_string();
-            self.look(&place, place.as_bytes());
-            if kept.iter().any(|part| place.contains(part) && !place.ends_with("_manifest.json")) {
-                continue;
-            }
-            if path.extension().is_some_and(|ext| ext == "zst") {
-                self.look(&place, &zstd::decode_all(bytes.as_slice()).unwrap());
-            }
-            self.look(&place, &bytes);
-        }
-    }
-
-    fn ends_clean(self) {
-        assert!(self.bytes > 20_000, "only {} bytes were looked at", self.bytes);
-        assert!(self.found.is_empty(), "{} leaks:\n{}", self.found.len(), self.found.join("\n"));
-    }
-}
-
-/// Every message of every stream and bucket, by the stream's name.
-fn stored(nats: &Nats) -> BTreeMap<String, Vec<Vec<u8>>> {
-    nats.js(async |js| {
-        let mut all = BTreeMap::new();
-        let names: Vec<String> = js.stream_names().try_collect().await.unwrap();
-        for name in names {
-            let stream: Stream = js.get_stream(&name).await.unwrap();
-            let state = stream.cached_info().state.clone();
-            let messages: &mut Vec<Vec<u8>> = all.entry(name).or_default();
-            for seq in state.first_sequence..=state.last_sequence {
-                // One that was deleted is not there.
-                let Ok(message) = stream.get_raw_message(seq).await else { continue };
-                let mut bytes = format!("{} {:?} ", message.subject, message.headers).into_bytes();
-                bytes.extend_from_slice(&message.payload);
-                messages.push(bytes);
-            }
-        }
-        all
-    })
-}
-
-/// Hears all that is sent through the server, until it is dropped.
-struct Tap {
-    heard: Arc<Mutex<Vec<Vec<u8>>>>,
-    over: Arc<AtomicBool>,
-}
-
-impl Tap {
-    fn on(nats: &Nats) -> Self {
-        let heard = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let over = Arc::<AtomicBool>::default();
-        let (all, end, url) = (Arc::clone(&heard), Arc::clone(&over), nats.server.url());
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let client = async_nats::connect(url).await.unwrap();
-                let mut messages = client.subscribe(">").await.unwrap();
-                client.flush().await.unwrap();
-                ready.send(()).unwrap();
-                while !end.load(Ordering::SeqCst) {
-                    let next = tokio::time::timeout(Duration::from_millis(100), messages.next());
-                    let Ok(Some(message)) = next.await else { continue };
-                    let mut bytes =
-                        format!("{} {:?} ", message.subject, message.headers).into_bytes();
-                    bytes.extend_from_slice(&message.payload);
-                    all.lock().unwrap().push(bytes);
-                }
-            });
-        });
-        is_ready.recv().unwrap();
-        Self { heard, over }
-    }
-}
-
-impl Drop for Tap {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-    }
-}
-
 /// The bucket where tokens are kept on purpose.
 const TOKENS: &str = "KV_TOLLGATE_TOKENS";
 
@@ -417,7 +260,7 @@ fn look_at_nats(search: &mut Search, nats: &Nats, tap: &Tap) -> BTreeMap<String,
     // The search finds what is there.
     let tokens = &all[TOKENS];
     assert!(tokens.iter().any(|message| search.has(message).is_some()), "no token is in {TOKENS}");
-    for message in tap.heard.lock().unwrap().iter() {
+    for message in &tap.heard() {
         if !message.windows(15).any(|part| part == b"TOLLGATE_TOKENS") {
             search.look("sent through NATS", message);
         }
@@ -426,17 +269,21 @@ fn look_at_nats(search: &mut Search, nats: &Nats, tap: &Tap) -> BTreeMap<String,
 }
 
 fn look_at_answers(search: &mut Search, dir: &Dir, nats: &Nats, port: u16) {
+    let dead = with_env(dir, &["dead", "list", "--json"]).run().exits(0).out();
+    let dead: Value = serde_json::from_str(dead.lines().next().unwrap()).unwrap();
+    let letter = dead["number"].as_u64().unwrap().to_string();
     for args in [
         &["status", "--json"][..],
         &["status"],
         &["dead", "list"],
         &["dead", "list", "--json"],
-        &["dead", "show", "1", "--json"],
-        &["audit", "--ledger", "--json"],
+        &["dead", "show", &letter],
+        &["dead", "show", &letter, "--json"],
         &["check"],
         &["plan", "fetches.jsonl", "--json"],
     ] {
-        let ran = with_env(dir, args).run();
+        let ran = with_env(dir, args).run().exits(0);
+        assert!(!ran.out().is_empty(), "{args:?} says nothing");
         search.look(&args.join(" "), (ran.out() + &ran.err()).as_bytes());
     }
     let none = Value::Null;
@@ -456,6 +303,13 @@ fn look_at_answers(search: &mut Search, dir: &Dir, nats: &Nats, port: u16) {
         assert_eq!(status, 200, "{path}: {answer}");
         search.look(path, answer.as_bytes());
     }
+}
+
+/// Only while no node runs in the folder: the ledger is the node's.
+fn look_at_audit(search: &mut Search, dir: &Dir) {
+    let ran = with_env(dir, &["audit", "--ledger", "--json"]).run().exits(1);
+    assert!(ran.json()["limits"].as_array().is_some_and(|limits| !limits.is_empty()), "{ran}");
+    search.look("audit", (ran.out() + &ran.err()).as_bytes());
 }
 
 fn with_env(dir: &Dir, args: &[&str]) -> crate::util::Tollgate {
@@ -493,7 +347,7 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     });
     nats.wait_count("DEAD", dead as u64);
     nats.wait_count("DONE", (done - READS.len()) as u64);
-    let mut search = Search::of(&shared);
+    let mut search = shared.search();
     search.look("publish", (published.out() + &published.err()).as_bytes());
     let counts = look_at_nats(&mut search, &nats, &tap);
     let notes: usize =
@@ -502,6 +356,7 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     look_at_answers(&mut search, &dir, &nats, port);
     search.look_at_files(&dir.path("data"), &BTreeSet::from(["/bodies/"]));
     let killed = node.kill();
+    look_at_audit(&mut search, &dir);
     search.look("the log", (killed.out() + &killed.err()).as_bytes());
     assert!(killed.err().contains("\"TRACE\""), "the log was whole");
     search.ends_clean();
@@ -511,11 +366,12 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     let node = serve(&dir);
     nats.wait_count("DONE", done as u64);
     nats.wait_count("FETCH", 0);
-    let mut search = Search::of(&shared);
+    let mut search = shared.search();
     look_at_nats(&mut search, &nats, &tap);
     look_at_answers(&mut search, &dir, &nats, port);
     node.signal("TERM");
     let ran = node.wait().exits(0);
+    look_at_audit(&mut search, &dir);
     search.look("the log", (ran.out() + &ran.err()).as_bytes());
     search.look_at_files(&dir.path("data"), &BTreeSet::from(["/bodies/"]));
     search.ends_clean();

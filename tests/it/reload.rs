@@ -3,9 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tollgate_emulator::{Emulator, Latency, Profile, ProviderLimit};
 
-use crate::util::{Config, Dir, Luck, Running, accounts, assert_none_refused, reports, wait_until};
+use crate::util::{
+    Config, Dir, Luck, Provider, Running, Told, accounts, assert_none_refused, fetch, reports,
+    wait_until,
+};
 
 const RELOADED: &str = r#""event":"config_reloaded""#;
 const REFUSED: &str = r#""event":"config_refused""#;
@@ -163,4 +167,62 @@ fn a_hundred_reloads_in_a_row_under_load_lose_nothing_and_exceed_nothing() {
     assert!(reloads >= 30, "only {reloads} reloads");
     assert_none_refused(&emulator);
     dir.assert_reports(&accounts, 80);
+}
+
+#[test]
+fn a_new_secret_goes_nowhere_but_to_its_provider() {
+    const OLD: &str = "s3cr3t-of-yesterday";
+    const NEW: &str = "s3cr3t-of-today";
+    let rows = |page: u8, next: Option<String>| {
+        let mut headers = vec![("Content-Type", "application/json".to_owned())];
+        headers.extend(next.map(|next| ("X-Next", next)));
+        Told::Answer(200, headers, json!({ "rows": [page] }).to_string().into_bytes())
+    };
+    let files = Provider::start(move |_, _| rows(2, None));
+    let at = files.base_url();
+    let base = at.clone();
+    // The call's own key is in what it says of the next page, for itself and for the host of its files.
+    let provider = Provider::start(move |call, _| {
+        let key = call.query("sig");
+        let path = call.path();
+        match path {
+            "elsewhere/1" => rows(1, Some(format!("{base}{key}/2?sig=of-files"))),
+            "same/1" => rows(1, Some(format!("/same/{key}?page=2"))),
+            _ => rows(2, None),
+        }
+    });
+    let host = at.trim_start_matches("http://").trim_end_matches('/');
+    let pages =
+        r#"pages = { by = "url", next = { header = "X-Next" }, end = "absent", restarts = 2 }"#;
+    let config = Config::at(&provider.base_url())
+        .platform(&format!("allowed_hosts = [{{ host = \"{host}\", auth = false }}]"))
+        .platform(r#"auth = { query = "sig", value = "file:secret.txt" }"#)
+        .limit("gap = { per = [\"account\"], every = \"5s\" }")
+        .api("elsewhere", &format!("path = \"elsewhere/{{id}}\"\n{pages}"))
+        .api("same", &format!("path = \"same/{{id}}\"\n{pages}"));
+    let dir = Dir::with(&config);
+    dir.write("secret.txt", OLD);
+    let both = ["elsewhere", "same"].map(|api| fetch(&format!("of-{api}"), api, "1", json!({})));
+    dir.write("fetches.jsonl", both.concat());
+    let run = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
+    wait_until("the first pages", || (provider.asked().len() == 2).then_some(()));
+    thread::sleep(Duration::from_millis(300));
+    dir.write("secret.txt", NEW);
+    run.wait_says("secret_read");
+    let ran = run.wait().exits(0);
+    let of = |provider: &Provider, api: &str| -> Vec<String> {
+        let asked = provider.asked().into_iter().map(|call| call.target);
+        asked.filter(|target| target.starts_with(api)).collect()
+    };
+    // It goes on where it was, with the secret of now.
+    assert_eq!(
+        of(&provider, "/same"),
+        [format!("/same/1?sig={OLD}"), format!("/same/{NEW}?page=2&sig={NEW}")],
+        "{ran}"
+    );
+    // The host of the files gets what the provider gave for it: the provider says it anew, nobody else does.
+    let before = [format!("/elsewhere/1?sig={OLD}"), format!("/elsewhere/1?sig={NEW}")];
+    assert_eq!(of(&provider, "/elsewhere"), before, "{ran}");
+    assert_eq!(of(&files, "/"), [format!("/{NEW}/2?sig=of-files")], "{ran}");
+    ran.says("read_restarted").says("is another one by now");
 }

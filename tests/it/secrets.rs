@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use tollgate_emulator::{Emulator, Profile};
 
-use crate::util::{Dir, fetch};
+use crate::util::{Dir, decompress, fetch};
 
 const BEARER: &str = "s3cr3t-bearer-DF5Xu0";
 const HEADER: &str = "s3cr3t-header-Qq81Lp";
@@ -89,7 +89,7 @@ fn a_run_with_all_its_traces_shows_no_secret_and_logs_events_in_json() {
     }
     let mut seen = 0;
     for file in all_files(dir.path("data")) {
-        let bytes = fs::read(&file).unwrap();
+        let bytes = decompress(&file.display().to_string(), &fs::read(&file).unwrap());
         seen += bytes.len();
         for form in &forms {
             let found = bytes.windows(form.len()).any(|window| window == form.as_bytes());

@@ -15,7 +15,7 @@ use tollgate_protos::Done;
 
 use crate::cluster::{Node, assert_done_once, publish, setup, told, wait_done, wait_shared};
 use crate::util::{
-    Config, Dir, Nats, Provider, Told, assert_none_refused, fetch, get, lossy, reports, wait_until,
+    Config, Dir, Nats, Provider, Told, assert_none_refused, fetch, get, reports, wait_until,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,19 +67,27 @@ fn metric(node: &Node, name: &str) -> u64 {
     line.map_or(0, |value| value.trim().parse::<f64>().unwrap() as u64)
 }
 
-/// Every fetch is stored once, with the bytes of the emulator.
-fn assert_stored(store: &Dir, accounts: &[String], each: usize) {
-    let mut collected = store.collected_in("objects");
-    for line in reports(accounts, each).lines() {
-        let fetch: Value = serde_json::from_str(line).unwrap();
-        let text = |name: &str| fetch[name].as_str().unwrap().to_owned();
-        let of = (text("account"), text("api"), text("id"));
-        let got = collected.remove(&of).unwrap_or_else(|| panic!("{of:?} is missing"));
-        let query = format!("date={}", fetch["params"]["date"].as_str().unwrap());
-        let wanted = tollgate_emulator::expected_body(&of.0, "daily", &query, 5);
-        assert_eq!(lossy(&got.body), lossy(&wanted), "the body of {of:?}");
-    }
-    assert!(collected.is_empty(), "collected and not asked for: {:?}", collected.keys());
+/// What answers after 3 s, and three nodes that are given fetches of accounts of the first.
+struct Given {
+    nats: Nats,
+    emulator: Emulator,
+    store: Dir,
+    nodes: [Node; 3],
+    accounts: Vec<String>,
+}
+
+/// One fetch for each of so many accounts, of each of which so many calls are allowed within that time.
+fn given(accounts: usize, calls: u32, within: Duration) -> Given {
+    let nats = Nats::start();
+    let emulator = emulator(vec![ProviderLimit::window("few", calls, within)], 3 * SECOND);
+    let limit =
+        format!("few = {{ per = [\"account\"], max = {calls}, in = \"{}s\" }}", within.as_secs());
+    let config = config(&emulator, &nats).limit(&limit);
+    let store = Dir::empty();
+    let nodes = three(&config, &store);
+    let accounts = accounts_of(&nodes[0], accounts);
+    publish(&nodes[0], &reports(&accounts, 1));
+    Given { nats, emulator, store, nodes, accounts }
 }
 
 /// How long 40 calls of 3 s take whose accounts are all one node's, and how many were made elsewhere.
@@ -118,7 +126,7 @@ fn forty_slow_calls(spill: bool) -> (Duration, u64) {
     assert_none_refused(&emulator);
     assert_eq!(emulator.counts().0, 40, "nothing is called twice");
     assert_done_once(&nats, 40);
-    assert_stored(&store, &accounts, 2);
+    store.assert_reports_in("objects", &accounts, 2);
     for ran in &ran {
         assert!(told(ran, "guest_lost").is_empty() && told(ran, "visit_ended").is_empty(), "{ran}");
     }
@@ -146,15 +154,7 @@ fn without_spill_over_a_full_node_makes_its_calls_alone() {
 
 #[test]
 fn attempts_of_a_killed_guest_are_made_again_and_their_calls_count() {
-    let nats = Nats::start();
-    let limits = vec![ProviderLimit::window("two", 2, 30 * SECOND)];
-    let emulator = emulator(limits, 3 * SECOND);
-    let config =
-        config(&emulator, &nats).limit(r#"two = { per = ["account"], max = 2, in = "30s" }"#);
-    let store = Dir::empty();
-    let mut nodes = three(&config, &store);
-    let accounts = accounts_of(&nodes[0], 10);
-    publish(&nodes[0], &reports(&accounts, 1));
+    let Given { nats, emulator, store, mut nodes, accounts } = given(10, 2, 30 * SECOND);
     wait_until("calls of guests", || {
         let guests = metric(&nodes[1], "tollgate_guest_attempts");
         (guests >= 2 && emulator.counts().0 >= 8).then_some(())
@@ -169,20 +169,12 @@ fn attempts_of_a_killed_guest_are_made_again_and_their_calls_count() {
     assert_eq!(emulator.counts().0, 10 + lost);
     assert_none_refused(&emulator);
     assert_done_once(&nats, 10);
-    assert_stored(&store, &accounts, 1);
+    store.assert_reports_in("objects", &accounts, 1);
 }
 
 #[test]
 fn nothing_is_lost_of_a_killed_owner_whose_calls_are_elsewhere() {
-    let nats = Nats::start();
-    let limits = vec![ProviderLimit::window("three", 3, 40 * SECOND)];
-    let emulator = emulator(limits, 3 * SECOND);
-    let config =
-        config(&emulator, &nats).limit(r#"three = { per = ["account"], max = 3, in = "40s" }"#);
-    let store = Dir::empty();
-    let mut nodes = three(&config, &store);
-    let accounts = accounts_of(&nodes[0], 12);
-    publish(&nodes[0], &reports(&accounts, 1));
+    let Given { nats, emulator, store, mut nodes, accounts } = given(12, 3, 40 * SECOND);
     wait_until("calls of guests", || {
         let guests: u64 =
             nodes[1..].iter().map(|node| metric(node, "tollgate_guest_attempts")).sum();
@@ -193,7 +185,7 @@ fn nothing_is_lost_of_a_killed_owner_whose_calls_are_elsewhere() {
     let ran = [nodes[1].stop(), nodes[2].stop()];
     assert_none_refused(&emulator);
     assert_done_once(&nats, 12);
-    assert_stored(&store, &accounts, 1);
+    store.assert_reports_in("objects", &accounts, 1);
     let calls = emulator.counts().0;
     println!("{calls} calls for 12 fetches");
     assert!(calls <= 24, "{calls}");
@@ -276,7 +268,7 @@ fn what_a_guest_breaks_off_when_it_is_told_to_stop_is_made_again() {
     assert!((12..=13).contains(&calls), "{calls}");
     assert_none_refused(&emulator);
     assert_done_once(&nats, 10);
-    assert_stored(&store, &accounts, 1);
+    store.assert_reports_in("objects", &accounts, 1);
 }
 
 #[test]
@@ -298,7 +290,7 @@ fn an_owner_that_is_told_to_stop_waits_for_its_calls_at_other_nodes() {
     assert_eq!(emulator.counts().0, 8, "nothing was broken off");
     assert_none_refused(&emulator);
     assert_done_once(&nats, 8);
-    assert_stored(&store, &accounts, 1);
+    store.assert_reports_in("objects", &accounts, 1);
 }
 
 /// A node as another one meets it: what it is told and what it says, on a real server.

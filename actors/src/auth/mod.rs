@@ -44,7 +44,7 @@ pub mod vault;
 mod tests;
 
 pub use keeper::{Keeper, Wait};
-pub use mask::{Mask, Unmasked, is_masked, shown};
+pub use mask::{Goes, Mask, Unmasked, is_masked, may_go, shown};
 pub use redact::Redactor;
 pub use secret::{Reference, Secret, Source};
 pub use sign::{NAMES, Unsigned, Used};

@@ -45,6 +45,9 @@ pub struct View {
     pub kept: Parts,
     /// Since when its lease has been renewed in time: zero if it always was; nothing while it is not.
     pub steady_since: Option<Duration>,
+    /// Since when its lease has held, though it may have been renewed late: zero if it always did; nothing while it
+    /// does not.
+    pub whole_since: Option<Duration>,
 }
 
 /// What a node does now.
@@ -147,12 +150,13 @@ pub fn decide(view: &View, now: Duration, wanted: &mut Wanted) -> Moves {
             // Its owner gives it up; only it knows when.
             Some(owner) if view.members.contains_key(&owner) => {}
             claim => {
-                let Some(since) = view.steady_since else { continue };
-                // What is free is no different: who is wanted for it is known once all have shown themselves.
-                let at_once = match claim {
-                    None => since.is_zero(),
-                    Some(owner) => view.over.contains(&owner),
+                let (since, at_once) = match claim {
+                    // Nobody can lose what is free: late renewals of a loaded machine do not delay a hand-over. But
+                    // after a lapse of the lease who is wanted is known only once all have shown themselves.
+                    None => (view.whole_since, view.whole_since.is_some_and(|at| at.is_zero())),
+                    Some(owner) => (view.steady_since, view.over.contains(&owner)),
                 };
+                let Some(since) = since else { continue };
                 let from = if at_once { since } else { since + SETTLES };
                 if now >= from {
                     moves.take |= one;

@@ -409,6 +409,7 @@ impl Work {
             closing: self.owned.closing(),
             kept: self.kept().collect(),
             steady_since: self.session.steady_since().map(since),
+            whole_since: self.session.whole_since().map(since),
         }
     }
 
@@ -680,8 +681,6 @@ impl Work {
     }
 
     async fn begin_to_leave(&mut self, within: Duration, done: oneshot::Sender<()>) {
-        // Before anything is free: whoever hears of it computes without this node.
-        let _told = self.session.takes(false).await.is_ok();
         let until = Instant::now() + within;
         self.leaving = Some((until, done));
         let ours = self.owned.ours();
@@ -689,6 +688,8 @@ impl Work {
         self.changed(ours);
         self.closing_until = ours.iter().map(|part| (part, until)).collect();
         self.kept.clear();
+        // While the accounts end, and before anything is free: whoever hears of it computes without this node.
+        let _told = self.session.takes(false).await.is_ok();
     }
 
     /// Gives out of hand what is quiet by now.

@@ -115,9 +115,14 @@ impl Owned {
 
     /// Whether records of a partition may be read and stored: reading one that another wrote takes it over.
     pub fn may_write(&self, part: u32) -> bool {
-        self.0.as_ref().is_none_or(|inner| {
+        self.certain().has(part)
+    }
+
+    /// Those that are claimed for certain at this moment, those that are given out of hand too.
+    pub(crate) fn certain(&self) -> Parts {
+        self.0.as_ref().map_or(Parts::ALL, |inner| {
             let parts = inner.open.load(Ordering::Acquire) | inner.closing.load(Ordering::Acquire);
-            Parts(parts).has(part) && inner.holds()
+            if inner.holds() { Parts(parts) } else { Parts::NONE }
         })
     }
 

@@ -74,10 +74,13 @@ proptest! {
             let mine = view.ours.has(part);
             if take.has(part) {
                 prop_assert!(view.takes && !mine);
-                let since = view.steady_since.unwrap();
                 if let Some(owner) = claim {
+                    let since = view.steady_since.unwrap();
                     prop_assert!(owner != view.me && !view.members.contains_key(&owner));
                     prop_assert!(view.over.contains(&owner) || now >= since + SETTLES);
+                } else {
+                    let since = view.whole_since.unwrap();
+                    prop_assert!(since.is_zero() || now >= since + SETTLES);
                 }
             }
             prop_assert_eq!(lose.has(part), mine && claim != Some(view.me));
@@ -123,8 +126,9 @@ fn views() -> impl Strategy<Value = View> {
     let over = prop::collection::btree_set(id(), 0..3);
     let sets = (any::<u64>(), any::<u64>(), any::<u64>());
     let steady = prop::option::of(0_u64..10_000);
-    (claims, members, over, sets, steady, any::<bool>()).prop_map(
-        |(claims, members, over, (ours, closing, kept), steady, takes)| View {
+    let whole = prop::option::of(prop_oneof![Just(0_u64), 0_u64..10_000]);
+    (claims, members, over, sets, (steady, whole), any::<bool>()).prop_map(
+        |(claims, members, over, (ours, closing, kept), (steady, whole), takes)| View {
             me: SessionId(0),
             takes,
             members: members.into_iter().map(|(id, takes)| (id, Member { takes })).collect(),
@@ -134,6 +138,7 @@ fn views() -> impl Strategy<Value = View> {
             closing: Parts(ours & closing),
             kept: Parts(kept),
             steady_since: steady.map(Duration::from_millis),
+            whole_since: whole.map(Duration::from_millis),
         },
     )
 }
@@ -232,6 +237,7 @@ impl World {
                 closing: Parts::NONE,
                 kept: Parts::NONE,
                 steady_since: Some(self.now),
+                whole_since: Some(self.now),
             };
             self.nodes.push(Node {
                 view,
@@ -299,7 +305,7 @@ impl World {
             let node = &mut self.nodes[place];
             node.renewed = now;
             if late {
-                node.view.steady_since = Some(now);
+                (node.view.steady_since, node.view.whole_since) = (Some(now), Some(now));
                 for part in node.view.ours.iter() {
                     let (owner, revision) = self.claims[part as usize];
                     node.view.claims[part as usize] = owner;
@@ -406,6 +412,7 @@ fn when_all_leases_end_at_once_nobody_takes_anything() {
         closing: Parts::NONE,
         kept: Parts::NONE,
         steady_since: Some(back),
+        whole_since: Some(back),
     };
     let moves = decide(&view, back + Duration::from_millis(1900));
     assert_eq!(moves, Moves { look_at: Some(back + SETTLES), ..Moves::default() });
@@ -415,4 +422,31 @@ fn when_all_leases_end_at_once_nobody_takes_anything() {
     // It does not come back.
     view.members.remove(&other);
     assert_eq!(decide(&view, back + SETTLES).take, Parts::ALL - ours);
+}
+
+#[test]
+fn what_is_free_is_claimed_at_once_by_who_was_renewed_late_and_after_a_lapse_when_all_have_shown_themselves()
+ {
+    let (me, left) = (SessionId(1), SessionId(2));
+    let now = Duration::from_secs(100);
+    let mut view = View {
+        me,
+        takes: true,
+        members: BTreeMap::from([(me, Member { takes: true }), (left, Member { takes: false })]),
+        over: BTreeSet::new(),
+        claims: [None; ALL],
+        ours: Parts::NONE,
+        closing: Parts::NONE,
+        kept: Parts::NONE,
+        steady_since: None,
+        whole_since: Some(Duration::ZERO),
+    };
+    view.claims[7] = Some(SessionId(3));
+    let free = Parts::ALL - Parts::one(7);
+    assert_eq!(decide(&view, now), Moves { take: free, ..Moves::default() });
+    view.whole_since = Some(now);
+    assert_eq!(decide(&view, now), Moves { look_at: Some(now + SETTLES), ..Moves::default() });
+    assert_eq!(decide(&view, now + SETTLES).take, free);
+    view.whole_since = None;
+    assert_eq!(decide(&view, now + SETTLES), Moves::default());
 }

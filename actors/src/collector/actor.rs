@@ -48,8 +48,16 @@ impl Handler<Make> for Collector {
     fn handle(&mut self, Make(id): Make, ctx: &mut Self::Context) {
         let Some(order) = self.shard.order(id) else { return };
         let shard = Rc::clone(&self.shard);
-        let attempt = attempt::make(shard, order).into_actor(self);
-        ctx.spawn(attempt.map(|(), collector, ctx| {
+        let broken_off = shard.broken_off(id);
+        let attempt = async move {
+            tokio::select! {
+                biased;
+                // The call ends with its future.
+                () = broken_off => {}
+                () = attempt::make(shard, order) => {}
+            }
+        };
+        ctx.spawn(attempt.into_actor(self).map(|(), collector, ctx| {
             if !collector.shard.collector_free(ctx.address()) {
                 collector.notice.expected();
                 ctx.stop();

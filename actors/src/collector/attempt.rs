@@ -135,6 +135,10 @@ impl Attempt<'_> {
                 };
             }
         };
+        if let Some(outcome) = self.misplaced(&request.url) {
+            self.permit.call_ended(Sent::Never);
+            return outcome;
+        }
         if self.read.is_some() {
             self.asked.replace(Some(request.url.clone()));
         }

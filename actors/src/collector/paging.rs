@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use tollgate_gate::Sent;
 use tollgate_protos::Done;
+use url::Url;
 
 use super::attempt::Attempt;
 use super::landing::decode_of;
@@ -17,7 +18,7 @@ use super::place::{Earlier, Place, Told, tell_store};
 use super::resuming::{AGAIN, drop_note, still_waits};
 use super::{Again, LastAnswer, Outcome};
 use crate::answers::{Class, Looked};
-use crate::auth::{Mask, Unmasked, is_masked, shown};
+use crate::auth::{Credential, Goes, Mask, Unmasked, is_masked, may_go, shown};
 use crate::codes::Code;
 use crate::http::Answer;
 use crate::observe;
@@ -26,6 +27,7 @@ use crate::pages::{
     Watch,
 };
 use crate::queue::{Ending, NOTE_BYTES_MAX};
+use crate::recipe::is_bare;
 use crate::store::{Sealed, SinkError};
 use crate::telemetry;
 
@@ -33,6 +35,10 @@ use crate::telemetry;
 const PEEK_WITHIN: Duration = Duration::from_millis(500);
 /// Most pages that a note names one by one, while their list cannot be written.
 const UNLISTED_MAX: usize = 3 * LISTED_MAX;
+/// Why a read begins anew.
+const EXPIRED: &str = "the token of a page had expired";
+const CHANGED: &str =
+    "a secret in what leads to its next page is another one by now, or is declared no more";
 
 /// A page whose body is whole, and what is known of it.
 pub(super) struct Landed<'a> {
@@ -59,7 +65,7 @@ impl Attempt<'_> {
         let seen = observe::Answered { status, headers, body: &body, wall };
         rules.read(seen, &self.platform.limits, &self.platform.costs.kept).over?;
         self.permit.call_ended(Sent::Maybe);
-        Some(self.restart(pages, read, Some(answer.status), self.calls))
+        Some(self.restart(pages, read, (Some(answer.status), self.calls), EXPIRED))
     }
 
     /// The page's tokens are too old by declaration: the read that begins anew, if it may. Or it may no more.
@@ -74,7 +80,7 @@ impl Attempt<'_> {
         if now_ms < read.so_far.started_ms.saturating_add(ttl_ms) {
             return None;
         }
-        Some(match self.restart(pages, read, None, 0) {
+        Some(match self.restart(pages, read, (None, 0), EXPIRED) {
             Outcome::More { read, .. } => Ok(read),
             other => Err(other),
         })
@@ -85,7 +91,7 @@ impl Attempt<'_> {
         let (Some(pages), Some(read)) = (&self.api.pages, &self.read) else { return Ok(None) };
         let state = &read.so_far.state;
         let account = &self.item.lane.account.account;
-        let own = self.api.auth.as_ref().map(|auth| &**auth.of(account));
+        let own = self.own();
         let shown = |text: &Option<String>| {
             let shown = text.as_deref().map(|text| shown(text, self.platform, account, own));
             shown.transpose().map(|shown| shown.map(Cow::into_owned))
@@ -102,16 +108,38 @@ impl Attempt<'_> {
                 Err(Outcome::Again { kind: Again::Unsigned, after: None, reason, last })
             }
             // Declared otherwise by now: what was begun with it cannot go on.
-            Err(Unmasked::Unknown) => Err(self.restart(pages, read, None, 0)),
+            Err(Unmasked::Unknown) => Err(self.restart(pages, read, (None, 0), CHANGED)),
         }
     }
 
-    fn restart(&self, pages: &Pages, read: &Read, status: Option<u16>, calls: u32) -> Outcome {
+    /// Its page would take a secret to a host for which that was not meant: the read begins anew, so that the provider
+    /// says again what leads there.
+    pub(super) fn misplaced(&self, to: &Url) -> Option<Outcome> {
+        let (pages, read) = (self.api.pages.as_ref()?, self.read.as_ref()?);
+        let state = &read.so_far.state;
+        let mut texts = [&state.cursor, &state.url].into_iter().flatten();
+        let goes = Goes { to, own: self.own(), in_url: false };
+        let may_go = texts.all(|text| may_go(text, self.platform, goes));
+        (!may_go).then(|| self.restart(pages, read, (None, 0), CHANGED))
+    }
+
+    /// With what calls of its api are signed.
+    fn own(&self) -> Option<&Credential> {
+        let account = &self.item.lane.account.account;
+        self.api.auth.as_ref().map(|auth| &**auth.of(account))
+    }
+
+    fn restart(
+        &self,
+        pages: &Pages,
+        read: &Read,
+        (status, calls): (Option<u16>, u32),
+        why: &str,
+    ) -> Outcome {
         let so_far = read.so_far.restart(pages, calls);
         if so_far.restarts > pages.restarts {
             return Self::restarted_too_often(pages, status);
         }
-        let why = "the token of a page had expired";
         telemetry::read_restarted(self.item, read.page(), so_far.restarts, why);
         let read = Arc::new(Read::new(read.version(), so_far));
         Outcome::More { read, bytes: 0, objects: 0 }
@@ -119,7 +147,7 @@ impl Attempt<'_> {
 
     fn restarted_too_often(pages: &Pages, status: Option<u16>) -> Outcome {
         let reason = format!(
-            "the read was begun anew {} times because its page tokens had expired, or what it had stored was gone",
+            "the read was begun anew {} times because its page tokens had expired, what it had stored was gone, or a secret had changed",
             pages.restarts
         );
         let last = LastAnswer { status, ..LastAnswer::default() };
@@ -142,11 +170,18 @@ impl Attempt<'_> {
         let unsigned = |url: String| {
             let Some(auth) = &self.api.auth else { return url };
             let redactor = self.redactor();
-            pages::without_pairs(&url, &auth.query_names(), |value| redactor.is_secret(value))
+            // Where no call is signed, what has the name of a signature's part is the provider's own.
+            let is_bare = Url::parse(&url).is_ok_and(|url| is_bare(self.platform, &url));
+            let names = if is_bare { Vec::new() } else { auth.query_names() };
+            pages::without_pairs(&url, &names, |value| redactor.is_secret(value))
         };
         let kept = |text: &str, by: By| {
             let (account, used) = (&self.item.lane.account.account, self.used.borrow());
-            let mask = Mask::of(self.platform, account, used.as_ref(), by.is_url());
+            // A cursor goes where the one before it went.
+            let next = by.is_url().then(|| Url::parse(text).ok()).flatten();
+            let to = next.as_ref().unwrap_or(url);
+            let goes = Goes { to, own: self.own(), in_url: by.is_url() };
+            let mask = Mask::of(self.platform, account, used.as_ref(), goes);
             let hidden = mask.hide(text);
             (!self.redactor().is_in(&hidden)).then_some(hidden)
         };

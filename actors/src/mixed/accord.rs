@@ -62,6 +62,8 @@ pub(crate) struct Needed {
 #[derive(Debug)]
 pub(crate) struct Others {
     own: String,
+    /// What this node named before and others may still see of it, by its hash: in force here as long.
+    kept: BTreeMap<String, Arc<Limits>>,
     sessions: BTreeMap<SessionId, Seen>,
     /// What was found of each hash, and when.
     known: BTreeMap<String, (Instant, Result<Arc<Limits>, String>)>,
@@ -70,12 +72,36 @@ pub(crate) struct Others {
 impl Others {
     /// Nobody yet, for a node whose own limits have that hash.
     pub(crate) fn new(own: String) -> Self {
-        Self { own, sessions: BTreeMap::new(), known: BTreeMap::new() }
+        Self { own, kept: BTreeMap::new(), sessions: BTreeMap::new(), known: BTreeMap::new() }
     }
 
-    /// This node's own limits are others now.
-    pub(crate) fn own_is(&mut self, own: String) {
+    /// The hash of this node's own limits.
+    pub(crate) fn own(&self) -> &str {
+        &self.own
+    }
+
+    /// This node's own limits are others now. Its session still names `named`, which stay in force until [`settled`]
+    /// and, from here on, for each session that has them.
+    ///
+    /// [`settled`]: Others::settled
+    pub(crate) fn own_is(&mut self, own: String, named: (String, Arc<Limits>)) {
         self.own = own;
+        let (hash, limits) = named;
+        self.known.insert(hash.clone(), (Instant::now(), Ok(Arc::clone(&limits))));
+        // As many as are heeded; further ones were named for a moment only.
+        if self.kept.len() < OTHERS_MAX {
+            self.kept.insert(hash, limits);
+        }
+    }
+
+    /// Whether limits that this node named before are in force because of that alone.
+    pub(crate) fn keeps(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// This node's session names its own limits, and whoever showed itself before that is known.
+    pub(crate) fn settled(&mut self) {
+        self.kept.clear();
     }
 
     /// A session showed itself.
@@ -132,10 +158,15 @@ impl Others {
     /// What has to be in force now.
     pub(crate) fn needed(&mut self) -> Needed {
         let mut needed = Needed::default();
+        let most = OTHERS_MAX + self.kept.len();
+        for (hash, limits) in self.kept.iter().filter(|(hash, _)| **hash != self.own) {
+            needed.limits.insert(hash.clone(), Arc::clone(limits));
+        }
         for seen in self.sessions.values_mut() {
             let Heard { node, config, heeds, takes } = &seen.heard;
             if *config == self.own {
-                seen.in_force = None;
+                // Should this node have others before it is known what that one has next.
+                seen.in_force = Some(self.own.clone());
                 continue;
             }
             needed.nodes.insert(node.clone());
@@ -156,9 +187,11 @@ impl Others {
                 None => unknown("they have not been found yet"),
             }
             // What it had before stays in force until it is known what it has now.
-            let Some(hash) = &seen.in_force else { continue };
+            let Some(hash) = seen.in_force.as_ref().filter(|hash| **hash != self.own) else {
+                continue;
+            };
             let Some((_, Ok(limits))) = self.known.get(hash) else { continue };
-            if needed.limits.len() < OTHERS_MAX || needed.limits.contains_key(hash) {
+            if needed.limits.len() < most || needed.limits.contains_key(hash) {
                 needed.limits.insert(hash.clone(), Arc::clone(limits));
             } else {
                 unknown("there are too many different ones");

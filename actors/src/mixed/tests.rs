@@ -489,9 +489,9 @@ async fn what_another_named_last_stays_in_force_until_it_is_known_what_it_has_no
     // It has the same as this node; then this node has another.
     others.hear(id, heard("own", Some(&[])), Instant::now());
     assert!(others.needed().limits.is_empty());
-    others.own_is("new".into());
-    assert_eq!(others.wanted().into_iter().collect::<Vec<_>>(), ["own"]);
-    others.learn("own".into(), Ok(limits(3)));
+    others.own_is("new".into(), ("own".into(), limits(3)));
+    others.settled();
+    assert!(others.wanted().is_empty(), "nobody knows them better");
     assert_eq!(hashes(&others.needed()), ["own"]);
     // Silent for a while it stays; for long it is over.
     advance(SILENT_FOR.checked_sub(second).unwrap()).await;
@@ -531,4 +531,49 @@ async fn one_of_an_earlier_version_is_told_of_and_not_waited_for() {
     assert_eq!((needed.limits.len(), needed.unknown.len()), (16, 1 + 24));
     others.ended(SessionId(1));
     assert_eq!(others.needed().unknown.len(), 24);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_node_named_before_stays_in_force_until_it_names_another() {
+    let limits = |max: u32| {
+        let limit = format!("x = {{ per = [\"account\"], max = {max}, in = \"1s\" }}");
+        std::sync::Arc::new(Limits::of(&limited(&limit)))
+    };
+    let hashes = |others: &mut Others| others.needed().limits.into_keys().collect::<Vec<_>>();
+    // Nobody else is known, and the new ones cannot be written yet.
+    let mut others = Others::new("one".into());
+    others.own_is("two".into(), ("one".into(), limits(1)));
+    assert!(others.keeps());
+    assert_eq!(hashes(&mut others), ["one"]);
+    // Not even the third is written: the first is what others see.
+    others.own_is("three".into(), ("one".into(), limits(1)));
+    others.forget(SILENT_FOR);
+    assert_eq!(hashes(&mut others), ["one"]);
+    // Back to what it named, which is not beside itself.
+    others.own_is("one".into(), ("one".into(), limits(1)));
+    assert!(hashes(&mut others).is_empty());
+    // Its session names the fourth now; who has the first was heard meanwhile.
+    others.own_is("four".into(), ("one".into(), limits(1)));
+    others.hear(SessionId(1), heard("one", Some(&["four"])), Instant::now());
+    others.settled();
+    assert!(!others.keeps() && others.wanted().is_empty());
+    assert_eq!(hashes(&mut others), ["one"]);
+    others.ended(SessionId(1));
+    assert!(hashes(&mut others).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_had_the_same_limits_is_held_to_have_them_until_others_of_its_own_are_known() {
+    let mut others = Others::new("one".into());
+    others.hear(SessionId(1), heard("one", Some(&[])), Instant::now());
+    assert!(others.needed().limits.is_empty());
+    // Both are reloaded, and what the other has now is not found.
+    others.hear(SessionId(1), heard("lost", Some(&[])), Instant::now());
+    let limits = Limits::of(&limited(r#"x = { per = ["account"], every = "1s" }"#));
+    others.own_is("two".into(), ("one".into(), std::sync::Arc::new(limits)));
+    others.settled();
+    others.forget(SILENT_FOR);
+    let needed = others.needed();
+    assert_eq!(needed.limits.into_keys().collect::<Vec<_>>(), ["one"]);
+    assert_eq!(needed.unknown.len(), 1);
 }

@@ -35,6 +35,8 @@ const HEEDED_WITHIN: Duration = Duration::from_secs(8);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Between two looks at who is silent, and two tries of what could not be read or written.
 const TICK: Duration = Duration::from_secs(1);
+/// Between two tries of what could not be written, at most.
+const WRITE_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// All sessions are listed this often, should one not have been heard.
 const LIST_EVERY: Duration = Duration::from_secs(5);
 /// The bucket forgets what nobody writes for 30 days.
@@ -53,8 +55,42 @@ pub struct Accord {
     session: Arc<Session>,
     /// The hash that the session names.
     named: String,
+    /// What is behind it.
+    limits: Arc<Limits>,
     others: Others,
     told: Told,
+    writes: Writes,
+    /// What was put in force last: the hash of this node's own limits, and of those beside them.
+    heeded: (String, Vec<String>),
+}
+
+/// How writing this node's limits fares.
+#[derive(Debug)]
+struct Writes {
+    written: Instant,
+    /// Not before.
+    again: Instant,
+    /// After the next failure.
+    pause: Duration,
+    is_told: bool,
+}
+
+impl Writes {
+    fn at(now: Instant) -> Self {
+        Self { written: now, again: now, pause: TICK, is_told: false }
+    }
+
+    /// Answers whether that is news.
+    fn failed(&mut self, now: Instant) -> bool {
+        self.again = now + self.pause;
+        self.pause = WRITE_PAUSE_MAX.min(self.pause * 2);
+        !std::mem::replace(&mut self.is_told, true)
+    }
+
+    /// What is to be written is another, or whom it goes to is back.
+    fn soon(&mut self, now: Instant) {
+        (self.again, self.pause) = (now, TICK);
+    }
 }
 
 /// What was logged last.
@@ -113,7 +149,16 @@ impl Accord {
     ) -> Result<(Self, Plan), NatsError> {
         let others = Others::new(own.hash.clone());
         let named = own.hash.clone();
-        let mut accord = Self { bus: bus.clone(), session, named, others, told: Told::default() };
+        let mut accord = Self {
+            bus: bus.clone(),
+            session,
+            heeded: (named.clone(), Vec::new()),
+            named,
+            limits: Arc::new(Limits::of(own)),
+            others,
+            told: Told::default(),
+            writes: Writes::at(Instant::now()),
+        };
         let until = Instant::now() + HEEDED_WITHIN;
         loop {
             let live = accord.list().await.map_err(|error| bus.blame(error))?;
@@ -133,6 +178,7 @@ impl Accord {
             }
             let others: Vec<Arc<Limits>> = needed.limits.values().cloned().collect();
             let (plan, unheeded) = mixed(own, &others);
+            accord.heeded.1 = needed.limits.keys().cloned().collect();
             accord.tell(&needed);
             unheeded.iter().for_each(telemetry::limit_unheeded);
             return Ok((accord, plan));
@@ -150,8 +196,9 @@ impl Accord {
         let mut own = reloader.own();
         let mut link = self.bus.link();
         let mut heard: Option<Subscriber> = None;
-        let (mut listed, mut written) = (Instant::now(), Instant::now());
+        let (mut listed, mut paused_until) = (Instant::now(), Instant::now());
         let mut list_now = true;
+        let mut last: Option<Arc<Plan>> = None;
         loop {
             if heard.is_none() {
                 // Refused: what is listed will do, some seconds later.
@@ -173,22 +220,28 @@ impl Accord {
                         return;
                     }
                     list_now = true;
+                    self.writes.soon(Instant::now());
                 }
                 changed = own.changed() => if changed.is_err() { return },
                 () = sleep(TICK) => {}
             }
             let plan = Arc::clone(&own.borrow_and_update());
-            let renamed = plan.hash != self.named;
-            if (renamed || written.elapsed() >= WRITE_EVERY)
-                && publish(&self.bus, &plan).await.is_ok()
-            {
-                written = Instant::now();
-                self.named.clone_from(&plan.hash);
-                self.others.own_is(plan.hash.clone());
-            }
-            if list_now || listed.elapsed() >= LIST_EVERY {
-                list_now = self.list().await.is_err();
-                listed = Instant::now();
+            self.read(&plan);
+            // Own writes are heard, too: each failure ends what this turn may ask.
+            if paused_until <= Instant::now() {
+                let named = self.name(&plan).await;
+                if list_now || named || listed.elapsed() >= LIST_EVERY {
+                    list_now = self.list().await.is_err();
+                    listed = Instant::now();
+                    if named && !list_now {
+                        // Who starts from now on sees the new name, and waits until this node has its limits in
+                        // force.
+                        self.others.settled();
+                    }
+                }
+                if list_now || self.is_unsettled(&plan) {
+                    paused_until = Instant::now() + TICK;
+                }
             }
             let since = self.session.steady_since();
             if since.is_some_and(|since| since.elapsed() >= STEADY_FOR) {
@@ -197,15 +250,65 @@ impl Accord {
             self.learn().await;
             let needed = self.others.needed();
             let hashes: Vec<String> = needed.limits.keys().cloned().collect();
-            if renamed || hashes != self.told.in_force {
+            let now = (plan.hash.clone(), hashes);
+            // Also if it reads the same again: what it read between may still be beside it.
+            let is_read = last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &plan));
+            last = Some(Arc::clone(&plan));
+            if is_read || now != self.heeded {
                 let others = needed.limits.values().cloned().collect();
-                let unheeded = reloader.heed(others).await;
+                let unheeded = reloader.heed(&plan.hash, others).await;
                 unheeded.iter().for_each(telemetry::limit_unheeded);
+                self.heeded = now;
                 // What is not told now is with the next renewal.
-                let _told = self.session.heeds(self.named.clone(), hashes).await;
+                let _told = self.session.heeds(self.named.clone(), self.heeds()).await;
             }
             self.tell(&needed);
         }
+    }
+
+    /// Notes that this node has read other limits, if so.
+    fn read(&mut self, plan: &Plan) {
+        if plan.hash != self.others.own() {
+            let named = (self.named.clone(), Arc::clone(&self.limits));
+            self.others.own_is(plan.hash.clone(), named);
+            self.writes.soon(Instant::now());
+            self.writes.is_told = false;
+        }
+    }
+
+    /// Whether what the session named before is in force though its new name can be read.
+    fn is_unsettled(&self, plan: &Plan) -> bool {
+        self.named == plan.hash && self.others.keeps()
+    }
+
+    /// Has the session name this node's own limits, once others can read them. True if it does so now, instead of
+    /// what is still in force.
+    async fn name(&mut self, plan: &Plan) -> bool {
+        let renamed = plan.hash != self.named;
+        let due = renamed || self.writes.written.elapsed() >= WRITE_EVERY;
+        if due && self.writes.again <= Instant::now() {
+            match publish(&self.bus, plan).await {
+                Ok(()) => {
+                    self.writes = Writes::at(Instant::now());
+                    self.named.clone_from(&plan.hash);
+                    self.limits = Arc::new(Limits::of(plan));
+                }
+                Err(error) => {
+                    if self.writes.failed(Instant::now()) {
+                        telemetry::config_untold(&plan.hash, &error);
+                    }
+                }
+            }
+        }
+        self.is_unsettled(plan)
+            && self.session.heeds(self.named.clone(), self.heeds()).await.is_ok()
+    }
+
+    /// The hashes of what is in force here beside what the session names.
+    fn heeds(&self) -> Vec<String> {
+        let (own, others) = &self.heeded;
+        let all = others.iter().chain([own]).filter(|hash| **hash != self.named);
+        all.cloned().collect()
     }
 
     /// Logs what changed.

@@ -184,6 +184,8 @@ struct Fares {
     failing: bool,
     /// When it was first renewed after a failure; its start.
     steady_from: Instant,
+    /// When it was first renewed after its lease had ended, or its key; its start.
+    whole_from: Instant,
 }
 
 /// A session at work: renewed until it is dropped or ended.
@@ -191,6 +193,8 @@ struct Fares {
 pub struct Session {
     inner: Arc<Inner>,
     renewing: JoinHandle<()>,
+    /// Closed when the task is over, whatever ended it.
+    over: watch::Receiver<()>,
 }
 
 #[derive(Debug)]
@@ -281,12 +285,24 @@ impl Session {
         owned: Owned,
     ) -> Result<Self, SessionError> {
         let now = Instant::now();
-        let fares = Fares { renewed: Asked::now(), held: true, failing: false, steady_from: now };
+        let fares = Fares {
+            renewed: Asked::now(),
+            held: true,
+            failing: false,
+            steady_from: now,
+            whole_from: now,
+        };
         let inner = Arc::new(Inner {
             own,
             id,
             before,
-            value: Mutex::new(Shown { about: about.clone(), takes: false, heeds: None }),
+            // Whoever starts at the same moment waits for this one, or this one for it: the later of both sees
+            // the other.
+            value: Mutex::new(Shown {
+                about: about.clone(),
+                takes: false,
+                heeds: Some(Vec::new()),
+            }),
             revision: tokio::sync::Mutex::new(0),
             lease,
             owned,
@@ -301,8 +317,21 @@ impl Session {
             }
         }
         telemetry::session_started(&id.to_string());
-        let renewing = spawn(Arc::clone(&inner).keep());
-        Ok(Self { inner, renewing })
+        let (alive, over) = watch::channel(());
+        let keeping = Arc::clone(&inner).keep();
+        let renewing = spawn(async move {
+            let _alive = alive;
+            keeping.await;
+        });
+        Ok(Self { inner, renewing, over })
+    }
+
+    /// Waits until it is renewed no more, which only a panic or [`Session::end`] does: its key and its lease end then,
+    /// and the node is of no use.
+    pub async fn died(&self) {
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
+        telemetry::session_died(&self.inner.id.to_string());
     }
 
     /// Tells others at once whether it takes partitions.
@@ -362,6 +391,13 @@ impl Session {
         (fares.held && !fares.failing).then_some(fares.steady_from)
     }
 
+    /// Since when its lease has held without a break, however late it was renewed; nothing while it does not. Its
+    /// start, if it always did.
+    pub(crate) fn whole_since(&self) -> Option<Instant> {
+        let fares = *self.inner.fares.borrow();
+        fares.held.then_some(fares.whole_from)
+    }
+
     /// The last entry of a session's key as the leader has it, if it lives: its revision, and whether it takes
     /// partitions. One that cannot be read is of another version: it lives, and takes none that we know of. What was
     /// seen of it is forgotten.
@@ -379,10 +415,11 @@ impl Session {
     pub(crate) fn follow(&self) -> impl Future<Output = ()> + use<> {
         let mut fares = self.inner.fares.subscribe();
         async move {
-            let steady = |fares: &Fares| (fares.held && !fares.failing, fares.steady_from);
-            let before = steady(&fares.borrow_and_update());
+            let is =
+                |fares: &Fares| (fares.held, fares.failing, fares.steady_from, fares.whole_from);
+            let before = is(&fares.borrow_and_update());
             // Ends with the session, as whoever asks does.
-            let _changed = fares.wait_for(|fares| steady(fares) != before).await.is_ok();
+            let _changed = fares.wait_for(|fares| is(fares) != before).await.is_ok();
         }
     }
 
@@ -526,6 +563,9 @@ impl Inner {
         *revision = at;
         self.owned.renewed(asked, self.lease.lost_after);
         self.fares.send_modify(|fares| {
+            if renewed == Renewed::Anew || fares.renewed.elapsed() >= self.lease.lost_after {
+                fares.whole_from = Instant::now();
+            }
             if asked.at > fares.renewed.at {
                 fares.renewed = asked;
             }

@@ -11,6 +11,7 @@ use actix::Addr;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tollgate_gate::PermitId;
 
@@ -56,9 +57,14 @@ impl Spilling {
         Self { spill, said, shards, shared }
     }
 
-    /// Works until it is dropped: when it ends by itself, what is elsewhere is waited for in vain. Does nothing on a server
-    /// whose messages are too small for an order.
-    pub async fn run(self, bus: Bus, me: SessionId) {
+    /// Works on this thread until that is dropped.
+    pub fn start(self, bus: Bus, me: SessionId) -> Carrying {
+        Carrying(actix_rt::spawn(self.run(bus, me)))
+    }
+
+    /// When it ends by itself, what is elsewhere is waited for in vain. Does nothing on a server whose messages are too
+    /// small for an order.
+    async fn run(self, bus: Bus, me: SessionId) {
         if bus.client().max_payload() < PAYLOAD_MIN {
             return std::future::pending().await;
         }
@@ -86,6 +92,26 @@ impl Spilling {
             asking: HashMap::new(),
         };
         carrier.work(said, own, all).await;
+    }
+}
+
+/// What lets attempts travel, at work.
+#[derive(Debug)]
+pub struct Carrying(JoinHandle<()>);
+
+impl Carrying {
+    /// Waits until nothing is carried any more, which it never should: calls at other nodes are waited for in vain
+    /// then.
+    pub async fn died(&mut self) {
+        // A panic was said by itself.
+        let _ended = (&mut self.0).await.is_ok();
+        telemetry::carrier_died();
+    }
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -212,6 +238,11 @@ impl Carrier {
                     self.as_guest(todo).await;
                 }
                 self.count();
+            }
+            Command::Forget { permit } => {
+                if let Some(todo) = self.home.forget(permit) {
+                    self.at_home(todo).await;
+                }
             }
             Command::May { home, permit, leave } => {
                 let asking = Asking { leave, asked: Instant::now(), waited: Duration::ZERO };
@@ -377,4 +408,25 @@ async fn publish(bus: &Bus, from: SessionId, subject: String, word: Word) {
     let Ok(text) = serde_json::to_vec(&Letter { from, word }) else { return };
     // What does not come through is as if it were lost.
     let _sent = bus.client().publish(subject, text.into()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::tests::events::Events;
+
+    #[test]
+    fn what_carries_is_noticed_when_it_dies() {
+        actix_rt::System::new().block_on(async {
+            let events = Events::hear();
+            let mut carrying = Carrying(actix_rt::spawn(std::future::pending()));
+            assert!(timeout(Duration::from_millis(50), carrying.died()).await.is_err());
+            assert_eq!(events.count("carrier_died"), 0);
+            let mut carrying = Carrying(actix_rt::spawn(async { panic!("told") }));
+            timeout(Duration::from_secs(1), carrying.died()).await.unwrap();
+            assert_eq!(events.count("carrier_died"), 1);
+        });
+    }
 }

@@ -10,6 +10,7 @@ use tollgate_gate::At;
 
 use super::accounts::{Ix, State};
 use super::context::{Context as Ctx, Shared};
+use super::parts::CUT_LOOK;
 use super::{
     AccountDied, AccountLook, Beat, CollectorDied, Drain, Drained, Found, HoldsChanged, Look,
     LookAgain, Looks, Room, Tallied, Tally, Wake, Work,
@@ -246,6 +247,9 @@ impl Actor for Shard {
         ctx.set_mailbox_capacity(MAILBOX);
         self.ctx.me.set(ctx.address()).expect("a shard starts once");
         telemetry::shard_started(self.ctx.shard);
+        if self.ctx.owned.is_shared() {
+            ctx.run_interval(CUT_LOOK, |shard, _| shard.ctx.break_off());
+        }
     }
 }
 

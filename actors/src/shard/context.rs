@@ -21,6 +21,7 @@ use super::accounts::{Accounts, Ix, State};
 use super::baseline::Baselines;
 use super::budgets::{lose_grants, tell_of_orphan};
 use super::guests::{Abroad, Visits};
+use super::parts::Claim;
 use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::Keeper;
@@ -218,6 +219,8 @@ pub(crate) struct Running {
     pub(crate) grants: Vec<Grant>,
     /// What came of its answer's body.
     pub(crate) body: Rc<Cell<BodyRead>>,
+    /// How sure it is that its account is this node's.
+    pub(super) claim: Claim,
 }
 
 /// One shard's share of a node.
@@ -517,6 +520,7 @@ impl Context {
             _alone: alone,
             grants,
             body: Rc::clone(&body),
+            claim: Claim::held(),
         };
         self.running.borrow_mut().insert(id, running);
         let permit = Permit::new(id, decided_at, Rc::clone(self), body);

@@ -16,6 +16,7 @@ use tollgate_protos::Done;
 use super::Shard;
 use super::budgets::lose_grants;
 use super::context::Context as Ctx;
+use super::parts::CUT_OFF;
 use super::permit::{BodyRead, Permit, Report};
 use crate::auth::Auth;
 use crate::cluster::{Owned, part_of};
@@ -319,6 +320,18 @@ impl Ctx {
         telemetry::guest_lost(&one.item);
         one.permit.lost(latest, latest.plus(Span::from(one.lost_call)));
         one.permit.finish(wire::crashed("the node that made it for this one is not heard of"));
+    }
+
+    /// An attempt at another node is not waited for any more, so that it ends before its places may be given to others.
+    pub(super) fn give_up_guest(&self, id: PermitId) {
+        let Some(one) = self.abroad.borrow_mut().remove(&id) else { return };
+        if let Some(spill) = self.peers.spill() {
+            spill.say(Command::Forget { permit: id.0 });
+        }
+        // It was sent before.
+        let latest = self.clock.now().plus(Span::from(USE_WITHIN)).plus(Span::from(one.connect));
+        one.permit.lost(latest, latest.plus(Span::from(one.lost_call)));
+        one.permit.finish(wire::crashed(CUT_OFF));
     }
 
     /// Whether what a guest has may become visible: it is waited for, and the account is still this node's. Not known

@@ -13,6 +13,7 @@ use tollgate_gate::{At, PermitId, Sent};
 
 use super::context::Context;
 use super::guests::Visit;
+use super::parts::CUT_OFF;
 use crate::collector::{Again, LastAnswer, Outcome};
 use crate::http::{Answer, OnWritten, Written};
 use crate::observe::Facts;
@@ -205,6 +206,8 @@ impl Drop for Permit {
             let leaves = self.visit.as_ref().is_some_and(|visit| visit.leaves.get());
             let (kind, reason) = if leaves {
                 (Again::Late, "the node that made the attempt for another was told to end")
+            } else if self.shard.is_cut_off(self.id) {
+                (Again::Crashed, CUT_OFF)
             } else {
                 (Again::Crashed, "the collector died with it")
             };

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::wire::{Order, Told, Word};
 use super::{BEAT_EVERY, LOST_AFTER, OFFER_LIVES, SLOTS_MAX, Stamp};
 use crate::nats::session::SessionId;
+use crate::throttle::book::cut_off;
 
 /// Offers that lapsed and are remembered: an attempt that arrives for one is known not to have begun.
 const LAPSED_MAX: usize = 4096;
@@ -16,8 +17,6 @@ const LAPSED_MAX: usize = 4096;
 const SETTLES: Duration = Duration::from_secs(2);
 /// Longer between two turns, and this node was stopped: what others have said meanwhile is still to be heard.
 const STOPPED: Duration = Duration::from_secs(1);
-/// So much before a home may give the places of a call to others its guest breaks it off.
-const BEFORE_LOST: Duration = Duration::from_secs(5);
 
 /// What is to be done. `P`: a slot of this node.
 #[derive(Debug)]
@@ -44,15 +43,10 @@ struct Making {
     begun: Instant,
     /// Of its home.
     heard: Stamp,
-    /// Without a word of its home for so long it is given up, whatever is to blame.
+    /// Without a word of its home for so long it is given up, whatever is to blame. The home gives it up later than it
+    /// was last heard here.
     cut_off: Duration,
     told: Told,
-}
-
-/// How long a call may go on that its home does not hear of. The home gives it up later than it was last heard here, and
-/// keeps its places for `lost_call` from then on.
-fn cut_off(lost_call: Duration) -> Duration {
-    lost_call.saturating_sub(BEFORE_LOST).max(lost_call / 2)
 }
 
 /// Of one node, what it does for others.

@@ -138,6 +138,14 @@ impl Home {
         self.abroad.insert(permit, Abroad { guest, offer, sent: now, heard: now });
     }
 
+    /// That attempt is not waited for any more: its guest hears it at once.
+    pub(crate) fn forget(&mut self, permit: u64) -> Option<Do> {
+        let guest = self.abroad.remove(&permit)?.guest;
+        let others = self.abroad.iter().filter(|(_, one)| one.guest == guest);
+        let permits = others.map(|(permit, one)| (*permit, one.offer)).collect();
+        Some(Do::Send(guest, Word::Waits { permits }))
+    }
+
     /// This node ends: nothing that it has elsewhere is waited for any more.
     pub(crate) fn leave(&mut self) -> Vec<Do> {
         let mut guests: Vec<SessionId> = self.abroad.drain().map(|(_, one)| one.guest).collect();

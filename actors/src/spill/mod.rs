@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Back { guest: SessionId, offer: u64 },
     /// What has become of an attempt of another node so far.
     Told { home: SessionId, permit: u64, told: Box<wire::Told> },
+    /// An attempt at another node is not waited for any more.
+    Forget { permit: u64 },
     /// Whether the object of an attempt of another node may become visible.
     May { home: SessionId, permit: u64, leave: oneshot::Sender<bool> },
     /// This node ends: nothing is waited for any more. Told when all that was said before is on its way.

@@ -536,6 +536,26 @@ fn a_guest_that_is_cut_off_gives_up_before_the_places_of_its_call_are_free() {
 }
 
 #[test]
+fn a_guest_ends_at_once_what_its_home_gives_up_and_goes_on_with_the_rest() {
+    let mut world = World::new();
+    let guest = SessionId(9);
+    for permit in [1, 2] {
+        world.home.send(Instant::now(), guest, permit + 10, permit);
+    }
+    let Some(home::Do::Send(to, Word::Waits { permits })) = world.home.forget(1) else {
+        panic!("its guest is told");
+    };
+    assert_eq!((to, permits), (guest, vec![(2, 12)]));
+    assert!(world.home.forget(1).is_none());
+    // It is the last there.
+    let (mut guest, begun) = guest_with(Duration::from_secs(600));
+    let now = begun.after(Duration::from_secs(3));
+    let waits = |permits| Word::Waits { permits };
+    assert!(!aborted(&guest.hear(now, HOME, waits(vec![(1, 1)]))));
+    assert!(aborted(&guest.hear(now, HOME, waits(Vec::new()))));
+}
+
+#[test]
 fn a_home_that_is_heard_after_a_stop_or_a_short_cut_is_worked_for_further() {
     let (mut guest, mut now) = guest_with(Duration::from_secs(60));
     for _ in 0..54 * 40 {

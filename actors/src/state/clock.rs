@@ -4,13 +4,44 @@ use std::collections::hash_map::RandomState;
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
+
+/// Two clocks that were read within this are taken to be read at one moment.
+const AT_ONCE: Duration = Duration::from_micros(5);
+/// So often they are read at most; then the closest two are taken.
+const READINGS_MAX: usize = 50;
 
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "with clock.rs, the only file that may read it")]
 pub(crate) fn wall() -> Timestamp {
     Timestamp::now()
+}
+
+/// The wall clock and the monotonic one at one moment. A thread that is put aside between the two would shift one
+/// against the other by as long as that takes, for as long as they are used together: so both are read until nothing
+/// came between. The wall time that is told is never before that of the instant.
+pub(crate) fn wall_and_instant() -> (Timestamp, Instant) {
+    let read = || {
+        let instant = Instant::now();
+        let wall = wall();
+        (instant.elapsed(), wall, instant)
+    };
+    let mut closest = read();
+    for _ in 1..READINGS_MAX {
+        if closest.0 <= AT_ONCE {
+            break;
+        }
+        let next = read();
+        if next.0 < closest.0 {
+            closest = next;
+        }
+    }
+    let (_, wall, instant) = closest;
+    (wall, instant)
 }
 
 /// Milliseconds of wall time since 1970, rounded down; 0 before that. `not_before` is a wall time, so

@@ -187,3 +187,30 @@ fn this_machine_names_its_boot_and_its_clock_goes_on() {
     let before = clock::boot_ns();
     assert!(clock::boot_ns() >= before && before > 0);
 }
+
+#[test]
+fn both_clocks_are_read_at_one_moment_on_a_busy_machine() {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let (first, start) = clock::wall_and_instant();
+        let until = start + Duration::from_millis(1500);
+        let (mut reads, mut worst) = (0, 0);
+        while tokio::time::Instant::now() < until {
+            let (wall, instant) = clock::wall_and_instant();
+            let by_instant = first + (instant - start);
+            worst = worst.max((wall.as_nanosecond() - by_instant.as_nanosecond()).abs());
+            reads += 1;
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        println!("{reads} reads, {worst} ns apart at most");
+        assert!(reads > 1000, "{reads}");
+        assert!(worst < 500_000, "{worst} ns of {reads} reads");
+    });
+}

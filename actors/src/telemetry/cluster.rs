@@ -1,6 +1,8 @@
 //! The events of a cluster: who owns which partitions.
 
-use super::{Code, metrics};
+use std::time::Duration;
+
+use super::{Code, metrics, ms};
 use crate::cluster::Parts;
 use crate::collector::Item;
 
@@ -74,6 +76,37 @@ pub(crate) fn claim_unreadable(key: &str) {
 /// Whoever keeps what this node owns has ended.
 pub(crate) fn keeper_died() {
     tracing::error!(event = "keeper_died", "what this node owns is kept by nobody, the node ends");
+}
+
+/// Whoever renews this node's session has ended.
+pub(crate) fn session_died(session: &str) {
+    tracing::error!(
+        event = "session_died",
+        session,
+        "this node's session is renewed no more, the node ends"
+    );
+}
+
+/// Whoever carries attempts to other nodes and theirs to this one has ended.
+pub(crate) fn carrier_died() {
+    tracing::error!(
+        event = "carrier_died",
+        "what carries calls to other nodes and theirs here has ended, the node ends"
+    );
+}
+
+/// A call in flight was broken off: others may give its places to theirs soon.
+pub(crate) fn call_cut_off(item: &Item, unconfirmed: Duration) {
+    tracing::warn!(
+        event = "call_cut_off",
+        platform = item.lane.account.platform.as_str(),
+        account = item.lane.account.account.as_str(),
+        api = item.lane.api.as_str(),
+        fetch_id = item.id.as_str(),
+        seq = item.origin.0,
+        unconfirmed_ms = ms(unconfirmed),
+        "a call was broken off, its account may be another node's and its places free there soon"
+    );
 }
 
 /// A node that made an attempt for this one is not heard of any more.

@@ -20,8 +20,9 @@ pub(crate) use budgets::{
     budget_node_back, budget_unknown,
 };
 pub(crate) use cluster::{
-    claim_unreadable, claims_unseen, guest_lost, keeper_died, partitions_gained,
-    partitions_given_up, partitions_kept, partitions_lost, session_anew, session_over, visit_ended,
+    call_cut_off, carrier_died, claim_unreadable, claims_unseen, guest_lost, keeper_died,
+    partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
+    session_died, session_over, visit_ended,
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
@@ -44,6 +45,7 @@ use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::ledger::LedgerError;
 use crate::ledger::record::Tries;
 use crate::mixed::Unheeded;
+use crate::nats::NatsError;
 use crate::observe::{DriftKind, Scope};
 use crate::queue::QueueError;
 use crate::recipe::BudgetKey;
@@ -163,6 +165,18 @@ pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
         config,
         reason,
         "the limits of another node are not known, it may let go what they forbid here, and the other way round"
+    );
+}
+
+/// The limits of this node cannot be written for others.
+pub(crate) fn config_untold(config: &str, error: &NatsError) {
+    tracing::warn!(
+        event = "config_untold",
+        code = %error.code,
+        config,
+        reason = error.what.as_str(),
+        hint = error.hint.as_str(),
+        "other nodes cannot be told this node's limits, what it told before stays in force here too"
     );
 }
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use tollgate_emulator::{Emulator, Profile, ProviderLimit};
 
 use super::*;
+use crate::config::Loaded;
 use crate::health::BackHealth;
 use crate::ledger::nats::NatsLedger;
 use crate::nats::Bus;
+use crate::nats::accord::{self, Accord};
 use crate::nats::session::{About, Session, SessionId};
 use crate::nats::tests::{plan as nats_plan, ready};
 use crate::node::{Node, Seams};
@@ -18,21 +20,13 @@ use crate::testkit::nats_server::NatsServer;
 struct Running {
     node: Node,
     queue: MemoryQueue,
-    _session: Arc<Session>,
+    bus: Bus,
+    session: Arc<Session>,
 }
 
 impl Running {
     async fn start(server: &NatsServer, emulator: &Emulator, limit: &str) -> Self {
-        let setup = Setup {
-            platform: format!(
-                "timeouts = {{ connect = \"200ms\" }}\n[platforms.p.limits]\n{limit}\n\
-                 [platforms.p.apis.a]\npath = \"v1/reports/daily\"\nquery = {{ account = \"{{account}}\", n = \"{{id}}\" }}\n"
-            ),
-            concurrency: 64,
-            attempts_max: 5,
-            store: None,
-        };
-        let mut plan = plan(&setup);
+        let mut plan = limited(limit);
         let platform = plan.platforms.values_mut().next().unwrap();
         Arc::get_mut(platform).unwrap().base_url = emulator.base_url().parse().unwrap();
         plan.collect.shards = 1;
@@ -60,7 +54,7 @@ impl Running {
             back,
         };
         let node = Node::start(Arc::new(plan), seams, Clock::new()).await.unwrap();
-        Self { node, queue, _session: session }
+        Self { node, queue, bus, session }
     }
 
     async fn put(&self, account: &str, ids: std::ops::Range<usize>) {
@@ -77,6 +71,18 @@ impl Running {
     fn done(&self) -> u64 {
         self.node.totals().fetches_done.get()
     }
+}
+
+fn limited(limit: &str) -> Plan {
+    plan(&Setup {
+        platform: format!(
+            "timeouts = {{ connect = \"200ms\" }}\n[platforms.p.limits]\n{limit}\n\
+             [platforms.p.apis.a]\npath = \"v1/reports/daily\"\nquery = {{ account = \"{{account}}\", n = \"{{id}}\" }}\n"
+        ),
+        concurrency: 64,
+        attempts_max: 5,
+        store: None,
+    })
 }
 
 fn provider(limits: impl Into<Vec<ProviderLimit>>) -> Emulator {
@@ -239,4 +245,65 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+#[test]
+fn a_looser_limit_waits_until_nobody_has_the_stricter_one_and_others_can_be_told() {
+    real(|| async {
+        let (_folder, server, bus) = ready("").await;
+        let emulator = provider([]);
+        let few = |max: u32| format!(r#"few = {{ per = ["account"], max = {max}, in = "1s" }}"#);
+        let one = Running::start(&server, &emulator, &few(2)).await;
+        let strict = Plan::clone(&one.node.plan().get());
+        accord::publish(&bus, &strict).await.unwrap();
+        let (mut accord, _) =
+            Accord::reach(&one.bus, Arc::clone(&one.session), &strict).await.unwrap();
+        // It has the same limits, and shows itself after the first has looked around.
+        let about = About {
+            node: "two".into(),
+            version: "0".into(),
+            started: jiff::Timestamp::UNIX_EPOCH,
+            config: strict.hash.clone(),
+        };
+        let two = Session::start(&bus, SessionId::draw(), Vec::new(), &about).await.unwrap();
+        let reloader = one.node.reloader_beside(strict, accord.in_force());
+        let following = actix_rt::spawn(accord.follow(reloader.clone()));
+        let in_force = || {
+            let plan = one.node.plan().get();
+            plan.platforms.values().next().unwrap().limits.limits()[0].rule.max()
+        };
+        let read = async |max: u32| {
+            let plan = limited(&few(max));
+            reloader.take(Ok(Loaded { plan, warnings: Vec::new() })).await
+        };
+        let stays = async |max: u32, within: Duration| {
+            let since = Instant::now();
+            while since.elapsed() < within {
+                assert_eq!(in_force(), max, "after {:?}", since.elapsed());
+                sleep(ms(1)).await;
+            }
+        };
+        read(20).await;
+        stays(2, secs(2)).await;
+        two.end().await.unwrap();
+        until("its own alone", secs(5), || in_force() == 20).await;
+        // Nobody can be told of the next.
+        bus.js().delete_stream(bus.names().bucket_stream("CONF")).await.unwrap();
+        read(30).await;
+        let mut own = bus.client().subscribe(bus.names().bucket_key("OWN", "n.*")).await.unwrap();
+        stays(20, secs(3)).await;
+        let mut written = 0;
+        while tokio::time::timeout(ms(10), futures_util::StreamExt::next(&mut own)).await.is_ok() {
+            written += 1;
+        }
+        assert!(written < 10, "a renewal each 0.8 s, not {written}");
+        // A stricter one need not wait.
+        read(5).await;
+        assert_eq!(in_force(), 5);
+        read(30).await;
+        crate::nats::setup(&bus, &nats_plan(&server), true).await.unwrap();
+        until("it to be told", secs(10), || in_force() == 30).await;
+        following.abort();
+        one.node.drain(secs(1)).await;
+    });
 }

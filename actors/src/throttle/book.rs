@@ -1,5 +1,7 @@
 //! How a gate follows from its stored record: what throttle actors and budgets have in common.
 
+use std::time::Duration;
+
 use tollgate_gate::{At, LimitSet, Span};
 
 use super::gate::Gate;
@@ -35,6 +37,15 @@ pub(crate) fn lost(platform: &Platform, writer: Writer, since: At, now: At) -> O
             slots_until: latest.max(now).plus(Span::from(platform.lost_call_alive)),
         }),
     }
+}
+
+/// So much before its places may be given to others a call is broken off.
+const BEFORE_LOST: Duration = Duration::from_secs(5);
+
+/// How long a call may go on without a word between its owner and whoever makes it, or of the owner's claim: its places
+/// are kept for `lost_call` from then on, or from later on.
+pub(crate) fn cut_off(lost_call: Duration) -> Duration {
+    lost_call.saturating_sub(BEFORE_LOST).max(lost_call / 2)
 }
 
 /// When a call that was let go at `since` was written at the latest.

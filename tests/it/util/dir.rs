@@ -141,7 +141,12 @@ impl Dir {
     /// Asserts that exactly these fetches were collected, each once with the bytes that the emulator has
     /// for it.
     pub(crate) fn assert_reports(&self, accounts: &[String], each: usize) {
-        let mut collected = self.collected();
+        self.assert_reports_in("data", accounts, each);
+    }
+
+    /// The same for another folder of objects.
+    pub(crate) fn assert_reports_in(&self, folder: &str, accounts: &[String], each: usize) {
+        let mut collected = self.collected_in(folder);
         for line in reports(accounts, each).lines() {
             let fetch: Value = serde_json::from_str(line).unwrap();
             let text = |name: &str| fetch[name].as_str().unwrap().to_owned();
@@ -163,7 +168,8 @@ pub(crate) struct Collected {
     pub(crate) body: Vec<u8>,
 }
 
-fn decompress(key: &str, stored: &[u8]) -> Vec<u8> {
+/// What was stored under that name, as its extension says.
+pub(crate) fn decompress(key: &str, stored: &[u8]) -> Vec<u8> {
     match Path::new(key).extension().and_then(|ext| ext.to_str()) {
         Some("zst") => zstd::decode_all(stored).unwrap(),
         Some("gz") => {

@@ -16,7 +16,7 @@ mod process;
 mod provider;
 
 pub(crate) use config::{Config, accounts, fetch, reports};
-pub(crate) use dir::Dir;
+pub(crate) use dir::{Dir, decompress};
 pub(crate) use nats::Nats;
 pub(crate) use process::{Ran, Running, Tollgate};
 pub(crate) use provider::{Asked, Provider, Told};

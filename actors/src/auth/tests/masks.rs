@@ -1,6 +1,6 @@
 //! Secrets in page state: hidden behind marks, and there again when a call is made.
 
-use super::super::mask::{Mask, Unmasked, is_masked, shown};
+use super::super::mask::{Goes, Mask, Unmasked, is_masked, may_go, shown};
 use super::*;
 use crate::plan::Platform;
 
@@ -11,7 +11,19 @@ fn platform(auth: &str) -> Arc<Platform> {
 }
 
 fn hide(platform: &Platform, text: &str) -> String {
-    Mask::of(platform, &account("a"), None, false).hide(text)
+    hide_for(platform, text, platform.base_url.as_str())
+}
+
+fn hide_for(platform: &Platform, text: &str, to: &str) -> String {
+    let (account, to) = (account("a"), to.parse().unwrap());
+    let own = platform.auth.as_ref().map(|auth| &**auth.of(&account));
+    Mask::of(platform, &account, None, Goes { to: &to, own, in_url: false }).hide(text)
+}
+
+fn goes(platform: &Platform, text: &str, to: &str) -> bool {
+    let (account, to) = (account("a"), to.parse().unwrap());
+    let own = platform.auth.as_ref().map(|auth| &**auth.of(&account));
+    may_go(text, platform, Goes { to: &to, own, in_url: false })
 }
 
 fn show(platform: &Platform, text: &str) -> Result<String, Unmasked> {
@@ -91,4 +103,57 @@ fn a_token_has_a_mark_and_is_missed_where_there_is_none() {
     assert_eq!(anothers, Err(Unmasked::Unknown), "nobody would wait for it");
     assert_eq!(show(&platform, &format!("\u{1}{key}/9.0\u{2}")), Err(Unmasked::Unknown));
     assert_eq!(show(&platform, &format!("\u{1}{key}/0.9\u{2}")), Err(Unmasked::Unknown));
+}
+
+#[test]
+fn a_host_without_credentials_gets_the_secret_that_was_put_there_and_no_other() {
+    let of = |auth: &str| {
+        let hosts =
+            r#"allowed_hosts = ["b.example.com", { host = "files.example.com", auth = false }]"#;
+        platform(&format!("{auth}\n{hosts}"))
+    };
+    let before = of(r#"auth = { query = "key", value = "env:KEY" }"#);
+    let after = of(r#"auth = { query = "key", value = "env:REFRESH" }"#);
+    let own = "https://api.example.com/x";
+    let (signed, bare) = ("https://b.example.com/x", "https://files.example.com/x");
+    for auth in [
+        r#"auth = { query = "key", value = "env:KEY" }"#,
+        r#"auth = { basic = { user = "me", password = "env:KEY" } }"#,
+    ] {
+        let same = of(auth);
+        for text in [format!("c.{KEY}"), STANDARD.encode(format!("me:{KEY}"))] {
+            let hidden = hide_for(&same, &text, bare);
+            assert_eq!(show(&same, &hidden), Ok(text), "it is what the provider put there");
+            assert!(goes(&same, &hidden, bare) && goes(&same, &hidden, own), "{hidden:?}");
+        }
+    }
+    let hidden = hide_for(&before, &format!("c.{KEY}"), bare);
+    assert!(is_masked(&hidden) && !hidden.contains(KEY), "{hidden:?}");
+    assert_eq!(show(&after, &hidden), Err(Unmasked::Unknown));
+    // A host that gets them gets the new one, wherever it is the call's own.
+    for to in [own, signed] {
+        let hidden = hide_for(&before, &format!("c.{KEY}"), to);
+        assert_eq!(show(&after, &hidden), Ok("c.the-first-refresh".to_owned()));
+        assert!(goes(&before, &hidden, to), "{hidden:?}");
+        // Kept before the host was declared so, or by an older version.
+        assert!(!goes(&before, &hidden, bare), "{hidden:?}");
+    }
+    assert!(goes(&before, "\u{1}\u{2} is the provider's own", bare));
+    // Of a credential that is not the call's own nothing new goes to another host, of a pool's other one neither.
+    let pool = |key: &str| {
+        of(&format!(
+            "auth = {{ pool = {{ a = {{ bearer = \"env:TOKEN\" }}, b = {{ query = \"key\", value = \"env:{key}\" }} }} }}"
+        ))
+    };
+    let (before, after) = (pool("KEY"), pool("REFRESH"));
+    let auth = before.auth.as_ref().unwrap();
+    let own_one = auth.of(&account("a"));
+    let is_own = own_one.name == "b";
+    let hidden = hide_for(&before, &format!("c.{KEY}"), signed);
+    let expected =
+        if is_own { Ok("c.the-first-refresh".to_owned()) } else { Err(Unmasked::Unknown) };
+    assert_eq!(show(&after, &hidden), expected);
+    let hidden = hide_for(&before, &format!("c.{KEY}"), own);
+    assert_eq!(show(&after, &hidden), Ok("c.the-first-refresh".to_owned()));
+    assert_eq!(goes(&before, &hidden, signed), is_own);
 }

@@ -1,12 +1,18 @@
 //! Against a real server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
+use crate::nats::Link;
+use crate::nats::own::{Following, OwnError};
 use crate::nats::tests::{plan, ready};
+use crate::tests::buckets;
+use crate::tests::events::Events;
 
 fn about(node: &str) -> About {
     About {
@@ -27,6 +33,9 @@ async fn a_session_shows_itself_and_lives_on_beyond_the_time_of_one_key() {
     let one = session(&bus).await;
     let shown = one.own().last(key(one.id())).await.unwrap().unwrap().value.unwrap();
     assert_eq!(serde_json::from_slice::<About>(&shown).unwrap(), about("one"));
+    // Who starts at the same moment reads its limits, and waits for it.
+    let shown = serde_json::from_slice::<Shown>(&shown).unwrap();
+    assert_eq!((shown.takes, shown.heeds), (false, Some(Vec::new())));
     let other = Bus::connect(&plan(&server), "other", false).await.unwrap();
     let two = session(&other).await;
     sleep(LIVES + RENEW_EVERY).await;
@@ -147,4 +156,65 @@ async fn a_key_that_had_ended_when_it_was_renewed_counts_as_a_renewal_that_faile
     assert!(one.is_held() && one.steady_since().is_none());
     sleep(RENEW_EVERY * 2).await;
     assert!(one.steady_since().unwrap() > purged, "the next one was in time");
+}
+
+/// Whoever writes into it dies of it, once it is said.
+#[derive(Debug)]
+struct Fatal {
+    own: Arc<dyn OwnBucket>,
+    is: AtomicBool,
+}
+
+impl OwnBucket for Fatal {
+    fn write(&self, draft: Draft) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+        assert!(!self.is.load(Ordering::Acquire), "told");
+        self.own.write(draft)
+    }
+
+    fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>> {
+        self.own.last(key)
+    }
+
+    fn follow(&self) -> BoxFuture<'static, Result<Following, OwnError>> {
+        self.own.follow()
+    }
+
+    fn link(&self) -> watch::Receiver<Link> {
+        self.own.link()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_renewed_no_more_by_a_panic_is_noticed_at_once() {
+    let events = Events::hear();
+    let [own] = buckets();
+    let fatal = Arc::new(Fatal { own, is: AtomicBool::new(false) });
+    let (own, id) = (Arc::clone(&fatal) as Arc<dyn OwnBucket>, SessionId::draw());
+    let (lease, owned) = (Lease::default(), Owned::default());
+    let one = Session::start_on(own, id, Vec::new(), &about("one"), lease, owned).await.unwrap();
+    assert!(timeout(LIVES * 2, one.died()).await.is_err(), "it is renewed");
+    assert_eq!(events.count("session_died"), 0);
+    fatal.is.store(true, Ordering::Release);
+    timeout(RENEW_EVERY * 2, one.died()).await.unwrap();
+    assert_eq!(events.count("session_died"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_renewed_late_holds_and_one_that_had_ended_begins_anew() {
+    let ([own], owned) = (buckets(), Owned::nothing());
+    let id = SessionId::draw();
+    let lease = Lease::default();
+    let one = Session::start_on(own, id, Vec::new(), &about("one"), lease, owned).await.unwrap();
+    // Nobody renews it but this.
+    one.renewing.abort();
+    sleep(RENEW_EVERY * 2).await;
+    assert!(one.confirm().await.unwrap());
+    assert_eq!(one.whole_since(), Some(one.started()));
+    sleep(LOST_AFTER).await;
+    assert!(one.confirm().await.unwrap(), "its key still lives");
+    assert_eq!(one.whole_since().unwrap().elapsed().as_millis(), 0);
+    let before = one.whole_since();
+    sleep(LIVES + RENEW_EVERY).await;
+    assert!(!one.confirm().await.unwrap());
+    assert!(one.whole_since() > before);
 }

@@ -73,15 +73,21 @@ impl Default for MemoryQueue {
 impl MemoryQueue {
     /// An empty queue whose wall clock is the system's at this moment and goes on with tokio's.
     pub fn new() -> Self {
-        Self::starting(clock::wall())
+        let (wall, instant) = clock::wall_and_instant();
+        Self::anchored(wall, instant)
     }
 
     /// An empty queue for which it is `now`; its wall clock goes on with tokio's. For tests on a paused
     /// clock, where the caller's own idea of the time must be the queue's.
     pub fn starting(now: Timestamp) -> Self {
+        Self::anchored(now, Instant::now())
+    }
+
+    /// An empty queue for which it was `wall` at `instant`.
+    fn anchored(wall: Timestamp, instant: Instant) -> Self {
         Self(Arc::new(Shared {
             name: format!("memory-{:016x}", clock::random()).into(),
-            content: Mutex::new(Content::new(now, Instant::now())),
+            content: Mutex::new(Content::new(wall, instant)),
             changed: Arc::default(),
             timer: Mutex::default(),
             #[cfg(any(test, feature = "testkit"))]
