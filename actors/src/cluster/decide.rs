@@ -90,6 +90,24 @@ pub fn wanted(members: &[SessionId]) -> [Option<SessionId>; PARTITIONS as usize]
     owners
 }
 
+/// Who is wanted, kept for as long as the same take partitions: it is asked at every turn, and they seldom change.
+#[derive(Debug, Default)]
+pub struct Wanted(Option<(Vec<SessionId>, [Option<SessionId>; PARTITIONS as usize])>);
+
+impl Wanted {
+    /// As [`wanted`] says.
+    pub fn by(&mut self, members: Vec<SessionId>) -> [Option<SessionId>; PARTITIONS as usize] {
+        match &self.0 {
+            Some((known, owners)) if *known == members => *owners,
+            Some(_) | None => {
+                let owners = wanted(&members);
+                self.0 = Some((members, owners));
+                owners
+            }
+        }
+    }
+}
+
 /// How much a partition is drawn to a member: the finalizer of SplitMix64
 /// (<https://prng.di.unimi.it/splitmix64.c>), the same on every machine and in every version.
 fn weight(member: SessionId, part: u32) -> u64 {
@@ -102,15 +120,15 @@ fn weight(member: SessionId, part: u32) -> u64 {
     z
 }
 
-/// What to do now. Doing it changes what is seen; then it is asked again.
-pub fn decide(view: &View, now: Duration) -> Moves {
+/// What to do now. Doing it changes what is seen; then it is asked again, with the same `wanted`.
+pub fn decide(view: &View, now: Duration, wanted: &mut Wanted) -> Moves {
     let takers = view.members.iter().filter(|(id, member)| **id != view.me && member.takes);
     let mut takers: Vec<SessionId> = takers.map(|(id, _)| *id).collect();
     if view.takes {
         takers.push(view.me);
     }
     takers.sort_unstable();
-    let wanted = wanted(&takers);
+    let wanted = wanted.by(takers);
     let mut moves = Moves::default();
     for part in 0..PARTITIONS {
         let one = Parts::one(part);

@@ -13,10 +13,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::board::{Board, Claim, Seen, UNREADABLE, key};
-use super::decide::{Member, Moves, View, decide};
+use super::decide::{Member, Moves, View, Wanted, decide};
 use super::{Owned, Owners, Parts};
 use crate::nats::PARTITIONS;
-use crate::nats::own::{Changes, Entry, OwnBucket, OwnError, Wrote};
+use crate::nats::own::{Changes, Draft, Entry, OwnBucket, OwnError, Wrote};
 use crate::nats::session::{Session, SessionError, SessionId};
 use crate::spawn::spawn;
 use crate::telemetry;
@@ -121,6 +121,7 @@ impl Keeper {
             started: Instant::now(),
             before,
             board: Board::default(),
+            wanted: Wanted::default(),
             hands: None,
             closing_until: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -189,6 +190,7 @@ struct Work {
     started: Instant,
     before: Vec<SessionId>,
     board: Board,
+    wanted: Wanted,
     hands: Option<Arc<dyn Hands>>,
     /// What is closing may take until then, each partition for itself.
     closing_until: BTreeMap<u32, Instant>,
@@ -214,6 +216,27 @@ struct Kept {
     until: Option<Instant>,
     /// How long it is kept the next time.
     next: Duration,
+}
+
+/// What came of the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    /// `is_news`: something is otherwise now.
+    Entry { is_news: bool },
+    /// It is not followed any more.
+    End,
+}
+
+impl Took {
+    /// Both, one after the other.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Entry { is_news }, Self::Entry { is_news: more }) => {
+                Self::Entry { is_news: is_news || more }
+            }
+            (_, Self::End) | (Self::End, _) => Self::End,
+        }
+    }
 }
 
 impl Work {
@@ -248,25 +271,30 @@ impl Work {
         let mut link = self.own.link();
         let mut made = link.borrow_and_update().times;
         let mut heard = Instant::now();
+        let mut turned = Instant::now();
         let silent = WATCH_SILENT.max(self.session.lease() * 2 / 5);
         loop {
             let fares = self.session.follow();
             let silent_at = watch.as_ref().map(|_| heard + silent);
-            let look_at = silent_at.into_iter().fold(self.look_at(), Instant::min);
+            let (look_at, rests) = self.look_at(turned + LOOK_EVERY);
+            let look_at = silent_at.into_iter().fold(look_at, Instant::min);
             let mut ended = false;
             tokio::select! {
                 biased;
                 entry = next(&mut watch) => {
-                    ended = !self.take_entry(entry);
+                    let mut took = self.take_entry(entry);
                     for _ in 0..ENTRIES_AT_ONCE {
-                        if ended {
-                            break;
-                        }
+                        let Took::Entry { .. } = took else { break };
                         let Some(entry) = next(&mut watch).now_or_never() else { break };
-                        ended = !self.take_entry(entry);
+                        took = took.and(self.take_entry(entry));
                     }
                     self.warn();
                     heard = Instant::now();
+                    if took == (Took::Entry { is_news: false }) && rests && look_at > heard {
+                        // Renewals of others, nearly all there is: what was decided holds.
+                        continue;
+                    }
+                    ended = took == Took::End;
                 }
                 () = fares => {}
                 order = orders.recv() => match order {
@@ -295,6 +323,7 @@ impl Work {
                     ended = silent_at.is_some_and(|at| at <= Instant::now());
                 }
             }
+            turned = Instant::now();
             if ended {
                 watch = None;
                 self.watch_again_at = Some(Instant::now());
@@ -340,29 +369,28 @@ impl Work {
         }
     }
 
-    /// Whether the watch goes on.
-    fn take_entry<E>(&mut self, entry: Option<Result<Entry, E>>) -> bool {
+    fn take_entry<E>(&mut self, entry: Option<Result<Entry, E>>) -> Took {
         match entry {
-            Some(Ok(entry)) => {
-                self.board.note(&entry);
-                true
-            }
-            Some(Err(_)) | None => false,
+            Some(Ok(entry)) => Took::Entry { is_news: self.board.note(&entry) },
+            Some(Err(_)) | None => Took::End,
         }
     }
 
-    fn look_at(&self) -> Instant {
-        let far = Instant::now() + LOOK_EVERY;
+    /// When there is something to do though nothing is heard, at `far` if not before; and whether nothing is until
+    /// then.
+    fn look_at(&mut self, far: Instant) -> (Instant, bool) {
         let is_closing = !self.owned.closing().is_empty();
         let closing = is_closing.then(|| Instant::now() + QUIET_LOOK);
-        let decided = decide(&self.view(), self.started.elapsed()).look_at;
-        let decided = decided.map(|at| self.started + at);
+        let (view, now) = (self.view(), self.started.elapsed());
+        let moves = decide(&view, now, &mut self.wanted);
+        let rests = !is_closing && moves == Moves { look_at: moves.look_at, ..Moves::default() };
+        let decided = moves.look_at.map(|at| self.started + at);
         let doubted = self.board.renewed_first(self.session.id());
         let doubted = doubted.map(|at| at + self.session.lease()).max(self.again_at);
         let kept = self.kept.values().filter_map(|kept| kept.until).min();
         let (again, unsure, watches) = (self.again_at, self.unsure_at, self.watches_at());
         let all = [closing, kept, again, unsure, decided, doubted, watches];
-        all.into_iter().flatten().fold(far, Instant::min)
+        (all.into_iter().flatten().fold(far, Instant::min), rests)
     }
 
     fn view(&self) -> View {
@@ -419,7 +447,7 @@ impl Work {
         }
         self.doubt().await;
         let view = self.view();
-        let moves = decide(&view, self.started.elapsed());
+        let moves = decide(&view, self.started.elapsed(), &mut self.wanted);
         let Moves { take, adopt, lose, give_up, keep, .. } = moves;
         let keep = keep - self.unsure;
         if !lose.is_empty() {
@@ -595,8 +623,9 @@ impl Work {
             return Err(failed("the connection to NATS is down"));
         }
         let value = serde_json::to_vec(claim).expect("a name and a number are JSON");
-        let wrote = self.own.write(key(part), Some(value.into()), None, revision);
-        match timeout(STEP_WITHIN, wrote).await {
+        let (key, value) = (key(part), Some(value.into()));
+        let draft = Draft { key, value, lives: None, expected: revision };
+        match timeout(STEP_WITHIN, self.own.write(draft)).await {
             Ok(Ok(Wrote::At(revision))) => Ok(Some(Seen { owner: claim.session, revision })),
             // Another's, or it may have come through.
             Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await.map(Some),

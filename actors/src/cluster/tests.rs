@@ -6,9 +6,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::Parts;
-use super::decide::{Member, Moves, SETTLES, View, decide, wanted};
+use super::decide::{self, Member, Moves, SETTLES, View, Wanted, wanted};
 use crate::nats::PARTITIONS;
 use crate::nats::session::SessionId;
+
+/// As a node decides that was not there before.
+fn decide(view: &View, now: Duration) -> Moves {
+    decide::decide(view, now, &mut Wanted::default())
+}
 
 const ALL: usize = PARTITIONS as usize;
 
@@ -173,6 +178,7 @@ struct World {
 
 struct Node {
     view: View,
+    wanted: Wanted,
     revisions: [u64; ALL],
     news: VecDeque<(Duration, Told)>,
     renewed: Duration,
@@ -235,6 +241,7 @@ impl World {
             };
             self.nodes.push(Node {
                 view,
+                wanted: Wanted::default(),
                 revisions: self.claims.map(|(_, revision)| revision),
                 news: VecDeque::new(),
                 renewed: self.now,
@@ -325,7 +332,7 @@ impl World {
                 }
             }
         }
-        let moves = decide(&node.view, now);
+        let moves = decide::decide(&node.view, now, &mut node.wanted);
         node.view.ours -= moves.lose;
         node.view.closing -= moves.lose | moves.keep;
         node.view.ours |= moves.adopt;

@@ -36,6 +36,19 @@ pub(crate) struct Entry {
     pub(crate) value: Option<Bytes>,
 }
 
+/// An entry that is to be written.
+#[derive(Debug, Clone)]
+pub(crate) struct Draft {
+    /// As [`Entry::key`].
+    pub(crate) key: String,
+    /// Nothing: the key is marked as taken away.
+    pub(crate) value: Option<Bytes>,
+    /// After so long (whole seconds) the bucket takes it away by itself and tells those who follow.
+    pub(crate) lives: Option<Duration>,
+    /// Of which revision the entry is that it replaces; 0: there is none.
+    pub(crate) expected: u64,
+}
+
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wrote {
@@ -79,15 +92,8 @@ fn failed(error: impl fmt::Display) -> OwnError {
 
 /// The bucket. Every step may take as long as the server: whoever asks sets a time.
 pub(crate) trait OwnBucket: fmt::Debug + Send + Sync + 'static {
-    /// Writes an entry over the one of revision `expected`; 0: there is none. Without a value it marks the key as
-    /// taken away. After `lives` (whole seconds) the bucket takes it away by itself and tells those who follow.
-    fn write(
-        &self,
-        key: String,
-        value: Option<Bytes>,
-        lives: Option<Duration>,
-        expected: u64,
-    ) -> BoxFuture<'static, Result<Wrote, OwnError>>;
+    /// Writes an entry, if the last one of its key is the one that it is to replace.
+    fn write(&self, draft: Draft) -> BoxFuture<'static, Result<Wrote, OwnError>>;
 
     /// The last entry of a key as the leader has it; nothing if there is none, not even a mark.
     fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>>;
@@ -122,13 +128,8 @@ impl fmt::Debug for NatsOwn {
 impl OwnBucket for NatsOwn {
     /// Raw publishes and not the client's key-value calls: those drop the time to live where they create a key
     /// over the mark of an ended one.
-    fn write(
-        &self,
-        key: String,
-        value: Option<Bytes>,
-        lives: Option<Duration>,
-        expected: u64,
-    ) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+    fn write(&self, draft: Draft) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+        let Draft { key, value, lives, expected } = draft;
         let mut message = PublishMessage::build().expected_last_subject_sequence(expected);
         message = match value {
             Some(value) => message.payload(value),

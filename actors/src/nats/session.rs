@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
-use super::own::{Entry, NatsOwn, OwnBucket, Wrote};
+use super::own::{Draft, Entry, NatsOwn, OwnBucket, Wrote};
 use crate::cluster::Asked;
 use crate::cluster::Owned;
 use crate::health::BackHealth;
@@ -615,9 +615,9 @@ impl Inner {
         lives: Duration,
         revision: u64,
     ) -> Result<Wrote, SessionError> {
-        let value = value.map(Into::into);
-        let wrote = self.own.write(key(id), value, Some(lives), revision).await;
-        wrote.map_err(|error| SessionError(format!("the session's key: {error}")))
+        let (key, value, lives) = (key(id), value.map(Into::into), Some(lives));
+        let wrote = self.own.write(Draft { key, value, lives, expected: revision });
+        wrote.await.map_err(|error| SessionError(format!("the session's key: {error}")))
     }
 
     /// The last entry of a session's key, from the leader: its revision, and whether it says that it lives.

@@ -67,7 +67,7 @@ use crate::telemetry::Totals;
 
 pub(super) use seams::Event;
 use seams::{Log, WatchedLedger, WatchedQueue};
-pub(super) use sim::{buckets, is_simulated};
+pub(super) use sim::{buckets, buckets_that_end, is_simulated};
 
 /// A shard and all it stands on.
 pub(super) struct Rig {
@@ -132,11 +132,19 @@ pub(super) fn plan(setup: &Setup) -> Plan {
 
 /// Runs a test on paused time, with a System of its own.
 pub(super) fn paused<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+    paused_with(tokio::runtime::Builder::enable_all, test);
+}
+
+/// The same with those parts of tokio only.
+pub(super) fn paused_with<F: Future<Output = ()>>(
+    parts: fn(&mut tokio::runtime::Builder) -> &mut tokio::runtime::Builder,
+    test: impl FnOnce() -> F,
+) {
     // A clock that never ran: paused later, it would stand between two ticks of tokio's timer, and each sleep
     // would end a tick late.
     let runtime = || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.enable_all().start_paused(true).build().unwrap()
+        parts(&mut runtime).start_paused(true).build().unwrap()
     };
     actix_rt::System::with_tokio_rt(runtime).block_on(async { test().await });
 }

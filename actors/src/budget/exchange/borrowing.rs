@@ -112,7 +112,7 @@ impl Exchange {
         if self.waits >= WAITING_MAX {
             return false;
         }
-        let fresh = || Waiting { key: key.clone(), whose: std::collections::HashMap::new() };
+        let fresh = || Waiting { key: key.clone(), whose: super::HashMap::default() };
         let waiting = self.waiting.entry(key.record().clone()).or_insert_with(fresh);
         if waiting.whose.insert(whose.account.clone(), whose).is_none() {
             self.waits += 1;
@@ -179,7 +179,7 @@ impl Exchange {
     fn borrowed_of(&mut self, key: &BudgetKey) -> &mut Borrowed {
         self.borrowed.entry(key.record().clone()).or_insert_with(|| Borrowed {
             key: key.clone(),
-            live: std::collections::HashMap::new(),
+            live: super::HashMap::default(),
             said_to_run: Instant::now(),
             ends: std::collections::VecDeque::new(),
             told_to: None,

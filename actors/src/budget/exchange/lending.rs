@@ -175,7 +175,7 @@ impl Exchange {
             Answer::Wait { until, asks_again, why } => {
                 if asks_again.is_none() {
                     let peer = self.peer(to);
-                    let fresh = || (key.clone(), std::collections::HashSet::new());
+                    let fresh = || (key.clone(), super::HashSet::default());
                     let (_, accounts) =
                         peer.in_line.entry(key.record().clone()).or_insert_with(fresh);
                     accounts.insert(account.clone());

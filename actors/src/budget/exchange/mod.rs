@@ -23,8 +23,9 @@ mod letters;
 mod line;
 mod wire;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque, hash_map, hash_set};
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,6 +47,10 @@ use crate::recipe::BudgetKey;
 use crate::shard::Shard;
 use crate::shard::context::Peers;
 use line::{Sending, Taking};
+
+/// Maps with an order that is the same in every process: what is said follows it, and the simulation replays it.
+type HashMap<K, V> = hash_map::HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+type HashSet<T> = hash_set::HashSet<T, BuildHasherDefault<DefaultHasher>>;
 
 /// Most words of one letter, and most bytes, the last word not counted.
 const WORDS_MAX: usize = 256;
@@ -277,16 +282,16 @@ impl Exchange {
             wire: lending.wire,
             peers: BTreeMap::new(),
             lines: 0,
-            pending: HashMap::new(),
-            waiting: HashMap::new(),
+            pending: HashMap::default(),
+            waiting: HashMap::default(),
             waits: 0,
-            borrowed: HashMap::new(),
+            borrowed: HashMap::default(),
             unrouted: VecDeque::new(),
             wake: VecDeque::new(),
             waking: false,
             said: 0,
-            names: HashMap::new(),
-            unknown: HashMap::new(),
+            names: HashMap::default(),
+            unknown: HashMap::default(),
             tidied: Instant::now(),
             meters: crate::telemetry::ExchangeMeters::default(),
         };
@@ -309,8 +314,8 @@ impl Exchange {
                 sending: Sending::new(*lines),
                 taking: None,
                 heard: Instant::now(),
-                lent: HashMap::new(),
-                in_line: HashMap::new(),
+                lent: HashMap::default(),
+                in_line: HashMap::default(),
             }
         })
     }

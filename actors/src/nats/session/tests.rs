@@ -136,7 +136,10 @@ async fn a_session_of_a_later_version_is_alive() {
     let (one, later) = (session(&bus).await, SessionId::draw());
     assert_eq!(one.ask(later).await.unwrap(), None);
     let value = Some("not what we know".into());
-    one.own().write(key(later), value, Some(LIVES), 0).await.unwrap();
+    one.own()
+        .write(Draft { key: key(later), value, lives: Some(LIVES), expected: 0 })
+        .await
+        .unwrap();
     assert!(matches!(one.ask(later).await.unwrap(), Some((_, false))));
 }
 
@@ -163,15 +166,9 @@ struct Fatal {
 }
 
 impl OwnBucket for Fatal {
-    fn write(
-        &self,
-        key: String,
-        value: Option<bytes::Bytes>,
-        lives: Option<Duration>,
-        expected: u64,
-    ) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+    fn write(&self, draft: Draft) -> BoxFuture<'static, Result<Wrote, OwnError>> {
         assert!(!self.is.load(Ordering::Acquire), "told");
-        self.own.write(key, value, lives, expected)
+        self.own.write(draft)
     }
 
     fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>> {

@@ -17,7 +17,7 @@ use super::bugs::Bug;
 use super::host::Life;
 use super::net::Net;
 use crate::nats::Link;
-use crate::nats::own::{Changes, Entry, Following, OwnBucket, OwnError, Wrote};
+use crate::nats::own::{Changes, Draft, Entry, Following, OwnBucket, OwnError, Wrote};
 use crate::nats::session::SessionId;
 
 /// How far the replica behind a watch is behind, at most.
@@ -77,6 +77,17 @@ impl BoardServer {
         self.state().away_until.is_some_and(|until| until > Instant::now())
     }
 
+    /// As when the clock of the server that keeps the leases is set.
+    fn end_all_leases(&self) {
+        let mut state = self.state();
+        let lives = |entry: &&Entry| entry.key.starts_with("n.") && entry.value.is_some();
+        let keys: Vec<String> =
+            state.last.values().filter(lives).map(|entry| entry.key.clone()).collect();
+        for key in keys {
+            state.put(key, None);
+        }
+    }
+
     /// Who has claimed a partition.
     pub(super) fn claim(&self, part: u32) -> Option<u64> {
         #[derive(serde::Deserialize)]
@@ -89,13 +100,8 @@ impl BoardServer {
         claim.session.map(|session| session.0)
     }
 
-    fn write(
-        self: &Arc<Self>,
-        key: String,
-        value: Option<Bytes>,
-        lives: Option<Duration>,
-        expected: u64,
-    ) -> Wrote {
+    fn write(self: &Arc<Self>, draft: Draft) -> Wrote {
+        let Draft { key, value, lives, expected } = draft;
         let mut state = self.state();
         if state.last.get(&key).map_or(0, |last| last.revision) != expected {
             return Wrote::Replaced;
@@ -132,13 +138,19 @@ pub(super) struct SimOwn {
 
 /// The bucket as so many processes have it, with a network that loses nothing.
 pub(crate) fn buckets<const N: usize>() -> [Arc<dyn OwnBucket>; N] {
+    buckets_that_end().0
+}
+
+/// The same, and what ends the keys of all sessions at once.
+pub(crate) fn buckets_that_end<const N: usize>() -> ([Arc<dyn OwnBucket>; N], impl Fn()) {
     let net = Net::new(fastrand::Rng::with_seed(1));
     let server = BoardServer::new(Arc::default());
-    std::array::from_fn(|node| {
+    let buckets = std::array::from_fn(|node| {
         let life = Life::new(node, node as u64 + 1);
         let (net, server) = (Arc::clone(&net), Arc::clone(&server));
         Arc::new(SimOwn { life, net, server, bug: None }) as Arc<dyn OwnBucket>
-    })
+    });
+    (buckets, move || server.end_all_leases())
 }
 
 fn lost() -> OwnError {
@@ -166,17 +178,13 @@ impl SimOwn {
 }
 
 impl OwnBucket for SimOwn {
-    fn write(
-        &self,
-        key: String,
-        value: Option<Bytes>,
-        lives: Option<Duration>,
-        expected: u64,
-    ) -> BoxFuture<'static, Result<Wrote, OwnError>> {
-        if self.bug == Some(Bug::NoPartitionClaim) && key.starts_with("p.") && expected > 0 {
-            return async move { Ok(Wrote::At(expected)) }.boxed();
+    fn write(&self, draft: Draft) -> BoxFuture<'static, Result<Wrote, OwnError>> {
+        let expected = draft.expected;
+        let is_claim = draft.key.starts_with("p.") && expected > 0;
+        if self.bug == Some(Bug::NoPartitionClaim) && is_claim {
+            return std::future::ready(Ok(Wrote::At(expected))).boxed();
         }
-        self.ask(move |server| server.write(key.clone(), value.clone(), lives, expected))
+        self.ask(move |server| server.write(draft.clone()))
     }
 
     fn last(&self, key: String) -> BoxFuture<'static, Result<Option<Entry>, OwnError>> {
@@ -253,11 +261,12 @@ mod tests {
     async fn a_key_ends_by_itself_unless_it_is_renewed() {
         let server = BoardServer::new(Arc::default());
         let lives = Some(Duration::from_secs(4));
-        let key = || "n.1".to_owned();
-        assert_eq!(server.write(key(), Some("x".into()), lives, 0), Wrote::At(1));
-        assert_eq!(server.write(key(), Some("x".into()), lives, 0), Wrote::Replaced);
+        let value = || Some(Bytes::from_static(b"x"));
+        let draft = |expected| Draft { key: "n.1".into(), value: value(), lives, expected };
+        assert_eq!(server.write(draft(0)), Wrote::At(1));
+        assert_eq!(server.write(draft(0)), Wrote::Replaced);
         tokio::time::sleep(Duration::from_secs(3)).await;
-        assert_eq!(server.write(key(), Some("x".into()), lives, 1), Wrote::At(2));
+        assert_eq!(server.write(draft(1)), Wrote::At(2));
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(server.state().last["n.1"].value.is_some());
         tokio::time::sleep(Duration::from_secs(2)).await;

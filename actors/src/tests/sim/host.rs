@@ -103,6 +103,11 @@ impl Life {
         link
     }
 
+    /// How its connection is at this moment.
+    pub(super) fn link_now(&self) -> Link {
+        self.state().link
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.state().is_dead
     }

@@ -10,6 +10,7 @@
 mod board;
 mod bugs;
 mod host;
+mod letters;
 mod net;
 mod process;
 mod provider;
@@ -25,14 +26,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use self::board::buckets;
+pub(crate) use self::board::{buckets, buckets_that_end};
 use self::bugs::Bug;
 use self::host::Life;
 use crate::state::clock;
 use crate::testkit::on_points;
 
 /// Seeds of a run of all tests.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 200;
 /// Seeds run at once.
 const AT_ONCE: usize = 2;
 /// What is told of a run that went wrong.
@@ -93,6 +94,13 @@ impl Trace {
         (us, what).hash(&mut *self.hasher.lock().unwrap());
     }
 
+    /// What is told of where a trace is shown, and nowhere else.
+    fn show(&self, what: impl FnOnce() -> String) {
+        if self.is_shown {
+            self.note(what);
+        }
+    }
+
     fn hash(&self) -> u64 {
         self.hasher.lock().unwrap().finish()
     }
@@ -131,7 +139,8 @@ fn run(seed: u64, bug: Option<Bug>, is_shown: bool) -> Outcome {
 fn run_here(seed: u64, bug: Option<Bug>, is_shown: bool) -> Outcome {
     let (tell, told) = std::sync::mpsc::channel();
     fastrand::seed(seed);
-    super::paused(|| async {
+    // Nothing is read or written: asking the system for that at each step costs.
+    super::paused_with(tokio::runtime::Builder::enable_time, || async {
         let start = Instant::now();
         clock::paused::follow(Some(start));
         let _hooked = on_points(|_, _| {
@@ -223,6 +232,11 @@ fn a_lost_confirmation_taken_for_one_is_found() {
 #[test]
 fn calls_in_flight_of_a_gone_writer_that_are_not_charged_are_found() {
     found_by(Bug::InFlightIsFree);
+}
+
+#[test]
+fn calls_lent_by_a_gone_owner_of_a_budget_that_are_not_charged_are_found() {
+    found_by(Bug::LentIsFree);
 }
 
 #[test]

@@ -10,11 +10,13 @@ use tokio::time::sleep;
 
 use super::board::SimOwn;
 use super::host::Life;
+use super::letters::SimBudgets;
 use super::provider::Calls;
 use super::queue::SimQueue;
 use super::server::SimLedger;
 use super::world::World;
 use crate::auth::Keeper as AuthKeeper;
+use crate::budget::exchange::{Exchange, Flush, Lending};
 use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::cluster::{Keeper, Owned, Parts, Terms, part_of};
@@ -34,7 +36,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Between two tries of what does not answer.
 const AGAIN: Duration = Duration::from_millis(250);
 /// Between two looks at the connection and the session.
-const BACK_LOOK: Duration = Duration::from_millis(50);
+const BACK_LOOK: Duration = Duration::from_millis(150);
 /// How long calls may go on when a node ends.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -137,6 +139,21 @@ pub(super) async fn run(
         .collect();
     let shards: Arc<[Addr<Shard>]> = shards.into();
     shared.peers.are(Arc::clone(&shards));
+    let exchange = owned.is_shared().then(|| {
+        let wire = SimBudgets {
+            life: Arc::clone(&life),
+            net: Arc::clone(&world.net),
+            session: Arc::clone(&session),
+            post: Arc::clone(&world.post),
+            trace: Arc::clone(&world.trace),
+        };
+        let lending = Lending { session: SessionId(life.session), wire: Arc::new(wire) };
+        let (name, own) = (about.node.clone(), (clock.clone(), shared.plan.clone()));
+        let first = shards[0].clone();
+        let exchange = Exchange::start_here(lending, name, own, &owned, &shared.peers, first);
+        world.post.hear(&life, exchange.clone());
+        exchange
+    });
     let post = Post { shards: Arc::clone(&shards), queue: Arc::clone(&queue) };
     actix_rt::spawn(hear(queue.wakes(), post.clone()));
     actix_rt::spawn(discover(post.clone()));
@@ -158,6 +175,9 @@ pub(super) async fn run(
         }
         for shard in shards.iter() {
             let _settled = shard.send(SettleBudgets { within: SETTLE }).await;
+        }
+        if let Some(exchange) = &exchange {
+            let _flushed = exchange.send(Flush { within: SETTLE }).await;
         }
     };
     tokio::join!(leaving, draining);

@@ -33,6 +33,7 @@ pub(super) enum Rule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Per {
     Account,
+    Api,
     Everybody,
 }
 
@@ -46,14 +47,15 @@ pub(super) struct Limit {
 impl Limit {
     pub(super) fn toml(&self, name: &str, guard_ms: u64) -> String {
         let per = match self.per {
-            Per::Account => "account",
-            Per::Everybody => "platform",
+            Per::Account => r#""account""#,
+            Per::Api => r#""platform", "api""#,
+            Per::Everybody => r#""platform""#,
         };
         match self.rule {
             Rule::Max(max, window) => format!(
-                "{name} = {{ per = [\"{per}\"], max = {max}, in = \"{window}ms\", guard = \"{guard_ms}ms\" }}\n"
+                "{name} = {{ per = [{per}], max = {max}, in = \"{window}ms\", guard = \"{guard_ms}ms\" }}\n"
             ),
-            Rule::AtOnce(max) => format!("{name} = {{ per = [\"{per}\"], concurrent = {max} }}\n"),
+            Rule::AtOnce(max) => format!("{name} = {{ per = [{per}], concurrent = {max} }}\n"),
         }
     }
 }
@@ -65,6 +67,7 @@ pub(super) struct Arrival {
     /// The last byte of its answer was sent.
     pub(super) over: Instant,
     pub(super) account: String,
+    pub(super) api: String,
     pub(super) id: String,
     pub(super) status: u16,
     pub(super) node: usize,
@@ -79,6 +82,8 @@ pub(super) struct Provider {
     state: Mutex<State>,
     /// The most that a request takes on its way, in milliseconds: what the configuration calls a guard.
     guard_ms: u64,
+    /// Of four answers so many take long.
+    long: u8,
     trace: Arc<Trace>,
 }
 
@@ -98,9 +103,13 @@ struct Fate {
 }
 
 impl Provider {
-    pub(super) fn new(random: fastrand::Rng, guard_ms: u64, trace: Arc<Trace>) -> Arc<Self> {
+    pub(super) fn new(
+        random: fastrand::Rng,
+        (guard_ms, long): (u64, u8),
+        trace: Arc<Trace>,
+    ) -> Arc<Self> {
         let state = State { random, arrivals: Vec::new(), failed: BTreeMap::new() };
-        Arc::new(Self { state: Mutex::new(state), guard_ms, trace })
+        Arc::new(Self { state: Mutex::new(state), guard_ms, long, trace })
     }
 
     pub(super) fn arrivals(&self) -> Vec<Arrival> {
@@ -112,7 +121,7 @@ impl Provider {
         let mut within = |ms: u64| Duration::from_micros(random.u64(0..=ms * 1000));
         let (way, short, long) = (within(self.guard_ms), within(150), within(2500));
         let (connect, stamp, body) = (within(250), within(4), within(30));
-        let is_long = random.u8(0..4) == 0;
+        let is_long = random.u8(0..4) < self.long;
         let is_warm = random.u8(0..3) > 0;
         Fate {
             connect: if is_warm { Duration::ZERO } else { connect },
@@ -155,6 +164,7 @@ impl Provider {
             for arrival in &arrivals {
                 let whose = match limit.per {
                     Per::Account => arrival.account.as_str(),
+                    Per::Api => arrival.api.as_str(),
                     Per::Everybody => "everybody",
                 };
                 groups.entry(whose).or_default().push(arrival);
@@ -227,7 +237,8 @@ impl Transport for Calls {
             if !life.step() {
                 return std::future::pending().await;
             }
-            let id = request.url.path_segments().unwrap().next_back().unwrap().to_owned();
+            let mut path = request.url.path_segments().unwrap().map(str::to_owned);
+            let (api, id) = (path.next().unwrap(), path.next_back().unwrap());
             let account = request.headers["x-account"].to_str().unwrap().to_owned();
             let fate = provider.fate();
             if !fate.connect.is_zero() {
@@ -257,7 +268,8 @@ impl Transport for Calls {
                 sleep_until(written + way).await;
                 let at = Instant::now();
                 let over = at + takes + body;
-                let arrival = Arrival { at, over, account, id, status, node, session, written };
+                let arrival =
+                    Arrival { at, over, account, api, id, status, node, session, written };
                 provider.arrive(arrival);
                 sleep(takes).await;
                 let _heard = tell.send(());

@@ -324,9 +324,7 @@ impl Ledger for SimLedger {
             let mut found = this.inner.load(account.clone()).await?;
             if let Some(stored) = found.as_mut().filter(|stored| stored.writer != Writer::Here) {
                 this.server.taken(&account, stored, this.inner.session());
-                if this.bug == Some(Bug::InFlightIsFree) {
-                    super::bugs::forget_in_flight(&account, stored, &this.plan);
-                }
+                super::bugs::spoil(this.bug, &account, stored, &this.plan);
             }
             Ok(found)
         }

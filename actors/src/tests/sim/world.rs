@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::board::BoardServer;
 use super::bugs::Bug;
 use super::host::{Host, Life};
+use super::letters::Post;
 use super::net::{Net, Weather};
 use super::process::{self, Handle};
 use super::provider::{Limit, Per, Provider, Rule};
@@ -46,6 +47,7 @@ pub(super) struct World {
     pub(super) net: Arc<Net>,
     pub(super) board: Arc<BoardServer>,
     pub(super) ledger: Arc<LedgerServer>,
+    pub(super) post: Arc<Post>,
     pub(super) queue: MemoryQueue,
     pub(super) hub: Arc<Hub>,
     pub(super) store: Store,
@@ -59,6 +61,8 @@ pub(super) struct World {
 struct Scenario {
     limits: Vec<Limit>,
     guard_ms: u64,
+    /// Of four answers so many take long.
+    long: u8,
     shards: u16,
     concurrency: usize,
     /// False: each node takes all accounts for its own, by mistake.
@@ -102,12 +106,14 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
     if is_shared && random.u8(0..4) == 0 {
         limits.push(Limit { per: Per::Account, rule: Rule::AtOnce(random.usize(1..=3)) });
     }
-    if random.u8(0..3) == 0 {
-        let rule = Rule::Max(random.usize(4..=12), window(random));
-        // What nodes lend each other is not carried here: a budget is simulated where each node has it.
-        if !is_shared {
-            limits.push(Limit { per: Per::Everybody, rule });
-        }
+    // Wider than an account: in a cluster, what nodes lend each other.
+    let per = [Per::Everybody, Per::Everybody, Per::Api][random.usize(0..3)];
+    if random.u8(0..5) < 2 {
+        let rule = Rule::Max(random.usize(3..=12), window(random));
+        limits.push(Limit { per, rule });
+    }
+    if is_shared && random.u8(0..4) == 0 {
+        limits.push(Limit { per, rule: Rule::AtOnce(random.usize(2..=4)) });
     }
     let accounts = random.usize(5..=12);
     let mut fetches = Vec::new();
@@ -148,6 +154,7 @@ fn scenario(random: &mut fastrand::Rng) -> Scenario {
     Scenario {
         limits,
         guard_ms,
+        long: [1, 1, 3][random.usize(0..3)],
         shards: random.u16(1..=2),
         concurrency: random.usize(2..=32),
         is_shared,
@@ -224,7 +231,8 @@ pub(super) async fn run(seed: u64, bug: Option<Bug>, trace: Arc<Trace>) -> Outco
     let scenario = scenario(&mut random);
     trace.note(|| format!("{scenario:?}"));
     let wrongs = Arc::new(Wrongs::new(Arc::clone(&trace)));
-    let provider = Provider::new(random.fork(), scenario.guard_ms, Arc::clone(&trace));
+    let provider =
+        Provider::new(random.fork(), (scenario.guard_ms, scenario.long), Arc::clone(&trace));
     let world = World {
         plan: Arc::new(plan(&scenario)),
         shards: scenario.shards,
@@ -232,6 +240,7 @@ pub(super) async fn run(seed: u64, bug: Option<Bug>, trace: Arc<Trace>) -> Outco
         net: Net::new(random.fork()),
         board: BoardServer::new(Arc::clone(&trace)),
         ledger: LedgerServer::new(Arc::clone(&wrongs), Arc::clone(&trace)),
+        post: Arc::default(),
         queue: MemoryQueue::starting(super::super::wall()),
         hub: Arc::default(),
         store: Store::memory(1 << 30).unwrap(),
@@ -433,7 +442,9 @@ impl Run {
                         self.trouble(life.session, Duration::ZERO);
                         let has_left = self.nodes[place].now.has_left.load(Ordering::Acquire);
                         self.world.trace.note(|| format!("{} is gone; {has_left}", life.session));
-                        let wait = Duration::from_millis(self.random.u64(100..6000));
+                        // Some are started again before anybody has missed them.
+                        let most = if self.random.u8(0..3) == 0 { 400 } else { 6000 };
+                        let wait = Duration::from_millis(self.random.u64(20..most));
                         self.wrong_until = self.wrong_until.max(now + wait);
                         self.nodes[place].again_at = Some(now + wait);
                     }
