@@ -100,6 +100,7 @@ pub struct Done {
     /// Its place in the queue; a second `done` of the same fetch has the same one.
     pub seq: u64,
     /// What was stored, first page first; of an archive, in its order. Of a read of more than 256 pages the first 256: see `lists`.
+    /// Fewer where a NATS server's `max_payload` has no room for all: see `manifest`.
     pub objects: Vec<Object>,
     /// The status of the last answer.
     pub http_status: u16,
@@ -114,11 +115,11 @@ pub struct Done {
     /// The fetch's labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Where the manifest is; said where there are lists beside it.
+    /// Where the manifest is; said where `objects` does not name all: there are lists beside it, or it names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
     /// How many lists `_pages-00001.json`, `_pages-00002.json`, … beside the manifest name all objects in order; 0
-    /// where `objects` does.
+    /// where the manifest does.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lists: u32,
     /// A rule says that there is nothing, and that this is right.

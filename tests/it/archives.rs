@@ -316,6 +316,34 @@ fn another_collection_under_the_same_keys_leaves_nothing_of_the_one_before() {
 }
 
 #[test]
+fn what_a_try_that_failed_has_left_goes_though_the_next_calls_it_otherwise() {
+    let folder = archives();
+    let sent = |names: &[&str]| -> Provider {
+        let bodies: Vec<Vec<u8>> =
+            names.iter().map(|name| std::fs::read(folder.path().join(name)).unwrap()).collect();
+        Provider::start(move |_, number| {
+            Told::of(200, "application/zip", bodies[number.min(bodies.len() - 1)].clone())
+        })
+    };
+    // Broken off behind `readme.txt`, then whole, of other names.
+    let provider = sent(&["cut.zip", "rows.zip"]);
+    let dir = Dir::with(&config(&provider).api("now", &api("now.zip", "members = \"*\"")));
+    let of = fetch("x", "now", "f", json!({}));
+    let ran = dir.run(&of).exits(0);
+    assert_eq!(ran.summary().calls, 2);
+    assert_eq!(members(&manifest(&dir, "now")), ["a.csv", "b.csv", "c.csv"]);
+    // The manifest of an earlier collection is gone when the first try has failed; what it named goes all the same.
+    let provider = sent(&["deflate.zip", "cut.zip", "heads.zip"]);
+    let dir = Dir::with(&config(&provider).api("now", &api("now.zip", "members = \"*\"")));
+    dir.run(&of).exits(0);
+    assert_eq!(members(&manifest(&dir, "now")), NAMES);
+    std::fs::remove_dir_all(dir.path("data/state")).unwrap();
+    let ran = dir.run(&of).exits(0);
+    assert_eq!(ran.summary().calls, 2);
+    assert_eq!(members(&manifest(&dir, "now")), ["a.csv", "b.csv"]);
+}
+
+#[test]
 fn archives_of_info_zip_are_taken_too() {
     let folder = archives();
     std::fs::create_dir_all(folder.path().join("in/ads")).unwrap();

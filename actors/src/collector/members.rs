@@ -4,6 +4,8 @@
 //! Each member is judged as the body of an answer is. The first that is not good decides over the whole answer; what
 //! was stored of it before has no manifest then, as after a kill, and the next try stores all of it under the same keys.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
@@ -67,8 +69,8 @@ struct Taken {
     filled: bool,
     incomplete: bool,
     request_id: Option<String>,
-    /// What an earlier collection under these keys has stored; known from the first object on.
-    earlier: Option<Vec<Path>>,
+    /// What earlier collections and tries under these keys have left; known from the first object on.
+    earlier: Option<BTreeSet<Path>>,
 }
 
 /// The member, or the body that is no archive, on its way into the store.
@@ -249,16 +251,19 @@ impl Attempt<'_> {
         if taken.earlier.is_none() {
             let place = self.place();
             let earlier = place.earlier(&landing.manifest_key).await?;
+            // Before the first of its own: what another of the same keys stores from now on is not this one's to remove.
+            let left = place.members_left(&landing.manifest_key).await?;
             if earlier.is_there {
                 // It would speak of objects of both.
                 place.clear_manifest(&landing.manifest_key).await?;
             }
-            taken.earlier = Some(earlier.beside(&landing.manifest_key));
+            let named = earlier.beside(&landing.manifest_key);
+            taken.earlier = Some(named.into_iter().chain(left).collect());
         }
         sealed.complete().await
     }
 
-    /// All is there: removes what an earlier collection had more, and writes the manifest.
+    /// All is there: removes what earlier collections and tries had more, and writes the manifest.
     async fn tell_members(&self, landing: &Landing, taken: &mut Taken) -> Result<Done, SinkError> {
         let is_named = |key: &Path| taken.objects.iter().any(|object| object.key == key.as_ref());
         let earlier = taken.earlier.take().unwrap_or_default();

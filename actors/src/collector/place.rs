@@ -18,6 +18,8 @@ use crate::telemetry;
 
 /// Objects that a manifest and a `done` name one by one; the rest is in the lists beside them.
 const NAMED_MAX: usize = 256;
+/// Objects below a fetch's folder that are looked at for members of earlier tries: some dozens of archives full.
+const LOOKED_AT_MAX: usize = 10_000;
 /// Requests to a store at once, for one fetch.
 const AT_ONCE: usize = 8;
 
@@ -132,6 +134,28 @@ impl<'a> Place<'a> {
             }
         }
         Ok(earlier)
+    }
+
+    /// The members of archives that lie beside a manifest, whether one names them or not: a try that failed has left
+    /// what it stored, and may have called it otherwise. Where the store does not list them, or there are too many,
+    /// some stay, and the log says so.
+    pub(super) async fn members_left(&self, manifest_key: &Path) -> Result<Vec<Path>, SinkError> {
+        let folder = manifest_key.parent().unwrap_or_default();
+        let mut keys = match self.shard.store.below(&folder, None, LOOKED_AT_MAX).await {
+            Ok(listed) => listed.into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
+            Err(SinkError::Store { kind, source, .. }) if !passes(kind) => {
+                let reason = format!("list `{folder}`: {kind}: {source}");
+                telemetry::pages_left(self.item, 0, &reason);
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        if keys.len() == LOOKED_AT_MAX {
+            let reason = format!("more than {LOOKED_AT_MAX} objects lie below `{folder}`");
+            telemetry::pages_left(self.item, 0, &reason);
+        }
+        keys.retain(|key| recipe::is_member_key(key, manifest_key));
+        Ok(keys)
     }
 
     /// Whether a manifest is there that is not of this fetch. Before the first of several pages was visible there was

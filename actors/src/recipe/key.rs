@@ -30,6 +30,8 @@ const CUT: char = '~';
 /// Longest end of a member's name that is kept where the name is cut, in bytes.
 const KIND_BYTES_MAX: usize = 8;
 const MANIFEST: &str = "_manifest.json";
+/// What the names of members begin with: they are of the first page.
+const MEMBER_START: &str = "00001.";
 
 /// What `store.key` may name.
 pub(crate) const KEY_VARIABLES: &[&str] =
@@ -155,7 +157,7 @@ pub fn manifest_key(first_page: &Path) -> Path {
 /// # Errors
 /// The key is longer than 1,024 bytes.
 pub fn member_key(first_page: &Path, name: &[u8], suffix: &str) -> Result<Path, Refusal> {
-    let mut part = format!("{:05}.{}", 1, percent_encode(name, PART));
+    let mut part = format!("{MEMBER_START}{}", percent_encode(name, PART));
     if part.len() + suffix.len() > PART_BYTES_MAX {
         // What the name ends in, if that looks like a kind of file.
         let of = part.rsplit_once('.').map_or("", |(_, end)| end);
@@ -171,6 +173,12 @@ pub fn member_key(first_page: &Path, name: &[u8], suffix: &str) -> Result<Path, 
     }
     let key = key.trim_start_matches('/');
     Path::parse(key).map_err(|error| Refusal::new(Code::KeyRefused, error.to_string()))
+}
+
+/// Whether a key is that of a member, or of the answer itself, of the fetch whose manifest this is.
+pub fn is_member_key(key: &Path, manifest: &Path) -> bool {
+    key.parent() == manifest.parent()
+        && key.filename().is_some_and(|name| name.starts_with(MEMBER_START))
 }
 
 fn too_long(key: &str) -> String {

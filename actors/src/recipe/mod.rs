@@ -43,7 +43,9 @@ pub use dates::Zones;
 pub(crate) use dates::zone_named;
 pub(crate) use jobs::job;
 pub use json::JsonTemplate;
-pub use key::{KEY_BYTES_MAX, KeyContext, PAGE_MAX, manifest_key, member_key, object_key};
+pub use key::{
+    KEY_BYTES_MAX, KeyContext, PAGE_MAX, is_member_key, manifest_key, member_key, object_key,
+};
 pub(crate) use key::{KEY_VARIABLES, template_problems};
 pub use query::{Escapes, Given, Lists, Pair};
 pub use queued::{Content, PROTOBUF, check_queued};

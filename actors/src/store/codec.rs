@@ -70,6 +70,15 @@ impl<W: Write> Decoder<W> {
         }
     }
 
+    /// Bytes that came out of an archive, also those that are not written because their member is not wanted.
+    pub(super) fn opened(&self) -> u64 {
+        match self {
+            Self::Zip(decoder) => decoder.opened(),
+            Self::Unwrap(decoder) => decoder.opened(),
+            Self::Identity(_) | Self::Gzip(_) | Self::Deflate(_) => 0,
+        }
+    }
+
     /// Checks that the stream is whole. Writes what the decoder still held, at most its window of
     /// 32 KiB.
     pub(super) fn finish(self) -> io::Result<W> {

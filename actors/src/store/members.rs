@@ -53,14 +53,19 @@ impl Several {
         Self { members, fit, entries: 0, taken: HashSet::new(), marks: VecDeque::new() }
     }
 
-    /// Whether a member is taken. An error if it is, and may not be.
-    pub(super) fn wants(&mut self, bytes: &[u8], name: &str) -> io::Result<bool> {
+    /// Counts an entry, be it a folder. An error if there are too many.
+    pub(super) fn looks_at_one(&mut self) -> io::Result<()> {
         self.entries += 1;
         if self.entries > ENTRIES_MAX {
             return Err(unfit(format!(
-                "the zip archive has more than {ENTRIES_MAX} members, which are looked at"
+                "the zip archive has more than {ENTRIES_MAX} entries, folders among them, which is the most that are looked at"
             )));
         }
+        Ok(())
+    }
+
+    /// Whether a member is taken. An error if it is, and may not be.
+    pub(super) fn wants(&mut self, bytes: &[u8], name: &str) -> io::Result<bool> {
         let mut wanted = false;
         for (fit, pattern) in self.fit.iter_mut().zip(self.members.0.iter()) {
             if fits(pattern, name) {

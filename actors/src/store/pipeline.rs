@@ -42,8 +42,8 @@ pub(super) struct Sums {
     pub(super) sha256: String,
 }
 
-/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], and `wire` and `inspect` are
-/// as they were.
+/// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], what is not wanted of an archive
+/// counted, and `wire` and `inspect` are as they were.
 pub(super) fn pack(
     wire: &mut Vec<u8>,
     options: &SinkOptions,
@@ -116,7 +116,7 @@ fn whole(mut decoder: Decoder<Vec<u8>>, bytes: &[u8]) -> Result<Option<Small>, F
     while !rest.is_empty() {
         let taken = decoder.step(rest).map_err(encoding)?;
         rest = &rest[taken..];
-        if decoder.out().len() > INLINE_BYTES_MAX {
+        if decoder.out().len() > INLINE_BYTES_MAX || decoder.opened() > INLINE_BYTES_MAX as u64 {
             return Ok(None);
         }
     }
@@ -136,6 +136,8 @@ pub(super) struct Pipeline {
     /// What it gave, and taken from `middle_taken` on.
     middle: Vec<u8>,
     middle_taken: usize,
+    /// Bytes it gave, of the whole body.
+    decoded: u64,
     decoder: Decoder<Tail>,
     /// Read, and taken from `taken` on.
     input: Vec<u8>,
@@ -170,6 +172,7 @@ impl Pipeline {
             first,
             middle: Vec::new(),
             middle_taken: 0,
+            decoded: 0,
             decoder,
             input: Vec::new(),
             taken: 0,
@@ -223,6 +226,7 @@ impl Pipeline {
             self.middle.clear();
             self.middle_taken = 0;
             std::mem::swap(&mut self.middle, first.out());
+            self.decoded += self.middle.len() as u64;
             taken
         } else {
             self.decoder.step(bytes).map_err(|error| self.decoder.out().fault(error))?
@@ -239,6 +243,7 @@ impl Pipeline {
         self.check()?;
         if let Some(first) = self.first.take() {
             let rest = first.finish().map_err(encoding)?;
+            self.decoded += rest.len() as u64;
             let mut rest = rest.as_slice();
             while !rest.is_empty() {
                 let end = rest.len().min(STEP_BYTES);
@@ -266,7 +271,8 @@ impl Pipeline {
         Ok((parts, sums, tail.tap))
     }
 
-    /// A step gives little, so that looking after each one is early enough.
+    /// A step gives little, so that looking after each one is early enough. What is undone and then skipped costs as
+    /// much as what is kept.
     fn check(&mut self) -> Result<(), Fault> {
         let bytes = self.decoder.out().bytes;
         if bytes > self.options.body_bytes_max {
@@ -275,7 +281,8 @@ impl Pipeline {
         let allowed = self.wire.saturating_mul(u64::from(self.options.expand_max));
         let expands =
             self.options.decode != Decode::Identity || self.options.unwrap != Unwrap::None;
-        if expands && bytes > EXPAND_FREE_BYTES && bytes > allowed {
+        let most = bytes.max(self.decoded).max(self.decoder.opened());
+        if expands && most > EXPAND_FREE_BYTES && most > allowed {
             return Err(Fault::Bomb);
         }
         Ok(())

@@ -39,8 +39,8 @@ pub enum Unpacked {
 /// Takes an archive apart as it comes. After each [`Unpack::push`], and after [`Unpack::end`], ask for
 /// [`Unpack::next`] until there is nothing.
 ///
-/// All members together have at most `body_bytes_max` bytes, and so has each. Together and each they expand to at most
-/// `expand_max` times what was sent, as other bodies do.
+/// All members that are taken have together at most `body_bytes_max` bytes, and so has each. Each member and all
+/// together, taken or not, expand to at most `expand_max` times what was sent, as other bodies do.
 #[derive(Debug)]
 pub struct Unpack {
     store: Store,
@@ -173,8 +173,9 @@ struct Work {
     /// The beginning of the body, until it tells what that is.
     start: Vec<u8>,
     kind: Kind,
-    /// Bytes taken of what was read, and given out.
+    /// Bytes taken of what was read, those `first` gave, and those given out.
     wire: u64,
+    decoded: u64,
     bytes: u64,
     bytes_max: u64,
     expand_max: u32,
@@ -224,6 +225,7 @@ impl Work {
             start: Vec::new(),
             kind: Kind::Unknown,
             wire: 0,
+            decoded: 0,
             bytes: 0,
             bytes_max: options.body_bytes_max,
             expand_max: options.expand_max,
@@ -267,6 +269,7 @@ impl Work {
         let taken = if let Some(first) = &mut self.first {
             let taken = first.step(input.next()).map_err(encoding)?;
             self.middle = Waiting { bytes: std::mem::take(first.out()), taken: 0 };
+            self.decoded += self.middle.len() as u64;
             taken
         } else {
             self.feed(input.next())?
@@ -342,6 +345,7 @@ impl Work {
     fn finish(&mut self) -> Result<(), Fault> {
         if let Some(first) = self.first.take() {
             let rest = first.finish().map_err(encoding)?;
+            self.decoded += rest.len() as u64;
             self.middle = Waiting { bytes: rest, taken: 0 };
             while self.middle.len() > 0 {
                 self.step()?;
@@ -360,7 +364,8 @@ impl Work {
         zip.finish().map(drop).map_err(encoding)
     }
 
-    /// A step gives little, so that looking after each one is early enough.
+    /// A step gives little, so that looking after each one is early enough. What is undone and then skipped costs as
+    /// much as what is given out.
     fn check(&self) -> Result<(), Fault> {
         if self.bytes > self.bytes_max {
             return Err(Fault::TooLarge);
@@ -368,11 +373,12 @@ impl Work {
         let expands = |from: u64, to: u64| {
             to > EXPAND_FREE_BYTES && to > from.saturating_mul(u64::from(self.expand_max))
         };
-        let (read, written) = match &self.kind {
-            Kind::Archive(zip) => zip.of_member(),
-            Kind::Unknown | Kind::Plain => (0, 0),
+        let ((read, written), opened) = match &self.kind {
+            Kind::Archive(zip) => (zip.of_member(), zip.opened()),
+            Kind::Unknown | Kind::Plain => ((0, 0), 0),
         };
-        if expands(self.wire, self.bytes) || expands(read, written) {
+        let most = self.bytes.max(self.decoded).max(opened);
+        if expands(self.wire, most) || expands(read, written) {
             return Err(Fault::Bomb);
         }
         Ok(())

@@ -104,6 +104,14 @@ impl<W: Write> Unwrapper<W> {
         }
     }
 
+    /// See [`Decoder::opened`].
+    pub(super) fn opened(&self) -> u64 {
+        match &self.state {
+            State::Known { inner, .. } => inner.opened(),
+            State::Unknown(_) | State::Nothing => 0,
+        }
+    }
+
     pub(super) fn finish(mut self) -> io::Result<W> {
         if matches!(self.state, State::Unknown(_)) {
             self.know()?;

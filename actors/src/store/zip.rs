@@ -69,6 +69,8 @@ pub(super) struct ZipDecoder<W: Write> {
     names: Vec<String>,
     picked: Option<String>,
     buffer: Vec<u8>,
+    /// Bytes that came out of members so far, also of those that are not wanted.
+    opened: u64,
     /// What the archive's list must have, of members that were written: checksum and length.
     unlisted: Vec<(u32, u64)>,
 }
@@ -120,6 +122,7 @@ impl<W: Write> ZipDecoder<W> {
             names: Vec::new(),
             picked: None,
             buffer: Vec::with_capacity(STEP_BYTES),
+            opened: 0,
             unlisted: Vec::new(),
         }
     }
@@ -141,6 +144,11 @@ impl<W: Write> ZipDecoder<W> {
             State::Body(member) | State::After { member, .. } => (member.read, member.written),
             _ => (0, 0),
         }
+    }
+
+    /// Bytes that came out of members, wanted or not: what they cost.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened
     }
 
     pub(super) fn out(&mut self) -> &mut W {
@@ -326,6 +334,9 @@ impl<W: Write> ZipDecoder<W> {
         };
         let size = length(size)?;
         let packed = length(packed)?;
+        if let Some(several) = &mut self.several {
+            several.looks_at_one()?;
+        }
         let is_folder = name.ends_with('/') || (name.ends_with('\\') && size == 0);
         let wanted = !is_folder
             && match &mut self.several {
@@ -409,6 +420,7 @@ impl<W: Write> ZipDecoder<W> {
         };
         member.read += taken as u64;
         member.written += self.buffer.len() as u64;
+        self.opened += self.buffer.len() as u64;
         member.crc.update(&self.buffer);
         if member.wanted {
             self.out.write_all(&self.buffer)?;
@@ -455,6 +467,7 @@ impl<W: Write> ZipDecoder<W> {
     fn write_stored(&mut self, member: &mut Member, bytes: &[u8]) -> io::Result<()> {
         member.read += bytes.len() as u64;
         member.written += bytes.len() as u64;
+        self.opened += bytes.len() as u64;
         member.crc.update(bytes);
         // What came out in this turn.
         self.buffer.extend_from_slice(bytes);

@@ -365,6 +365,27 @@ fn what_contradicts_the_declared_limits_again_and_again_is_told() {
     assert!(count("slower") < 0.5 && count("wider") < 0.5);
 }
 
+#[test]
+fn who_says_at_once_each_time_is_believed_three_times_of_a_call_that_is_too_heavy() {
+    paused(|| async {
+        let rule = r#"{ body = "code", is = 7, then = "park" }"#;
+        for seconds in ["0", "1"] {
+            let rig = Rig::start(declared(&format!("over = [{rule}]"), ""), move |_| {
+                Reply::ok(r#"{"code":7}"#).header("retry-after", seconds)
+            });
+            rig.put("x", "a", "heavy").await;
+            rig.all_end(secs(20_000)).await;
+            let times = rig.times_of("heavy");
+            let waits: Vec<u64> = times.windows(2).map(|two| two[1] - two[0]).collect();
+            assert_eq!((waits.len(), rig.shared.totals.fetches_dead.get()), (19, 1));
+            assert!(waits[..3].iter().all(|wait| *wait <= 1_100), "{waits:?}");
+            // The tenth that is not believed would be 512 s, and 5 min is the most that is doubled to.
+            assert!(waits[12..].iter().all(|wait| *wait >= 300_000), "{waits:?}");
+            assert!(times[19] > 35 * 60_000, "given up after {} ms", times[19]);
+        }
+    });
+}
+
 /// An api with a list that is split, or a size that is halved.
 fn less(rule: &str, split: &str, text: &str) -> Setup {
     let setup = limits(text);

@@ -27,7 +27,7 @@ pub(crate) const ALONE_FROM: u8 = 2;
 const WAIT_FIRST: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// Refusals in a row for which Retry-After alone is believed. Beyond them the holds double in any case: some
+/// Refusals in a row for which Retry-After alone is believed. Beyond them the waits double in any case: some
 /// providers say "in a second" for an hour.
 const BELIEVED: u8 = 3;
 /// Longest wait for a provider that cannot be reached.
@@ -67,18 +67,15 @@ pub(crate) fn next(
             if tries.throttled >= THROTTLED_MAX {
                 return Next::GiveUp(Code::AttemptsExhausted);
             }
-            Next::HoldAndRetry(match after {
-                None => wait(u32::from(in_a_row), WAIT_MAX),
-                Some(after) if in_a_row <= BELIEVED => after,
-                Some(after) => after.max(wait(u32::from(in_a_row - BELIEVED), WAIT_MAX)),
-            })
+            Next::HoldAndRetry(refused(after, in_a_row))
         }
         Again::Parked => {
             tries.throttled = tries.throttled.saturating_add(1);
             if tries.throttled >= THROTTLED_MAX {
                 return Next::GiveUp(Code::AttemptsExhausted);
             }
-            Next::Retry(after.unwrap_or_else(|| wait(u32::from(tries.throttled), WAIT_MAX)))
+            // Others go on meanwhile: only the fetch's own count tells how often it was in vain.
+            Next::Retry(refused(after, tries.throttled))
         }
         Again::Denied => {
             tries.throttled = tries.throttled.saturating_add(1);
@@ -118,6 +115,15 @@ pub(crate) fn next(
             let pause = if again == 0 { Duration::ZERO } else { wait(again.into(), WAIT_MAX) };
             Next::Retry(after.map_or(pause, |after| after.max(pause)))
         }
+    }
+}
+
+/// The wait after so many refusals, this one included, of which the provider says `after`.
+fn refused(after: Option<Duration>, refusals: u8) -> Duration {
+    match after {
+        None => wait(u32::from(refusals), WAIT_MAX),
+        Some(after) if refusals <= BELIEVED => after,
+        Some(after) => after.max(wait(u32::from(refusals - BELIEVED), WAIT_MAX)),
     }
 }
 

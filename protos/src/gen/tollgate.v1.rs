@@ -150,6 +150,7 @@ pub struct Done {
     #[prost(uint64, tag = "2")]
     pub seq: u64,
     /// What was stored, first page first. Of a read of more than 256 pages the first 256: see `lists`.
+    /// Fewer where a NATS server's `max_payload` has no room for all: see `manifest`.
     #[prost(message, repeated, tag = "3")]
     pub objects: ::prost::alloc::vec::Vec<Object>,
     /// The status of the last answer; at most 65,535.
@@ -170,11 +171,11 @@ pub struct Done {
     /// The fetch's labels.
     #[prost(btree_map = "string, string", tag = "9")]
     pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
-    /// Where the manifest is; said where there are lists beside it.
+    /// Where the manifest is; said where `objects` does not name all: there are lists beside it, or it names them.
     #[prost(string, optional, tag = "12")]
     pub manifest: ::core::option::Option<::prost::alloc::string::String>,
-    /// How many lists "_pages-00001.json" and so on beside the manifest name all objects in order; 0 where `objects`
-    /// does.
+    /// How many lists "_pages-00001.json" and so on beside the manifest name all objects in order; 0 where the
+    /// manifest does.
     #[prost(uint32, tag = "13")]
     pub lists: u32,
     /// A rule says that there is nothing, and that this is right.

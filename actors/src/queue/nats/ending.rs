@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tollgate_protos::{Dead, Done};
 
@@ -17,8 +18,9 @@ use super::wire::{Copy, away, within};
 use super::{Appended, Ending, Inner, NewFetch, QueueError, SeenAs, lock};
 use crate::ids::{LaneKey, Seq};
 use crate::queue::APPEND_MAX;
+use crate::recipe;
 
-/// Room that a letter leaves for its headers in what the server takes as one message.
+/// Room that a letter, or an ending, leaves for its headers in what the server takes as one message.
 const HEADERS_MAX: usize = 512;
 /// Bytes of a fetch that its letter keeps where it cannot keep the whole, and of any text of a letter where
 /// even this is too much: both may be six times as long in JSON.
@@ -109,13 +111,42 @@ impl Inner {
         Ok(message)
     }
 
+    /// An ending as it is stored. One that the server takes no message for names the objects that fit, and where the
+    /// manifest is, which names all; without that even its labels are left out. Refused for ever, it would keep its
+    /// fetch, and a place, taken for ever.
+    fn done_json(&self, done: &Done) -> Bytes {
+        let max = self.bus.client().max_payload().saturating_sub(HEADERS_MAX);
+        let payload = to_json(done);
+        if payload.len() <= max {
+            return payload;
+        }
+        let first = done.objects.first().and_then(|object| Path::parse(&object.key).ok());
+        let manifest = first.map(|first| recipe::manifest_key(&first).to_string());
+        let manifest = done.manifest.clone().or(manifest);
+        let mut short = Done { objects: Vec::new(), manifest, ..done.clone() };
+        let mut length = to_json(&short).len();
+        if length > max {
+            short.labels.clear();
+            length = to_json(&short).len();
+        }
+        for object in &done.objects {
+            // With a comma.
+            length += to_json(object).len() + 1;
+            if length > max {
+                break;
+            }
+            short.objects.push(object.clone());
+        }
+        to_json(&short)
+    }
+
     async fn tell_done(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
         let subject = self.names().ended("done", lane);
         let copy = Copy {
             subject: subject.clone(),
             id: format!("{}:{}", self.fetch.created(), done.seq),
             headers: json_headers(),
-            payload: to_json(done),
+            payload: self.done_json(done),
         };
         let same = |there: &StreamMessage| {
             there.subject.as_str() == subject
@@ -172,7 +203,7 @@ impl Inner {
 
     async fn remember_once(&self, lane: &LaneKey, done: &Done) -> Result<(), QueueError> {
         let key = self.names().bucket_key("ONCE", &once_key(lane, &done.id));
-        self.publish(key, None, HeaderMap::new(), to_json(done)).await.map(drop)
+        self.publish(key, None, HeaderMap::new(), self.done_json(done)).await.map(drop)
     }
 
     pub(super) async fn done_once(

@@ -6,16 +6,18 @@
 //! headers. It is removed when two looks, some seconds apart, find no such fetch: not in FETCH under this number, and
 //! not among all that waits of its account in FETCH and LATER. All is asked of the leaders. A fetch that is moved is at
 //! no moment in neither stream, so it could be missed only on its way from FETCH to LATER after LATER was looked at;
-//! if anything was put aside meanwhile, the look counts for nothing.
+//! if anything of its account was put aside meanwhile, the look counts for nothing. What is put aside stays so for about
+//! a minute at least, so a look that is much shorter sees it there in its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::message::StreamMessage;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
+
+use jiff::Timestamp;
 
 use super::headers::{Kept, stored_at};
 use super::{Inner, QueueError};
@@ -30,13 +32,15 @@ const AT_ONCE: usize = 16;
 /// Fetches of accounts that are looked at in one turn, and their bytes. Notes of accounts that have more waiting stay.
 const FETCHES_MAX: u64 = 2048;
 const BYTES_MAX: usize = 32 << 20;
+/// Longest look at what waits of an account: half of the least time for which a fetch is put aside.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
 /// Least time between two turns, and how much of it for each note that was looked at.
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_PER_NOTE: Duration = Duration::from_millis(4);
 /// Between two looks at what is owned.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// When partitions are looked at.
+/// When partitions are looked at, and how much of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// After a partition was gained, or the connection made; the last partition as long again after the first.
@@ -47,6 +51,8 @@ pub(super) struct Pace {
     pub(super) every: Duration,
     /// After one that failed.
     pub(super) again: Duration,
+    /// Fetches that are looked at in one turn.
+    pub(super) fetches: u64,
 }
 
 impl Default for Pace {
@@ -56,6 +62,7 @@ impl Default for Pace {
             confirm: Duration::from_secs(5),
             every: Duration::from_secs(600),
             again: Duration::from_secs(60),
+            fetches: FETCHES_MAX,
         }
     }
 }
@@ -70,11 +77,13 @@ struct Turn {
     suspects: Vec<Suspect>,
 }
 
-/// A note whose fetch was not found.
+/// A note whose fetch was not found, and which message it was. Not the note itself: up to 256 of each partition are
+/// kept between the two looks.
 #[derive(Debug)]
 struct Suspect {
     note: Place,
-    found: StreamMessage,
+    number: u64,
+    stored_at: Timestamp,
 }
 
 /// Whose note stands where.
@@ -124,7 +133,7 @@ pub(super) async fn sweep(inner: Arc<Inner>, pace: Pace) {
             sleep(wait.clamp(PAUSE, LOOK_EVERY)).await;
             continue;
         }
-        let looked = match inner.take_turn(part, turn).await {
+        let looked = match inner.take_turn(part, turn, pace.fetches).await {
             Ok(looked) => {
                 told = false;
                 turn.due = Instant::now()
@@ -153,11 +162,16 @@ pub(super) async fn sweep(inner: Arc<Inner>, pace: Pace) {
 
 impl Inner {
     /// The second look at some notes, or the first at others; answers how many.
-    async fn take_turn(&self, part: u32, turn: &mut Turn) -> Result<usize, QueueError> {
+    async fn take_turn(
+        &self,
+        part: u32,
+        turn: &mut Turn,
+        fetches: u64,
+    ) -> Result<usize, QueueError> {
         if !turn.suspects.is_empty() {
             let suspects = std::mem::take(&mut turn.suspects);
             let looked = suspects.len();
-            let removed = self.remove(suspects).await?;
+            let removed = self.remove(suspects, fetches).await?;
             if removed > 0 {
                 telemetry::notes_swept(part, removed);
             }
@@ -171,7 +185,7 @@ impl Inner {
             Some(Place { subject, account, origin })
         };
         let places = subjects.into_iter().filter_map(place).collect();
-        let gone = self.of_no_fetch(places).await?;
+        let gone = self.of_no_fetch(places, fetches).await?;
         let suspects = some_at_once(gone.into_iter().map(|note| self.suspect(note).boxed()));
         turn.suspects = suspects.await?.into_iter().flatten().collect();
         turn.after = last;
@@ -202,16 +216,20 @@ impl Inner {
         Ok(found)
     }
 
-    /// Which of these notes are certainly of no fetch that waits.
-    async fn of_no_fetch(&self, notes: Vec<Place>) -> Result<Vec<Place>, QueueError> {
+    /// Which of these notes are certainly of no fetch that waits. The accounts are begun with another one each time, so
+    /// that those with much waiting do not leave nothing for the others time and again.
+    async fn of_no_fetch(&self, notes: Vec<Place>, fetches: u64) -> Result<Vec<Place>, QueueError> {
         let mut by_account: BTreeMap<AccountKey, Vec<Place>> = BTreeMap::new();
         let looking = some_at_once(notes.into_iter().map(|note| self.elsewhere(note).boxed()));
         for note in looking.await?.into_iter().flatten() {
             by_account.entry(note.account.clone()).or_default().push(note);
         }
-        let mut left = Left { fetches: FETCHES_MAX, bytes: BYTES_MAX };
+        let mut accounts: Vec<_> = by_account.into_iter().collect();
+        let first = fastrand::usize(..accounts.len().max(1));
+        accounts.rotate_left(first);
+        let mut left = Left { fetches, bytes: BYTES_MAX };
         let mut gone = Vec::new();
-        for (account, notes) in by_account {
+        for (account, notes) in accounts {
             if let Some(waiting) = self.waiting(&account, &mut left).await? {
                 gone.extend(notes.into_iter().filter(|note| !waiting.contains(&note.origin)));
             }
@@ -226,6 +244,7 @@ impl Inner {
         account: &AccountKey,
         left: &mut Left,
     ) -> Result<Option<BTreeSet<Seq>>, QueueError> {
+        let began = Instant::now();
         let before = self.aside.info().await?;
         let mut waiting = BTreeSet::new();
         // In this order: what comes back meanwhile is found in its lane.
@@ -254,29 +273,38 @@ impl Inner {
             }
         }
         let after = self.aside.info().await?;
-        let is_same = before.created == after.created
-            && before.state.last_sequence == after.state.last_sequence;
-        Ok(is_same.then_some(waiting))
+        let (then, now) = (before.state.last_sequence, after.state.last_sequence);
+        let is_clean = if before.created != after.created || now < then {
+            false
+        } else if now == then {
+            true
+        } else {
+            // Others may put theirs aside all the while.
+            let filter = self.names().later_of(account);
+            let since = self.next_from_leader(&self.aside, &filter, then.checked_add(1)).await?;
+            since.is_none() && began.elapsed() < LOOK_WITHIN
+        };
+        Ok(is_clean.then_some(waiting))
     }
 
     /// Looks once more at notes whose fetches were not found, and removes those of which that is still so, each only
     /// if it is the very message of then. Answers how many.
-    async fn remove(&self, suspects: Vec<Suspect>) -> Result<usize, QueueError> {
+    async fn remove(&self, suspects: Vec<Suspect>, fetches: u64) -> Result<usize, QueueError> {
         let notes = suspects.iter().map(|suspect| suspect.note.clone()).collect();
-        let gone: BTreeSet<Place> = self.of_no_fetch(notes).await?.into_iter().collect();
+        let gone: BTreeSet<Place> = self.of_no_fetch(notes, fetches).await?.into_iter().collect();
         let same = suspects.into_iter().filter(|suspect| gone.contains(&suspect.note));
         let removing = some_at_once(same.map(|suspect| self.remove_one(suspect).boxed()));
         Ok(removing.await?.into_iter().filter(|is_removed| *is_removed).count())
     }
 
-    async fn remove_one(&self, Suspect { note, found }: Suspect) -> Result<bool, QueueError> {
-        let there = self.last_note(&note.subject).await?;
+    async fn remove_one(&self, suspect: Suspect) -> Result<bool, QueueError> {
+        let there = self.last_note(&suspect.note.subject).await?;
         // A server that lost its latest messages gives their numbers again.
         let is_same = there.is_some_and(|there| {
-            there.sequence == found.sequence && stored_at(&there) == stored_at(&found)
+            there.sequence == suspect.number && stored_at(&there) == suspect.stored_at
         });
         if is_same {
-            self.delete(&self.progress, found.sequence).await?;
+            self.delete(&self.progress, suspect.number).await?;
         }
         Ok(is_same)
     }
@@ -286,10 +314,14 @@ impl Inner {
         Ok(self.get(&self.fetch.stream, note.origin.0).await?.is_none().then_some(note))
     }
 
-    /// A note with its message, if it is still there.
+    /// A note and which message it is, if it is still there.
     async fn suspect(&self, note: Place) -> Result<Option<Suspect>, QueueError> {
         let found = self.last_note(&note.subject).await?;
-        Ok(found.map(|found| Suspect { note, found }))
+        Ok(found.map(|found| Suspect {
+            note,
+            number: found.sequence,
+            stored_at: stored_at(&found),
+        }))
     }
 }
 

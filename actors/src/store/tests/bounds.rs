@@ -172,3 +172,96 @@ async fn a_failed_sink_only_fails() {
     assert_eq!(error.to_string(), "store `k`: the store failed");
     assert_eq!(object(&store, &Path::from("k")).await, None);
 }
+
+/// An entry of an archive as it is written to a pipe: deflated, with what it has behind it, or else stored (APPNOTE
+/// 6.3.10 §4.3.7, §4.3.9).
+fn entry(name: &str, deflated: bool, body: &[u8]) -> Vec<u8> {
+    let mut crc = flate2::Crc::new();
+    crc.update(body);
+    let mut packed = body.to_vec();
+    if deflated {
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(body).unwrap();
+        packed = encoder.finish().unwrap();
+    }
+    let (has, size) = ((packed.len() as u32).to_le_bytes(), (body.len() as u32).to_le_bytes());
+    let facts = [crc.sum().to_le_bytes(), has, size].concat();
+    let (flags, method) = if deflated { (8, 8) } else { (0, 0) };
+    let before = if deflated { vec![0; 12] } else { facts.clone() };
+    let behind = if deflated { [b"PK\x07\x08", &facts[..]].concat() } else { Vec::new() };
+    let lengths = [name.len() as u8, 0, 0, 0];
+    let head = [b"PK\x03\x04\x14\0".as_slice(), &[flags, 0, method, 0, 0, 0, 0, 0], &before];
+    [head.concat(), lengths.to_vec(), name.into(), packed, behind].concat()
+}
+
+/// `a.csv` of an archive, whatever else is in it.
+async fn a_csv(zip: &[u8], unwrap: &Unwrap, decode: Decode) -> Result<Vec<u8>, SinkError> {
+    let store = memory();
+    let end = b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    // What is taken of several has to be listed.
+    let mut crc = flate2::Crc::new();
+    crc.update(b"a,b\n");
+    let listed = [b"PK\x01\x02".as_slice(), &[0; 12], &crc.sum().to_le_bytes(), &[4, 0, 0, 0]];
+    let listed = [listed.concat(), [4, 0, 0, 0, 5, 0, 0, 0].into(), vec![0; 14]].concat();
+    let wire = [zip, &entry("a.csv", false, b"a,b\n"), &listed, b"a.csv", end.as_slice()].concat();
+    let wire = if decode == Decode::Gzip { gzip(&wire) } else { wire };
+    let options = SinkOptions { unwrap: unwrap.clone(), ..options(Codec::None, decode) };
+    let Unwrap::Members(members) = unwrap else {
+        let stored = send(&store, "x", options, &wire, &[50_000]).await?;
+        return Ok(object(&store, &stored.key).await.unwrap().to_vec());
+    };
+    let mut unpack = store.unpack(Path::from("x"), members.clone(), &options);
+    let mut body = Vec::new();
+    unpack.push(wire.into()).await?;
+    for ends in [false, true] {
+        if ends {
+            unpack.end().await?;
+        }
+        while let Some(next) = unpack.next().await? {
+            if let Unpacked::Bytes(bytes) = next {
+                body.extend_from_slice(&bytes);
+            }
+        }
+    }
+    Ok(body)
+}
+
+/// One member, and several.
+fn of_a_csv() -> [Unwrap; 2] {
+    [Unwrap::Zip(Pick(Some("a.csv".into()))), Unwrap::Members(Members([Arc::from("a.csv")].into()))]
+}
+
+#[tokio::test]
+async fn what_is_skipped_in_an_archive_must_not_expand_without_end_either() {
+    let zeros = vec![0; 12 * MIB];
+    let many = |name: &str, deflated| -> Vec<u8> {
+        (0..4).flat_map(|n| entry(&name.replace('#', &n.to_string()), deflated, &zeros)).collect()
+    };
+    for unwrap in of_a_csv() {
+        // Stored, so that only the content encoding makes it small; and none by itself is too much.
+        for (zip, decode) in [
+            (many("#.bin", false), Decode::Gzip),
+            (many("#.bin", true), Decode::Identity),
+            (many("#/", true), Decode::Identity),
+            (many("#/", true), Decode::Gzip),
+        ] {
+            let taken = a_csv(&zip, &unwrap, decode).await;
+            assert!(matches!(taken, Err(SinkError::Bomb { .. })), "{unwrap:?} {decode:?}");
+        }
+        let one = entry("0/", true, &zeros);
+        assert!(one.len() < INLINE_BYTES_MAX);
+        let taken = a_csv(&one, &unwrap, Decode::Identity).await;
+        assert_eq!(taken.unwrap(), b"a,b\n", "{unwrap:?}");
+    }
+}
+
+#[tokio::test]
+async fn folders_of_an_archive_are_counted_where_several_files_are_taken() {
+    let folders: Vec<u8> = (0..10_000).flat_map(|n| entry(&format!("{n}/"), false, b"")).collect();
+    let [_, several] = of_a_csv();
+    let error = a_csv(&folders, &several, Decode::Identity).await.unwrap_err();
+    assert!(error.to_string().contains("more than 10000 entries"), "{error}");
+    let most = &folders[entry("0/", false, b"").len()..];
+    assert_eq!(a_csv(most, &several, Decode::Identity).await.unwrap(), b"a,b\n");
+}

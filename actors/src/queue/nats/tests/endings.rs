@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tollgate_protos::Object;
+
 use super::*;
 use crate::nats::setup;
 use crate::nats::tests::plan;
@@ -167,6 +169,44 @@ async fn a_letter_that_is_too_long_for_the_server_keeps_a_beginning() {
         let raw = told.raw.unwrap();
         assert!(told.fetch.is_none() && raw.len() == 2048 && raw.contains(r#""id":"a""#), "{raw}");
     }
+}
+
+#[tokio::test]
+async fn an_ending_that_is_too_long_for_the_server_names_what_fits_and_the_manifest() {
+    crate::install_tls();
+    let folder = TempDir::new().unwrap();
+    let server = NatsServer::start(folder.path(), "", "max_payload: 128KB\n");
+    let plan = plan(&server);
+    let bus = Bus::connect(&plan, "test", false).await.unwrap();
+    setup(&bus, &plan, true).await.unwrap();
+    let queue = NatsQueue::open(&bus).await.unwrap();
+    let lane = lane("meta.act_1.insights");
+    let object = |number: u32| Object {
+        key: format!("p/a/f/00001.{number:03}.csv"),
+        bytes: 2,
+        sha256: "0".repeat(64),
+        stored_bytes: 2,
+        // One byte each, in JSON six.
+        member: Some("\u{1}".repeat(512)),
+    };
+    let objects: Vec<Object> = (0..256).map(object).collect();
+    let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+    let whole = |seq| Done { objects: objects.clone(), labels: labels.clone(), ..done("a", seq) };
+    assert!(serde_json::to_vec(&whole(Seq(1))).unwrap().len() > 5 * bus.client().max_payload());
+    let seq = store(&queue, &lane, "a").await;
+    let ending = Ending::Done { done: Box::new(whole(seq)), once: true };
+    queue.finish(lane.clone(), seq, ending).await.unwrap();
+    let inner = &queue.0.inner;
+    assert_eq!(count(&inner.fetch).await, 0);
+    let told = all(inner, &inner.done).await.pop().unwrap();
+    let length = told.payload.len();
+    assert!((126_000..=128 * 1024 - 512).contains(&length), "{length}");
+    let told: Done = serde_json::from_slice(&told.payload).unwrap();
+    assert_eq!(told.manifest.as_deref(), Some("p/a/f/_manifest.json"));
+    assert!(told.objects.len() > 30 && told.objects == objects[..told.objects.len()]);
+    assert_eq!((told.labels.clone(), told.lists), (labels, 0));
+    assert_eq!(queue.once(lane.clone(), "a".into()).await.unwrap(), Some(told));
+    drop((folder, server));
 }
 
 fn copy_all(from: &Path, to: &Path) {

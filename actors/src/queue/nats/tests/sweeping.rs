@@ -10,6 +10,7 @@ const QUICK: Pace = Pace {
     confirm: Duration::from_millis(300),
     every: Duration::from_millis(500),
     again: Duration::from_millis(100),
+    fetches: 2048,
 };
 
 async fn note(queue: &NatsQueue, lane: &LaneKey, origin: Seq) {
@@ -151,4 +152,55 @@ async fn notes_of_partitions_that_are_not_owned_are_left_to_their_owner() {
     })
     .await;
     drop((folder, server));
+}
+
+#[tokio::test]
+async fn a_note_vanishes_though_others_put_fetches_aside_all_the_while() {
+    let (queue, (_folder, _server, bus)) = resting().await;
+    let inner = &queue.0.inner;
+    let (own, other) = (lane("meta.act_1.insights"), lane("meta.act_2.insights"));
+    // So many that something is put aside at each look at them.
+    for number in 0..100 {
+        store(&queue, &own, &number.to_string()).await;
+    }
+    note(&queue, &own, Seq(7_000)).await;
+    let subject = inner.names().later(&other);
+    let putting = async {
+        loop {
+            publish(&bus, &subject, HeaderMap::new(), "{}").await;
+        }
+    };
+    let _sweeping = sweeping(inner, QUICK);
+    tokio::select! {
+        () = putting => {}
+        () = until("it is removed", async || (count(&inner.progress).await == 0).then_some(())) => {}
+    }
+}
+
+#[tokio::test]
+async fn an_account_with_much_waiting_does_not_keep_those_behind_it_from_being_looked_at() {
+    let (queue, (_folder, _server, _bus)) = resting().await;
+    let inner = &queue.0.inner;
+    let much = lane("meta.act_1.insights");
+    let part = crate::cluster::part_of(&much.account);
+    let behind = (2..).map(|number| lane(&format!("meta.act_1x{number}.insights")));
+    let little = behind.into_iter().find(|lane| crate::cluster::part_of(&lane.account) == part);
+    let little = little.unwrap();
+    assert!(much.account < little.account);
+    // Its note is looked at each time: its fetch waits under another number.
+    let aside = store(&queue, &much, "aside").await;
+    note(&queue, &much, aside).await;
+    let hour = clock::wall() + SignedDuration::from_hours(1);
+    queue.postpone(much.clone(), aside, hour).await.unwrap();
+    for number in 0..18 {
+        store(&queue, &much, &number.to_string()).await;
+    }
+    for number in 0..2 {
+        store(&queue, &little, &number.to_string()).await;
+    }
+    note(&queue, &little, Seq(7_000)).await;
+    // For each of them, and not for both.
+    let _sweeping = sweeping(inner, Pace { fetches: 20, ..QUICK });
+    until("one is left", async || (count(&inner.progress).await == 1).then_some(())).await;
+    assert!(has_note(&queue, &much, aside).await);
 }
