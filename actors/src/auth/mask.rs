@@ -2,8 +2,10 @@
 //!
 //! A cursor or the URL of a next page may repeat what the call was signed with, in a place where it cannot be left
 //! out. Page state is kept between pages and travels to other nodes, so it holds marks, which become the secrets
-//! again when a call is made. Where the host that is called gets no credentials it gets what the provider put there and
-//! nothing else: there a mark says too which secret it was, by a short hash, and is none once that has changed.
+//! again when a call is made. A mark names its secret by what that is for, so that after a change of `auth` none of
+//! another use stands in its place. Where the host that is called gets no credentials it gets what the provider put
+//! there and nothing else: there a mark says too which secret it was, by a short hash, and is none once that has
+//! changed.
 
 use std::borrow::Cow;
 
@@ -14,7 +16,7 @@ use url::Url;
 use super::redact::{self, ALONE_MIN};
 use super::secret::Missing;
 use super::sign::hex;
-use super::{Auth, Credential, Kind, Used};
+use super::{Auth, Credential, Kind, Reference, Used};
 use crate::ids::Account;
 use crate::plan::Platform;
 use crate::recipe::is_bare;
@@ -101,10 +103,10 @@ impl Mask {
             }
         };
         for credential in all(platform) {
-            for (place, reference) in credential.references().into_iter().enumerate() {
+            for (role, reference) in credential.roles() {
                 if let Ok(text) = reference.get(account) {
                     let text = text.expose_secret();
-                    add(credential, &place.to_string(), text, redact::forms(text));
+                    add(credential, &role.to_string(), text, redact::forms(text));
                 }
             }
             if let Some(pair) = pair(credential, account) {
@@ -175,7 +177,7 @@ pub fn may_go(text: &str, platform: &Platform, goes: Goes<'_>) -> bool {
     let mut marks = text.split(OPEN).skip(1).filter_map(|part| part.split_once(END));
     marks.all(|(mark, _)| {
         mark.is_empty()
-            || mark.rsplit_once('/').is_some_and(|(key, place)| {
+            || mark.split_once('/').is_some_and(|(key, place)| {
                 place.split('.').count() > 2 || !goes.is_bound(platform, key)
             })
     })
@@ -184,8 +186,8 @@ pub fn may_go(text: &str, platform: &Platform, goes: Goes<'_>) -> bool {
 /// The text that [`Mask::hide`] has hidden, with the secrets as they are now.
 ///
 /// # Errors
-/// A secret is not at hand, is not declared any more, or is another one where it may not be. `own`: what the call will be signed with; nobody waits for
-/// what is not at hand of another credential, so that is as unknown.
+/// A secret is not at hand, is not declared any more, or is another one where it may not be. `own`: what the call
+/// will be signed with; nobody waits for what is not at hand of another credential, so that is as unknown.
 pub fn shown<'t>(
     text: &'t str,
     platform: &Platform,
@@ -218,7 +220,7 @@ fn secret(
     account: &Account,
     own: Option<&Credential>,
 ) -> Result<String, Unmasked> {
-    let (key, place) = mark.rsplit_once('/').ok_or(Unmasked::Unknown)?;
+    let (key, place) = mark.split_once('/').ok_or(Unmasked::Unknown)?;
     let (which, form) = place.split_once('.').ok_or(Unmasked::Unknown)?;
     let (form, bound) =
         form.split_once('.').map_or((form, None), |(form, bound)| (form, Some(bound)));
@@ -237,6 +239,9 @@ fn secret(
         text.map(|text| text.expose_secret().to_owned())
     };
     let (secret, forms) = match which {
+        // Nobody waits for what there will never be.
+        PAIR if !matches!(credential.kind, Kind::Basic { .. }) => return Err(Unmasked::Unknown),
+        TOKEN | REFRESH if !credential.has_token() => return Err(Unmasked::Unknown),
         PAIR => {
             let pair = pair(credential, account).ok_or_else(|| not_at_hand("a secret"))?;
             let forms = vec![redact::base64(&pair)];
@@ -244,10 +249,8 @@ fn secret(
         }
         TOKEN => with_forms(token(false).ok_or_else(|| not_at_hand("the token"))?),
         REFRESH => with_forms(token(true).ok_or(Unmasked::Unknown)?),
-        number => {
-            let place: usize = number.parse().map_err(|_| Unmasked::Unknown)?;
-            let references = credential.references();
-            let reference = references.get(place).ok_or(Unmasked::Unknown)?;
+        role => {
+            let reference = declared(credential, role, bound.is_some()).ok_or(Unmasked::Unknown)?;
             let text = reference.get(account).map_err(|missing| match missing {
                 Missing::Unread => not_at_hand("a secret"),
                 Missing::None(_) => not_at_hand("a secret of this account"),
@@ -260,6 +263,18 @@ fn secret(
     }
     let form = form.parse::<usize>().ok().and_then(|form| forms.into_iter().nth(form));
     form.ok_or(Unmasked::Unknown)
+}
+
+/// The secret that a credential has for that. `is_bound`: whether it is the one that was meant is looked at too.
+fn declared<'c>(credential: &'c Credential, role: &str, is_bound: bool) -> Option<&'c Reference> {
+    let roles = credential.roles();
+    // Versions before named it by its place. Which one stood there then is certain if the mark says it, and is taken
+    // for certain if there is one only, that goes out with calls.
+    if let Ok(place) = role.parse::<usize>() {
+        let (role, reference) = roles.get(place)?;
+        return (is_bound || (roles.len() == 1 && role.is_sent())).then_some(reference);
+    }
+    roles.into_iter().find_map(|(own, reference)| (own.to_string() == role).then_some(reference))
 }
 
 fn with_forms(secret: String) -> (String, Vec<String>) {

@@ -159,29 +159,37 @@ impl Credential {
 
     /// Every secret that it is made of.
     pub fn references(&self) -> Vec<&Reference> {
-        let mut all: Vec<&Reference> = self.headers.iter().map(|(_, value)| value).collect();
+        self.roles().into_iter().map(|(_, reference)| reference).collect()
+    }
+
+    /// The same, each with what it is for. Stored notes name secrets so: a role never means another one.
+    pub(super) fn roles(&self) -> Vec<(Role<'_>, &Reference)> {
+        let headers = self.headers.iter();
+        let mut all: Vec<_> = headers.map(|(name, value)| (Role::Header(name), value)).collect();
+        let mut add = |role: &'static str, reference| all.push((Role::Of(role), reference));
         match &self.kind {
             Kind::Headers => {}
-            Kind::Bearer(secret) | Kind::Query(_, secret) => all.push(secret),
+            Kind::Bearer(secret) => add("bearer", secret),
+            Kind::Query(_, secret) => add("query", secret),
             Kind::Basic { user, password } => {
-                all.extend(user.reference());
-                all.push(password);
+                user.reference().into_iter().for_each(|user| add("user", user));
+                add("pass", password);
             }
             Kind::OAuth2(oauth2) => {
-                all.extend(oauth2.client_id.iter().filter_map(Words::reference));
-                all.extend(&oauth2.client_secret);
-                all.extend(&oauth2.refresh_token);
-                all.extend(oauth2.assertion.iter().map(|(jwt, _)| &jwt.key));
+                let client = oauth2.client_id.iter().filter_map(Words::reference);
+                client.for_each(|client| add("id", client));
+                oauth2.client_secret.iter().for_each(|secret| add("secret", secret));
+                oauth2.refresh_token.iter().for_each(|refresh| add("refresh", refresh));
+                oauth2.assertion.iter().for_each(|(jwt, _)| add("assert", &jwt.key));
             }
-            Kind::Jwt(jwt, _) => all.push(&jwt.key),
-            Kind::Hmac(hmac) => {
-                all.push(&hmac.key);
-            }
+            Kind::Jwt(jwt, _) => add("jwt", &jwt.key),
+            Kind::Hmac(hmac) => add("hmac", &hmac.key),
             Kind::OAuth1(oauth1) => {
-                all.extend(oauth1.consumer_key.reference());
-                all.push(&oauth1.consumer_secret);
-                all.extend(oauth1.token.iter().filter_map(Words::reference));
-                all.extend(&oauth1.token_secret);
+                oauth1.consumer_key.reference().into_iter().for_each(|key| add("ckey", key));
+                add("csecret", &oauth1.consumer_secret);
+                let token = oauth1.token.iter().filter_map(Words::reference);
+                token.for_each(|token| add("token", token));
+                oauth1.token_secret.iter().for_each(|secret| add("tsecret", secret));
             }
         }
         all
@@ -248,6 +256,36 @@ impl fmt::Debug for Credential {
             .field("kind", &self.kind)
             .field("headers", &self.headers)
             .finish_non_exhaustive()
+    }
+}
+
+/// What a secret of a credential is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role<'a> {
+    /// It is sent in this header.
+    Header(&'a HeaderName),
+    /// What the kind of the credential has it for, in letters: less than 8, or a careless secret may be the same.
+    Of(&'static str),
+}
+
+impl Role<'_> {
+    /// Whether calls carry it as it is, or in another form, and do not only prove that it is known.
+    fn is_sent(self) -> bool {
+        match self {
+            Self::Header(_) => true,
+            Self::Of(role) => matches!(role, "bearer" | "query" | "user" | "pass"),
+        }
+    }
+}
+
+/// In stored notes.
+impl fmt::Display for Role<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // A mark has dots between its parts, and no header has a `/` (RFC 9110 §5.6.2).
+            Self::Header(name) => write!(f, "h:{}", name.as_str().replace('.', "/")),
+            Self::Of(role) => f.write_str(role),
+        }
     }
 }
 

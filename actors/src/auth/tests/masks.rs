@@ -157,3 +157,70 @@ fn a_host_without_credentials_gets_the_secret_that_was_put_there_and_no_other() 
     assert_eq!(show(&after, &hidden), Ok("c.the-first-refresh".to_owned()));
     assert_eq!(goes(&before, &hidden, signed), is_own);
 }
+
+/// Credentials that are declared the one or the other way, all under one key.
+const HEADERS: &str = r#"headers = { X-First = "env:TOKEN", "X.Dotted" = "env:REFRESH" }"#;
+
+fn hmac(more: &str) -> String {
+    format!(
+        "auth = {{ hmac = {{ algorithm = \"sha256\", key = \"env:TOKEN\", sign = \"{{timestamp}}\", headers = {{ X-Sign = \"{{signature}}\" }} }}{more} }}"
+    )
+}
+
+#[test]
+fn after_a_change_of_auth_no_secret_of_another_use_stands_where_one_stood() {
+    let query = r#"query = "key", value = "env:KEY""#;
+    let before = platform(&format!("auth = {{ {query} }}"));
+    let hidden = hide(&before, &format!("https://x/?k={KEY}"));
+    let more = platform(&format!("auth = {{ {query}, {HEADERS} }}"));
+    assert_eq!(show(&more, &hidden), Ok(format!("https://x/?k={KEY}")), "it is the same one");
+    let basic = r#"auth = { basic = { user = "env:ID", password = "env:TOKEN" } }"#.to_owned();
+    for after in [
+        hmac(""),
+        r#"auth = { bearer = "env:TOKEN" }"#.to_owned(),
+        basic,
+        format!("auth = {{ {HEADERS} }}"),
+    ] {
+        assert_eq!(show(&platform(&after), &hidden), Err(Unmasked::Unknown), "{after}");
+    }
+    // The same header, whatever stands before it.
+    let before = platform(r#"auth = { headers = { "X.Dotted" = "env:KEY" } }"#);
+    let hidden = hide(&before, &format!("c.{KEY}"));
+    for more in [String::new(), format!("{query}, ")] {
+        let after = platform(&format!("auth = {{ {more}{HEADERS} }}"));
+        assert_eq!(show(&after, &hidden), Ok("c.the-first-refresh".to_owned()));
+    }
+    let to = "https://files.example.com/x".parse().unwrap();
+    let goes = Goes { to: &to, own: None, in_url: false };
+    let bound = Mask::of(&before, &account("a"), None, goes).hide(KEY);
+    assert!(may_go(&bound, &before, goes), "{bound:?}");
+    assert_eq!(show(&before, &bound), Ok(KEY.to_owned()));
+}
+
+#[test]
+fn a_mark_of_a_version_before_is_read_where_it_is_certain_what_it_means() {
+    let query = platform(r#"auth = { query = "key", value = "env:KEY" }"#);
+    let several = platform(&format!(r#"auth = {{ query = "key", value = "env:KEY", {HEADERS} }}"#));
+    let old = "\u{1}p._._/0.0\u{2}";
+    assert_eq!(show(&query, &format!("c.{old}")), Ok(format!("c.{KEY}")));
+    for unsure in [&several, &platform(&hmac(""))] {
+        assert_eq!(show(unsure, old), Err(Unmasked::Unknown));
+    }
+    // One that says which it was.
+    let to = "https://files.example.com/x".parse().unwrap();
+    let goes = Goes { to: &to, own: None, in_url: false };
+    let hidden = Mask::of(&several, &account("a"), None, goes).hide(KEY);
+    let place = |place: usize| hidden.replace("/query.", &format!("/{place}."));
+    assert_ne!(place(0), hidden, "{hidden:?}");
+    assert_eq!(show(&several, &place(2)), Ok(KEY.to_owned()));
+    assert_eq!(show(&several, &place(0)), Err(Unmasked::Unknown));
+}
+
+#[test]
+fn nobody_waits_for_what_a_credential_of_another_kind_never_has() {
+    let bearer = platform(r#"auth = { bearer = "env:KEY" }"#);
+    for which in ["t", "r", "p"] {
+        let hidden = format!("c.\u{1}p._._/{which}.0\u{2}");
+        assert_eq!(show(&bearer, &hidden), Err(Unmasked::Unknown), "{which}");
+    }
+}
