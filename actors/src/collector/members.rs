@@ -180,8 +180,7 @@ impl Attempt<'_> {
         while let Some(next) = unpack.next().await? {
             match next {
                 Unpacked::Began(name) => {
-                    let key = recipe::member_key(&landing.key, &name.bytes, landing.suffix);
-                    let key = key.map_err(Fail::Key)?;
+                    let key = self.member_key(&name, landing).map_err(Fail::Key)?;
                     let look = look.map(Look::anew);
                     let options = landing.of(Unwrap::None);
                     *current = Some(Current::new(unpack, (key, options), look, Some(name)));
@@ -209,6 +208,21 @@ impl Attempt<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The key of a member: without the secrets that its name may hold.
+    fn member_key(&self, name: &MemberName, landing: &Landing) -> Result<Path, Refusal> {
+        let of = |clean| recipe::member_key(&landing.key, &name.bytes, clean, landing.suffix);
+        let redactor = self.redactor();
+        let holds_one = |key: &Path| key.filename().is_some_and(|last| redactor.is_in(last));
+        let key = of(None)?;
+        if !holds_one(&key) && !redactor.is_in(&name.text) {
+            return Ok(key);
+        }
+        let clean = redactor.clean(&name.text);
+        let key = of(Some(&clean))?;
+        // Some are secrets as they are written in a key.
+        if holds_one(&key) { of(Some("")) } else { Ok(key) }
     }
 
     /// Makes a member an object, if rules let it.

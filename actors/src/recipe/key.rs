@@ -27,6 +27,8 @@ const PART_BYTES_MAX: usize = 200;
 const HASH_DIGITS: usize = 32;
 /// Stands before that hash. It is encoded in values, so no value can look like a part that was cut.
 const CUT: char = '~';
+/// Bytes of its own hash that tell a member's name with a secret from another such one: too few to find the secret by.
+const SEEN_BYTES: usize = 4;
 /// Longest end of a member's name that is kept where the name is cut, in bytes.
 const KIND_BYTES_MAX: usize = 8;
 const MANIFEST: &str = "_manifest.json";
@@ -153,18 +155,31 @@ pub fn manifest_key(first_page: &Path) -> Path {
 
 /// The key of a member of an archive, of which several are stored: beside the fetch's manifest, `00001.` and the name,
 /// encoded as one part of a key, and what tells of the compression. A long name is cut and has a hash of the whole.
+/// `clean`: the name as it may be shown, where it holds secrets; that and a hash stand for it then.
 ///
 /// # Errors
 /// The key is longer than 1,024 bytes.
-pub fn member_key(first_page: &Path, name: &[u8], suffix: &str) -> Result<Path, Refusal> {
+pub fn member_key(
+    first_page: &Path,
+    name: &[u8],
+    clean: Option<&str>,
+    suffix: &str,
+) -> Result<Path, Refusal> {
     let mut part = format!("{MEMBER_START}{}", percent_encode(name, PART));
-    if part.len() + suffix.len() > PART_BYTES_MAX {
+    let mut whole = part.clone();
+    if let Some(clean) = clean {
+        part = format!("{MEMBER_START}{}", utf8_percent_encode(clean, PART));
+        let seen = Sha256::digest(name);
+        whole = format!("{part}{CUT}{:x?}", seen.get(..SEEN_BYTES).unwrap_or_default());
+    }
+    if clean.is_some() || part.len() + suffix.len() > PART_BYTES_MAX {
         // What the name ends in, if that looks like a kind of file.
         let of = part.rsplit_once('.').map_or("", |(_, end)| end);
         let is_kind = (1..=KIND_BYTES_MAX).contains(&of.len())
             && of.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let kind = if is_kind { format!(".{of}") } else { String::new() };
-        part = cut(&part, PART_BYTES_MAX - suffix.len() - kind.len()) + &kind;
+        let start = part.strip_suffix(&*kind).unwrap_or(&part);
+        part = hashed(start, &whole, PART_BYTES_MAX - suffix.len() - kind.len()) + &kind;
     }
     let folder = first_page.parent().unwrap_or_default();
     let key = format!("{folder}/{part}{suffix}");
@@ -187,12 +202,18 @@ fn too_long(key: &str) -> String {
 
 /// The beginning of an encoded part and a hash of all of it, together of so many bytes at most.
 fn cut(part: &str, most: usize) -> String {
-    let mut kept = most - HASH_DIGITS - CUT.len_utf8();
+    hashed(part, part, most)
+}
+
+/// The beginning of an encoded part and a hash of the whole, together of so many bytes at most.
+fn hashed(part: &str, whole: &str, most: usize) -> String {
+    let mut kept = part.len().min(most - HASH_DIGITS - CUT.len_utf8());
     // An encoded byte is not cut in two.
-    if let Some(sign) = part.get(kept - 2..kept).and_then(|tail| tail.find('%')) {
-        kept = kept - 2 + sign;
+    let tail = kept.saturating_sub(2);
+    if let Some(sign) = part.get(tail..kept).and_then(|tail| tail.find('%')) {
+        kept = tail + sign;
     }
-    let hash = format!("{:x}", Sha256::digest(part.as_bytes()));
+    let hash = format!("{:x}", Sha256::digest(whole.as_bytes()));
     let hash = hash.get(..HASH_DIGITS).expect("SHA-256 has 64 digits");
     format!("{}{CUT}{hash}", part.get(..kept).expect("an encoded part is ASCII"))
 }

@@ -159,3 +159,27 @@ proptest! {
         prop_assert_eq!(key(&a, &c).matches('/').count(), 5);
     }
 }
+
+#[test]
+fn the_key_of_a_member_holds_the_name_as_it_may_be_shown() {
+    let first = Path::parse(key("act_1", "f")).unwrap();
+    let of = |name: &str, clean: Option<&str>| {
+        let key = member_key(&first, name.as_bytes(), clean, ".zst").unwrap().to_string();
+        key.strip_prefix("p/a/act_1/2026-11-20/f/").unwrap().to_owned()
+    };
+    assert_eq!(of("ads/a.csv", None), "00001.ads%2Fa.csv.zst");
+    let clean = Some("a-[redacted].csv");
+    let (one, other) = (of("a-s3cret01.csv", clean), of("a-s3cret02.csv", clean));
+    assert_ne!(one, other, "two secrets are two objects");
+    assert_eq!(one, of("a-s3cret01.csv", clean));
+    assert!(one.starts_with("00001.a-%5Bredacted%5D~") && one.ends_with(".csv.zst"), "{one}");
+    let nothing = of("a-s3cret01.csv", Some(""));
+    assert!(nothing.starts_with("00001.~") && nothing.len() == 7 + 32 + 4, "{nothing}");
+    let long = format!("{}.csv", "[redacted]".repeat(40));
+    let long = of("x", Some(&long));
+    // An encoded byte is not cut in two.
+    assert!((198..=200).contains(&long.len()) && long.ends_with(".csv.zst"), "{long}");
+    // As it was before there were such: cut at its own length.
+    let cut = of(&"x".repeat(300), None);
+    assert!(cut.len() == 200 && cut.contains("xx~"), "{cut}");
+}
