@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -13,10 +14,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use self::search::{Search, Tap, encoded, stored};
+use self::search::{FILES, Search, Tap, encoded, stored};
 use crate::service::ask;
 use crate::util::{
-    Asked, Config, Dir, Nats, Provider, Running, Told, fetch, free_port, get, wait_until,
+    Asked, Config, Dir, Nats, Provider, Running, Told, fetch, free_port, get, lossy, wait_until,
 };
 
 mod search;
@@ -32,11 +33,50 @@ const ENV: &[(&str, &str)] = &[
     ("REFRESH", "s3cr3t-refresh-first-Uz02"),
 ];
 const USER: &str = "the-user";
+/// Looked through, and at least so many bytes of it, before the node is stopped: all that a run fills.
+const LEAST: &[(&str, usize)] = &[
+    ("TOLLGATE_FETCH", 500),
+    ("TOLLGATE_LEDGER", 500),
+    ("TOLLGATE_PROGRESS", 500),
+    ("TOLLGATE_DONE", 500),
+    ("TOLLGATE_DEAD", 5_000),
+    ("KV_TOLLGATE_OWN", 100),
+    ("KV_TOLLGATE_CONF", 50),
+    (SENT, 20_000),
+    (FILES, 2_000),
+    ("publish", 50),
+    ("audit", 100),
+    ("status --json", 200),
+    ("$SRV.STATS.tollgate", 200),
+    ("/metrics", 2_000),
+    ("the log", 20_000),
+];
+/// The same of a run that ends in good order, when no read waits.
+const LEAST_AT_END: &[(&str, usize)] = &[
+    ("TOLLGATE_LEDGER", 500),
+    ("TOLLGATE_DONE", 500),
+    ("TOLLGATE_DEAD", 5_000),
+    (SENT, 20_000),
+    (FILES, 2_000),
+    ("audit", 100),
+    ("/metrics", 2_000),
+    ("the log", 20_000),
+];
+/// The place of all that was sent through the server.
+const SENT: &str = "sent through NATS";
 /// Apis whose reads stand still at their third page.
 const READS: [&str; 5] = ["urls", "links", "cursors", "pairs", "rotating"];
 
 fn secret(name: &str) -> String {
     ENV.iter().find(|(own, _)| *own == name).unwrap().1.to_owned()
+}
+
+/// An archive of these files.
+fn archive(names: &[String]) -> Vec<u8> {
+    let script = "import sys, zipfile\nwith zipfile.ZipFile(sys.stdout.buffer, 'w') as out:\n    for name in sys.argv[1:]: out.writestr(name, name[:3])";
+    let made = Command::new("python3").args(["-c", script]).args(names).output().unwrap();
+    assert!(made.status.success(), "{}", lossy(&made.stderr));
+    made.stdout
 }
 
 fn pair() -> String {
@@ -54,6 +94,9 @@ struct Shared {
     used: Mutex<BTreeSet<String>>,
     asked: AtomicUsize,
     port: AtomicUsize,
+    /// An archive whose files are called by secrets, and one that must not be taken.
+    packed: Vec<u8>,
+    refused: Vec<u8>,
 }
 
 impl Shared {
@@ -163,6 +206,8 @@ impl Shared {
             "denied" => Told::of(403, "text/plain", self.echo(call)),
             "broken" => Told::of(500, "text/plain", self.echo(call)),
             "html" => Told::of(200, "text/html", format!("<html>{}</html>", self.echo(call))),
+            "packed" => Told::of(200, "application/zip", self.packed.clone()),
+            "refused" => Told::of(200, "application/zip", self.refused.clone()),
             "moved" => at(format!("http://127.0.0.1:{port}/good/1?key={key}")),
             "foreign" => {
                 let next = format!("https://{}.example.com/?key={key}", "s3cr3t-bearer-df50");
@@ -202,6 +247,8 @@ fn config(nats: &Nats, provider: &Provider, port: u16) -> Config {
         ("foreign", &query, url),
         ("unusable", &query, url),
         ("moved", &query, ""),
+        ("packed", &header, "format = \"csv\"\ndecode = [\"zip\"]\nmembers = \"*\""),
+        ("refused", &header, "format = \"csv\"\ndecode = [\"zip\"]\nmembers = \"*\""),
     ];
     let config = Config::at(&base)
         .on(nats)
@@ -240,9 +287,9 @@ fn fetches() -> (String, usize, usize) {
             *(if path == "good" { &mut done } else { &mut dead }) += 1;
         }
     }
-    for api in ["bodies", "foreign", "unusable", "moved"] {
+    for api in ["bodies", "foreign", "unusable", "moved", "packed", "refused"] {
         lines += &fetch("odd", api, "1", json!({}));
-        *(if api == "bodies" { &mut done } else { &mut dead }) += 1;
+        *(if matches!(api, "bodies" | "packed") { &mut done } else { &mut dead }) += 1;
     }
     (lines, done, dead)
 }
@@ -262,7 +309,7 @@ fn look_at_nats(search: &mut Search, nats: &Nats, tap: &Tap) -> BTreeMap<String,
     assert!(tokens.iter().any(|message| search.has(message).is_some()), "no token is in {TOKENS}");
     for message in &tap.heard() {
         if !message.windows(15).any(|part| part == b"TOLLGATE_TOKENS") {
-            search.look("sent through NATS", message);
+            search.look(SENT, message);
         }
     }
     all.into_iter().map(|(name, messages)| (name, messages.len())).collect()
@@ -324,7 +371,15 @@ fn serve(dir: &Dir) -> Running {
 
 #[test]
 fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
-    let shared = Arc::new(Shared::default());
+    let names = [
+        format!("export-{}.csv", secret("HEADER")),
+        format!("ads/{}.csv", secret("QUERY")),
+        format!("export-{}.csv", secret("BEARER")),
+        format!("{}.csv", encoded(&secret("QUERY"))),
+        "clean.csv".to_owned(),
+    ];
+    let refused = archive(&[format!("/{}.csv", secret("HEADER"))]);
+    let shared = Arc::new(Shared { packed: archive(&names), refused, ..Shared::default() });
     let own = Arc::clone(&shared);
     let provider = Provider::start(move |call, _| own.answer(call));
     let at = provider.base_url();
@@ -359,7 +414,7 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     look_at_audit(&mut search, &dir);
     search.look("the log", (killed.out() + &killed.err()).as_bytes());
     assert!(killed.err().contains("\"TRACE\""), "the log was whole");
-    search.ends_clean();
+    search.ends_clean(LEAST);
 
     // What was kept is enough to go on: no page is called again but the one that was out, and with the secrets in it.
     shared.released.store(true, Ordering::SeqCst);
@@ -374,7 +429,7 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     look_at_audit(&mut search, &dir);
     search.look("the log", (ran.out() + &ran.err()).as_bytes());
     search.look_at_files(&dir.path("data"), &BTreeSet::from(["/bodies/"]));
-    search.ends_clean();
+    search.ends_clean(LEAST_AT_END);
     assert_eq!(nats.count("DEAD"), dead as u64);
     let asked = provider.asked();
     for api in READS {
@@ -402,6 +457,19 @@ fn a_node_on_nats_keeps_and_shows_no_secret_that_its_provider_repeats() {
     }
     let given = shared.given.lock().unwrap().len();
     assert!(given >= 4, "a rotated refresh token was used: {given}");
+    // Files of an archive are objects each, whatever they are called.
+    let files = dir.files("data").into_iter().filter(|file| file.contains("/packed/"));
+    let (manifests, objects): (Vec<_>, Vec<_>) =
+        files.partition(|file| file.ends_with("_manifest.json"));
+    assert_eq!((manifests.len(), objects.len()), (1, names.len()), "{objects:?}");
+    let clean = objects.iter().filter(|file| file.contains("%5Bredacted%5D~"));
+    assert_eq!(clean.count(), names.len() - 1, "{objects:?}");
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(dir.path(&manifests[0])).unwrap()).unwrap();
+    let members: Vec<&Value> =
+        manifest["objects"].as_array().unwrap().iter().map(|object| &object["member"]).collect();
+    assert_eq!(members[0], "export-[redacted].csv", "{members:?}");
+    assert_eq!(members[4], "clean.csv", "{members:?}");
     // Bodies are kept as they came, as is said of them.
     let stored = dir
         .files("data")

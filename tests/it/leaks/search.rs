@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{self, Stream};
+use async_nats::jetstream::stream::{self, RawMessageErrorKind, Stream};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures_util::{StreamExt, TryStreamExt};
@@ -53,6 +55,8 @@ fn forms(secrets: &BTreeSet<String>, user: &str, password: &str) -> Vec<String> 
             self::encoded(&encoded),
             encoded,
             encoded_but(secret, b""),
+            // As a part of a key.
+            encoded_but(secret, b"-._!$&'()+,;=:@ "),
             json.to_owned(),
             json.replace('/', "\\/"),
             json!(json).to_string().trim_matches('"').to_owned(),
@@ -66,17 +70,21 @@ fn forms(secrets: &BTreeSet<String>, user: &str, password: &str) -> Vec<String> 
     all.into_iter().collect()
 }
 
+/// The place of all files together.
+pub(super) const FILES: &str = "files";
+
 /// What was looked through, and in how much of it a secret was found.
 pub(super) struct Search {
     forms: Vec<String>,
     found: Vec<String>,
-    bytes: usize,
+    /// How much, by place.
+    bytes: BTreeMap<String, usize>,
 }
 
 impl Search {
     /// For these secrets, and for a user and a password as one.
     pub(super) fn of(secrets: &BTreeSet<String>, user: &str, password: &str) -> Self {
-        Self { forms: forms(secrets, user, password), found: Vec::new(), bytes: 0 }
+        Self { forms: forms(secrets, user, password), found: Vec::new(), bytes: BTreeMap::new() }
     }
 
     /// Secrets are ASCII: they stay as they are in whatever is no text.
@@ -86,38 +94,59 @@ impl Search {
     }
 
     pub(super) fn look(&mut self, place: &str, bytes: &[u8]) {
-        self.bytes += bytes.len();
+        self.look_in(place, place, bytes);
+    }
+
+    /// The same, of one of many things in a place.
+    fn look_in(&mut self, place: &str, thing: &str, bytes: &[u8]) {
+        *self.bytes.entry(place.to_owned()).or_default() += bytes.len();
         if let Some(form) = self.has(bytes) {
             let text = String::from_utf8_lossy(bytes);
             let line = text.lines().find(|line| line.contains(form)).unwrap_or_default();
             let line: String = line.chars().take(600).collect();
-            self.found.push(format!("{place}: `{form}` in {line}"));
+            self.found.push(format!("{thing}: `{form}` in {line}"));
         }
     }
 
     pub(super) fn look_at_files(&mut self, folder: &Path, kept: &BTreeSet<&str>) {
         for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let path = entry.path();
-            if entry.file_type().unwrap().is_dir() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() {
                 self.look_at_files(&path, kept);
                 continue;
             }
-            let Ok(bytes) = fs::read(&path) else { continue };
             let place = path.display().to_string();
-            self.look(&place, place.as_bytes());
+            self.look_in(FILES, &place, place.as_bytes());
+            if kind.is_socket() {
+                continue;
+            }
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                // The node has removed it since it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => panic!("{place}: {error}"),
+            };
             if kept.iter().any(|part| place.contains(part) && !place.ends_with("_manifest.json")) {
                 continue;
             }
             let unpacked = decompress(&place, &bytes);
             if unpacked != bytes {
-                self.look(&place, &unpacked);
+                self.look_in(FILES, &place, &unpacked);
             }
-            self.look(&place, &bytes);
+            self.look_in(FILES, &place, &bytes);
         }
     }
 
-    pub(super) fn ends_clean(self) {
-        assert!(self.bytes > 20_000, "only {} bytes were looked at", self.bytes);
+    /// Ends the search. `least`: so many bytes were looked at in each of these places, or it could not have found much.
+    pub(super) fn ends_clean(self, least: &[(&str, usize)]) {
+        for (place, least) in least {
+            let bytes = self.bytes.get(*place).copied().unwrap_or_default();
+            assert!(
+                bytes >= *least,
+                "{place}: only {bytes} bytes were looked at: {:?}",
+                self.bytes
+            );
+        }
         assert!(self.found.is_empty(), "{} leaks:\n{}", self.found.len(), self.found.join("\n"));
     }
 }
@@ -130,14 +159,24 @@ pub(super) fn stored(nats: &Nats) -> BTreeMap<String, Vec<Vec<u8>>> {
         for name in names {
             let stream: Stream = js.get_stream(&name).await.unwrap();
             let state = stream.cached_info().state.clone();
-            let messages: &mut Vec<Vec<u8>> = all.entry(name).or_default();
-            for seq in state.first_sequence..=state.last_sequence {
-                // One that was deleted is not there.
-                let Ok(message) = stream.get_raw_message(seq).await else { continue };
+            let messages: &mut Vec<Vec<u8>> = all.entry(name.clone()).or_default();
+            // One that never had a message counts from 0 to 0.
+            for seq in state.first_sequence.max(1)..=state.last_sequence {
+                let message = match stream.get_raw_message(seq).await {
+                    Ok(message) => message,
+                    // One that was deleted.
+                    Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => continue,
+                    Err(error) => panic!("{name} {seq}: {error}"),
+                };
                 let mut bytes = format!("{} {:?} ", message.subject, message.headers).into_bytes();
                 bytes.extend_from_slice(&message.payload);
                 messages.push(bytes);
             }
+            // What is there now was read, but for what has come since.
+            let now = js.get_stream(&name).await.unwrap().cached_info().state.clone();
+            let since = now.last_sequence - state.last_sequence;
+            let read = messages.len() as u64;
+            assert!(read + since >= now.messages, "{name}: {read} of {} were read", now.messages);
         }
         all
     })
@@ -209,6 +248,7 @@ mod plants {
             "s3cr3t%2Fof%20a%2Brun%3D".to_owned(),
             "s3cr3t%2fof%20a%2brun%3d".to_owned(),
             "s3cr3t/of%20a%2Brun%3D".to_owned(),
+            "s3cr3t%2Fof a+run=".to_owned(),
             "s3cr3t%252Fof%2520a%252Brun%253D".to_owned(),
             "s3cr3t\\/of a+run=".to_owned(),
             json,
@@ -265,8 +305,28 @@ mod plants {
         for name in ["plain.json", ".json.zst", ".json.gz", "0.sst", &hex, "_manifest.json"] {
             assert!(found.contains(name), "{name}: {found}");
         }
-        let ends = std::panic::catch_unwind(move || search.ends_clean());
+        let ends = std::panic::catch_unwind(move || search.ends_clean(&[]));
         assert!(ends.is_err(), "it fails");
+        // A file that is there and cannot be read is not clean.
+        let unread = Dir::empty();
+        fs::create_dir_all(unread.path("data")).unwrap();
+        std::os::unix::fs::symlink("itself", unread.path("data/itself")).unwrap();
+        let looked = std::panic::catch_unwind(move || {
+            self::search().look_at_files(&unread.path("data"), &BTreeSet::new());
+        });
+        assert!(looked.is_err(), "it fails");
+    }
+
+    #[test]
+    fn a_search_of_too_little_is_not_clean() {
+        let ends = |least: &'static [(&'static str, usize)]| {
+            let mut search = search();
+            search.look("the log", b"much that is clean");
+            std::panic::catch_unwind(move || search.ends_clean(least)).is_ok()
+        };
+        assert!(ends(&[("the log", 18)]));
+        assert!(!ends(&[("the log", 19)]));
+        assert!(!ends(&[("the log", 18), (FILES, 1)]), "of one place much, of another nothing");
     }
 
     #[test]
