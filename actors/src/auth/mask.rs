@@ -184,8 +184,8 @@ pub fn may_go(text: &str, platform: &Platform, goes: Goes<'_>) -> bool {
 /// The text that [`Mask::hide`] has hidden, with the secrets as they are now.
 ///
 /// # Errors
-/// A secret is not at hand, is not declared any more, or is another one where it may not be. `own`: what the call will be signed with; nobody waits for
-/// what is not at hand of another credential, so that is as unknown.
+/// A secret is not at hand, is not declared any more, or is another one where it may not be. `own`: what the call will
+/// be signed with; nobody waits for what is not at hand of another credential, so that is as unknown.
 pub fn shown<'t>(
     text: &'t str,
     platform: &Platform,
