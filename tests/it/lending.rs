@@ -88,7 +88,8 @@ fn twenty_per_second_over_sixty_accounts_and_three_nodes_are_exact_and_used() {
         "{used:.3} of the rate; {waits} asks of other nodes took {:.1} ms each",
         1000.0 * took / waits
     );
-    assert!(used >= 0.9, "{used}");
+    // Quiet it is 0.94; a half would go where each permit lent cost its whole window.
+    assert!(used >= 0.8, "{used}");
     assert!(waits > 100.0, "{waits}");
     for ran in &ran {
         assert!(told(ran, "fetch_done").len() > 50, "each has its share: {ran}");

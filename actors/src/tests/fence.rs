@@ -4,11 +4,14 @@
 use super::oracle::{Limit, Rule, assert_never_too_many, assert_never_too_many_of, some_ms};
 use super::seams::Turn;
 use super::*;
+use tollgate_protos::Done;
+
 use crate::http::scripted::Reply;
 use crate::ledger::Ledger;
 use crate::ledger::Writer;
 use crate::ledger::memory::Fault;
 use crate::ledger::record::{Flying, KNOWN_MAX, Known, Record, Tries, Waiting};
+use crate::queue::Ending;
 
 const FIVE: Limit = Limit { rule: Rule::Max(5, 1000), per_api: false, guard: Some(25) };
 
@@ -113,6 +116,25 @@ fn what_is_in_flight_here_counts_although_another_node_wrote_meanwhile() {
         let next = one.times_of("next")[0];
         assert!(next >= 30_000, "at {next} ms");
         assert_eq!(one.shared.totals.restarts.get(), 0);
+    });
+}
+
+#[test]
+fn what_another_node_has_ended_since_it_was_read_is_not_called() {
+    paused(|| async {
+        let one = Rig::start(setup(&[Limit::new(Rule::Every(1000))]), |_| Reply::ok("{}"));
+        one.put("x", "a", "first").await;
+        let second = one.put("x", "a", "second").await;
+        one.put("x", "a", "third").await;
+        // By then the second is read ahead.
+        one.at(500).await;
+        let done = Done { seq: second.0, ..Done::default() };
+        let ended = Ending::Done { done: Box::new(done), once: false };
+        one.queue.finish(lane("x", "a", Priority::Normal), second, ended).await.unwrap();
+        store_as(&one, 7, |_| ()).await;
+        sleep(secs(20)).await;
+        let called: Vec<String> = one.calls().into_iter().map(|(_, id)| id).collect();
+        assert_eq!(called, ["first", "third"]);
     });
 }
 

@@ -65,7 +65,8 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<Seq>,
     /// A read is under way.
     pub(crate) loading: bool,
-    /// What the read under way brings is of no use: it began before the api was gone.
+    /// What the read under way brings is of no use: it began before the api was gone, or another process was known to
+    /// have worked here.
     discard: bool,
     /// Fetches that ended since that read began: it may have seen them.
     ended: Vec<Seq>,
@@ -170,9 +171,22 @@ impl Lane {
     pub(crate) fn close(&mut self) -> Vec<Candidate> {
         self.api = API_GONE;
         self.unseen = 0;
+        self.due = None;
+        self.give_up()
+    }
+
+    /// Another process has worked in it: what is in hand may have ended there. It is given up, and read again if it
+    /// still waits.
+    pub(crate) fn read_anew(&mut self) -> Vec<Candidate> {
+        let given_up = self.give_up();
+        self.note(given_up.len() as u64);
+        given_up
+    }
+
+    /// What is in hand; the next read begins at the first fetch, and one under way is of no use.
+    fn give_up(&mut self) -> Vec<Candidate> {
         self.cursor = None;
         self.from_start = true;
-        self.due = None;
         self.discard = self.loading;
         let followers = std::mem::take(&mut self.alike).into_iter().flat_map(|own| own.followers);
         self.heads.drain(..).chain(self.parked.drain(..)).chain(followers).collect()

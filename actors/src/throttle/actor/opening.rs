@@ -218,6 +218,11 @@ impl Throttle {
         self.see(&record.known);
         self.throttled_in_a_row = self.throttled_in_a_row.max(record.throttled_in_a_row);
         self.stale = !record.flying.is_empty() || !record.open.is_empty();
+        // Before what the record says of the same fetches, which is newer.
+        for place in 0..self.lanes.len() {
+            let given_up = self.lanes[place].read_anew();
+            self.remember_given_up(given_up, now);
+        }
         self.remember(record, writer, since, now);
     }
 

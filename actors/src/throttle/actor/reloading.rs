@@ -77,6 +77,11 @@ impl Throttle {
     /// The lane's api is not declared any more.
     fn close(&mut self, place: usize, now: At) {
         let given_up = self.lanes[place].close();
+        self.remember_given_up(given_up, now);
+    }
+
+    /// What is read again keeps its tries.
+    pub(super) fn remember_given_up(&mut self, given_up: Vec<Candidate>, now: At) {
         for Candidate { item, tries, not_before, .. } in given_up {
             if tries != Tries::default() || not_before > now {
                 self.remembered.insert(item.seq, (tries, not_before, false));
