@@ -37,6 +37,8 @@ const CONNECT_DEFAULT: Duration = Duration::from_secs(10);
 pub(super) struct ConnectNote {
     begun: AtomicU32,
     ended: AtomicU32,
+    /// One more than the number of connects before it was written; zero while it is not.
+    written: AtomicU32,
     changed: Notify,
     patience: Duration,
     write_by: Instant,
@@ -49,11 +51,27 @@ impl ConnectNote {
         Arc::new(Self {
             begun: AtomicU32::new(0),
             ended: AtomicU32::new(0),
+            written: AtomicU32::new(0),
             changed: Notify::new(),
             patience,
             write_by,
             shut: AtomicBool::new(false),
         })
+    }
+
+    /// The request was written after that many connects.
+    pub(super) fn written(&self, begun: u32) {
+        self.written.store(begun + 1, Ordering::Release);
+    }
+
+    /// Whether it was written, and no connect has begun since.
+    pub(super) fn is_written(&self) -> bool {
+        self.written.load(Ordering::Acquire) == self.begun() + 1
+    }
+
+    /// By when it has to be written.
+    pub(super) fn write_by(&self) -> Instant {
+        self.write_by
     }
 
     /// The request was written, and is not to be written again.

@@ -17,6 +17,7 @@ use http::header::ACCEPT_ENCODING;
 use tokio::time::timeout;
 
 use super::connect::{CALL, ConnectNote, ConnectTimeout, TooLate, WatchConnects};
+use super::last_look::{LastLook, TooLong};
 use super::{Answer, CallBounds, CallError, OnWritten, Transport, Written};
 use crate::clock::Clock;
 use crate::recipe::Request;
@@ -75,10 +76,15 @@ impl Transport for Wire {
         Box::pin(async move {
             let note = ConnectNote::new(bounds.timeouts.connect, clock.instant(bounds.write_by));
             let answering = CALL.scope(Arc::clone(&note), client.execute(call));
+            let answering = LastLook::new(Arc::clone(&note), answering);
             let stamping = stamp(&note, &clock, &*on_written, &bounds);
             let answer = tokio::select! {
                 biased; // the call's first poll must come before the first lap
-                answer = answering => answer.map_err(|error| told(&error))?,
+                answer = answering => match answer {
+                    Ok(answer) => answer.map_err(|error| told(&error))?,
+                    Err(TooLong { may_be_written: true }) => return Err(CallError::Stopped),
+                    Err(TooLong { may_be_written: false }) => return Err(CallError::Late),
+                },
                 waited = stamping => return Err(CallError::FirstByte(waited)),
             };
             let status = answer.status().as_u16();
@@ -106,6 +112,7 @@ async fn stamp(
         if note.begun() != begun || note.pending() {
             continue;
         }
+        note.written(begun);
         if bounds.once {
             note.shut();
         }

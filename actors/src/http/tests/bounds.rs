@@ -3,7 +3,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tollgate_emulator::{Emulator, Profile};
+use tollgate_emulator::{Emulator, Latency, Profile};
 
 use super::*;
 
@@ -17,7 +17,11 @@ struct Provider {
 
 impl Provider {
     fn start() -> Self {
-        let emulator = Emulator::start(Profile { record: true, ..Profile::default() }).unwrap();
+        Self::of(Profile { record: true, ..Profile::default() })
+    }
+
+    fn of(profile: Profile) -> Self {
+        let emulator = Emulator::start(profile).unwrap();
         let clock = Clock::new();
         Self { emulator, wire: Wire::new(clock.clone(), 64).unwrap(), clock }
     }
@@ -313,5 +317,73 @@ fn a_call_that_is_dropped_ends() {
         assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
         let told = provider.call("v1/reports/daily", timeouts(900, 900, 900)).await;
         assert_eq!(told.answer.unwrap().status, 200);
+    });
+}
+
+/// Counts the requests that come, each of which is answered; none has a body.
+async fn counting() -> (std::net::SocketAddr, Rc<std::cell::Cell<usize>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let count = Rc::new(std::cell::Cell::new(0));
+    let counted = Rc::clone(&count);
+    actix_rt::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let counted = Rc::clone(&counted);
+            actix_rt::spawn(async move {
+                let mut request = [0; 4096];
+                while matches!(stream.read(&mut request).await, Ok(1..)) {
+                    counted.set(counted.get() + 1);
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.ok();
+                }
+            });
+        }
+    });
+    (addr, count)
+}
+
+#[test]
+fn a_process_that_is_stopped_before_it_writes_does_not_write_when_it_goes_on() {
+    real(|| async {
+        let (addr, count) = counting().await;
+        let clock = Clock::new();
+        let wire = Wire::new(clock.clone(), 64).unwrap();
+        let url = format!("http://{addr}/");
+        let far = timeouts(9000, 9000, 9000);
+        let ms = Duration::from_millis;
+        for round in 1..=20 {
+            let told = call(&wire, &clock, &url, "", far, FAR).await;
+            body(told.answer.unwrap()).await.unwrap();
+            tokio::time::sleep(ms(5)).await;
+            assert_eq!(count.get(), round, "the connection is warm from the second on");
+            // Polled after the call, and before the connection's task has its turn.
+            let stopped = async { std::thread::sleep(ms(60)) };
+            let late = call(&wire, &clock, &url, "", far, ms(30));
+            let (told, ()) = futures_util::join!(late, stopped);
+            assert_eq!(told.answer.unwrap_err(), CallError::Stopped);
+            tokio::time::sleep(ms(20)).await;
+            assert_eq!(count.get(), round, "it was written all the same");
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_comes_after_the_time_of_writing_is_taken() {
+    real(|| async {
+        let latency = Latency::Range(Duration::from_millis(200), Duration::from_millis(210));
+        let profile = Profile { record: true, latency, ..Profile::default() };
+        let provider = Provider::of(profile);
+        let far = timeouts(9000, 9000, 9000);
+        provider.call("v1/reports/daily", far).await.answer.unwrap();
+        let url = provider.url("v1/reports/daily");
+        let write_by = Duration::from_millis(300);
+        // Stopped once it was written, and before its answer.
+        let stopped = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            std::thread::sleep(Duration::from_millis(400));
+        };
+        let late = call(&provider.wire, &provider.clock, &url, "x", far, write_by);
+        let (told, ()) = futures_util::join!(late, stopped);
+        told.answer.unwrap();
+        assert_eq!(provider.arrived(), 2);
     });
 }
