@@ -42,25 +42,25 @@ const LEAST: &[(&str, usize)] = &[
     ("TOLLGATE_DEAD", 5_000),
     ("KV_TOLLGATE_OWN", 100),
     ("KV_TOLLGATE_CONF", 50),
-    (SENT, 20_000),
+    (SENT, 10_000),
     (FILES, 2_000),
     ("publish", 50),
     ("audit", 100),
     ("status --json", 200),
     ("$SRV.STATS.tollgate", 200),
     ("/metrics", 2_000),
-    ("the log", 20_000),
+    ("the log", 10_000),
 ];
 /// The same of a run that ends in good order, when no read waits.
 const LEAST_AT_END: &[(&str, usize)] = &[
     ("TOLLGATE_LEDGER", 500),
     ("TOLLGATE_DONE", 500),
     ("TOLLGATE_DEAD", 5_000),
-    (SENT, 20_000),
+    (SENT, 10_000),
     (FILES, 2_000),
     ("audit", 100),
     ("/metrics", 2_000),
-    ("the log", 20_000),
+    ("the log", 10_000),
 ];
 /// The place of all that was sent through the server.
 const SENT: &str = "sent through NATS";

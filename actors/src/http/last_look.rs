@@ -4,19 +4,24 @@
 //! others have theirs, and a process may be stopped there for any time (SIGSTOP, a machine that is paused): going on it
 //! would write what the next owner of its account has counted long ago. tokio's queue is first in, first out: a task that
 //! is spawned right before the future is polled has its turn right before the connection's. It looks at the clock, and
-//! drops the call if it is too late: hyper writes no request whose future is gone (`poll_canceled` in its
+//! drops the call if the process was stopped since and it is too late: hyper writes no request whose future is gone (`poll_canceled` in its
 //! `client::dispatch`).
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::connect::ConnectNote;
 
-/// A call that is given up if it has not been written by the time in its note.
+/// Longer than this between two turns, and the process was stopped. Shorter than any lease: who stopped for less has
+/// lost no account to others meanwhile.
+const STOPPED: Duration = Duration::from_secs(1);
+
+/// A call that is given up if its process was stopped and it has not been written by the time in its note.
 pub(super) struct LastLook<F: Future> {
     note: Arc<ConnectNote>,
     call: Arc<Call<F>>,
@@ -73,8 +78,10 @@ impl<F: Future + Send + 'static> Future for LastLook<F> {
         }
         if !self.note.is_written() {
             let (note, call) = (Arc::clone(&self.note), Arc::clone(&self.call));
+            let spawned = Instant::now();
             tokio::spawn(async move {
-                if note.is_late() {
+                // In a crowd of calls one may be late that was written, and is not known to be yet.
+                if spawned.elapsed() >= STOPPED && note.is_late() {
                     call.drop_it();
                 }
             });

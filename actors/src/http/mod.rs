@@ -77,9 +77,9 @@ pub enum CallError {
     /// The connection was ready only when the permit had lapsed: the request was never written.
     #[error("the connection was ready too late for its permit")]
     Late,
-    /// The process was stopped, or had too much to do, before it was certain that the request was written; it was not
-    /// written any more if it had not been.
-    #[error("the process came too late to write the request, if it had not yet")]
+    /// The process was stopped before it was certain that the request was written; it was not written any more if it had
+    /// not been.
+    #[error("the process was stopped before the request was surely written, and gave it up")]
     Stopped,
     /// No answer began in time.
     #[error("no answer within {0:?}")]
