@@ -132,8 +132,11 @@ fn works(dir: &Dir, provider: &Provider, env: &[(&str, &str)]) {
     with(&["publish", "-"]).input(one).run().exits(0);
     let path = format!("report/{id}");
     wait_until("the call", || (provider.count(&path, None) == 1).then_some(()));
-    let status = with(&["status", "--json"]).run().exits(0).json();
-    assert_eq!(status["running"], true, "{status}");
+    // Calls may be made a moment before the node can be asked.
+    wait_until("an answer of the node", || {
+        let status = with(&["status", "--json"]).run().exits(0).json();
+        (status["running"] == true).then_some(())
+    });
     node.signal("TERM");
     node.wait().exits(0);
 }

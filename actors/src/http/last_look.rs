@@ -17,9 +17,8 @@ use tokio::time::Instant;
 
 use super::connect::ConnectNote;
 
-/// Longer than this between two turns, and the process was stopped. Shorter than any lease: who stopped for less has
-/// lost no account to others meanwhile.
-const STOPPED: Duration = Duration::from_secs(1);
+/// So long between two turns, and the process was stopped, and is not only busy. As long as the shortest lease.
+const STOPPED: Duration = Duration::from_secs(2);
 
 /// A call that is given up if its process was stopped and it has not been written by the time in its note.
 pub(super) struct LastLook<F: Future> {

@@ -362,7 +362,7 @@ fn a_process_that_is_stopped_before_it_writes_does_not_write_when_it_goes_on() {
             tokio::time::sleep(ms(5)).await;
             assert_eq!(count.get(), round, "the connection is warm from the second on");
             // Polled after the call, and before the connection's task has its turn.
-            let stopped = async { stop(ms(1010)) };
+            let stopped = async { stop(ms(2010)) };
             let late = call(&wire, &clock, &url, "", far, ms(30));
             let (told, ()) = futures_util::join!(late, stopped);
             assert_eq!(told.answer.unwrap_err(), CallError::Stopped);
@@ -385,7 +385,7 @@ fn an_answer_that_comes_after_the_time_of_writing_is_taken() {
         // Stopped once it was written, and before its answer.
         let stopped = async {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            stop(Duration::from_millis(1100));
+            stop(Duration::from_millis(2100));
         };
         let late = call(&provider.wire, &provider.clock, &url, "x", far, write_by);
         let (told, ()) = futures_util::join!(late, stopped);

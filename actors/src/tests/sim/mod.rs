@@ -33,7 +33,7 @@ use crate::state::clock;
 use crate::testkit::on_points;
 
 /// Seeds of a run of all tests.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 120;
 /// Seeds run at once.
 const AT_ONCE: usize = 2;
 /// What is told of a run that went wrong.
