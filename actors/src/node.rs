@@ -31,7 +31,9 @@ use crate::ledger::Ledger;
 use crate::mixed::Limits;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
-use crate::queue::{Appended, LaneCount, LanePage, NewFetch, Queue, QueueError};
+use crate::queue::{
+    Appended, LaneCount, LaneCursor, LanePage, NewFetch, Queue, QueueError, QueueFuture,
+};
 use crate::reload::Reloader;
 use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
 use crate::shard::{
@@ -57,6 +59,8 @@ const FOUND_MAX: usize = 1024;
 const SETTLE: Duration = Duration::from_secs(2);
 /// Between two discoveries of what waits, for wakes that were lost.
 const DISCOVERY_EVERY: Duration = Duration::from_secs(60);
+/// Between two tries of what a start needs.
+const START_AGAIN: Duration = Duration::from_secs(2);
 /// Between two looks at the node's own health.
 const HEALTH_EVERY: Duration = Duration::from_secs(1);
 /// A step of the wall clock worth a word.
@@ -93,6 +97,8 @@ pub struct Seams {
     pub owned: Owned,
     /// The way to other nodes for budgets; nothing where there are none.
     pub lending: Option<Lending>,
+    /// How long a start waits for a queue that does not answer; zero: not at all.
+    pub start_within: Duration,
 }
 
 impl Seams {
@@ -109,6 +115,7 @@ impl Seams {
             unknown: Unknown::Wait,
             owned: Owned::default(),
             lending: None,
+            start_within: Duration::ZERO,
         }
     }
 }
@@ -178,7 +185,7 @@ impl Node {
     /// Starts shards and finds what waits. The TLS provider must be installed.
     ///
     /// # Errors
-    /// The HTTP client cannot be built, or the queue cannot be read.
+    /// The HTTP client cannot be built, or the queue cannot be read, for as long as a start waits for it.
     pub async fn start(plan: Arc<Plan>, seams: Seams, clock: Clock) -> Result<Self, NodeError> {
         let plan = plan_on(&plan, &Line::Clock(clock.clone()));
         let totals = Arc::new(Totals::default());
@@ -249,21 +256,21 @@ impl Node {
             let bury = unknown::bury(node.shared.clone(), told);
             node.tasks.push(actix_rt::spawn(bury));
         }
-        node.begin().await?;
+        node.begin(Instant::now() + seams.start_within).await?;
         Ok(node)
     }
 
-    async fn begin(&mut self) -> Result<(), NodeError> {
+    async fn begin(&mut self, until: Instant) -> Result<(), NodeError> {
         // Wakes first: what comes while the discovery runs is then told twice rather than never.
         let mut wakes = self.shared.queue.wakes();
         let post = self.post();
-        let postponed = self.shared.queue.postponed().await?;
+        let postponed = patiently(until, || self.shared.queue.postponed()).await?;
         self.shared.totals.come(postponed);
         if self.bury.is_some() {
             // No lines are read here: what ends need not be remembered for them.
             self.shared.totals.inputs_read();
         }
-        post.discover(true).await?;
+        post.discover(Some(until)).await?;
         let pump = self.post();
         let told = telemetry::WAKES.counter(&[]);
         self.tasks.push(actix_rt::spawn(async move {
@@ -283,7 +290,7 @@ impl Node {
             loop {
                 tokio::time::sleep(DISCOVERY_EVERY).await;
                 // A queue that does not answer is asked again next time; its users say so meanwhile.
-                let _found = again.discover(false).await;
+                let _found = again.discover(None).await;
             }
         }));
         self.tasks.push(actix_rt::spawn(probe_store(self.shared.clone(), self.shards.clone())));
@@ -625,7 +632,7 @@ impl Switch {
         let took = since.elapsed();
         // What waits may be of an api that is known from now on, or not any more. A queue that does not answer is
         // asked again within a minute.
-        let _found = self.post.discover(false).await;
+        let _found = self.post.discover(None).await;
         took
     }
 }
@@ -645,12 +652,16 @@ struct Post {
 const WARNED_MAX: usize = 100;
 
 impl Post {
-    /// Tells the shards of everything that waits; the first time it is counted too.
-    async fn discover(&self, first: bool) -> Result<(), QueueError> {
-        let mut from = None;
+    /// Tells the shards of everything that waits; the first time it is counted too, and a queue that does not
+    /// answer is asked again until then.
+    async fn discover(&self, first: Option<Instant>) -> Result<(), QueueError> {
+        let until = first.unwrap_or_else(Instant::now);
+        let first = first.is_some();
+        let mut from: Option<LaneCursor> = None;
         let mut unknown = 0;
         loop {
-            let LanePage { lanes, next } = self.shared.queue.lanes(from).await?;
+            let page = patiently(until, || self.shared.queue.lanes(from.clone()));
+            let LanePage { lanes, next } = page.await?;
             from = next;
             let mut found = Vec::with_capacity(FOUND_MAX);
             for LaneCount { lane, waiting: count } in lanes {
@@ -740,6 +751,22 @@ impl Post {
                 // A dead shard is noticed by `watch`.
                 let _taken = shard.send(Work(found)).await;
             }
+        }
+    }
+}
+
+/// Asks a queue; one that does not answer again and again until then.
+async fn patiently<T>(until: Instant, ask: impl Fn() -> QueueFuture<T>) -> Result<T, QueueError> {
+    let mut told = false;
+    loop {
+        match ask().await {
+            Err(error) if error.is_away() && Instant::now() < until => {
+                if !std::mem::replace(&mut told, true) {
+                    telemetry::start_waits(&error.to_string());
+                }
+                tokio::time::sleep(START_AGAIN).await;
+            }
+            done => return done,
         }
     }
 }

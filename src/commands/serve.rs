@@ -128,9 +128,7 @@ fn is_away(error: &anyhow::Error) -> bool {
             || cause.is::<SessionError>()
             || cause.is::<KeeperError>()
             || cause.is::<LedgerError>()
-            // What has a code of its own is no matter of time.
-            || matches!(cause.downcast_ref::<QueueError>(),
-                Some(QueueError::Unavailable(why)) if !why.starts_with("TG"))
+            || cause.downcast_ref::<QueueError>().is_some_and(QueueError::is_away)
     })
 }
 
@@ -257,6 +255,7 @@ async fn start(
             session: session.id(),
             wire: Arc::new(NatsBudgets::new(bus, &session)),
         }),
+        start_within: START_WITHIN,
     };
     let sweep = keep_clean(store, plan);
     let starting =

@@ -135,9 +135,11 @@ class Killer:
 
     async def again(self, member: Member):
         member.is_free = False
-        await asyncio.sleep(1.0)
-        member.node.start()
-        await asyncio.sleep(REST)
+        # It may meet its killer again at once.
+        while member.node.process.poll() == -signal.SIGKILL:
+            await asyncio.sleep(1.0)
+            member.node.start()
+            await asyncio.sleep(REST)
         member.is_free = True
 
 

@@ -1,12 +1,15 @@
 //! Against a real server.
 
-use tempfile::TempDir;
+use std::time::Duration;
 
-use super::{Bus, Change, Names, partition, setup};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+use super::{Bus, Change, Names, NatsError, partition, setup};
 use crate::codes::Code;
 use crate::ids::{Account, AccountKey, LaneKey, Slug};
 use crate::plan::NatsPlan;
-use crate::testkit::nats_server::NatsServer;
+use crate::testkit::nats_server::{NatsServer, free_port};
 
 pub(crate) fn plan(server: &NatsServer) -> NatsPlan {
     NatsPlan {
@@ -21,7 +24,7 @@ pub(crate) fn plan(server: &NatsServer) -> NatsPlan {
         tls: None,
         setup: true,
         fetch_bytes_max: None,
-        lease: std::time::Duration::from_secs(4),
+        lease: Duration::from_secs(4),
     }
 }
 
@@ -34,6 +37,41 @@ pub(crate) async fn ready(jetstream: &str) -> (TempDir, NatsServer, Bus) {
     let bus = Bus::connect(&plan, "test", false).await.unwrap();
     setup(&bus, &plan, true).await.unwrap();
     (folder, server, bus)
+}
+
+/// Three servers, everything on each of them.
+pub(crate) async fn ready_three() -> ([TempDir; 3], [NatsServer; 3], Bus) {
+    crate::install_tls();
+    let ports = [free_port(), free_port(), free_port()];
+    let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
+    let folders = ports.map(|_| TempDir::new().unwrap());
+    let mut ports = ports.into_iter();
+    let servers = folders.each_ref().map(|folder| {
+        let listen = format!("listen: \"127.0.0.1:{}\"", ports.next().unwrap());
+        let cluster = format!("cluster {{ name: \"three\", {listen}, routes: [{routes}] }}");
+        NatsServer::start(folder.path(), "", &cluster)
+    });
+    let plan = NatsPlan {
+        urls: servers.iter().map(NatsServer::url).collect(),
+        replicas: 3,
+        ..plan(&servers[0])
+    };
+    let until = Instant::now() + Duration::from_secs(60);
+    // A leader has to be elected first.
+    let bus = loop {
+        let connecting = Bus::connect(&plan, "test", false);
+        let connected = async {
+            let bus = connecting.await?;
+            setup(&bus, &plan, true).await?;
+            Ok::<_, NatsError>(bus)
+        };
+        match connected.await {
+            Ok(bus) => break bus,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    (folders, servers, bus)
 }
 
 #[tokio::test]

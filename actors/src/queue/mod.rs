@@ -168,6 +168,13 @@ pub enum QueueError {
     Corrupt(Arc<str>),
 }
 
+impl QueueError {
+    /// Whether the same may work in a moment: what has a code of its own is no matter of time.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unavailable(why) if !why.starts_with("TG"))
+    }
+}
+
 /// The result of a queue's calls: owned, so that an actor can wait for it.
 pub type QueueFuture<T> = BoxFuture<'static, Result<T, QueueError>>;
 

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 
 use tollgate_gate::{ApiIx, At, Span};
 
+use crate::cluster::{Owned, PARTITIONS};
 use crate::ids::Slug;
 
 /// An answer's time counts for one to two epochs: a provider that became slower for good is then taken as
@@ -36,8 +37,8 @@ pub(crate) const UNEVEN_MAX: Span = Span::from_millis(100);
 /// Writings are counted in slices of this length, for a minute: as long as an answer that matters may take.
 const SLICE_US: i64 = 50_000;
 const SLICES: usize = 1200;
-/// From this many writings of the node in a slice and its neighbours, a provider is crowded. Accounts are
-/// spread evenly over shards, so each counts its own and takes its part of the number, but not a handful.
+/// From this many writings in a slice and its neighbours, a provider is crowded. Accounts are spread evenly over nodes
+/// and their shards, so each counts its own and takes its part of the number, but not a handful.
 const CROWD: u32 = 32;
 const CROWD_OF_SHARD_MIN: u32 = 8;
 
@@ -129,18 +130,24 @@ impl Writings {
 /// Times to the first byte, per api, and writings per platform; as many as there are of those.
 #[derive(Debug)]
 pub(crate) struct Baselines {
-    /// From so many writings of this shard on it is a crowd.
-    crowd: u32,
+    shards: u32,
+    /// The partitions of this node: the others' calls are other nodes'.
+    owned: Owned,
     answers: HashMap<(Slug, ApiIx), Epochs>,
     writings: HashMap<Slug, Writings>,
 }
 
 impl Baselines {
-    /// For one of so many shards.
-    pub(crate) fn new(shards: usize) -> Self {
+    /// For one of so many shards of a node that owns this.
+    pub(crate) fn new(shards: usize, owned: Owned) -> Self {
         let shards = u32::try_from(shards.max(1)).unwrap_or(u32::MAX);
-        let crowd = (CROWD / shards).max(CROWD_OF_SHARD_MIN);
-        Self { crowd, answers: HashMap::new(), writings: HashMap::new() }
+        Self { shards, owned, answers: HashMap::new(), writings: HashMap::new() }
+    }
+
+    /// From so many writings of this shard on it is a crowd.
+    fn crowd(&self) -> u32 {
+        let part = CROWD * self.owned.ours().len() / PARTITIONS;
+        (part / self.shards).max(CROWD_OF_SHARD_MIN)
     }
 
     /// The apis of a platform have other numbers from now on, or none.
@@ -204,7 +211,7 @@ impl Baselines {
         let epochs = self.answers.get(&(platform.clone(), api));
         let slower = epochs.map_or(took, |epochs| epochs.slower(took));
         let around = self.writings.get(platform).map_or(0, |writings| writings.around(written));
-        let in_crowd = around >= self.crowd;
+        let in_crowd = around >= self.crowd();
         Late { by: if in_crowd { slower } else { slower.min(UNEVEN_MAX) }, in_crowd }
     }
 
@@ -218,6 +225,7 @@ impl Baselines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Parts;
 
     const START: At = At(1 << 40);
 
@@ -236,7 +244,7 @@ mod tests {
 
     /// After so many answers that took so long that the best is as good as known.
     fn known(shards: usize, took_ms: u64) -> Baselines {
-        let mut baselines = Baselines::new(shards);
+        let mut baselines = Baselines::new(shards, Owned::default());
         for _ in 0..10_000 {
             slower(&mut baselines, 0, took_ms, 0);
         }
@@ -257,10 +265,14 @@ mod tests {
 
     #[test]
     fn the_fewer_answers_the_less_is_their_best_believed() {
-        let mut baselines = Baselines::new(1);
+        let mut baselines = Baselines::new(1, Owned::default());
         let late: Vec<u64> = (0..25).map(|_| slower(&mut baselines, 0, 300, 1)).collect();
         assert_eq!([late[0], late[3], late[24]], [100, 50, 20]);
-        assert_eq!(slower(&mut Baselines::new(1), 0, 40, 1), 40, "never later than its answer");
+        assert_eq!(
+            slower(&mut Baselines::new(1, Owned::default()), 0, 40, 1),
+            40,
+            "never later than its answer"
+        );
     }
 
     #[test]
@@ -276,6 +288,19 @@ mod tests {
         let mut baselines = known(2, 100);
         assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 100);
         assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
+    }
+
+    #[test]
+    fn a_node_of_many_sees_its_part_of_the_crowd() {
+        let mut baselines = known(1, 100);
+        let owned = Owned::nothing();
+        owned.gain(Parts(u64::MAX >> (PARTITIONS / 2)));
+        baselines.owned = owned;
+        assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 100);
+        assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
+        baselines.owned = Owned::nothing();
+        assert_eq!(slower(&mut baselines, 3000, 900, CROWD_OF_SHARD_MIN - 1), 100);
+        assert_eq!(slower(&mut baselines, 4000, 900, CROWD_OF_SHARD_MIN), 800);
     }
 
     #[test]
@@ -296,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_is_learnt_after_an_answer_counts_against_it() {
-        let mut baselines = Baselines::new(1);
+        let mut baselines = Baselines::new(1, Owned::default());
         let written = START.plus(Span::from_millis(5));
         let answered = written.plus(Span::from_millis(80));
         slower(&mut baselines, 0, 75, CROWD);

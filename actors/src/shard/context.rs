@@ -282,7 +282,7 @@ impl Context {
         Rc::new(Self {
             shard,
             meters: RefCell::new(Meters::new(&plan)),
-            baselines: RefCell::new(Baselines::new(plan.collect.shards)),
+            baselines: RefCell::new(Baselines::new(plan.collect.shards, shared.owned.clone())),
             plan: RefCell::new(plan),
             clock: shared.clock,
             queue: shared.queue,

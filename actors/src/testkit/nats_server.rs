@@ -116,7 +116,11 @@ impl Drop for NatsServer {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens at now.
+///
+/// # Panics
+/// There is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -77,3 +77,38 @@ fn a_shard_that_is_held_up_makes_the_node_unwell_and_is_well_again_after() {
         watch.await.unwrap();
     });
 }
+
+/// A server of the queue that is being replaced answers nothing for seconds: no reason for a node to end.
+#[test]
+fn a_start_waits_for_a_queue_that_does_not_answer_and_counts_what_waits_once() {
+    crate::install_tls();
+    actix_rt::System::new().block_on(async {
+        let clock = Clock::new();
+        let inner = MemoryQueue::starting(clock.wall());
+        let lanes = 2 * crate::queue::LANES_MAX + 1;
+        let fetch = |number: usize| {
+            let account = format!("a{number:05}");
+            let payload = format!(r#"{{"platform":"p","account":"{account}","api":"a"}}"#).into();
+            let lane = lane(&account, "a", Priority::Normal);
+            NewFetch { lane, id: account, payload, not_before: None }
+        };
+        let all: Vec<_> = (0..lanes).map(fetch).collect();
+        for batch in all.chunks(crate::queue::APPEND_MAX) {
+            inner.append(batch.to_vec()).await.unwrap();
+        }
+        let queue = Arc::new(WatchedQueue::new(inner));
+        let ledger = || Arc::new(MemoryLedger::new());
+        let seams = |start_within| Seams {
+            start_within,
+            ..Seams::new(queue.clone(), ledger(), Store::memory(1 << 30).unwrap())
+        };
+        let plan = Arc::new(plan(&limits("")));
+        queue.fail_listings(1);
+        let patient_not = Node::start(plan.clone(), seams(Duration::ZERO), clock.clone()).await;
+        assert!(patient_not.unwrap_err().to_string().contains("a test asked for this"));
+        // The count of what is put aside, the first page of lanes, and the second.
+        queue.fail_listings(3);
+        let node = Node::start(plan, seams(secs(60)), clock).await.unwrap();
+        assert_eq!(node.totals().outstanding(), lanes as u64);
+    });
+}

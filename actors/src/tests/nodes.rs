@@ -51,6 +51,7 @@ impl Running {
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),
             lending: None,
+            start_within: Duration::ZERO,
             back,
         };
         let node = Node::start(Arc::new(plan), seams, Clock::new()).await.unwrap();

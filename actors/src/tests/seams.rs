@@ -214,6 +214,7 @@ pub(crate) struct WatchedQueue {
     /// Answers of `finish` come so much later than what they did.
     finish_after: Arc<Mutex<Duration>>,
     postpones_fail: Arc<Mutex<u32>>,
+    listings_fail: Arc<Mutex<u32>>,
     reads: Arc<Mutex<Vec<Vec<Seq>>>>,
     /// What was done of fetches that say `once`, by their ids.
     once: Arc<Mutex<HashMap<String, Done>>>,
@@ -228,6 +229,7 @@ impl WatchedQueue {
             first_after: Arc::default(),
             finish_after: Arc::default(),
             postpones_fail: Arc::default(),
+            listings_fail: Arc::default(),
             reads: Arc::default(),
             once: Arc::default(),
             once_fails: Arc::default(),
@@ -265,6 +267,22 @@ impl WatchedQueue {
         *self.postpones_fail.lock().unwrap() = calls;
     }
 
+    /// Every other listing of lanes, or count of what is put aside, is not answered, so many times.
+    pub(crate) fn fail_listings(&self, calls: u32) {
+        *self.listings_fail.lock().unwrap() = 2 * calls;
+    }
+
+    fn list<T: Send + 'static>(&self, listing: QueueFuture<T>) -> QueueFuture<T> {
+        let mut left = self.listings_fail.lock().unwrap();
+        let fails = *left > 0 && left.is_multiple_of(2);
+        *left = left.saturating_sub(1);
+        if fails {
+            let away = QueueError::Unavailable("a test asked for this".into());
+            return std::future::ready(Err(away)).boxed();
+        }
+        listing
+    }
+
     /// What each read answered.
     pub(crate) fn reads(&self) -> Vec<Vec<Seq>> {
         self.reads.lock().unwrap().clone()
@@ -298,7 +316,7 @@ impl Queue for WatchedQueue {
     }
 
     fn lanes(&self, from: Option<LaneCursor>) -> QueueFuture<LanePage> {
-        self.inner.lanes(from)
+        self.list(self.inner.lanes(from))
     }
 
     fn account_lanes(&self, account: AccountKey) -> QueueFuture<Vec<LaneCount>> {
@@ -390,7 +408,7 @@ impl Queue for WatchedQueue {
     }
 
     fn postponed(&self) -> QueueFuture<u64> {
-        self.inner.postponed()
+        self.list(self.inner.postponed())
     }
 
     fn bury(&self, key: [u8; 16], dead: Dead) -> QueueFuture<bool> {

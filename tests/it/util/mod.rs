@@ -2,7 +2,7 @@
 //! process left behind.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ mod nats;
 mod process;
 mod provider;
 
+pub(crate) use crate::nats_server::free_port;
 pub(crate) use config::{Config, accounts, fetch, reports};
 pub(crate) use dir::{Dir, decompress};
 pub(crate) use nats::Nats;
@@ -89,11 +90,6 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 pub(crate) fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What a port of this machine answers to `GET path`: the status and all of the answer, if it answers.

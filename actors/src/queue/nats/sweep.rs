@@ -1,6 +1,8 @@
 //! Notes that nobody needs: a node that dies between the end of a fetch and the removal of its note leaves the note.
-//! Whoever owns a partition looks for such notes a while after it was gained, or the connection was made anew, and
-//! then rarely.
+//! Whoever owns a partition looks for such notes a while after it was gained, the connection was made anew, or another
+//! server leads the notes, and then rarely. The leader matters: a replica that was killed may have lost deletions
+//! (<https://github.com/nats-io/nats-server/pull/7384>), and what it shows as there again can be seen, and removed,
+//! only while it leads.
 //!
 //! A note has the number of the first storing of its fetch, which a fetch that was put aside or moved carries in its
 //! headers. It is removed when two looks, some seconds apart, find no such fetch: not in FETCH under this number, and
@@ -51,6 +53,8 @@ pub(super) struct Pace {
     pub(super) every: Duration,
     /// After one that failed.
     pub(super) again: Duration,
+    /// Between two looks at which server leads.
+    pub(super) leader: Duration,
     /// Fetches that are looked at in one turn.
     pub(super) fetches: u64,
 }
@@ -62,6 +66,7 @@ impl Default for Pace {
             confirm: Duration::from_secs(5),
             every: Duration::from_secs(600),
             again: Duration::from_secs(60),
+            leader: Duration::from_secs(30),
             fetches: FETCHES_MAX,
         }
     }
@@ -104,6 +109,7 @@ struct Left {
 pub(super) async fn sweep(inner: Arc<Inner>, pace: Pace) {
     let mut turns: BTreeMap<u32, Turn> = BTreeMap::new();
     let mut made = inner.link.borrow().times;
+    let mut leader = Leader { name: None, looked: None };
     let mut told = false;
     loop {
         // Said once by the connection, not at each turn by this.
@@ -117,7 +123,8 @@ pub(super) async fn sweep(inner: Arc<Inner>, pace: Pace) {
             turns.entry(part).or_insert_with(new);
         }
         let times = inner.link.borrow().times;
-        if times != std::mem::replace(&mut made, times) {
+        let is_made = times != std::mem::replace(&mut made, times);
+        if leader.is_another(&inner, pace.leader).await || is_made {
             for (part, turn) in &mut turns {
                 turn.due = turn.due.min(first(*part));
             }
@@ -157,6 +164,27 @@ pub(super) async fn sweep(inner: Arc<Inner>, pace: Pace) {
             }
         };
         sleep(PAUSE.max(PAUSE_PER_NOTE * u32::try_from(looked).unwrap_or(u32::MAX))).await;
+    }
+}
+
+/// The server that leads the stream of the notes.
+struct Leader {
+    name: Option<String>,
+    looked: Option<Instant>,
+}
+
+impl Leader {
+    /// Whether it is another one than before; asked now and then.
+    async fn is_another(&mut self, inner: &Inner, every: Duration) -> bool {
+        if self.looked.is_some_and(|looked| looked.elapsed() < every) {
+            return false;
+        }
+        self.looked = Some(Instant::now());
+        // While one is elected there is none.
+        let info = inner.progress.info().await.ok();
+        let Some(now) = info.and_then(|info| info.cluster?.leader) else { return false };
+        let before = self.name.replace(now);
+        before.is_some() && before != self.name
     }
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tollgate_protos::Fetch;
 
 use super::*;
-use crate::nats::tests::ready;
+use crate::nats::tests::{ready, ready_three};
 use crate::queue::FIRST_MAX;
 use crate::queue::conformance::queue_conformance;
 use crate::state::clock;

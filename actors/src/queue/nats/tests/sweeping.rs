@@ -10,6 +10,7 @@ const QUICK: Pace = Pace {
     confirm: Duration::from_millis(300),
     every: Duration::from_millis(500),
     again: Duration::from_millis(100),
+    leader: Duration::from_millis(100),
     fetches: 2048,
 };
 
@@ -203,4 +204,25 @@ async fn an_account_with_much_waiting_does_not_keep_those_behind_it_from_being_l
     let _sweeping = sweeping(inner, Pace { fetches: 20, ..QUICK });
     until("one is left", async || (count(&inner.progress).await == 1).then_some(())).await;
     assert!(has_note(&queue, &much, aside).await);
+}
+
+/// A replica that lost deletions shows what the leader before had not, as soon as it leads.
+#[tokio::test]
+async fn another_leader_of_the_notes_is_reason_to_look_again() {
+    let (folders, servers, bus) = ready_three().await;
+    let queue = NatsQueue::view(&bus).await.unwrap();
+    let inner = &queue.0.inner;
+    let lane = lane("meta.act_1.insights");
+    note(&queue, &lane, Seq(7)).await;
+    let _sweeping = sweeping(inner, Pace { every: Duration::from_secs(600), ..QUICK });
+    until("it is removed", async || (count(&inner.progress).await == 0).then_some(())).await;
+    note(&queue, &lane, Seq(8)).await;
+    tokio::time::sleep(QUICK.settle * 10).await;
+    assert!(has_note(&queue, &lane, Seq(8)).await, "the next look is far");
+    let stream = bus.names().stream("PROGRESS");
+    let step_down = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+    let answer = bus.client().request(step_down, Bytes::new()).await.unwrap();
+    assert!(answer.payload.windows(7).any(|part| part == b"success"), "{answer:?}");
+    until("it is removed", async || (count(&inner.progress).await == 0).then_some(())).await;
+    drop((servers, folders));
 }
