@@ -97,7 +97,9 @@ fn a_run_whose_tokens_end_all_the_time_loses_nothing_and_tells_none_of_them() {
     let life = Duration::from_secs(2);
     server.front.trouble().sessions = Some(Sessions::new(life, life));
     let dir = Dir::with(
-        &google(&emulator, &server).limit(r#"gap = { per = ["account"], every = "300ms" }"#).report(),
+        &google(&emulator, &server)
+            .limit(r#"gap = { per = ["account"], every = "300ms" }"#)
+            .report(),
     );
     let accounts = accounts("act", 5);
     dir.write("fetches.jsonl", reports(&accounts, 15));
@@ -130,7 +132,10 @@ fn check_tries_the_store_of_every_kind_and_tells_what_is_wrong() {
     let (emulator, s3) = (emulator(), S3Server::start());
     let (azurite, gcs) = (Azurite::start(), Google::start());
     let of_s3 = Config::of(&emulator)
-        .store(&format!("url = \"s3://{BUCKET}\"\nendpoint = \"{}\"\nallow_http = true", s3.endpoint()))
+        .store(&format!(
+            "url = \"s3://{BUCKET}\"\nendpoint = \"{}\"\nallow_http = true",
+            s3.endpoint()
+        ))
         .store("access_key_id = \"env:ID\"\nsecret_access_key = \"env:SECRET\"");
     let of_google = google(&emulator, &gcs).store("access_token = \"env:TOKEN\"");
     let cases = [

@@ -43,12 +43,12 @@ mod rude;
 mod rules;
 mod run;
 mod s3;
-#[path = "../../actors/src/store/tests/servers.rs"]
-mod servers;
 #[path = "../../actors/src/store/tests/s3_server.rs"]
 mod s3_server;
 mod secrets;
 mod serve;
+#[path = "../../actors/src/store/tests/servers.rs"]
+mod servers;
 mod service;
 mod spill;
 mod status;
