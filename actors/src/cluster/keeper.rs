@@ -649,28 +649,28 @@ impl Work {
         let mut asking = stream::iter(self.unsure.iter())
             .map(|part| async move { (part, this.claim_anew(part, me).await) })
             .buffer_unordered(ASKS);
-        let mut answers = Vec::new();
+        let mut seen_now = Vec::new();
         while let Ok(Some((part, answer))) = timeout_at(until, asking.next()).await {
-            answers.extend(answer.map(|seen| (part, seen)));
+            let Ok(seen) = answer else { continue };
+            let one = Parts::one(part);
+            // Each at once: one answer that is lost holds up no other partition.
+            if seen.owner == me.session {
+                still |= one;
+                // What is given out of hand goes on to be.
+                this.owned.gain(one - this.owned.closing());
+            } else {
+                lost |= one;
+                this.owned.lose(one);
+            }
+            this.changed(one);
+            seen_now.push((part, seen));
         }
         drop(asking);
-        for (part, seen) in answers {
+        for (part, seen) in seen_now {
             self.board.note_claim(part, seen);
-            if seen.owner == me.session {
-                still |= Parts::one(part);
-            } else {
-                lost |= Parts::one(part);
-            }
         }
         if !lost.is_empty() {
-            self.owned.lose(lost);
-            self.changed(lost);
             telemetry::partitions_lost(lost);
-        }
-        if !still.is_empty() {
-            // What is given out of hand goes on to be.
-            self.owned.gain(still - self.owned.closing());
-            self.changed(still);
         }
         self.unsure -= still | lost;
         if !self.unsure.is_empty() {
