@@ -16,6 +16,7 @@ mod archives;
 mod audit;
 mod auth;
 mod bad;
+mod buckets;
 mod budgets;
 mod claims;
 mod cli;
@@ -42,6 +43,8 @@ mod rude;
 mod rules;
 mod run;
 mod s3;
+#[path = "../../actors/src/store/tests/servers.rs"]
+mod servers;
 #[path = "../../actors/src/store/tests/s3_server.rs"]
 mod s3_server;
 mod secrets;
