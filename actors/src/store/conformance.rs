@@ -85,13 +85,9 @@ async fn send(store: &Store, key: &Path, codec: Codec, body: &[u8], piece: usize
     write(&mut sink, body, piece).await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
     let stored = sink.finish().await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
     assert_eq!(stored.bytes, body.len() as u64, "{key}");
-    assert!(stored.sha256 == hex(&sha256(body)), "{key}: another hash");
+    assert_eq!(stored.sha256, format!("{:x}", Sha256::digest(body)), "{key}");
     assert_holds(store, &stored, codec, body).await;
     stored
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads all of it.

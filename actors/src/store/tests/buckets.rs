@@ -309,7 +309,6 @@ fn most_memory_mib() -> u64 {
 /// Needs 10 GiB of disk in `TMPDIR`.
 #[tokio::test]
 #[ignore = "5 GiB into a folder and 5 GiB into a bucket"]
-#[allow(clippy::print_stdout)]
 async fn a_body_of_five_gib_goes_in_bounded_memory() {
     const PIECES: u64 = 5 * 1024;
     let most = SinkOptions { body_bytes_max: 6 << 30, ..plain(Codec::None) };

@@ -563,8 +563,7 @@ impl Emulator<'_> {
         let path = format!("/{CONTAINER}/.parts%2F{id}%2F{number}");
         let put = self.put(&path, &HeaderMap::new(), body).await;
         let known = self.uploads(|uploads| {
-            let upload = uploads.get_mut(id);
-            upload.is_some_and(|upload| upload.parts.insert(number) || true)
+            uploads.get_mut(id).map(|upload| upload.parts.insert(number)).is_some()
         });
         if known { put } else { error(404, "NoSuchUpload") }
     }
