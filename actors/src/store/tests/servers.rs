@@ -535,6 +535,7 @@ impl Emulator<'_> {
     }
 
     async fn begin(&self, key: &str, headers: &HeaderMap) -> Answer {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let (bucket, _) = self.path.trim_start_matches('/').split_once('/').unwrap();
         let there = self.client.get(format!("{}/storage/v1/b/{bucket}", self.way.url)).send().await;
         if !there.is_ok_and(|answer| answer.status().is_success()) {
@@ -547,7 +548,6 @@ impl Emulator<'_> {
             parts: BTreeSet::new(),
             hours: 0,
         };
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let id = self.uploads(|uploads| {
             let id = format!("id{}", NUMBER.fetch_add(1, Ordering::Relaxed));
             uploads.insert(id.clone(), upload);
