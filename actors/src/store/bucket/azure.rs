@@ -6,6 +6,7 @@ use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder
 use object_store::client::CredentialProvider;
 use secrecy::ExposeSecret;
 
+use super::client::PerThread;
 use super::leftovers::Lister;
 use super::renew::{self, Renewal, Renewed};
 use super::{Opened, Setting};
@@ -58,7 +59,7 @@ fn renewed(
     }
     let (container, account) = (setting.plan.bucket.clone(), account.to_owned());
     let credentials = credentials.clone();
-    let connector = setting.connector.apart();
+    let connector = PerThread::apart();
     let asking = setting.asking.clone();
     Renewed::new(move || {
         let mut builder = MicrosoftAzureBuilder::new()

@@ -79,9 +79,9 @@ impl PerThread {
         Self { streak, first, made: Arc::default() }
     }
 
-    /// For other clients, of the same store.
-    pub(super) fn apart(&self) -> Self {
-        Self::new(Arc::clone(&self.streak))
+    /// For clients of another service: that it is away says nothing of the store, nor that it answers.
+    pub(super) fn apart() -> Self {
+        Self::new(Arc::default())
     }
 
     /// Makes the same clients anew, in the same order: whoever asks for them with the same options gets the

@@ -297,6 +297,42 @@ async fn a_service_that_gives_no_credentials_for_a_while_is_outlasted() {
     assert!(!said(&failed).contains("who-asks"), "{}", said(&failed));
 }
 
+/// So many puts at once; each has succeeded, or failed so.
+async fn put_at_once(store: &Store) -> Vec<Result<(), StoreErrorKind>> {
+    let puts = (0..50).map(|number| async move {
+        let put = store.put_small(&Path::from(format!("at-once/{number}")), Bytes::new()).await;
+        put.as_ref().map(drop).map_err(|_| kind(&put))
+    });
+    let all = futures_util::future::join_all(puts);
+    // One that asks gives up after 5 s; each of 50 that asks in its turn would take minutes.
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("they do not ask in turn")
+}
+
+#[tokio::test]
+async fn puts_at_once_outlast_a_service_that_gives_no_credentials() {
+    let server = S3Server::start();
+    // So short that they are asked for with each request.
+    let four = Duration::from_secs(240);
+    let (store, front, _token) = with_sessions(&server, Sessions::new(MINUTES, four));
+    store.put_small(&Path::from("k"), Bytes::new()).await.unwrap();
+    front.trouble().sessions.as_mut().unwrap().away = true;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(put_at_once(&store).await, [Ok(()); 50]);
+    let asked = front.seen("GET credentials");
+    assert!((2..12).contains(&asked), "asked {asked} times");
+
+    // With none from the beginning each is told, and none asks for itself.
+    let (without, other, _other_token) = with_sessions(&server, Sessions::new(MINUTES, MINUTES));
+    other.trouble().sessions.as_mut().unwrap().away = true;
+    let told = put_at_once(&without).await;
+    assert_eq!(told, [Err(StoreErrorKind::Away); 50]);
+    let asked = other.seen("GET credentials");
+    assert!(asked < 12, "asked {asked} times");
+    // And as soon as there are some, they are used.
+    other.trouble().sessions.as_mut().unwrap().away = false;
+    assert_eq!(put_at_once(&without).await, [Ok(()); 50]);
+}
+
 /// The most memory that this process has had, in MiB.
 fn most_memory_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
