@@ -244,6 +244,8 @@ pub enum AzureCredentials {
         client: String,
         /// Its secret.
         secret: SecretString,
+        /// Where it signs in, as an URL without a slash at its end; none: at Azure's public cloud.
+        authority: Option<String>,
     },
     /// A workload identity or the machine's managed one, as these variables of the environment say
     /// (`AZURE_FEDERATED_TOKEN_FILE` and so on; none: the machine's own).

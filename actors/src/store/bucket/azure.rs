@@ -68,9 +68,12 @@ fn renewed(
             .with_client_options(asking.clone())
             .with_http_connector(connector.again())
             .with_retry(renew::retries());
-        if let AzureCredentials::Principal { tenant, client, secret } = &credentials {
+        if let AzureCredentials::Principal { tenant, client, secret, authority } = &credentials {
             builder =
                 builder.with_client_secret_authorization(client, secret.expose_secret(), tenant);
+            if let Some(authority) = authority {
+                builder = builder.with_authority_host(authority);
+            }
         }
         for (key, value) in &variables {
             builder = builder.with_config(*key, value);
