@@ -104,7 +104,7 @@ fn credentials(
             }
         }
         let (tenant, client) = (plain(section, "tenant_id", tenant?)?, client?);
-        let (secret, authority) = (client_secret?, authority(section, env)?);
+        let (secret, authority) = (client_secret?, authority(section, env).ok()?);
         return Some(AzureCredentials::Principal { tenant, client, secret, authority });
     }
     if let Some(key) = first(env, KEY) {
@@ -117,10 +117,10 @@ fn credentials(
         (set(env, "AZURE_TENANT_ID"), set(env, "AZURE_CLIENT_ID"), set(env, "AZURE_CLIENT_SECRET"))
     {
         let tenant = plain(section, "tenant_id", tenant)?;
-        let (secret, authority) = (secret.into(), authority(section, env)?);
+        let (secret, authority) = (secret.into(), authority(section, env).ok()?);
         return Some(AzureCredentials::Principal { tenant, client, secret, authority });
     }
-    let authority = authority(section, env)?;
+    let authority = authority(section, env).ok()?;
     let of = |name: &&str| {
         let value = if *name == AUTHORITY { authority.clone() } else { set(env, name) };
         Some(((*name).to_owned(), value?))
@@ -128,10 +128,10 @@ fn credentials(
     Some(AzureCredentials::Ambient(AMBIENT.iter().filter_map(of).collect()))
 }
 
-/// Where another cloud than the public one signs in, without the slash that Kubernetes' webhook puts behind it. None:
-/// it is no place to send a secret to.
-fn authority(section: &Section<'_>, env: &BTreeMap<String, String>) -> Option<Option<String>> {
-    let Some(given) = set(env, AUTHORITY) else { return Some(None) };
+/// Where another cloud than the public one signs in, if that is said, without the slash that Kubernetes' webhook puts
+/// behind it. Fails where it is no place to send a secret to.
+fn authority(section: &Section<'_>, env: &BTreeMap<String, String>) -> Result<Option<String>, ()> {
+    let Some(given) = set(env, AUTHORITY) else { return Ok(None) };
     let good = Url::parse(&given).is_ok_and(|url| {
         let plain = url.password().is_none() && url.username().is_empty();
         url.scheme() == "https" && plain && url.query().is_none() && url.fragment().is_none()
@@ -140,9 +140,9 @@ fn authority(section: &Section<'_>, env: &BTreeMap<String, String>) -> Option<Op
         let message = format!("`{}` of {AUTHORITY} is not where one signs in", preview(&given));
         let hint = "such as https://login.microsoftonline.us, or leave it out of the environment";
         section.mistake(Code::BadUrl, "url", message, hint);
-        return None;
+        return Err(());
     }
-    Some(Some(given.trim_end_matches('/').to_owned()))
+    Ok(Some(given.trim_end_matches('/').to_owned()))
 }
 
 /// It becomes part of a URL.

@@ -50,6 +50,7 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[store]\nurl = \"s3://bucket\"", Code::MissingKey, "store.region"),
     ("[store]\nurl = \"s3://bucket\"\nregion = \"a/b\"", Code::BadValue, "store.region"),
     ("[store]\nurl = \"s3://bucket\"\nendpoint = \"http://x\"", Code::BadValue, "store.endpoint"),
+    ("[store]\nurl = \"gs://bucket\"\nallow_http = true", Code::BadValue, "store.allow_http"),
     ("[store]\nurl = \"s3://bucket\"\nendpoint = \"x:9000\"", Code::BadUrl, "store.endpoint"),
     (
         "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\naccess_key_id = \"env:A\"",

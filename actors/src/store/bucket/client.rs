@@ -101,7 +101,11 @@ struct Clients {
 impl HttpConnector for PerThread {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let made = self.made.fetch_add(1, Ordering::Relaxed);
-        debug_assert!(made < CLIENTS_MAX, "another bucket's clients come next");
+        if made >= CLIENTS_MAX {
+            // The next number is that of another bucket's client, with other options.
+            let source = format!("more than {CLIENTS_MAX} clients of one bucket").into();
+            return Err(object_store::Error::Generic { store: "client", source });
+        }
         let number = self.first + made;
         let (options, streak) = (options.clone(), Arc::clone(&self.streak));
         let clients = Clients { number, options, streak };

@@ -152,8 +152,9 @@ impl Bucket {
             Provider::Azure { account, credentials } => azure::open(&setting, account, credentials),
         };
         let Opened { remote, lister, renewal, url } = opened.map_err(refused)?;
+        let parts_have_attributes = !matches!(plan.provider, Provider::Azure { .. });
         Ok(Self {
-            remote: Renewing::new(remote, renewal),
+            remote: Renewing::new(remote, renewal, parts_have_attributes),
             http,
             url,
             lister,

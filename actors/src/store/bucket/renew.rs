@@ -115,27 +115,26 @@ impl<C: Send + Sync + 'static> Renewed<C> {
         if let Some(last) = self.held().outlasting() {
             return Ok(last);
         }
-        let _asking = match self.asking.try_lock() {
-            Ok(asking) => asking,
-            Err(_) => {
-                let begun = Instant::now();
-                if let Some(last) = self.held().meanwhile() {
-                    return Ok(last);
-                }
-                let asking = self.asking.lock().await;
-                let held = self.held();
-                // Whoever asked meanwhile asked for this one too.
-                if let Some(last) = held.outlasting().or_else(|| held.given_since(begun)) {
-                    return Ok(last);
-                }
-                if let Some((at, error)) = &held.failed
-                    && *at >= begun
-                {
-                    return Err(Shared::of(error));
-                }
-                drop(held);
-                asking
+        let _asking = if let Ok(asking) = self.asking.try_lock() {
+            asking
+        } else {
+            let begun = Instant::now();
+            if let Some(last) = self.held().meanwhile() {
+                return Ok(last);
             }
+            let asking = self.asking.lock().await;
+            let held = self.held();
+            // Whoever asked meanwhile asked for this one too.
+            if let Some(last) = held.outlasting().or_else(|| held.given_since(begun)) {
+                return Ok(last);
+            }
+            if let Some((at, error)) = &held.failed
+                && *at >= begun
+            {
+                return Err(Shared::of(error));
+            }
+            drop(held);
+            asking
         };
         let provider = Arc::clone(&self.held().provider);
         let given = provider.get_credential().await;
@@ -272,7 +271,12 @@ where
     with_new_if(renewal, |error| expired(error), call).await
 }
 
-/// The same for what tells in another way that they have ended.
+/// What comes of a call, and the number of the credentials that it went out with last.
+pub(super) async fn noting<T>(call: impl Future<Output = T>) -> (T, u64) {
+    USED.scope(Cell::new(0), async { (call.await, USED.with(Cell::get)) }).await
+}
+
+/// The same as [`with_new`] for what tells in another way that they have ended.
 pub(super) async fn with_new_if<T, E, F>(
     renewal: Option<&Arc<dyn Renewal>>,
     expired: impl Fn(&E) -> Option<Expired>,
@@ -282,8 +286,7 @@ where
     F: Future<Output = Result<T, E>>,
 {
     let Some(renewal) = renewal else { return call().await };
-    let first = async { (call().await, USED.with(Cell::get)) };
-    let (first, used) = USED.scope(Cell::new(0), first).await;
+    let (first, used) = noting(call()).await;
     if let Err(error) = &first
         && let Some(why) = expired(error)
         && renewal.expire(used, why)
