@@ -78,6 +78,7 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[store]\nurl = \"file:\"", Code::BadUrl, "store.url"),
     ("[store]\nurl = \"file:tollgate-data/state/x\"", Code::BadValue, "store.url"),
     ("[store]\ncompression = \"zst\"", Code::BadValue, "store.compression"),
+    ("[store]\nspool_bytes_max = \"much\"", Code::BadSize, "store.spool_bytes_max"),
     ("[store]\nfsync = \"yes\"", Code::WrongType, "store.fsync"),
     (
         "[store]\nkey = \"{platform}/{api}/{account}/{idd}/{page}\"",

@@ -48,6 +48,12 @@ impl Streak {
         }
     }
 
+    /// Somebody else has found out that the store is away.
+    pub(super) fn tell(&self) {
+        self.length.fetch_max(FAILING, Ordering::Relaxed);
+        self.grown.notify_one();
+    }
+
     /// Waits until requests fail one after the other.
     pub(super) async fn failing(&self) {
         loop {

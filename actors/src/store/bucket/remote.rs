@@ -4,7 +4,7 @@
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -15,6 +15,8 @@ use object_store::{
     MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
     PutPayload, PutResult, Result, UploadPart,
 };
+
+use tokio::sync::OnceCell;
 
 use super::renew::{Renewal, noting, with_new};
 use crate::store::error::{StoreErrorKind, expired, store_kind};
@@ -156,9 +158,9 @@ impl ObjectStore for Renewing {
             }
             let begin = || self.remote.create_multipart_opts(key, options.clone());
             let id = with_new(self.renewal.as_ref(), begin).await?;
-            let begun =
-                Begun { store: self.clone(), key: key.clone(), id, parts: Mutex::default() };
-            let upload = Upload { begun: Arc::new(begun), count: 0 };
+            let (parts, before) = (Mutex::<Parts>::default(), OnceCell::new());
+            let begun = Begun { store: self.clone(), key: key.clone(), id, parts, before };
+            let upload = Upload { begun: Arc::new(begun) };
             Ok(Box::new(upload) as Box<dyn MultipartUpload>)
         })
     }
@@ -238,7 +240,6 @@ impl ObjectStore for Renewing {
 #[derive(Debug)]
 struct Upload {
     begun: Arc<Begun>,
-    count: usize,
 }
 
 #[derive(Debug)]
@@ -246,7 +247,19 @@ struct Begun {
     store: Renewing,
     key: Path,
     id: MultipartId,
-    parts: Mutex<Vec<Part>>,
+    parts: Mutex<Parts>,
+    /// What was under the key before the upload was ended, as often as that is tried.
+    before: OnceCell<Option<ObjectMeta>>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// Places that are given out.
+    count: usize,
+    /// The place of a part that could not be put: the next that is put is the same part. Some stores take no upload
+    /// with a gap.
+    failed: Option<usize>,
+    put: Vec<Part>,
 }
 
 /// A part that is put.
@@ -259,6 +272,10 @@ struct Part {
 }
 
 impl Begun {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the object that is there now is this upload's: as large, and not the one from before.
     async fn is_there(&self, before: Option<&ObjectMeta>, bytes: u64) -> Option<PutResult> {
         let now = self.store.look(&self.key).await.ok()??;
@@ -272,15 +289,25 @@ impl Begun {
 
 impl MultipartUpload for Upload {
     fn put_part(&mut self, part: PutPayload) -> UploadPart {
-        let (begun, place) = (Arc::clone(&self.begun), self.count);
-        self.count += 1;
+        let begun = Arc::clone(&self.begun);
+        let place = {
+            let mut parts = begun.parts();
+            let next = parts.count;
+            let place = parts.failed.take().unwrap_or(next);
+            parts.count = next.max(place + 1);
+            place
+        };
         Box::pin(async move {
-            let Begun { store, key, id, parts } = &*begun;
+            let Begun { store, key, id, .. } = &*begun;
             let bytes = part.content_length() as u64;
             let put = || store.remote.put_part(key, id, place, part.clone());
-            let id = with_new(store.renewal.as_ref(), put).await?;
-            let part = Part { place, id, bytes };
-            parts.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+            match with_new(store.renewal.as_ref(), put).await {
+                Ok(id) => begun.parts().put.push(Part { place, id, bytes }),
+                Err(error) => {
+                    begun.parts().failed = Some(place);
+                    return Err(error);
+                }
+            }
             Ok(())
         })
     }
@@ -291,16 +318,19 @@ impl MultipartUpload for Upload {
         Self: 'f,
     {
         Box::pin(async move {
-            let Begun { store, key, id, parts } = &*self.begun;
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if parts.len() != self.count {
-                let source = format!("{} of {} parts are put", parts.len(), self.count).into();
+            let Begun { store, key, id, before, .. } = &*self.begun;
+            let (mut parts, count) = {
+                let parts = self.begun.parts();
+                (parts.put.clone(), parts.count)
+            };
+            if parts.len() != count {
+                let source = format!("{} of {count} parts are put", parts.len()).into();
                 return Err(object_store::Error::Generic { store: "upload", source });
             }
             parts.sort_unstable_by_key(|part| part.place);
             let bytes = parts.iter().map(|part| part.bytes).sum();
             let parts: Vec<PartId> = parts.into_iter().map(|part| part.id).collect();
-            let before = store.look(key).await;
+            let before = before.get_or_try_init(|| store.look(key)).await;
             let complete = || store.remote.complete_multipart(key, id, parts.clone());
             let completed = with_new(store.renewal.as_ref(), complete).await;
             if let (Err(error), Ok(before)) = (&completed, before)
