@@ -61,6 +61,8 @@ pub struct Input {
     pub bytes: Box<dyn Read + Send>,
     /// Whether what was read is what is there now. Asked after its last byte.
     pub is_unchanged: Box<dyn FnOnce() -> io::Result<bool> + Send>,
+    /// Why it is not read at all: all that is made of it is an entry of the quarantine.
+    pub fault: Option<String>,
 }
 
 impl fmt::Debug for Input {
@@ -341,7 +343,7 @@ fn read_all(
             return Err(Halt::Stopped);
         }
         let input = input.map_err(|error| Halt::Read("an input".to_owned(), error))?;
-        let Input { key, facts, bytes, is_unchanged } = input;
+        let Input { key, facts, bytes, is_unchanged, fault } = input;
         let values = job.table.columns.iter().map(|column| match &column.from {
             From::Input(name) => facts.get(name).cloned(),
             From::Path(_) => None,
@@ -355,6 +357,12 @@ fn read_all(
         let stopped = |_: Gone| {
             if job.stop.load(Ordering::Relaxed) { Err(Halt::Stopped) } else { Ok(()) }
         };
+        if let Some(reason) = fault {
+            if let Err(gone) = tell(reason, &mut send) {
+                return stopped(gone);
+            }
+            continue;
+        }
         let Some(format) = job.table.format.or_else(|| Format::of_name(&key)) else {
             let reason = "its name does not say how it is written: declare `format`".to_owned();
             if let Err(gone) = tell(reason, &mut send) {

@@ -124,6 +124,7 @@ fn input(key: &str, bytes: impl AsRef<[u8]>) -> Input {
         facts: BTreeMap::new(),
         bytes: Box::new(bytes),
         is_unchanged: Box::new(|| Ok(true)),
+        fault: None,
     }
 }
 

@@ -1,0 +1,94 @@
+//! Objects as they are read back: for work on what was stored, not for collecting.
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
+
+use super::error::is_bucket_missing;
+use super::{SinkError, Store};
+
+/// An object as a list has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The object.
+    pub key: Path,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// Tells what is there now from what was there before: the entity tag, or time and size where a store has none.
+    pub version: String,
+}
+
+/// The bytes of an object.
+pub enum Reading {
+    /// A file, at its beginning.
+    File(std::fs::File),
+    /// Bytes as they come. Dropping it ends the request.
+    Stream(BoxStream<'static, std::io::Result<Bytes>>),
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "File",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+impl From<ObjectMeta> for Listed {
+    fn from(meta: ObjectMeta) -> Self {
+        let written = || format!("{}-{}", meta.last_modified.timestamp_micros(), meta.size);
+        let version = meta.e_tag.clone().unwrap_or_else(written);
+        Self { key: meta.location, bytes: meta.size, version }
+    }
+}
+
+impl Store {
+    /// Objects below a prefix, in no order. Nothing is read further than it is asked for.
+    pub fn list(&self, prefix: &Path) -> BoxStream<'static, Result<Listed, SinkError>> {
+        let at = prefix.clone();
+        let listed = self.inner.objects.list(Some(prefix));
+        let listed = listed.map_ok(Listed::from);
+        listed.map_err(move |error| SinkError::store(&at, error)).boxed()
+    }
+
+    /// An object as it is now; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn look(&self, key: &Path) -> Result<Option<Listed>, SinkError> {
+        self.check(key)?;
+        match self.inner.objects.head(key).await {
+            Ok(meta) => Ok(Some(meta.into())),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                Ok(None)
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
+    }
+
+    /// The bytes of an object as they are stored, of any size; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn read(&self, key: &Path) -> Result<Option<(Listed, Reading)>, SinkError> {
+        self.check(key)?;
+        let found = match self.inner.objects.get(key).await {
+            Ok(found) => found,
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(SinkError::store(key, error)),
+        };
+        let listed = Listed::from(found.meta.clone());
+        let reading = match found.payload {
+            GetResultPayload::File(file, _) => Reading::File(file),
+            GetResultPayload::Stream(bytes) => {
+                Reading::Stream(bytes.map_err(std::io::Error::other).boxed())
+            }
+        };
+        Ok(Some((listed, reading)))
+    }
+}

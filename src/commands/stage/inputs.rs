@@ -1,0 +1,163 @@
+//! Objects as inputs: opened one after the other by the thread that reads, their bytes fetched by the runtime.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tollgate_actors::store::{Reading, Store};
+use tollgate_protos::Manifest;
+use tollgate_stage::Input;
+
+use super::keys;
+
+/// Pieces of an object that wait to be read.
+const PIECES_MAX: usize = 8;
+/// The manifest beside the objects of a fetch.
+pub(super) const MANIFEST: &str = "_manifest.json";
+
+/// An object to be staged.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) key: Path,
+    /// What tells what is there; what is there then and is not this has changed.
+    pub(super) version: String,
+    /// It could not be read in peace: it is told and left for another run.
+    pub(super) fault: Option<String>,
+}
+
+/// Inputs, as the job asks for them.
+pub(super) struct Inputs {
+    pub(super) store: Store,
+    pub(super) runtime: Handle,
+    pub(super) wanted: std::vec::IntoIter<Wanted>,
+    /// Whether columns ask for more than the key tells.
+    pub(super) with_manifest: bool,
+    /// The template of keys.
+    pub(super) template: String,
+    /// The last manifest, by its key: objects of one fetch come one after the other.
+    pub(super) last: Option<(Path, BTreeMap<String, String>)>,
+}
+
+impl Iterator for Inputs {
+    type Item = io::Result<Input>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let wanted = self.wanted.next()?;
+        Some(self.open(wanted))
+    }
+}
+
+impl Inputs {
+    fn open(&mut self, wanted: Wanted) -> io::Result<Input> {
+        let Wanted { key, version, fault } = wanted;
+        let facts = self.facts(&key)?;
+        let name = key.to_string();
+        let broken = |fault: String, facts: BTreeMap<String, String>| Input {
+            key: name.clone(),
+            facts,
+            bytes: Box::new(io::empty()),
+            is_unchanged: Box::new(|| Ok(true)),
+            fault: Some(fault),
+        };
+        if let Some(fault) = fault {
+            return Ok(broken(fault, facts));
+        }
+        let read = self.runtime.block_on(self.store.read(&key)).map_err(io::Error::other)?;
+        let Some((listed, reading)) = read else {
+            return Ok(broken("it is gone".to_owned(), facts));
+        };
+        let is_listed = listed.version == version;
+        let bytes: Box<dyn Read + Send> = match reading {
+            Reading::File(file) => Box::new(file),
+            Reading::Stream(mut stream) => {
+                let (to, pieces) = mpsc::channel(PIECES_MAX);
+                self.runtime.spawn(async move {
+                    while let Some(piece) = stream.next().await {
+                        if to.send(piece).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+                Box::new(Pieces { pieces, piece: Bytes::new() })
+            }
+        };
+        let (store, runtime) = (self.store.clone(), self.runtime.clone());
+        let is_unchanged = Box::new(move || {
+            let now = runtime.block_on(store.look(&key)).map_err(io::Error::other)?;
+            Ok(is_listed && now.is_some_and(|now| now.version == version))
+        });
+        Ok(Input { key: name, facts, bytes, is_unchanged, fault: None })
+    }
+
+    /// What is known of an object besides its bytes.
+    fn facts(&mut self, key: &Path) -> io::Result<BTreeMap<String, String>> {
+        let mut facts: BTreeMap<String, String> = BTreeMap::new();
+        if self.with_manifest {
+            let manifest = key.parent().unwrap_or_default().join(MANIFEST);
+            let known = self.last.as_ref().filter(|(last, _)| *last == manifest);
+            facts = match known {
+                Some((_, known)) => known.clone(),
+                None => {
+                    let got = self.runtime.block_on(self.store.get(&manifest));
+                    let told = match got.map_err(io::Error::other)? {
+                        Some(text) => of_manifest(&text)
+                            .map_err(|error| io::Error::other(format!("{manifest}: {error}")))?,
+                        None => BTreeMap::new(),
+                    };
+                    self.last = Some((manifest, told.clone()));
+                    told
+                }
+            };
+        }
+        for (name, value) in keys::parts(key.as_ref(), &self.template) {
+            facts.insert(format!("part.{name}"), value);
+        }
+        facts.insert("key".to_owned(), key.to_string());
+        Ok(facts)
+    }
+}
+
+fn of_manifest(text: &[u8]) -> serde_json::Result<BTreeMap<String, String>> {
+    let manifest: Manifest = serde_json::from_slice(text)?;
+    let mut facts = BTreeMap::from([
+        ("platform".to_owned(), manifest.platform),
+        ("api".to_owned(), manifest.api),
+        ("account".to_owned(), manifest.account),
+        ("id".to_owned(), manifest.done.id),
+        ("fetched_at".to_owned(), manifest.done.fetched_at.to_string()),
+    ]);
+    for (name, value) in manifest.params {
+        let value = match value {
+            serde_json::Value::Null => continue,
+            serde_json::Value::String(text) => text,
+            other => other.to_string(),
+        };
+        facts.insert(format!("params.{name}"), value);
+    }
+    Ok(facts)
+}
+
+/// Pieces that come from the runtime, read by a thread.
+struct Pieces {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        buffer[..count].copy_from_slice(&self.piece[..count]);
+        self.piece.advance(count);
+        Ok(count)
+    }
+}

@@ -1,0 +1,201 @@
+//! What is remembered of what was staged: one small object for each job, beside the files.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path as FsPath;
+
+use anyhow::{Context, bail};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tollgate_actors::ids::Slug;
+use tollgate_actors::store::Store;
+use tollgate_stage::{Change, Kind, Table};
+
+/// Folder of the records, and of the quarantine: engines read past names that begin so.
+pub(super) const RECORDS: &str = "_stage";
+pub(super) const QUARANTINE: &str = "_quarantine";
+const COLUMNS: &str = "columns";
+const VERSION: u32 = 1;
+
+/// A job that was done: what it took and what it made. It is replaced as a whole, so that files count as of one set of
+/// inputs or of another, never of a mixture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) version: u32,
+    /// The job.
+    pub(super) job: String,
+    /// Tells one declaration of the table from another.
+    pub(super) table: String,
+    /// Keys of objects, and what tells what was there.
+    pub(super) inputs: BTreeMap<String, String>,
+    /// Files, below the prefix of the table.
+    pub(super) files: Vec<String>,
+    pub(super) rows: u64,
+    pub(super) quarantined: u64,
+    /// Files that no longer count and are still to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) remove: Vec<String>,
+}
+
+impl Record {
+    pub(super) fn new(job: &str, table: &str, inputs: BTreeMap<String, String>) -> Self {
+        Self {
+            version: VERSION,
+            job: job.to_owned(),
+            table: table.to_owned(),
+            inputs,
+            files: Vec::new(),
+            rows: 0,
+            quarantined: 0,
+            remove: Vec::new(),
+        }
+    }
+
+    pub(super) fn key(&self, to: &Path) -> Path {
+        to.clone().join(RECORDS).join(format!("{}.json", self.job))
+    }
+
+    /// What the names of its files begin with: another set of inputs has other files.
+    pub(super) fn name(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(&self.table);
+        for (key, version) in &self.inputs {
+            hash.update(key);
+            hash.update([0]);
+            hash.update(version);
+            hash.update([0]);
+        }
+        format!("{}-{}", self.job, short(hash, 8))
+    }
+
+    pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        Ok(store.put_small(&self.key(to), text.into()).await?)
+    }
+}
+
+/// The name of a job on these objects, whatever is in them.
+pub(super) fn job_of<'k>(keys: impl Iterator<Item = &'k String>) -> String {
+    let mut hash = Sha256::new();
+    for key in keys {
+        hash.update(key);
+        hash.update([0]);
+    }
+    short(hash, 16)
+}
+
+/// Tells one declaration of a table from another.
+pub(super) fn declaration(table: &Table) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{table:?}"));
+    short(hash, 16)
+}
+
+fn short(hash: Sha256, digits: usize) -> String {
+    let text: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    text.chars().take(digits).collect()
+}
+
+/// Whether a name is one that files of jobs have: `JOB-INPUTS-NUMBER.parquet`.
+pub(super) fn is_ours(name: &str) -> bool {
+    let Some(stem) = name.strip_suffix(".parquet") else { return false };
+    let parts: Vec<&str> = stem.split('-').collect();
+    let [job, inputs, number] = parts[..] else { return false };
+    let is_hex =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    job.len() == 16
+        && inputs.len() == 8
+        && number.len() >= 4
+        && is_hex(job)
+        && is_hex(inputs)
+        && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Columns beyond the declared ones, and wider types, as answers made them necessary.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Columns {
+    /// Of which declaration.
+    pub(super) table: String,
+    widen: BTreeMap<String, String>,
+    add: Vec<(Vec<String>, String)>,
+}
+
+impl Columns {
+    pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Self> {
+        let key = Self::key(to);
+        let Some(text) = store.get(&key).await? else { return Ok(Self::default()) };
+        serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))
+    }
+
+    pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
+        Ok(store.put_small(&Self::key(to), serde_json::to_vec(self)?.into()).await?)
+    }
+
+    fn key(to: &Path) -> Path {
+        to.clone().join(RECORDS).join(format!("{COLUMNS}.json"))
+    }
+
+    /// Notes a change, and makes it in the table.
+    pub(super) fn change(&mut self, change: &Change, table: &mut Table) {
+        for (at, kind) in &change.widen {
+            self.widen.insert(table.columns[*at].name.clone(), kind.to_string());
+        }
+        self.add.extend(change.add.iter().map(|(path, kind)| (path.clone(), kind.to_string())));
+        change.apply(table);
+    }
+
+    /// The table with all that was noted.
+    pub(super) fn apply(&self, table: &mut Table) {
+        for (path, kind) in &self.add {
+            let kind = Kind::of_name(kind).unwrap_or(Kind::String);
+            let add = BTreeMap::from([(path.clone(), kind)]);
+            Change { add, ..Change::default() }.apply(table);
+        }
+        for column in &mut table.columns {
+            if let Some(kind) = self.widen.get(&column.name).and_then(|kind| Kind::of_name(kind)) {
+                column.kind = kind;
+            }
+        }
+    }
+}
+
+/// Every record. Of those that cannot be read the first ends the work: what they made would be made twice.
+pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>> {
+    use futures_util::TryStreamExt;
+    let mut listed = store.list(&to.clone().join(RECORDS));
+    let mut keys = Vec::new();
+    while let Some(one) = listed.try_next().await? {
+        let name = one.key.filename().unwrap_or_default();
+        if name.strip_suffix(".json").is_some_and(|name| name != COLUMNS) {
+            keys.push(one.key);
+        }
+    }
+    keys.sort_unstable();
+    let mut records = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(text) = store.get(&key).await? else { continue };
+        let record: Record =
+            serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
+        if record.version != VERSION {
+            bail!("`{key}` was written by another version of this program");
+        }
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// Keeps others of this machine from staging the same table; two would remove each other's files.
+pub(super) fn lock(state: &FsPath, name: &Slug) -> anyhow::Result<File> {
+    let place = state.join(format!("stage-{name}.lock"));
+    let told = || format!("use {}", place.display());
+    std::fs::create_dir_all(state).with_context(told)?;
+    let file = File::create(&place).with_context(told)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("stage.{name} is being staged by another process")
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(told),
+    }
+}

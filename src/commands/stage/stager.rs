@@ -1,0 +1,309 @@
+//! Stages one table: finds what there is to do, does it job by job, and remembers it.
+//!
+//! A job's files are visible before its record is, and what they replace is removed after that. Whoever is killed
+//! between leaves files that no record names, which the next run removes; whoever reads between sees a replaced
+//! object's rows twice for that moment, never none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+use tollgate_actors::ids::Slug;
+use tollgate_actors::plan::StagePlan;
+use tollgate_actors::store::Store;
+use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
+
+use super::inputs::{Inputs, MANIFEST, Wanted};
+use super::outputs::Outputs;
+use super::record::{Columns, QUARANTINE, Record, declaration, is_ours, read};
+use super::tasks::{Object, Task, tasks};
+use crate::ui::say;
+
+/// Most objects of one run.
+const OBJECTS_MAX: usize = 1_000_000;
+/// How often a job begins anew because its table has to change.
+const CHANGES_MAX: u32 = 64;
+/// How often an object that changes under the reader is read.
+const READS_MAX: u32 = 3;
+
+/// What was done for one table.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) inputs: u64,
+    pub(super) unchanged: u64,
+    pub(super) incomplete: u64,
+    pub(super) gone: u64,
+    pub(super) left: u64,
+    pub(super) files: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) quarantined: u64,
+    pub(super) first_bad: Option<String>,
+    pub(super) quarantine: Option<String>,
+    pub(super) failed: Vec<String>,
+    pub(super) stopped: bool,
+}
+
+/// Stages one table.
+pub(super) struct Stager {
+    store: Store,
+    name: Slug,
+    stage: Arc<StagePlan>,
+    template: String,
+    bounds: Bounds,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stager {
+    pub(super) fn new(
+        store: Store,
+        name: &Slug,
+        stage: Arc<StagePlan>,
+        template: &str,
+        workers: Option<usize>,
+        stop: &Arc<AtomicBool>,
+    ) -> Self {
+        let mut bounds = Bounds {
+            record_bytes_max: stage.record_bytes_max,
+            file_bytes: stage.file_bytes,
+            ..Bounds::default()
+        };
+        if let Some(workers) = workers {
+            bounds.workers = workers;
+        }
+        let (name, template) = (name.clone(), template.to_owned());
+        Self { store, name, stage, template, bounds, stop: Arc::clone(stop) }
+    }
+
+    pub(super) async fn run(&self, again: bool) -> anyhow::Result<Done> {
+        let mut done = Done::default();
+        let mut records = read(&self.store, &self.stage.to).await?;
+        for record in &mut records {
+            self.clean(record).await?;
+        }
+        self.clean_orphans(&records).await?;
+        let declared = declaration(&self.stage.table);
+        let mut columns = Columns::read(&self.store, &self.stage.to).await?;
+        if columns.table != declared {
+            columns = Columns { table: declared.clone(), ..Columns::default() };
+        }
+        let mut table = self.stage.table.clone();
+        columns.apply(&mut table);
+        let objects = self.objects(&mut done).await?;
+        let found = tasks(records, objects, (&declared, again), self.stage.file_bytes);
+        done.unchanged = found.unchanged;
+        done.gone = found.gone;
+        done.failed = found.failed;
+        for task in found.tasks {
+            if self.stop.load(Ordering::Relaxed) {
+                done.stopped = true;
+                break;
+            }
+            if let Err(reason) = self.task(task, &mut table, &mut columns, &mut done).await? {
+                if done.stopped {
+                    break;
+                }
+                done.failed.push(reason);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Objects that may be staged.
+    async fn objects(&self, done: &mut Done) -> anyhow::Result<BTreeMap<String, Object>> {
+        let mut listed = self.store.list(&self.stage.from);
+        let mut objects = BTreeMap::new();
+        let mut complete: BTreeSet<Path> = BTreeSet::new();
+        while let Some(one) = listed.try_next().await? {
+            let name = one.key.filename().unwrap_or_default();
+            if name == MANIFEST {
+                complete.extend(one.key.parent());
+            }
+            if name.starts_with(['_', '.']) {
+                continue;
+            }
+            if objects.len() >= OBJECTS_MAX {
+                done.left += 1;
+                continue;
+            }
+            objects.insert(one.key, Object { version: one.version, bytes: one.bytes });
+        }
+        if self.stage.manifest {
+            let before = objects.len();
+            objects.retain(|key, _| key.parent().is_some_and(|folder| complete.contains(&folder)));
+            done.incomplete = (before - objects.len()) as u64;
+        }
+        Ok(objects.into_iter().map(|(key, object)| (key.to_string(), object)).collect())
+    }
+
+    /// Does one job. The inner error is one of its own; others go on.
+    async fn task(
+        &self,
+        task: Task,
+        table: &mut Table,
+        columns: &mut Columns,
+        done: &mut Done,
+    ) -> anyhow::Result<Result<(), String>> {
+        let mut record = Record::new(&task.job, &columns.table, task.inputs.clone());
+        let before = task.files_before();
+        let mut made: BTreeSet<String> = BTreeSet::new();
+        let mut reads: BTreeMap<String, u32> = BTreeMap::new();
+        let mut faults: BTreeMap<String, String> = BTreeMap::new();
+        let mut changes = 0;
+        let mut has_new_columns = false;
+        let (report, quarantine) = loop {
+            let quarantine = format!("{QUARANTINE}/{}.jsonl", record.name());
+            let ran = self.job(&record, &faults, table, &quarantine).await;
+            let failed = match ran {
+                Ok(report) => break (report, quarantine),
+                Err(failed) => failed,
+            };
+            made.extend(failed.visible.into_iter().map(|file| file.path));
+            match failed.halt {
+                Halt::Change(change) if changes < CHANGES_MAX => {
+                    columns.change(&change, table);
+                    has_new_columns = true;
+                    changes += 1;
+                    continue;
+                }
+                Halt::Changed(key) => {
+                    let count = reads.entry(key.clone()).or_insert(0);
+                    *count += 1;
+                    if *count >= READS_MAX {
+                        // Like no version that there is, so that the next run tries it again.
+                        record.inputs.insert(key.clone(), "changing".to_owned());
+                        let reason = format!("it changed while it was read, {READS_MAX} times");
+                        faults.insert(key, reason);
+                    } else if let Some(now) = self.store.look(&Path::parse(&key)?).await? {
+                        record.inputs.insert(key, now.version);
+                    }
+                    continue;
+                }
+                halt => {
+                    done.stopped |= matches!(halt, Halt::Stopped);
+                    self.remove(made.iter().filter(|path| !before.contains(*path))).await?;
+                    let halt = match halt {
+                        Halt::Change(_) => "its table changes again and again".to_owned(),
+                        halt => halt.to_string(),
+                    };
+                    return Ok(Err(halt));
+                }
+            }
+        };
+        let Report { files, rows, quarantined, first_bad } = report;
+        done.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
+        record.files = files.into_iter().map(|file| file.path).collect();
+        done.files += record.files.len() as u64;
+        if quarantined > 0 {
+            record.files.push(quarantine.clone());
+            done.quarantine.get_or_insert_with(|| format!("{}/{quarantine}", self.stage.to));
+        }
+        (record.rows, record.quarantined) = (rows, quarantined);
+        let now: BTreeSet<&String> = record.files.iter().collect();
+        let old = before.iter().chain(&made).filter(|path| !now.contains(path));
+        record.remove = old.cloned().collect();
+        if has_new_columns {
+            columns.put(&self.store, &self.stage.to).await?;
+        }
+        record.put(&self.store, &self.stage.to).await?;
+        self.clean(&mut record).await?;
+        done.inputs += record.inputs.len() as u64;
+        done.rows += rows;
+        done.quarantined += quarantined;
+        if done.first_bad.is_none() {
+            done.first_bad = first_bad;
+        }
+        Ok(Ok(()))
+    }
+
+    async fn job(
+        &self,
+        record: &Record,
+        faults: &BTreeMap<String, String>,
+        table: &Table,
+        quarantine: &str,
+    ) -> Result<Report, tollgate_stage::Failed> {
+        let runtime = Handle::current();
+        let wanted = record.inputs.iter().filter_map(|(key, version)| {
+            let key = Path::parse(key).ok()?;
+            let fault = faults.get(key.as_ref()).cloned();
+            Some(Wanted { key, version: version.clone(), fault })
+        });
+        let of_manifest = |name: &str| name != "key" && !name.starts_with("part.");
+        let asks = |from: &From| matches!(from, From::Input(name) if of_manifest(name));
+        let inputs = Inputs {
+            store: self.store.clone(),
+            runtime: runtime.clone(),
+            wanted: wanted.collect::<Vec<_>>().into_iter(),
+            with_manifest: table.columns.iter().any(|column| asks(&column.from)),
+            template: self.template.clone(),
+            last: None,
+        };
+        let outputs = Outputs { store: self.store.clone(), to: self.stage.to.clone(), runtime };
+        let (table, name, quarantine) = (table.clone(), record.name(), quarantine.to_owned());
+        let (bounds, stop) = (self.bounds.clone(), Arc::clone(&self.stop));
+        let work = tokio::task::spawn_blocking(move || {
+            let job = Job {
+                table: &table,
+                name: &name,
+                quarantine: &quarantine,
+                files: &outputs,
+                bounds: &bounds,
+                on_thread: &|| {},
+                stop: &stop,
+            };
+            tollgate_stage::run(&job, inputs)
+        });
+        work.await.unwrap_or_else(|error| {
+            let halt = Halt::Fault(error.to_string());
+            Err(tollgate_stage::Failed { halt, visible: Vec::new() })
+        })
+    }
+
+    /// Removes what a record has left to remove, and then says so in it.
+    async fn clean(&self, record: &mut Record) -> anyhow::Result<()> {
+        if record.remove.is_empty() {
+            return Ok(());
+        }
+        self.remove(record.remove.iter()).await?;
+        record.remove.clear();
+        record.put(&self.store, &self.stage.to).await
+    }
+
+    /// Removes files of jobs that no record names: their run was killed.
+    async fn clean_orphans(&self, records: &[Record]) -> anyhow::Result<()> {
+        let known: BTreeSet<&str> =
+            records.iter().flat_map(|record| &record.files).map(String::as_str).collect();
+        let mut listed = self.store.list(&self.stage.to);
+        let mut orphans = Vec::new();
+        while let Some(one) = listed.try_next().await? {
+            let Some(path) = one.key.as_ref().strip_prefix(self.stage.to.as_ref()) else {
+                continue;
+            };
+            let path = path.trim_start_matches('/');
+            let name = one.key.filename().unwrap_or_default();
+            if is_ours(name) && !known.contains(path) {
+                orphans.push(path.to_owned());
+            }
+        }
+        if !orphans.is_empty() {
+            let count = orphans.len();
+            say(format_args!(
+                "tollgate: stage.{}: {count} files of a run that was ended are removed",
+                self.name
+            ));
+        }
+        self.remove(orphans.iter()).await
+    }
+
+    async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
+        for path in paths {
+            let key = Path::parse(format!("{}/{path}", self.stage.to))?;
+            self.store.delete(&key).await?;
+        }
+        Ok(())
+    }
+}
