@@ -34,7 +34,8 @@ mod with {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use anyhow::bail;
+    use anyhow::{Context, bail};
+    use tokio::signal::unix::{SignalKind, signal};
     use tollgate_actors::ids::Slug;
     use tollgate_actors::plan::{Plan, StagePlan};
 
@@ -57,10 +58,14 @@ mod with {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let on_signal = Arc::clone(&stop);
+            let mut term = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+            let mut int = signal(SignalKind::interrupt()).context("listen to ctrl-C")?;
             tokio::spawn(async move {
-                if tokio::signal::ctrl_c().await.is_ok() {
-                    on_signal.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
                 }
+                on_signal.store(true, Ordering::Relaxed);
             });
             let store = open_store(&plan).await?;
             let mut exit = Exit::Done;
@@ -121,7 +126,7 @@ mod with {
         if json {
             let text = serde_json::json!({
                 "table": name.as_str(), "inputs": done.inputs, "unchanged": done.unchanged,
-                "incomplete": done.incomplete, "left": done.left, "gone": done.gone,
+                "incomplete": done.incomplete, "gone": done.gone,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
                 "quarantined": done.quarantined, "failed": done.failed.len(),
             });
@@ -139,7 +144,6 @@ mod with {
             (done.unchanged, "objects were staged before"),
             (done.incomplete, "objects have no manifest and wait for it"),
             (done.gone, "staged objects are gone; their rows stay"),
-            (done.left, "objects are left for another run"),
         ] {
             if count > 0 {
                 text.push_str(&format!("; {} {what}", number(count)));

@@ -178,11 +178,14 @@ impl Worker {
             // Each line is a record: none is blank, none is two, and none goes on in the next.
             if lines == Some(rows) {
                 let mut before = 0;
+                // Only where a row does not fit.
+                let mut lines: Option<Vec<&[u8]>> = None;
                 for array in decoded {
                     let count = array.len();
                     self.array(making, &array, |record| {
                         let number = before + record;
-                        let line = text.split(|byte| *byte == b'\n').nth(number);
+                        let all = || text.split(|byte| *byte == b'\n').collect();
+                        let line = lines.get_or_insert_with(all).get(number).copied();
                         (first + number as u64, line)
                     })?;
                     before += count;

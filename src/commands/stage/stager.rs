@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::bail;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
 use tokio::runtime::Handle;
@@ -36,7 +37,6 @@ pub(super) struct Done {
     pub(super) unchanged: u64,
     pub(super) incomplete: u64,
     pub(super) gone: u64,
-    pub(super) left: u64,
     pub(super) files: u64,
     pub(super) rows: u64,
     pub(super) bytes: u64,
@@ -92,8 +92,13 @@ impl Stager {
         }
         let mut table = self.stage.table.clone();
         columns.apply(&mut table);
-        let objects = self.objects(&mut done).await?;
-        let found = tasks(records, objects, (&declared, again), self.stage.file_bytes);
+        let (objects, complete) = self.objects(&mut done).await?;
+        let is_complete = |key: &str| {
+            let folder = Path::parse(key).ok().and_then(|key| key.parent());
+            folder.is_some_and(|folder| complete.contains(&folder))
+        };
+        let how = (declared.as_str(), again);
+        let found = tasks(records, objects, is_complete, how, self.stage.file_bytes);
         done.unchanged = found.unchanged;
         done.gone = found.gone;
         done.failed = found.failed;
@@ -112,8 +117,11 @@ impl Stager {
         Ok(done)
     }
 
-    /// Objects that may be staged.
-    async fn objects(&self, done: &mut Done) -> anyhow::Result<BTreeMap<String, Object>> {
+    /// Objects that may be staged, and the folders whose fetches are there as a whole.
+    async fn objects(
+        &self,
+        done: &mut Done,
+    ) -> anyhow::Result<(BTreeMap<String, Object>, BTreeSet<Path>)> {
         let mut listed = self.store.list(&self.stage.from);
         let mut objects = BTreeMap::new();
         let mut complete: BTreeSet<Path> = BTreeSet::new();
@@ -126,8 +134,10 @@ impl Stager {
                 continue;
             }
             if objects.len() >= OBJECTS_MAX {
-                done.left += 1;
-                continue;
+                bail!(
+                    "more than {OBJECTS_MAX} objects lie below `{}`: say more of it",
+                    self.stage.from
+                );
             }
             objects.insert(one.key, Object { version: one.version, bytes: one.bytes });
         }
@@ -135,8 +145,11 @@ impl Stager {
             let before = objects.len();
             objects.retain(|key, _| key.parent().is_some_and(|folder| complete.contains(&folder)));
             done.incomplete = (before - objects.len()) as u64;
+        } else {
+            complete.clear();
         }
-        Ok(objects.into_iter().map(|(key, object)| (key.to_string(), object)).collect())
+        let objects = objects.into_iter().map(|(key, object)| (key.to_string(), object));
+        Ok((objects.collect(), complete))
     }
 
     /// Does one job. The inner error is one of its own; others go on.

@@ -39,10 +39,12 @@ pub(super) struct Tasks {
     pub(super) failed: Vec<String>,
 }
 
-/// Sorts objects into jobs of about `file_bytes` of files.
+/// Sorts objects into jobs of about `file_bytes` of files. `is_complete`: whether the fetch of a key's folder is there
+/// as a whole, so that an object that is not is none of it any more; else it was removed to save room, and its rows stay.
 pub(super) fn tasks(
     records: Vec<Record>,
     mut objects: BTreeMap<String, Object>,
+    is_complete: impl Fn(&str) -> bool,
     (table, again): (&str, bool),
     file_bytes: u64,
 ) -> Tasks {
@@ -56,6 +58,8 @@ pub(super) fn tasks(
                     changed |= object.version != *version;
                     inputs.insert(key.clone(), object.version);
                 }
+                // The fetch was collected again and has fewer pages now: their rows go.
+                None if is_complete(key) => changed = true,
                 None => gone.push(key),
             }
         }
@@ -104,5 +108,54 @@ impl Task {
     /// Files of what was made before.
     pub(super) fn files_before(&self) -> BTreeSet<String> {
         self.before.iter().flat_map(|record| record.files.iter().cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(keys: &[(&str, &str)]) -> BTreeMap<String, Object> {
+        let object = |version: &str| Object { version: version.to_owned(), bytes: 80 };
+        keys.iter().map(|(key, version)| ((*key).to_owned(), object(version))).collect()
+    }
+
+    fn record(task: &Task) -> Record {
+        let mut record = Record::new(&task.job, "t", task.inputs.clone());
+        record.files.push("a.parquet".to_owned());
+        record
+    }
+
+    #[test]
+    fn what_is_staged_is_left_and_what_changed_is_done_with_its_job() {
+        let first = tasks(
+            Vec::new(),
+            objects(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")]),
+            |_| false,
+            ("t", false),
+            20,
+        );
+        // Two of 10 bytes each, as Parquet, fill a file.
+        assert_eq!(first.tasks.iter().map(|task| task.inputs.len()).collect::<Vec<_>>(), [2, 1]);
+        let records: Vec<Record> = first.tasks.iter().map(record).collect();
+        let again = |keys: &[(&str, &str)], complete: &[&str], table| {
+            let is_complete = |key: &str| complete.iter().any(|folder| key.starts_with(folder));
+            tasks(records.clone(), objects(keys), is_complete, (table, false), 20)
+        };
+        let same = again(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")], &[], "t");
+        assert_eq!((same.tasks.len(), same.unchanged), (0, 3));
+        let changed = again(&[("a/1", "2"), ("a/2", "1"), ("b/1", "1"), ("c/1", "1")], &[], "t");
+        assert_eq!((changed.tasks.len(), changed.unchanged), (2, 1));
+        assert_eq!(changed.tasks[0].job, first.tasks[0].job);
+        assert_eq!(changed.tasks[0].files_before().len(), 1);
+        // A page less of a fetch that is there, objects that were cleared away, and both at once.
+        let fewer = again(&[("a/1", "1"), ("b/1", "1")], &["a/"], "t");
+        assert_eq!((fewer.tasks.len(), fewer.tasks[0].inputs.len(), fewer.gone), (1, 1, 0));
+        let cleared = again(&[("b/1", "1")], &[], "t");
+        assert_eq!((cleared.tasks.len(), cleared.gone, cleared.failed.len()), (0, 2, 0));
+        let both = again(&[("a/1", "2"), ("b/1", "1")], &[], "t");
+        assert_eq!((both.tasks.len(), both.gone, both.failed.len()), (0, 1, 1));
+        // Declared otherwise, everything is done anew.
+        assert_eq!(again(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")], &[], "u").tasks.len(), 2);
     }
 }
