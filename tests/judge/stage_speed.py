@@ -22,7 +22,7 @@ import offers
 
 FLAT = ["id", "price", "currency", "seats", "last_ticketing", "refundable", "duration", "carrier", "number", "origin",
         "destination", "departs", "arrives", "km"]
-LINES = ["id", "at", "campaign", "clicks", "cost", "ctr", "device", "active"]
+LINES = ["id", "ts", "campaign", "clicks", "cost", "ctr", "device", "active"]
 
 PANDAS_OFFERS = """
 import asyncio, glob, json, sys
@@ -58,8 +58,8 @@ import glob, sys
 import pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 writer = None
 for path in sorted(glob.glob(sys.argv[1] + "/*")):
-    for frame in pd.read_json(path, lines=True, chunksize=200_000, dtype={"cost": str}, convert_dates=False):
-        frame["at"] = pd.to_datetime(frame["at"], utc=True)
+    for frame in pd.read_json(path, lines=True, chunksize=200_000, dtype={"cost": str}, precise_float=True):
+        frame["ts"] = pd.to_datetime(frame["ts"], utc=True)
         table = pa.Table.from_pandas(frame[NAMES], preserve_index=False)
         table = table.set_column(4, "cost", table["cost"].cast(pa.decimal128(12, 4)))
         writer = writer or pq.ParquetWriter(sys.argv[2] + "/part.parquet", table.schema, compression="zstd")
@@ -86,8 +86,8 @@ DUCK_LINES = """
 import sys, duckdb
 c = duckdb.connect()
 c.execute("SET TimeZone='UTC'; SET preserve_insertion_order=false")
-c.execute(f'''COPY (SELECT id, at, campaign, clicks, cost, ctr, device, active FROM read_json('{sys.argv[1]}/*',
- format='newline_delimited', columns={{id:'BIGINT', at:'TIMESTAMPTZ', campaign:'VARCHAR', clicks:'INTEGER',
+c.execute(f'''COPY (SELECT id, ts, campaign, clicks, cost, ctr, device, active FROM read_json('{sys.argv[1]}/*',
+ format='newline_delimited', columns={{id:'BIGINT', ts:'TIMESTAMPTZ', campaign:'VARCHAR', clicks:'INTEGER',
  cost:'DECIMAL(12,4)', ctr:'DOUBLE', device:'VARCHAR', active:'BOOLEAN'}}))
  TO '{sys.argv[2]}/part.parquet' (FORMAT parquet, COMPRESSION zstd)''')
 """
@@ -115,10 +115,10 @@ frame.sink_parquet(sys.argv[2] + "/part.parquet", compression="zstd")
 POLARS_LINES = """
 import glob, sys
 import polars as pl
-schema = {"id": pl.Int64, "at": pl.String, "campaign": pl.String, "clicks": pl.Int32, "cost": pl.String,
+schema = {"id": pl.Int64, "ts": pl.String, "campaign": pl.String, "clicks": pl.Int32, "cost": pl.String,
   "ctr": pl.Float64, "device": pl.String, "active": pl.Boolean}
 pl.scan_ndjson(sorted(glob.glob(sys.argv[1] + "/*")), schema=schema).with_columns(
-  pl.col("at").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC"),
+  pl.col("ts").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC"),
   pl.col("cost").str.to_decimal(scale=4).cast(pl.Decimal(12, 4))).sink_parquet(
   sys.argv[2] + "/part.parquet", compression="zstd")
 """
@@ -139,7 +139,7 @@ def make_lines(folder, size):
     folder.mkdir(parents=True)
     draw = random.Random(1)
     block = [
-        f'"at":"2026-11-{draw.randrange(1, 31):02d}T{draw.randrange(24):02d}:{draw.randrange(60):02d}:00Z",'
+        f'"ts":"2026-11-{draw.randrange(1, 31):02d}T{draw.randrange(24):02d}:{draw.randrange(60):02d}:00Z",'
         f'"campaign":"campaign-{draw.randrange(10_000)}","clicks":{draw.randrange(5_000)},'
         f'"cost":"{draw.randrange(10_000_000) / 10_000:.4f}","ctr":{draw.random():.9f},'
         f'"device":"{draw.choice(["pc", "mobile", "tablet"])}","active":{draw.choice(["true", "false"])},'

@@ -63,7 +63,7 @@ fn table(kind: &str) -> Table {
         ],
         _ => &[
             ("id", "id", "int64"),
-            ("at", "at", "timestamp"),
+            ("ts", "ts", "timestamp"),
             ("campaign", "campaign", "string"),
             ("clicks", "clicks", "int32"),
             ("cost", "cost", "decimal(12,4)"),

@@ -122,6 +122,11 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// None yet.
+    pub(super) fn of(table: &str) -> Self {
+        Self { table: table.to_owned(), ..Self::default() }
+    }
+
     pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Self> {
         let key = Self::key(to);
         let Some(text) = store.get(&key).await? else { return Ok(Self::default()) };

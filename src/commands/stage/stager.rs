@@ -88,7 +88,7 @@ impl Stager {
         let declared = declaration(&self.stage.table);
         let mut columns = Columns::read(&self.store, &self.stage.to).await?;
         if columns.table != declared {
-            columns = Columns { table: declared.clone(), ..Columns::default() };
+            columns = Columns::of(&declared);
         }
         let mut table = self.stage.table.clone();
         columns.apply(&mut table);
