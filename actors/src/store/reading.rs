@@ -16,8 +16,26 @@ pub struct Listed {
     pub key: Path,
     /// Its size, in bytes.
     pub bytes: u64,
-    /// Tells what is there now from what was there before: the entity tag, or time and size where a store has none.
-    pub version: String,
+    /// The entity tag, where the store tells it.
+    pub tag: Option<String>,
+    /// When it was written, in whole seconds since 1970: not every answer of a store has more.
+    pub written_s: i64,
+}
+
+impl Listed {
+    /// Tells what is listed now from what was listed before.
+    pub fn version(&self) -> String {
+        self.tag.clone().unwrap_or_else(|| format!("{}-{}", self.written_s, self.bytes))
+    }
+
+    /// Whether both are of the same object, unchanged; a list may tell less than an answer.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = match (&self.tag, &other.tag) {
+            (Some(tag), Some(other)) => tag == other,
+            _ => self.written_s == other.written_s,
+        };
+        same && self.bytes == other.bytes
+    }
 }
 
 /// The bytes of an object.
@@ -39,9 +57,8 @@ impl std::fmt::Debug for Reading {
 
 impl From<ObjectMeta> for Listed {
     fn from(meta: ObjectMeta) -> Self {
-        let written = || format!("{}-{}", meta.last_modified.timestamp_micros(), meta.size);
-        let version = meta.e_tag.clone().unwrap_or_else(written);
-        Self { key: meta.location, bytes: meta.size, version }
+        let written_s = meta.last_modified.timestamp();
+        Self { key: meta.location, bytes: meta.size, tag: meta.e_tag, written_s }
     }
 }
 

@@ -23,8 +23,6 @@ pub(super) const MANIFEST: &str = "_manifest.json";
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
     pub(super) key: Path,
-    /// What tells what is there; what is there then and is not this has changed.
-    pub(super) version: String,
     /// It could not be read in peace: it is told and left for another run.
     pub(super) fault: Option<String>,
 }
@@ -53,7 +51,7 @@ impl Iterator for Inputs {
 
 impl Inputs {
     fn open(&mut self, wanted: Wanted) -> io::Result<Input> {
-        let Wanted { key, version, fault } = wanted;
+        let Wanted { key, fault } = wanted;
         let facts = self.facts(&key)?;
         let name = key.to_string();
         let broken = |fault: String, facts: BTreeMap<String, String>| Input {
@@ -70,7 +68,6 @@ impl Inputs {
         let Some((listed, reading)) = read else {
             return Ok(broken("it is gone".to_owned(), facts));
         };
-        let is_listed = listed.version == version;
         let bytes: Box<dyn Read + Send> = match reading {
             Reading::File(file) => Box::new(file),
             Reading::Stream(mut stream) => {
@@ -88,7 +85,7 @@ impl Inputs {
         let (store, runtime) = (self.store.clone(), self.runtime.clone());
         let is_unchanged = Box::new(move || {
             let now = runtime.block_on(store.look(&key)).map_err(io::Error::other)?;
-            Ok(is_listed && now.is_some_and(|now| now.version == version))
+            Ok(now.is_some_and(|now| now.is_same(&listed)))
         });
         Ok(Input { key: name, facts, bytes, is_unchanged, fault: None })
     }

@@ -139,7 +139,8 @@ impl Stager {
                     self.stage.from
                 );
             }
-            objects.insert(one.key, Object { version: one.version, bytes: one.bytes });
+            let object = Object { version: one.version(), bytes: one.bytes };
+            objects.insert(one.key, object);
         }
         if self.stage.manifest {
             let before = objects.len();
@@ -185,13 +186,11 @@ impl Stager {
                 Halt::Changed(key) => {
                     let count = reads.entry(key.clone()).or_insert(0);
                     *count += 1;
+                    // Like no version that a list tells, so that the next run takes it again.
+                    record.inputs.insert(key.clone(), "changing".to_owned());
                     if *count >= READS_MAX {
-                        // Like no version that there is, so that the next run tries it again.
-                        record.inputs.insert(key.clone(), "changing".to_owned());
                         let reason = format!("it changed while it was read, {READS_MAX} times");
                         faults.insert(key, reason);
-                    } else if let Some(now) = self.store.look(&Path::parse(&key)?).await? {
-                        record.inputs.insert(key, now.version);
                     }
                     continue;
                 }
@@ -240,10 +239,10 @@ impl Stager {
         quarantine: &str,
     ) -> Result<Report, tollgate_stage::Failed> {
         let runtime = Handle::current();
-        let wanted = record.inputs.iter().filter_map(|(key, version)| {
+        let wanted = record.inputs.keys().filter_map(|key| {
             let key = Path::parse(key).ok()?;
             let fault = faults.get(key.as_ref()).cloned();
-            Some(Wanted { key, version: version.clone(), fault })
+            Some(Wanted { key, fault })
         });
         let of_manifest = |name: &str| name != "key" && !name.starts_with("part.");
         let asks = |from: &From| matches!(from, From::Input(name) if of_manifest(name));
