@@ -146,7 +146,7 @@ mod with {
             (done.gone, "staged objects are gone; their rows stay"),
         ] {
             if count > 0 {
-                text.push_str(&format!("; {} {what}", number(count)));
+                text.extend(["; ", &number(count), " ", what]);
             }
         }
         Ok(print(format_args!("{text}"))?)

@@ -96,18 +96,17 @@ impl Inputs {
         if self.with_manifest {
             let manifest = key.parent().unwrap_or_default().join(MANIFEST);
             let known = self.last.as_ref().filter(|(last, _)| *last == manifest);
-            facts = match known {
-                Some((_, known)) => known.clone(),
-                None => {
-                    let got = self.runtime.block_on(self.store.get(&manifest));
-                    let told = match got.map_err(io::Error::other)? {
-                        Some(text) => of_manifest(&text)
-                            .map_err(|error| io::Error::other(format!("{manifest}: {error}")))?,
-                        None => BTreeMap::new(),
-                    };
-                    self.last = Some((manifest, told.clone()));
-                    told
-                }
+            facts = if let Some((_, known)) = known {
+                known.clone()
+            } else {
+                let got = self.runtime.block_on(self.store.get(&manifest));
+                let told = match got.map_err(io::Error::other)? {
+                    Some(text) => of_manifest(&text)
+                        .map_err(|error| io::Error::other(format!("{manifest}: {error}")))?,
+                    None => BTreeMap::new(),
+                };
+                self.last = Some((manifest, told.clone()));
+                told
             };
         }
         for (name, value) in keys::parts(key.as_ref(), &self.template) {

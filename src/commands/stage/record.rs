@@ -93,8 +93,9 @@ pub(super) fn declaration(table: &Table) -> String {
 }
 
 fn short(hash: Sha256, digits: usize) -> String {
-    let text: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    text.chars().take(digits).collect()
+    let bytes = hash.finalize();
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.filter_map(|half| char::from_digit(half.into(), 16)).take(digits).collect()
 }
 
 /// Whether a name is one that files of jobs have: `JOB-INPUTS-NUMBER.parquet`.

@@ -181,7 +181,6 @@ impl Stager {
                     columns.change(&change, table);
                     has_new_columns = true;
                     changes += 1;
-                    continue;
                 }
                 Halt::Changed(key) => {
                     let count = reads.entry(key.clone()).or_insert(0);
@@ -192,7 +191,6 @@ impl Stager {
                         let reason = format!("it changed while it was read, {READS_MAX} times");
                         faults.insert(key, reason);
                     }
-                    continue;
                 }
                 halt => {
                     done.stopped |= matches!(halt, Halt::Stopped);
