@@ -505,7 +505,6 @@ pub(crate) enum StampOf {
 }
 
 #[derive(Debug, Args)]
-#[cfg_attr(not(feature = "stage"), expect(dead_code, reason = "this build cannot stage"))]
 #[command(after_long_help = "\
 Objects below `from` become rows of Parquet files below `to`. What was staged is not staged again
 unless it has changed: then its rows take the place of the old ones. Rows that do not fit lie in

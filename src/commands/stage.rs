@@ -19,11 +19,10 @@ pub(crate) fn run(
     _: &crate::cli::Global,
     _: &crate::cli::StageArgs,
 ) -> anyhow::Result<super::Exit> {
-    crate::ui::say(format_args!(
-        "tollgate: this build cannot make Parquet: the image and the released binaries can; from the source it is \
+    anyhow::bail!(
+        "this build cannot make Parquet; the image and the released binaries can, and so can one of the source: \
          `cargo build --release --features stage`"
-    ));
-    Ok(super::Exit::Usage)
+    )
 }
 
 #[cfg(feature = "stage")]
