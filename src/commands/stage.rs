@@ -12,6 +12,8 @@ mod record;
 mod stager;
 #[cfg(feature = "stage")]
 mod tasks;
+#[cfg(all(test, feature = "stage"))]
+mod tests;
 
 /// A build without it has the command all the same, so that whoever looks for it learns where it is.
 #[cfg(not(feature = "stage"))]
@@ -37,6 +39,7 @@ mod with {
     use tokio::signal::unix::{SignalKind, signal};
     use tollgate_actors::ids::Slug;
     use tollgate_actors::plan::{Plan, StagePlan};
+    use tollgate_actors::store::buffer_bytes_for;
 
     use super::super::open_store::open_store;
     use super::super::{Exit, publisher_plan};
@@ -45,13 +48,16 @@ mod with {
     use crate::ui::{number, print, say, size};
 
     pub(crate) fn run(global: &Global, args: &StageArgs) -> anyhow::Result<Exit> {
-        let Some(plan) = publisher_plan(global) else { return Ok(Exit::Usage) };
+        let Some(mut plan) = publisher_plan(global) else { return Ok(Exit::Usage) };
         let stages = chosen(&plan, &args.tables)?;
         for (name, stage) in &stages {
             if let Err(reason) = tollgate_stage::check(&stage.table) {
                 bail!("stage.{name}: {reason}");
             }
         }
+        // Rows and the quarantine are written side by side.
+        let least = buffer_bytes_for(&plan, 2);
+        plan.collect.buffer_bytes_max = plan.collect.buffer_bytes_max.max(least);
         tollgate_actors::install_tls();
         let stop = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -125,7 +131,7 @@ mod with {
         if json {
             let text = serde_json::json!({
                 "table": name.as_str(), "inputs": done.inputs, "unchanged": done.unchanged,
-                "incomplete": done.incomplete, "gone": done.gone,
+                "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
                 "quarantined": done.quarantined, "failed": done.failed.len(),
             });
@@ -142,6 +148,7 @@ mod with {
             (done.quarantined, "entries in quarantine"),
             (done.unchanged, "objects were staged before"),
             (done.incomplete, "objects have no manifest and wait for it"),
+            (done.waiting, "jobs wait for fetches that are being collected again"),
             (done.gone, "staged objects are gone; their rows stay"),
         ] {
             if count > 0 {

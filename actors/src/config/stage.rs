@@ -58,11 +58,36 @@ pub(super) fn stages(root: &mut Section<'_>) -> BTreeMap<Slug, Arc<StagePlan>> {
     for (name, value) in entries {
         let Some(slug) = slug(&table, &name) else { continue };
         let Some(section) = table.section_of(&name, value) else { continue };
-        if let Some(stage) = stage(section, &slug) {
-            stages.insert(slug, Arc::new(stage));
+        let Some(stage) = stage(section, &slug) else { continue };
+        if let Some((key, other, whose)) = clash(&stages, &stage) {
+            let message = format!(
+                "it lies in `{whose}` of stage.{other}, or around it: files of one would be taken for the other's"
+            );
+            table.mistake(BAD, &format!("{slug}.{key}"), message, "a prefix of its own");
         }
+        stages.insert(slug, Arc::new(stage));
     }
     stages
+}
+
+/// Another table whose files or objects would lie among those of this one: each run removes files below its `to` that
+/// its records do not name. First the key of this one, last that of the other.
+fn clash<'s>(
+    stages: &'s BTreeMap<Slug, Arc<StagePlan>>,
+    stage: &StagePlan,
+) -> Option<(&'static str, &'s Slug, &'static str)> {
+    let overlap = |a: &Path, b: &Path| a.prefix_matches(b) || b.prefix_matches(a);
+    stages.iter().find_map(|(name, other)| {
+        [
+            ("to", &stage.to, "to", &other.to),
+            ("to", &stage.to, "from", &other.from),
+            ("from", &stage.from, "to", &other.to),
+        ]
+        .into_iter()
+        .find_map(|(key, place, whose, others)| {
+            overlap(place, others).then_some((key, name, whose))
+        })
+    })
 }
 
 fn stage(mut section: Section<'_>, name: &Slug) -> Option<StagePlan> {

@@ -106,6 +106,15 @@ pub fn bucket_buffer_bytes_min(body_bytes_max: u64) -> u64 {
     2 * bucket::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
 }
 
+/// Least `buffer_bytes_max` with which so many bodies are streamed into a plan's store side by side.
+pub fn buffer_bytes_for(plan: &Plan, bodies: u64) -> u64 {
+    let part_bytes = match &plan.store.target {
+        StoreTarget::Bucket(_) => bucket::part_bytes(plan.collect.body_bytes_max),
+        _ => FILE_PART_BYTES as u64,
+    };
+    Budget::bytes_for(bodies, 2 * part_bytes + STREAM_SLACK_BYTES)
+}
+
 /// How an object is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {

@@ -108,4 +108,28 @@ impl Store {
         };
         Ok(Some((listed, reading)))
     }
+
+    /// The bytes of an object of at most so many, as they are stored; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SinkError::TooLarge`] over `bytes_max`; [`SinkError::Store`].
+    pub async fn read_whole(&self, key: &Path, bytes_max: u64) -> Result<Option<Bytes>, SinkError> {
+        self.check(key)?;
+        let found = match self.inner.objects.get(key).await {
+            Ok(found) => found,
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(SinkError::store(key, error)),
+        };
+        if found.meta.size > bytes_max {
+            return Err(SinkError::TooLarge { key: key.clone(), bytes_max });
+        }
+        found.bytes().await.map(Some).map_err(|error| SinkError::store(key, error))
+    }
+
+    /// How many bodies that are not small it takes side by side; another waits.
+    pub fn streams_max(&self) -> u64 {
+        self.inner.budget.streams()
+    }
 }

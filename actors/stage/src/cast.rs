@@ -24,6 +24,9 @@ const UTC: &str = "UTC";
 /// Most text of a value that a reason shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 80;
 
+/// Below it every whole number is a float; one that is more may be rounded to it.
+const WHOLE_END: f64 = 9_007_199_254_740_992.0;
+
 /// Values that are not of the type: which, and why.
 pub(crate) type Misfits = Vec<(usize, String)>;
 
@@ -214,10 +217,15 @@ fn whole(text: &str) -> Result<i64, &'static str> {
     }
 }
 
+/// A number with a fraction or an exponent is the nearest float, as everybody reads it; a whole one, such as an id, is
+/// that number or none.
 fn float(text: &str) -> Result<f64, &'static str> {
     let number: f64 = text.parse().map_err(|_| "is not a number")?;
     if !number.is_finite() {
         return Err("is not a finite number of 64 bits");
+    }
+    if number.abs() >= WHOLE_END && !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E')) {
+        return Err("is a whole number of more than 53 bits, which would be rounded");
     }
     Ok(number)
 }
@@ -299,6 +307,10 @@ fn moment(text: &str, formats: &[Moment], zone: &TimeZone) -> Result<i64, &'stat
 }
 
 fn iso(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    // The zone that a bracket names would not be looked at.
+    if text.contains('[') {
+        return None;
+    }
     if let Ok(moment) = text.parse() {
         return Some(moment);
     }
@@ -346,6 +358,11 @@ mod tests {
             "99999999999999999999999999999999999999"
         );
         assert!(one("decimal(38,0)", "100000000000000000000000000000000000000").is_err());
+        assert_eq!(one("float64", "-9007199254740991").unwrap(), "-9007199254740991.0");
+        assert_eq!(one("float64", "9007199254740993.0").unwrap(), "9007199254740992.0");
+        for text in ["9007199254740993", "-9007199254740995", "123456789012345678901"] {
+            assert!(one("float64", text).unwrap_err().contains("would be rounded"), "{text}");
+        }
         assert!(one("float64", "1e400").unwrap_err().contains("finite"));
         assert!(one("float64", "NaN").is_err());
         assert!(one("decimal(5,2)", "").is_err());
@@ -361,6 +378,9 @@ mod tests {
             "2026-11-20T09:00:00.123456Z"
         );
         assert!(one("timestamp", "20-11-2026").is_err());
+        // Neither in the default zone nor in the one that is not looked at.
+        assert!(one("timestamp", "2026-11-20T09:00:00[Asia/Seoul]").is_err());
+        assert!(one("timestamp", "2026-11-20T09:00:00+09:00[Asia/Seoul]").is_err());
         let seoul = Kind::Timestamp {
             formats: vec![Moment::Format("%d/%m/%Y %H:%M".to_owned()), Moment::Unix(1000)],
             zone: "Asia/Seoul".to_owned(),

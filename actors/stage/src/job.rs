@@ -17,8 +17,8 @@ use crate::undo::undo;
 use crate::work::{Made, STACK_BYTES, Worker};
 use crate::write::{Files, Out, Writer};
 
-/// Most columns by whose path two are told apart.
-const NAME_BYTES_MAX: usize = 255;
+/// Longest name of a column, in bytes.
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// Bounds of a job. Memory is about `workers` x 40 MB and 200 MB more, plus what a record of the largest size takes
 /// ten times.
@@ -36,6 +36,13 @@ pub struct Bounds {
     pub partitions_max: usize,
     /// Size of files that a file is closed at, in bytes.
     pub file_bytes: u64,
+    /// Files written at the same time, the quarantine apart, 1 or more; for another the largest is closed, so that with
+    /// many partitions files are smaller.
+    pub open_max: usize,
+    /// Most bytes of the paths of all files of one job: whoever remembers them has a bound.
+    pub paths_bytes_max: usize,
+    /// Most rows that one record becomes by its lists; one of more is quarantined.
+    pub rows_max: u64,
 }
 
 impl Default for Bounds {
@@ -47,6 +54,9 @@ impl Default for Bounds {
             columns_max: COLUMNS_MAX,
             partitions_max: 10_000,
             file_bytes: 128 * 1024 * 1024,
+            open_max: 12,
+            paths_bytes_max: 8 * 1024 * 1024,
+            rows_max: 1_000_000,
         }
     }
 }
@@ -142,7 +152,12 @@ impl Change {
         }
         for (path, kind) in &self.add {
             let mut name = path.join("_");
-            while table.columns.iter().any(|column| column.name == name) {
+            // Engines tell no `Price` from `price`.
+            let is_taken = |name: &str| {
+                let name = name.to_lowercase();
+                table.columns.iter().any(|column| column.name.to_lowercase() == name)
+            };
+            while is_taken(&name) {
                 name.push('_');
             }
             let (from, kind) = (From::Path(path.clone()), kind.clone());
@@ -231,28 +246,30 @@ pub fn run(
         Ok(shaper) => Arc::new(shaper),
         Err(reason) => return Err(Failed { halt: Halt::Refused(reason), visible: Vec::new() }),
     };
-    let size = (job.bounds.file_bytes, job.bounds.partitions_max);
-    let mut writer = match Writer::new(job.files, job.name, &shaper, size) {
+    let mut writer = match Writer::new(job.files, job.name, &shaper, job.bounds) {
         Ok(writer) => writer,
         Err(halt) => return Err(Failed { halt, visible: Vec::new() }),
     };
     let mut quarantine = Quarantine { job, out: None, count: 0, first: None };
-    match threads(job, &shaper, inputs, &mut writer, &mut quarantine) {
-        Ok(()) => {}
-        Err(halt) => return Err(Failed { halt, visible: writer.visible().to_vec() }),
+    // A panic is a fault of this program, and no reason to forget the files that are visible.
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        threads(job, &shaper, inputs, &mut writer, &mut quarantine)?;
+        writer.finish()?;
+        quarantine.finish()
+    }));
+    let files = writer.into_visible();
+    match ran.unwrap_or_else(|_| Err(Halt::Fault("a thread panicked".to_owned()))) {
+        Ok(()) => {
+            let rows = files.iter().map(|file| file.rows).sum();
+            let Quarantine { count: quarantined, first: first_bad, .. } = quarantine;
+            Ok(Report { files, rows, quarantined, first_bad })
+        }
+        Err(halt) => Err(Failed { halt, visible: files }),
     }
-    let visible = writer.visible().to_vec();
-    let files = writer.finish().map_err(|halt| Failed { halt, visible })?;
-    let (quarantined, first_bad) = match quarantine.finish() {
-        Ok(told) => told,
-        Err(halt) => return Err(Failed { halt, visible: files }),
-    };
-    let rows = files.iter().map(|file| file.rows).sum();
-    Ok(Report { files, rows, quarantined, first_bad })
 }
 
-/// What a worker says of one piece.
-type Answer = Result<Made, Halt>;
+/// What a worker says of one piece, a part of it each time; none: that was all.
+type Answer = Result<Option<Made>, Halt>;
 
 fn threads(
     job: &Job<'_>,
@@ -263,6 +280,7 @@ fn threads(
 ) -> Result<(), Halt> {
     let workers = job.bounds.workers.clamp(1, 64);
     let (to_work, work) = sync_channel::<(Piece, SyncSender<Answer>)>(workers);
+    // Of one piece there may be several answers, so that a record of many rows is not held as a whole.
     // In order of the pieces, so that rows are in order whoever was quicker.
     let (to_write, written) = sync_channel::<Receiver<Answer>>(2 * workers);
     let work = Mutex::new(work);
@@ -276,14 +294,15 @@ fn threads(
                 loop {
                     let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((piece, answer)) = next else { return };
+                    // Nobody waits for it any more once the job is given up; the queue is still emptied.
+                    let mut send = |made| answer.send(Ok(Some(made))).map_err(|_| Gone);
                     // A worker that died would leave the others' queues full.
-                    let made = catch_unwind(AssertUnwindSafe(|| worker.work(piece)));
-                    let made = made.unwrap_or_else(|_| {
+                    let worked = catch_unwind(AssertUnwindSafe(|| worker.work(piece, &mut send)));
+                    let worked = worked.unwrap_or_else(|_| {
                         worker = Worker::new(shaper, job.bounds);
                         Err(Halt::Fault("a thread panicked".to_owned()))
                     });
-                    // Nobody waits for it any more once the job is given up; the queue is still emptied.
-                    drop(answer.send(made));
+                    drop(answer.send(worked.map(|()| None)));
                 }
             });
             handle.map_err(Halt::Write)?;
@@ -295,13 +314,8 @@ fn threads(
         });
         let read = read.map_err(Halt::Write)?;
         let mut result = Ok(());
-        for answer in &written {
-            let made = match answer.recv() {
-                Ok(made) => made,
-                // A worker died: its thread tells.
-                Err(_) => Err(Halt::Fault("a thread ended".to_owned())),
-            };
-            result = made.and_then(|made| take(made, writer, quarantine));
+        for answers in &written {
+            result = take_all(&answers, writer, quarantine);
             if result.is_err() {
                 break;
             }
@@ -310,6 +324,23 @@ fn threads(
         let read = read.join().unwrap_or_else(|_| Err(Halt::Fault("a thread ended".to_owned())));
         result.and(read)
     })
+}
+
+/// Takes what was made of one piece.
+fn take_all(
+    answers: &Receiver<Answer>,
+    writer: &mut Writer<'_>,
+    quarantine: &mut Quarantine<'_>,
+) -> Result<(), Halt> {
+    loop {
+        match answers.recv() {
+            Ok(Ok(Some(made))) => take(made, writer, quarantine)?,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(halt)) => return Err(halt),
+            // A worker died.
+            Err(_) => return Err(Halt::Fault("a thread ended".to_owned())),
+        }
+    }
 }
 
 fn take(made: Made, writer: &mut Writer<'_>, quarantine: &mut Quarantine<'_>) -> Result<(), Halt> {
@@ -430,10 +461,10 @@ impl Quarantine<'_> {
         }
     }
 
-    fn finish(self) -> Result<(u64, Option<String>), Halt> {
-        if let Some(out) = self.out {
-            out.finish().map_err(Halt::Write)?;
+    fn finish(&mut self) -> Result<(), Halt> {
+        match self.out.take() {
+            Some(out) => out.finish().map_err(Halt::Write),
+            None => Ok(()),
         }
-        Ok((self.count, self.first))
     }
 }

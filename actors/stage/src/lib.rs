@@ -18,6 +18,10 @@ mod cast;
 #[cfg(feature = "parquet")]
 mod cut;
 #[cfg(feature = "parquet")]
+mod fields;
+#[cfg(feature = "parquet")]
+mod fold;
+#[cfg(feature = "parquet")]
 mod job;
 #[cfg(feature = "parquet")]
 mod piece;

@@ -1,25 +1,20 @@
 //! Cuts an input into pieces that can be worked on side by side, as its bytes come.
 
-use std::cell::Cell;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow_array::StringArray;
-use arrow_array::builder::StringBuilder;
 
 use crate::cast::shown;
 use crate::cut::{Cutter, Found};
 use crate::job::Bounds;
-use crate::table::{Format, From, Table, Unknown};
+use crate::table::{Format, Table};
 
 /// Bytes read at once.
 const BLOCK_BYTES: usize = 256 * 1024;
 /// Bytes of lines or records that one piece has, about.
 pub(crate) const PIECE_BYTES: usize = 1024 * 1024;
-/// Rows of CSV that one piece has.
-const PIECE_ROWS: usize = 8_192;
 /// Most of a record that a quarantine entry shows, in bytes.
 pub(crate) const RAW_BYTES_MAX: usize = 16 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -51,8 +46,8 @@ pub(crate) enum Body {
     Document(Vec<u8>),
     /// Records, cut out; the same with their places.
     Records(Vec<u8>, Vec<Range<usize>>),
-    /// Fields of CSV.
-    Columns(Vec<Option<StringArray>>, usize),
+    /// Fields of CSV, and the line that each row begins in.
+    Columns(Vec<Option<StringArray>>, Vec<u64>),
     /// Names of a CSV's columns that no column takes.
     Unknown(Vec<String>),
     /// What is none of these.
@@ -189,7 +184,7 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn too_large(&self) -> String {
+    pub(crate) fn too_large(&self) -> String {
         format!("the record is larger than {} bytes", self.bounds.record_bytes_max)
     }
 
@@ -274,113 +269,6 @@ impl Source<'_> {
         }
         Ok(number)
     }
-
-    fn fields(
-        &self,
-        input: &mut dyn Read,
-        separator: u8,
-        send: &mut Send<'_>,
-    ) -> Result<(), Cease> {
-        let left = Rc::new(Cell::new(0));
-        let (held, mark) = start(input)?;
-        let bounded = Bounded { input: held.as_slice().chain(input), left: Rc::clone(&left) };
-        let mut reader = csv::ReaderBuilder::new()
-            .delimiter(separator)
-            .flexible(true)
-            .has_headers(false)
-            .from_reader(bounded);
-        let mut record = csv::ByteRecord::new();
-        // A record, and what the reader reads ahead.
-        let allow = || left.set(self.bounds.record_bytes_max + 128 * 1024);
-        allow();
-        let mut fields: Option<Fields> = None;
-        loop {
-            let more = reader.read_byte_record(&mut record);
-            allow();
-            let (line, offset) =
-                record.position().map_or((1, 0), |at| (at.line(), at.byte() + mark as u64));
-            match more {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    if error.is_io_error() {
-                        let csv::ErrorKind::Io(error) = error.into_kind() else { break };
-                        if !is_too_large(&error) {
-                            if let Some(fields) = &mut fields {
-                                fields.send(self, send)?;
-                            }
-                            return Err(Cease::Io(error));
-                        }
-                        let at = reader.position();
-                        let reason = format!("{}; nothing is read from here on", self.too_large());
-                        let bad = vec![Bad::new(at.line(), at.byte() + mark as u64, reason, b"")];
-                        send(self.piece(at.line(), at.byte(), Body::Bad(bad)))?;
-                        break;
-                    }
-                    let bad = vec![Bad::new(line, offset, error.to_string(), b"")];
-                    send(self.piece(line, offset, Body::Bad(bad)))?;
-                    break;
-                }
-            }
-            let Some(fields) = &mut fields else {
-                match self.header(&record) {
-                    Ok((header, unknown)) => {
-                        if !unknown.is_empty() && self.table.unknown != Unknown::Ignore {
-                            send(self.piece(1, 0, Body::Unknown(unknown)))?;
-                        }
-                        fields = Some(header);
-                        continue;
-                    }
-                    Err(reason) => {
-                        let bad = vec![Bad::new(0, 0, reason, record.as_slice())];
-                        send(self.piece(0, 0, Body::Bad(bad)))?;
-                        return Ok(());
-                    }
-                }
-            };
-            fields.take(&record, line, offset);
-            if fields.rows >= PIECE_ROWS || fields.bytes >= PIECE_BYTES {
-                fields.send(self, send)?;
-            }
-        }
-        if let Some(mut fields) = fields {
-            fields.send(self, send)?;
-        }
-        Ok(())
-    }
-
-    /// Which field each column takes, and the names that none does.
-    fn header(&self, record: &csv::ByteRecord) -> Result<(Fields, Vec<String>), String> {
-        let names = record.iter().map(|name| String::from_utf8_lossy(name).into_owned());
-        let names: Vec<String> = names.collect();
-        let mut places = Vec::with_capacity(self.table.columns.len());
-        let mut taken = vec![false; names.len()];
-        for column in &self.table.columns {
-            let From::Path(path) = &column.from else {
-                places.push(None);
-                continue;
-            };
-            let wanted = path.join(".");
-            let mut at = (0..names.len()).filter(|at| names[*at] == wanted);
-            let place = at.next();
-            if at.next().is_some() {
-                return Err(format!("two columns are called `{}`", shown(&wanted, 80)));
-            }
-            if place.is_none() && column.required && column.default.is_none() {
-                return Err(format!("there is no column `{}`", shown(&wanted, 80)));
-            }
-            if let Some(place) = place {
-                taken[place] = true;
-            }
-            places.push(place);
-        }
-        if !taken.contains(&true) {
-            return Err("no column of the table is in the first line".to_owned());
-        }
-        let unknown = names.iter().zip(&taken).filter(|(_, taken)| !**taken);
-        let unknown = unknown.map(|(name, _)| name.clone()).collect();
-        Ok((Fields::new(places, &self.table.columns, names.len()), unknown))
-    }
 }
 
 /// Records on their way into a piece.
@@ -402,105 +290,8 @@ impl Batch {
     }
 }
 
-/// Fields of CSV on their way into a piece.
-struct Fields {
-    places: Vec<Option<usize>>,
-    is_of_input: Vec<bool>,
-    width: usize,
-    builders: Vec<StringBuilder>,
-    rows: usize,
-    bytes: usize,
-    first: (u64, u64),
-    bad: Vec<Bad>,
-}
-
-impl Fields {
-    fn new(places: Vec<Option<usize>>, columns: &[crate::table::Column], width: usize) -> Self {
-        let builders = places.iter().map(|_| StringBuilder::new()).collect();
-        let is_of_input = columns.iter().map(|column| matches!(column.from, From::Input(_)));
-        let is_of_input = is_of_input.collect();
-        let (rows, bytes, first, bad) = (0, 0, (0, 0), Vec::new());
-        Self { places, is_of_input, width, builders, rows, bytes, first, bad }
-    }
-
-    fn take(&mut self, record: &csv::ByteRecord, line: u64, offset: u64) {
-        if self.rows == 0 {
-            self.first = (line, offset);
-        }
-        let reason = if record.len() != self.width {
-            Some(format!("{} fields where the first line has {}", record.len(), self.width))
-        } else if record.as_slice().contains(&0) {
-            Some("there is a NUL byte in it".to_owned())
-        } else if std::str::from_utf8(record.as_slice()).is_err() {
-            Some("it is not UTF-8".to_owned())
-        } else {
-            None
-        };
-        self.bytes += record.as_slice().len();
-        if let Some(reason) = reason {
-            let raw: Vec<&[u8]> = record.iter().collect();
-            self.bad.push(Bad::new(line, offset, reason, &raw.join(&b',')));
-            return;
-        }
-        for (builder, place) in self.builders.iter_mut().zip(&self.places) {
-            let text = place.and_then(|place| std::str::from_utf8(&record[place]).ok());
-            builder.append_option(text);
-        }
-        self.rows += 1;
-    }
-
-    fn send(&mut self, source: &Source<'_>, send: &mut Send<'_>) -> Result<(), Gone> {
-        let bad = std::mem::take(&mut self.bad);
-        if !bad.is_empty() {
-            send(source.piece(bad[0].record, 0, Body::Bad(bad)))?;
-        }
-        let rows = std::mem::take(&mut self.rows);
-        self.bytes = 0;
-        if rows > 0 {
-            let columns = self.builders.iter_mut().zip(&self.is_of_input);
-            let columns = columns.map(|(builder, of_input)| {
-                let texts = builder.finish();
-                (!of_input).then_some(texts)
-            });
-            let body = Body::Columns(columns.collect(), rows);
-            send(source.piece(self.first.0, self.first.1, body))?;
-        }
-        Ok(())
-    }
-}
-
-/// Ends with an error after so many bytes.
-struct Bounded<R> {
-    input: R,
-    left: Rc<Cell<u64>>,
-}
-
-#[derive(Debug)]
-struct TooLarge;
-
-impl std::fmt::Display for TooLarge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("too large")
-    }
-}
-
-impl std::error::Error for TooLarge {}
-
-fn is_too_large(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + std::marker::Send + Sync>::is::<TooLarge>)
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer)?;
-        let left = self.left.get().checked_sub(read as u64);
-        self.left.set(left.ok_or_else(|| io::Error::other(TooLarge))?);
-        Ok(read)
-    }
-}
-
 /// The first bytes behind a byte order mark, and the length of that.
-fn start(input: &mut dyn Read) -> io::Result<(Vec<u8>, usize)> {
+pub(crate) fn start(input: &mut dyn Read) -> io::Result<(Vec<u8>, usize)> {
     let mut held = Vec::new();
     fill(input, &mut held, BYTE_ORDER_MARK.len())?;
     if held == BYTE_ORDER_MARK {

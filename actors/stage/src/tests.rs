@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::string_slice, clippy::format_collect)]
 
+mod bounds;
 mod wrong;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,8 @@ use crate::tree::Node;
 
 /// Most fields of one record that are told.
 const FIELDS_MAX: usize = 4_096;
+/// Whole numbers from here on, up or down, have no type of their own: 2^63.
+const WHOLE_END: f64 = 9_223_372_036_854_775_808.0;
 
 /// Fields that no column takes, by their path; none: a list, which cannot be one column.
 pub(crate) type Fields = BTreeMap<Vec<String>, Option<Kind>>;
@@ -110,8 +112,9 @@ impl<'de> serde::de::Visitor<'de> for At<'_, '_> {
         Ok(())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.scalar(Kind::Float64);
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        // A whole number of more digits than 64 bits hold comes as a float too, rounded: it stays text.
+        self.scalar(if number.abs() < WHOLE_END { Kind::Float64 } else { Kind::String });
         Ok(())
     }
 

@@ -1,21 +1,19 @@
 //! From a piece of an input to rows and quarantine entries, on a thread of its own.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, StructArray, UInt32Array};
-use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::Decoder;
 use arrow_schema::{ArrowError, DataType, Field};
-use arrow_select::take::take_record_batch;
 
-use crate::cast::{readable, shown};
+use crate::cast::shown;
 use crate::cut::{DEPTH_MAX, Found, cut};
-use crate::job::{Bounds, Change, Halt};
-use crate::piece::{Bad, Body, Facts, Piece, raw_text};
+use crate::job::{Bounds, Change, Halt, NAME_BYTES_MAX};
+use crate::piece::{Bad, Body, Facts, Gone, Piece, RAW_BYTES_MAX, raw_text};
 use crate::shape::{Misfit, Shaped, Shaper};
 use crate::table::{Kind, Mismatch, Step, Unknown};
 use crate::unknown;
@@ -28,8 +26,9 @@ const OPENERS_MAX: usize = 10_000;
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Most of a reason, in bytes.
 const REASON_BYTES_MAX: usize = 300;
-/// The folder of rows without a value, as Hive and Spark have it.
-const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Rows, and entries of the quarantine, that are held before they are handed on.
+const HELD_ROWS: usize = 64 * 1024;
+const HELD_BAD: usize = 1_024;
 
 /// What became of a piece.
 #[derive(Debug)]
@@ -94,15 +93,26 @@ impl Reader {
 /// A record by its place in a text, and its number.
 type Span = (Range<usize>, u64);
 
+/// The number of a record, and its text where there is one.
+type Raw<'f, 'r> = dyn FnMut(usize) -> (u64, Option<&'r [u8]>) + 'f;
+
 /// What is made of a piece on the way.
 struct Making<'p> {
     text: &'p [u8],
     offset: u64,
     input: &'p Arc<Facts>,
     batches: Vec<RecordBatch>,
+    /// Rows of the batches.
+    rows: usize,
     bad: Vec<Bad>,
     change: Change,
+    /// The record whose text an entry of the quarantine has: the others of it need not repeat it.
+    shown: Option<u64>,
+    send: &'p mut Send<'p>,
 }
+
+/// Takes what was made of a piece, a part of it each time.
+pub(crate) type Send<'s> = dyn FnMut(Made) -> Result<(), Gone> + 's;
 
 impl Worker {
     pub(crate) fn new(shaper: &Arc<Shaper>, bounds: &Bounds) -> Self {
@@ -116,15 +126,23 @@ impl Worker {
         }
     }
 
-    /// Rows of a piece and what is none.
+    /// Rows of a piece and what is none, handed on as they are made.
     ///
     /// # Errors
     /// The work cannot go on: as the table says, or because of a fault of this program.
-    pub(crate) fn work(&mut self, piece: Piece) -> Result<Made, Halt> {
+    pub(crate) fn work(&mut self, piece: Piece, send: &mut Send<'_>) -> Result<(), Halt> {
         let Piece { input, first, offset, body } = piece;
-        let (batches, bad) = (Vec::new(), Vec::new());
-        let mut making =
-            Making { text: &[], offset, input: &input, batches, bad, change: Change::default() };
+        let mut making = Making {
+            text: &[],
+            offset,
+            input: &input,
+            batches: Vec::new(),
+            rows: 0,
+            bad: Vec::new(),
+            change: Change::default(),
+            shown: None,
+            send,
+        };
         match &body {
             Body::Lines(text) => {
                 making.text = text;
@@ -141,10 +159,9 @@ impl Worker {
                     (first..).zip(spans).map(|(n, span)| (span.clone(), n)).collect(),
                 )?;
             }
-            Body::Columns(columns, rows) => {
-                let shaped = self.shaper.columns(columns.clone(), *rows, &input.values);
-                let shaped = shaped.map_err(fault)?;
-                self.shaped(&mut making, shaped, |record| (first + record as u64, None))?;
+            Body::Columns(columns, lines) => {
+                let shaped = self.shaper.columns(columns.clone(), lines.len(), &input.values)?;
+                self.shaped(&mut making, shaped, &mut |record| (lines[record], None))?;
             }
             Body::Unknown(names) => {
                 let kinds = names.iter().map(|name| (vec![name.clone()], Some(Kind::String)));
@@ -155,15 +172,35 @@ impl Worker {
             }
             Body::Bad(bad) => making.bad.extend(bad.iter().cloned()),
         }
-        let Making { batches, bad, change, .. } = making;
-        if !change.is_empty() {
-            return Err(Halt::Change(change));
+        if !making.change.is_empty() {
+            return Err(Halt::Change(making.change));
+        }
+        self.hand_on(&mut making)
+    }
+
+    /// Hands on what was made where that is much.
+    fn hand_on_much(&self, making: &mut Making<'_>) -> Result<(), Halt> {
+        if making.rows >= HELD_ROWS || making.bad.len() >= HELD_BAD {
+            self.hand_on(making)?;
+        }
+        Ok(())
+    }
+
+    fn hand_on(&self, making: &mut Making<'_>) -> Result<(), Halt> {
+        let batches = std::mem::take(&mut making.batches);
+        let bad = std::mem::take(&mut making.bad);
+        making.rows = 0;
+        if !making.change.is_empty() {
+            // The job is begun anew.
+            return Ok(());
         }
         let mut parts = Vec::with_capacity(batches.len());
         for batch in batches {
-            self.split(batch, &mut parts).map_err(fault)?;
+            self.shaper.split(batch, &mut parts)?;
         }
-        Ok(Made { input, parts, bad })
+        let made = Made { input: Arc::clone(making.input), parts, bad };
+        // Whoever does not want it says why.
+        (making.send)(made).map_err(|Gone| Halt::Stopped)
     }
 
     fn lines(&mut self, making: &mut Making<'_>, first: u64) -> Result<(), Halt> {
@@ -182,7 +219,7 @@ impl Worker {
                 let mut lines: Option<Vec<&[u8]>> = None;
                 for array in decoded {
                     let count = array.len();
-                    self.array(making, &array, |record| {
+                    self.array(making, &array, &mut |record| {
                         let number = before + record;
                         let all = || text.split(|byte| *byte == b'\n').collect();
                         let line = lines.get_or_insert_with(all).get(number).copied();
@@ -234,7 +271,7 @@ impl Worker {
                 let count = array.len();
                 // Only where a row does not fit.
                 let mut places: Option<Vec<Range<usize>>> = None;
-                self.array(making, &array, |record| {
+                self.array(making, &array, &mut |record| {
                     let places = places.get_or_insert_with(|| ranges(text, &steps, bytes_max));
                     let raw = places.get(before + record).and_then(|range| text.get(range.clone()));
                     (first + (before + record) as u64, raw)
@@ -297,6 +334,7 @@ impl Worker {
                 Some(reason) => {
                     let at = making.offset + span.start as u64;
                     making.bad.push(Bad::new(number, at, reason, text));
+                    self.hand_on_much(making)?;
                 }
             }
         }
@@ -320,7 +358,7 @@ impl Worker {
                 let mut before = 0;
                 for array in arrays {
                     let count = array.len();
-                    self.array(making, &array, |record| {
+                    self.array(making, &array, &mut |record| {
                         let (span, number) = &spans[before + record];
                         (*number, Some(&text[span.clone()]))
                     })?;
@@ -343,51 +381,60 @@ impl Worker {
                 }
                 let at = making.offset + span.start as u64;
                 making.bad.push(Bad::new(*number, at, reason, record));
+                self.hand_on_much(making)?;
             }
         }
         Ok(())
     }
 
-    fn array<'r>(
+    fn array(
         &self,
         making: &mut Making<'_>,
         records: &ArrayRef,
-        raw: impl FnMut(usize) -> (u64, Option<&'r [u8]>),
+        raw: &mut Raw<'_, '_>,
     ) -> Result<(), Halt> {
         let records: &StructArray = records.as_struct();
-        let shaped = self.shaper.records(records, &making.input.values).map_err(fault)?;
-        self.shaped(making, shaped, raw)
+        let (input, rows_max) = (making.input, self.bounds.rows_max);
+        self.shaper.records(records, &input.values, rows_max, &mut |shaped| {
+            self.shaped(making, shaped, raw)
+        })
     }
 
-    fn shaped<'r>(
+    fn shaped(
         &self,
         making: &mut Making<'_>,
         shaped: Shaped,
-        mut raw: impl FnMut(usize) -> (u64, Option<&'r [u8]>),
+        raw: &mut Raw<'_, '_>,
     ) -> Result<(), Halt> {
         let Shaped { batch, misfits } = shaped;
         if batch.num_rows() > 0 {
+            making.rows += batch.num_rows();
             making.batches.push(batch);
         }
         for misfit in misfits {
             let (number, raw) = raw(misfit.record);
-            let column = &self.shaper.table.columns[misfit.column].name;
-            if self.shaper.table.mismatch == Mismatch::Refuse {
+            let name = |at: usize| self.shaper.table.columns[at].name.clone();
+            let column = misfit.column.map(name);
+            if let Some(column) = &column
+                && self.shaper.table.mismatch == Mismatch::Refuse
+            {
                 return Err(Halt::Refused(format!(
                     "{}, record {number}, column `{column}`: {}",
                     making.input.key, misfit.reason
                 )));
             }
-            if let Some(kind) = self.shaper.widened(&misfit) {
-                widen(&mut making.change.widen, misfit.column, kind);
+            if let (Some(at), Some(kind)) = (misfit.column, self.shaper.widened(&misfit)) {
+                widen(&mut making.change.widen, at, kind);
                 continue;
             }
             let Misfit { reason, value, .. } = misfit;
-            let raw = raw.map(raw_text).or(value);
-            let column = Some(column.clone());
+            let raw = raw.filter(|_| making.shown != Some(number));
+            making.shown = Some(number);
+            let raw = raw.map(raw_text).or(value.map(|value| shown(&value, RAW_BYTES_MAX)));
             making.bad.push(Bad { record: number, offset: None, column, reason, raw });
+            self.hand_on_much(making)?;
         }
-        Ok(())
+        self.hand_on_much(making)
     }
 
     /// What becomes of fields that no column takes: a reason against the record, or a change.
@@ -397,15 +444,27 @@ impl Worker {
         fields: unknown::Fields,
     ) -> Result<Option<String>, Halt> {
         let Some((path, _)) = fields.first_key_value() else { return Ok(None) };
-        let shown = || format!("no column takes `{}`", shown(&path.join("."), 80));
+        let told = || format!("no column takes `{}`", shown(&path.join("."), 80));
         match self.shaper.table.unknown {
             Unknown::Ignore => Ok(None),
-            Unknown::Quarantine => Ok(Some(shown())),
-            Unknown::Refuse => Err(Halt::Refused(shown())),
+            Unknown::Quarantine => Ok(Some(told())),
+            Unknown::Refuse => Err(Halt::Refused(told())),
             Unknown::Add => {
+                // A list is no column; it stays in the raw object, as what `ignore` leaves there.
+                let fields = fields.into_iter().filter_map(|(path, kind)| Some((path, kind?)));
+                let fields: BTreeMap<Vec<String>, Kind> =
+                    fields.filter(|(path, _)| is_a_name(path)).collect();
+                let both = |path: &&Vec<String>| {
+                    is_around_another(&change.add, path) || is_around_another(&fields, path)
+                };
+                if let Some(path) = fields.keys().find(both) {
+                    return Ok(Some(format!(
+                        "`{}` is an object in one place and a value in another",
+                        shown(&path.join("."), 80)
+                    )));
+                }
                 let known = self.shaper.table.columns.len() + change.add.len();
-                let fresh = |path: &Vec<String>| !change.add.contains_key(path);
-                let added = fields.iter().filter(|(path, kind)| kind.is_some() && fresh(path));
+                let added = fields.keys().filter(|path| !change.add.contains_key(*path));
                 let columns_max = self.bounds.columns_max;
                 if known + added.count() > columns_max {
                     return Ok(Some(format!(
@@ -413,8 +472,6 @@ impl Worker {
                     )));
                 }
                 for (path, kind) in fields {
-                    // A list is no column; it stays in the raw object, as what `ignore` leaves there.
-                    let Some(kind) = kind else { continue };
                     let kind = match change.add.remove(&path) {
                         Some(known) => {
                             unknown::both(Some(known), Some(kind)).unwrap_or(Kind::String)
@@ -426,71 +483,6 @@ impl Worker {
                 Ok(None)
             }
         }
-    }
-
-    /// Takes a batch apart by its partition columns, which are left out of the files.
-    fn split(
-        &self,
-        batch: RecordBatch,
-        parts: &mut Vec<(String, RecordBatch)>,
-    ) -> Result<(), ArrowError> {
-        let partition = &self.shaper.table.partition;
-        if partition.is_empty() {
-            parts.push((String::new(), batch));
-            return Ok(());
-        }
-        let options = FormatOptions::default();
-        let arrays: Vec<ArrayRef> =
-            partition.iter().map(|at| readable(batch.column(*at))).collect();
-        let mut columns = Vec::with_capacity(partition.len());
-        for (at, array) in partition.iter().zip(&arrays) {
-            let name = encoded(&self.shaper.table.columns[*at].name);
-            columns.push((name, array, ArrayFormatter::try_new(array.as_ref(), &options)?));
-        }
-        let folder = |row: usize| {
-            let mut folder = String::new();
-            for (name, array, values) in &columns {
-                let value = if array.is_null(row) {
-                    NULL_PARTITION.to_owned()
-                } else {
-                    match encoded(&values.value(row).to_string()) {
-                        // A folder needs a name; Hive has the same for both.
-                        empty if empty.is_empty() => NULL_PARTITION.to_owned(),
-                        value => value,
-                    }
-                };
-                if !folder.is_empty() {
-                    folder.push('/');
-                }
-                folder.push_str(name);
-                folder.push('=');
-                folder.push_str(&value);
-            }
-            folder
-        };
-        let kept: Vec<usize> =
-            (0..batch.num_columns()).filter(|at| !partition.contains(at)).collect();
-        let inside = batch.project(&kept)?;
-        if self.shaper.partition_is_of_input() {
-            parts.push((folder(0), inside));
-            return Ok(());
-        }
-        let mut order: Vec<String> = Vec::new();
-        let mut rows: HashMap<String, Vec<u32>> = HashMap::new();
-        for row in 0..batch.num_rows() {
-            let folder = folder(row);
-            if let Some(rows) = rows.get_mut(&folder) {
-                rows.push(row as u32);
-            } else {
-                order.push(folder.clone());
-                rows.insert(folder, vec![row as u32]);
-            }
-        }
-        for folder in order {
-            let rows = UInt32Array::from(rows.remove(&folder).unwrap_or_default());
-            parts.push((folder, take_record_batch(&inside, &rows)?));
-        }
-        Ok(())
     }
 }
 
@@ -511,28 +503,18 @@ fn widen(widen: &mut BTreeMap<usize, Kind>, column: usize, kind: Kind) {
     }
 }
 
-/// A name or value as a part of a path, as Hive and Spark encode it, and a little more.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for sign in text.chars() {
-        // What is beyond ASCII stands as it is.
-        if !sign.is_ascii() || sign.is_ascii_alphanumeric() || "-_. ".contains(sign) {
-            encoded.push(sign);
-        } else {
-            let number = u32::from(sign);
-            encoded.push('%');
-            encoded.extend(
-                [number / 16, number % 16]
-                    .iter()
-                    .filter_map(|n| char::from_digit(*n, 16))
-                    .map(|digit| digit.to_ascii_uppercase()),
-            );
-        }
-    }
-    if encoded.bytes().all(|byte| byte == b'.') {
-        encoded = encoded.replace('.', "%2E");
-    }
-    encoded
+/// Whether a field may be called so as a column.
+fn is_a_name(path: &[String]) -> bool {
+    let bytes: usize = path.iter().map(|name| name.len() + 1).sum();
+    path.iter().all(|name| !name.is_empty()) && bytes <= NAME_BYTES_MAX
+}
+
+/// Whether one of the fields lies in this one, or the other way round.
+fn is_around_another(fields: &BTreeMap<Vec<String>, Kind>, path: &[String]) -> bool {
+    // What begins with it comes next after it.
+    let mut after = fields.range::<[String], _>((Bound::Excluded(path), Bound::Unbounded));
+    after.next().is_some_and(|(other, _)| other.starts_with(path))
+        || (1..path.len()).any(|length| fields.contains_key(&path[..length]))
 }
 
 /// The records in documents; none: something on the way is not there.
@@ -603,6 +585,8 @@ fn told(error: &ArrowError) -> String {
 }
 
 /// Something that only a fault of this program can bring about.
-fn fault(error: ArrowError) -> Halt {
-    Halt::Fault(error.to_string())
+impl From<ArrowError> for Halt {
+    fn from(error: ArrowError) -> Self {
+        Self::Fault(error.to_string())
+    }
 }

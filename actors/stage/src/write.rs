@@ -15,7 +15,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::WriterProperties;
 
-use crate::job::{File, Halt};
+use crate::job::{Bounds, File, Halt};
 use crate::shape::Shaper;
 
 /// Bytes of rows of a partition that are written at once; sorted, they are a row group.
@@ -28,8 +28,6 @@ const GROUP_ROWS: usize = 1024 * 1024;
 const GROUP_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of row groups in the making, over all files.
 const MAKING_BYTES_MAX: usize = 96 * 1024 * 1024;
-/// Files written at the same time; for another the largest is closed, so that with many partitions files are smaller.
-pub(crate) const OPEN_MAX: usize = 12;
 
 /// Where files go.
 pub trait Files: Sync {
@@ -69,11 +67,12 @@ pub(crate) struct Writer<'f> {
     properties: WriterProperties,
     /// The columns of files that rows are sorted by.
     sort: Vec<usize>,
-    file_bytes: u64,
+    bounds: &'f Bounds,
     parts: HashMap<String, Part>,
     held: usize,
     done: Vec<File>,
-    partitions_max: usize,
+    /// Bytes of the paths of all files.
+    paths: usize,
 }
 
 #[derive(Default)]
@@ -96,7 +95,7 @@ impl<'f> Writer<'f> {
         files: &'f dyn Files,
         name: &str,
         shaper: &Shaper,
-        (file_bytes, partitions_max): (u64, usize),
+        bounds: &'f Bounds,
     ) -> Result<Self, Halt> {
         let partition = &shaper.table.partition;
         let kept: Vec<usize> =
@@ -122,17 +121,17 @@ impl<'f> Writer<'f> {
             schema,
             properties,
             sort,
-            file_bytes,
+            bounds,
             parts: HashMap::new(),
             held: 0,
             done: Vec::new(),
-            partitions_max,
+            paths: 0,
         })
     }
 
     pub(crate) fn rows(&mut self, folder: String, batch: RecordBatch) -> Result<(), Halt> {
-        if !self.parts.contains_key(&folder) && self.parts.len() >= self.partitions_max {
-            let most = self.partitions_max;
+        let most = self.bounds.partitions_max;
+        if !self.parts.contains_key(&folder) && self.parts.len() >= most {
             return Err(Halt::Refused(format!(
                 "the partition columns make more than {most} folders of one run's inputs"
             )));
@@ -171,6 +170,13 @@ impl<'f> Writer<'f> {
             part.number += 1;
             let slash = if folder.is_empty() { "" } else { "/" };
             let path = format!("{folder}{slash}{}-{:04}.parquet", self.name, part.number);
+            self.paths += path.len();
+            if self.paths > self.bounds.paths_bytes_max {
+                return Err(Halt::Refused(format!(
+                    "the paths of one run's files have more than {} bytes together: partition by less",
+                    self.bounds.paths_bytes_max
+                )));
+            }
             let out = self.files.create(&path).map_err(Halt::Write)?;
             let writer = ArrowWriter::try_new(
                 Through(Some(out)),
@@ -206,7 +212,7 @@ impl<'f> Writer<'f> {
             open.writer.flush().map_err(wrote)?;
         }
         let size = open.writer.bytes_written() + open.writer.in_progress_size();
-        if size as u64 >= self.file_bytes {
+        if size as u64 >= self.bounds.file_bytes {
             self.close(folder)?;
         }
         self.shrink()
@@ -237,7 +243,7 @@ impl<'f> Writer<'f> {
                 (open.writer.bytes_written() + open.writer.in_progress_size(), folder)
             })
             .collect();
-        if open.len() < OPEN_MAX {
+        if open.len() < self.bounds.open_max.max(1) {
             return Ok(());
         }
         let Some((_, folder)) = open.into_iter().max() else { return Ok(()) };
@@ -257,21 +263,21 @@ impl<'f> Writer<'f> {
         Ok(())
     }
 
-    /// Closes everything; the files, in order of their paths.
-    pub(crate) fn finish(mut self) -> Result<Vec<File>, Halt> {
+    /// Closes everything.
+    pub(crate) fn finish(&mut self) -> Result<(), Halt> {
         let mut folders: Vec<String> = self.parts.keys().cloned().collect();
         folders.sort_unstable();
         for folder in &folders {
             self.flush(folder)?;
             self.close(folder)?;
         }
-        self.done.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(self.done)
+        Ok(())
     }
 
-    /// The files that are visible already.
-    pub(crate) fn visible(&self) -> &[File] {
-        &self.done
+    /// The files that are visible, in order of their paths; those that are not will never be.
+    pub(crate) fn into_visible(mut self) -> Vec<File> {
+        self.done.sort_by(|a, b| a.path.cmp(&b.path));
+        self.done
     }
 }
 

@@ -12,11 +12,16 @@ use tollgate_actors::ids::Slug;
 use tollgate_actors::store::Store;
 use tollgate_stage::{Change, Kind, Table};
 
+use super::outputs;
+use super::tasks::Task;
+
 /// Folder of the records, and of the quarantine: engines read past names that begin so.
 pub(super) const RECORDS: &str = "_stage";
 pub(super) const QUARANTINE: &str = "_quarantine";
 const COLUMNS: &str = "columns";
 const VERSION: u32 = 1;
+/// Largest record that is read: what a job may take and make is bounded far below it.
+const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A job that was done: what it took and what it made. It is replaced as a whole, so that files count as of one set of
 /// inputs or of another, never of a mixture.
@@ -25,6 +30,9 @@ pub(super) struct Record {
     pub(super) version: u32,
     /// The job.
     pub(super) job: String,
+    /// Which time it is that the job is done: files of two times never share a name.
+    #[serde(default)]
+    pub(super) turn: u32,
     /// Tells one declaration of the table from another.
     pub(super) table: String,
     /// Keys of objects, and what tells what was there.
@@ -39,12 +47,13 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(job: &str, table: &str, inputs: BTreeMap<String, String>) -> Self {
+    pub(super) fn new(task: &Task, table: &str) -> Self {
         Self {
             version: VERSION,
-            job: job.to_owned(),
+            job: task.job.clone(),
+            turn: task.turn(),
             table: table.to_owned(),
-            inputs,
+            inputs: task.inputs.clone(),
             files: Vec::new(),
             rows: 0,
             quarantined: 0,
@@ -56,9 +65,11 @@ impl Record {
         to.clone().join(RECORDS).join(format!("{}.json", self.job))
     }
 
-    /// What the names of its files begin with: another set of inputs has other files.
+    /// What the names of its files begin with: another set of inputs has other files, and so has the same set when it
+    /// is staged again, so that files that count are never written over.
     pub(super) fn name(&self) -> String {
         let mut hash = Sha256::new();
+        hash.update(self.turn.to_be_bytes());
         hash.update(&self.table);
         for (key, version) in &self.inputs {
             hash.update(key);
@@ -70,8 +81,7 @@ impl Record {
     }
 
     pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_vec(self)?;
-        Ok(store.put_small(&self.key(to), text.into()).await?)
+        Ok(outputs::put(store, self.key(to), serde_json::to_vec(self)?).await?)
     }
 }
 
@@ -98,23 +108,28 @@ fn short(hash: Sha256, digits: usize) -> String {
     halves.filter_map(|half| char::from_digit(half.into(), 16)).take(digits).collect()
 }
 
-/// Whether a name is one that files of jobs have: `JOB-INPUTS-NUMBER.parquet`.
+/// Whether a name is one that files of jobs have: `JOB-INPUTS-NUMBER.parquet`, `JOB-INPUTS.jsonl`.
 pub(super) fn is_ours(name: &str) -> bool {
-    let Some(stem) = name.strip_suffix(".parquet") else { return false };
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let Some((stem, end)) = name.rsplit_once('.') else { return false };
     let parts: Vec<&str> = stem.split('-').collect();
-    let [job, inputs, number] = parts[..] else { return false };
-    let is_hex =
-        |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    job.len() == 16
-        && inputs.len() == 8
-        && number.len() >= 4
-        && is_hex(job)
-        && is_hex(inputs)
-        && number.bytes().all(|b| b.is_ascii_digit())
+    match (&parts[..], end) {
+        ([job, inputs, number], "parquet") => {
+            is_hex(job, 16)
+                && is_hex(inputs, 8)
+                && number.len() >= 4
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        ([job, inputs], "jsonl") => is_hex(job, 16) && is_hex(inputs, 8),
+        _ => false,
+    }
 }
 
 /// Columns beyond the declared ones, and wider types, as answers made them necessary.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Columns {
     /// Of which declaration.
     pub(super) table: String,
@@ -180,7 +195,7 @@ pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>
     keys.sort_unstable();
     let mut records = Vec::with_capacity(keys.len());
     for key in keys {
-        let Some(text) = store.get(&key).await? else { continue };
+        let Some(text) = store.read_whole(&key, RECORD_BYTES_MAX).await? else { continue };
         let record: Record =
             serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
         if record.version != VERSION {

@@ -713,3 +713,33 @@ i = { type = "string", path = "a..b" }
         assert!(mistakes.contains(key), "{key} is not in\n{mistakes}");
     }
 }
+
+#[test]
+fn tables_of_parquet_that_would_remove_each_others_files_are_refused() {
+    let table = |name: &str, from: &str, to: &str| {
+        format!(
+            "[stage.{name}]\nfrom = \"{from}\"\nto = \"{to}\"\n[stage.{name}.columns]\nid = \"int64\"\n"
+        )
+    };
+    let told = |from: &str, to: &str| {
+        let text = format!("{BASE}{}{}", table("a", "kakao/a", "staged/a"), table("b", from, to));
+        load_with(&text, &[]).map(|_| ()).map_err(|mistakes| mistakes.to_string())
+    };
+    // The same objects may become several tables.
+    told("kakao/a", "staged/ab").unwrap();
+    for (from, to, whose) in [
+        ("kakao/b", "staged/a", "`to` of stage.a"),
+        ("kakao/b", "staged", "`to` of stage.a"),
+        ("kakao/b", "staged/a/b", "`to` of stage.a"),
+        ("staged/a", "other", "`to` of stage.a"),
+        ("staged", "other", "`to` of stage.a"),
+        ("kakao/b", "kakao/a/b", "`from` of stage.a"),
+        ("x", "kakao", "`from` of stage.a"),
+    ] {
+        let mistakes = told(from, to).unwrap_err();
+        assert!(
+            mistakes.contains("stage.b.") && mistakes.contains(whose),
+            "{from} {to}: {mistakes}"
+        );
+    }
+}

@@ -223,6 +223,60 @@ fn a_csv_without_its_columns_is_told_once() {
     assert!(staged.reasons()[0].contains("declare `format`"));
 }
 
+#[test]
+fn a_csv_tells_the_line_of_what_is_wrong() {
+    let mut csv = Table { format: Some(Format::Csv), ..numbers() };
+    csv.columns.push(column("t", "string"));
+    // A blank line, a line of other fields, and a line within quotes before each.
+    let text = "n,d,t\n\n1,1,\"a\nb\"\n2,2\nx,3,c\n\n\n4,y,\"\r\n\"\r\nz,5,d\r\n";
+    let staged = stage(&csv, vec![input("a.csv", text)]);
+    assert_eq!(staged.report.rows, 1);
+    let mut told: Vec<_> = staged.bad.iter().map(|bad| bad["record"].as_u64().unwrap()).collect();
+    told.sort_unstable();
+    assert_eq!(told, [5, 6, 9, 11], "{:?}", staged.bad);
+    // Rows of no bytes, more than one piece has.
+    let text = format!("n,d,t\n{}", "\"\"\n".repeat(20_000));
+    let staged = stage(&csv, vec![input("a.csv", text)]);
+    assert_eq!((staged.report.rows, staged.bad.len()), (0, 20_000));
+}
+
+#[test]
+fn a_csv_that_ends_within_quotes_is_told() {
+    let csv = Table { format: Some(Format::Csv), ..numbers() };
+    for (text, rows, bad) in [
+        ("n,d\n1,1\n2,\"2\n3,3\n", 1, Some(3)),
+        ("n,d\n1,1\n2,\"", 1, Some(3)),
+        ("n,\"d\n1,1\n", 0, Some(1)),
+        ("n,d\n1,1\n\"2\",\"2\"", 2, None),
+        ("n,d\n1,1\n\"2\",\"2\"\r\n", 2, None),
+        ("n,d\r1,1\r2,2\r", 2, None),
+        ("n,d\n1,1\n2,2\n\n\n", 2, None),
+        ("n,d\n", 0, None),
+        ("", 0, None),
+    ] {
+        let staged = stage(&csv, vec![input("a.csv", text)]);
+        assert_eq!(staged.report.rows, rows, "{text:?}: {:?}", staged.bad);
+        let told: Vec<_> = staged.bad.iter().map(|bad| bad["record"].as_u64().unwrap()).collect();
+        assert_eq!(told, bad.into_iter().collect::<Vec<_>>(), "{text:?}: {:?}", staged.bad);
+        if bad.is_some() {
+            assert!(staged.reasons()[0].contains("do not end"), "{:?}", staged.reasons());
+            let raw = staged.bad[0]["raw"].as_str().unwrap();
+            assert!(!raw.contains('\0'), "{raw:?}");
+        }
+    }
+}
+
+#[test]
+fn a_csv_with_a_field_that_no_column_takes_is_quarantined_where_a_record_is() {
+    let mut csv = Table { format: Some(Format::Csv), unknown: Unknown::Quarantine, ..numbers() };
+    let staged = stage(&csv, vec![input("a.csv", "n,d,e\n1,1,1\n"), input("b.csv", "n,d\n2,2\n")]);
+    assert_eq!((staged.report.rows, staged.bad.len()), (1, 1));
+    assert_eq!(staged.reasons(), ["no column takes `e`: no row of it is taken"]);
+    csv.unknown = Unknown::Refuse;
+    let failed = try_stage(&csv, &small(), vec![input("a.csv", "n,d,e\n1,1,1\n")]).map(|_| ());
+    assert!(matches!(failed.unwrap_err().halt, Halt::Refused(_)));
+}
+
 proptest::proptest! {
     /// Whatever the bytes, nothing ends the process, and every line is a row or is told.
     #[test]
