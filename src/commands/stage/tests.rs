@@ -1,6 +1,6 @@
 //! What is staged, staged again and removed, on the store in memory.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::format_collect)]
 
 use std::collections::BTreeSet;
 use std::io::Write;

@@ -668,6 +668,16 @@ dt = { type = "date", input = "part.date" }
 }
 
 #[test]
+fn what_init_shows_of_a_table_of_parquet_is_right() {
+    let text = init_text();
+    let lines = text.lines().skip_while(|line| *line != "# [stage.offers]");
+    let lines = lines.map_while(|line| line.strip_prefix("# ")).collect::<Vec<_>>().join("\n");
+    let plan = plan(&format!("{BASE}{lines}\n"));
+    let stage = plan.stages.values().next().unwrap();
+    assert_eq!((stage.table.columns.len(), &stage.table.partition[..]), (3, &[2][..]));
+}
+
+#[test]
 fn every_mistake_of_a_table_of_parquet_is_told() {
     let text = r#"
 [stage.offers]
