@@ -1,9 +1,9 @@
-"""Measures `tollgate-stage` beside pandas, DuckDB and Polars on the same files in one run: each in a process of its own,
+"""Measures `tollgate stage` beside pandas, DuckDB and Polars on the same files in one run: each in a process of its own,
 in turns, three times; the rows of all are compared. Not part of bin/test.
 
     pip install duckdb pyarrow pandas polars
-    cargo bench -p tollgate-stage --bench files --no-run         # prints the path of the program
-    stage_speed.py --program target/release/deps/files-… --place /dev/shm/speed --lines-gb 2
+    cargo build --release --features stage
+    stage_speed.py --tollgate target/release/tollgate --place /dev/shm/speed --lines-gb 2
 """
 
 import argparse
@@ -124,6 +124,23 @@ pl.scan_ndjson(sorted(glob.glob(sys.argv[1] + "/*")), schema=schema).with_column
 """
 
 
+TABLES = offers.TABLE.replace('from = "air/offers"\nto = "staged/offers"', 'from = "offers"\nto = "out/stage/offers"') + """
+[stage.lines]
+from = "lines"
+to = "out/stage/lines"
+manifest = false
+[stage.lines.columns]
+id = "int64"
+ts = "timestamp"
+campaign = "string"
+clicks = "int32"
+cost = "decimal(12,4)"
+ctr = "float64"
+device = "string"
+active = "bool"
+"""
+
+
 def make_offers(folder, files):
     folder.mkdir(parents=True)
     total = 0
@@ -158,7 +175,7 @@ def measured(command, to):
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
     began = time.perf_counter()
-    process = subprocess.Popen([*command, str(to)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
     assert status == 0, command
@@ -171,7 +188,7 @@ def sums(to, names):
     c.execute("SET TimeZone='UTC'")
     kept = ", ".join(names)
     return c.execute(f"SELECT count(*), bit_xor(hash({kept})), sum(hash({kept}) % 1000003) "
-                     f"FROM read_parquet('{to}/*.parquet')").fetchone()
+                     f"FROM read_parquet('{to}/**/*.parquet')").fetchone()
 
 
 def compare(name, folder, rows, size, who, place, names, times):
@@ -180,7 +197,8 @@ def compare(name, folder, rows, size, who, place, names, times):
     for _ in range(times):
         for one, command in who.items():
             to = place / "out" / one
-            took[one].append(measured([*command, str(folder)], to))
+            told = [] if one == "stage" else [str(folder), str(to)]
+            took[one].append(measured([*command, *told], to))
             checks[one] = sums(to, names)
             shutil.rmtree(to)
     assert len(set(checks.values())) == 1, checks
@@ -193,7 +211,7 @@ def compare(name, folder, rows, size, who, place, names, times):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--program", required=True)
+    parser.add_argument("--tollgate", required=True)
     parser.add_argument("--place", type=pathlib.Path, required=True)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--lines-gb", type=float, default=2)
@@ -204,6 +222,9 @@ def main():
     def python(text, names):
         return [sys.executable, "-c", f"NAMES = {names!r}\n{text}"]
 
+    args.place.mkdir(parents=True)
+    config = args.place / "tollgate.toml"
+    config.write_text(f'[node]\ndata = "{args.place}/data"\n[store]\nurl = "file:{args.place}"\n{TABLES}')
     try:
         kinds = [("offers", FLAT, PANDAS_OFFERS, DUCK_OFFERS, POLARS_OFFERS),
                  ("lines", LINES, PANDAS_LINES, DUCK_LINES, POLARS_LINES)]
@@ -212,7 +233,7 @@ def main():
             shutil.rmtree(folder, ignore_errors=True)
             made = (make_offers(folder, args.files) if kind == "offers"
                     else make_lines(folder, args.lines_gb * 1e9))
-            who = {"stage": [args.program, kind], "polars": python(polars, names), "duckdb": python(duck, names),
+            who = {"stage": [args.tollgate, "--config", str(config), "stage", kind], "polars": python(polars, names), "duckdb": python(duck, names),
                    "pandas": python(pandas, names)}
             who = {one: command for one, command in who.items() if one not in args.without.split(",")}
             compare(kind, folder, *made, who, args.place, names, args.times)

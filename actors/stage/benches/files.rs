@@ -1,5 +1,5 @@
-//! Stages a folder of files: `files KIND FROM TO`, KIND `offers` (nested JSON) or `lines` (NDJSON). What it is measured
-//! beside is in `tests/judge/stage_speed.py`, which runs it.
+//! Stages a folder of files without the command around it: `files KIND FROM TO`, KIND `offers` (nested JSON) or `lines`
+//! (NDJSON). The command is measured by `tests/judge/stage_speed.py`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
