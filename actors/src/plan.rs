@@ -32,7 +32,7 @@ use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
 pub struct Plan {
     /// Name of this node in logs.
     pub node_name: String,
-    /// The data folder; `state/` below it holds queue and ledger.
+    /// The data folder; `state/` below it holds queue, ledger and spool.
     pub data: PathBuf,
     /// Where objects go.
     pub store: StorePlan,
@@ -151,6 +151,9 @@ pub struct StorePlan {
     /// Whether files are fsynced before they count as stored, and queue and ledger before a permit is used
     /// or a fetch is done. Default false: kill -9 loses nothing, a power cut may.
     pub fsync: bool,
+    /// Most bytes of answers that wait on the disk while a bucket is away; 0: their calls are made again. Default
+    /// 1 GiB.
+    pub spool_bytes_max: u64,
 }
 
 /// A table of Parquet files that raw answers become.
@@ -265,6 +268,8 @@ pub enum AzureCredentials {
         client: String,
         /// Its secret.
         secret: SecretString,
+        /// Where it signs in, as an URL without a slash at its end; none: at Azure's public cloud.
+        authority: Option<String>,
     },
     /// A workload identity or the machine's managed one, as these variables of the environment say
     /// (`AZURE_FEDERATED_TOKEN_FILE` and so on; none: the machine's own).

@@ -8,15 +8,14 @@
 //!
 //! But an answer can also take longer because there was more to do. So what an answer is believed to show is
 //! bounded by [`UNEVEN_MAX`], which is what an api of very uneven speed loses at most per window; in a crowd of
-//! our own calls it is believed whole, and while an api's first answers come more than later: a start is a crowd of
-//! which each shard sees a few calls. A guard that was declared is what the user knows of the way: only in
+//! our own calls it is believed whole. A guard that was declared is what the user knows of the way: only in
 //! a crowd, of which the user cannot know, is it ever lengthened.
 //!
 //! The best answer seen is not the best there is. On a way whose delays are even in some range, there and
-//! back, the best of n answers lies about that range / sqrt(n) above it: so much is added. Answers to requests that were
-//! written at once are one: they were late together. And where the first answers all come out of one crowd, the best of
-//! them is still no good: what they show is asked once more when it matters, with what has been learnt until then
-//! ([`Baselines::is_young`]).
+//! back, the best of n answers lies about that range / sqrt(n) above it: so much is added. And where the first
+//! answers all come out of one crowd, the best of them is still no good. So an api's first answers are doubted: what they
+//! show is asked once more when it matters, with what has been learnt until then; as long as that is little, or nodes
+//! start together, which crowd a provider unseen by each other, the answer is believed ([`Baselines::late`]).
 
 use std::collections::HashMap;
 
@@ -33,7 +32,7 @@ const EPOCH_MAX: Span = Span::from_secs(600);
 /// So long after the first answer the best may still be much better than what was seen.
 const YOUNG: Span = Span::from_secs(2);
 /// Of fewer answers all may have been late.
-const FEW: u32 = 8;
+const FEW: u32 = 32;
 /// Of so many answers the best is near the best there is.
 const ENOUGH: u32 = 64;
 /// What an answer outside a crowd is believed to show of its request's way, at most.
@@ -63,10 +62,7 @@ pub(crate) struct Late {
 /// Answers of one epoch.
 #[derive(Debug, Clone, Copy)]
 struct Answers {
-    /// Those of one slice of writing are one.
     count: u32,
-    /// The last slice that was counted.
-    slice: i64,
     /// Least time that one took.
     best: Span,
     /// By how much the slowest was slower than the best then known, bounded.
@@ -74,7 +70,7 @@ struct Answers {
 }
 
 impl Answers {
-    const NONE: Self = Self { count: 0, slice: i64::MIN, best: Span(u64::MAX), uneven: Span::ZERO };
+    const NONE: Self = Self { count: 0, best: Span(u64::MAX), uneven: Span::ZERO };
 }
 
 #[derive(Debug)]
@@ -102,22 +98,19 @@ impl Epochs {
         }
     }
 
-    fn add(&mut self, written: At, took: Span) {
-        let slice = slice(written);
-        if slice != self.now.slice {
-            self.now.slice = slice;
-            self.now.count = self.now.count.saturating_add(1);
-        }
+    fn add(&mut self, took: Span) {
+        self.now.count = self.now.count.saturating_add(1);
         self.now.best = self.now.best.min(took);
+    }
+
+    fn count(&self) -> u32 {
+        self.now.count.saturating_add(self.before.count)
     }
 
     /// By how much an answer that took so long was slower than the best there is.
     fn slower(&self, took: Span) -> Span {
         let best = self.now.best.min(self.before.best).min(took);
-        let count = self.now.count.saturating_add(self.before.count);
-        if count < FEW {
-            return took;
-        }
+        let count = self.count().max(1);
         let unknown = (UNEVEN_MAX.0 * UNEVEN_MAX.0 / u64::from(count)).isqrt();
         Span((took.0 - best.0 + unknown).min(took.0))
     }
@@ -212,7 +205,8 @@ impl Baselines {
         epochs.map_or(Span::ZERO, |epochs| epochs.now.uneven.max(epochs.before.uneven))
     }
 
-    /// Notes an answer and tells by how much its request may have arrived late: at most as long as it took.
+    /// Notes an answer and tells by how much its request has arrived late, for all that is known: at most as long as
+    /// it took. Of a young api this may be far too little.
     pub(crate) fn answered(
         &mut self,
         platform: &Slug,
@@ -227,8 +221,8 @@ impl Baselines {
             before: Answers::NONE,
         });
         epochs.advance(answered);
-        epochs.add(written, answered.since(written));
-        let late = self.late(platform, api, written, answered);
+        epochs.add(answered.since(written));
+        let late = self.known(platform, api, written, answered);
         let epochs = self.answers.get_mut(&(platform.clone(), api));
         if let Some(epochs) = epochs.filter(|epochs| epochs.now.count >= ENOUGH) {
             epochs.now.uneven = epochs.now.uneven.max(late.by.min(UNEVEN_MAX));
@@ -236,9 +230,7 @@ impl Baselines {
         late
     }
 
-    /// By how much a request may have arrived late, as far as is known now: more than when it was answered, if
-    /// better answers have come since.
-    pub(crate) fn late(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Late {
+    fn known(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Late {
         let took = answered.since(written);
         let epochs = self.answers.get(&(platform.clone(), api));
         let slower = epochs.map_or(took, |epochs| epochs.slower(took));
@@ -246,9 +238,19 @@ impl Baselines {
         let to = slice(answered).clamp(from, from + MET_SLICES);
         let most = self.writings.get(platform).map_or(0, |writings| writings.most(from, to));
         let in_crowd = most >= self.crowd();
-        let is_first = epochs.is_none_or(|epochs| epochs.is_young(answered));
-        let bound = if is_first { UNEVEN_YOUNG_MAX } else { UNEVEN_MAX };
-        Late { by: if in_crowd { slower } else { slower.min(bound) }, in_crowd }
+        Late { by: if in_crowd { slower } else { slower.min(UNEVEN_MAX) }, in_crowd }
+    }
+
+    /// By how much a request may have arrived late that was answered when its api was young, by what is known now:
+    /// more than when it was answered, if better answers have come since, there are few, or other nodes call too.
+    pub(crate) fn late(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Span {
+        let took = answered.since(written);
+        let epochs = self.answers.get(&(platform.clone(), api));
+        let is_alone = self.owned.ours().len() == PARTITIONS;
+        let known = epochs.filter(|epochs| is_alone && epochs.count() >= FEW);
+        let slower = known.map_or(took, |epochs| epochs.slower(took));
+        let Late { by, in_crowd } = self.known(platform, api, written, answered);
+        if in_crowd { slower } else { slower.min(UNEVEN_YOUNG_MAX).max(by) }
     }
 
     /// Whether the first answers of an api have only just come.
@@ -309,22 +311,13 @@ mod tests {
     #[test]
     fn the_fewer_answers_the_less_is_their_best_believed() {
         let mut baselines = Baselines::new(1, Owned::default());
-        let late: Vec<u64> = (0..25).map(|n| slower(&mut baselines, 50 * n, 80, 1)).collect();
-        assert_eq!([late[0], late[6], late[7], late[24]], [80, 80, 35, 20]);
-        let late: Vec<u64> = (0..25).map(|n| slower(&mut baselines, 1250 + n, 80, 1)).collect();
-        assert_eq!([late[0], late[24]], [19, 19], "written at once, late together");
-    }
-
-    #[test]
-    fn even_the_best_of_a_few_answers_may_have_been_late() {
-        let mut baselines = Baselines::new(1, Owned::default());
-        assert_eq!(slower(&mut baselines, 0, 190, CROWD), 190);
-        assert_eq!(slower(&mut baselines, 10, 195, 1), 195, "of the same crowd");
-        let mut baselines = Baselines::new(1, Owned::default());
-        assert_eq!(slower(&mut baselines, 0, 320, 1), 320, "the first, of others' crowd");
-        assert_eq!(slower(&mut baselines, 2_320, 320, 1), 100, "the api is not new any more");
-        let mut baselines = Baselines::new(1, Owned::default());
-        assert_eq!(slower(&mut baselines, 0, 20_000, 1), 500);
+        let late: Vec<u64> = (0..25).map(|_| slower(&mut baselines, 0, 300, 1)).collect();
+        assert_eq!([late[0], late[3], late[24]], [100, 50, 20]);
+        assert_eq!(
+            slower(&mut Baselines::new(1, Owned::default()), 0, 40, 1),
+            40,
+            "never later than its answer"
+        );
     }
 
     #[test]
@@ -381,34 +374,69 @@ mod tests {
             let late = slower(&mut baselines, 31_000 + round, 510, 40);
             assert!((500..505).contains(&late), "the epoch before counts: {late}");
         }
-        assert_eq!(slower(&mut baselines, 62_000, 510, 40), 7);
+        assert_eq!(slower(&mut baselines, 62_000, 510, 40), 0);
         assert_eq!(baselines.uneven(&slug(), 0), UNEVEN_MAX, "that of the epoch before");
         assert_eq!(
             slower(&mut baselines, 3_000_000, 900, 1),
-            500,
+            100,
             "after a silence it starts anew"
         );
+    }
+
+    /// What an answer at the start of a young api shows, by what is known now.
+    fn late(baselines: &Baselines, at_ms: u64, took_ms: u64) -> u64 {
+        let written = START.plus(Span::from_millis(at_ms));
+        let answered = written.plus(Span::from_millis(took_ms));
+        baselines.late(&slug(), 0, written, answered).0 / 1000
     }
 
     #[test]
     fn what_is_learnt_after_an_answer_counts_against_it() {
         let mut baselines = Baselines::new(1, Owned::default());
-        let written = START.plus(Span::from_millis(5));
-        let answered = written.plus(Span::from_millis(80));
-        for n in 0..FEW.into() {
-            slower(&mut baselines, n, 75, CROWD);
+        slower(&mut baselines, 0, 75, CROWD);
+        assert!(slower(&mut baselines, 5, 80, 0) < 80);
+        for _ in 0..10_000 {
+            slower(&mut baselines, 900, 2, 0);
         }
-        assert_eq!(slower(&mut baselines, 5, 80, 0), 80);
-        for n in 0..24 {
-            slower(&mut baselines, 900 + 40 * n, 2, 0);
-        }
-        assert_eq!(baselines.late(&slug(), 0, written, answered).by.0 / 1000, 80);
-        for n in 0..80 {
-            slower(&mut baselines, 900 + 50 * n, 2, 0);
-        }
-        assert_eq!(baselines.late(&slug(), 0, written, answered).by.0 / 1000, 78 + 2);
+        assert_eq!(late(&baselines, 5, 80), 78);
+        let answered = START.plus(Span::from_millis(75));
         assert!(baselines.is_young(&slug(), 0, START.plus(YOUNG)));
         assert!(!baselines.is_young(&slug(), 0, answered.plus(YOUNG)));
+    }
+
+    #[test]
+    fn the_first_answers_are_believed_while_there_are_few() {
+        let mut baselines = Baselines::new(1, Owned::default());
+        for n in 0..10 {
+            assert!(slower(&mut baselines, n, 200 - n, CROWD / 8) <= 100 + n);
+        }
+        assert_eq!(late(&baselines, 9, 191), 191, "all may have been late");
+        for n in 10..u64::from(FEW) {
+            slower(&mut baselines, 1000 + 10 * n, 190, 1);
+        }
+        assert_eq!(late(&baselines, 9, 191), 1 + 17, "100 ms / sqrt(32)");
+    }
+
+    #[test]
+    fn the_first_answers_are_believed_where_other_nodes_call_too() {
+        let mut baselines = Baselines::new(1, Owned::nothing());
+        baselines.owned.gain(Parts(u64::MAX >> 1));
+        for n in 0..1000 {
+            slower(&mut baselines, n, 40, 1);
+        }
+        assert_eq!(late(&baselines, 10, 103), 103, "all may have been late");
+    }
+
+    #[test]
+    fn a_first_answer_outside_a_crowd_is_believed_within_bounds() {
+        let mut baselines = Baselines::new(1, Owned::default());
+        slower(&mut baselines, 0, 320, 1);
+        assert_eq!(late(&baselines, 0, 320), 320, "others' crowd");
+        assert_eq!(late(&baselines, 0, 20_000), 500);
+        for n in 0..1000 {
+            slower(&mut baselines, 900 + n, 1, 1);
+        }
+        assert_eq!(late(&baselines, 0, 320), 320, "once more is known, too");
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod members;
 mod pipeline;
 mod reading;
 mod sink;
+mod spool;
 mod sweep;
 mod unpack;
 mod unwrap;
@@ -60,10 +61,12 @@ use tokio::task::spawn_blocking;
 
 use self::bucket::Bucket;
 use self::budget::Budget;
+use self::spool::Spool;
 use self::upload::Upload;
 use self::writers::Writers;
 
 pub use self::bucket::BUCKET_BODY_BYTES_MAX;
+pub(crate) use self::bucket::landing;
 use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
@@ -81,6 +84,9 @@ pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Largest object of [`Store::put_small`] and [`Store::get`], in bytes.
 pub const SMALL_OBJECT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where answers wait in the state folder.
+const SPOOL: &str = "spool";
 
 /// Default of [`SinkOptions::expand_max`]. Deflate itself ends at about 1,032.
 pub const EXPAND_MAX: u32 = 200;
@@ -281,7 +287,9 @@ impl Store {
             }
             StoreTarget::Memory => Self::memory(budget),
             StoreTarget::Bucket(bucket) => {
-                Self::open_bucket(bucket, plan.collect.body_bytes_max, budget)
+                let bytes = plan.store.spool_bytes_max;
+                let spool = (bytes > 0).then(|| Spool::new(plan.state().join(SPOOL), bytes));
+                Self::open_bucket_with(bucket, plan.collect.body_bytes_max, budget, spool)
             }
         }
     }
@@ -297,8 +305,18 @@ impl Store {
         body_bytes_max: u64,
         buffer_bytes_max: u64,
     ) -> Result<Self, OpenError> {
+        Self::open_bucket_with(plan, body_bytes_max, buffer_bytes_max, None)
+    }
+
+    /// The same; what it does not take while it is away waits in the spool, and so does whoever puts it.
+    fn open_bucket_with(
+        plan: &BucketPlan,
+        body_bytes_max: u64,
+        buffer_bytes_max: u64,
+        spool: Option<Spool>,
+    ) -> Result<Self, OpenError> {
         let part_bytes = bucket::part_bytes(body_bytes_max);
-        let bucket = Bucket::new(plan, part_bytes)?;
+        let bucket = Bucket::new(plan, part_bytes, spool)?;
         let objects = bucket.objects();
         let part_bytes = usize::try_from(part_bytes).unwrap_or(usize::MAX);
         Self::new(objects, part_bytes, None, Some(bucket), buffer_bytes_max)
@@ -493,12 +511,10 @@ impl Store {
     pub async fn probe(&self) -> Result<(), SinkError> {
         let number = if self.inner.bucket.is_some() { 0 } else { fastrand::u64(..) };
         let key = Path::from(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
-        self.put(&key, Bytes::from_static(b"probe\n")).await?;
-        if self.inner.bucket.is_some() {
-            // Work needs no right to delete, and another node's probe may be gone with ours.
-            drop(self.inner.objects.delete(&key).await);
-            return Ok(());
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.probe(&key).await.map_err(|e| SinkError::store(&key, e));
         }
+        self.put(&key, Bytes::from_static(b"probe\n")).await?;
         self.inner.objects.delete(&key).await.map_err(|e| SinkError::store(&key, e))
     }
 
@@ -532,6 +548,11 @@ impl Store {
         });
         // The walk ends early only with the runtime.
         walk.await.unwrap_or_default()
+    }
+
+    /// Bytes of `store.spool_bytes_max` that wait on the disk for a bucket that is away.
+    pub fn spooled_bytes(&self) -> u64 {
+        self.inner.bucket.as_ref().map_or(0, Bucket::spooled_bytes)
     }
 
     /// Bytes of `buffer_bytes_max` that bodies on their way hold now.

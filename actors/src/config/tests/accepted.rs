@@ -57,6 +57,7 @@ fn what_is_not_said_has_the_documented_default() {
     assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
     assert_eq!(plan.store.compression, Compression::Zstd);
     assert!(!plan.store.fsync && !plan.node_name.is_empty());
+    assert_eq!(plan.store.spool_bytes_max, 1 << 30);
     let collect = &plan.collect;
     assert_eq!((collect.concurrency, collect.attempts_max), (1024, 5));
     assert_eq!((collect.buffer_bytes_max, collect.body_bytes_max), (256 << 20, 8 << 30));
@@ -143,6 +144,36 @@ fn a_machine_without_keys_has_a_role() {
     assert_eq!(names, ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"]);
 }
 
+#[test]
+fn keys_in_files_that_are_not_read_are_refused_unless_others_are_given() {
+    let text = "url = \"s3://bucket\"\nregion = \"eu-west-1\"";
+    let home = tempfile::TempDir::new().unwrap();
+    let home_path = home.path().to_str().unwrap();
+    let refused = |env: &[(&str, &str)]| {
+        let mistakes = load_with(&format!("{BASE}\n[store]\n{text}"), env).unwrap_err();
+        assert_eq!(mistakes.list().len(), 1, "{mistakes}");
+        assert_eq!(mistakes.list()[0].code, Code::NotSupported, "{mistakes}");
+        mistakes.to_string()
+    };
+    assert!(refused(&[("AWS_PROFILE", "prod")]).contains("`prod`"));
+    assert!(matches!(s3(&bucket(text, &[("HOME", home_path)])).2, S3Credentials::Ambient(_)));
+    std::fs::create_dir(home.path().join(".aws")).unwrap();
+    let file = home.path().join(".aws/credentials");
+    std::fs::write(&file, "[default]\n").unwrap();
+    assert!(refused(&[("HOME", home_path)]).contains(".aws/credentials"));
+    let file = file.to_str().unwrap();
+    assert!(refused(&[("AWS_SHARED_CREDENTIALS_FILE", file)]).contains(".aws/credentials"));
+    for (name, value) in [
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://x"),
+    ] {
+        let plan = bucket(text, &[("HOME", home_path), (name, value)]);
+        assert!(matches!(s3(&plan).2, S3Credentials::Ambient(_)), "{name}");
+    }
+    let keys = [("HOME", home_path), ("AWS_ACCESS_KEY_ID", "i"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    assert!(matches!(s3(&bucket(text, &keys)).2, S3Credentials::Keys { .. }));
+}
+
 /// What a configuration with this `[store]` says of it, and the debug form of its plan.
 fn told(text: &str, env: &[(&str, &str)]) -> String {
     let plan = load_with(&format!("{BASE}\n[store]\n{text}"), env)
@@ -219,8 +250,24 @@ fn a_container_of_azure_is_asked_as_azures_tools_do() {
     let environment =
         [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c"), ("AZURE_CLIENT_SECRET", "aGlkZGVu")];
     for found in [of(principal, &[("S", "aGlkZGVu")]), of("", &environment)] {
-        assert!(matches!(found, AzureCredentials::Principal { tenant, client, secret }
-            if tenant == "t" && client == "c" && secret.expose_secret() == "aGlkZGVu"));
+        assert!(
+            matches!(found, AzureCredentials::Principal { tenant, client, secret, authority: None }
+            if tenant == "t" && client == "c" && secret.expose_secret() == "aGlkZGVu")
+        );
+    }
+    // Another cloud's place to sign in, as Kubernetes writes it.
+    let host = ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us/");
+    let environment: Vec<_> = environment.into_iter().chain([host]).collect();
+    for found in [of(principal, &[("S", "aGlkZGVu"), host]), of("", &environment)] {
+        assert!(matches!(found, AzureCredentials::Principal { authority: Some(at), .. }
+            if at == "https://login.microsoftonline.us"));
+    }
+    let AzureCredentials::Ambient(found) = of("", &[host]) else { panic!() };
+    assert_eq!(found, [(host.0.to_owned(), "https://login.microsoftonline.us".to_owned())]);
+    for bad in ["login.microsoftonline.us", "http://login.microsoftonline.us"] {
+        let text = format!("{BASE}\n[store]\nurl = \"az://con\"\naccount = \"abc\"");
+        let mistakes = load_with(&text, &[(host.0, bad)]).unwrap_err();
+        assert!(mistakes.to_string().contains("AZURE_AUTHORITY_HOST"), "{bad}: {mistakes}");
     }
     let workload = [
         ("AZURE_TENANT_ID", "t"),
