@@ -47,6 +47,7 @@ mod s3;
 mod secret;
 mod section;
 mod source;
+mod stage;
 mod store;
 mod values;
 mod weights;
@@ -120,6 +121,7 @@ fn load_for(
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
+        let stages = stage::stages(&mut root);
         root.finish();
         let hash = Limits::of_all(&platforms).hash();
         let how = said.how(&hash, &store);
@@ -131,6 +133,7 @@ fn load_for(
             nats,
             http,
             platforms,
+            stages,
             hash,
             how,
         }

@@ -33,6 +33,7 @@ mod error;
 mod leftovers;
 mod members;
 mod pipeline;
+mod reading;
 mod sink;
 mod spool;
 mod sweep;
@@ -70,6 +71,7 @@ use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
 pub use self::members::{MEMBERS_MAX, MemberName, Members};
+pub use self::reading::{Listed, Reading};
 pub use self::sink::{Sealed, Sink, Tap};
 pub use self::sweep::keep_clean;
 pub use self::unpack::{Unpack, Unpacked};
@@ -108,6 +110,15 @@ pub const BUFFER_BYTES_MIN: u64 =
 /// the larger their parts.
 pub fn bucket_buffer_bytes_min(body_bytes_max: u64) -> u64 {
     2 * bucket::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
+}
+
+/// Least `buffer_bytes_max` with which so many bodies are streamed into a plan's store side by side.
+pub fn buffer_bytes_for(plan: &Plan, bodies: u64) -> u64 {
+    let part_bytes = match &plan.store.target {
+        StoreTarget::Bucket(_) => bucket::part_bytes(plan.collect.body_bytes_max),
+        _ => FILE_PART_BYTES as u64,
+    };
+    Budget::bytes_for(bodies, 2 * part_bytes + STREAM_SLACK_BYTES)
 }
 
 /// How an object is compressed.
