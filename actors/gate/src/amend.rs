@@ -3,7 +3,7 @@
 use crate::charges::Entry;
 use crate::decide::Cost;
 use crate::ledger::Ledger;
-use crate::limit::{ApiIx, LimitSet, Rule};
+use crate::limit::{ApiIx, Limit, LimitSet, Rule};
 use crate::time::At;
 
 /// A call of the past as it was charged: with [`Ledger::written`] at `stamp` and [`Ledger::answered`] at
@@ -23,6 +23,24 @@ impl LimitSet {
     pub fn can_amend(&self) -> bool {
         let mut dated = self.limits().iter().filter(|limit| limit.rule.window().is_some());
         dated.all(|limit| is_amended(limit.rule))
+    }
+
+    /// Whether some limit does not count the call any more at `now`, nor will it if the call is moved after
+    /// [`Ledger::prune`]: until then nothing that is learnt of the call could have changed a decision.
+    pub fn has_left(&self, call: Charged, now: At) -> bool {
+        self.of(call.api).any(|(_, limit)| {
+            is_amended(limit.rule)
+                && limit.rule.window().is_some()
+                && call.charge(self, limit, call.stamp) <= self.left_by(limit, now)
+        })
+    }
+}
+
+impl Charged {
+    /// When a limit counts the call if that was its stamp.
+    fn charge(&self, limits: &LimitSet, limit: &Limit, stamp: At) -> At {
+        let by_guard = limit.charge_of(stamp).map_or(self.answered, |at| at.min(self.answered));
+        limits.rounded(limit, by_guard)
     }
 }
 
@@ -45,12 +63,8 @@ impl Ledger {
             if cost.is_estimate || cost.units == 0 {
                 continue;
             }
-            let charged = |stamp: At| {
-                let by_guard =
-                    limit.charge_of(stamp).map_or(call.answered, |at| at.min(call.answered));
-                limits.rounded(limit, by_guard)
-            };
-            let (from, to) = (charged(call.stamp), charged(stamp));
+            let charge = |stamp| call.charge(limits, limit, stamp);
+            let (from, to) = (charge(call.stamp), charge(stamp));
             let bucket = limit.bucket(call.api);
             if to > from && self.take_back(index, bucket, from, cost.units) {
                 self.add(index, bucket, Entry { at: to, calls: cost.units });

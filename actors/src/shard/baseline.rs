@@ -114,10 +114,6 @@ impl Epochs {
         let unknown = (UNEVEN_MAX.0 * UNEVEN_MAX.0 / u64::from(count)).isqrt();
         Span((took.0 - best.0 + unknown).min(took.0))
     }
-
-    fn is_young(&self, at: At) -> bool {
-        at.since(self.first) < YOUNG
-    }
 }
 
 fn slice(at: At) -> i64 {
@@ -255,8 +251,13 @@ impl Baselines {
 
     /// Whether the first answers of an api have only just come.
     pub(crate) fn is_young(&self, platform: &Slug, api: ApiIx, now: At) -> bool {
+        self.young_until(platform, api).is_some_and(|until| now < until)
+    }
+
+    /// From when on what the first answers of an api have shown is known, as far as it ever will be.
+    pub(crate) fn young_until(&self, platform: &Slug, api: ApiIx) -> Option<At> {
         let epochs = self.answers.get(&(platform.clone(), api));
-        epochs.is_some_and(|epochs| epochs.is_young(now))
+        epochs.map(|epochs| epochs.first.plus(YOUNG))
     }
 }
 

@@ -8,6 +8,7 @@ mod budgets;
 mod budgets_told;
 mod chaos;
 mod cut_off;
+mod doubt;
 mod drain;
 mod earliest;
 pub(crate) mod events;

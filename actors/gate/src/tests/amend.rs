@@ -52,6 +52,40 @@ proptest! {
         prop_assert_eq!(after, opens(&limits, &known, At(now as i64)));
         prop_assert!(after >= before, "never earlier");
     }
+
+    #[test]
+    fn it_is_early_enough_to_learn_of_a_call_when_it_leaves_a_window(
+        limits in any_limits(),
+        calls in prop::collection::vec((0..200 * MS, 0..300 * MS), 1..20),
+        late in prop::collection::vec(0..100 * MS, 20),
+        steps in prop::collection::vec(1..100 * MS, 1..20),
+    ) {
+        let kept = limits.limits().iter().filter(|limit| {
+            limit.rule.window().is_none() || super::set([(*limit).clone()]).can_amend()
+        });
+        let limits = super::set(kept.cloned().collect::<Vec<_>>());
+        let mut ledger_of = |late: &dyn Fn(usize) -> u64| ledger(&limits, &calls, |i, at| at.plus(Span(late(i))));
+        let (mut learnt, mut known) = (ledger_of(&|_| 0), ledger_of(&|i| late[i]));
+        let mut doubted: Vec<(usize, Charged)> = calls.iter().enumerate().map(|(i, &(at, took))| {
+            let stamp = At(at as i64);
+            (i, Charged { api: 0, stamp, answered: stamp.plus(Span(took)) })
+        }).collect();
+        let mut now = At(500 * MS as i64);
+        for step in steps {
+            now = now.plus(Span(step));
+            doubted.retain(|(i, call)| {
+                let left = limits.has_left(*call, now);
+                if left {
+                    learnt.arrived_later(&limits, *call, &[], call.stamp.plus(Span(late[*i])));
+                }
+                !left
+            });
+            learnt.prune(&limits, now);
+            known.prune(&limits, now);
+            let goes = |ledger: &Ledger| opens(&limits, ledger, now) == Some(now);
+            prop_assert_eq!(goes(&learnt), goes(&known), "at {:?}", now);
+        }
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Throttle {
         }
         self.shard.faults.throttle(&self.key);
         let now = self.now();
-        self.reconsider(now);
+        let in_doubt = self.reconsider(now);
         self.gate.prune(&self.platform.limits, now);
         let mut wait = Wait::default();
         let halted = self.shard.halted().or(match self.fence {
@@ -74,6 +74,9 @@ impl Throttle {
                 }
             }
             None => self.decide(now, &mut wait, ctx),
+        }
+        if let Some(until) = in_doubt {
+            wait.wake_at(until);
         }
         self.write(ctx);
         self.held = wait.only_held();
@@ -226,10 +229,7 @@ impl Throttle {
                     None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
                 };
                 let ask = Ask::new(lane.api).with_costs(&costs);
-                let mut decision = self.gate.decide(&self.platform.limits, ask, now);
-                if decision == Decision::Go && !self.doubted.is_empty() {
-                    decision = self.gate_of_now().decide(&self.platform.limits, ask, now);
-                }
+                let decision = self.gate.decide(&self.platform.limits, ask, now);
                 if let Some((until, why)) = self.shut_beside(&decision, ask.api, now) {
                     self.wait_beside(place, offer, (until, why), now, wait, ctx);
                     continue;
