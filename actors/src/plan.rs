@@ -46,6 +46,9 @@ pub struct Plan {
     pub hash: String,
     /// How fetches are collected.
     pub how: How,
+    /// Tells the recipes of apis apart, by platform and api: 16 digits of a SHA-256 of what the platform says of all its
+    /// apis, limits left out, and of the api.
+    pub recipes: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Tells configurations apart that collect the same fetch in another way. Nodes for whom it is the same may make each
@@ -147,6 +150,8 @@ pub struct StorePlan {
     /// Whether files are fsynced before they count as stored, and queue and ledger before a permit is used
     /// or a fetch is done. Default false: kill -9 loses nothing, a power cut may.
     pub fsync: bool,
+    /// Whether JSON Lines about every object are kept below `_manifests/`. Default true.
+    pub lines: bool,
 }
 
 /// A store by URL.

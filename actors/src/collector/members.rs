@@ -9,14 +9,16 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
+use object_store::Attributes;
 use object_store::path::Path;
 use tokio::time::Instant;
 use tollgate_gate::Sent;
-use tollgate_protos::{Done, Object};
+use tollgate_protos::{Done, Object, Provenance};
 
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::judging::Told;
 use super::landing::manifest;
+use super::provenance::object;
 use super::{LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
@@ -43,6 +45,8 @@ pub(super) struct Landing {
     pub(super) manifest_key: Path,
     /// What tells of the compression in a key.
     pub(super) suffix: &'static str,
+    /// Where all of it comes from.
+    pub(super) from: Provenance,
 }
 
 /// Why an archive is not stored.
@@ -183,13 +187,16 @@ impl Attempt<'_> {
                     let key = self.member_key(&name, landing).map_err(Fail::Key)?;
                     let look = look.map(Look::anew);
                     let options = landing.of(Unwrap::None);
-                    *current = Some(Current::new(unpack, (key, options), look, Some(name)));
+                    let about = self.about(&landing.from);
+                    let member = Current::new(unpack, (key, options), look, Some(name));
+                    *current = Some(member.about(about));
                 }
                 Unpacked::Plain | Unpacked::Empty => {
                     // A sink that expects an archive lets rules have the word on what is none, or on nothing.
                     let options = landing.of(Unwrap::Zip(Pick(None)));
                     let at = (landing.key.clone(), options);
-                    let mut whole = Current::new(unpack, at, look.cloned(), None);
+                    let about = self.about(&landing.from);
+                    let mut whole = Current::new(unpack, at, look.cloned(), None).about(about);
                     if matches!(next, Unpacked::Empty) {
                         whole.sink.write(Bytes::from_static(NOTHING_IN_IT)).await?;
                     }
@@ -242,14 +249,12 @@ impl Attempt<'_> {
         };
         let Looked { verdict, request_id, .. } = looked().unwrap_or_default();
         let class = verdict.map(|verdict| verdict.class);
-        let Stored { key, bytes, sha256, stored_bytes } =
-            self.complete_member(sealed, landing, taken).await?;
+        let stored = self.complete_member(sealed, name.as_ref(), landing, taken).await?;
         if let Some(name) = &name {
-            telemetry::member_stored(self.item, name, bytes);
+            telemetry::member_stored(self.item, name, stored.bytes);
         }
-        let key = key.to_string();
-        taken.objects.push(Object { key, bytes, sha256, stored_bytes, member: name });
-        taken.bytes += bytes;
+        taken.objects.push(Object { member: name, ..object(&stored) });
+        taken.bytes += stored.bytes;
         taken.filled |= class != Some(Class::Empty);
         taken.incomplete |= class == Some(Class::Incomplete);
         taken.request_id = taken.request_id.take().or(request_id);
@@ -259,6 +264,7 @@ impl Attempt<'_> {
     async fn complete_member(
         &self,
         sealed: Sealed,
+        name: Option<&String>,
         landing: &Landing,
         taken: &mut Taken,
     ) -> Result<Stored, SinkError> {
@@ -274,6 +280,7 @@ impl Attempt<'_> {
             let named = earlier.beside(&landing.manifest_key);
             taken.earlier = Some(named.into_iter().chain(left).collect());
         }
+        self.tell(sealed.stored(), name, &landing.from).await;
         sealed.complete().await
     }
 
@@ -292,7 +299,7 @@ impl Attempt<'_> {
             request_id: taken.request_id.take().map(|id| self.hide(id)),
             ..self.done_without_objects(landing.status)
         };
-        let text = manifest(self.shard, self.item, &done);
+        let text = manifest(self.shard, self.item, &done, landing.from.clone());
         self.shard.store.put_small(&landing.manifest_key, text).await?;
         Ok(done)
     }
@@ -306,6 +313,11 @@ impl Landing {
 }
 
 impl Current {
+    /// With what is kept with it.
+    fn about(self, about: Attributes) -> Self {
+        Self { sink: self.sink.about(about), ..self }
+    }
+
     fn new(
         unpack: &Unpack,
         (key, options): (Path, SinkOptions),

@@ -30,6 +30,7 @@ mod members;
 mod paging;
 mod peek;
 mod place;
+mod provenance;
 mod resuming;
 mod splitting;
 

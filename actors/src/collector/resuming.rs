@@ -225,5 +225,6 @@ fn told(note: &Note) -> Told {
         status: note.status,
         waited_ms: note.waited_ms,
         request_id: note.more.request_id.clone(),
+        from: None,
     }
 }

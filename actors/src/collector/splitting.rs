@@ -12,6 +12,7 @@ use tollgate_protos::{Done, Fetch};
 use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
 use super::landing::manifest;
 use super::place::{Place, Told, tell_store};
+use super::provenance::provenance;
 use super::{Item, LastAnswer, Outcome};
 use crate::codes::Code;
 use crate::pages::{More, Note, SoFar};
@@ -107,7 +108,9 @@ pub(super) async fn take_the_place(
     place.remove_others((0, 0), &so_far, &manifest_key).await?;
     let attempts = so_far.calls + calls;
     let done = Done { attempts, split_into: ids, ..place.done(told) };
-    place.shard.store.put_small(&manifest_key, manifest(place.shard, place.item, &done)).await?;
+    let from = told.from.clone().unwrap_or_else(|| provenance(place.shard, place.item));
+    let text = manifest(place.shard, place.item, &done, from);
+    place.shard.store.put_small(&manifest_key, text).await?;
     telemetry::fetch_split(place.item, &done.split_into, why);
     Ok(Ok(done))
 }

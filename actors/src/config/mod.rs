@@ -105,6 +105,7 @@ fn load_for(
     let source = source::read(path, &env, overrides)?;
     let report = source.report;
     let said = how::Said::of(&source.root);
+    let recipes = how::recipes(&source.root);
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
@@ -130,6 +131,7 @@ fn load_for(
             platforms,
             hash,
             how,
+            recipes,
         }
     };
     let warnings = report.finish()?;

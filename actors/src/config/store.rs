@@ -33,6 +33,7 @@ pub(super) fn store(
         key: default_key(),
         compression: Compression::Zstd,
         fsync: false,
+        lines: true,
     };
     let Some(mut section) = section else { return plan };
     let url = section.text("url");
@@ -58,6 +59,9 @@ pub(super) fn store(
     }
     if let Some(fsync) = section.flag("fsync") {
         plan.fsync = fsync;
+    }
+    if let Some(lines) = section.flag("lines") {
+        plan.lines = lines;
     }
     section.finish();
     plan

@@ -27,8 +27,10 @@ mod check;
 mod codec;
 mod error;
 mod leftovers;
+mod lines;
 mod members;
 mod pipeline;
+mod reading;
 mod s3;
 mod sink;
 mod sweep;
@@ -42,7 +44,7 @@ mod zip;
 mod tests;
 
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -50,11 +52,12 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutOptions};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use self::budget::Budget;
+use self::lines::Lines;
 use self::s3::Bucket;
 use self::upload::Upload;
 use self::writers::Writers;
@@ -62,7 +65,10 @@ use self::writers::Writers;
 use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
+pub(crate) use self::lines::LINE_BYTES_MAX;
+pub use self::lines::{LINES_FOLDER, keep_lines};
 pub use self::members::{MEMBERS_MAX, MemberName, Members};
+pub use self::reading::{Found, Listed};
 pub use self::s3::S3_BODY_BYTES_MAX;
 pub use self::sink::{Sealed, Sink, Tap};
 pub use self::sweep::keep_clean;
@@ -220,6 +226,8 @@ pub struct Stored {
     pub sha256: String,
     /// Size of the object, in bytes.
     pub stored_bytes: u64,
+    /// SHA-256 of the object, in lower-case hex.
+    pub stored_sha256: String,
 }
 
 /// A place for objects. Cheap to clone; all clones share one budget.
@@ -237,6 +245,7 @@ struct Inner {
     part_bytes: usize,
     files: Option<Files>,
     bucket: Option<Bucket>,
+    lines: OnceLock<Lines>,
 }
 
 /// What only a file store has; both paths are absolute.
@@ -371,7 +380,9 @@ impl Store {
         let budget = Budget::new(buffer_bytes_max, stream_share_bytes)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let places = Arc::new(Semaphore::new(cores));
-        Ok(Self { inner: Arc::new(Inner { objects, budget, places, part_bytes, files, bucket }) })
+        let lines = OnceLock::new();
+        let inner = Inner { objects, budget, places, part_bytes, files, bucket, lines };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A sink for one body. Nothing happens before its first `write`.
@@ -527,6 +538,27 @@ impl Store {
         self.put_all(vec![(key.clone(), object)]).await
     }
 
+    /// Whether the store keeps metadata with objects.
+    pub(crate) fn keeps_about(&self) -> bool {
+        self.inner.bucket.is_some()
+    }
+
+    /// Puts one object with what is kept about it, where the store has a place for that.
+    async fn put_about(
+        &self,
+        key: &Path,
+        object: Bytes,
+        about: Attributes,
+    ) -> Result<(), SinkError> {
+        if self.inner.bucket.is_none() || about.is_empty() {
+            return self.put(key, object).await;
+        }
+        self.check(key)?;
+        let options = PutOptions { attributes: about, ..PutOptions::default() };
+        let put = self.inner.objects.put_opts(key, object.into(), options).await;
+        put.map(drop).map_err(|e| SinkError::store(key, e))
+    }
+
     /// Puts objects in order; the first failure ends it.
     async fn put_all(&self, objects: Vec<(Path, Bytes)>) -> Result<(), SinkError> {
         for (key, _) in &objects {
@@ -544,10 +576,11 @@ impl Store {
         Ok(())
     }
 
-    async fn begin(&self, key: &Path) -> Result<Upload, SinkError> {
+    /// `about` is kept with the object where the store has a place for it.
+    async fn begin(&self, key: &Path, about: Attributes) -> Result<Upload, SinkError> {
         self.check(key)?;
         let begun = match self.inner.bucket {
-            Some(_) => Upload::begin_remote(&self.inner.objects, key).await,
+            Some(_) => Upload::begin_remote(&self.inner.objects, key, about).await,
             None => Upload::begin(&self.inner.objects, key).await,
         };
         begun.map_err(|e| SinkError::store(key, e))

@@ -63,7 +63,8 @@ impl Dir {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries.map(Result::unwrap) {
                 let path = entry.path();
-                if path == self.path("data/state") {
+                // Lines about objects are looked at apart.
+                if path == self.path("data/state") || path.ends_with("_manifests") {
                     continue;
                 }
                 if entry.file_type().unwrap().is_dir() {
