@@ -145,6 +145,8 @@ pub struct StorePlan {
     pub target: StoreTarget,
     /// Where in it; names platform, api, account, date, id, page, ext, `params.NAME`.
     pub key: Template,
+    /// The names that `key` leaves out, of those that tell fetches apart: different fetches may ask for the same key.
+    pub narrow: Vec<&'static str>,
     /// How bodies are stored.
     pub compression: Compression,
     /// Whether files are fsynced before they count as stored, and queue and ledger before a permit is used
@@ -560,6 +562,23 @@ pub struct Api {
     pub pages: Option<Arc<Pages>>,
     /// What its answers are worth, and how they become what is stored.
     pub answers: Arc<Answers>,
+    /// Which days of every account are expected in the store; nothing: none is.
+    pub complete: Option<Complete>,
+}
+
+/// Which days of every account are expected in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Complete {
+    /// The parameter that names the day, or the first day.
+    pub param: String,
+    /// The one that names the last day, where fetches are of several.
+    pub to: Option<String>,
+    /// The first day that is expected.
+    pub from: Option<jiff::civil::Date>,
+    /// For so many days after a day the provider changes what it says of it; at most 3,660.
+    pub restate_days: u32,
+    /// What else a fetch of a day carries.
+    pub params: Map<String, Value>,
 }
 
 impl Api {

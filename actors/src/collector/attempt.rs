@@ -114,6 +114,9 @@ impl Attempt<'_> {
         if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
             return self.late();
         }
+        if is_first && let Some(outcome) = self.owned_by_another().await {
+            return self.not_called(outcome);
+        }
         let context = FetchContext {
             account: &self.item.lane.account.account,
             id: &self.item.id,

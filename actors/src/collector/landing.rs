@@ -73,6 +73,10 @@ impl Attempt<'_> {
             expand_max: EXPAND_MAX,
         };
         if let Unwrap::Members(members) = &options.unwrap {
+            if let Err(outcome) = self.claim(&manifest_key, &last).await {
+                self.permit.call_ended(Sent::Maybe);
+                return outcome;
+            }
             let members = members.clone();
             let suffix = plan.store.compression.suffix();
             let landing = Landing { status, members, options, key, manifest_key, suffix, from };
@@ -123,6 +127,11 @@ impl Attempt<'_> {
         if !self.permit.may_store().await {
             sealed.abort().await;
             return Self::unwanted();
+        }
+        if let Err(outcome) = self.claim(&manifest_key, &last).await {
+            sealed.abort().await;
+            self.meters.store_finished(ended.elapsed());
+            return outcome;
         }
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
@@ -282,15 +291,6 @@ fn codec(compression: Compression) -> Codec {
         Compression::None => Codec::None,
         Compression::Gzip => Codec::Gzip,
         Compression::Zstd => Codec::Zstd,
-    }
-}
-
-/// How an object is compressed, by what its key ends in.
-pub(super) fn codec_of(key: &Path) -> Codec {
-    match key.extension() {
-        Some("zst") => Codec::Zstd,
-        Some("gz") => Codec::Gzip,
-        _ => Codec::None,
     }
 }
 

@@ -27,6 +27,7 @@ mod attempt;
 mod judging;
 mod landing;
 mod members;
+mod owner;
 mod paging;
 mod peek;
 mod place;

@@ -21,6 +21,7 @@ mod answers;
 mod api;
 mod auth;
 mod body;
+mod complete;
 mod describe;
 mod describe_answers;
 mod describe_auth;

@@ -10,7 +10,7 @@ use super::section::{Section, one_of};
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
 use crate::plan::{CollectPlan, Compression, Platform, StorePlan, StoreTarget};
-use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, template_problems};
+use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, narrow, template_problems};
 use crate::store::{S3_BODY_BYTES_MAX, s3_buffer_bytes_min};
 
 const KEY: &str = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
@@ -31,6 +31,7 @@ pub(super) fn store(
     let mut plan = StorePlan {
         target: StoreTarget::File(data.to_owned()),
         key: default_key(),
+        narrow: Vec::new(),
         compression: Compression::Zstd,
         fsync: false,
         lines: true,
@@ -50,6 +51,18 @@ pub(super) fn store(
     if let Some(text) = section.text("key")
         && let Some(key) = key(&section, &text)
     {
+        plan.narrow = narrow(&key);
+        if !plan.narrow.is_empty() {
+            let names: Vec<String> =
+                plan.narrow.iter().map(|name| format!("`{{{name}}}`")).collect();
+            let message = format!(
+                "{}: without {} different fetches may ask for the same key; the second of them is given up with {}",
+                Code::NarrowKey,
+                names.join(", "),
+                Code::KeyTaken,
+            );
+            section.report().warn(&section.key("key"), &message);
+        }
         plan.key = key;
     }
     if let Some(text) = section.text("compression")

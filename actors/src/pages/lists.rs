@@ -27,3 +27,8 @@ pub(crate) fn list_key(manifest: &Path, number: u32) -> Path {
     let folder: Path = manifest.parent().unwrap_or_default();
     folder.join(format!("_pages-{number:05}.json"))
 }
+
+/// Whether a key is that of a list.
+pub(crate) fn is_list(key: &Path) -> bool {
+    key.filename().is_some_and(|name| name.starts_with("_pages-") && name.ends_with(".json"))
+}

@@ -52,7 +52,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutOptions};
+use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -246,6 +246,7 @@ struct Inner {
     files: Option<Files>,
     bucket: Option<Bucket>,
     lines: OnceLock<Lines>,
+    folds_case: OnceLock<bool>,
 }
 
 /// What only a file store has; both paths are absolute.
@@ -380,8 +381,8 @@ impl Store {
         let budget = Budget::new(buffer_bytes_max, stream_share_bytes)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let places = Arc::new(Semaphore::new(cores));
-        let lines = OnceLock::new();
-        let inner = Inner { objects, budget, places, part_bytes, files, bucket, lines };
+        let (lines, folds_case) = (OnceLock::new(), OnceLock::new());
+        let inner = Inner { objects, budget, places, part_bytes, files, bucket, lines, folds_case };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -406,6 +407,37 @@ impl Store {
             return Err(too_large(key));
         }
         self.put(key, object).await
+    }
+
+    /// Puts a small object where none is; what is there stays as it is, which is no error. Stores that cannot tell put it
+    /// all the same.
+    ///
+    /// # Errors
+    /// As [`Store::put_small`].
+    pub(crate) async fn create_small(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
+        use object_store::Error as E;
+        self.check(key)?;
+        let create = PutOptions::from(PutMode::Create);
+        match self.inner.objects.put_opts(key, object.clone().into(), create).await {
+            Ok(_) | Err(E::AlreadyExists { .. } | E::Precondition { .. }) => Ok(()),
+            Err(E::NotImplemented { .. } | E::NotSupported { .. }) => {
+                self.put_small(key, object).await
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
+    }
+
+    /// Whether the store takes keys that differ in capitals only for one: the file systems of some machines do.
+    pub(crate) async fn folds_case(&self) -> bool {
+        if let Some(folds) = self.inner.folds_case.get() {
+            return *folds;
+        }
+        let inner = Arc::clone(&self.inner);
+        let folds = spawn_blocking(move || {
+            inner.files.as_ref().is_some_and(|files| folds_case(&files.root))
+        });
+        let folds = folds.await.unwrap_or(false);
+        *self.inner.folds_case.get_or_init(|| folds)
     }
 
     /// The bytes of a small object as they are stored; `None` if there is none. Dropping the future
@@ -620,6 +652,20 @@ impl Store {
 
 fn too_large(key: &Path) -> SinkError {
     SinkError::TooLarge { key: key.clone(), bytes_max: SMALL_OBJECT_BYTES_MAX as u64 }
+}
+
+/// Whether a file is found under its name in capitals. A folder that takes no file folds nothing that would be stored.
+fn folds_case(root: &FsPath) -> bool {
+    let name = |number: u64| format!("{}{number:016x}", leftovers::PROBE_PREFIX);
+    let number = fastrand::u64(..) | 0xabcd;
+    let path = root.join(name(number));
+    if std::fs::write(&path, b"probe\n").is_err() {
+        return false;
+    }
+    let folds = root.join(name(number).to_uppercase()).exists();
+    // One that stays is removed with what killed processes left.
+    let _removed = std::fs::remove_file(path).is_ok();
+    folds
 }
 
 /// The absolute path of a folder that may not exist yet; links are followed as far as it does.

@@ -44,6 +44,17 @@ pub struct Found {
     pub body: Option<Result<(u64, String), String>>,
 }
 
+impl Codec {
+    /// How an object is compressed, by what its key ends in.
+    pub fn of_key(key: &Path) -> Self {
+        match key.extension() {
+            Some("zst") => Self::Zstd,
+            Some("gz") => Self::Gzip,
+            _ => Self::None,
+        }
+    }
+}
+
 impl Store {
     /// Every object below a prefix, as the store lists them; in a bucket in the order of their keys. What lies in the
     /// state folder is none.

@@ -66,7 +66,7 @@ const TABLE: &[(&str, Code, &str)] = &[
         Code::UnknownVariable,
         "store.key",
     ),
-    ("[store]\nkey = \"{platform}/{api}/{account}/{page}\"", Code::UnsafeKey, "store.key"),
+    ("[store]\nkey = \"{platform}/{api}/{account}/{id}/x\"", Code::UnsafeKey, "store.key"),
     ("[store]\nkey = \"{platform}/{api}/{account}/{id\"", Code::BadTemplate, "store.key"),
     ("[nats]\nurl = \"http://x\"", Code::BadUrl, "nats.url"),
     ("[nats]\nreplicas = 2", Code::BadValue, "nats.replicas"),
@@ -702,17 +702,18 @@ fn a_header_may_not_be_set_by_auth_and_by_hand() {
 #[test]
 fn keys_that_could_overwrite_each_other_are_refused() {
     for key in [
-        "{platform}/{api}/{account}/{page}.{ext}",      // no id
+        "{platform}/{api}/{account}/{id}.{ext}",        // no page
         "{platform}-{api}/{account}/{id}/{page}.{ext}", // a-b + c = a + b-c
         "{platform}/{api}/{account}/{id}-{page}.{ext}", // one manifest for all ids
         "{platform}/{api}/{account}/{id}.{ext}/{page}", // a + b.c = a.b + c
         "{platform}/{api}/{account}/{date}{id}/{page}.{ext}", // side by side
-        "{platform}/{api}/{account|lower}/{id}/{page}.{ext}", // A = a
         "{platform}/{api}/{account}/{id}/{page}/_manifest.json",
         "/{platform}/{api}/{account}/{id}/{page}",
         "{platform}//{api}/{account}/{id}/{page}",
         "../{platform}/{api}/{account}/{id}/{page}",
         "a~b/{platform}/{api}/{account}/{id}/{page}",
+        "_manifests/{platform}/{api}/{account}/{id}/{page}",
+        "{platform}/{api}/{account}/{id}/_owner{page}",
     ] {
         let found = of(&format!("[store]\nkey = \"{key}\""));
         assert!(found.iter().all(|m| m.code == Code::UnsafeKey), "{key}: {found:?}");
@@ -724,6 +725,29 @@ fn keys_that_could_overwrite_each_other_are_refused() {
     ] {
         assert!(load_with(&format!("{BASE}\n[store]\nkey = \"{key}\""), &[]).is_ok(), "{key}");
     }
+}
+
+#[test]
+fn a_key_that_leaves_out_what_tells_fetches_apart_is_warned_of_by_name() {
+    for (key, names) in [
+        ("{platform}/{api}/account={account}/dt={params.ids}/{page}.{ext}", "`{id}`"),
+        ("{platform}/{api}/{account|lower}/{id}/{page}.{ext}", "`{account}`"), // A = a
+        ("raw/dt={date}/{id}/{page}.{ext}", "`{platform}`, `{api}`, `{account}`"),
+    ] {
+        let loaded = load_with(&format!("{BASE}\n[store]\nkey = \"{key}\""), &[]).unwrap();
+        let warned: Vec<&String> =
+            loaded.warnings.iter().filter(|warning| warning.contains("TG0042")).collect();
+        assert_eq!(warned.len(), 1, "{key}: {:?}", loaded.warnings);
+        assert!(
+            warned[0].starts_with("store.key: ")
+                && warned[0].contains(&format!("without {names} different")),
+            "{warned:?}"
+        );
+    }
+    let hive = "{platform}/{api}/account={account}/dt={date}/id={id}/{page}.{ext}";
+    let loaded = load_with(&format!("{BASE}\n[store]\nkey = \"{hive}\""), &[]).unwrap();
+    assert!(loaded.plan.store.narrow.is_empty());
+    assert!(!loaded.warnings.iter().any(|warning| warning.contains("TG0042")));
 }
 
 #[test]

@@ -1,0 +1,430 @@
+//! Whether yesterday is complete: for every account, api and day, whether it is in the store, missing, dead, or to be
+//! collected again because the provider still restates it.
+//!
+//! What is there is told by the manifests, what is dead by the letters; nothing is asked of providers. What is expected
+//! is declared: which parameter of an api's fetches names the day, from when on, and for how long days change. An
+//! account is expected if it was named, or if the store or a letter has anything of it on that platform.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures_util::{StreamExt, TryStreamExt, future};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use object_store::path::Path;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tollgate_protos::{Dead, Fetch, Manifest, Priority};
+
+use crate::codes::Code;
+use crate::ids::{Account, Slug};
+use crate::plan::{Api, Complete, Plan, Platform};
+use crate::recipe::{FetchContext, key_prefix, render, zone_named};
+use crate::store::{SinkError, Store};
+
+#[cfg(test)]
+mod tests;
+
+/// Most cells that are known at once.
+pub const CELLS_MAX: usize = 10_000_000;
+/// Most days of one fetch, and of one question.
+const DAYS_MAX: i32 = 3_660;
+/// Manifests that are read at once.
+const AT_ONCE: usize = 32;
+const MANIFEST: &str = "_manifest.json";
+
+/// How a day of an account and an api is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is in the store, and the provider restates it no more, or it was collected today.
+    Present,
+    /// Nothing of it is there.
+    Missing,
+    /// Nothing of it is there, and its fetch was given up.
+    Dead,
+    /// It is there, from a day on which it was not final; or a part of it is.
+    Again,
+}
+
+impl State {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Missing => "missing",
+            Self::Dead => "dead",
+            Self::Again => "again",
+        }
+    }
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Only this platform.
+    pub platform: Option<String>,
+    /// Only this api of it.
+    pub api: Option<String>,
+    /// Which accounts are expected; none: those of which anything is known.
+    pub accounts: Option<Vec<String>>,
+    /// The first day; none: what `complete.from` says, else the first of which anything is there.
+    pub from: Option<Date>,
+    /// The last day; none: yesterday, in the zone of the account.
+    pub to: Option<Date>,
+}
+
+/// One day of one account and api.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cell {
+    /// The provider.
+    pub platform: String,
+    /// The endpoint.
+    pub api: String,
+    /// Whom the provider counts.
+    pub account: String,
+    /// The day.
+    pub day: Date,
+    /// How it is.
+    pub state: State,
+    /// When it was collected last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fetched_at: Option<Timestamp>,
+    /// Why it is dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+}
+
+/// Why it cannot be said.
+#[derive(Debug, thiserror::Error)]
+pub enum CompleteError {
+    /// The store did not answer, or does not allow it.
+    #[error("{}: read the manifests in the store", Code::StoreUnavailable)]
+    Store(#[source] Box<SinkError>),
+    /// No api says what is expected.
+    #[error(
+        "no api{0} has `complete`: say which parameter names the day, as \
+         complete = {{ param = \"date\", restate = \"28 days\" }}"
+    )]
+    Undeclared(String),
+    /// More is expected or there than is held.
+    #[error(
+        "more than {CELLS_MAX} days of accounts and apis: ask for one platform or api, or fewer days"
+    )]
+    TooMany,
+}
+
+/// What is known of a day.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    fetched_at: Option<Timestamp>,
+    /// A part only.
+    incomplete: bool,
+    code: Option<Box<str>>,
+}
+
+/// What is known of all days that were asked for.
+#[derive(Debug)]
+pub struct Board<'p> {
+    asked: &'p Asked,
+    apis: Vec<Declared<'p>>,
+    /// Numbers of accounts, by platform and name.
+    accounts: BTreeMap<(&'p Slug, String), u32>,
+    names: Vec<String>,
+    days: HashMap<(u32, u32, Date), Known>,
+    /// Fetches of a declared api that do not say which day they are of.
+    pub undated: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Declared<'p> {
+    platform: &'p Platform,
+    api: &'p Api,
+    complete: &'p Complete,
+}
+
+impl<'p> Board<'p> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// [`CompleteError::Undeclared`].
+    pub fn new(plan: &'p Plan, asked: &'p Asked) -> Result<Self, CompleteError> {
+        let mut apis = Vec::new();
+        let is = |wanted: &Option<String>, name: &Slug| {
+            wanted.as_ref().is_none_or(|wanted| wanted == name.as_str())
+        };
+        for platform in plan.platforms.values().filter(|p| is(&asked.platform, &p.name)) {
+            for api in platform.apis.iter().filter(|api| is(&asked.api, &api.name)) {
+                if let Some(complete) = &api.complete {
+                    apis.push(Declared { platform, api, complete });
+                }
+            }
+        }
+        if apis.is_empty() {
+            let of = match (&asked.platform, &asked.api) {
+                (Some(platform), Some(api)) => format!(" {platform}/{api}"),
+                (Some(platform), None) => format!(" of {platform}"),
+                _ => String::new(),
+            };
+            return Err(CompleteError::Undeclared(of));
+        }
+        let (accounts, names, days) = (BTreeMap::new(), Vec::new(), HashMap::new());
+        let mut board = Self { asked, apis, accounts, names, days, undated: 0 };
+        for name in asked.accounts.iter().flatten() {
+            for place in 0..board.apis.len() {
+                let platform = board.apis[place].platform;
+                board.number(&platform.name, name);
+            }
+        }
+        Ok(board)
+    }
+
+    fn number(&mut self, platform: &'p Slug, account: &str) -> u32 {
+        let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        let number = *self.accounts.entry((platform, account.to_owned())).or_insert(next);
+        if number == next {
+            self.names.push(account.to_owned());
+        }
+        number
+    }
+
+    fn is_wanted(&self, account: &str) -> bool {
+        let wanted = self.asked.accounts.as_ref();
+        wanted.is_none_or(|wanted| wanted.iter().any(|name| name == account))
+    }
+
+    /// Reads every manifest that may be of an api that is looked at; `moves` hears how many, often.
+    ///
+    /// # Errors
+    /// The store fails, or there is too much.
+    pub async fn read(
+        &mut self,
+        plan: &Plan,
+        store: &Store,
+        moves: &mut dyn FnMut(u64),
+    ) -> Result<(), CompleteError> {
+        let failed = |error| CompleteError::Store(Box::new(error));
+        let mut prefixes: Vec<Path> =
+            self.apis.iter().map(|of| key_prefix(&plan.store, of.platform, of.api)).collect();
+        prefixes.sort_unstable();
+        // One that lies below another is read with it.
+        prefixes.dedup_by(|one, above| one.prefix_matches(above));
+        let mut count = 0;
+        for prefix in prefixes {
+            let listed = store.listed(&prefix);
+            let keys =
+                listed.try_filter(|listed| future::ready(listed.key.filename() == Some(MANIFEST)));
+            let read = keys.map(|listed| async {
+                match store.get(&listed?.key).await {
+                    // None of ours.
+                    Err(SinkError::TooLarge { .. }) => Ok(None),
+                    other => other,
+                }
+            });
+            let mut read = read.buffer_unordered(AT_ONCE);
+            while let Some(text) = read.next().await {
+                let text = text.map_err(failed)?;
+                let manifest = text.and_then(|text| serde_json::from_slice(&text).ok());
+                if let Some(manifest) = manifest {
+                    self.take(&manifest)?;
+                }
+                count += 1;
+                moves(count);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a manifest in.
+    fn take(&mut self, manifest: &Manifest) -> Result<(), CompleteError> {
+        let Manifest { platform, account, api, params, done, .. } = manifest;
+        // Fetches that took its place tell of themselves; one of no queue is not written to its end.
+        if manifest.queue.is_empty() || !done.split_into.is_empty() {
+            return Ok(());
+        }
+        self.each(platform, api, account, params, |known| {
+            if known.fetched_at.is_none_or(|at| at <= done.fetched_at) {
+                known.fetched_at = Some(done.fetched_at);
+                known.incomplete = done.incomplete;
+            }
+        })
+    }
+
+    /// Takes a dead letter in.
+    ///
+    /// # Errors
+    /// There is too much.
+    pub fn dead(&mut self, letter: &Dead) -> Result<(), CompleteError> {
+        let Some(fetch) = &letter.fetch else { return Ok(()) };
+        let (Some(platform), Some(api), Some(account)) =
+            (&fetch.platform, &fetch.api, &fetch.account)
+        else {
+            return Ok(());
+        };
+        self.each(platform, api, account, &fetch.params, |known| {
+            known.code = Some(letter.code.as_str().into());
+        })
+    }
+
+    fn each(
+        &mut self,
+        platform: &str,
+        api: &str,
+        account: &str,
+        params: &Map<String, Value>,
+        mut tell: impl FnMut(&mut Known),
+    ) -> Result<(), CompleteError> {
+        let mut apis = self.apis.iter().enumerate();
+        let of = |(_, of): &(usize, &Declared<'_>)| {
+            of.platform.name.as_str() == platform && of.api.name.as_str() == api
+        };
+        let Some((place, declared)) = apis.find(of).map(|(place, of)| (place, *of)) else {
+            return Ok(());
+        };
+        if !self.is_wanted(account) {
+            return Ok(());
+        }
+        let account = self.number(&declared.platform.name, account);
+        let Some((first, last)) = days_of(declared, params) else {
+            self.undated += 1;
+            return Ok(());
+        };
+        let api = u32::try_from(place).unwrap_or(u32::MAX);
+        for day in first.series(Span::new().days(1)).take_while(|day| *day <= last) {
+            tell(self.days.entry((api, account, day)).or_default());
+        }
+        if self.days.len() > CELLS_MAX { Err(CompleteError::TooMany) } else { Ok(()) }
+    }
+
+    /// Every day that is expected, by platform, api, account and day; `now` is now.
+    ///
+    /// # Errors
+    /// There is too much.
+    pub fn cells(
+        &self,
+        now: Timestamp,
+        tell: &mut dyn FnMut(Cell, Declaration<'_>),
+    ) -> Result<(), CompleteError> {
+        let mut count = 0;
+        for (place, of) in self.apis.iter().enumerate() {
+            let api = u32::try_from(place).unwrap_or(u32::MAX);
+            let seen = self.days.keys().filter(|(of, ..)| *of == api).map(|(.., day)| *day).min();
+            let first = self.asked.from.or(of.complete.from).or(seen);
+            let Some(first) = first else { continue };
+            for ((platform, name), account) in &self.accounts {
+                if **platform != of.platform.name {
+                    continue;
+                }
+                let zone = zone(*of, name, now);
+                let today = now.to_zoned(zone.clone()).date();
+                let last = self.asked.to.unwrap_or_else(|| today.yesterday().unwrap_or(today));
+                for day in first.series(Span::new().days(1)).take_while(|day| *day <= last) {
+                    count += 1;
+                    if count > CELLS_MAX {
+                        return Err(CompleteError::TooMany);
+                    }
+                    let known = self.days.get(&(api, *account, day));
+                    let state = state(of.complete, known, (day, today), &zone);
+                    let cell = Cell {
+                        platform: platform.to_string(),
+                        api: of.api.name.to_string(),
+                        account: name.clone(),
+                        day,
+                        state,
+                        fetched_at: known.and_then(|known| known.fetched_at),
+                        code: known
+                            .filter(|_| state == State::Dead)
+                            .and_then(|known| known.code.as_deref().map(str::to_owned)),
+                    };
+                    tell(cell, Declaration { complete: of.complete, today });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is declared of a cell's api, for the fetch that would fill it.
+#[derive(Debug, Clone, Copy)]
+pub struct Declaration<'p> {
+    complete: &'p Complete,
+    today: Date,
+}
+
+impl Declaration<'_> {
+    /// The fetch that collects a day: after all else of its account, and once a day however often it is published.
+    pub fn fetch(&self, cell: &Cell) -> Fetch {
+        let Complete { param, to, params, .. } = self.complete;
+        let mut all = params.clone();
+        for name in [Some(param), to.as_ref()].into_iter().flatten() {
+            all.insert(name.clone(), Value::from(cell.day.to_string()));
+        }
+        Fetch {
+            id: Some(format!("{}-on-{}", cell.day, self.today)),
+            platform: Some(cell.platform.clone()),
+            account: Some(cell.account.clone()),
+            api: Some(cell.api.clone()),
+            params: all,
+            priority: Priority::Low,
+            ..Fetch::default()
+        }
+    }
+}
+
+fn state(
+    complete: &Complete,
+    known: Option<&Known>,
+    (day, today): (Date, Date),
+    zone: &TimeZone,
+) -> State {
+    let Some(known) = known else { return State::Missing };
+    let Some(fetched_at) = known.fetched_at else {
+        return if known.code.is_some() { State::Dead } else { State::Missing };
+    };
+    let fetched = fetched_at.to_zoned(zone.clone()).date();
+    let restate = Span::new().days(i64::from(complete.restate_days));
+    let is_final = day.checked_add(restate).unwrap_or(Date::MAX);
+    // While it is restated it is collected each day, and once more when it is final. A day that is not over yet when it
+    // is collected changes too.
+    let over = day.tomorrow().unwrap_or(Date::MAX);
+    let due = today.min(is_final.max(over));
+    if known.incomplete || fetched < due { State::Again } else { State::Present }
+}
+
+/// The first and last day that a fetch is of.
+fn days_of(of: Declared<'_>, params: &Map<String, Value>) -> Option<(Date, Date)> {
+    let value = |name: &String| params.get(name).or_else(|| of.api.params.defaults.get(name));
+    let first = day_of(value(&of.complete.param)?)?;
+    let last = match &of.complete.to {
+        Some(to) => day_of(value(to)?)?,
+        None => first,
+    };
+    let days = first.until(last).ok()?.get_days();
+    (0..DAYS_MAX).contains(&days).then_some((first, last))
+}
+
+/// `2026-11-20`, `20261120`, or a time of which that is the beginning.
+fn day_of(value: &Value) -> Option<Date> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let long = text.get(..10).and_then(|start| start.parse().ok());
+    let is_short = || text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit());
+    long.or_else(|| is_short().then(|| Date::strptime("%Y%m%d", &text).ok()).flatten())
+}
+
+/// Whose days an account's are.
+fn zone(of: Declared<'_>, account: &str, now: Timestamp) -> TimeZone {
+    let zones = of.api.zone.as_ref().or(of.platform.zone.as_ref());
+    let named = zones.and_then(|zones| {
+        let account = Account::new(account).ok()?;
+        let template = zones.of(&account, of.platform.tiers.name_of(&account));
+        let params = Map::new();
+        let context = FetchContext { account: &account, id: "", params: &params, queued_at: now };
+        // A zone that a parameter of each fetch says is not known here.
+        zone_named(&render(template, of.platform, of.api, &context).ok()?)
+    });
+    named.unwrap_or(TimeZone::UTC)
+}
