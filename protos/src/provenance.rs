@@ -37,7 +37,7 @@ pub struct Call {
     pub attempt: u32,
     /// When the gate let it through.
     pub permitted_at: Timestamp,
-    /// When the request was written, if that is known.
+    /// When the request was written; nothing where the answer was there before that was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent_at: Option<Timestamp>,
     /// When the answer's head had come.
