@@ -296,6 +296,9 @@ pub(crate) struct InitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
+    /// Tries the store as well: puts a tiny object there and takes it away again. Up to a minute where nobody answers
+    #[arg(long)]
+    pub(crate) connect: bool,
     /// Prints mistakes and warnings as JSON
     #[arg(long)]
     pub(crate) json: bool,

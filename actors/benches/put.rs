@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
 use tokio::time::{Instant, sleep};
-use tollgate_actors::plan::{S3Credentials, S3Plan};
+use tollgate_actors::plan::{BucketPlan, Provider, S3Credentials};
 use tollgate_actors::store::{Codec, Decode, EXPAND_MAX, SinkOptions, Store, Unwrap};
 
 #[global_allocator]
@@ -112,20 +112,22 @@ fn main() {
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let server = server().await;
-        let plan = S3Plan {
+        let plan = BucketPlan {
             bucket: "bucket".to_owned(),
             prefix: "prefix".to_owned(),
-            region: "us-east-1".to_owned(),
             endpoint: format!("http://127.0.0.1:{}", server.port).parse().ok(),
-            path_style: true,
             concurrency: 256,
-            credentials: S3Credentials::Keys {
-                id: "id".to_owned().into(),
-                secret: "secret".to_owned().into(),
-                token: None,
+            provider: Provider::S3 {
+                region: "us-east-1".to_owned(),
+                path_style: true,
+                credentials: S3Credentials::Keys {
+                    id: "id".to_owned().into(),
+                    secret: "secret".to_owned().into(),
+                    token: None,
+                },
             },
         };
-        let store = Store::open_s3(&plan, 1 << 33, 256 << 20).expect("a store");
+        let store = Store::open_bucket(&plan, 1 << 33, 256 << 20).expect("a store");
         measure(&store, (objects / 10).max(1), in_flight).await;
         measure(&store, objects, in_flight).await;
         measure(&store, (objects / 4).max(1), 1).await;

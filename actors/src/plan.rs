@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{HeaderName, Method};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
@@ -163,31 +163,50 @@ pub enum StoreTarget {
     File(PathBuf),
     /// `memory:`; gone when the process ends.
     Memory,
-    /// `s3://BUCKET/PREFIX`: S3, or a store that speaks its language.
-    S3(Box<S3Plan>),
+    /// `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+    Bucket(Box<BucketPlan>),
 }
 
-/// A bucket, where it is and who asks.
+/// A bucket (Azure calls it a container): where it is and who asks.
 #[derive(Debug, Clone)]
-pub struct S3Plan {
+pub struct BucketPlan {
     /// Its name.
     pub bucket: String,
     /// What every key begins with, without a slash at either end; empty: nothing.
     pub prefix: String,
-    /// Part of each signature.
-    pub region: String,
-    /// `scheme://host[:port][/path]` of a compatible store; `http` only where the configuration allows it.
-    /// None: Amazon's of the region.
+    /// `scheme://host[:port][/path]` of a compatible store or an emulator; `http` only where the configuration
+    /// allows it. None: the provider's own.
     pub endpoint: Option<Url>,
-    /// Whether the bucket stands in the path of a URL, and not in its host.
-    pub path_style: bool,
     /// Most operations at once, over the whole node; 1 to 4,096.
     pub concurrency: usize,
-    /// Who asks.
-    pub credentials: S3Credentials,
+    /// Whose language it speaks.
+    pub provider: Provider,
 }
 
-/// Where the keys come from that requests to a bucket are signed with.
+/// Whose language a bucket speaks, and what only that one has.
+#[derive(Debug, Clone)]
+pub enum Provider {
+    /// Amazon S3, or a store that speaks its language.
+    S3 {
+        /// Part of each signature.
+        region: String,
+        /// Whether the bucket stands in the path of a URL, and not in its host.
+        path_style: bool,
+        /// Who asks.
+        credentials: S3Credentials,
+    },
+    /// Google Cloud Storage, by its XML API.
+    Google(GoogleCredentials),
+    /// Azure Blob Storage.
+    Azure {
+        /// The storage account.
+        account: String,
+        /// Who asks.
+        credentials: AzureCredentials,
+    },
+}
+
+/// Where the keys come from that requests to a bucket of S3 are signed with.
 #[derive(Debug, Clone)]
 pub enum S3Credentials {
     /// From the configuration's references or the environment; the same until the process ends.
@@ -202,6 +221,72 @@ pub enum S3Credentials {
     /// Temporary ones, fetched and renewed: from a web identity, a container's or the instance's service,
     /// as these variables of the environment say (`AWS_ROLE_ARN` and so on; none: the instance's).
     Ambient(Vec<(String, String)>),
+}
+
+/// Where the tokens come from that Google is shown. All but a given one are renewed.
+#[derive(Debug, Clone)]
+pub enum GoogleCredentials {
+    /// The key of a service account, in JSON.
+    ServiceAccount(SecretString),
+    /// The file of `GOOGLE_APPLICATION_CREDENTIALS`: a service account's key, or a user's of `gcloud`.
+    File(PathBuf),
+    /// A token that was given; the same until the process ends.
+    Token(SecretString),
+    /// What `gcloud` has left for applications, or else the machine's metadata server.
+    Ambient,
+}
+
+/// What Azure is shown. A principal's tokens and those of this machine are renewed.
+#[derive(Debug, Clone)]
+pub enum AzureCredentials {
+    /// The key of the account, in base64.
+    Key(SecretString),
+    /// A shared access signature.
+    Sas(SecretString),
+    /// A service principal and its secret.
+    Principal {
+        /// Its directory.
+        tenant: String,
+        /// Its id.
+        client: String,
+        /// Its secret.
+        secret: SecretString,
+    },
+    /// A workload identity or the machine's managed one, as these variables of the environment say
+    /// (`AZURE_FEDERATED_TOKEN_FILE` and so on; none: the machine's own).
+    Ambient(Vec<(String, String)>),
+}
+
+impl BucketPlan {
+    /// Whether it is the same bucket with the same secrets, which no debug form tells.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let texts = |plan: &Self| -> Vec<String> {
+            let secrets = plan.secrets().into_iter();
+            secrets.map(|secret| secret.expose_secret().to_owned()).collect()
+        };
+        format!("{self:?}") == format!("{other:?}") && texts(self) == texts(other)
+    }
+
+    fn secrets(&self) -> Vec<&SecretString> {
+        match &self.provider {
+            Provider::S3 { credentials: S3Credentials::Keys { id, secret, token }, .. } => {
+                [Some(id), Some(secret), token.as_ref()].into_iter().flatten().collect()
+            }
+            Provider::Google(
+                GoogleCredentials::ServiceAccount(secret) | GoogleCredentials::Token(secret),
+            )
+            | Provider::Azure {
+                credentials:
+                    AzureCredentials::Key(secret)
+                    | AzureCredentials::Sas(secret)
+                    | AzureCredentials::Principal { secret, .. },
+                ..
+            } => vec![secret],
+            Provider::S3 { credentials: S3Credentials::Ambient(_), .. }
+            | Provider::Google(GoogleCredentials::File(_) | GoogleCredentials::Ambient)
+            | Provider::Azure { credentials: AzureCredentials::Ambient(_), .. } => Vec::new(),
+        }
+    }
 }
 
 /// How bodies are stored.

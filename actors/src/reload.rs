@@ -21,7 +21,7 @@ use crate::config::{Loaded, Mistakes, generation};
 use crate::ids::Slug;
 use crate::mixed::{Limits, Unheeded, mixed};
 use crate::node::Switch;
-use crate::plan::{CollectPlan, How, Plan, Platform, S3Credentials, StorePlan, StoreTarget};
+use crate::plan::{CollectPlan, How, Plan, Platform, StorePlan, StoreTarget};
 use crate::telemetry;
 
 /// Limits whose changes are told one by one.
@@ -323,10 +323,6 @@ fn alike(one: &Platform, other: &Platform) -> bool {
     auth && format!("{one:?}") == format!("{other:?}")
 }
 
-fn same(one: &SecretString, other: &SecretString) -> bool {
-    one.expose_secret() == other.expose_secret()
-}
-
 /// The keys that differ and are read at the start only.
 fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
     let (old_collect, collect) = (&started.collect, &new.collect);
@@ -347,25 +343,11 @@ fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
 }
 
 fn same_store(one: &StorePlan, other: &StorePlan) -> bool {
-    let keys = match (&one.target, &other.target) {
-        (StoreTarget::S3(one), StoreTarget::S3(other)) => {
-            match (&one.credentials, &other.credentials) {
-                (
-                    S3Credentials::Keys { id, secret, token },
-                    S3Credentials::Keys { id: other_id, secret: other_secret, token: other_token },
-                ) => {
-                    let tokens = match (token, other_token) {
-                        (Some(one), Some(other)) => same(one, other),
-                        (one, other) => one.is_none() && other.is_none(),
-                    };
-                    same(id, other_id) && same(secret, other_secret) && tokens
-                }
-                _ => true,
-            }
-        }
+    let bucket = match (&one.target, &other.target) {
+        (StoreTarget::Bucket(one), StoreTarget::Bucket(other)) => one.is_same(other),
         _ => true,
     };
-    keys && format!("{one:?}") == format!("{other:?}")
+    bucket && format!("{one:?}") == format!("{other:?}")
 }
 
 #[cfg(test)]

@@ -9,9 +9,23 @@ use tollgate_actors::store::Store;
 /// not there and a store that does not answer cost no calls; that takes up to a minute where nobody answers.
 pub(crate) async fn open_store(plan: &Plan) -> anyhow::Result<Store> {
     let store = Store::open(plan)?;
-    if let StoreTarget::S3(s3) = &plan.store.target {
-        let place = || format!("{}: use the bucket `{}`", Code::StoreUnavailable, s3.bucket);
-        store.probe().await.with_context(place)?;
+    if let StoreTarget::Bucket(_) = &plan.store.target {
+        probe(plan, &store).await?;
     }
     Ok(store)
+}
+
+/// Opens it and puts a tiny object there, whatever it is.
+pub(crate) async fn try_store(plan: &Plan) -> anyhow::Result<()> {
+    let store = Store::open(plan).with_context(|| Code::StoreUnavailable.to_string())?;
+    probe(plan, &store).await
+}
+
+async fn probe(plan: &Plan, store: &Store) -> anyhow::Result<()> {
+    let place = || match &plan.store.target {
+        StoreTarget::Bucket(bucket) => format!("use the bucket `{}`", bucket.bucket),
+        StoreTarget::File(root) => format!("use the folder `{}`", root.display()),
+        StoreTarget::Memory => "use the memory".to_owned(),
+    };
+    store.probe().await.with_context(|| format!("{}: {}", Code::StoreUnavailable, place()))
 }

@@ -16,6 +16,7 @@ mod archives;
 mod audit;
 mod auth;
 mod bad;
+mod buckets;
 mod budgets;
 mod claims;
 mod cli;
@@ -47,6 +48,8 @@ mod s3;
 mod s3_server;
 mod secrets;
 mod serve;
+#[path = "../../actors/src/store/tests/servers.rs"]
+mod servers;
 mod service;
 mod spill;
 mod status;

@@ -619,11 +619,13 @@ def main():
     parser.add_argument("--every", type=float, default=4.0, help="seconds from one disturbance to the next, about")
     parser.add_argument("--seconds", type=float, default=45.0, help="how long it is disturbed; then it may end")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the disturbances; printed")
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds in which some fetch must leave the queue")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds beyond the longest window in which some fetch must leave the queue")
     parser.add_argument("--clock", action=argparse.BooleanOptionalAction, default=FAKETIME.exists(), help="step clocks, too")
     add_servers(parser)
     args = parser.parse_args()
     args.limit = args.limit or [Limit("2 per 1 s")]
+    # Near the end all accounts may wait for the same window.
+    args.patience += max(limit.seconds for limit in args.limit)
     args.judge = "limits"
     run_in_folder(args, run, "chaos-")
 

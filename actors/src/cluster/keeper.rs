@@ -500,34 +500,35 @@ impl Work {
     /// They are claimed once more: this node may have written that it gives them up without a confirmation, and that
     /// could still come through over a claim that is worked in.
     async fn adopt(&mut self, parts: Parts) {
-        let (me, id) = (self.claim_of_this(), Some(self.session.id()));
+        let me = self.claim_of_this();
         let mut still = Parts::NONE;
         for part in parts.iter() {
-            let Ok(seen) = self.ask(part).await else {
+            let Ok(seen) = self.claim_anew(part, &me).await else {
                 self.try_again();
                 break;
             };
             self.board.note_claim(part, seen);
-            if seen.owner != id {
-                continue;
+            if seen.owner == me.session {
+                still |= Parts::one(part);
             }
-            let Ok(Some(anew)) = self.write(part, &me, seen.revision).await else {
-                self.try_again();
-                break;
-            };
-            self.board.note_claim(part, anew);
-            if anew.owner != id {
-                continue;
-            }
-            if anew.revision == seen.revision {
-                self.try_again();
-                break;
-            }
-            still |= Parts::one(part);
         }
         if !still.is_empty() {
             self.gain(still);
         }
+    }
+
+    /// Writes a claim of this node over itself: what others, or this node, have sent before does not come through over
+    /// it any more. What is there then: this node's, written anew, or another's.
+    async fn claim_anew(&self, part: u32, me: &Claim) -> Result<Seen, KeeperError> {
+        let seen = self.ask(part).await?;
+        if seen.owner != me.session {
+            return Ok(seen);
+        }
+        let anew = self.write(part, me, seen.revision).await?;
+        if anew.owner == me.session && anew.revision == seen.revision {
+            return Err(failed("it was not written"));
+        }
+        Ok(anew)
     }
 
     fn claim_of_this(&self) -> Claim {
@@ -586,17 +587,16 @@ impl Work {
                 async move { (part, this.write(part, me, revision).await) }
             })
             .buffer_unordered(PARTITIONS as usize);
-        let taken: Vec<(u32, Result<Option<Seen>, KeeperError>)> = taking.collect().await;
+        let taken: Vec<(u32, Result<Seen, KeeperError>)> = taking.collect().await;
         let mut gained = Parts::NONE;
         for (part, answer) in taken {
             match answer {
-                Ok(Some(seen)) => {
+                Ok(seen) => {
                     self.board.note_claim(part, seen);
                     if seen.owner == Some(self.session.id()) {
                         gained |= Parts::one(part);
                     }
                 }
-                Ok(None) => {}
                 Err(_) => self.try_again(),
             }
         }
@@ -610,14 +610,8 @@ impl Work {
         self.again_at = Some(Instant::now() + AGAIN);
     }
 
-    /// Writes a claim over the one of `revision`. What is there then: this one, or another's; nothing if that is told
-    /// by the watch.
-    async fn write(
-        &self,
-        part: u32,
-        claim: &Claim,
-        revision: u64,
-    ) -> Result<Option<Seen>, KeeperError> {
+    /// Writes a claim over the one of `revision`. What is there then: this one, or another's.
+    async fn write(&self, part: u32, claim: &Claim, revision: u64) -> Result<Seen, KeeperError> {
         if !self.own.link().borrow().up {
             // Sent now it would come through when nobody wants it any more.
             return Err(failed("the connection to NATS is down"));
@@ -626,9 +620,9 @@ impl Work {
         let (key, value) = (key(part), Some(value.into()));
         let draft = Draft { key, value, lives: None, expected: revision };
         match timeout(STEP_WITHIN, self.own.write(draft)).await {
-            Ok(Ok(Wrote::At(revision))) => Ok(Some(Seen { owner: claim.session, revision })),
+            Ok(Ok(Wrote::At(revision))) => Ok(Seen { owner: claim.session, revision }),
             // Another's, or it may have come through.
-            Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await.map(Some),
+            Ok(Ok(Wrote::Replaced) | Err(_)) | Err(_) => self.ask(part).await,
         }
     }
 
@@ -641,6 +635,9 @@ impl Work {
 
     /// The lease has come back after a lapse: what this node worked in may be another's by now. What cannot be asked
     /// in time is asked again, after everything else was heard.
+    ///
+    /// What is still this node's is claimed once more: while its session's key was gone another may have sent a claim
+    /// that is still on its way.
     async fn look_anew(&mut self) {
         (self.unsure, self.unsure_at) = (self.unsure & self.owned.ours(), None);
         if self.unsure.is_empty() {
@@ -648,31 +645,32 @@ impl Work {
         }
         let (mut still, mut lost) = (Parts::NONE, Parts::NONE);
         let (this, until) = (&*self, Instant::now() + STEP_WITHIN);
+        let me = &self.claim_of_this();
         let mut asking = stream::iter(self.unsure.iter())
-            .map(|part| async move { (part, this.ask(part).await) })
+            .map(|part| async move { (part, this.claim_anew(part, me).await) })
             .buffer_unordered(ASKS);
-        let mut answers = Vec::new();
+        let mut seen_now = Vec::new();
         while let Ok(Some((part, answer))) = timeout_at(until, asking.next()).await {
-            answers.extend(answer.map(|seen| (part, seen)));
+            let Ok(seen) = answer else { continue };
+            let one = Parts::one(part);
+            // Each at once: one answer that is lost holds up no other partition.
+            if seen.owner == me.session {
+                still |= one;
+                // What is given out of hand goes on to be.
+                this.owned.gain(one - this.owned.closing());
+            } else {
+                lost |= one;
+                this.owned.lose(one);
+            }
+            this.changed(one);
+            seen_now.push((part, seen));
         }
         drop(asking);
-        for (part, seen) in answers {
+        for (part, seen) in seen_now {
             self.board.note_claim(part, seen);
-            if seen.owner == Some(self.session.id()) {
-                still |= Parts::one(part);
-            } else {
-                lost |= Parts::one(part);
-            }
         }
         if !lost.is_empty() {
-            self.owned.lose(lost);
-            self.changed(lost);
             telemetry::partitions_lost(lost);
-        }
-        if !still.is_empty() {
-            // What is given out of hand goes on to be.
-            self.owned.gain(still - self.owned.closing());
-            self.changed(still);
         }
         self.unsure -= still | lost;
         if !self.unsure.is_empty() {
@@ -750,10 +748,10 @@ impl Work {
                 async move { (part, this.write(part, nobody, revision).await) }
             })
             .buffer_unordered(PARTITIONS as usize);
-        let freed: Vec<(u32, Result<Option<Seen>, KeeperError>)> = freeing.collect().await;
+        let freed: Vec<(u32, Result<Seen, KeeperError>)> = freeing.collect().await;
         for (part, answer) in freed {
             // What was not taken back is adopted, and given up again; if this node ends, with its session.
-            if let Ok(Some(seen)) = answer {
+            if let Ok(seen) = answer {
                 self.board.note_claim(part, seen);
             }
         }

@@ -234,7 +234,7 @@ impl Attempt<'_> {
                         self.shard.store_failed(&reason);
                         None
                     }
-                    StoreErrorKind::Denied | StoreErrorKind::Other => {
+                    StoreErrorKind::Denied | StoreErrorKind::Clock | StoreErrorKind::Other => {
                         self.shard.store_refused();
                         Some(REFUSED_AGAIN)
                     }

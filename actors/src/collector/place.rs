@@ -11,7 +11,7 @@ use super::Item;
 use super::landing::{manifest, object_key};
 use super::provenance::provenance;
 use crate::pages::{LISTED_MAX, Page, PageList, SoFar, how, list_key};
-use crate::plan::{Api, Plan, Platform, StoreTarget};
+use crate::plan::{Api, BucketPlan, Plan, Platform, Provider, StoreTarget};
 use crate::recipe::{self, Refusal};
 use crate::shard::context::Context;
 use crate::store::{SinkError, StoreErrorKind};
@@ -105,9 +105,16 @@ impl<'a> Place<'a> {
         let place = match &self.plan.store.target {
             StoreTarget::File(root) => format!("file:{}", root.display()),
             StoreTarget::Memory => "memory:".to_owned(),
-            StoreTarget::S3(s3) => {
-                let endpoint = s3.endpoint.as_ref().map_or("", |url| url.as_str());
-                format!("s3://{}/{} {endpoint}", s3.bucket, s3.prefix)
+            StoreTarget::Bucket(bucket) => {
+                let BucketPlan { bucket, prefix, endpoint, provider, .. } = &**bucket;
+                let endpoint = endpoint.as_ref().map_or("", |url| url.as_str());
+                match provider {
+                    Provider::S3 { .. } => format!("s3://{bucket}/{prefix} {endpoint}"),
+                    Provider::Google(_) => format!("gs://{bucket}/{prefix} {endpoint}"),
+                    Provider::Azure { account, .. } => {
+                        format!("az://{bucket}/{prefix} {account} {endpoint}")
+                    }
+                }
             }
         };
         how(&place).max(1)

@@ -1,7 +1,6 @@
 //! What is kept of a call with what it brought: in the manifest, in a line of `_manifests/`, with the object itself where
 //! the store has a place for that. No secret is in it, and all of it is bounded.
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -173,30 +172,29 @@ impl Attempt<'_> {
     /// What is kept with an object, where the store has a place for it.
     pub(super) fn about(&self, from: &Provenance) -> Attributes {
         let mut about = Attributes::new();
-        if !self.shard.store.keeps_about() {
-            return about;
-        }
+        let store = &self.shard.store;
         let item = self.item;
-        let mut add = |name: &'static str, value: &str| {
-            if !value.is_empty() {
-                let name = Attribute::Metadata(Cow::Borrowed(name));
-                about.insert(name, ascii(value).into());
+        let mut add = |name: &str, value: &str| {
+            if let Some(name) = store.about_name(name)
+                && !value.is_empty()
+            {
+                about.insert(Attribute::Metadata(name.into()), ascii(value).into());
             }
         };
-        add("tollgate-platform", item.lane.account.platform.as_str());
-        add("tollgate-account", item.lane.account.account.as_str());
-        add("tollgate-api", item.lane.api.as_str());
-        add("tollgate-fetch", &item.id);
-        add("tollgate-seq", &item.origin.0.to_string());
-        add("tollgate-queued-at", &item.queued_at.to_string());
-        add("tollgate-node", &from.node);
-        add("tollgate-config", &from.config);
-        add("tollgate-recipe", &from.recipe);
+        add("platform", item.lane.account.platform.as_str());
+        add("account", item.lane.account.account.as_str());
+        add("api", item.lane.api.as_str());
+        add("fetch", &item.id);
+        add("seq", &item.origin.0.to_string());
+        add("queued-at", &item.queued_at.to_string());
+        add("node", &from.node);
+        add("config", &from.config);
+        add("recipe", &from.recipe);
         if let Some(call) = &from.call {
-            add("tollgate-page", &call.page.to_string());
-            add("tollgate-status", &call.status.to_string());
-            add("tollgate-permitted-at", &call.permitted_at.to_string());
-            add("tollgate-sent-at", &call.sent_at.map_or_else(String::new, |at| at.to_string()));
+            add("page", &call.page.to_string());
+            add("status", &call.status.to_string());
+            add("permitted-at", &call.permitted_at.to_string());
+            add("sent-at", &call.sent_at.map_or_else(String::new, |at| at.to_string()));
         }
         about
     }

@@ -20,8 +20,8 @@ use crate::calendar::{DAY, Resets};
 use crate::costs::{Costs, Counts};
 use crate::ids::{Account, Slug};
 use crate::plan::{
-    Api, Counted, Dim, Format, Plan, Platform, S3Credentials, S3Plan, StoreTarget, Test, Timeouts,
-    When,
+    Api, AzureCredentials, BucketPlan, Counted, Dim, Format, GoogleCredentials, Plan, Platform,
+    Provider, S3Credentials, StoreTarget, Test, Timeouts, When,
 };
 use crate::recipe::{KeyContext, object_key};
 
@@ -40,7 +40,7 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     let place = match &plan.store.target {
         StoreTarget::File(path) => format!("files below {}", path.display()),
         StoreTarget::Memory => "memory, gone when the process ends".to_owned(),
-        StoreTarget::S3(s3) => in_bucket(s3),
+        StoreTarget::Bucket(bucket) => in_bucket(bucket),
     };
     let compression = match plan.store.compression.suffix() {
         "" => "not compressed",
@@ -48,8 +48,8 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         _ => "zstd",
     };
     let fsync = match (&plan.store.target, plan.store.fsync) {
-        (StoreTarget::S3(_), true) => "state fsynced",
-        (StoreTarget::S3(_), false) => "state not fsynced",
+        (StoreTarget::Bucket(_), true) => "state fsynced",
+        (StoreTarget::Bucket(_), false) => "state not fsynced",
         (_, true) => "fsynced",
         (_, false) => "not fsynced",
     };
@@ -87,18 +87,39 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     Ok(())
 }
 
-fn in_bucket(s3: &S3Plan) -> String {
-    let below = if s3.prefix.is_empty() { String::new() } else { format!(" below {}/", s3.prefix) };
-    let at = match &s3.endpoint {
-        Some(endpoint) => endpoint.to_string(),
-        None => "Amazon S3".to_owned(),
-    };
-    let keys = match &s3.credentials {
-        S3Credentials::Keys { token: None, .. } => "with keys that were given",
-        S3Credentials::Keys { token: Some(_), .. } => "with temporary keys that were given",
-        S3Credentials::Ambient(_) => "with keys of this machine's role",
-    };
-    format!("bucket {}{below} at {at}, region {}, {keys}", s3.bucket, s3.region)
+fn in_bucket(plan: &BucketPlan) -> String {
+    let BucketPlan { bucket, prefix, endpoint, provider, .. } = plan;
+    let below = if prefix.is_empty() { String::new() } else { format!(" below {prefix}/") };
+    let at = |own: &str| endpoint.as_ref().map_or_else(|| own.to_owned(), ToString::to_string);
+    match provider {
+        Provider::S3 { region, credentials, .. } => {
+            let keys = match credentials {
+                S3Credentials::Keys { token: None, .. } => "keys that were given",
+                S3Credentials::Keys { token: Some(_), .. } => "temporary keys that were given",
+                S3Credentials::Ambient(_) => "keys of this machine's role",
+            };
+            format!("bucket {bucket}{below} at {}, region {region}, with {keys}", at("Amazon S3"))
+        }
+        Provider::Google(credentials) => {
+            let keys = match credentials {
+                GoogleCredentials::ServiceAccount(_) => "a service account's key".to_owned(),
+                GoogleCredentials::File(path) => format!("credentials of {}", path.display()),
+                GoogleCredentials::Token(_) => "a token that was given".to_owned(),
+                GoogleCredentials::Ambient => "credentials of this machine".to_owned(),
+            };
+            format!("bucket {bucket}{below} at {}, with {keys}", at("Google Cloud Storage"))
+        }
+        Provider::Azure { account, credentials } => {
+            let keys = match credentials {
+                AzureCredentials::Key(_) => "the account's key",
+                AzureCredentials::Sas(_) => "a shared access signature",
+                AzureCredentials::Principal { .. } => "a service principal",
+                AzureCredentials::Ambient(_) => "this machine's identity",
+            };
+            let at = at("Azure Blob Storage");
+            format!("container {bucket}{below} at {at}, account {account}, with {keys}")
+        }
+    }
 }
 
 fn write_platform(out: &mut String, plan: &Plan, platform: &Platform) -> fmt::Result {

@@ -56,7 +56,7 @@ impl Said {
                 let root = std::path::absolute(root).unwrap_or_else(|_| root.clone());
                 root.display().to_string()
             }
-            StoreTarget::Memory | StoreTarget::S3(_) => String::new(),
+            StoreTarget::Memory | StoreTarget::Bucket(_) => String::new(),
         };
         How {
             calls: short(&format!("{version} {limits} {calls}")),

@@ -27,11 +27,29 @@ const TELLING: &[&str] = &[
     "signature",
 ];
 
-/// Looks up a secret written as `env:NAME` or `file:PATH`.
+/// Looks up a secret written as `env:NAME` or `file:PATH`, of one line.
 pub(super) fn secret(
     section: &mut Section<'_>,
     name: &'static str,
     env: &BTreeMap<String, String>,
+) -> Option<SecretString> {
+    look_up(section, name, env, Fit::Line)
+}
+
+/// The same, of any number of lines.
+pub(super) fn secret_text(
+    section: &mut Section<'_>,
+    name: &'static str,
+    env: &BTreeMap<String, String>,
+) -> Option<SecretString> {
+    look_up(section, name, env, Fit::Text)
+}
+
+fn look_up(
+    section: &mut Section<'_>,
+    name: &'static str,
+    env: &BTreeMap<String, String>,
+    fit: Fit,
 ) -> Option<SecretString> {
     let text = section.text(name)?;
     let found = if let Some(variable) = text.strip_prefix("env:") {
@@ -50,7 +68,7 @@ pub(super) fn secret(
         );
         return None;
     };
-    let problem = match found.and_then(|text| check(&text, Fit::Line).map(|()| text)) {
+    let problem = match found.and_then(|text| check(&text, fit).map(|()| text)) {
         Ok(text) => return Some(SecretString::from(text)),
         Err(problem) => problem,
     };

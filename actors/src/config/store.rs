@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use super::bucket::{self, Kind};
 use super::mistake::Report;
-use super::s3;
 use super::section::{Section, one_of};
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
 use crate::plan::{CollectPlan, Compression, Platform, StorePlan, StoreTarget};
 use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, narrow, template_problems};
-use crate::store::{S3_BODY_BYTES_MAX, s3_buffer_bytes_min};
+use crate::store::{BUCKET_BODY_BYTES_MAX, bucket_buffer_bytes_min};
 
 const KEY: &str = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
 /// Most parts of a key, so that it stays below what file systems allow.
@@ -19,9 +19,6 @@ const KEY_PARTS_MAX: usize = 16;
 
 const COMPRESSIONS: &[(&str, Compression)] =
     &[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
-
-/// Kinds of stores that are declared but not built.
-const CLOUD: &[&str] = &["gs", "az"];
 
 pub(super) fn store(
     section: Option<Section<'_>>,
@@ -38,12 +35,13 @@ pub(super) fn store(
     };
     let Some(mut section) = section else { return plan };
     let url = section.text("url");
-    if let Some(rest) = url.as_deref().and_then(|url| url.strip_prefix("s3:")) {
-        if let Some(bucket) = s3::bucket(&mut section, rest, env) {
-            plan.target = StoreTarget::S3(Box::new(bucket));
+    let split = url.as_deref().and_then(|url| url.split_once(':'));
+    if let Some((kind, rest)) = split.and_then(|(scheme, rest)| Some((Kind::of(scheme)?, rest))) {
+        if let Some(bucket) = bucket::bucket(&mut section, kind, rest, env) {
+            plan.target = StoreTarget::Bucket(Box::new(bucket));
         }
     } else {
-        s3::no_bucket(&mut section);
+        bucket::no_bucket(&mut section);
         if let Some(target) = url.and_then(|url| target(&section, &url)) {
             plan.target = target;
         }
@@ -86,7 +84,8 @@ fn default_key() -> Template {
 
 fn target(section: &Section<'_>, url: &str) -> Option<StoreTarget> {
     let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
-    let hint = "file:PATH, s3://BUCKET/PREFIX or memory:";
+    let hint =
+        "file:PATH, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or memory:";
     match scheme {
         "memory" if rest.is_empty() || rest == "//" => Some(StoreTarget::Memory),
         "file" => {
@@ -106,11 +105,6 @@ fn target(section: &Section<'_>, url: &str) -> Option<StoreTarget> {
                 return None;
             }
             Some(StoreTarget::File(PathBuf::from(path)))
-        }
-        _ if CLOUD.contains(&scheme) => {
-            let message = format!("stores of kind `{scheme}:` are not supported yet");
-            section.mistake(Code::NotSupported, "url", message, hint);
-            None
         }
         "" => {
             let message = format!("`{}` does not say what kind of store it is", preview(url));
@@ -187,16 +181,16 @@ pub(super) fn check_state_apart(
 
 /// The largest body must fit into the parts of an upload, and two of these into the buffer.
 pub(super) fn check_bodies_fit(report: &Report, store: &StorePlan, collect: &CollectPlan) {
-    if !matches!(store.target, StoreTarget::S3(_)) {
+    if !matches!(store.target, StoreTarget::Bucket(_)) {
         return;
     }
-    if collect.body_bytes_max > S3_BODY_BYTES_MAX {
+    if collect.body_bytes_max > BUCKET_BODY_BYTES_MAX {
         let message =
-            format!("an object in a bucket has at most {S3_BODY_BYTES_MAX} bytes (5 TiB)");
+            format!("an object in a bucket has at most {BUCKET_BODY_BYTES_MAX} bytes (5 TiB)");
         report.mistake(Code::BadValue, "collect.body_bytes_max", message, "");
         return;
     }
-    let least = s3_buffer_bytes_min(collect.body_bytes_max);
+    let least = bucket_buffer_bytes_min(collect.body_bytes_max);
     if collect.buffer_bytes_max < least {
         let message = format!(
             "a body of up to {} bytes goes into a bucket in 10,000 parts, and two of them with what belongs \

@@ -119,6 +119,8 @@ pub enum StoreErrorKind {
     Away,
     /// Not allowed, read-only, or a key that may not be used: somebody must change something.
     Denied,
+    /// Requests bear a time that is not the store's: somebody must set this machine's clock.
+    Clock,
     /// Anything else.
     Other,
 }
@@ -129,6 +131,9 @@ impl fmt::Display for StoreErrorKind {
             Self::Full => "the store is full",
             Self::Away => "the store is away",
             Self::Denied => "the store does not allow it",
+            Self::Clock => {
+                "the store refuses requests whose time is not its own: set this machine's clock, such as by NTP"
+            }
             Self::Other => "the store failed",
         })
     }
@@ -187,8 +192,23 @@ fn remote_kind(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorKi
 pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if Answer::of(&error.to_string()).is_some_and(|answer| answer.code == "NoSuchBucket") {
+        let answer = Answer::of(&error.to_string());
+        if answer
+            .is_some_and(|answer| ["NoSuchBucket", "ContainerNotFound"].contains(&&*answer.code))
+        {
             return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Whether a store may have refused a request only because its credentials have ended.
+pub(super) fn is_expired(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = Answer::of(&error.to_string()) {
+            return answer.is_expired();
         }
         next = error.source();
     }
@@ -199,56 +219,92 @@ pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bo
 struct Answer {
     status: u16,
     /// The name of the error in its body; empty if it has none
-    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>).
+    /// (<https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>,
+    /// <https://cloud.google.com/storage/docs/xml-api/reference-status>,
+    /// <https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-error-codes>).
     code: String,
+    /// Whether its body says that the time of the request is wrong, in words that have no name.
+    skewed: bool,
 }
 
 impl Answer {
     /// `object_store` tells an answer as text only: the type that holds it is private. Of the chain just
     /// that error begins so.
     fn of(text: &str) -> Option<Self> {
-        let code = || {
-            let (_, rest) = text.split_once("<Code>")?;
-            rest.split_once("</Code>").map(|(code, _)| code.trim().to_owned())
+        let of = |status: u16| {
+            let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+            let code = code.map(|(code, _)| code.trim().to_owned()).unwrap_or_default();
+            Self { status, code, skewed: SKEWED.iter().any(|words| text.contains(words)) }
         };
         if let Some(rest) = text.strip_prefix("Server returned non-2xx status code: ") {
-            let status = rest.get(..3)?.parse().ok()?;
-            return Some(Self { status, code: code().unwrap_or_default() });
+            return Some(of(rest.get(..3)?.parse().ok()?));
         }
         // 301, as S3 tells that the bucket is in another region.
         if text.starts_with("Received redirect without LOCATION") {
-            return Some(Self { status: 301, code: String::new() });
+            return Some(of(301));
+        }
+        // One of several that Azure was asked to delete at once.
+        if text.starts_with("Bulk delete request failed for key ") {
+            let (_, code) = text.rsplit_once("(code: ")?;
+            return Some(of(code.trim_end_matches(')').parse().ok()?));
         }
         // A success that turned into an error while it was told.
         text.strip_prefix("Server returned error response: ")?;
-        Some(Self { status: 503, code: code().unwrap_or_default() })
+        Some(of(503))
     }
 
     fn kind(&self) -> StoreErrorKind {
         match (&*self.code, self.status) {
+            _ if self.skewed => StoreErrorKind::Clock,
             ("QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage", _) | (_, 507) => {
                 StoreErrorKind::Full
             }
-            ("RequestTimeout" | "SlowDown" | "ServiceUnavailable", _) => StoreErrorKind::Away,
-            ("NotImplemented", _) | (_, 501) => StoreErrorKind::Other,
-            // Keys that have expired or are unknown, another region, no such bucket: 301, 400, 403, 404.
+            ("RequestTimeout" | "SlowDown" | "ServiceUnavailable" | "ContainerBeingDeleted", _) => {
+                StoreErrorKind::Away
+            }
+            // An upload that somebody has ended: the next is another.
+            ("NotImplemented" | "NoSuchUpload", _) | (_, 501) => StoreErrorKind::Other,
+            // Keys that have expired or are unknown, another region, no such bucket: 301, 400, 403, 404. Where an
+            // object may be missing, that is found out before.
             (
-                "NoSuchBucket"
-                | "ExpiredToken"
+                "ExpiredToken"
                 | "InvalidToken"
                 | "TokenRefreshRequired"
                 | "AuthorizationHeaderMalformed"
+                | "InvalidAuthenticationInfo"
                 | "InvalidBucketName"
                 | "KeyTooLongError"
+                | "UserProjectMissing"
                 | "IllegalLocationConstraintException",
                 _,
             )
-            | (_, 300..=399 | 401 | 403 | 405) => StoreErrorKind::Denied,
+            | (_, 300..=399 | 401 | 403 | 404 | 405) => StoreErrorKind::Denied,
             (_, 408 | 429 | 500..=599) => StoreErrorKind::Away,
             _ => StoreErrorKind::Other,
         }
     }
+
+    fn is_expired(&self) -> bool {
+        const NAMES: &[&str] = &[
+            "ExpiredToken",
+            "TokenRefreshRequired",
+            "InvalidToken",
+            // Of keys that are gone.
+            "InvalidAccessKeyId",
+            "InvalidAuthenticationInfo",
+        ];
+        // The answer to a HEAD has no body, so none says why.
+        let untold = self.code.is_empty() && [400, 403].contains(&self.status);
+        self.status == 401 || untold || NAMES.contains(&&*self.code)
+    }
 }
+
+/// What an answer says whose request bears a wrong time: S3, Azure, Google (of a token that it signs itself).
+const SKEWED: &[&str] = &[
+    "<Code>RequestTimeTooSkewed</Code>",
+    "date header too old",
+    "Token must be a short-lived token",
+];
 
 /// The first error of the operating system in a chain.
 fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {

@@ -20,18 +20,21 @@
 //! [`Store::clean_leftovers`].
 //!
 //! In a bucket an object appears whole or not at all, and is durable when the put is answered. Parts of a
-//! larger body whose process was killed stay, unseen, until [`Store::clean_leftovers`] aborts their upload.
+//! larger body whose process was killed stay, unseen, until [`Store::clean_leftovers`] aborts their upload; Azure
+//! has no such call and drops them by itself after a week.
 
+mod bucket;
 mod budget;
 mod check;
 mod codec;
+#[cfg(any(test, feature = "testkit"))]
+pub mod conformance;
 mod error;
 mod leftovers;
 mod lines;
 mod members;
 mod pipeline;
 mod reading;
-mod s3;
 mod sink;
 mod sweep;
 mod unpack;
@@ -56,12 +59,13 @@ use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions}
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use self::bucket::Bucket;
 use self::budget::Budget;
 use self::lines::Lines;
-use self::s3::Bucket;
 use self::upload::Upload;
 use self::writers::Writers;
 
+pub use self::bucket::BUCKET_BODY_BYTES_MAX;
 use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 pub use self::leftovers::Cleaned;
@@ -69,12 +73,11 @@ pub(crate) use self::lines::LINE_BYTES_MAX;
 pub use self::lines::{LINES_FOLDER, keep_lines};
 pub use self::members::{MEMBERS_MAX, MemberName, Members};
 pub use self::reading::{Found, Listed};
-pub use self::s3::S3_BODY_BYTES_MAX;
 pub use self::sink::{Sealed, Sink, Tap};
 pub use self::sweep::keep_clean;
 pub use self::unpack::{Unpack, Unpacked};
 
-use crate::plan::{Plan, S3Plan, StoreTarget};
+use crate::plan::{BucketPlan, Plan, StoreTarget};
 
 /// Largest body that is decoded, hashed and compressed on the calling thread, in bytes on the wire
 /// and after decoding: small enough not to hold up a loop.
@@ -103,8 +106,8 @@ pub const BUFFER_BYTES_MIN: u64 =
 
 /// Least budget of a store in a bucket, where bodies have up to `body_bytes_max` bytes: the larger these,
 /// the larger their parts.
-pub fn s3_buffer_bytes_min(body_bytes_max: u64) -> u64 {
-    2 * s3::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
+pub fn bucket_buffer_bytes_min(body_bytes_max: u64) -> u64 {
+    2 * bucket::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
 }
 
 /// How an object is compressed.
@@ -276,7 +279,9 @@ impl Store {
                 Self::open_file(root, &plan.state(), plan.store.fsync, budget)
             }
             StoreTarget::Memory => Self::memory(budget),
-            StoreTarget::S3(s3) => Self::open_s3(s3, plan.collect.body_bytes_max, budget),
+            StoreTarget::Bucket(bucket) => {
+                Self::open_bucket(bucket, plan.collect.body_bytes_max, budget)
+            }
         }
     }
 
@@ -284,14 +289,14 @@ impl Store {
     /// [`crate::install_tls`].
     ///
     /// # Errors
-    /// [`OpenError`]: `buffer_bytes_max` (bytes) is less than [`s3_buffer_bytes_min`], or no client can be
+    /// [`OpenError`]: `buffer_bytes_max` (bytes) is less than [`bucket_buffer_bytes_min`], or no client can be
     /// made.
-    pub fn open_s3(
-        plan: &S3Plan,
+    pub fn open_bucket(
+        plan: &BucketPlan,
         body_bytes_max: u64,
         buffer_bytes_max: u64,
     ) -> Result<Self, OpenError> {
-        let part_bytes = s3::part_bytes(body_bytes_max);
+        let part_bytes = bucket::part_bytes(body_bytes_max);
         let bucket = Bucket::new(plan, part_bytes)?;
         let objects = bucket.objects();
         let part_bytes = usize::try_from(part_bytes).unwrap_or(usize::MAX);
@@ -570,9 +575,10 @@ impl Store {
         self.put_all(vec![(key.clone(), object)]).await
     }
 
-    /// Whether the store keeps metadata with objects.
-    pub(crate) fn keeps_about(&self) -> bool {
-        self.inner.bucket.is_some()
+    /// What metadata of this name is called in the store; nothing where it keeps none with objects.
+    pub(crate) fn about_name(&self, name: &str) -> Option<String> {
+        let joint = self.inner.bucket.as_ref()?.joint;
+        Some(format!("tollgate-{name}").replace('-', joint.encode_utf8(&mut [0; 4])))
     }
 
     /// Puts one object with what is kept about it, where the store has a place for that.

@@ -110,11 +110,12 @@ impl Sealed {
         let Self { store, stored, left, share: _share, mut about, .. } = self;
         if !about.is_empty() {
             // Of one that was begun in parts they are not known in time.
-            for (name, hash) in [
-                ("tollgate-sha256", &stored.sha256),
-                ("tollgate-stored-sha256", &stored.stored_sha256),
-            ] {
-                about.insert(Attribute::Metadata(name.into()), hash.clone().into());
+            for (name, hash) in
+                [("sha256", &stored.sha256), ("stored-sha256", &stored.stored_sha256)]
+            {
+                if let Some(name) = store.about_name(name) {
+                    about.insert(Attribute::Metadata(name.into()), hash.clone().into());
+                }
             }
         }
         match left {

@@ -28,7 +28,7 @@ pub fn keep_clean(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<>
     // has not begun to.
     let alone = matches!(&plan.store.target, StoreTarget::File(root) if *root == plan.data);
     let older = match plan.store.target {
-        StoreTarget::S3(_) => UPLOADS_OLDER,
+        StoreTarget::Bucket(_) => UPLOADS_OLDER,
         StoreTarget::File(_) | StoreTarget::Memory => FILES_OLDER,
     };
     let mut before = now() - if alone { TICK_MAX } else { older };

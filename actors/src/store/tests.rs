@@ -2,11 +2,13 @@
 
 mod bodies;
 mod bounds;
+mod buckets;
 mod files;
 mod files_in_bodies;
 mod members;
 mod s3;
 mod s3_server;
+mod servers;
 
 use std::io::{Read, Write};
 use std::path::Path as FsPath;
@@ -17,7 +19,7 @@ use tempfile::TempDir;
 
 use self::s3_server::{BUCKET, KEY_ID, S3Server, SECRET};
 use super::*;
-use crate::plan::S3Credentials;
+use crate::plan::{Provider, S3Credentials};
 
 /// What keys in the bucket begin with; the space and the sign are encoded on the way.
 const PREFIX: &str = "a b/c&d";
@@ -57,21 +59,32 @@ fn bucket_at(endpoint: &str) -> Store {
 }
 
 fn bucket_with(endpoint: &str, secret: &str) -> Store {
-    crate::install_tls();
-    let plan = S3Plan {
-        bucket: BUCKET.to_owned(),
-        prefix: PREFIX.to_owned(),
-        region: "eu-north-1".to_owned(),
-        endpoint: Some(endpoint.parse().unwrap()),
-        path_style: true,
-        concurrency: 256,
-        credentials: S3Credentials::Keys {
-            id: KEY_ID.to_owned().into(),
-            secret: secret.to_owned().into(),
-            token: None,
-        },
+    let keys = S3Credentials::Keys {
+        id: KEY_ID.to_owned().into(),
+        secret: secret.to_owned().into(),
+        token: None,
     };
-    Store::open_s3(&plan, 1 << 33, 128 * MIB as u64).unwrap()
+    open_bucket(&s3_plan(endpoint, keys))
+}
+
+fn s3_plan(endpoint: &str, credentials: S3Credentials) -> BucketPlan {
+    let region = "eu-north-1".to_owned();
+    plan_of(BUCKET, endpoint, Provider::S3 { region, path_style: true, credentials })
+}
+
+fn plan_of(bucket: &str, endpoint: &str, provider: Provider) -> BucketPlan {
+    BucketPlan {
+        bucket: bucket.to_owned(),
+        prefix: PREFIX.to_owned(),
+        endpoint: Some(endpoint.parse().unwrap()),
+        concurrency: 256,
+        provider,
+    }
+}
+
+fn open_bucket(plan: &BucketPlan) -> Store {
+    crate::install_tls();
+    Store::open_bucket(plan, 1 << 33, 128 * MIB as u64).unwrap()
 }
 
 fn files_with(budget: u64) -> (Store, TempDir) {

@@ -393,6 +393,24 @@ async fn claims_that_cannot_be_asked_keep_nobody_from_anything_else() {
     assert_eq!(one.owned.ours(), Parts::NONE);
 }
 
+/// Sent while this node's session was over, and held up on its way until the node was back.
+#[tokio::test(start_paused = true)]
+async fn after_a_lapse_no_claim_comes_through_that_was_sent_before_it_was_over() {
+    let [own, others] = buckets();
+    let one = join_on(own, Terms::default()).await;
+    one.keeper.work_with(Arc::new(Busy::default())).await;
+    let claim = || others.last(key(7));
+    let before = claim().await.unwrap().unwrap();
+    one.owned.look_again();
+    sleep(SECOND).await;
+    assert_eq!(one.owned.open(), Parts::ALL);
+    let theirs = Claim { session: Some(SessionId::draw()), node: "another".into() };
+    let value = Some(serde_json::to_vec(&theirs).unwrap().into());
+    let late = Draft { key: key(7), value, lives: None, expected: before.revision };
+    assert!(matches!(others.write(late).await, Ok(Wrote::Replaced)), "over the claim of then");
+    assert_eq!(claim().await.unwrap().unwrap().value, before.value);
+}
+
 /// Whoever is told of a change of these dies of it.
 struct Fatal;
 

@@ -161,11 +161,13 @@ async fn wrong_keys_and_a_missing_bucket_are_denied() {
 /// What Amazon and others answer and s3s-fs does not: told by the proxy instead.
 #[tokio::test]
 async fn every_answer_of_a_store_is_sorted() {
-    use StoreErrorKind::{Away, Denied, Full, Other};
+    use StoreErrorKind::{Away, Clock, Denied, Full, Other};
     let cases = [
         (404, "NoSuchBucket", Denied),
         (403, "AccessDenied", Denied),
-        (403, "RequestTimeTooSkewed", Denied),
+        (403, "RequestTimeTooSkewed", Clock),
+        (404, "NoSuchUpload", Other),
+        (404, "ContainerNotFound", Denied),
         (400, "ExpiredToken", Denied),
         (400, "AuthorizationHeaderMalformed", Denied),
         (301, "PermanentRedirect", Denied),

@@ -470,7 +470,10 @@ impl Run {
                 self.nodes[place].owns = owns;
             }
             let owned = &self.nodes[place].now.owned;
-            if owned.is_shared() && !owned.holds() {
+            // The lapse itself may be shorter than it is to the next look.
+            let has_lapsed =
+                owned.open().is_empty() && !(owned.ours() - owned.closing()).is_empty();
+            if owned.is_shared() && (!owned.holds() || has_lapsed) {
                 // Whatever the reason: others may take over now.
                 self.troubles.push(Trouble { session: life.session, from: now, to: now });
             }

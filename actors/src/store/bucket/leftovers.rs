@@ -4,14 +4,19 @@
 //! journal is gone with its disk, and has a gap between an upload's beginning and its note. Amazon, Ceph,
 //! R2, Garage and SeaweedFS answer. MinIO lists only uploads of a key that is named whole, and ends old ones
 //! by itself after a day. Where the store does not answer, a rule of the bucket does the same
-//! (`AbortIncompleteMultipartUpload`), and the sweep says that it could not look.
+//! (`AbortIncompleteMultipartUpload`), and the sweep says that it could not look. Google's XML API has the same
+//! call. Azure has none, and needs none: what was not committed is dropped after a week, and whoever writes the
+//! same key drops it at once
+//! (<https://learn.microsoft.com/en-us/rest/api/storageservices/put-block-list#remarks>).
 
 use std::time::SystemTime;
 
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use jiff::Timestamp;
-use object_store::aws::AwsAuthorizer;
+use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::{HttpRequest, HttpRequestBody};
-use object_store::multipart::MultipartStore;
+use object_store::gcp::GcpCredentialProvider;
 use object_store::path::Path;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -30,8 +35,30 @@ const PAGE_BYTES_MAX: usize = 8 << 20;
 /// What a signature leaves as it is (RFC 3986 §2.3).
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
-#[derive(Debug, Deserialize)]
+/// Who asks for the list.
+pub(super) enum Lister {
+    /// In the language of S3: signed, for a region.
+    S3(AwsCredentialProvider, String),
+    /// With a token of Google's.
+    Google(GcpCredentialProvider),
+    /// Nobody: Azure has no such list.
+    Nobody,
+}
+
+impl std::fmt::Debug for Lister {
+    /// Credentials of Google's would show.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::S3(..) => "S3",
+            Self::Google(_) => "Google",
+            Self::Nobody => "Nobody",
+        })
+    }
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html> and
+/// <https://cloud.google.com/storage/docs/xml-api/get-bucket-uploads>
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Page {
     #[serde(default, rename = "Upload")]
@@ -54,6 +81,9 @@ struct Begun {
 
 pub(super) async fn clean(bucket: &Bucket, older_than: SystemTime) -> Cleaned {
     let mut cleaned = Cleaned { complete: true, ..Cleaned::default() };
+    if matches!(bucket.lister, Lister::Nobody) {
+        return cleaned;
+    }
     if let Err(reason) = clean_pages(bucket, older_than, &mut cleaned).await {
         cleaned.complete = false;
         cleaned.trouble = Some(reason);
@@ -79,7 +109,7 @@ async fn clean_pages(
             if !old || path.as_ref() != begun.key || !path.prefix_matches(&bucket.prefix) {
                 continue;
             }
-            match bucket.store.abort_multipart(&path, &begun.upload_id).await {
+            match bucket.remote.abort_multipart(&path, &begun.upload_id).await {
                 // Not there any more: it was ended meanwhile.
                 Ok(()) | Err(object_store::Error::NotFound { .. }) => cleaned.removed += 1,
                 Err(error) => trouble = Some(error.to_string()),
@@ -135,9 +165,21 @@ async fn ask(bucket: &Bucket, key: &str, id: &str) -> Result<Page, Failure> {
     }
     let mut request = HttpRequest::new(HttpRequestBody::empty());
     *request.uri_mut() = url.parse().map_err(Failure::last)?;
-    let keys = bucket.store.credentials().get_credential().await.map_err(Failure::passing)?;
-    let authorizer = AwsAuthorizer::new(&keys, "s3", &bucket.region);
-    authorizer.try_authorize(&mut request, None).map_err(Failure::last)?;
+    match &bucket.lister {
+        Lister::S3(credentials, region) => {
+            let keys = credentials.get_credential().await.map_err(Failure::passing)?;
+            let authorizer = AwsAuthorizer::new(&keys, "s3", region);
+            authorizer.try_authorize(&mut request, None).map_err(Failure::last)?;
+        }
+        Lister::Google(credentials) => {
+            let token = credentials.get_credential().await.map_err(Failure::passing)?;
+            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.bearer))
+                .map_err(|_| Failure::last("list the uploads: the token is none"))?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
+        Lister::Nobody => return Ok(Page::default()),
+    }
     let answer = bucket.http.execute(request).await.map_err(Failure::passing)?;
     let (head, body) = answer.into_parts();
     let body = body.bytes().await.map_err(Failure::passing)?;

@@ -1,44 +1,56 @@
-//! Objects in a bucket of S3 or of a store that speaks its language.
+//! Objects in a bucket: of S3 or a store that speaks its language, of Google, or a container of Azure.
 //!
-//! Decides how requests are made, how often and how many at once. A failed request is repeated by
-//! `object_store`, which signs and speaks; what still fails is the caller's to act on.
+//! Decides how requests are made, how often and how many at once, the same for all three. A failed request is
+//! repeated by `object_store`, which signs and speaks; what still fails is the caller's to act on. What a provider
+//! has of its own is in `s3`, `google` and `azure`: where it is and what it is shown.
 //!
 //! # Bounds
 //!
-//! - At most [`S3Plan::concurrency`] operations of the node at once; others wait in turn.
+//! - At most [`BucketPlan::concurrency`] operations of the node at once; others wait in turn.
 //! - An operation is tried again after 5xx, 429, 408 and a lost connection: up to [`RETRIES_MAX`] times
 //!   with 0.2 to 5 s in between, about 12 s in all, and no more once [`RETRY_WITHIN`] have passed. One that
-//!   hears nothing ends after [`SILENCE_MAX`] and a second for each MiB of a part.
+//!   hears nothing ends after [`SILENCE_MAX`] and a second for each MiB of a part. One that is refused because its
+//!   credentials have ended is made once more with new ones (see `renew`).
 //! - A body of up to one part is one put; a larger one has at most [`PARTS_MAX`] parts of one size, at
 //!   least [`PART_BYTES_MIN`], one of them on its way while the next is filled.
 
+mod azure;
 mod client;
+mod google;
 mod leftovers;
+mod remote;
+mod renew;
+mod s3;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::limit::LimitStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
-use secrecy::ExposeSecret;
 
 use self::client::{PerThread, Streak};
+use self::leftovers::Lister;
+use self::remote::{Remote, Renewing};
+use self::renew::Renewal;
 use super::error::OpenError;
 use super::leftovers::Cleaned;
-use crate::plan::{S3Credentials, S3Plan};
+use crate::plan::{BucketPlan, Provider};
 
-/// Largest object (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>): what every
-/// compatible store has taken from S3.
-pub const S3_BODY_BYTES_MAX: u64 = 5 << 40;
-/// Most parts of an object, and the least a part has that is not the last (the same page).
+/// Largest object (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>,
+/// <https://cloud.google.com/storage/quotas#objects>): what every compatible store has taken from S3. Azure takes
+/// more.
+pub const BUCKET_BODY_BYTES_MAX: u64 = 5 << 40;
+/// Most parts of an object, and the least a part has that is not the last (the same pages). Azure takes 50,000 of
+/// any size.
 const PARTS_MAX: u64 = 10_000;
 const PART_BYTES_MIN: u64 = 5 << 20;
 /// Longest key in bytes, the prefix included
-/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>).
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>,
+/// <https://cloud.google.com/storage/docs/objects#naming>; Azure counts characters:
+/// <https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>).
 const KEY_BYTES_MAX: usize = 1024;
 
 /// How often an operation is repeated, and until when after its beginning.
@@ -76,21 +88,44 @@ pub(super) fn part_bytes(body_bytes_max: u64) -> u64 {
 /// What only a bucket has.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    store: AmazonS3,
+    remote: Renewing,
     /// For what `object_store` has no call.
     http: HttpClient,
     /// The URL of the bucket, without a slash at its end.
     url: String,
-    region: String,
+    lister: Lister,
     prefix: Path,
     retries: RetryConfig,
     concurrency: usize,
     streak: Arc<Streak>,
+    /// Between the words of a name of metadata. Azure takes names of programs only
+    /// (<https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>), and
+    /// proxies before the others drop headers with an underscore.
+    pub(super) joint: char,
+}
+
+/// How a provider's client is to make its requests.
+struct Setting<'p> {
+    plan: &'p BucketPlan,
+    options: ClientOptions,
+    /// For the service that gives credentials.
+    asking: ClientOptions,
+    connector: PerThread,
+    retries: RetryConfig,
+    tls: bool,
+}
+
+/// A provider's client.
+struct Opened {
+    remote: Arc<dyn Remote>,
+    lister: Lister,
+    renewal: Option<Arc<dyn Renewal>>,
+    url: String,
 }
 
 impl Bucket {
     /// No request is made.
-    pub(super) fn new(plan: &S3Plan, part_bytes: u64) -> Result<Self, OpenError> {
+    pub(super) fn new(plan: &BucketPlan, part_bytes: u64) -> Result<Self, OpenError> {
         let refused = |source: object_store::Error| OpenError::Bucket {
             bucket: plan.bucket.clone(),
             source: source.into(),
@@ -105,57 +140,38 @@ impl Bucket {
             max_retries: RETRIES_MAX,
             retry_timeout: RETRY_WITHIN,
         };
-        let url = bucket_url(plan);
-        let tls = url.starts_with("https:");
+        // Without an endpoint it is the provider's own.
+        let tls = plan.endpoint.as_ref().is_none_or(|url| url.scheme() == "https");
         let options = client_options(tls, part_bytes, plan.concurrency);
+        let asking = options.clone().with_timeout(renew::ANSWER_MAX);
         let streak = Arc::<Streak>::default();
-        let connector = PerThread { streak: Arc::clone(&streak) };
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(&plan.bucket)
-            .with_region(&plan.region)
-            .with_endpoint(&url)
-            // The endpoint names the bucket already, in its host or its path.
-            .with_virtual_hosted_style_request(true)
-            .with_client_options(options.clone())
-            .with_http_connector(connector.clone())
-            .with_retry(retries.clone())
-            // TLS guards the bytes on their way; hashing a part would hold up a loop.
-            .with_unsigned_payload(tls)
-            // A single delete is what every store has.
-            .with_disable_bulk_delete(true);
-        match &plan.credentials {
-            S3Credentials::Keys { id, secret, token } => {
-                builder = builder
-                    .with_access_key_id(id.expose_secret())
-                    .with_secret_access_key(secret.expose_secret());
-                if let Some(token) = token {
-                    builder = builder.with_token(token.expose_secret());
-                }
-            }
-            S3Credentials::Ambient(variables) => {
-                for (name, value) in variables {
-                    let key: Result<AmazonS3ConfigKey, _> = name.to_ascii_lowercase().parse();
-                    builder = builder.with_config(key.map_err(refused)?, value);
-                }
-            }
-        }
-        let store = builder.build().map_err(refused)?;
+        let connector = PerThread::new(Arc::clone(&streak));
         let http = connector.connect(&options).map_err(refused)?;
+        let setting = Setting { plan, options, asking, connector, retries: retries.clone(), tls };
+        let opened = match &plan.provider {
+            Provider::S3 { region, path_style, credentials } => {
+                s3::open(&setting, region, *path_style, credentials)
+            }
+            Provider::Google(credentials) => google::open(&setting, credentials),
+            Provider::Azure { account, credentials } => azure::open(&setting, account, credentials),
+        };
+        let Opened { remote, lister, renewal, url } = opened.map_err(refused)?;
         Ok(Self {
-            store,
+            remote: Renewing::new(remote, renewal),
             http,
             url,
-            region: plan.region.clone(),
+            lister,
             prefix,
             retries,
             concurrency: plan.concurrency,
             streak,
+            joint: if matches!(plan.provider, Provider::Azure { .. }) { '_' } else { '-' },
         })
     }
 
     /// The objects below the prefix, no more of them at work on at once than was declared.
     pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
-        let below = PrefixStore::new(self.store.clone(), self.prefix.clone());
+        let below = PrefixStore::new(self.remote.clone(), self.prefix.clone());
         Arc::new(LimitStore::new(below, self.concurrency))
     }
 
@@ -177,19 +193,6 @@ impl Bucket {
     /// Aborts uploads below the prefix that were begun before `older_than` and not ended.
     pub(super) async fn clean(&self, older_than: SystemTime) -> Cleaned {
         leftovers::clean(self, older_than).await
-    }
-}
-
-/// `https://host/bucket` or `https://bucket.host`.
-fn bucket_url(plan: &S3Plan) -> String {
-    let S3Plan { bucket, region, .. } = plan;
-    let endpoint = plan.endpoint.as_ref().map_or_else(
-        || format!("https://s3.{region}.amazonaws.com"),
-        |url| url.as_str().trim_end_matches('/').to_owned(),
-    );
-    match endpoint.split_once("://") {
-        Some((scheme, rest)) if !plan.path_style => format!("{scheme}://{bucket}.{rest}"),
-        _ => format!("{endpoint}/{bucket}"),
     }
 }
 
@@ -216,30 +219,10 @@ mod tests {
     #[test]
     fn the_largest_body_fits_into_the_parts() {
         assert_eq!(part_bytes(8 << 30), PART_BYTES_MIN, "the default");
-        for body in [0, 1, 40 << 30, 50 << 30, 1 << 40, S3_BODY_BYTES_MAX] {
+        for body in [0, 1, 40 << 30, 50 << 30, 1 << 40, BUCKET_BODY_BYTES_MAX] {
             let part = part_bytes(body);
             assert!((PART_BYTES_MIN..5 << 30).contains(&part), "{body}: {part}");
             assert!((body + body / 256 + 1024).div_ceil(part) <= PARTS_MAX, "{body}: {part}");
         }
-    }
-
-    #[test]
-    fn the_bucket_stands_in_the_path_or_in_the_host() {
-        let of = |endpoint: Option<&str>, path_style| {
-            bucket_url(&S3Plan {
-                bucket: "b".into(),
-                prefix: String::new(),
-                region: "eu-west-1".into(),
-                endpoint: endpoint.map(|url| url.parse().unwrap()),
-                path_style,
-                concurrency: 1,
-                credentials: S3Credentials::Ambient(Vec::new()),
-            })
-        };
-        assert_eq!(of(None, false), "https://b.s3.eu-west-1.amazonaws.com");
-        assert_eq!(of(None, true), "https://s3.eu-west-1.amazonaws.com/b");
-        assert_eq!(of(Some("http://h:9000/"), true), "http://h:9000/b");
-        assert_eq!(of(Some("http://h:9000"), false), "http://b.h:9000");
-        assert_eq!(of(Some("https://h/s3/"), true), "https://h/s3/b");
     }
 }

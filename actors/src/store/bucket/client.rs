@@ -63,7 +63,32 @@ impl Streak {
 /// Makes clients that keep connections apart.
 #[derive(Debug, Clone)]
 pub(super) struct PerThread {
-    pub(super) streak: Arc<Streak>,
+    streak: Arc<Streak>,
+    /// Of the first client it makes; the next has the next.
+    first: u64,
+    made: Arc<AtomicU64>,
+}
+
+/// Most clients that one of these makes. A bucket needs three, and as many for its credentials.
+const CLIENTS_MAX: u64 = 16;
+
+impl PerThread {
+    pub(super) fn new(streak: Arc<Streak>) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let first = LAST.fetch_add(CLIENTS_MAX, Ordering::Relaxed);
+        Self { streak, first, made: Arc::default() }
+    }
+
+    /// For other clients, of the same store.
+    pub(super) fn apart(&self) -> Self {
+        Self::new(Arc::clone(&self.streak))
+    }
+
+    /// Makes the same clients anew, in the same order: whoever asks for them with the same options gets the
+    /// connections that there are.
+    pub(super) fn again(&self) -> Self {
+        Self { made: Arc::default(), ..self.clone() }
+    }
 }
 
 #[derive(Debug)]
@@ -75,8 +100,9 @@ struct Clients {
 
 impl HttpConnector for PerThread {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let made = self.made.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(made < CLIENTS_MAX, "another bucket's clients come next");
+        let number = self.first + made;
         let (options, streak) = (options.clone(), Arc::clone(&self.streak));
         let clients = Clients { number, options, streak };
         // What is wrong with the options shows here, not at the first request.

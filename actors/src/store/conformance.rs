@@ -1,0 +1,235 @@
+//! What every store must do: one function per promise, run for each back.
+//!
+//! A function has keys of its own, so that all of them run on one store, at once. They use what the product uses:
+//! sinks, small objects, and the questions that tell what is there.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use object_store::path::Path;
+use sha2::{Digest, Sha256};
+
+use super::{Codec, Decode, EXPAND_MAX, Sink, SinkError, SinkOptions, Store, Stored, Unwrap};
+
+const MIB: usize = 1024 * 1024;
+/// Larger than two parts of any store, and no multiple of one.
+const LARGE: usize = 17 * MIB + 7;
+
+/// Every promise. Takes what some 200 MiB take on their way there and back.
+///
+/// # Panics
+/// Where one is not kept.
+pub async fn all(store: &Store) {
+    a_probe_leaves_nothing(store).await;
+    futures_util::join!(
+        a_body_in_small_pieces_comes_back(store),
+        an_empty_body_is_an_object(store),
+        a_large_body_comes_back(store),
+        a_new_body_takes_the_place_of_the_old(store),
+        a_body_that_is_given_up_leaves_nothing(store),
+        small_objects_are_put_read_replaced_and_removed(store),
+        keys_are_listed_below_a_prefix_and_behind_a_key(store),
+        many_bodies_at_once_are_each_themselves(store),
+    );
+    assert_eq!(store.buffered_bytes(), 0, "the buffer is free again");
+}
+
+fn options(codec: Codec) -> SinkOptions {
+    SinkOptions {
+        codec,
+        decode: Decode::Identity,
+        unwrap: Unwrap::None,
+        charset: None,
+        body_bytes_max: 1 << 33,
+        expand_max: EXPAND_MAX,
+    }
+}
+
+/// Bytes that do not compress to nothing, another for each seed.
+fn body(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut body = vec![0; bytes];
+    random.fill(&mut body);
+    // Half of it: letters.
+    body.iter_mut().step_by(2).for_each(|byte| *byte = b'a' + *byte % 8);
+    body
+}
+
+fn sha256(body: &[u8]) -> [u8; 32] {
+    Sha256::digest(body).into()
+}
+
+async fn write(sink: &mut Sink, body: &[u8], piece: usize) -> Result<(), SinkError> {
+    for piece in body.chunks(piece) {
+        sink.write(Bytes::copy_from_slice(piece)).await?;
+    }
+    Ok(())
+}
+
+async fn send(store: &Store, key: &Path, codec: Codec, body: &[u8], piece: usize) -> Stored {
+    let mut sink = store.sink(key.clone(), options(codec));
+    write(&mut sink, body, piece).await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
+    let stored = sink.finish().await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
+    assert_eq!(stored.bytes, body.len() as u64, "{key}");
+    assert!(stored.sha256 == hex(&sha256(body)), "{key}: another hash");
+    assert_holds(store, &stored, codec, body).await;
+    stored
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads all of it.
+async fn assert_holds(store: &Store, stored: &Stored, codec: Codec, body: &[u8]) {
+    let Stored { key, stored_bytes, .. } = stored;
+    assert_eq!(store.size(key).await.expect("asked"), Some(*stored_bytes), "{key}");
+    let held = store.holds(key, codec, *stored_bytes, &sha256(body)).await.expect("read");
+    assert!(held, "{key}: other bytes came back");
+    let other = store.holds(key, codec, *stored_bytes, &[0; 32]).await.expect("read");
+    assert!(!other, "{key}: a store that holds anything shows nothing");
+}
+
+/// Pieces of any size make the same object, however it is compressed.
+pub async fn a_body_in_small_pieces_comes_back(store: &Store) {
+    let body = body(90_000, 1);
+    for (name, codec) in [("none", Codec::None), ("gzip", Codec::Gzip), ("zstd", Codec::Zstd)] {
+        for piece in [1009, 16_384, 90_000] {
+            let key = Path::from(format!("pieces/{name}/{piece}"));
+            send(store, &key, codec, &body, piece).await;
+        }
+    }
+    send(store, &Path::from("pieces/1"), Codec::None, &body[..3000], 1).await;
+}
+
+/// Nothing is something.
+pub async fn an_empty_body_is_an_object(store: &Store) {
+    let key = Path::from("empty/none.csv");
+    let stored = send(store, &key, Codec::None, b"", 1).await;
+    assert_eq!(stored.stored_bytes, 0);
+    assert_eq!(store.get(&key).await.expect("read"), Some(Bytes::new()));
+    send(store, &Path::from("empty/zstd"), Codec::Zstd, b"", 1).await;
+}
+
+/// A body of several parts.
+pub async fn a_large_body_comes_back(store: &Store) {
+    send(store, &Path::from("large/none"), Codec::None, &body(LARGE, 2), 65_537).await;
+    send(store, &Path::from("large/zstd"), Codec::Zstd, &body(LARGE, 3), 300_000).await;
+}
+
+/// Whatever their sizes; the old one is there, whole, until the new one is finished.
+pub async fn a_new_body_takes_the_place_of_the_old(store: &Store) {
+    let key = Path::from("again/k");
+    for (turn, size) in [100, LARGE, LARGE, 0, 100].into_iter().enumerate() {
+        let old = store.size(&key).await.expect("asked");
+        let body = body(size, 10 + turn as u64);
+        let mut sink = store.sink(key.clone(), options(Codec::None));
+        write(&mut sink, &body, 100_000).await.expect("written");
+        assert_eq!(store.size(&key).await.expect("asked"), old, "before it is finished");
+        let stored = sink.finish().await.expect("stored");
+        assert_holds(store, &stored, Codec::None, &body).await;
+    }
+}
+
+/// Aborted, dropped or too large, small or large, with an object under the key and without.
+pub async fn a_body_that_is_given_up_leaves_nothing(store: &Store) {
+    let old = body(1000, 20);
+    for (there, size) in [(false, 100), (false, LARGE), (true, 100), (true, LARGE)] {
+        for how in ["abort", "drop", "fail"] {
+            let key = Path::from(format!("given-up/{there}-{size}-{how}"));
+            let stored =
+                if there { Some(send(store, &key, Codec::None, &old, 1000).await) } else { None };
+            let most = SinkOptions { body_bytes_max: size as u64, ..options(Codec::None) };
+            let mut sink = store.sink(key.clone(), most);
+            write(&mut sink, &body(size, 21), 100_000).await.expect("written");
+            match how {
+                "abort" => sink.abort().await,
+                "drop" => drop(sink),
+                _ => {
+                    let failed = sink.write(Bytes::from_static(b"x")).await;
+                    assert!(matches!(failed, Err(SinkError::TooLarge { .. })), "{failed:?}");
+                }
+            }
+            match stored {
+                Some(stored) => assert_holds(store, &stored, Codec::None, &old).await,
+                None => assert_eq!(store.size(&key).await.expect("asked"), None, "{key}"),
+            }
+        }
+    }
+    for _ in 0..1000 {
+        if store.buffered_bytes() == 0 {
+            return;
+        }
+        // What was dropped is given up by itself; others at work hold shares as well.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Manifests and notes.
+pub async fn small_objects_are_put_read_replaced_and_removed(store: &Store) {
+    let key = Path::from("small/_manifest.json");
+    assert_eq!(store.get(&key).await.expect("read"), None);
+    assert_eq!(store.size(&key).await.expect("asked"), None);
+    assert!(!store.holds(&key, Codec::None, 2, &sha256(b"{}")).await.expect("read"));
+    store.delete(&key).await.expect("none is no error");
+    for text in ["{}", r#"{"longer":true}"#, ""] {
+        store.put_small(&key, Bytes::from(text)).await.expect("put");
+        assert_eq!(store.get(&key).await.expect("read"), Some(Bytes::from(text)));
+        assert_eq!(store.size(&key).await.expect("asked"), Some(text.len() as u64));
+    }
+    store.delete(&key).await.expect("removed");
+    assert_eq!(store.get(&key).await.expect("read"), None);
+    store.delete(&key).await.expect("removed before");
+}
+
+/// Whatever stands in them.
+pub async fn keys_are_listed_below_a_prefix_and_behind_a_key(store: &Store) {
+    let names = ["a b", "x+y=z&w", "%2F", "é~", "😀", "a,b;c", "dt=2026-11-20", "\"q\""];
+    let prefix = Path::from("list");
+    let keys: Vec<Path> =
+        names.iter().map(|name| Path::from_iter(["list", name, "1.json"])).collect();
+    for (key, name) in keys.iter().zip(names) {
+        store.put_small(key, Bytes::from(name.to_owned())).await.expect("put");
+        assert_eq!(store.get(key).await.expect("read"), Some(Bytes::from(name.to_owned())));
+    }
+    store.put_small(&Path::from("listed"), Bytes::new()).await.expect("put");
+    let mut wanted = keys.clone();
+    wanted.sort_unstable();
+    let below = |behind: Option<Path>| {
+        let prefix = &prefix;
+        async move {
+            let found = store.below(prefix, behind.as_ref(), 100).await.expect("listed");
+            let mut found: Vec<Path> = found.into_iter().map(|(key, _)| key).collect();
+            found.sort_unstable();
+            found
+        }
+    };
+    assert_eq!(below(None).await, wanted);
+    assert_eq!(below(Some(wanted[2].clone())).await, wanted[3..], "behind the third");
+    let few = store.below(&prefix, None, 3).await.expect("listed");
+    assert_eq!(few.len(), 3);
+    for key in &keys {
+        store.delete(key).await.expect("removed");
+    }
+    assert_eq!(below(None).await, []);
+    let other = store.keys(1000).await.expect("listed");
+    assert!(other.contains(&Path::from("listed")), "{other:?}");
+}
+
+/// Of one store, in any order.
+pub async fn many_bodies_at_once_are_each_themselves(store: &Store) {
+    let bodies = (0..60_u64).map(|number| async move {
+        let size = if number % 30 == 0 { 6 * MIB } else { 900 + number as usize * 600 };
+        let key = Path::from(format!("many/{number}"));
+        send(store, &key, Codec::Zstd, &body(size, 100 + number), 9000).await;
+    });
+    join_all(bodies).await;
+}
+
+/// What tries the store is gone afterwards.
+pub async fn a_probe_leaves_nothing(store: &Store) {
+    let before = store.keys(1000).await.expect("listed");
+    store.probe().await.expect("usable");
+    assert_eq!(store.keys(1000).await.expect("listed"), before);
+}
