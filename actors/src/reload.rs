@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Mutex, watch};
 use tollgate_gate::{Change, ChangeKind, Known, Limit, LimitSet, Rule};
 

@@ -262,7 +262,9 @@ async fn start(
     };
     let lines = keep_lines(store.clone(), plan);
     let clean = keep_clean(store.clone(), plan);
-    let sweep = async { _ = tokio::join!(clean, lines) };
+    let sweep = async {
+        tokio::join!(clean, lines);
+    };
     let starting =
         async { anyhow::Ok(Node::start(Arc::new(in_force), seams, clock.clone()).await?) };
     let node = with_rights(bus, starting).await?;

@@ -199,7 +199,7 @@ async fn a_read_that_is_underway_is_no_orphan_and_a_split_one_names_nothing() {
     rig.object("f1/00001.json.zst", b"page", Codec::Zstd).await;
     let done = Done { split_into: vec!["a".into()], ..Done::default() };
     rig.manifest_of("f2/_manifest.json", done).await;
-    let now = Timestamp::now().to_string();
+    let now = crate::clock::Clock::new().wall().to_string();
     let hour = Duration::from_secs(3600);
     let (report, findings) = rig.verify_young("", false, hour, &now).await;
     assert_eq!((report.underway, findings.len()), (1, 0), "{report:?}");
