@@ -143,7 +143,7 @@ impl Attempt<'_> {
                             let manifest_key = &manifest_key;
                             let looked = look.as_ref().and_then(Look::looked);
                             let ext = &*extension;
-                            let landed = Landed { status, ext, manifest_key, looked, from };
+                            let landed = Landed { status, ext, manifest_key, from, looked };
                             let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
                             self.meters.store_finished(ended.elapsed());
                             return outcome;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use object_store::{Attribute, Attributes};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Map;
 use sha2::{Digest, Sha256};
 use tollgate_gate::At;
 use tollgate_protos::{Call, Object, ObjectLine, Provenance};
@@ -149,7 +150,7 @@ impl Attempt<'_> {
         }
         let (item, wall) = (self.item, self.shard.clock.wall());
         let params = &item.fetch.params;
-        let is_short = |bytes: Vec<u8>| bytes.len() <= PARAMS_KEPT;
+        let is_short = serde_json::to_vec(params).is_ok_and(|text| text.len() <= PARAMS_KEPT);
         let line = ObjectLine {
             version: 1,
             stored_at: wall,
@@ -160,10 +161,7 @@ impl Attempt<'_> {
             id: item.id.clone(),
             seq: item.origin.0,
             queue: self.shard.queue.name().to_string(),
-            params: serde_json::to_vec(params)
-                .is_ok_and(is_short)
-                .then(|| params.clone())
-                .unwrap_or_default(),
+            params: if is_short { params.clone() } else { Map::new() },
             provenance: from.clone(),
         };
         self.shard.store.tell(text_of(line), wall).await;

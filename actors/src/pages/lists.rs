@@ -30,5 +30,6 @@ pub(crate) fn list_key(manifest: &Path, number: u32) -> Path {
 
 /// Whether a key is that of a list.
 pub(crate) fn is_list(key: &Path) -> bool {
-    key.filename().is_some_and(|name| name.starts_with("_pages-") && name.ends_with(".json"))
+    let name = key.filename().and_then(|name| name.strip_prefix("_pages-"));
+    name.is_some_and(|name| name.strip_suffix(".json").is_some())
 }

@@ -257,7 +257,7 @@ fn kind(key: &Path) -> Kind {
         1 => first.starts_with("_probe-"),
         2 => first == crate::fresh::FOLDER,
         // An account may be called so.
-        3 => first == LINES_FOLDER && name.ends_with(".jsonl"),
+        3 => first == LINES_FOLDER && key.extension() == Some("jsonl"),
         _ => false,
     };
     if is_own {
@@ -487,7 +487,6 @@ fn compare(object: &Object, found: &Found) -> Option<(Fault, String)> {
         ));
     }
     match &found.body {
-        None => None,
         Some(Err(reason)) => {
             Some((Fault::Different, format!("its body cannot be decompressed: {reason}")))
         }
@@ -498,6 +497,6 @@ fn compare(object: &Object, found: &Found) -> Option<(Fault, String)> {
                 object.bytes, object.sha256
             ),
         )),
-        Some(Ok(_)) => None,
+        None | Some(Ok(_)) => None,
     }
 }
