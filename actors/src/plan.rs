@@ -30,7 +30,7 @@ use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
 pub struct Plan {
     /// Name of this node in logs.
     pub node_name: String,
-    /// The data folder; `state/` below it holds queue, ledger and spool.
+    /// The data folder; `state/` below it holds queue and ledger.
     pub data: PathBuf,
     /// Where objects go.
     pub store: StorePlan,

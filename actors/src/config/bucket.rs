@@ -112,7 +112,9 @@ fn refuse(section: &mut Section<'_>, keys: &[&'static str], why: &str) {
 
 fn name_and_prefix(section: &Section<'_>, kind: Kind, rest: &str) -> Option<(String, String)> {
     let Some(rest) = rest.strip_prefix("//") else {
-        section.mistake(Code::BadUrl, "url", "the URL names no bucket", kind.url_hint());
+        let what = if kind == Kind::Azure { "container" } else { "bucket" };
+        let message = format!("the URL names no {what}");
+        section.mistake(Code::BadUrl, "url", message, kind.url_hint());
         return None;
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

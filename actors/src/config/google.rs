@@ -39,7 +39,7 @@ pub(super) fn provider(
             Ok(kind) if kind == "service_account" => {
                 Some(Provider::Google(GoogleCredentials::ServiceAccount(account)))
             }
-            Ok(_) | Err(_) => {
+            Ok(_) | Err(()) => {
                 let message = "this is no key of a service account; its value is not shown";
                 section.mistake(Code::BadValue, "service_account", message, KEYS_HINT);
                 None

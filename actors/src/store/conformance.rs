@@ -14,9 +14,9 @@ use super::{Codec, Decode, EXPAND_MAX, Sink, SinkError, SinkOptions, Store, Stor
 
 const MIB: usize = 1024 * 1024;
 /// Larger than two parts of any store, and no multiple of one.
-const LARGE: usize = 17 * MIB + 7;
+const LARGE: usize = 11 * MIB + 7;
 
-/// Every promise. Takes what some 200 MiB take on their way there and back.
+/// Every promise. Takes what some 130 MiB take on their way there and back.
 ///
 /// # Panics
 /// Where one is not kept.
@@ -32,7 +32,13 @@ pub async fn all(store: &Store) {
         keys_are_listed_below_a_prefix_and_behind_a_key(store),
         many_bodies_at_once_are_each_themselves(store),
     );
-    assert_eq!(store.buffered_bytes(), 0, "the buffer is free again");
+    // What was dropped is given up by itself.
+    let free = async {
+        while store.buffered_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), free).await.expect("the buffer is free again");
 }
 
 fn options(codec: Codec) -> SinkOptions {
@@ -46,13 +52,20 @@ fn options(codec: Codec) -> SinkOptions {
     }
 }
 
-/// Bytes that do not compress to nothing, another for each seed.
+/// Bytes that compress, but not to nothing; another for each seed, and no two parts alike.
 fn body(bytes: usize, seed: u64) -> Vec<u8> {
+    const BLOCK: usize = 16 * 1024;
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut body = vec![0; bytes];
-    random.fill(&mut body);
-    // Half of it: letters.
-    body.iter_mut().step_by(2).for_each(|byte| *byte = b'a' + *byte % 8);
+    let mut block = vec![0; BLOCK];
+    random.fill(&mut block);
+    let mut body = Vec::with_capacity(bytes + BLOCK);
+    let mut number = 0_u64;
+    while body.len() < bytes {
+        body.extend(number.to_le_bytes());
+        body.extend_from_slice(&block);
+        number += 1;
+    }
+    body.truncate(bytes);
     body
 }
 
@@ -72,13 +85,9 @@ async fn send(store: &Store, key: &Path, codec: Codec, body: &[u8], piece: usize
     write(&mut sink, body, piece).await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
     let stored = sink.finish().await.unwrap_or_else(|error| panic!("{key}: {error:?}"));
     assert_eq!(stored.bytes, body.len() as u64, "{key}");
-    assert!(stored.sha256 == hex(&sha256(body)), "{key}: another hash");
+    assert_eq!(stored.sha256, format!("{:x}", Sha256::digest(body)), "{key}");
     assert_holds(store, &stored, codec, body).await;
     stored
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads all of it.
@@ -87,8 +96,10 @@ async fn assert_holds(store: &Store, stored: &Stored, codec: Codec, body: &[u8])
     assert_eq!(store.size(key).await.expect("asked"), Some(*stored_bytes), "{key}");
     let held = store.holds(key, codec, *stored_bytes, &sha256(body)).await.expect("read");
     assert!(held, "{key}: other bytes came back");
-    let other = store.holds(key, codec, *stored_bytes, &[0; 32]).await.expect("read");
-    assert!(!other, "{key}: a store that holds anything shows nothing");
+    if body.len() < MIB {
+        let other = store.holds(key, codec, *stored_bytes, &[0; 32]).await.expect("read");
+        assert!(!other, "{key}: other bytes are told apart");
+    }
 }
 
 /// Pieces of any size make the same object, however it is compressed.
@@ -115,13 +126,13 @@ pub async fn an_empty_body_is_an_object(store: &Store) {
 /// A body of several parts.
 pub async fn a_large_body_comes_back(store: &Store) {
     send(store, &Path::from("large/none"), Codec::None, &body(LARGE, 2), 65_537).await;
-    send(store, &Path::from("large/zstd"), Codec::Zstd, &body(LARGE, 3), 300_000).await;
+    send(store, &Path::from("large/gzip"), Codec::Gzip, &body(6 * MIB, 3), 300_000).await;
 }
 
 /// Whatever their sizes; the old one is there, whole, until the new one is finished.
 pub async fn a_new_body_takes_the_place_of_the_old(store: &Store) {
     let key = Path::from("again/k");
-    for (turn, size) in [100, LARGE, LARGE, 0, 100].into_iter().enumerate() {
+    for (turn, size) in [100, LARGE, 0, 100].into_iter().enumerate() {
         let old = store.size(&key).await.expect("asked");
         let body = body(size, 10 + turn as u64);
         let mut sink = store.sink(key.clone(), options(Codec::None));
@@ -135,34 +146,33 @@ pub async fn a_new_body_takes_the_place_of_the_old(store: &Store) {
 /// Aborted, dropped or too large, small or large, with an object under the key and without.
 pub async fn a_body_that_is_given_up_leaves_nothing(store: &Store) {
     let old = body(1000, 20);
-    for (there, size) in [(false, 100), (false, LARGE), (true, 100), (true, LARGE)] {
-        for how in ["abort", "drop", "fail"] {
-            let key = Path::from(format!("given-up/{there}-{size}-{how}"));
-            let stored =
-                if there { Some(send(store, &key, Codec::None, &old, 1000).await) } else { None };
-            let most = SinkOptions { body_bytes_max: size as u64, ..options(Codec::None) };
-            let mut sink = store.sink(key.clone(), most);
-            write(&mut sink, &body(size, 21), 100_000).await.expect("written");
-            match how {
-                "abort" => sink.abort().await,
-                "drop" => drop(sink),
-                _ => {
-                    let failed = sink.write(Bytes::from_static(b"x")).await;
-                    assert!(matches!(failed, Err(SinkError::TooLarge { .. })), "{failed:?}");
-                }
-            }
-            match stored {
-                Some(stored) => assert_holds(store, &stored, Codec::None, &old).await,
-                None => assert_eq!(store.size(&key).await.expect("asked"), None, "{key}"),
+    let small = [false, true]
+        .into_iter()
+        .flat_map(|there| ["abort", "drop", "fail"].map(|how| (there, 100, how)));
+    let large = [(false, LARGE, "drop"), (true, LARGE, "abort"), (false, LARGE, "fail")];
+    for (there, size, how) in small.chain(large) {
+        let key = Path::from(format!("given-up/{there}-{size}-{how}"));
+        let stored =
+            if there { Some(send(store, &key, Codec::None, &old, 1000).await) } else { None };
+        let most = SinkOptions { body_bytes_max: size as u64, ..options(Codec::None) };
+        let mut sink = store.sink(key.clone(), most);
+        write(&mut sink, &body(size, 21), 100_000).await.expect("written");
+        match how {
+            "abort" => sink.abort().await,
+            "drop" => drop(sink),
+            _ => {
+                // Told by whichever looks at it.
+                let failed = match sink.write(Bytes::from_static(b"x")).await {
+                    Ok(()) => sink.finish().await.map(drop),
+                    failed => failed,
+                };
+                assert!(matches!(failed, Err(SinkError::TooLarge { .. })), "{key}: {failed:?}");
             }
         }
-    }
-    for _ in 0..1000 {
-        if store.buffered_bytes() == 0 {
-            return;
+        match stored {
+            Some(stored) => assert_holds(store, &stored, Codec::None, &old).await,
+            None => assert_eq!(store.size(&key).await.expect("asked"), None, "{key}"),
         }
-        // What was dropped is given up by itself; others at work hold shares as well.
-        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -219,8 +229,8 @@ pub async fn keys_are_listed_below_a_prefix_and_behind_a_key(store: &Store) {
 
 /// Of one store, in any order.
 pub async fn many_bodies_at_once_are_each_themselves(store: &Store) {
-    let bodies = (0..60_u64).map(|number| async move {
-        let size = if number % 30 == 0 { 6 * MIB } else { 900 + number as usize * 600 };
+    let bodies = (0..40_u64).map(|number| async move {
+        let size = if number == 0 { 6 * MIB } else { 900 + number as usize * 600 };
         let key = Path::from(format!("many/{number}"));
         send(store, &key, Codec::Zstd, &body(size, 100 + number), 9000).await;
     });

@@ -203,16 +203,25 @@ pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bo
     false
 }
 
-/// Whether a store may have refused a request only because its credentials have ended.
-pub(super) fn is_expired(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether a store has refused a request only because its credentials have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expired {
+    /// It says so.
+    Said,
+    /// It does not say why.
+    Perhaps,
+}
+
+/// Whether credentials that have ended are why this failed.
+pub(super) fn expired(error: &(dyn std::error::Error + 'static)) -> Option<Expired> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(answer) = Answer::of(&error.to_string()) {
-            return answer.is_expired();
+            return answer.expired();
         }
         next = error.source();
     }
-    false
+    None
 }
 
 /// A remote store's answer that was no success.
@@ -284,7 +293,7 @@ impl Answer {
         }
     }
 
-    fn is_expired(&self) -> bool {
+    fn expired(&self) -> Option<Expired> {
         const NAMES: &[&str] = &[
             "ExpiredToken",
             "TokenRefreshRequired",
@@ -293,9 +302,14 @@ impl Answer {
             "InvalidAccessKeyId",
             "InvalidAuthenticationInfo",
         ];
-        // The answer to a HEAD has no body, so none says why.
-        let untold = self.code.is_empty() && [400, 403].contains(&self.status);
-        self.status == 401 || untold || NAMES.contains(&&*self.code)
+        // The answer to a HEAD has no body: S3's to one with a token that has ended is a bare 400, and a bare 403 is
+        // also what a right that is missing looks like.
+        match (self.code.is_empty(), self.status) {
+            (_, 401) | (true, 400) => Some(Expired::Said),
+            _ if NAMES.contains(&&*self.code) => Some(Expired::Said),
+            (true, 403) => Some(Expired::Perhaps),
+            _ => None,
+        }
     }
 }
 

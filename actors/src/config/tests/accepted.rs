@@ -244,7 +244,7 @@ fn shown(url: &str, kind: &str) -> String {
         .map(|line| {
             // A line such as `# Of S3:` begins those of one kind.
             if let Some(other) = line.strip_prefix("# Of ") {
-                inside = other.starts_with(kind);
+                inside = other.starts_with("all") || other.starts_with(kind);
             } else if line == "#" {
                 inside = true;
             }

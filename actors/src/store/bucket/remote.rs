@@ -206,12 +206,11 @@ impl MultipartUpload for Upload {
     {
         Box::pin(async move {
             let Begun { store, key, id, parts } = &*self.begun;
-            let parts = parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if parts.len() != self.count {
                 let source = format!("{} of {} parts are put", parts.len(), self.count).into();
                 return Err(object_store::Error::Generic { store: "upload", source });
             }
-            let mut parts = parts;
             parts.sort_unstable_by_key(|(place, _)| *place);
             let parts: Vec<PartId> = parts.into_iter().map(|(_, part)| part).collect();
             let complete = || store.remote.complete_multipart(key, id, parts.clone());

@@ -14,7 +14,7 @@ use object_store::client::CredentialProvider;
 use object_store::{BackoffConfig, RetryConfig};
 use tokio::time::Instant;
 
-use crate::store::error::is_expired;
+use crate::store::error::{Expired, expired};
 
 /// How long the last ones are used when new ones cannot be had. `object_store` asks 5 min before the end
 /// (Google: 4), so the last that it gave are good for nearly as long.
@@ -23,6 +23,9 @@ const KEPT: Duration = Duration::from_secs(220);
 const AGAIN: Duration = Duration::from_secs(10);
 /// Who was refused with ones that were made anew within this time has not used them yet.
 const FRESH: Duration = Duration::from_secs(1);
+/// Where the store did not say that it is for them, ones made within this time are not blamed: it may be a right
+/// that is missing, and whoever gives credentials is not asked all the time for that.
+const TRUSTED: Duration = Duration::from_secs(60);
 
 /// How often and how long a service is asked for credentials: requests wait for it.
 pub(super) fn retries() -> RetryConfig {
@@ -51,8 +54,8 @@ pub(super) struct Renewed<C> {
 
 struct Held<C> {
     provider: Provider<C>,
-    /// When the provider was made anew.
-    anew: Option<Instant>,
+    /// When the provider was made.
+    made: Instant,
     /// What it gave last, and when.
     last: Option<(Arc<C>, Instant)>,
     /// When it last failed, if it has not given any since.
@@ -72,7 +75,7 @@ impl<C: Send + Sync + 'static> Renewed<C> {
         make: impl Fn() -> object_store::Result<Provider<C>> + Send + Sync + 'static,
     ) -> object_store::Result<Arc<Self>> {
         let provider = make()?;
-        let held = Mutex::new(Held { provider, anew: None, last: None, failed: None });
+        let held = Mutex::new(Held { provider, made: Instant::now(), last: None, failed: None });
         Ok(Arc::new(Self { make: Box::new(make), held }))
     }
 
@@ -133,20 +136,22 @@ impl<C: Send + Sync + 'static> CredentialProvider for Renewed<C> {
 
 /// What can be thrown away and asked for anew.
 pub(super) trait Renewal: std::fmt::Debug + Send + Sync {
-    /// The store refuses them: the next request asks for others.
-    fn expire(&self);
+    /// The store refuses them: the next request asks for others. Whether it is worth one.
+    fn expire(&self, why: Expired) -> bool;
 }
 
 impl<C: Send + Sync + 'static> Renewal for Renewed<C> {
-    fn expire(&self) {
-        if self.held().anew.is_some_and(|at| at.elapsed() < FRESH) {
-            return;
+    fn expire(&self, why: Expired) -> bool {
+        let age = self.held().made.elapsed();
+        match why {
+            Expired::Said if age < FRESH => return true,
+            Expired::Perhaps if age < TRUSTED => return false,
+            Expired::Said | Expired::Perhaps => {}
         }
         // Files are read for it; and what cannot be made leaves what there is.
-        if let Ok(provider) = (self.make)() {
-            let anew = Some(Instant::now());
-            *self.held() = Held { provider, anew, last: None, failed: None };
-        }
+        let Ok(provider) = (self.make)() else { return false };
+        *self.held() = Held { provider, made: Instant::now(), last: None, failed: None };
+        true
     }
 }
 
@@ -160,9 +165,9 @@ where
 {
     let first = call().await;
     if let (Err(error), Some(renewal)) = (&first, renewal)
-        && is_expired(error)
+        && let Some(why) = expired(error)
+        && renewal.expire(why)
     {
-        renewal.expire();
         return call().await;
     }
     first

@@ -205,8 +205,8 @@ impl Azurite {
         command
             .arg(program("TOLLGATE_AZURITE", &[script]))
             .args(["--blobPort", &port.to_string(), "--inMemoryPersistence", "--silent"])
-            .args(["--disableTelemetry", "--skipApiVersionCheck", "--location"])
-            .arg(folder.path());
+            .args(["--disableTelemetry", "--skipApiVersionCheck"])
+            .current_dir(folder.path());
         let server = spawn(&mut command, port);
         let url = format!("http://127.0.0.1:{port}");
         make_container(&url);
@@ -227,7 +227,7 @@ fn make_container(url: &str) {
     *request.uri_mut() = format!("{url}/{ACCOUNT}/{CONTAINER}?restype=container").parse().unwrap();
     request.headers_mut().insert("content-length", 0.into());
     let key = AzureCredential::AccessKey(AzureAccessKey::try_new(ACCOUNT_KEY).unwrap());
-    AzureAuthorizer::new(&key, ACCOUNT).authorize(&mut request);
+    AzureAuthorizer::new(&key, ACCOUNT).try_authorize(&mut request).unwrap();
     let (head, url) = (request.headers().clone(), request.uri().to_string());
     let answer = ask(Method::PUT, url, head, Bytes::new());
     assert!(answer.0.is_success(), "{answer:?}");
@@ -396,8 +396,12 @@ async fn answer(request: Request<Incoming>, way: &Way, client: &reqwest::Client)
         }
     }
     let url = format!("{}{}", way.url, head.uri);
-    // `Host` is signed, so it stays what the client said.
-    let passed = client.request(head.method.clone(), url).headers(head.headers).body(body).send();
+    let mut headers = head.headers;
+    if way.behind == Behind::Google {
+        // It tells buckets by it; for S3 it is signed, and stays what the client said.
+        headers.remove("host");
+    }
+    let passed = client.request(head.method.clone(), url).headers(headers).body(body).send();
     let Ok(passed) = passed.await else { return error(502, "BadGateway") };
     let (status, headers) = (passed.status(), passed.headers().clone());
     let Ok(bytes) = passed.bytes().await else { return error(502, "BadGateway") };
@@ -531,6 +535,7 @@ impl Emulator<'_> {
     }
 
     async fn begin(&self, key: &str, headers: &HeaderMap) -> Answer {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let (bucket, _) = self.path.trim_start_matches('/').split_once('/').unwrap();
         let there = self.client.get(format!("{}/storage/v1/b/{bucket}", self.way.url)).send().await;
         if !there.is_ok_and(|answer| answer.status().is_success()) {
@@ -543,7 +548,6 @@ impl Emulator<'_> {
             parts: BTreeSet::new(),
             hours: 0,
         };
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let id = self.uploads(|uploads| {
             let id = format!("id{}", NUMBER.fetch_add(1, Ordering::Relaxed));
             uploads.insert(id.clone(), upload);
@@ -559,8 +563,7 @@ impl Emulator<'_> {
         let path = format!("/{CONTAINER}/.parts%2F{id}%2F{number}");
         let put = self.put(&path, &HeaderMap::new(), body).await;
         let known = self.uploads(|uploads| {
-            let upload = uploads.get_mut(id);
-            upload.is_some_and(|upload| upload.parts.insert(number) || true)
+            uploads.get_mut(id).map(|upload| upload.parts.insert(number)).is_some()
         });
         if known { put } else { error(404, "NoSuchUpload") }
     }
