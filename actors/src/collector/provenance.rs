@@ -361,6 +361,9 @@ mod tests {
         assert_eq!(ascii("act_1"), "act_1");
         assert_eq!(ascii("한%\n"), "%ED%95%9C%25%0A");
         let long = ascii(&"한".repeat(100));
-        assert!(long.len() <= ABOUT_KEPT && long.is_ascii() && long.len() % 3 == 0, "{long}");
+        assert!(
+            long.len() <= ABOUT_KEPT && long.is_ascii() && long.len().is_multiple_of(3),
+            "{long}"
+        );
     }
 }
