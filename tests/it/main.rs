@@ -55,3 +55,5 @@ mod spill;
 mod status;
 mod tls;
 mod util;
+
+use nats_server::free_port;

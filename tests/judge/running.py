@@ -1,7 +1,9 @@
 """A judge in a process of its own, for as long as a `with` block lasts."""
 
+import contextlib
 import json
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -11,13 +13,16 @@ import time
 HERE = pathlib.Path(__file__).parent
 # Patience for a judge to listen, in seconds.
 LISTENS_WITHIN = 10.0
+# Below those that Linux gives to connections (`ip_local_port_range`).
+PORTS = (15_000, 32_000)
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on just now. None of those that the system gives to connections, which come and go."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(*PORTS)))
+            return probe.getsockname()[1]
 
 
 class Running:

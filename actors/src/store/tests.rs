@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use self::s3_server::{BUCKET, KEY_ID, S3Server, SECRET};
 use super::*;
 use crate::plan::{Provider, S3Credentials};
+use crate::testkit::nats_server::free_port;
 
 /// What keys in the bucket begin with; the space and the sign are encoded on the way.
 const PREFIX: &str = "a b/c&d";

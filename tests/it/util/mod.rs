@@ -15,7 +15,7 @@ mod nats;
 mod process;
 mod provider;
 
-pub(crate) use crate::nats_server::free_port;
+pub(crate) use crate::free_port;
 pub(crate) use config::{Config, accounts, fetch, reports};
 pub(crate) use dir::{Dir, decompress};
 pub(crate) use nats::Nats;

@@ -32,6 +32,8 @@ use object_store::client::{HttpRequest, HttpRequestBody};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
+use super::free_port;
+
 pub(crate) const CONTAINER: &str = "container";
 /// The account that Azurite has, and its key (<https://learn.microsoft.com/azure/storage/common/storage-use-azurite>).
 pub(crate) const ACCOUNT: &str = "devstoreaccount1";
@@ -158,10 +160,6 @@ impl Drop for Server {
         self.0.kill().ok();
         self.0.wait().ok();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(command: &mut Command, port: u16) -> Server {
