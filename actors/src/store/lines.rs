@@ -5,6 +5,9 @@
 //! killed leaves no object without one. A file that is full, old or of another day is put into the store under a name
 //! of its own, and removed here; one that a killed process left is put by the next. Putting it twice writes the same
 //! key. Lines are not fsynced: after a power cut `_manifest.json` is what counts.
+//!
+//! What a store does not take stays in the state folder, up to a bound; from there on lines are left out, and an event
+//! says so. Objects and their manifests are stored all the same.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -34,6 +37,8 @@ const SUFFIX: &str = ".jsonl";
 const FILE_BYTES_MAX: u64 = 768 * 1024;
 /// Longest line. What may be long in one is bounded where it is made.
 pub(crate) const LINE_BYTES_MAX: usize = SMALL_OBJECT_BYTES_MAX - FILE_BYTES_MAX as usize;
+/// Most bytes of files that wait in the state folder.
+const KEPT_BYTES_MAX: u64 = 256 << 20;
 /// A file that is so old is put.
 const OLD: Duration = Duration::from_secs(300);
 /// Between two looks at what is to be put.
@@ -45,10 +50,29 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Lines {
     folder: PathBuf,
     node: String,
-    open: Mutex<Option<Open>>,
+    kept: Mutex<Kept>,
+    /// Most bytes of files that wait.
+    kept_bytes_max: u64,
     full: Notify,
     /// One at a time puts files.
     sending: tokio::sync::Mutex<()>,
+}
+
+/// What is in the folder.
+#[derive(Debug, Default)]
+struct Kept {
+    open: Option<Open>,
+    /// Of the files that are not written to any more, as they were last seen.
+    waiting_bytes: u64,
+    /// Lines that were left out since one was kept.
+    left_out: u64,
+}
+
+impl Kept {
+    /// Nothing more is written to the file.
+    fn close(&mut self) {
+        self.waiting_bytes += self.open.take().map_or(0, |open| open.bytes);
+    }
 }
 
 /// The file that lines are appended to.
@@ -66,13 +90,8 @@ struct Open {
 /// puts the rest.
 pub fn keep_lines(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<> {
     if plan.store.lines {
-        let lines = Lines {
-            folder: plan.state().join(STATE_FOLDER),
-            node: plan.node_name.clone(),
-            open: Mutex::default(),
-            full: Notify::new(),
-            sending: tokio::sync::Mutex::default(),
-        };
+        let lines =
+            Lines::new(plan.state().join(STATE_FOLDER), plan.node_name.clone(), KEPT_BYTES_MAX);
         // A store has one node.
         let _first = store.inner.lines.set(lines).is_ok();
     }
@@ -137,48 +156,84 @@ impl Store {
         let waiting = waiting.await.map_err(io::Error::other).flatten();
         let waiting =
             waiting.map_err(|error| format!("read lines in the state folder: {error}"))?;
+        let mut failed = None;
         for path in waiting {
-            let Some(key) = lines.key(&path) else { continue };
-            let from = path.clone();
-            let content = spawn_blocking(move || whole_lines(&from)).await;
-            let content = content.map_err(io::Error::other).flatten();
-            let content = content.map_err(|error| format!("read {}: {error}", path.display()))?;
-            if !content.is_empty() {
-                let put = self.put_small(&key, content).await;
-                put.map_err(|error| match std::error::Error::source(&error) {
-                    Some(source) => format!("{error}: {source}"),
-                    None => error.to_string(),
-                })?;
+            // One that fails keeps none of the others back.
+            if let Err(reason) = self.send_file(lines, path).await {
+                failed.get_or_insert(reason);
             }
-            let removed = spawn_blocking(move || fs::remove_file(path)).await;
-            let removed = removed.map_err(io::Error::other).flatten();
-            removed.map_err(|error| format!("remove lines that were put: {error}"))?;
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn send_file(&self, lines: &Lines, path: PathBuf) -> Result<(), String> {
+        let Some(key) = lines.key(&path) else { return Ok(()) };
+        let from = path.clone();
+        let content = spawn_blocking(move || whole_lines(&from)).await;
+        let content = content.map_err(io::Error::other).flatten();
+        let content = content.map_err(|error| format!("read {}: {error}", path.display()))?;
+        if !content.is_empty() {
+            let put = self.put_small(&key, content).await;
+            put.map_err(|error| match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            })?;
+        }
+        let inner = Arc::clone(&self.inner);
+        let removed = spawn_blocking(move || match inner.lines.get() {
+            Some(lines) => lines.remove(&path),
+            None => Ok(()),
+        });
+        let removed = removed.await.map_err(io::Error::other).flatten();
+        removed.map_err(|error| format!("remove lines that were put: {error}"))
     }
 }
 
 impl Lines {
+    fn new(folder: PathBuf, node: String, kept_bytes_max: u64) -> Self {
+        Self {
+            folder,
+            node,
+            kept: Mutex::default(),
+            kept_bytes_max,
+            full: Notify::new(),
+            sending: tokio::sync::Mutex::default(),
+        }
+    }
+
     fn append(&self, line: &[u8], wall: Timestamp) -> io::Result<()> {
         let day = wall.to_zoned(TimeZone::UTC).date();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.as_ref().is_some_and(|open| open.bytes >= FILE_BYTES_MAX || open.day != day) {
-            *open = None;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &mut *kept;
+        if kept.open.as_ref().is_some_and(|open| open.bytes >= FILE_BYTES_MAX || open.day != day) {
+            kept.close();
             self.full.notify_one();
         }
-        if open.is_none() {
+        let bytes = line.len() as u64;
+        let there = kept.waiting_bytes + kept.open.as_ref().map_or(0, |open| open.bytes);
+        if there + bytes > self.kept_bytes_max {
+            kept.left_out += 1;
+            if kept.left_out > 1 {
+                return Ok(());
+            }
+            return Err(io::Error::other(format!(
+                "{there} bytes of lines wait there, which is as much as is kept: lines are left out until the store takes these"
+            )));
+        }
+        kept.left_out = 0;
+        if kept.open.is_none() {
             fs::create_dir_all(&self.folder)?;
             let name =
                 format!("{day}_{:013}-{:08x}{SUFFIX}", wall.as_millisecond(), fastrand::u32(..));
             let path = self.folder.join(name);
             let file = OpenOptions::new().append(true).create_new(true).open(&path)?;
-            *open = Some(Open { file, path, bytes: 0, day, begun: Instant::now() });
+            kept.open = Some(Open { file, path, bytes: 0, day, begun: Instant::now() });
         }
-        let Some(to) = open.as_mut() else { return Ok(()) };
-        to.bytes += line.len() as u64;
+        let Some(to) = kept.open.as_mut() else { return Ok(()) };
+        to.bytes += bytes;
         if let Err(error) = to.file.write_all(line) {
             // What came of it may be half a line: nothing may follow that.
-            *open = None;
+            kept.close();
             return Err(error);
         }
         Ok(())
@@ -186,28 +241,53 @@ impl Lines {
 
     /// The files to put: none of them is written to any more.
     fn waiting(&self, all: bool) -> io::Result<Vec<PathBuf>> {
-        let open = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            let old = open.as_ref().is_some_and(|open| open.begun.elapsed() >= OLD);
+        {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let old = kept.open.as_ref().is_some_and(|open| open.begun.elapsed() >= OLD);
             if all || old {
-                *open = None;
+                kept.close();
             }
-            open.as_ref().map(|open| open.path.clone())
-        };
+        }
+        let listed = self.listed()?;
+        // Only now: one that was opened meanwhile may be among them.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = kept.open.as_ref().map(|open| &open.path);
+        let mut found = Vec::new();
+        let mut waiting_bytes = 0;
+        for (path, bytes) in listed {
+            if Some(&path) != open {
+                found.push(path);
+                waiting_bytes += bytes;
+            }
+        }
+        kept.waiting_bytes = waiting_bytes;
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    fn listed(&self) -> io::Result<Vec<(PathBuf, u64)>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let mut found = Vec::new();
+        let mut listed = Vec::new();
         for entry in entries {
-            let path = entry?.path();
-            if Some(&path) != open.as_ref() {
-                found.push(path);
-            }
+            let entry = entry?;
+            let meta = entry.metadata().ok().filter(fs::Metadata::is_file);
+            let bytes = meta.map_or(0, |meta| meta.len());
+            listed.push((entry.path(), bytes));
         }
-        found.sort_unstable();
-        Ok(found)
+        Ok(listed)
+    }
+
+    /// Removes a file that was put.
+    fn remove(&self, path: &FsPath) -> io::Result<()> {
+        let bytes = fs::metadata(path).map_or(0, |meta| meta.len());
+        fs::remove_file(path)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.waiting_bytes = kept.waiting_bytes.saturating_sub(bytes);
+        Ok(())
     }
 
     /// Where a file goes; nothing if it is none of ours.
@@ -234,15 +314,13 @@ mod tests {
     use super::*;
 
     fn kept(folder: &FsPath) -> (Store, PathBuf) {
+        kept_at_most(folder, KEPT_BYTES_MAX)
+    }
+
+    fn kept_at_most(folder: &FsPath, bytes: u64) -> (Store, PathBuf) {
         let store = Store::memory(1 << 30).unwrap();
         let state = folder.join(STATE_FOLDER);
-        let lines = Lines {
-            folder: state.clone(),
-            node: "node/a#".into(),
-            open: Mutex::default(),
-            full: Notify::new(),
-            sending: tokio::sync::Mutex::default(),
-        };
+        let lines = Lines::new(state.clone(), "node/a#".into(), bytes);
         store.inner.lines.set(lines).unwrap();
         (store, state)
     }
@@ -298,5 +376,84 @@ mod tests {
         store.end_lines().await;
         assert_eq!(told(&store).await.len(), 9 * line.len());
         assert!(store.keys(1000).await.unwrap().len() > 1);
+    }
+
+    #[test]
+    fn no_line_is_lost_while_others_look_for_files_to_put() {
+        const WRITERS: usize = 4;
+        const EACH: usize = 2_000;
+        let folder = tempfile::tempdir().unwrap();
+        let (store, _) = kept(folder.path());
+        let day = |n: usize| {
+            // Another day for each line: nearly each opens a file.
+            let day = 20 + n % 2;
+            format!("2026-11-{day}T10:00:00Z").parse::<Timestamp>().unwrap()
+        };
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let inner = &store.inner;
+        let found = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|writer| {
+                    scope.spawn(move || {
+                        let lines = inner.lines.get().unwrap();
+                        for n in 0..EACH {
+                            let line = format!("{{\"w\":{writer},\"n\":{n}}}\n");
+                            lines.append(line.as_bytes(), day(n)).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            let sender = scope.spawn(|| {
+                let lines = inner.lines.get().unwrap();
+                let mut found = 0;
+                loop {
+                    let last = done.load(std::sync::atomic::Ordering::SeqCst);
+                    for path in lines.waiting(last).unwrap() {
+                        let content = whole_lines(&path).unwrap();
+                        found += content.iter().filter(|byte| **byte == b'\n').count();
+                        lines.remove(&path).unwrap();
+                    }
+                    if last {
+                        return found;
+                    }
+                }
+            });
+            for writer in writers {
+                writer.join().unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            sender.join().unwrap()
+        });
+        assert_eq!(found, WRITERS * EACH);
+    }
+
+    #[tokio::test]
+    async fn what_the_store_does_not_take_stays_up_to_a_bound_and_keeps_nothing_else_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let wall: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let (store, state) = kept_at_most(folder.path(), 30);
+        let lines = store.inner.lines.get().unwrap();
+        for n in 0..3 {
+            lines.append(format!("{{\"n\":{n}}}\n").as_bytes(), wall).unwrap();
+        }
+        let told = lines.append(b"{\"n\":3}\n", wall).unwrap_err().to_string();
+        assert!(told.contains("lines are left out"), "{told}");
+        // Once.
+        lines.append(b"{\"n\":4}\n", wall).unwrap();
+        // One that cannot be read, before all others.
+        let broken = state.join("2026-11-01_0-0.jsonl");
+        fs::create_dir(&broken).unwrap();
+        let failed = store.send_lines(true).await.unwrap_err();
+        assert!(failed.contains("2026-11-01_0-0.jsonl"), "{failed}");
+        lines.append(b"{\"n\":5}\n", wall).unwrap();
+        fs::remove_dir(&broken).unwrap();
+        store.send_lines(true).await.unwrap();
+        assert_eq!(told_of(&store).await, "{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n{\"n\":5}\n");
+    }
+
+    async fn told_of(store: &Store) -> String {
+        let mut lines: Vec<String> = told(store).await.lines().map(|l| format!("{l}\n")).collect();
+        lines.sort();
+        lines.concat()
     }
 }
