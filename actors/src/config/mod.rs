@@ -122,6 +122,7 @@ fn load_for(
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
+        store::check_split_keys(&report, &store, &platforms);
         root.finish();
         let hash = Limits::of_all(&platforms).hash();
         let how = said.how(&hash, &store);

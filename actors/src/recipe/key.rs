@@ -248,7 +248,8 @@ pub(crate) fn narrow(template: &Template) -> Vec<&'static str> {
     ["platform", "api", "account", "id"].into_iter().filter(|name| !names(template, name)).collect()
 }
 
-fn names(template: &Template, name: &str) -> bool {
+/// Whether a template for keys has this name as it is, without a filter that could make two values one.
+pub(crate) fn names(template: &Template, name: &str) -> bool {
     template.pieces().iter().any(|piece| matches!(piece, Piece::Name(n) if &**n == name))
 }
 

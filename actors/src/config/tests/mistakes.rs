@@ -816,6 +816,42 @@ fn a_key_that_leaves_out_what_tells_fetches_apart_is_warned_of_by_name() {
 }
 
 #[test]
+fn a_key_without_the_id_names_all_that_the_parts_of_a_split_differ_in() {
+    let split = "platforms.kakao.apis.report.split";
+    for (by, key, good) in [
+        ("by = \"list\", param = \"ids\"", "{platform}/{api}/{account}/{date}/{page}.{ext}", false),
+        (
+            "by = \"list\", param = \"ids\"",
+            "{api}/{account}/{params.ids|lower}/{page}.{ext}",
+            false,
+        ),
+        ("by = \"list\", param = \"ids\"", "{api}/{account}/{params.ids}/{page}.{ext}", true),
+        ("by = \"list\", param = \"ids\"", "{api}/{account}/{id}/{page}.{ext}", true),
+        ("by = \"list\", param = \"ids\"", "{api}/{id}/{page}.{ext}", true),
+        ("by = \"dates\", from = \"a\", to = \"b\"", "{api}/{params.a}/{page}.{ext}", false),
+        (
+            "by = \"dates\", from = \"a\", to = \"b\"",
+            "{api}/{params.a}/{params.b}/{page}.{ext}",
+            true,
+        ),
+    ] {
+        let text = format!(
+            "[platforms.kakao]\nbase_url = \"http://k.test/\"\n[platforms.kakao.apis.report]\npath = \"r\"\n\
+             query = {{ ids = \"{{ids?}}\", a = \"{{a?}}\", b = \"{{b?}}\" }}\nsplit = {{ {by} }}\n\
+             answers = [{{ empty = true, class = \"too_much\" }}]\n[store]\nkey = \"{key}\""
+        );
+        match load_with(&text, &[]) {
+            Ok(_) => assert!(good, "{by} {key}"),
+            Err(mistakes) => {
+                let list = mistakes.list();
+                assert!(!good && list.len() == 1, "{by} {key}: {list:?}");
+                assert_eq!((list[0].code, &*list[0].key), (Code::UnsafeKey, split), "{list:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn objects_never_fall_among_the_state() {
     let state = BASE.replace("kakao", "state");
     assert_eq!(load_with(&state, &[]).unwrap_err().list()[0].code, Code::UnsafeKey);
