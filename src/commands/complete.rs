@@ -157,8 +157,9 @@ fn tell(board: &Board<'_>, args: &CompleteArgs) -> anyhow::Result<Counts> {
         let wanted = !args.gaps || cell.state != State::Present;
         printed = (|| {
             if let Some(states) = &fetches {
-                if states.iter().any(|state| state.is(cell.state)) {
-                    serde_json::to_writer(&mut out, &declared.fetch(&cell))?;
+                let is_wanted = |of| states.iter().any(|state| state.is(of));
+                for fetch in declared.fetches(&cell, is_wanted) {
+                    serde_json::to_writer(&mut out, &fetch)?;
                     writeln!(out)?;
                 }
             } else if args.json && wanted {

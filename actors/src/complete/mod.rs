@@ -4,6 +4,9 @@
 //! What is there is told by the manifests, what is dead by the letters; nothing is asked of providers. What is expected
 //! is declared: which parameter of an api's fetches names the day, from when on, and for how long days change. An
 //! account is expected if it was named, or if the store or a letter has anything of it on that platform.
+//!
+//! One day may be of several fetches, which differ in their other parameters, as parts of a list of ids do. A day is as
+//! the worst of those is of which anything is known. Of one of which nothing is known nothing is expected either.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,6 +17,7 @@ use jiff::{Span, Timestamp};
 use object_store::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use tollgate_protos::{Dead, Fetch, Manifest, Priority};
 
 use crate::codes::Code;
@@ -43,7 +47,7 @@ pub enum State {
     Missing,
     /// Nothing of it is there, and its fetch was given up.
     Dead,
-    /// It is there, from a day on which it was not final; or a part of it is.
+    /// It is there, from a day on which it was not final; or a part of it is; or collecting it once more was given up.
     Again,
 }
 
@@ -55,6 +59,16 @@ impl State {
             Self::Missing => "missing",
             Self::Dead => "dead",
             Self::Again => "again",
+        }
+    }
+
+    /// Which of two that a day is in is told.
+    fn badness(self) -> u8 {
+        match self {
+            Self::Present => 0,
+            Self::Again => 1,
+            Self::Missing => 2,
+            Self::Dead => 3,
         }
     }
 }
@@ -87,13 +101,19 @@ pub struct Cell {
     pub day: Date,
     /// How it is.
     pub state: State,
-    /// When it was collected last.
+    /// When it was collected last; of several fetches the one for which that is longest ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fetched_at: Option<Timestamp>,
     /// Why it is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// Of each of its fetches how it is, and which.
+    #[serde(skip)]
+    parts: Vec<(State, Part)>,
 }
+
+/// Which of the fetches of a day: by the number of its other parameters.
+type Part = u32;
 
 /// Why it cannot be said.
 #[derive(Debug, thiserror::Error)]
@@ -114,13 +134,14 @@ pub enum CompleteError {
     TooMany,
 }
 
-/// What is known of a day.
+/// What is known of one fetch of a day.
 #[derive(Debug, Clone, Default)]
 struct Known {
     fetched_at: Option<Timestamp>,
     /// A part only.
     incomplete: bool,
-    code: Option<Box<str>>,
+    /// When it was given up last, and why.
+    died: Option<(Timestamp, Box<str>)>,
 }
 
 /// What is known of all days that were asked for.
@@ -131,7 +152,13 @@ pub struct Board<'p> {
     /// Numbers of accounts, by platform and name.
     accounts: BTreeMap<(&'p Slug, String), u32>,
     names: Vec<String>,
-    days: HashMap<(u32, u32, Date), Known>,
+    /// By api, account and day: its fetches.
+    days: HashMap<(u32, u32, Date), Vec<(Part, Known)>>,
+    /// Fetches of days that are held.
+    held: usize,
+    /// The other parameters of fetches by their number, and the numbers by what they are as text.
+    others: Vec<Map<String, Value>>,
+    numbers: HashMap<String, Part>,
     /// Fetches of a declared api that do not say which day they are of.
     pub undated: u64,
 }
@@ -168,8 +195,17 @@ impl<'p> Board<'p> {
             };
             return Err(CompleteError::Undeclared(of));
         }
-        let (accounts, names, days) = (BTreeMap::new(), Vec::new(), HashMap::new());
-        let mut board = Self { asked, apis, accounts, names, days, undated: 0 };
+        let mut board = Self {
+            asked,
+            apis,
+            accounts: BTreeMap::new(),
+            names: Vec::new(),
+            days: HashMap::new(),
+            held: 0,
+            others: Vec::new(),
+            numbers: HashMap::new(),
+            undated: 0,
+        };
         for name in asked.accounts.iter().flatten() {
             for place in 0..board.apis.len() {
                 let platform = board.apis[place].platform;
@@ -262,7 +298,9 @@ impl<'p> Board<'p> {
             return Ok(());
         };
         self.each(platform, api, account, &fetch.params, |known| {
-            known.code = Some(letter.code.as_str().into());
+            if known.died.as_ref().is_none_or(|(at, _)| *at <= letter.died_at) {
+                known.died = Some((letter.died_at, letter.code.as_str().into()));
+            }
         })
     }
 
@@ -290,10 +328,36 @@ impl<'p> Board<'p> {
             return Ok(());
         };
         let api = u32::try_from(place).unwrap_or(u32::MAX);
+        let part = self.part(declared, params);
         for day in first.series(Span::new().days(1)).take_while(|day| *day <= last) {
-            tell(self.days.entry((api, account, day)).or_default());
+            let parts = self.days.entry((api, account, day)).or_default();
+            let place = parts.iter().position(|(of, _)| *of == part).unwrap_or_else(|| {
+                self.held += 1;
+                parts.push((part, Known::default()));
+                parts.len() - 1
+            });
+            tell(&mut parts[place].1);
         }
-        if self.days.len() > CELLS_MAX { Err(CompleteError::TooMany) } else { Ok(()) }
+        if self.held > CELLS_MAX { Err(CompleteError::TooMany) } else { Ok(()) }
+    }
+
+    /// The number of what a fetch asks for beside its days.
+    fn part(&mut self, of: Declared<'_>, params: &Map<String, Value>) -> Part {
+        let Complete { param, to, .. } = of.complete;
+        let is_other = |name: &str| name != param && Some(name) != to.as_deref();
+        // As it is called: what is left out is what the api says.
+        let defaults = &of.api.params.defaults;
+        let all: BTreeMap<&String, &Value> = defaults.iter().chain(params).collect();
+        let all = all.into_iter().filter(|(name, value)| is_other(name) && !value.is_null());
+        let text = serde_json::to_string(&all.collect::<BTreeMap<_, _>>())
+            .expect("its values are plain JSON");
+        let next = u32::try_from(self.others.len()).unwrap_or(u32::MAX);
+        let part = *self.numbers.entry(text).or_insert(next);
+        if part == next {
+            let others = params.iter().filter(|(name, _)| is_other(name));
+            self.others.push(others.map(|(name, value)| (name.clone(), value.clone())).collect());
+        }
+        part
     }
 
     /// Every day that is expected, by platform, api, account and day; `now` is now.
@@ -323,20 +387,29 @@ impl<'p> Board<'p> {
                     if count > CELLS_MAX {
                         return Err(CompleteError::TooMany);
                     }
-                    let known = self.days.get(&(api, *account, day));
-                    let state = state(of.complete, known, (day, today), &zone);
+                    let known = self.days.get(&(api, *account, day)).map_or(&[][..], Vec::as_slice);
+                    let parts: Vec<(State, Part)> = known
+                        .iter()
+                        .map(|(part, known)| {
+                            (state(of.complete, known, (day, today), &zone), *part)
+                        })
+                        .collect();
+                    let worst = parts.iter().map(|(state, _)| *state);
+                    let state = worst.max_by_key(|state| state.badness()).unwrap_or(State::Missing);
+                    let mut ends = known.iter().map(|(_, known)| known);
                     let cell = Cell {
                         platform: platform.to_string(),
                         api: of.api.name.to_string(),
                         account: name.clone(),
                         day,
                         state,
-                        fetched_at: known.and_then(|known| known.fetched_at),
-                        code: known
-                            .filter(|_| state == State::Dead)
-                            .and_then(|known| known.code.as_deref().map(str::to_owned)),
+                        fetched_at: known.iter().filter_map(|(_, known)| known.fetched_at).min(),
+                        code: ends
+                            .find(|known| state == State::Dead && known.fetched_at.is_none())
+                            .and_then(|known| Some(known.died.as_ref()?.1.to_string())),
+                        parts,
                     };
-                    tell(cell, Declaration { complete: of.complete, today });
+                    tell(cell, Declaration { complete: of.complete, today, others: &self.others });
                 }
             }
         }
@@ -349,18 +422,38 @@ impl<'p> Board<'p> {
 pub struct Declaration<'p> {
     complete: &'p Complete,
     today: Date,
+    others: &'p [Map<String, Value>],
 }
 
 impl Declaration<'_> {
-    /// The fetch that collects a day: after all else of its account, and once a day however often it is published.
-    pub fn fetch(&self, cell: &Cell) -> Fetch {
-        let Complete { param, to, params, .. } = self.complete;
+    /// The fetches that collect what is so of a day: after all else of its account, and once a day however often they are
+    /// published. Each asks for what the one did whose place it takes; where nothing is known of a day, for what is
+    /// declared.
+    pub fn fetches(&self, cell: &Cell, is_wanted: impl Fn(State) -> bool) -> Vec<Fetch> {
+        if cell.parts.is_empty() {
+            let of = is_wanted(cell.state).then(|| self.fetch(cell, &self.complete.params));
+            return of.into_iter().collect();
+        }
+        let wanted = cell.parts.iter().filter(|(state, _)| is_wanted(*state));
+        let params = wanted.filter_map(|(_, part)| self.others.get(*part as usize));
+        params.map(|params| self.fetch(cell, params)).collect()
+    }
+
+    fn fetch(&self, cell: &Cell, params: &Map<String, Value>) -> Fetch {
+        let Complete { param, to, .. } = self.complete;
+        let mut id = format!("{}-on-{}", cell.day, self.today);
+        if *params != self.complete.params && !params.is_empty() {
+            let sorted: BTreeMap<&String, &Value> = params.iter().collect();
+            let text = serde_json::to_vec(&sorted).expect("its values are plain JSON");
+            let hash = format!("{:x}", Sha256::digest(text));
+            id = format!("{id}-{}", hash.get(..12).unwrap_or_default());
+        }
         let mut all = params.clone();
         for name in [Some(param), to.as_ref()].into_iter().flatten() {
             all.insert(name.clone(), Value::from(cell.day.to_string()));
         }
         Fetch {
-            id: Some(format!("{}-on-{}", cell.day, self.today)),
+            id: Some(id),
             platform: Some(cell.platform.clone()),
             account: Some(cell.account.clone()),
             api: Some(cell.api.clone()),
@@ -371,16 +464,10 @@ impl Declaration<'_> {
     }
 }
 
-fn state(
-    complete: &Complete,
-    known: Option<&Known>,
-    (day, today): (Date, Date),
-    zone: &TimeZone,
-) -> State {
-    let Some(known) = known else { return State::Missing };
-    let Some(fetched_at) = known.fetched_at else {
-        return if known.code.is_some() { State::Dead } else { State::Missing };
-    };
+fn state(complete: &Complete, known: &Known, (day, today): (Date, Date), zone: &TimeZone) -> State {
+    let Some(fetched_at) = known.fetched_at else { return State::Dead };
+    // What was stored is still there, but collecting it anew has failed since.
+    let gave_up = known.died.as_ref().is_some_and(|(at, _)| *at > fetched_at);
     let fetched = fetched_at.to_zoned(zone.clone()).date();
     let restate = Span::new().days(i64::from(complete.restate_days));
     let is_final = day.checked_add(restate).unwrap_or(Date::MAX);
@@ -388,7 +475,7 @@ fn state(
     // is collected changes too.
     let over = day.tomorrow().unwrap_or(Date::MAX);
     let due = today.min(is_final.max(over));
-    if known.incomplete || fetched < due { State::Again } else { State::Present }
+    if known.incomplete || gave_up || fetched < due { State::Again } else { State::Present }
 }
 
 /// The first and last day that a fetch is of.

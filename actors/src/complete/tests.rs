@@ -41,7 +41,8 @@ fn letter(account: &str, day: &str) -> Dead {
         params: Map::from_iter([("date".to_owned(), json!(day))]),
         ..Fetch::default()
     };
-    Dead { fetch: Some(fetch), code: "TG0202".into(), ..Dead::default() }
+    let died_at = "2026-11-20T10:00:00Z".parse().unwrap();
+    Dead { fetch: Some(fetch), code: "TG0202".into(), died_at, ..Dead::default() }
 }
 
 /// Every cell as `ACCOUNT DAY STATE`, at noon of 2026-11-22 in UTC: there it is evening in Seoul.
@@ -171,7 +172,9 @@ fn the_fetch_that_fills_a_gap_can_be_called_and_goes_after_all_else() {
     let board = Board::new(&plan, &asked).unwrap();
     let mut fetches = Vec::new();
     let now = "2026-11-22T12:00:00Z".parse().unwrap();
-    board.cells(now, &mut |cell, declared| fetches.push(declared.fetch(&cell))).unwrap();
+    board
+        .cells(now, &mut |cell, declared| fetches.extend(declared.fetches(&cell, |_| true)))
+        .unwrap();
     let text = serde_json::to_value(&fetches).unwrap();
     assert_eq!(
         text,
@@ -182,6 +185,48 @@ fn the_fetch_that_fills_a_gap_can_be_called_and_goes_after_all_else() {
     );
     let line = serde_json::to_vec(&fetches[0]).unwrap();
     assert!(crate::recipe::check_fetch(&plan, &line).is_ok());
+}
+
+#[test]
+fn a_day_of_several_fetches_is_as_the_worst_of_them_is() {
+    let plan = plan("{ param = \"date\", to = \"until\", from = \"2026-11-21\" }");
+    let asked = Asked::default();
+    let of = |level: &str| json!({"date": "2026-11-21", "until": "2026-11-21", "level": level});
+    let at = "2026-11-22T01:00:00Z";
+    let mut died = letter("a", "2026-11-21");
+    died.fetch.as_mut().unwrap().params = serde_json::from_value(of("ad")).unwrap();
+    // One of three chunks: what nobody ordered nobody misses.
+    let mut board = Board::new(&plan, &asked).unwrap();
+    board.take(&manifest("a", of("campaign"), at)).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 present"]);
+    // A chunk that died is not there because another one is, whichever is heard of first.
+    board.dead(&died).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 dead"]);
+    // Nor is a part whole because a newer chunk is.
+    let mut board = Board::new(&plan, &asked).unwrap();
+    let mut part = manifest("a", of("ad"), "2026-11-22T00:30:00Z");
+    part.done.incomplete = true;
+    board.take(&part).unwrap();
+    board.take(&manifest("a", of("campaign"), at)).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 again"]);
+    let mut fetches = Vec::new();
+    let now = "2026-11-22T12:00:00Z".parse().unwrap();
+    let again = |state| state == State::Again;
+    board.cells(now, &mut |cell, declared| fetches.extend(declared.fetches(&cell, again))).unwrap();
+    // What is to be collected again is, and no more.
+    assert_eq!(fetches.len(), 1);
+    assert_eq!(Value::Object(fetches[0].params.clone()), of("ad"));
+    let id = fetches[0].id.clone().unwrap();
+    assert!(id.starts_with("2026-11-21-on-2026-11-22-"), "{id}");
+    // The same chunk, whole: nothing is wrong any more.
+    board.take(&manifest("a", of("ad"), at)).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 present"]);
+    // A letter of before says nothing, one of since does.
+    board.dead(&died).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 present"]);
+    died.died_at = "2026-11-22T02:00:00Z".parse().unwrap();
+    board.dead(&died).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 again"]);
 }
 
 #[tokio::test]
