@@ -204,6 +204,44 @@ fn two_fetches_that_differ_never_share_a_key_and_the_same_one_replaces_itself() 
 }
 
 #[test]
+fn what_is_stored_now_says_whose_a_key_is_whatever_was_there_before() {
+    let emulator = emulator();
+    let config = Config::of(&emulator)
+        .store("key = \"{platform}/{api}/account={account}/dt={params.date}/{page}.{ext}\"")
+        .api(
+            "report",
+            "path = \"v1/reports/daily\"\nquery = { date = \"{date}\", rows = \"{rows?}\" }",
+        );
+    let dir = Dir::with(&config);
+    let day = "2026-11-20";
+    let of = |id: &str, rows: u32| {
+        fetch("a", "report", id, json!({ "params": { "date": day, "rows": rows } }))
+    };
+    let path = dir.path("data/p/report/account=a/dt=2026-11-20/_manifest.json");
+    let stored = || -> (Value, Value) {
+        let manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        (manifest["id"].clone(), manifest["params"]["rows"].clone())
+    };
+    dir.run(&of("monday", 1)).exits(0);
+    // The same id with other parameters, then the same parameters under another id: each replaces what is there.
+    anew(&dir, &of("monday", 2)).exits(0);
+    assert_eq!(stored(), (json!("monday"), json!(2)));
+    dir.run(&of("wednesday", 2)).exits(0);
+    assert_eq!(stored(), (json!("wednesday"), json!(2)));
+    // What was there first counts no more.
+    let ran = dir.run(&of("thursday", 1)).exits(1);
+    assert_eq!(ran.summary().calls, 0, "{ran}");
+    let dead = dir.dead();
+    assert!(dead[0].code == "TG0131" && dead[0].reason.contains("wednesday"), "{dead:?}");
+    assert_eq!(stored(), (json!("wednesday"), json!(2)));
+    // Without a manifest it is free once nobody is at it.
+    fs::remove_file(&path).unwrap();
+    dir.run(&of("friday", 3)).exits(0);
+    assert_eq!(stored(), (json!("friday"), json!(3)));
+    dir.tollgate(&["verify", "--deep"]).run().exits(0);
+}
+
+#[test]
 fn of_many_fetches_that_come_to_one_key_at_once_one_is_stored_and_none_is_lost_unseen() {
     let emulator = emulator();
     // Accounts are left out: all of them come to the same keys, at the same time.

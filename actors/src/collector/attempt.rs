@@ -111,11 +111,11 @@ impl Attempt<'_> {
                 Ok(Err(_)) | Err(_) => return self.late(),
             }
         }
-        if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
-            return self.late();
-        }
         if is_first && let Some(outcome) = self.owned_by_another().await {
             return self.not_called(outcome);
+        }
+        if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
+            return self.late();
         }
         let context = FetchContext {
             account: &self.item.lane.account.account,

@@ -73,10 +73,6 @@ impl Attempt<'_> {
             expand_max: EXPAND_MAX,
         };
         if let Unwrap::Members(members) = &options.unwrap {
-            if let Err(outcome) = self.claim(&manifest_key, &last).await {
-                self.permit.call_ended(Sent::Maybe);
-                return outcome;
-            }
             let members = members.clone();
             let suffix = plan.store.compression.suffix();
             let landing = Landing { status, members, options, key, manifest_key, suffix, from };
@@ -128,39 +124,45 @@ impl Attempt<'_> {
             sealed.abort().await;
             return Self::unwanted();
         }
-        if let Err(outcome) = self.claim(&manifest_key, &last).await {
-            sealed.abort().await;
-            self.meters.store_finished(ended.elapsed());
-            return outcome;
-        }
+        let mut turned = None;
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
-                Ok((turn, seen)) => {
-                    match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
-                        // All there is.
-                        Ok(true) => {}
-                        Ok(false) => {
-                            let manifest_key = &manifest_key;
-                            let looked = look.as_ref().and_then(Look::looked);
-                            let ext = &*extension;
-                            let landed = Landed { status, ext, manifest_key, from, looked };
-                            let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
-                            self.meters.store_finished(ended.elapsed());
-                            return outcome;
-                        }
-                        Err(error) => {
-                            sealed.abort().await;
-                            self.meters.store_finished(ended.elapsed());
-                            return self.unstored(&error, last);
-                        }
-                    }
-                }
+                Ok(turn) => turned = Some((read, turn)),
                 Err(flaw) => {
                     sealed.abort().await;
                     if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
                         return self.split(status, flaw.reason, last).await;
                     }
                     return flawed(flaw, last);
+                }
+            }
+        }
+        // Only now: what is not stored takes no folder.
+        let entered = match self.enter(&manifest_key, &last).await {
+            Ok(entered) => entered,
+            Err(outcome) => {
+                sealed.abort().await;
+                self.meters.store_finished(ended.elapsed());
+                return outcome;
+            }
+        };
+        if let Some((read, (turn, seen))) = turned {
+            match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
+                // All there is.
+                Ok(true) => {}
+                Ok(false) => {
+                    let manifest_key = &manifest_key;
+                    let looked = look.as_ref().and_then(Look::looked);
+                    let ext = &*extension;
+                    let landed = Landed { status, ext, manifest_key, from, looked };
+                    let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
+                    self.meters.store_finished(ended.elapsed());
+                    return outcome;
+                }
+                Err(error) => {
+                    sealed.abort().await;
+                    self.meters.store_finished(ended.elapsed());
+                    return self.unstored(&error, last);
                 }
             }
         }
@@ -173,6 +175,7 @@ impl Attempt<'_> {
             Some((manifest_key, manifest))
         };
         let finished = sealed.complete_and(companion).await;
+        drop(entered);
         self.meters.store_finished(ended.elapsed());
         let stored = match finished {
             Ok(stored) => stored,

@@ -18,6 +18,7 @@ use tollgate_protos::{Done, Object, Provenance};
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::judging::Told;
 use super::landing::manifest;
+use super::owner::Entered;
 use super::provenance::object;
 use super::{LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
@@ -54,6 +55,8 @@ enum Fail {
     Body(CallError),
     Store(SinkError),
     Key(Refusal),
+    /// Its folder is another's.
+    Taken(Outcome),
     /// Rules say no, of a member if it has a name.
     Refused(Option<Looked>, Option<String>),
 }
@@ -66,7 +69,9 @@ impl From<SinkError> for Fail {
 
 /// What is stored of an archive so far.
 #[derive(Default)]
-struct Taken {
+struct Taken<'a> {
+    /// Its folder, from the first object to the manifest.
+    entered: Option<Entered<'a>>,
     objects: Vec<Object>,
     bytes: u64,
     /// Of a member that is not empty by a rule, or of none.
@@ -100,7 +105,7 @@ impl Attempt<'_> {
         self.permit.call_ended(Sent::Maybe);
         let ended = Instant::now();
         let finished = match took {
-            Ok(()) => self.tell_members(&landing, &mut taken).await.map_err(Fail::Store),
+            Ok(()) => self.tell_members(&landing, &mut taken).await,
             Err(fail) => Err(fail),
         };
         self.meters.store_finished(ended.elapsed());
@@ -119,6 +124,7 @@ impl Attempt<'_> {
             Err(Fail::Key(refusal)) => {
                 Outcome::Dead { code: refusal.code, reason: refusal.reason, last }
             }
+            Err(Fail::Taken(outcome)) => outcome,
             Err(Fail::Refused(mut looked, name)) => {
                 let verdict = looked.as_mut().and_then(|looked| looked.verdict.as_mut());
                 if let (Some(verdict), Some(name)) = (verdict, name) {
@@ -129,12 +135,12 @@ impl Attempt<'_> {
         }
     }
 
-    async fn take_apart(
-        &self,
+    async fn take_apart<'a>(
+        &'a self,
         body: &mut LocalBoxStream<'static, Result<Bytes, CallError>>,
         look: Option<Look>,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'a>,
     ) -> Result<(), Fail> {
         let Landing { key, members, options, .. } = landing;
         let mut unpack = self.shard.store.unpack(key.clone(), members.clone(), options);
@@ -174,12 +180,12 @@ impl Attempt<'_> {
     }
 
     /// Takes all that has come out of the archive.
-    async fn work_off(
-        &self,
+    async fn work_off<'a>(
+        &'a self,
         unpack: &mut Unpack,
         look: Option<&Look>,
         landing: &Landing,
-        (current, taken): (&mut Option<Current>, &mut Taken),
+        (current, taken): (&mut Option<Current>, &mut Taken<'a>),
     ) -> Result<(), Fail> {
         while let Some(next) = unpack.next().await? {
             match next {
@@ -233,11 +239,11 @@ impl Attempt<'_> {
     }
 
     /// Makes a member an object, if rules let it.
-    async fn store_current(
-        &self,
+    async fn store_current<'a>(
+        &'a self,
         current: Current,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'a>,
     ) -> Result<(), Fail> {
         let Current { sink, look, name } = current;
         let name = name.map(|name| self.hide(name.text));
@@ -249,6 +255,10 @@ impl Attempt<'_> {
         };
         let Looked { verdict, request_id, .. } = looked().unwrap_or_default();
         let class = verdict.map(|verdict| verdict.class);
+        if let Err(fail) = self.enter_first(landing, taken).await {
+            sealed.abort().await;
+            return Err(fail);
+        }
         let stored = self.complete_member(sealed, name.as_ref(), landing, taken).await?;
         if let Some(name) = &name {
             telemetry::member_stored(self.item, name, stored.bytes);
@@ -261,12 +271,26 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// Before its first object, or the manifest of none: its folder for itself.
+    async fn enter_first<'a>(
+        &'a self,
+        landing: &Landing,
+        taken: &mut Taken<'a>,
+    ) -> Result<(), Fail> {
+        if taken.entered.is_none() {
+            let last = LastAnswer { status: Some(landing.status), ..LastAnswer::default() };
+            let entered = self.enter(&landing.manifest_key, &last).await;
+            taken.entered = Some(entered.map_err(Fail::Taken)?);
+        }
+        Ok(())
+    }
+
     async fn complete_member(
         &self,
         sealed: Sealed,
         name: Option<&String>,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'_>,
     ) -> Result<Stored, SinkError> {
         if taken.earlier.is_none() {
             let place = self.place();
@@ -285,7 +309,12 @@ impl Attempt<'_> {
     }
 
     /// All is there: removes what earlier collections and tries had more, and writes the manifest.
-    async fn tell_members(&self, landing: &Landing, taken: &mut Taken) -> Result<Done, SinkError> {
+    async fn tell_members<'a>(
+        &'a self,
+        landing: &Landing,
+        taken: &mut Taken<'a>,
+    ) -> Result<Done, Fail> {
+        self.enter_first(landing, taken).await?;
         let is_named = |key: &Path| taken.objects.iter().any(|object| object.key == key.as_ref());
         let earlier = taken.earlier.take().unwrap_or_default();
         let others = earlier.into_iter().filter(|key| !is_named(key));
@@ -301,6 +330,7 @@ impl Attempt<'_> {
         };
         let text = manifest(self.shard, self.item, &done, landing.from.clone());
         self.shard.store.put_small(&landing.manifest_key, text).await?;
+        taken.entered = None;
         Ok(done)
     }
 }

@@ -36,6 +36,7 @@ mod resuming;
 mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, make, stored_before};
+pub(crate) use owner::Folders;
 pub(crate) use resuming::{Resumed, drop_note, put_aside, resume, still_waits};
 pub(crate) use splitting::split_uncalled;
 
