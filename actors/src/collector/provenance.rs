@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use object_store::{Attribute, Attributes};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use serde_json::Map;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tollgate_gate::At;
 use tollgate_protos::{Call, Object, ObjectLine, Provenance};
@@ -42,6 +42,17 @@ const TELLING: &[&str] = &[
     "api-key",
     "api_key",
     "apikey",
+    "access-key",
+    "access_key",
+    "accesskey",
+    "app-key",
+    "app_key",
+    "appkey",
+    "private-key",
+    "private_key",
+    "bearer",
+    "passphrase",
+    "jwt",
     "password",
     "passwd",
     "signature",
@@ -50,7 +61,7 @@ const TELLING: &[&str] = &[
     "cookie",
     "session",
 ];
-const TELLING_ALONE: &[&str] = &["sig", "key", "pwd", "auth"];
+const TELLING_ALONE: &[&str] = &["sig", "sign", "key", "pwd", "auth"];
 
 /// What is kept of an answer's headers, beside those of limits.
 const ANSWER_HEADERS: &[&str] = &[
@@ -161,7 +172,7 @@ impl Attempt<'_> {
             id: item.id.clone(),
             seq: item.origin.0,
             queue: self.shard.queue.name().to_string(),
-            params: if is_short { params.clone() } else { Map::new() },
+            params: if is_short { untelling(params) } else { Map::new() },
             provenance: from.clone(),
         };
         self.shard.store.tell(text_of(line), wall).await;
@@ -269,6 +280,22 @@ fn shown(url: &Url, redactor: &Redactor) -> String {
     cut(&redactor.clean(&text), URL_KEPT)
 }
 
+/// Parameters without the values of those that are called like secrets, however deep.
+fn untelling(params: &Map<String, Value>) -> Map<String, Value> {
+    fn clean(value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => Value::Object(untelling(fields)),
+            Value::Array(values) => values.iter().map(clean).collect(),
+            other => other.clone(),
+        }
+    }
+    let kept = params.iter().map(|(name, value)| {
+        let value = if is_telling(name) { Value::from(REDACTED) } else { clean(value) };
+        (name.clone(), value)
+    });
+    kept.collect()
+}
+
 fn is_telling(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     TELLING_ALONE.contains(&&*name) || TELLING.iter().any(|part| name.contains(part))
@@ -332,6 +359,21 @@ mod tests {
         );
         let long = of(&format!("https://h/a?x={}", "é".repeat(5000)));
         assert!(long.len() <= URL_KEPT && long.ends_with('…'), "{}", long.len());
+    }
+
+    #[test]
+    fn parameters_are_kept_without_what_is_called_like_a_secret() {
+        let params = serde_json::json!({
+            "date": "2026-11-20", "access_token": "a", "sign": "b", "design": "c",
+            "more": [{ "Access_Key": { "x": 1 }, "level": "ad" }],
+        });
+        let Value::Object(params) = params else { unreachable!() };
+        let kept = Value::Object(untelling(&params));
+        let wanted = serde_json::json!({
+            "date": "2026-11-20", "access_token": REDACTED, "sign": REDACTED, "design": "c",
+            "more": [{ "Access_Key": REDACTED, "level": "ad" }],
+        });
+        assert_eq!(kept, wanted);
     }
 
     #[test]
