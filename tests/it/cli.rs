@@ -9,7 +9,7 @@ const ALL_WRONG: &str = r#"[node]
 dta = "data"
 
 [store]
-url = "gs://bucket"
+url = "ftp://host/folder"
 key = "{id}"
 
 [collect]
@@ -75,7 +75,7 @@ fn check_lists_every_mistake_at_once_with_code_key_and_line() {
         |start: &str| ALL_WRONG.lines().position(|line| line.starts_with(start)).unwrap() + 1;
     let wanted = [
         ("TG0003", "node.dta", "dta"),
-        ("TG0016", "store.url", "url"),
+        ("TG0017", "store.url", "url"),
         ("TG0018", "store.key", "key"),
         ("TG0006", "collect.concurrency", "concurrency"),
         ("TG0005", "collect.attempts_max", "attempts_max"),

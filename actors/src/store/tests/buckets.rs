@@ -248,17 +248,18 @@ async fn sessions_that_end_within_a_body_are_renewed_before_they_do() {
 async fn sessions_that_end_sooner_than_was_said_lose_no_write() {
     let server = S3Server::start();
     let (store, front, _token) =
-        with_sessions(&server, Sessions::new(Duration::from_millis(1200), MINUTES));
+        with_sessions(&server, Sessions::new(Duration::from_secs(2), MINUTES));
     send_slowly(&store, "k", Duration::from_secs(5)).await;
     {
         let trouble = front.trouble();
         let sessions = trouble.sessions.as_ref().unwrap();
-        assert!(sessions.refused >= 2, "it came to that: {sessions:?}");
-        assert!((3..20).contains(&sessions.given.len()), "not one for each request: {sessions:?}");
+        // How many ended in so many seconds depends on how many requests there were.
+        assert!(sessions.refused >= 1, "it came to that: {sessions:?}");
+        assert!((2..20).contains(&sessions.given.len()), "not one for each request: {sessions:?}");
     }
     // Nor does any other way to an object.
     let key = Path::from("small");
-    let ended = Duration::from_millis(1300);
+    let ended = Duration::from_millis(2100);
     for turn in 0..2 {
         tokio::time::sleep(ended).await;
         store.put_small(&key, Bytes::from_static(b"x")).await.unwrap();
