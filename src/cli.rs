@@ -532,7 +532,7 @@ pub(crate) struct VerifyArgs {
     /// Decompresses every body and hashes it too
     #[arg(long)]
     pub(crate) deep: bool,
-    /// Objects in no manifest that are younger belong to reads that are underway, as 1h
+    /// Objects that are younger, as 1h, may belong to fetches that are underway: in no manifest yet, or not as theirs says
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub(crate) grace: String,
     /// Objects that are read at once

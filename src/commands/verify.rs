@@ -66,7 +66,10 @@ pub(crate) fn run(global: &Global, args: &VerifyArgs) -> anyhow::Result<Exit> {
         print(format_args!("{} in {:.1} s", how_much(&report), began.elapsed().as_secs_f64()))?;
         if report.underway > 0 {
             let young = number(report.underway);
-            print(format_args!("{young} objects in no manifest are younger than {}", args.grace))?;
+            print(format_args!(
+                "{young} objects in no manifest, or not as theirs says, are younger than {}: their fetches may be underway",
+                args.grace
+            ))?;
         }
         verdict(&report)?;
     }

@@ -111,9 +111,6 @@ impl Attempt<'_> {
                 Ok(Err(_)) | Err(_) => return self.late(),
             }
         }
-        if is_first && let Some(outcome) = self.owned_by_another().await {
-            return self.not_called(outcome);
-        }
         if clock.now() > decided.plus(Span::from(USE_WITHIN)) {
             return self.late();
         }

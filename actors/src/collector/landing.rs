@@ -120,16 +120,15 @@ impl Attempt<'_> {
                 };
             }
         };
-        if !self.permit.may_store().await {
-            sealed.abort().await;
-            return Self::unwanted();
-        }
         let mut turned = None;
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
                 Ok(turn) => turned = Some((read, turn)),
                 Err(flaw) => {
                     sealed.abort().await;
+                    if !self.permit.may_store().await {
+                        return Self::unwanted();
+                    }
                     if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
                         return self.split(status, flaw.reason, last).await;
                     }
@@ -146,6 +145,10 @@ impl Attempt<'_> {
                 return outcome;
             }
         };
+        if !self.permit.may_store().await {
+            sealed.abort().await;
+            return Self::unwanted();
+        }
         if let Some((read, (turn, seen))) = turned {
             match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
                 // All there is.

@@ -11,7 +11,6 @@ use tollgate_protos::{Done, Fetch};
 
 use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
 use super::landing::manifest;
-use super::owner::{self, Whose};
 use super::place::{Place, Told, tell_store};
 use super::provenance::provenance;
 use super::{Item, LastAnswer, Outcome};
@@ -101,16 +100,13 @@ pub(super) async fn take_the_place(
         Err(why) => return Ok(Err(why)),
     };
     let manifest_key = place.manifest_key()?;
-    let busy = |reason: String| SinkError::other(&manifest_key, reason);
     let Some(_entered) = place.shard.folders.enter(&manifest_key).await else {
-        return Err(busy("another fetch has been storing there for a minute".to_owned()));
+        let reason = "another fetch has been storing there for a minute";
+        return Err(SinkError::other(&manifest_key, reason));
     };
-    let whose = place.claim(&manifest_key).await?;
-    match (&whose, owner::why(&whose, &manifest_key)) {
-        (_, None) => {}
-        // Parts of it would be refused as it is; what another has stored is not its own to remove.
-        (Whose::Another(_), Some(why)) => return Ok(Err(why)),
-        (_, Some(why)) => return Err(busy(why)),
+    // What another has stored is not its own to remove.
+    if let Some(another) = place.claim(&manifest_key).await? {
+        return Ok(Err(another.why(&manifest_key)));
     }
     let mut so_far = so_far.clone();
     place.earlier(&manifest_key).await?.known_to(&mut so_far);

@@ -47,6 +47,7 @@ mod zip;
 mod tests;
 
 use std::path::{Path as FsPath, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
@@ -66,8 +67,8 @@ use self::upload::Upload;
 use self::writers::Writers;
 
 pub use self::bucket::BUCKET_BODY_BYTES_MAX;
-use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
+use self::error::{is_bucket_missing, is_unknown};
 pub use self::leftovers::Cleaned;
 pub(crate) use self::lines::LINE_BYTES_MAX;
 pub use self::lines::{LINES_FOLDER, keep_lines};
@@ -250,6 +251,8 @@ struct Inner {
     bucket: Option<Bucket>,
     lines: OnceLock<Lines>,
     folds_case: OnceLock<bool>,
+    /// Whether it has said that it cannot put an object only where none is.
+    no_create: AtomicBool,
 }
 
 /// What only a file store has; both paths are absolute.
@@ -387,7 +390,18 @@ impl Store {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let places = Arc::new(Semaphore::new(cores));
         let (lines, folds_case) = (OnceLock::new(), OnceLock::new());
-        let inner = Inner { objects, budget, places, part_bytes, files, bucket, lines, folds_case };
+        let no_create = AtomicBool::new(false);
+        let inner = Inner {
+            objects,
+            budget,
+            places,
+            part_bytes,
+            files,
+            bucket,
+            lines,
+            folds_case,
+            no_create,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -414,19 +428,28 @@ impl Store {
         self.put(key, object).await
     }
 
-    /// Puts a small object where none is; what is there stays as it is, which is no error. Stores that cannot tell put it
-    /// all the same.
+    /// Puts a small object where none is: true if it is there now and was not before. What is there stays as it is. A
+    /// store that cannot tell takes it all the same: then, and where its answer was lost, false; reading it tells.
     ///
     /// # Errors
     /// As [`Store::put_small`].
-    pub(crate) async fn create_small(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
+    pub(crate) async fn create_small(&self, key: &Path, object: Bytes) -> Result<bool, SinkError> {
         use object_store::Error as E;
         self.check(key)?;
+        if self.inner.no_create.load(Ordering::Relaxed) {
+            return self.put_small(key, object).await.map(|()| false);
+        }
         let create = PutOptions::from(PutMode::Create);
         match self.inner.objects.put_opts(key, object.clone().into(), create).await {
-            Ok(_) | Err(E::AlreadyExists { .. } | E::Precondition { .. }) => Ok(()),
-            Err(E::NotImplemented { .. } | E::NotSupported { .. }) => {
-                self.put_small(key, object).await
+            Ok(_) => Ok(true),
+            Err(E::AlreadyExists { .. } | E::Precondition { .. }) => Ok(false),
+            Err(error)
+                if matches!(error, E::NotImplemented { .. } | E::NotSupported { .. })
+                    || is_unknown(&error) =>
+            {
+                // Asked once: clients try for long what is answered with 501.
+                self.inner.no_create.store(true, Ordering::Relaxed);
+                self.put_small(key, object).await.map(|()| false)
             }
             Err(error) => Err(SinkError::store(key, error)),
         }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use object_store::path::Path;
-use object_store::{GetResultPayload, ObjectStoreExt};
+use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
@@ -35,6 +35,8 @@ pub struct Listed {
 /// What was found under a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
+    /// When it was written, by the store's clock.
+    pub written: Timestamp,
     /// Size as stored, in bytes.
     pub stored_bytes: u64,
     /// SHA-256 of the object as stored, lower-case hex.
@@ -66,8 +68,7 @@ impl Store {
             let listed = match listed {
                 Ok(meta) => {
                     let is_state = state.as_ref().is_some_and(|s| meta.location.prefix_matches(s));
-                    let written = meta.last_modified.timestamp_millis();
-                    let written = Timestamp::from_millisecond(written).unwrap_or(Timestamp::MIN);
+                    let written = written(&meta);
                     let (key, bytes) = (meta.location, meta.size);
                     (!is_state).then_some(Ok(Listed { key, bytes, written }))
                 }
@@ -94,7 +95,8 @@ impl Store {
             }
             Err(error) => return Err(SinkError::store(key, error)),
         };
-        let sums = Sums::new(codec).map_err(|error| SinkError::other(key, error))?;
+        let written = written(&found.meta);
+        let sums = Sums::new(codec, written).map_err(|error| SinkError::other(key, error))?;
         match found.payload {
             GetResultPayload::File(file, _) => {
                 let summed = spawn_blocking(move || sums.of_file(file)).await;
@@ -121,8 +123,14 @@ impl Store {
     }
 }
 
+/// By the store's clock.
+fn written(meta: &ObjectMeta) -> Timestamp {
+    Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or(Timestamp::MIN)
+}
+
 /// An object on its way through.
 struct Sums {
+    written: Timestamp,
     stored: Tally,
     body: Option<Body>,
     /// Why the body cannot be decompressed.
@@ -160,7 +168,7 @@ impl Tally {
 }
 
 impl Sums {
-    fn new(codec: Option<Codec>) -> io::Result<Self> {
+    fn new(codec: Option<Codec>, written: Timestamp) -> io::Result<Self> {
         let body = match codec {
             None => None,
             Some(Codec::None) => Some(Body::Plain),
@@ -170,7 +178,7 @@ impl Sums {
                 Some(Body::Zstd(Box::new(decoder)))
             }
         };
-        Ok(Self { stored: Tally::default(), body, flaw: None })
+        Ok(Self { written, stored: Tally::default(), body, flaw: None })
     }
 
     fn of_file(mut self, mut file: std::fs::File) -> io::Result<Found> {
@@ -214,6 +222,6 @@ impl Sums {
                 Some(flushed.map(|()| decoder.into_inner().end()))
             }
         };
-        Found { stored_bytes, stored_sha256, body }
+        Found { written: self.written, stored_bytes, stored_sha256, body }
     }
 }

@@ -43,7 +43,8 @@ pub struct Asked {
     pub prefix: Path,
     /// Whether bodies are decompressed and hashed too, where a manifest has the hash of what is stored.
     pub deep: bool,
-    /// An object in no manifest that is younger than this belongs to a read that is underway.
+    /// An object that is younger than this, or than `now`, may belong to a fetch that is underway: one in no manifest, and
+    /// one that is not what its manifest says, which is about to be replaced.
     pub grace: Duration,
     /// Now.
     pub now: Timestamp,
@@ -119,7 +120,7 @@ pub struct Report {
     pub unreadable: u64,
     /// See [`Fault::Nothing`].
     pub nothing: u64,
-    /// Objects in no manifest that are so young that they may belong to a read that is underway.
+    /// Objects in no manifest, or not as theirs says, that are so young that they may belong to a fetch that is underway.
     pub underway: u64,
 }
 
@@ -235,6 +236,15 @@ impl Open {
         }
     }
 
+    /// All that one look at a manifest has named.
+    fn name_all(&mut self, round: &mut Round) {
+        round.names.drain(..).for_each(|key| self.name(key));
+        for key in round.gone.drain(..) {
+            // The store will not list it.
+            self.waits.remove(&key);
+        }
+    }
+
     fn name(&mut self, key: Path) {
         if self.waits.remove(&key).is_none() {
             self.named.insert(key);
@@ -283,7 +293,10 @@ struct Desk<'a> {
 #[derive(Default)]
 struct Round {
     names: Vec<Path>,
+    /// Named, and not there.
+    gone: Vec<Path>,
     findings: Vec<Finding>,
+    underway: u64,
     objects: u64,
     stored_bytes: u64,
 }
@@ -307,8 +320,8 @@ impl Desk<'_> {
     async fn manifest(&self, key: Path) -> Result<(), SinkError> {
         let mut rounds = 0;
         let Some(mut text) = self.text(&key).await? else { return Ok(()) };
-        let round = loop {
-            let round = self.round(&key, &text).await?;
+        let mut round = loop {
+            let mut round = self.round(&key, &text).await?;
             rounds += 1;
             if round.findings.is_empty() || rounds >= ROUNDS_MAX {
                 break round;
@@ -318,8 +331,7 @@ impl Desk<'_> {
                 Some(now) => text = now,
                 // Its objects are being replaced.
                 None => {
-                    let mut open = self.open.borrow_mut();
-                    round.names.into_iter().for_each(|name| open.name(name));
+                    self.open.borrow_mut().name_all(&mut round);
                     return Ok(());
                 }
             }
@@ -329,7 +341,8 @@ impl Desk<'_> {
             open.report.manifests += 1;
             open.report.objects += round.objects;
             open.report.stored_bytes += round.stored_bytes;
-            round.names.into_iter().for_each(|name| open.name(name));
+            open.report.underway += round.underway;
+            open.name_all(&mut round);
         }
         round.findings.into_iter().for_each(|finding| self.finding(finding));
         Ok(())
@@ -409,17 +422,23 @@ impl Desk<'_> {
         let mut looks = looks.buffer_unordered(OBJECTS_AT_ONCE);
         let mut there = 0;
         while let Some(look) = looks.next().await {
-            let Look { key, bytes, finding } = look?;
-            if let Some(bytes) = bytes {
+            let Look { key, found, finding } = look?;
+            let mut finding = finding;
+            if let Some((bytes, written)) = found {
                 there += 1;
                 round.objects += 1;
                 round.stored_bytes += bytes;
+                if finding.is_some() && self.is_young(written) {
+                    // Its manifest comes after it.
+                    finding = None;
+                    round.underway += 1;
+                }
             }
             if let Some((fault, name, reason)) = finding {
                 let manifest = Some(manifest.to_string());
                 round.findings.push(Finding { fault, key: name, manifest, reason });
             }
-            round.names.extend(key);
+            if found.is_some() { &mut round.names } else { &mut round.gone }.extend(key);
         }
         Ok(there)
     }
@@ -429,17 +448,22 @@ impl Desk<'_> {
         let wrong = |fault, reason| Some((fault, name, reason));
         let Ok(key) = Path::parse(&object.key) else {
             let finding = wrong(Fault::Missing, "no object can have this key".to_owned());
-            return Ok(Look { key: None, bytes: None, finding });
+            return Ok(Look { key: None, found: None, finding });
         };
         let _place = self.places.acquire().await;
         let deep = self.asked.deep || object.stored_sha256.is_none();
         let found = self.store.sums(&key, deep.then(|| Codec::of_key(&key))).await?;
-        let bytes = found.as_ref().map(|found| found.stored_bytes);
-        let finding = match found {
+        let finding = match &found {
             None => wrong(Fault::Missing, "it is not there".to_owned()),
-            Some(found) => compare(object, &found).and_then(|(fault, why)| wrong(fault, why)),
+            Some(found) => compare(object, found).and_then(|(fault, why)| wrong(fault, why)),
         };
-        Ok(Look { key: Some(key), bytes, finding })
+        let found = found.map(|found| (found.stored_bytes, found.written));
+        Ok(Look { key: Some(key), found, finding })
+    }
+
+    fn is_young(&self, written: Timestamp) -> bool {
+        let age = Duration::try_from(self.asked.now.duration_since(written));
+        age.map_or(true, |age| age < self.asked.grace)
     }
 
     fn orphans(&self) {
@@ -447,8 +471,9 @@ impl Desk<'_> {
         let mut waits: Vec<(Path, Timestamp)> = waits.into_iter().collect();
         waits.sort_unstable();
         for (key, written) in waits {
-            let age = self.asked.now.duration_since(written);
-            if Duration::try_from(age).is_ok_and(|age| age >= self.asked.grace) {
+            if self.is_young(written) {
+                self.open.borrow_mut().report.underway += 1;
+            } else {
                 let reason = if is_list(&key) {
                     format!("a list of pages that no manifest counts, written at {written}")
                 } else {
@@ -457,8 +482,6 @@ impl Desk<'_> {
                 let key = key.to_string();
                 let finding = Finding { fault: Fault::Orphaned, key, manifest: None, reason };
                 self.finding(finding);
-            } else {
-                self.open.borrow_mut().report.underway += 1;
             }
         }
     }
@@ -467,8 +490,8 @@ impl Desk<'_> {
 /// What came of a look at one object.
 struct Look {
     key: Option<Path>,
-    /// Its size, if it is there.
-    bytes: Option<u64>,
+    /// Its size and when it was written, if it is there.
+    found: Option<(u64, Timestamp)>,
     finding: Option<(Fault, String, String)>,
 }
 

@@ -208,6 +208,33 @@ async fn a_read_that_is_underway_is_no_orphan_and_a_split_one_names_nothing() {
 }
 
 #[tokio::test]
+async fn an_object_that_is_just_being_replaced_is_not_different() {
+    let rig = Rig::files();
+    let object = rig.object("f1/00001.json.zst", b"of yesterday", Codec::Zstd).await;
+    rig.manifest("f1/_manifest.json", vec![object]).await;
+    let before = crate::clock::Clock::new().wall();
+    rig.object("f1/00001.json.zst", b"of today", Codec::Zstd).await;
+    let after = before + jiff::SignedDuration::from_secs(5);
+    for (grace, now) in [(Duration::ZERO, before), (Duration::from_secs(60), after)] {
+        let (report, findings) = rig.verify_young("", false, grace, &now.to_string()).await;
+        assert_eq!((report.underway, &findings), (1, &BTreeMap::new()), "{report:?}");
+    }
+    let (report, findings) = rig.verify("", false).await;
+    assert_eq!((report.underway, findings["f1/00001.json.zst"]), (0, Fault::Different));
+}
+
+#[test]
+fn what_is_missing_is_not_waited_for() {
+    let key = |name: &str| Path::from(name);
+    let mut open = Open::default();
+    open.waits.insert(key("a"), Timestamp::MIN);
+    let names = vec![key("b")];
+    let mut round = Round { names, gone: vec![key("a"), key("c")], ..Round::default() };
+    open.name_all(&mut round);
+    assert_eq!((open.named, open.waits.len()), (HashSet::from([key("b")]), 0));
+}
+
+#[tokio::test]
 async fn all_pages_of_a_long_read_are_looked_at_by_its_lists() {
     let rig = Rig::files();
     let mut objects = Vec::new();
