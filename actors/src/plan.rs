@@ -658,11 +658,13 @@ pub struct Complete {
     pub param: String,
     /// The one that names the last day, where fetches are of several.
     pub to: Option<String>,
+    /// Whether that is the day after the last one.
+    pub to_is_excluded: bool,
     /// The first day that is expected.
     pub from: Option<jiff::civil::Date>,
     /// For so many days after a day the provider changes what it says of it; at most 3,660.
     pub restate_days: u32,
-    /// What else a fetch of a day carries.
+    /// What else a fetch of a day carries. A day in it says how days are written.
     pub params: Map<String, Value>,
 }
 

@@ -142,7 +142,7 @@ fn tell(board: &Board<'_>, args: &CompleteArgs) -> anyhow::Result<Counts> {
         let usual = [CellState::Missing, CellState::Again];
         if states.is_empty() { usual.to_vec() } else { states.clone() }
     });
-    let mut shown = 0_usize;
+    let (mut shown, mut beyond) = (0_usize, 0_u64);
     if args.csv {
         writeln!(out, "platform,api,account,day,state,fetched_at,code")?;
     }
@@ -158,6 +158,7 @@ fn tell(board: &Board<'_>, args: &CompleteArgs) -> anyhow::Result<Counts> {
         printed = (|| {
             if let Some(states) = &fetches {
                 let is_wanted = |of| states.iter().any(|state| state.is(of));
+                beyond += u64::from(is_wanted(cell.state) && declared.is_beyond(&cell));
                 for fetch in declared.fetches(&cell, is_wanted) {
                     serde_json::to_writer(&mut out, &fetch)?;
                     writeln!(out)?;
@@ -188,6 +189,12 @@ fn tell(board: &Board<'_>, args: &CompleteArgs) -> anyhow::Result<Counts> {
     printed?;
     out.flush()?;
     drop(out);
+    if beyond > 0 {
+        let days = number(beyond);
+        say(format_args!(
+            "tollgate: {days} days have no fetch here: what `complete.params` says is not enough for one (tollgate check)"
+        ));
+    }
     if args.json && fetches.is_none() {
         print(format_args!("{}", serde_json::to_string(&all)?))?;
     } else if !args.csv && fetches.is_none() {

@@ -191,9 +191,8 @@ async fn work(
         task.abort();
     }
     watching.abort();
-    store.end_lines().await;
-    // Others wait for the key to end by itself otherwise.
-    let _said = timeout(FAREWELL_WITHIN, session.end()).await;
+    // Others wait for the key to end by itself otherwise; not for a store that is away either.
+    let ((), _said) = tokio::join!(store.end_lines(), timeout(FAREWELL_WITHIN, session.end()));
     let _flushed = timeout(FAREWELL_WITHIN, bus.client().flush()).await;
     if broken_off > 0 {
         say(format_args!("{broken_off} calls were broken off; they are made again"));

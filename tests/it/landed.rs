@@ -292,6 +292,37 @@ fn of_many_fetches_that_come_to_one_key_at_once_one_is_stored_and_none_is_lost_u
 }
 
 #[test]
+fn only_a_template_that_leaves_something_out_costs_requests() {
+    const FETCHES: u64 = 12;
+    let emulator = emulator();
+    let server = S3Server::start();
+    let ran = |key: &str| {
+        let config = Config::of(&emulator)
+            .store(&format!("url = \"s3://{BUCKET}/raw\""))
+            .store(&format!("endpoint = \"{}\"\nallow_http = true", server.endpoint()))
+            .store("access_key_id = \"env:ID\"\nsecret_access_key = \"env:KEY\"")
+            .store(&format!("lines = false\nkey = \"{key}\""))
+            .report();
+        let dir = Dir::with(&config);
+        dir.write("fetches.jsonl", reports(&accounts("act", 3), 4));
+        let seen = || ["GET", "HEAD", "PUT", "DELETE"].map(|what| server.seen(what));
+        let before = seen();
+        let run = dir.tollgate(&["run", "fetches.jsonl"]).env("ID", KEY_ID).env("KEY", SECRET);
+        run.run().exits(0);
+        let after = seen();
+        std::array::from_fn::<u64, 4, _>(|at| after[at] - before[at])
+    };
+    // Beside a probe that is put and taken away: an object and its manifest.
+    let all = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
+    assert_eq!(ran(all), [0, 0, 2 * FETCHES + 1, 1]);
+    // And who has stored there: looked for, and made.
+    let narrow = "{platform}/{api}/{account}/{params.date}/{page}.{ext}";
+    assert_eq!(ran(narrow), [FETCHES, 0, 3 * FETCHES + 1, 1]);
+    // Made by these before.
+    assert_eq!(ran(narrow), [FETCHES, 0, 2 * FETCHES + 1, 1]);
+}
+
+#[test]
 fn what_is_missing_is_named_and_the_fetches_for_it_fill_it() {
     let emulator = emulator();
     let config = Config::of(&emulator).api(

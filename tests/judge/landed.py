@@ -117,6 +117,8 @@ class Judge:
             store = self.s3.store()
             self.objects = self.s3.objects
             self.environment = self.s3.environment | S3Server.KEYS
+        if args.narrow:
+            store += 'key = "{platform}/{api}/{account}/all/{params.n}/{page}.{ext}"\n'
         port = self.provider.server_address[1]
         apis = "".join(
             f'[platforms.p.apis.{api}]\npath = "{api}"\nquery = {{ n = "{{n}}" }}\nformat = "json"\n'
@@ -241,6 +243,8 @@ class Judge:
         for of in self.fetches.keys() - manifests.keys():
             self.mistake("missing", of)
         sums = self.rehash(files, manifests)
+        if self.args.narrow:
+            self.owners(files, manifests)
         lines = self.lines(files, sums)
         verified = self.verify()
         for name, own in (("manifests", len(manifests)), ("objects", len(sums)), ("stored_bytes", sum(s for s, *_ in sums.values()))):
@@ -284,6 +288,14 @@ class Judge:
             if not path.name.startswith("_") and not key.startswith("_manifests/") and key not in claimed:
                 self.mistake("in no manifest", key)
         return sums
+
+    def owners(self, files, manifests):
+        """Every folder says whose it is."""
+        for of, manifest in manifests.items():
+            key = str(pathlib.PurePosixPath(manifest["objects"][0]["key"]).with_name("_owner.json"))
+            owner = json.loads(files[key].read_bytes()) if key in files else {}
+            if of != tuple(owner.get(name) for name in ("account", "api", "id")):
+                self.mistake("its owner is another", [of, owner])
 
     def lines(self, files, sums) -> int:
         """The last line of every object says what is there."""
@@ -362,6 +374,7 @@ def main():
     parser.add_argument("--life", type=float, default=0.8, help="longest life in seconds")
     parser.add_argument("--accounts", type=int, default=20)
     parser.add_argument("--fetches", type=int, default=20, help="per account")
+    parser.add_argument("--narrow", action="store_true", help="has a store.key without {id}")
     parser.add_argument("--gap", default="1s", help="between two calls of an account")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--duckdb", action="store_true", help="has DuckDB read the manifests too (PyPI: duckdb)")

@@ -201,9 +201,9 @@ impl Attempt<'_> {
     }
 
     /// What cleans text of every secret that a call of this account may carry.
-    pub(super) fn redactor(&self) -> Redactor {
-        let used = self.used.borrow();
-        Redactor::of(self.platform, &self.item.lane.account.account, used.as_ref())
+    pub(super) fn redactor(&self) -> Rc<Redactor> {
+        let (used, account) = (self.used.borrow(), &self.item.lane.account.account);
+        self.shard.redactors.of(self.platform, account, used.as_ref())
     }
 
     fn late(&self) -> Outcome {

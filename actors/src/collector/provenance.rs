@@ -1,6 +1,7 @@
 //! What is kept of a call with what it brought: in the manifest, in a line of `_manifests/`, with the object itself where
 //! the store has a place for that. No secret is in it, and all of it is bounded.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use object_store::{Attribute, Attributes};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tollgate_gate::At;
@@ -257,25 +258,38 @@ fn text_of(mut line: ObjectLine) -> Vec<u8> {
     text(&line)
 }
 
-/// A URL as it may be shown.
+/// A URL as it may be shown. A secret may stand in it in any form, and that percent-encoded.
 fn shown(url: &Url, redactor: &Redactor) -> String {
     let mut url = url.clone();
     // Those of a URL that cannot have any.
     let _none = url.set_username("").and_then(|()| url.set_password(None)).is_ok();
     url.set_fragment(None);
+    let holds_one = |plain: &str| matches!(redactor.clean(plain), Cow::Owned(_));
     let query = url.query().map(|query| {
         let pairs = query.split('&').map(|pair| {
             let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-            let plain = form_urlencoded::parse(name.as_bytes()).next();
-            let is_secret = plain.is_some_and(|(plain, _)| is_telling(&plain));
-            if is_secret { format!("{name}={REDACTED}") } else { pair.to_owned() }
+            let Some((plain, value)) = form_urlencoded::parse(pair.as_bytes()).next() else {
+                return pair.to_owned();
+            };
+            if holds_one(&plain) {
+                REDACTED.to_owned()
+            } else if is_telling(&plain) || holds_one(&value) {
+                format!("{name}={REDACTED}")
+            } else {
+                pair.to_owned()
+            }
         });
         pairs.collect::<Vec<_>>().join("&")
     });
-    url.set_query(None);
+    let path = url.path().split('/').map(|part| {
+        let plain = percent_decode_str(part).decode_utf8_lossy();
+        if holds_one(&plain) { REDACTED } else { part }
+    });
+    let path = path.collect::<Vec<_>>().join("/");
+    let start = &url[..url::Position::BeforePath];
     let text = match query {
-        Some(query) => format!("{url}?{query}"),
-        None => url.into(),
+        Some(query) => format!("{start}{path}?{query}"),
+        None => format!("{start}{path}"),
     };
     cut(&redactor.clean(&text), URL_KEPT)
 }
@@ -359,6 +373,22 @@ mod tests {
         );
         let long = of(&format!("https://h/a?x={}", "é".repeat(5000)));
         assert!(long.len() <= URL_KEPT && long.ends_with('…'), "{}", long.len());
+    }
+
+    #[test]
+    fn a_url_is_kept_without_secrets_however_they_are_written() {
+        let redactor = Redactor::new(&["s3c/r3t-Zx83".to_owned()], &["me:s3cr3t-Zx83".to_owned()]);
+        let of = |url: &str| shown(&url.parse().unwrap(), &redactor);
+        assert_eq!(
+            of("https://h/a?page=2.bWU6czNjcjN0LVp4ODM%3D&n=1"),
+            "https://h/a?page=[redacted]&n=1"
+        );
+        assert_eq!(of("https://h/a/s3c%2Fr3t%2DZx83/b"), "https://h/a/[redacted]/b");
+        assert_eq!(
+            of("https://h/a?s3c%2fr3t-Zx83=1&%73ign=2"),
+            "https://h/a?[redacted]&%73ign=[redacted]"
+        );
+        assert_eq!(of("https://h/a%20b?x=%41"), "https://h/a%20b?x=%41");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures_util::{StreamExt, TryStreamExt, future};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{Span, Timestamp, ToSpan};
 use object_store::path::Path;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -26,13 +26,19 @@ use crate::plan::{Api, Complete, Plan, Platform};
 use crate::recipe::{FetchContext, key_prefix, render, zone_named};
 use crate::store::{SinkError, Store};
 
+use self::days::Writing;
+
+mod days;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::days::lacks;
+
 /// Most cells that are known at once.
 pub const CELLS_MAX: usize = 10_000_000;
-/// Most days of one fetch, and of one question.
-const DAYS_MAX: i32 = 3_660;
+/// A manifest that was written so many days before the first day that is asked for is not read: whatever the zones of
+/// the store and the account, that day had not begun.
+const BEFORE_DAYS: i64 = 3;
 /// Manifests that are read at once.
 const AT_ONCE: usize = 32;
 const MANIFEST: &str = "_manifest.json";
@@ -157,10 +163,17 @@ pub struct Board<'p> {
     /// Fetches of days that are held.
     held: usize,
     /// The other parameters of fetches by their number, and the numbers by what they are as text.
-    others: Vec<Map<String, Value>>,
+    others: Vec<Other>,
     numbers: HashMap<String, Part>,
     /// Fetches of a declared api that do not say which day they are of.
     pub undated: u64,
+}
+
+/// What fetches of a day ask for beside it, and how they write it.
+#[derive(Debug)]
+struct Other {
+    params: Map<String, Value>,
+    writing: Writing,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +181,8 @@ struct Declared<'p> {
     platform: &'p Platform,
     api: &'p Api,
     complete: &'p Complete,
+    /// Whether a fetch that says what is declared can be called.
+    fills: bool,
 }
 
 impl<'p> Board<'p> {
@@ -183,7 +198,8 @@ impl<'p> Board<'p> {
         for platform in plan.platforms.values().filter(|p| is(&asked.platform, &p.name)) {
             for api in platform.apis.iter().filter(|api| is(&asked.api, &api.name)) {
                 if let Some(complete) = &api.complete {
-                    apis.push(Declared { platform, api, complete });
+                    let fills = lacks(&plan.store, platform, api, complete).is_none();
+                    apis.push(Declared { platform, api, complete, fills });
                 }
             }
         }
@@ -240,6 +256,11 @@ impl<'p> Board<'p> {
         moves: &mut dyn FnMut(u64),
     ) -> Result<(), CompleteError> {
         let failed = |error| CompleteError::Store(Box::new(error));
+        let first = |of: &Declared<'_>| self.asked.from.or(of.complete.from);
+        let first = self.apis.iter().map(first).min().flatten();
+        let since = first.and_then(|day| day.checked_sub(BEFORE_DAYS.days()).ok());
+        let since = since.and_then(|day| day.to_zoned(TimeZone::UTC).ok());
+        let since = since.map_or(Timestamp::MIN, |day| day.timestamp());
         let mut prefixes: Vec<Path> =
             self.apis.iter().map(|of| key_prefix(&plan.store, of.platform, of.api)).collect();
         prefixes.sort_unstable();
@@ -248,8 +269,10 @@ impl<'p> Board<'p> {
         let mut count = 0;
         for prefix in prefixes {
             let listed = store.listed(&prefix);
-            let keys =
-                listed.try_filter(|listed| future::ready(listed.key.filename() == Some(MANIFEST)));
+            let keys = listed.try_filter(|listed| {
+                let is_manifest = listed.key.filename() == Some(MANIFEST);
+                future::ready(is_manifest && listed.written >= since)
+            });
             let read = keys.map(|listed| async {
                 match store.get(&listed?.key).await {
                     // None of ours.
@@ -323,12 +346,12 @@ impl<'p> Board<'p> {
             return Ok(());
         }
         let account = self.number(&declared.platform.name, account);
-        let Some((first, last)) = days_of(declared, params) else {
+        let Some(((first, last), writing)) = days::of(declared, params) else {
             self.undated += 1;
             return Ok(());
         };
         let api = u32::try_from(place).unwrap_or(u32::MAX);
-        let part = self.part(declared, params);
+        let part = self.part(declared, params, writing);
         for day in first.series(Span::new().days(1)).take_while(|day| *day <= last) {
             let parts = self.days.entry((api, account, day)).or_default();
             let place = parts.iter().position(|(of, _)| *of == part).unwrap_or_else(|| {
@@ -342,7 +365,7 @@ impl<'p> Board<'p> {
     }
 
     /// The number of what a fetch asks for beside its days.
-    fn part(&mut self, of: Declared<'_>, params: &Map<String, Value>) -> Part {
+    fn part(&mut self, of: Declared<'_>, params: &Map<String, Value>, writing: Writing) -> Part {
         let Complete { param, to, .. } = of.complete;
         let is_other = |name: &str| name != param && Some(name) != to.as_deref();
         // As it is called: what is left out is what the api says.
@@ -355,7 +378,8 @@ impl<'p> Board<'p> {
         let part = *self.numbers.entry(text).or_insert(next);
         if part == next {
             let others = params.iter().filter(|(name, _)| is_other(name));
-            self.others.push(others.map(|(name, value)| (name.clone(), value.clone())).collect());
+            let params = others.map(|(name, value)| (name.clone(), value.clone())).collect();
+            self.others.push(Other { params, writing });
         }
         part
     }
@@ -409,7 +433,8 @@ impl<'p> Board<'p> {
                             .and_then(|known| Some(known.died.as_ref()?.1.to_string())),
                         parts,
                     };
-                    tell(cell, Declaration { complete: of.complete, today, others: &self.others });
+                    let Declared { complete, fills, .. } = *of;
+                    tell(cell, Declaration { complete, fills, today, others: &self.others });
                 }
             }
         }
@@ -421,37 +446,48 @@ impl<'p> Board<'p> {
 #[derive(Debug, Clone, Copy)]
 pub struct Declaration<'p> {
     complete: &'p Complete,
+    fills: bool,
     today: Date,
-    others: &'p [Map<String, Value>],
+    others: &'p [Other],
 }
 
 impl Declaration<'_> {
     /// The fetches that collect what is so of a day: after all else of its account, and once a day however often they are
-    /// published. Each asks for what the one did whose place it takes; where nothing is known of a day, for what is
-    /// declared.
+    /// published. Each asks for what the one did whose place it takes, and writes the day like it; where nothing is known of
+    /// a day, for what is declared, if that can be called.
     pub fn fetches(&self, cell: &Cell, is_wanted: impl Fn(State) -> bool) -> Vec<Fetch> {
         if cell.parts.is_empty() {
-            let of = is_wanted(cell.state).then(|| self.fetch(cell, &self.complete.params));
-            return of.into_iter().collect();
+            let params = &self.complete.params;
+            let is_wanted = self.fills && is_wanted(cell.state);
+            let writing = Writing::declared(self.complete);
+            return is_wanted.then(|| self.fetch(cell, params, &writing)).into_iter().collect();
         }
         let wanted = cell.parts.iter().filter(|(state, _)| is_wanted(*state));
-        let params = wanted.filter_map(|(_, part)| self.others.get(*part as usize));
-        params.map(|params| self.fetch(cell, params)).collect()
+        let others = wanted.filter_map(|(_, part)| self.others.get(*part as usize));
+        others.map(|other| self.fetch(cell, &other.params, &other.writing)).collect()
     }
 
-    fn fetch(&self, cell: &Cell, params: &Map<String, Value>) -> Fetch {
+    /// Whether no fetch can be made for a day though it is missing: what is declared does not say all that one needs.
+    pub fn is_beyond(&self, cell: &Cell) -> bool {
+        cell.parts.is_empty() && !self.fills
+    }
+
+    fn fetch(&self, cell: &Cell, params: &Map<String, Value>, writing: &Writing) -> Fetch {
         let Complete { param, to, .. } = self.complete;
+        let is_other = |name: &String| name != param && Some(name) != to.as_ref();
+        let others = |params: &Map<String, Value>| -> BTreeMap<String, Value> {
+            let others = params.iter().filter(|(name, _)| is_other(name));
+            others.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
         let mut id = format!("{}-on-{}", cell.day, self.today);
-        if *params != self.complete.params && !params.is_empty() {
-            let sorted: BTreeMap<&String, &Value> = params.iter().collect();
+        let sorted = others(params);
+        if sorted != others(&self.complete.params) && !sorted.is_empty() {
             let text = serde_json::to_vec(&sorted).expect("its values are plain JSON");
             let hash = format!("{:x}", Sha256::digest(text));
             id = format!("{id}-{}", hash.get(..12).unwrap_or_default());
         }
         let mut all = params.clone();
-        for name in [Some(param), to.as_ref()].into_iter().flatten() {
-            all.insert(name.clone(), Value::from(cell.day.to_string()));
-        }
+        writing.write(self.complete, cell.day, &mut all);
         Fetch {
             id: Some(id),
             platform: Some(cell.platform.clone()),
@@ -476,30 +512,6 @@ fn state(complete: &Complete, known: &Known, (day, today): (Date, Date), zone: &
     let over = day.tomorrow().unwrap_or(Date::MAX);
     let due = today.min(is_final.max(over));
     if known.incomplete || gave_up || fetched < due { State::Again } else { State::Present }
-}
-
-/// The first and last day that a fetch is of.
-fn days_of(of: Declared<'_>, params: &Map<String, Value>) -> Option<(Date, Date)> {
-    let value = |name: &String| params.get(name).or_else(|| of.api.params.defaults.get(name));
-    let first = day_of(value(&of.complete.param)?)?;
-    let last = match &of.complete.to {
-        Some(to) => day_of(value(to)?)?,
-        None => first,
-    };
-    let days = first.until(last).ok()?.get_days();
-    (0..DAYS_MAX).contains(&days).then_some((first, last))
-}
-
-/// `2026-11-20`, `20261120`, or a time of which that is the beginning.
-fn day_of(value: &Value) -> Option<Date> {
-    let text = match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        _ => return None,
-    };
-    let long = text.get(..10).and_then(|start| start.parse().ok());
-    let is_short = || text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_digit());
-    long.or_else(|| is_short().then(|| Date::strptime("%Y%m%d", &text).ok()).flatten())
 }
 
 /// Whose days an account's are.

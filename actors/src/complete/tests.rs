@@ -188,6 +188,98 @@ fn the_fetch_that_fills_a_gap_can_be_called_and_goes_after_all_else() {
 }
 
 #[test]
+fn a_gap_is_filled_by_fetches_that_write_days_as_those_before_them_did() {
+    let filled = |complete: &str, known: Option<Value>| -> Value {
+        let plan = plan(complete);
+        let asked = Asked { accounts: Some(vec!["a".into()]), ..Asked::default() };
+        let mut board = Board::new(&plan, &asked).unwrap();
+        if let Some(params) = known {
+            let mut part = manifest("a", params, "2026-11-22T01:00:00Z");
+            part.done.incomplete = true;
+            board.take(&part).unwrap();
+            assert_eq!(cells(&board), ["a 2026-11-21 again"]);
+        }
+        let mut fetches = Vec::new();
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        board
+            .cells(now, &mut |cell, declared| fetches.extend(declared.fetches(&cell, |_| true)))
+            .unwrap();
+        assert_eq!(fetches.len(), 1, "{complete}");
+        let line = serde_json::to_vec(&fetches[0]).unwrap();
+        assert!(crate::recipe::check_fetch(&plan, &line).is_ok());
+        Value::Object(fetches.remove(0).params)
+    };
+    let one = "{ param = \"date\", from = \"2026-11-21\" }";
+    let to = "{ param = \"date\", to = \"until\", from = \"2026-11-21\" }";
+    let out = "{ param = \"date\", to = \"until\", from = \"2026-11-21\", end = \"excluded\" }";
+    // As it was.
+    for (complete, known) in [
+        (one, json!({"date": "20261121"})),
+        (one, json!({"date": 20_261_121})),
+        (one, json!({"date": "2026-11-21T00:00:00+09:00", "level": "ad"})),
+        (to, json!({"date": "2026-11-21T00:00:00", "until": "2026-11-21T23:59:59"})),
+        (out, json!({"date": "20261121", "until": "2026-11-22"})),
+    ] {
+        assert_eq!(filled(complete, Some(known.clone())), known);
+    }
+    // As it is declared, or with dashes.
+    assert_eq!(filled(out, None), json!({"date": "2026-11-21", "until": "2026-11-22"}));
+    let declared =
+        "{ param = \"date\", to = \"until\", from = \"2026-11-21\", params = { date = 20200101 } }";
+    assert_eq!(filled(declared, None), json!({"date": 20_261_121, "until": 20_261_121}));
+}
+
+#[test]
+fn the_end_of_a_fetch_is_as_its_split_says_unless_it_is_declared() {
+    let complete = |more: &str| {
+        let text = format!(
+            "[platforms.p]\nbase_url = \"http://p.test/\"\n[platforms.p.apis.r]\npath = \"r\"\n\
+             query = {{ a = \"{{a}}\", b = \"{{b}}\" }}\nanswers = [{{ empty = true, class = \"too_much\" }}]\n\
+             split = {{ by = \"dates\", from = \"a\", to = \"b\", end = \"excluded\" }}\n\
+             complete = {{ param = \"a\", to = \"b\"{more} }}\n"
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let plan = crate::config::load(Some(file.path()), std::iter::empty(), &[]).unwrap().plan;
+        plan.platforms.values().next().unwrap().apis[0].complete.clone().unwrap()
+    };
+    assert!(complete("").to_is_excluded);
+    assert!(!complete(", end = \"included\"").to_is_excluded);
+}
+
+#[test]
+fn no_fetch_is_made_that_nobody_could_call() {
+    let text = "[platforms.p]\nbase_url = \"http://p.test/\"\n[platforms.p.apis.r]\npath = \"r\"\n\
+                query = { date = \"{date}\", ids = \"{ids}\" }\n\
+                complete = { param = \"date\", from = \"2026-11-20\" }\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let loaded = crate::config::load(Some(file.path()), std::iter::empty(), &[]).unwrap();
+    let warned = |warning: &&String| {
+        warning.starts_with("platforms.p.apis.r.complete.params: the parameter `ids` is missing")
+    };
+    assert_eq!(loaded.warnings.iter().filter(warned).count(), 1, "{:?}", loaded.warnings);
+    let asked = Asked { accounts: Some(vec!["a".into()]), ..Asked::default() };
+    let mut board = Board::new(&loaded.plan, &asked).unwrap();
+    let chunk = json!({"date": "2026-11-20", "ids": [1, 2]});
+    let mut part = manifest("a", chunk.clone(), "2026-11-22T01:00:00Z");
+    part.done.incomplete = true;
+    board.take(&part).unwrap();
+    let (mut fetches, mut beyond) = (Vec::new(), Vec::new());
+    let now = "2026-11-22T12:00:00Z".parse().unwrap();
+    board
+        .cells(now, &mut |cell, declared| {
+            fetches.extend(declared.fetches(&cell, |_| true));
+            beyond.push((cell.day, declared.is_beyond(&cell)));
+        })
+        .unwrap();
+    // One of which something is known is collected again as it was.
+    assert_eq!(fetches.len(), 1);
+    assert_eq!(Value::Object(fetches.remove(0).params), chunk);
+    assert_eq!(beyond, [(date(2026, 11, 20), false), (date(2026, 11, 21), true)]);
+}
+
+#[test]
 fn a_day_of_several_fetches_is_as_the_worst_of_them_is() {
     let plan = plan("{ param = \"date\", to = \"until\", from = \"2026-11-21\" }");
     let asked = Asked::default();
@@ -254,4 +346,13 @@ async fn manifests_are_found_below_what_the_template_begins_with() {
     // What lies below another platform's name was not read.
     assert_eq!(count, 3);
     assert_eq!(cells(&board), ["a 2026-11-21 present", "b 2026-11-21 present"]);
+    // Nor is what was written long before the first day that is asked for.
+    for (days, read) in [(3, 3), (4, 0)] {
+        let now = crate::clock::Clock::new().wall().to_zoned(TimeZone::UTC).date();
+        let asked = Asked { from: Some(now + days.days()), ..Asked::default() };
+        let mut board = Board::new(&plan, &asked).unwrap();
+        let mut count = 0;
+        board.read(&plan, &store, &mut |now| count = now).await.unwrap();
+        assert_eq!(count, read, "{days}");
+    }
 }

@@ -1,13 +1,19 @@
 //! The key `complete` of an api: which days of every account are expected in the store.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::civil::Date;
 use serde_json::Map;
 
 use super::BAD;
+use super::mistake::Report;
 use super::params::default_value;
-use super::section::Section;
-use crate::ids::preview;
-use crate::plan::{Api, Complete};
+use super::section::{Section, one_of};
+use crate::answers::By;
+use crate::complete::lacks;
+use crate::ids::{Slug, preview};
+use crate::plan::{Api, Complete, Platform, StorePlan};
 use crate::recipe::did_you_mean;
 
 /// Most days that a provider may restate.
@@ -23,6 +29,16 @@ pub(super) fn complete(section: &mut Section<'_>, api: &Api) -> Option<Complete>
             check_name(&table, key, name, api);
         }
     }
+    let ends = [("included", false), ("excluded", true)];
+    let end = table.text("end").and_then(|text| one_of(&table, "end", &text, &ends));
+    // As the same parameter is read where a fetch is split.
+    let split = api.answers.split.as_ref().and_then(|split| match &split.by {
+        By::Dates { to: last, to_is_excluded, .. } if to.as_deref() == Some(&**last) => {
+            Some(*to_is_excluded)
+        }
+        _ => None,
+    });
+    let to_is_excluded = end.or(split).unwrap_or(false);
     let from = table.text("from").and_then(|text| {
         let day = text.parse::<Date>().ok();
         if day.is_none() {
@@ -43,7 +59,26 @@ pub(super) fn complete(section: &mut Section<'_>, api: &Api) -> Option<Complete>
     }
     table.finish();
     let restate_days = restate_days.unwrap_or(0);
-    Some(Complete { param: param?, to, from, restate_days, params })
+    Some(Complete { param: param?, to, to_is_excluded, from, restate_days, params })
+}
+
+/// Warns where nobody could call a fetch that fills a gap.
+pub(super) fn check_gaps(
+    report: &Report,
+    store: &StorePlan,
+    platforms: &BTreeMap<Slug, Arc<Platform>>,
+) {
+    for platform in platforms.values() {
+        for api in &platform.apis {
+            let lacks = api.complete.as_ref().and_then(|of| lacks(store, platform, api, of));
+            let Some(lacks) = lacks else { continue };
+            let key = format!("platforms.{}.apis.{}.complete.params", platform.name, api.name);
+            let message = format!(
+                "{lacks}: days of which nothing is known are told as missing, and no fetch is made for them"
+            );
+            report.warn(&key, &message);
+        }
+    }
 }
 
 fn check_name(table: &Section<'_>, key: &str, name: &str, api: &Api) {

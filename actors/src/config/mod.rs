@@ -123,6 +123,7 @@ fn load_for(
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
         store::check_split_keys(&report, &store, &platforms);
+        complete::check_gaps(&report, &store, &platforms);
         root.finish();
         let hash = Limits::of_all(&platforms).hash();
         let how = said.how(&hash, &store);

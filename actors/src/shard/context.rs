@@ -24,7 +24,7 @@ use super::guests::{Abroad, Visits};
 use super::parts::Claim;
 use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
-use crate::auth::Keeper;
+use crate::auth::{Keeper, Redactors};
 use crate::budget::exchange::Exchange;
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
@@ -253,6 +253,8 @@ pub struct Context {
     pub(crate) faults: Faults,
     /// The folders of the store in which fetches are storing now.
     pub(crate) folders: Folders,
+    /// What cleans texts of secrets.
+    pub(crate) redactors: Redactors,
     leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
     landings: Arc<Semaphore>,
@@ -308,6 +310,7 @@ impl Context {
             me: OnceCell::new(),
             faults: Faults,
             folders: Folders::default(),
+            redactors: Redactors::default(),
             leaving: RefCell::default(),
             slots: shared.slots,
             landings: shared.landings,

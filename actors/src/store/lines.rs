@@ -64,8 +64,8 @@ struct Kept {
     open: Option<Open>,
     /// Of the files that are not written to any more, as they were last seen.
     waiting_bytes: u64,
-    /// Lines that were left out since one was kept.
-    left_out: u64,
+    /// Whether the last line was left out, which is told once.
+    fails: bool,
 }
 
 impl Kept {
@@ -201,10 +201,16 @@ impl Lines {
         }
     }
 
+    /// Appends a line. An error is told by the first of several lines that fail.
     fn append(&self, line: &[u8], wall: Timestamp) -> io::Result<()> {
-        let day = wall.to_zoned(TimeZone::UTC).date();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = &mut *kept;
+        let appended = self.append_to(&mut kept, line, wall);
+        let is_told = std::mem::replace(&mut kept.fails, appended.is_err());
+        if is_told { Ok(()) } else { appended }
+    }
+
+    fn append_to(&self, kept: &mut Kept, line: &[u8], wall: Timestamp) -> io::Result<()> {
+        let day = wall.to_zoned(TimeZone::UTC).date();
         if kept.open.as_ref().is_some_and(|open| open.bytes >= FILE_BYTES_MAX || open.day != day) {
             kept.close();
             self.full.notify_one();
@@ -212,15 +218,10 @@ impl Lines {
         let bytes = line.len() as u64;
         let there = kept.waiting_bytes + kept.open.as_ref().map_or(0, |open| open.bytes);
         if there + bytes > self.kept_bytes_max {
-            kept.left_out += 1;
-            if kept.left_out > 1 {
-                return Ok(());
-            }
             return Err(io::Error::other(format!(
                 "{there} bytes of lines wait there, which is as much as is kept: lines are left out until the store takes these"
             )));
         }
-        kept.left_out = 0;
         if kept.open.is_none() {
             fs::create_dir_all(&self.folder)?;
             let name =

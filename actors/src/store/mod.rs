@@ -546,8 +546,20 @@ impl Store {
     /// # Errors
     /// [`SinkError::Store`].
     pub async fn probe(&self) -> Result<(), SinkError> {
+        self.probe_in(&Path::default()).await
+    }
+
+    /// The same below [`LINES_FOLDER`]: rights may be given by prefix.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn probe_lines(&self) -> Result<(), SinkError> {
+        self.probe_in(&Path::from(LINES_FOLDER)).await
+    }
+
+    async fn probe_in(&self, folder: &Path) -> Result<(), SinkError> {
         let number = if self.inner.bucket.is_some() { 0 } else { fastrand::u64(..) };
-        let key = Path::from(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
+        let key = folder.clone().join(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
         self.put(&key, Bytes::from_static(b"probe\n")).await?;
         if self.inner.bucket.is_some() {
             // Work needs no right to delete, and another node's probe may be gone with ours.

@@ -265,6 +265,7 @@ fn kind(key: &Path) -> Kind {
     let first = parts.first().map_or("", |part| part.as_ref());
     let is_own = match parts.len() {
         1 => first.starts_with("_probe-"),
+        2 if first == LINES_FOLDER => name.starts_with("_probe-"),
         2 => first == crate::fresh::FOLDER,
         // An account may be called so.
         3 => first == LINES_FOLDER && key.extension() == Some("jsonl"),

@@ -122,8 +122,13 @@ impl Rig {
 async fn what_is_as_its_manifests_say_is_verified_with_what_is_tollgates_own() {
     let rig = Rig::files();
     rig.fill().await;
-    for own in ["_manifests/dt=2026-11-22/n.jsonl", "_fresh/1.json", "_probe-00", "f1/_owner.json"]
-    {
+    for own in [
+        "_manifests/dt=2026-11-22/n.jsonl",
+        "_fresh/1.json",
+        "_probe-00",
+        "_manifests/_probe-00",
+        "f1/_owner.json",
+    ] {
         rig.store.put_small(&Path::from(own), "x".into()).await.unwrap();
     }
     for deep in [false, true] {
@@ -210,10 +215,11 @@ async fn a_read_that_is_underway_is_no_orphan_and_a_split_one_names_nothing() {
 #[tokio::test]
 async fn an_object_that_is_just_being_replaced_is_not_different() {
     let rig = Rig::files();
-    let object = rig.object("f1/00001.json.zst", b"of yesterday", Codec::Zstd).await;
+    let object = rig.object("f1/00001.json.zst", b"of monday", Codec::Zstd).await;
     rig.manifest("f1/_manifest.json", vec![object]).await;
-    let before = crate::clock::Clock::new().wall();
-    rig.object("f1/00001.json.zst", b"of today", Codec::Zstd).await;
+    // Files have the time of a clock that ticks some hundred times a second.
+    let before = crate::clock::Clock::new().wall() - jiff::SignedDuration::from_secs(1);
+    rig.object("f1/00001.json.zst", b"of friday", Codec::Zstd).await;
     let after = before + jiff::SignedDuration::from_secs(5);
     for (grace, now) in [(Duration::ZERO, before), (Duration::from_secs(60), after)] {
         let (report, findings) = rig.verify_young("", false, grace, &now.to_string()).await;

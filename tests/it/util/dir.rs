@@ -106,7 +106,7 @@ impl Dir {
         let mut all = BTreeMap::new();
         let is_manifest = |file: &String| file.ends_with("/_manifest.json");
         let manifests: Vec<String> = unclaimed.iter().filter(|f| is_manifest(f)).cloned().collect();
-        unclaimed.retain(|file| !is_manifest(file));
+        unclaimed.retain(|file| !is_manifest(file) && !file.ends_with("/_owner.json"));
         for file in manifests {
             let text = std::fs::read(self.path(&file)).unwrap();
             let manifest: Manifest = serde_json::from_slice(&text)
