@@ -68,6 +68,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
+    /// Makes Parquet files of stored answers, as [stage.NAME] declares; a build without the feature says how to get it
+    Stage(StageArgs),
     /// Proves from a log of calls that no window of any limit was exceeded, or shows the calls that did
     Audit(Box<AuditArgs>),
     /// Reads and hashes what is stored, and compares it with its manifests
@@ -539,6 +541,33 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) at_once: u16,
     /// Prints each finding as one JSON object, and what was found in numbers as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Objects below `from` become rows of Parquet files below `to`. What was staged is not staged again
+unless it has changed: then its rows take the place of the old ones. Rows that do not fit lie in
+`_quarantine/` below `to`, as JSON Lines with the reason, the object and the place in it.
+
+Exit 0: all is staged. 1: something is in quarantine, or was not staged. 2: it could not begin.
+3: stopped; what is left is staged by the next run.
+
+Examples:
+  tollgate stage
+  tollgate stage offers --json")]
+pub(crate) struct StageArgs {
+    /// Tables; none: all that are declared
+    #[arg(value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Stages everything anew
+    #[arg(long)]
+    pub(crate) again: bool,
+    /// Threads that decode [default: as many as there are cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) workers: Option<u8>,
+    /// Prints a JSON object for each table
     #[arg(long)]
     pub(crate) json: bool,
 }

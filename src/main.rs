@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
+        Command::Stage(args) => commands::stage::run(&cli.global, args),
         Command::Audit(args) => commands::audit::run(&cli.global, args),
         Command::Verify(args) => commands::verify::run(&cli.global, args),
         Command::Complete(args) => commands::complete::run(&cli.global, args),

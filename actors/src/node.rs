@@ -835,12 +835,14 @@ async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
     telemetry::BUFFER_MAX.gauge(&[]).set(collect.buffer_bytes_max as f64);
     let open = telemetry::SLOTS_OPEN.gauge(&[]);
     let buffered = telemetry::BUFFERED.gauge(&[]);
+    let spooled = telemetry::SPOOLED.gauge(&[]);
     let not_known = telemetry::UNKNOWN.gauge(&[]);
     let held = telemetry::PARTITIONS_HELD.gauge(&[]);
     loop {
         held.set(f64::from(shared.owned.ours().len()));
         open.set(shared.slots.available_permits() as f64);
         buffered.set(shared.store.buffered_bytes() as f64);
+        spooled.set(shared.store.spooled_bytes() as f64);
         not_known.set(unknown.load(Ordering::Acquire) as f64);
         tokio::time::sleep(GAUGE_EVERY).await;
     }

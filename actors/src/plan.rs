@@ -10,10 +10,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{HeaderName, Method};
+use object_store::path::Path;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
+use tollgate_stage::Table;
 use url::Url;
 
 use crate::answers::Answers;
@@ -30,7 +32,7 @@ use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
 pub struct Plan {
     /// Name of this node in logs.
     pub node_name: String,
-    /// The data folder; `state/` below it holds queue and ledger.
+    /// The data folder; `state/` below it holds queue, ledger and spool.
     pub data: PathBuf,
     /// Where objects go.
     pub store: StorePlan,
@@ -42,6 +44,8 @@ pub struct Plan {
     pub http: Option<HttpPlan>,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
+    /// What raw answers become in Parquet, by name.
+    pub stages: BTreeMap<Slug, Arc<StagePlan>>,
     /// First 16 hex digits of the SHA-256 of the limits in force.
     pub hash: String,
     /// How fetches are collected.
@@ -154,6 +158,26 @@ pub struct StorePlan {
     pub fsync: bool,
     /// Whether JSON Lines about every object are kept below `_manifests/`. Default true.
     pub lines: bool,
+    /// Most bytes of answers that wait on the disk while a bucket is away; 0: their calls are made again. Default
+    /// 1 GiB.
+    pub spool_bytes_max: u64,
+}
+
+/// A table of Parquet files that raw answers become.
+#[derive(Debug, Clone)]
+pub struct StagePlan {
+    /// What the keys of the objects begin with.
+    pub from: Path,
+    /// What the keys of the files begin with.
+    pub to: Path,
+    /// Whether only objects that a manifest names are taken. Default true.
+    pub manifest: bool,
+    /// What the rows are.
+    pub table: Table,
+    /// Size of files that one is closed at, in bytes. Default 128 MiB.
+    pub file_bytes: u64,
+    /// Largest record, in bytes. Default 16 MiB.
+    pub record_bytes_max: u64,
 }
 
 /// A store by URL.
@@ -251,6 +275,8 @@ pub enum AzureCredentials {
         client: String,
         /// Its secret.
         secret: SecretString,
+        /// Where it signs in, as an URL without a slash at its end; none: at Azure's public cloud.
+        authority: Option<String>,
     },
     /// A workload identity or the machine's managed one, as these variables of the environment say
     /// (`AZURE_FEDERATED_TOKEN_FILE` and so on; none: the machine's own).

@@ -21,6 +21,7 @@ pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod setup;
+pub(crate) mod stage;
 pub(crate) mod status;
 pub(crate) mod verify;
 

@@ -61,6 +61,7 @@ fn a_run_into_a_bucket_ends_whole_through_a_storm_and_a_server_that_was_away() {
     let summary = ran.summary();
     assert_eq!((summary.done, summary.dead, summary.left), (300, 0, 0), "{ran}");
     assert_none_refused(&emulator);
+    assert_eq!(emulator.counts().0, 300, "no call was made twice: {ran}");
     fetch_bucket(&dir, &server);
     let collected = dir.collected_in("bucket");
     assert_eq!(collected.len(), 300, "{ran}");
@@ -110,4 +111,70 @@ fn an_upload_that_a_kill_left_is_aborted_a_day_later_and_the_fetch_is_made_again
     assert!(ran.err().contains("leftovers_removed"), "{ran}");
     fetch_bucket(&dir, &server);
     assert_eq!(dir.collected_in("bucket").len(), 1);
+}
+
+/// Bodies of four parts that are on their way, and small ones.
+fn bodies(emulator: &Emulator, server: &S3Server) -> Dir {
+    let config = config(emulator, &server.endpoint())
+        .store("compression = \"none\"")
+        .collect("drain = \"2s\"")
+        .platform(r#"lost_call = "1s""#)
+        .limit(r#"gap = { per = ["account"], every = "200ms" }"#)
+        .report()
+        .api("big", "path = \"rude/big\"\nquery = { bytes = 17000000 }\nformat = \"binary\"");
+    let dir = Dir::with(&config);
+    let big: String = (0..6).map(|i| fetch(&format!("big-{i}"), "big", "1", json!({}))).collect();
+    dir.write("fetches.jsonl", big + &reports(&accounts("act", 5), 20));
+    dir
+}
+
+/// Longer than any operation is tried.
+const AWAY: Duration = Duration::from_secs(25);
+
+#[test]
+fn a_store_that_goes_in_the_middle_of_bodies_and_comes_back_costs_no_second_call() {
+    let (emulator, mut server) = (emulator(), S3Server::start());
+    let dir = bodies(&emulator, &server);
+    let running = run(&dir).start();
+    wait_until("parts", || (server.seen("PUT part") >= 4).then_some(()));
+    server.go_away();
+    running.wait_says("store_away");
+    std::thread::sleep(AWAY);
+    assert!(dir.path("data/state/spool").is_dir(), "it is used");
+    assert_eq!(dir.files("data/state/spool"), [""; 0], "nothing in it has a name");
+    let called = emulator.counts().0;
+    server.come_back();
+    running.wait_says("store_back");
+    let ran = running.wait().exits(0);
+    let summary = ran.summary();
+    assert_eq!((summary.done, summary.dead, summary.left), (106, 0, 0), "{ran}");
+    assert!((6..106).contains(&called), "{called} calls before it was back");
+    assert_eq!(emulator.counts().0, 106, "no call was made twice: {ran}");
+    assert!(!ran.err().contains("spool_refused"), "{ran}");
+    fetch_bucket(&dir, &server);
+    assert_eq!(dir.collected_in("bucket").len(), 106);
+}
+
+#[test]
+fn a_node_that_ends_while_answers_wait_on_its_disk_calls_for_them_again() {
+    for signal in ["KILL", "TERM"] {
+        let (emulator, mut server) = (emulator(), S3Server::start());
+        let dir = bodies(&emulator, &server);
+        let mut running = run(&dir).start();
+        wait_until("parts", || (server.seen("PUT part") >= 4).then_some(()));
+        server.go_away();
+        running.wait_says("store_away");
+        std::thread::sleep(AWAY);
+        assert!(running.is_running());
+        running.signal(signal);
+        // In time: a drain does not wait for the store.
+        let began = std::time::Instant::now();
+        drop(running.wait());
+        assert!(began.elapsed() < Duration::from_secs(15), "{signal}");
+        server.come_back();
+        let ran = run(&dir).run().exits(0);
+        assert_eq!((ran.summary().dead, ran.summary().left), (0, 0), "{ran}");
+        fetch_bucket(&dir, &server);
+        assert_eq!(dir.collected_in("bucket").len(), 106, "{signal}: {ran}");
+    }
 }

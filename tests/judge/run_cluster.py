@@ -207,6 +207,8 @@ async def one(args, folder: pathlib.Path, servers: list, count: int, ends: bool)
             await asyncio.to_thread(node.wait_ready)
         joined = await shared(nodes)
         parts = [held(node) for node in nodes]
+        cpu_joined = sum(node.usage.cpu_seconds() for node in nodes)
+        await asyncio.sleep(args.idle)
         cpu_idle = sum(node.usage.cpu_seconds() for node in nodes)
         started = time.monotonic()
         seqs = await backlog.publish(fetches)
@@ -264,6 +266,7 @@ async def one(args, folder: pathlib.Path, servers: list, count: int, ends: bool)
         "accounts": by_node,
         "accounts_max_by_mean": evenness(by_node),
         "calls_max_by_mean": None if ends else evenness(made),
+        "idle_cpu_ms_per_s": args.idle and round((cpu_idle - cpu_joined) * 1000 / args.idle, 3),
         "cpu_ms_per_fetch": round(cpu * 1000 / len(fetches), 3),
         "nats_cpu_ms_per_fetch": round(nats_server.usage.cpu_seconds() * 1000 / len(fetches), 3),
         "ends": told,
@@ -296,6 +299,7 @@ def main():
     parser.add_argument("--accounts", type=int, default=500)
     parser.add_argument("--calls", type=int, default=20, help="per account")
     parser.add_argument("--limit", type=Limit, action="append", help='"2 per 1 s", the default; several')
+    parser.add_argument("--idle", type=float, default=0.0, help="seconds without work before the fetches, CPU of which is told")
     parser.add_argument("--kills", type=int, default=0, help="kill -9 so often, with the most nodes")
     parser.add_argument("--drains", type=int, default=0, help="SIGTERM so often, with the most nodes")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before an answer's head")

@@ -20,7 +20,7 @@ use crate::http::{Answer, CallError};
 use crate::observe::{Answered, BODY_SEEN_MAX, Facts, Overuse, Then};
 use crate::plan::Format;
 use crate::recipe;
-use crate::store::Inspect;
+use crate::store::{Inspect, landing};
 
 /// How much of a bad answer is read so that its connection can be used again, and for how long.
 const REST_BYTES_MAX: usize = 64 * 1024;
@@ -64,7 +64,8 @@ impl Attempt<'_> {
         let look = (!answers.is_empty() && told.over.is_none())
             .then(|| Look::new(answers, status, &answer.headers, self.api.format, is_good));
         if told.over.is_none() && answers.may_store(status, is_good) {
-            return self.store(answer, told, look).await;
+            // What it takes to store an answer is more than an attempt needs until then.
+            return landing(Box::pin(self.store(answer, told, look))).await;
         }
         let (start, looked) = self.rest(answer, look).await;
         self.permit.call_ended(Sent::Maybe);

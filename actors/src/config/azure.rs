@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 use super::bucket::set;
 use super::secret::secret;
@@ -23,6 +24,10 @@ const ACCOUNT: &[&str] = &["AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME"
 const KEY: &[&str] = &["AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"];
 const SAS: &[&str] = &["AZURE_STORAGE_SAS_TOKEN"];
 
+/// Where another cloud than the public one signs in
+/// (<https://learn.microsoft.com/en-us/dotnet/api/azure.identity.azureauthorityhosts>).
+const AUTHORITY: &str = "AZURE_AUTHORITY_HOST";
+
 /// Variables of the environment that say who this machine is: of a workload in Kubernetes, and of an App Service
 /// (<https://learn.microsoft.com/en-us/azure/aks/workload-identity-overview>,
 /// <https://learn.microsoft.com/en-us/azure/app-service/overview-managed-identity#rest-endpoint-reference>).
@@ -30,7 +35,7 @@ const AMBIENT: &[&str] = &[
     "AZURE_CLIENT_ID",
     "AZURE_TENANT_ID",
     "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_AUTHORITY_HOST",
+    AUTHORITY,
     "IDENTITY_ENDPOINT",
 ];
 
@@ -99,7 +104,8 @@ fn credentials(
             }
         }
         let (tenant, client) = (plain(section, "tenant_id", tenant?)?, client?);
-        return Some(AzureCredentials::Principal { tenant, client, secret: client_secret? });
+        let (secret, authority) = (client_secret?, authority(section, env).ok()?);
+        return Some(AzureCredentials::Principal { tenant, client, secret, authority });
     }
     if let Some(key) = first(env, KEY) {
         return self::key(section, key.into());
@@ -111,10 +117,32 @@ fn credentials(
         (set(env, "AZURE_TENANT_ID"), set(env, "AZURE_CLIENT_ID"), set(env, "AZURE_CLIENT_SECRET"))
     {
         let tenant = plain(section, "tenant_id", tenant)?;
-        return Some(AzureCredentials::Principal { tenant, client, secret: secret.into() });
+        let (secret, authority) = (secret.into(), authority(section, env).ok()?);
+        return Some(AzureCredentials::Principal { tenant, client, secret, authority });
     }
-    let of = |name: &&str| Some(((*name).to_owned(), set(env, name)?));
+    let authority = authority(section, env).ok()?;
+    let of = |name: &&str| {
+        let value = if *name == AUTHORITY { authority.clone() } else { set(env, name) };
+        Some(((*name).to_owned(), value?))
+    };
     Some(AzureCredentials::Ambient(AMBIENT.iter().filter_map(of).collect()))
+}
+
+/// Where another cloud than the public one signs in, if that is said, without the slash that Kubernetes' webhook puts
+/// behind it. Fails where it is no place to send a secret to.
+fn authority(section: &Section<'_>, env: &BTreeMap<String, String>) -> Result<Option<String>, ()> {
+    let Some(given) = set(env, AUTHORITY) else { return Ok(None) };
+    let good = Url::parse(&given).is_ok_and(|url| {
+        let plain = url.password().is_none() && url.username().is_empty();
+        url.scheme() == "https" && plain && url.query().is_none() && url.fragment().is_none()
+    });
+    if !good {
+        let message = format!("`{}` of {AUTHORITY} is not where one signs in", preview(&given));
+        let hint = "such as https://login.microsoftonline.us, or leave it out of the environment";
+        section.mistake(Code::BadUrl, "url", message, hint);
+        return Err(());
+    }
+    Ok(Some(given.trim_end_matches('/').to_owned()))
 }
 
 /// It becomes part of a URL.

@@ -192,6 +192,16 @@ fn endpoint(section: &mut Section<'_>, kind: Kind) -> Endpoint {
     let text = section.text("endpoint");
     let allow_http = section.flag("allow_http").unwrap_or(false);
     let Some(text) = text else {
+        if !given && allow_http {
+            let message = "there is no endpoint: the provider's own is asked by https";
+            section.mistake(
+                Code::BadValue,
+                "allow_http",
+                message,
+                "leave it out, or name an endpoint",
+            );
+            return Endpoint::Bad;
+        }
         return if given { Endpoint::Bad } else { Endpoint::Own };
     };
     let hint = match kind {

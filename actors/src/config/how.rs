@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::plan::{How, StorePlan, StoreTarget};
 
 /// What a node's own machine and place are, and not how it collects.
-const OWN_SECTIONS: [&str; 3] = ["node", "nats", "http"];
+const OWN_SECTIONS: [&str; 4] = ["node", "nats", "http", "stage"];
 const OWN_OF_COLLECT: [&str; 5] =
     ["concurrency", "shards", "buffer_bytes_max", "drain", "spill_over"];
 

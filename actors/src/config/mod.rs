@@ -48,6 +48,7 @@ mod s3;
 mod secret;
 mod section;
 mod source;
+mod stage;
 mod store;
 mod values;
 mod weights;
@@ -124,6 +125,7 @@ fn load_for(
         store::check_state_apart(&report, &node.data, &store, &platforms);
         store::check_split_keys(&report, &store, &platforms);
         complete::check_gaps(&report, &store, &platforms);
+        let stages = stage::stages(&mut root);
         root.finish();
         let hash = Limits::of_all(&platforms).hash();
         let how = said.how(&hash, &store);
@@ -135,6 +137,7 @@ fn load_for(
             nats,
             http,
             platforms,
+            stages,
             hash,
             how,
             recipes,

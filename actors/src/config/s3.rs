@@ -1,6 +1,7 @@
 //! The keys of `[store]` that a bucket of S3 has.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
@@ -33,6 +34,12 @@ const AMBIENT: &[&str] = &[
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 ];
+
+/// Where a file of keys is, if not in the home.
+const SHARED: &str = "AWS_SHARED_CREDENTIALS_FILE";
+const UNREAD_HINT: &str = "access_key_id = \"env:NAME\" and secret_access_key = \"env:NAME\", or the variables that `aws configure \
+                           export-credentials --format env` prints; for the keys of this machine unset AWS_PROFILE and set \
+                           AWS_SHARED_CREDENTIALS_FILE=/dev/null";
 
 /// `elsewhere`: at an endpoint; `dotted`: with a dot in its name.
 pub(super) fn provider(
@@ -107,7 +114,16 @@ fn credentials(section: &mut Section<'_>, env: &BTreeMap<String, String>) -> Opt
         }),
         (None, None) => {
             let of = |name: &&str| Some(((*name).to_owned(), set(env, name)?));
-            Some(S3Credentials::Ambient(AMBIENT.iter().filter_map(of).collect()))
+            let found: Vec<_> = AMBIENT.iter().filter_map(of).collect();
+            if let (true, Some(unread)) = (found.is_empty(), unread(env)) {
+                let message = format!(
+                    "{unread}, and Tollgate does not read the shared files of Amazon's tools; the keys of this \
+                     machine would be used instead"
+                );
+                section.mistake(Code::NotSupported, "access_key_id", message, UNREAD_HINT);
+                return None;
+            }
+            Some(S3Credentials::Ambient(found))
         }
         (id, _) => {
             let missing = if id.is_some() { "AWS_SECRET_ACCESS_KEY" } else { "AWS_ACCESS_KEY_ID" };
@@ -116,4 +132,16 @@ fn credentials(section: &mut Section<'_>, env: &BTreeMap<String, String>) -> Opt
             None
         }
     }
+}
+
+/// What says that the keys stand where they are not read
+/// (<https://docs.aws.amazon.com/sdkref/latest/guide/file-location.html>). A file of settings may say no more than a
+/// region, and is no sign.
+fn unread(env: &BTreeMap<String, String>) -> Option<String> {
+    if let Some(profile) = set(env, "AWS_PROFILE") {
+        return Some(format!("AWS_PROFILE names the profile `{}`", preview(&profile)));
+    }
+    let file = set(env, SHARED).map(PathBuf::from);
+    let file = file.or_else(|| Some(Path::new(&set(env, "HOME")?).join(".aws/credentials")))?;
+    file.is_file().then(|| format!("there are keys in `{}`", file.display()))
 }

@@ -23,6 +23,10 @@ const KEY_PARTS_MAX: usize = 16;
 const COMPRESSIONS: &[(&str, Compression)] =
     &[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
 
+/// Default of `spool_bytes_max`, and the most that it may be.
+const SPOOL_BYTES_MAX: u64 = 1 << 30;
+const SPOOL_BYTES_MOST: u64 = 1 << 50;
+
 pub(super) fn store(
     section: Option<Section<'_>>,
     data: &Path,
@@ -35,6 +39,7 @@ pub(super) fn store(
         compression: Compression::Zstd,
         fsync: false,
         lines: true,
+        spool_bytes_max: SPOOL_BYTES_MAX,
     };
     let Some(mut section) = section else { return plan };
     let url = section.text("url");
@@ -76,6 +81,9 @@ pub(super) fn store(
     }
     if let Some(lines) = section.flag("lines") {
         plan.lines = lines;
+    }
+    if let Some(bytes) = section.size("spool_bytes_max", 0..=SPOOL_BYTES_MOST) {
+        plan.spool_bytes_max = bytes;
     }
     section.finish();
     plan

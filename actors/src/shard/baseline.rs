@@ -13,8 +13,9 @@
 //!
 //! The best answer seen is not the best there is. On a way whose delays are even in some range, there and
 //! back, the best of n answers lies about that range / sqrt(n) above it: so much is added. And where the first
-//! answers all come out of one crowd, the best of them is still no good: what they show is asked once more
-//! when it matters, with what has been learnt until then ([`Baselines::is_young`]).
+//! answers all come out of one crowd, the best of them is still no good. So an api's first answers are doubted: what they
+//! show is asked once more when it matters, with what has been learnt until then; as long as that is little, or nodes
+//! start together, which crowd a provider unseen by each other, the answer is believed ([`Baselines::late`]).
 
 use std::collections::HashMap;
 
@@ -30,13 +31,20 @@ const EPOCH: Span = Span::from_secs(30);
 const EPOCH_MAX: Span = Span::from_secs(600);
 /// So long after the first answer the best may still be much better than what was seen.
 const YOUNG: Span = Span::from_secs(2);
+/// Of fewer answers all may have been late.
+const FEW: u32 = 32;
 /// Of so many answers the best is near the best there is.
 const ENOUGH: u32 = 64;
 /// What an answer outside a crowd is believed to show of its request's way, at most.
 pub(crate) const UNEVEN_MAX: Span = Span::from_millis(100);
+/// What one of the first answers outside a crowd is believed to show, at most.
+const UNEVEN_YOUNG_MAX: Span = Span::from_millis(500);
 /// Writings are counted in slices of this length, for a minute: as long as an answer that matters may take.
 const SLICE_US: i64 = 50_000;
 const SLICES: usize = 1200;
+/// Whether a request met a crowd is looked at for so long after its writing, in slices, or until its answer: what is
+/// written after it keeps a provider from reading it, too.
+const MET_SLICES: i64 = 20;
 /// From this many writings in a slice and its neighbours, a provider is crowded. Accounts are spread evenly over nodes
 /// and their shards, so each counts its own and takes its part of the number, but not a handful.
 const CROWD: u32 = 32;
@@ -90,13 +98,30 @@ impl Epochs {
         }
     }
 
+    fn add(&mut self, took: Span) {
+        self.now.count = self.now.count.saturating_add(1);
+        self.now.best = self.now.best.min(took);
+    }
+
+    fn count(&self) -> u32 {
+        self.now.count.saturating_add(self.before.count)
+    }
+
     /// By how much an answer that took so long was slower than the best there is.
     fn slower(&self, took: Span) -> Span {
         let best = self.now.best.min(self.before.best).min(took);
-        let count = self.now.count.saturating_add(self.before.count).max(1);
+        let count = self.count().max(1);
         let unknown = (UNEVEN_MAX.0 * UNEVEN_MAX.0 / u64::from(count)).isqrt();
         Span((took.0 - best.0 + unknown).min(took.0))
     }
+
+    fn is_young(&self, at: At) -> bool {
+        at.since(self.first) < YOUNG
+    }
+}
+
+fn slice(at: At) -> i64 {
+    at.0.div_euclid(SLICE_US)
 }
 
 /// How many requests were written, by slice: the slice's number and the count.
@@ -105,7 +130,7 @@ struct Writings(Box<[(i64, u32)]>);
 
 impl Writings {
     fn add(&mut self, at: At) {
-        let number = at.0.div_euclid(SLICE_US);
+        let number = slice(at);
         let slice = &mut self.0[Self::place(number)];
         if slice.0 != number {
             *slice = (number, 0);
@@ -113,13 +138,14 @@ impl Writings {
         slice.1 = slice.1.saturating_add(1);
     }
 
-    fn around(&self, at: At) -> u32 {
-        let number = at.0.div_euclid(SLICE_US);
+    /// The most in a slice and its neighbours, from the one slice to the other.
+    fn most(&self, from: i64, to: i64) -> u32 {
         let count = |number| {
             let (counted, count) = self.0[Self::place(number)];
             if counted == number { count } else { 0 }
         };
-        count(number - 1) + count(number) + count(number + 1)
+        let around = |number| count(number - 1) + count(number) + count(number + 1);
+        (from..=to).map(around).max().unwrap_or(0)
     }
 
     fn place(number: i64) -> usize {
@@ -179,7 +205,8 @@ impl Baselines {
         epochs.map_or(Span::ZERO, |epochs| epochs.now.uneven.max(epochs.before.uneven))
     }
 
-    /// Notes an answer and tells by how much its request may have arrived late: at most as long as it took.
+    /// Notes an answer and tells by how much its request has arrived late, for all that is known: at most as long as
+    /// it took. Of a young api this may be far too little.
     pub(crate) fn answered(
         &mut self,
         platform: &Slug,
@@ -194,9 +221,8 @@ impl Baselines {
             before: Answers::NONE,
         });
         epochs.advance(answered);
-        epochs.now.count = epochs.now.count.saturating_add(1);
-        epochs.now.best = epochs.now.best.min(answered.since(written));
-        let late = self.late(platform, api, written, answered);
+        epochs.add(answered.since(written));
+        let late = self.known(platform, api, written, answered);
         let epochs = self.answers.get_mut(&(platform.clone(), api));
         if let Some(epochs) = epochs.filter(|epochs| epochs.now.count >= ENOUGH) {
             epochs.now.uneven = epochs.now.uneven.max(late.by.min(UNEVEN_MAX));
@@ -204,21 +230,33 @@ impl Baselines {
         late
     }
 
-    /// By how much a request may have arrived late, as far as is known now: more than when it was answered, if
-    /// better answers have come since.
-    pub(crate) fn late(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Late {
+    fn known(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Late {
         let took = answered.since(written);
         let epochs = self.answers.get(&(platform.clone(), api));
         let slower = epochs.map_or(took, |epochs| epochs.slower(took));
-        let around = self.writings.get(platform).map_or(0, |writings| writings.around(written));
-        let in_crowd = around >= self.crowd();
+        let from = slice(written);
+        let to = slice(answered).clamp(from, from + MET_SLICES);
+        let most = self.writings.get(platform).map_or(0, |writings| writings.most(from, to));
+        let in_crowd = most >= self.crowd();
         Late { by: if in_crowd { slower } else { slower.min(UNEVEN_MAX) }, in_crowd }
+    }
+
+    /// By how much a request may have arrived late that was answered when its api was young, by what is known now:
+    /// more than when it was answered, if better answers have come since, there are few, or other nodes call too.
+    pub(crate) fn late(&self, platform: &Slug, api: ApiIx, written: At, answered: At) -> Span {
+        let took = answered.since(written);
+        let epochs = self.answers.get(&(platform.clone(), api));
+        let is_alone = self.owned.ours().len() == PARTITIONS;
+        let known = epochs.filter(|epochs| is_alone && epochs.count() >= FEW);
+        let slower = known.map_or(took, |epochs| epochs.slower(took));
+        let Late { by, in_crowd } = self.known(platform, api, written, answered);
+        if in_crowd { slower } else { slower.min(UNEVEN_YOUNG_MAX).max(by) }
     }
 
     /// Whether the first answers of an api have only just come.
     pub(crate) fn is_young(&self, platform: &Slug, api: ApiIx, now: At) -> bool {
         let epochs = self.answers.get(&(platform.clone(), api));
-        epochs.is_some_and(|epochs| now.since(epochs.first) < YOUNG)
+        epochs.is_some_and(|epochs| epochs.is_young(now))
     }
 }
 
@@ -242,22 +280,29 @@ mod tests {
         baselines.answered(&slug(), 0, written, answered).by.0 / 1000
     }
 
-    /// After so many answers that took so long that the best is as good as known.
+    /// So many slices before the start the first answer came: nothing is young at the start.
+    const KNOWN: u64 = 400;
+
+    /// After answers that took so long, in so many slices that the best is known to a twentieth.
     fn known(shards: usize, took_ms: u64) -> Baselines {
         let mut baselines = Baselines::new(shards, Owned::default());
-        for _ in 0..10_000 {
-            slower(&mut baselines, 0, took_ms, 0);
+        for slice in 1..=KNOWN {
+            let written = At(START.0 - SLICE_US * i64::try_from(slice).unwrap());
+            baselines.answered(&slug(), 0, written, written.plus(Span::from_millis(took_ms)));
+        }
+        for epochs in baselines.answers.values_mut() {
+            epochs.first = At(0);
         }
         baselines
     }
 
     #[test]
     fn what_exceeds_the_best_answer_of_late_counts_within_bounds() {
-        let mut baselines = known(1, 300);
-        // What is not known of the best: 100 ms / sqrt(10,000), less a rounding.
-        assert_eq!(slower(&mut baselines, 10, 380, 1), 80);
-        assert_eq!(slower(&mut baselines, 20, 290, 1), 0);
-        assert_eq!(slower(&mut baselines, 30, 300, 1), 10);
+        let mut baselines = known(1, 100);
+        // And 5 ms of what is not known of the best: 100 ms / sqrt(400), less a rounding.
+        assert_eq!(slower(&mut baselines, 10, 180, 1), 84);
+        assert_eq!(slower(&mut baselines, 20, 90, 1), 4);
+        assert_eq!(slower(&mut baselines, 30, 100, 1), 14);
         assert_eq!(slower(&mut baselines, 40, 900, 1), 100, "there may have been more to do");
         assert_eq!(baselines.uneven(&slug(), 0), UNEVEN_MAX);
         assert_eq!(baselines.uneven(&slug(), 1), Span::ZERO);
@@ -279,15 +324,34 @@ mod tests {
     fn in_a_crowd_it_counts_whole() {
         let mut baselines = known(1, 100);
         assert_eq!(slower(&mut baselines, 1000, 900, 1), 100);
-        assert_eq!(slower(&mut baselines, 2000, 900, CROWD), 800);
-        assert_eq!(slower(&mut baselines, 2200, 900, 1), 100, "the crowd is gone");
+        assert_eq!(slower(&mut baselines, 3000, 900, CROWD), 804);
+        assert_eq!(slower(&mut baselines, 3200, 900, 1), 100, "the crowd is gone");
+    }
+
+    #[test]
+    fn a_crowd_that_comes_before_the_answer_counts() {
+        let mut baselines = known(1, 100);
+        for (at_ms, in_crowd) in [(949, true), (1100, false)] {
+            let written = START.plus(Span::from_secs(at_ms));
+            for _ in 0..CROWD {
+                baselines.written(&slug(), written.plus(Span::from_millis(at_ms)));
+            }
+            let answered = written.plus(Span::from_millis(900));
+            assert_eq!(baselines.answered(&slug(), 0, written, answered).in_crowd, in_crowd);
+        }
+        let written = START.plus(Span::from_secs(2000));
+        for _ in 0..CROWD {
+            baselines.written(&slug(), written.plus(Span::from_millis(2000)));
+        }
+        let answered = written.plus(Span::from_secs(10));
+        assert!(!baselines.answered(&slug(), 0, written, answered).in_crowd, "long since read");
     }
 
     #[test]
     fn a_shard_of_many_sees_its_part_of_the_crowd() {
         let mut baselines = known(2, 100);
         assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 100);
-        assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
+        assert_eq!(slower(&mut baselines, 3000, 900, CROWD / 2), 804);
     }
 
     #[test]
@@ -297,18 +361,18 @@ mod tests {
         owned.gain(Parts(u64::MAX >> (PARTITIONS / 2)));
         baselines.owned = owned;
         assert_eq!(slower(&mut baselines, 1000, 900, CROWD / 2 - 1), 100);
-        assert_eq!(slower(&mut baselines, 2000, 900, CROWD / 2), 800);
+        assert_eq!(slower(&mut baselines, 3000, 900, CROWD / 2), 804);
         baselines.owned = Owned::nothing();
-        assert_eq!(slower(&mut baselines, 3000, 900, CROWD_OF_SHARD_MIN - 1), 100);
-        assert_eq!(slower(&mut baselines, 4000, 900, CROWD_OF_SHARD_MIN), 800);
+        assert_eq!(slower(&mut baselines, 5000, 900, CROWD_OF_SHARD_MIN - 1), 100);
+        assert_eq!(slower(&mut baselines, 7000, 900, CROWD_OF_SHARD_MIN), 804);
     }
 
     #[test]
     fn a_provider_that_became_slower_for_good_is_taken_as_it_is_after_two_epochs() {
         let mut baselines = known(1, 10);
         for round in 0..10_000 {
-            let late = slower(&mut baselines, 31_000 + round / 1000, 510, 40);
-            assert_eq!(late, 500, "the epoch before counts");
+            let late = slower(&mut baselines, 31_000 + round, 510, 40);
+            assert!((500..505).contains(&late), "the epoch before counts: {late}");
         }
         assert_eq!(slower(&mut baselines, 62_000, 510, 40), 0);
         assert_eq!(baselines.uneven(&slug(), 0), UNEVEN_MAX, "that of the epoch before");
@@ -319,26 +383,67 @@ mod tests {
         );
     }
 
+    /// What an answer at the start of a young api shows, by what is known now.
+    fn late(baselines: &Baselines, at_ms: u64, took_ms: u64) -> u64 {
+        let written = START.plus(Span::from_millis(at_ms));
+        let answered = written.plus(Span::from_millis(took_ms));
+        baselines.late(&slug(), 0, written, answered).0 / 1000
+    }
+
     #[test]
     fn what_is_learnt_after_an_answer_counts_against_it() {
         let mut baselines = Baselines::new(1, Owned::default());
-        let written = START.plus(Span::from_millis(5));
-        let answered = written.plus(Span::from_millis(80));
         slower(&mut baselines, 0, 75, CROWD);
         assert!(slower(&mut baselines, 5, 80, 0) < 80);
         for _ in 0..10_000 {
             slower(&mut baselines, 900, 2, 0);
         }
-        assert_eq!(baselines.late(&slug(), 0, written, answered).by.0 / 1000, 78);
+        assert_eq!(late(&baselines, 5, 80), 78);
+        let answered = START.plus(Span::from_millis(75));
         assert!(baselines.is_young(&slug(), 0, START.plus(YOUNG)));
         assert!(!baselines.is_young(&slug(), 0, answered.plus(YOUNG)));
     }
 
     #[test]
+    fn the_first_answers_are_believed_while_there_are_few() {
+        let mut baselines = Baselines::new(1, Owned::default());
+        for n in 0..10 {
+            assert!(slower(&mut baselines, n, 200 - n, CROWD / 8) <= 100 + n);
+        }
+        assert_eq!(late(&baselines, 9, 191), 191, "all may have been late");
+        for n in 10..u64::from(FEW) {
+            slower(&mut baselines, 1000 + 10 * n, 190, 1);
+        }
+        assert_eq!(late(&baselines, 9, 191), 1 + 17, "100 ms / sqrt(32)");
+    }
+
+    #[test]
+    fn the_first_answers_are_believed_where_other_nodes_call_too() {
+        let mut baselines = Baselines::new(1, Owned::nothing());
+        baselines.owned.gain(Parts(u64::MAX >> 1));
+        for n in 0..1000 {
+            slower(&mut baselines, n, 40, 1);
+        }
+        assert_eq!(late(&baselines, 10, 103), 103, "all may have been late");
+    }
+
+    #[test]
+    fn a_first_answer_outside_a_crowd_is_believed_within_bounds() {
+        let mut baselines = Baselines::new(1, Owned::default());
+        slower(&mut baselines, 0, 320, 1);
+        assert_eq!(late(&baselines, 0, 320), 320, "others' crowd");
+        assert_eq!(late(&baselines, 0, 20_000), 500);
+        for n in 0..1000 {
+            slower(&mut baselines, 900 + n, 1, 1);
+        }
+        assert_eq!(late(&baselines, 0, 320), 320, "once more is known, too");
+    }
+
+    #[test]
     fn an_api_that_is_seldom_called_keeps_its_best_for_longer() {
         let mut baselines = known(1, 10);
-        assert_eq!(slower(&mut baselines, 5_000, 40, 1), 30);
-        assert_eq!(slower(&mut baselines, 40_000, 40, 1), 30);
-        assert_eq!(slower(&mut baselines, 400_000, 40, 1), 30);
+        assert_eq!(slower(&mut baselines, 5_000, 40, 1), 34);
+        assert_eq!(slower(&mut baselines, 40_000, 40, 1), 34);
+        assert_eq!(slower(&mut baselines, 400_000, 40, 1), 34);
     }
 }

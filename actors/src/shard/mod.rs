@@ -6,7 +6,7 @@
 
 pub(crate) mod accounts;
 pub mod actor;
-mod baseline;
+pub(crate) mod baseline;
 mod budgets;
 pub mod context;
 pub(crate) mod guests;

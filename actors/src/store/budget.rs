@@ -92,6 +92,16 @@ impl Budget {
         })
     }
 
+    /// Least bytes of a budget with so many streaming shares.
+    pub(super) fn bytes_for(streams: u64, stream_share_bytes: u64) -> u64 {
+        (streams * stream_share_bytes).div_ceil(SMALL_POOL_PARTS - 1) * SMALL_POOL_PARTS
+    }
+
+    /// How many bodies stream side by side.
+    pub(super) fn streams(&self) -> u64 {
+        self.stream_shares
+    }
+
     /// Waits for a small share. Dropping the future leaves the queue.
     pub(super) async fn small(&self) -> Share {
         take(&self.small, SMALL_SHARE_UNITS).await

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use object_store::path::Path;
+use object_store::{Attribute, Attributes, ObjectStoreExt, PutMultipartOptions, PutOptions};
 use sha2::{Digest, Sha256};
 
 use super::{Codec, Decode, EXPAND_MAX, Sink, SinkError, SinkOptions, Store, Stored, Unwrap};
@@ -26,6 +27,7 @@ pub async fn all(store: &Store) {
         a_body_in_small_pieces_comes_back(store),
         an_empty_body_is_an_object(store),
         Box::pin(a_large_body_comes_back(store)),
+        Box::pin(attributes_keep_no_body_out(store)),
         Box::pin(a_new_body_takes_the_place_of_the_old(store)),
         a_body_that_is_given_up_leaves_nothing(store),
         small_objects_are_put_read_replaced_and_removed(store),
@@ -127,6 +129,30 @@ pub async fn an_empty_body_is_an_object(store: &Store) {
 pub async fn a_large_body_comes_back(store: &Store) {
     send(store, &Path::from("large/none"), Codec::None, &body(LARGE, 2), 65_537).await;
     send(store, &Path::from("large/gzip"), Codec::Gzip, &body(6 * MIB, 3), 300_000).await;
+}
+
+/// In a bucket an object may bear attributes, in parts or whole; where the store has no place for them, it does
+/// without.
+pub async fn attributes_keep_no_body_out(store: &Store) {
+    if store.inner.bucket.is_none() {
+        return;
+    }
+    let objects = &store.inner.objects;
+    let attributes = Attributes::from_iter([(Attribute::Metadata("tollgate".into()), "7")]);
+    let body = Bytes::from(body(LARGE, 4));
+    let (whole, parts) = (Path::from("about/whole"), Path::from("about/parts"));
+    let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+    objects.put_opts(&whole, body.slice(..1000).into(), options).await.expect("put");
+    let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+    let mut upload = objects.put_multipart_opts(&parts, options).await.expect("begun");
+    for part in [body.slice(..6 * MIB), body.slice(6 * MIB..)] {
+        upload.put_part(part.into()).await.expect("put");
+    }
+    upload.complete().await.expect("completed");
+    for (key, body) in [(whole, body.slice(..1000)), (parts, body)] {
+        let found = objects.get(&key).await.expect("there").bytes().await.expect("read");
+        assert!(found == body, "{key}: other bytes came back");
+    }
 }
 
 /// Whatever their sizes; the old one is there, whole, until the new one is finished.

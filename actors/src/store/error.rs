@@ -160,7 +160,7 @@ impl SinkError {
     }
 }
 
-fn store_kind(error: &object_store::Error) -> StoreErrorKind {
+pub(super) fn store_kind(error: &object_store::Error) -> StoreErrorKind {
     use object_store::Error as E;
     if let Some(kind) = remote_kind(error) {
         return kind;
@@ -236,6 +236,11 @@ pub(super) fn expired(error: &(dyn std::error::Error + 'static)) -> Option<Expir
     None
 }
 
+/// The same of an answer that nobody has made an error of.
+pub(super) fn expired_answer(status: u16, body: &str) -> Option<Expired> {
+    Answer::new(status, body).expired()
+}
+
 /// A remote store's answer that was no success.
 struct Answer {
     status: u16,
@@ -249,14 +254,16 @@ struct Answer {
 }
 
 impl Answer {
+    fn new(status: u16, text: &str) -> Self {
+        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        let code = code.map(|(code, _)| code.trim().to_owned()).unwrap_or_default();
+        Self { status, code, skewed: SKEWED.iter().any(|words| text.contains(words)) }
+    }
+
     /// `object_store` tells an answer as text only: the type that holds it is private. Of the chain just
     /// that error begins so.
     fn of(text: &str) -> Option<Self> {
-        let of = |status: u16| {
-            let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-            let code = code.map(|(code, _)| code.trim().to_owned()).unwrap_or_default();
-            Self { status, code, skewed: SKEWED.iter().any(|words| text.contains(words)) }
-        };
+        let of = |status: u16| Self::new(status, text);
         if let Some(rest) = text.strip_prefix("Server returned non-2xx status code: ") {
             return Some(of(rest.get(..3)?.parse().ok()?));
         }

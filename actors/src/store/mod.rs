@@ -36,6 +36,8 @@ mod members;
 mod pipeline;
 mod reading;
 mod sink;
+mod spool;
+mod sums;
 mod sweep;
 mod unpack;
 mod unwrap;
@@ -63,18 +65,21 @@ use tokio::task::spawn_blocking;
 use self::bucket::Bucket;
 use self::budget::Budget;
 use self::lines::Lines;
+use self::spool::Spool;
 use self::upload::Upload;
 use self::writers::Writers;
 
 pub use self::bucket::BUCKET_BODY_BYTES_MAX;
+pub(crate) use self::bucket::landing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
 use self::error::{is_bucket_missing, is_unknown};
 pub use self::leftovers::Cleaned;
 pub(crate) use self::lines::LINE_BYTES_MAX;
 pub use self::lines::{LINES_FOLDER, keep_lines};
 pub use self::members::{MEMBERS_MAX, MemberName, Members};
-pub use self::reading::{Found, Listed};
+pub use self::reading::{Listed, Reading};
 pub use self::sink::{Sealed, Sink, Tap};
+pub use self::sums::{Found, Written};
 pub use self::sweep::keep_clean;
 pub use self::unpack::{Unpack, Unpacked};
 
@@ -86,6 +91,9 @@ pub const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Largest object of [`Store::put_small`] and [`Store::get`], in bytes.
 pub const SMALL_OBJECT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where answers wait in the state folder.
+const SPOOL: &str = "spool";
 
 /// Default of [`SinkOptions::expand_max`]. Deflate itself ends at about 1,032.
 pub const EXPAND_MAX: u32 = 200;
@@ -109,6 +117,15 @@ pub const BUFFER_BYTES_MIN: u64 =
 /// the larger their parts.
 pub fn bucket_buffer_bytes_min(body_bytes_max: u64) -> u64 {
     2 * bucket::part_bytes(body_bytes_max) + STREAM_SLACK_BYTES + budget::SMALL_SHARE_BYTES
+}
+
+/// Least `buffer_bytes_max` with which so many bodies are streamed into a plan's store side by side.
+pub fn buffer_bytes_for(plan: &Plan, bodies: u64) -> u64 {
+    let part_bytes = match &plan.store.target {
+        StoreTarget::Bucket(_) => bucket::part_bytes(plan.collect.body_bytes_max),
+        _ => FILE_PART_BYTES as u64,
+    };
+    Budget::bytes_for(bodies, 2 * part_bytes + STREAM_SLACK_BYTES)
 }
 
 /// How an object is compressed.
@@ -283,7 +300,9 @@ impl Store {
             }
             StoreTarget::Memory => Self::memory(budget),
             StoreTarget::Bucket(bucket) => {
-                Self::open_bucket(bucket, plan.collect.body_bytes_max, budget)
+                let bytes = plan.store.spool_bytes_max;
+                let spool = (bytes > 0).then(|| Spool::new(plan.state().join(SPOOL), bytes));
+                Self::open_bucket_with(bucket, plan.collect.body_bytes_max, budget, spool)
             }
         }
     }
@@ -299,8 +318,18 @@ impl Store {
         body_bytes_max: u64,
         buffer_bytes_max: u64,
     ) -> Result<Self, OpenError> {
+        Self::open_bucket_with(plan, body_bytes_max, buffer_bytes_max, None)
+    }
+
+    /// The same; what it does not take while it is away waits in the spool, and so does whoever puts it.
+    fn open_bucket_with(
+        plan: &BucketPlan,
+        body_bytes_max: u64,
+        buffer_bytes_max: u64,
+        spool: Option<Spool>,
+    ) -> Result<Self, OpenError> {
         let part_bytes = bucket::part_bytes(body_bytes_max);
-        let bucket = Bucket::new(plan, part_bytes)?;
+        let bucket = Bucket::new(plan, part_bytes, spool)?;
         let objects = bucket.objects();
         let part_bytes = usize::try_from(part_bytes).unwrap_or(usize::MAX);
         Self::new(objects, part_bytes, None, Some(bucket), buffer_bytes_max)
@@ -560,12 +589,10 @@ impl Store {
     async fn probe_in(&self, folder: &Path) -> Result<(), SinkError> {
         let number = if self.inner.bucket.is_some() { 0 } else { fastrand::u64(..) };
         let key = folder.clone().join(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
-        self.put(&key, Bytes::from_static(b"probe\n")).await?;
-        if self.inner.bucket.is_some() {
-            // Work needs no right to delete, and another node's probe may be gone with ours.
-            drop(self.inner.objects.delete(&key).await);
-            return Ok(());
+        if let Some(bucket) = &self.inner.bucket {
+            return bucket.probe(&key).await.map_err(|e| SinkError::store(&key, e));
         }
+        self.put(&key, Bytes::from_static(b"probe\n")).await?;
         self.inner.objects.delete(&key).await.map_err(|e| SinkError::store(&key, e))
     }
 
@@ -599,6 +626,11 @@ impl Store {
         });
         // The walk ends early only with the runtime.
         walk.await.unwrap_or_default()
+    }
+
+    /// Bytes of `store.spool_bytes_max` that wait on the disk for a bucket that is away.
+    pub fn spooled_bytes(&self) -> u64 {
+        self.inner.bucket.as_ref().map_or(0, Bucket::spooled_bytes)
     }
 
     /// Bytes of `buffer_bytes_max` that bodies on their way hold now.

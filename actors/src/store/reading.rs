@@ -1,92 +1,96 @@
-//! Reading what is stored: all of it as a list, and the sums of one object, whatever its size.
-
-use std::io::{self, Read, Write};
+//! Objects as they are read back: for work on what was stored, not for collecting.
 
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use jiff::Timestamp;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
-use sha2::{Digest, Sha256};
-use tokio::task::spawn_blocking;
 
 use super::error::is_bucket_missing;
-use super::pipeline::hex;
-use super::{Codec, SinkError, Store};
+use super::{SinkError, Store};
 
-/// Bytes of a file that are read at once.
-const READ_BYTES: usize = 256 * 1024;
-/// Pieces of a body up to so many bytes are hashed where they come.
-const INLINE_BYTES: usize = 64 * 1024;
-
-/// An object of a list.
+/// An object as a list has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Where it is.
+    /// The object.
     pub key: Path,
-    /// Its size as stored, in bytes.
+    /// Its size, in bytes.
     pub bytes: u64,
-    /// When it was written, by the store's clock.
-    pub written: Timestamp,
+    /// The entity tag, where the store tells it.
+    pub tag: Option<String>,
+    /// When it was written, in whole seconds since 1970: not every answer of a store has more.
+    pub written_s: i64,
 }
 
-/// What was found under a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// When it was written, by the store's clock.
-    pub written: Timestamp,
-    /// Size as stored, in bytes.
-    pub stored_bytes: u64,
-    /// SHA-256 of the object as stored, lower-case hex.
-    pub stored_sha256: String,
-    /// The same of the body after decompression, where that was asked for: its size and its SHA-256, or why it cannot be
-    /// decompressed.
-    pub body: Option<Result<(u64, String), String>>,
+impl Listed {
+    /// Tells what is listed now from what was listed before.
+    pub fn version(&self) -> String {
+        self.tag.clone().unwrap_or_else(|| format!("{}-{}", self.written_s, self.bytes))
+    }
+
+    /// Whether both are of the same object, unchanged; a list may tell less than an answer.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = match (&self.tag, &other.tag) {
+            (Some(tag), Some(other)) => tag == other,
+            _ => self.written_s == other.written_s,
+        };
+        same && self.bytes == other.bytes
+    }
 }
 
-impl Codec {
-    /// How an object is compressed, by what its key ends in.
-    pub fn of_key(key: &Path) -> Self {
-        match key.extension() {
-            Some("zst") => Self::Zstd,
-            Some("gz") => Self::Gzip,
-            _ => Self::None,
-        }
+/// The bytes of an object.
+pub enum Reading {
+    /// A file, at its beginning.
+    File(std::fs::File),
+    /// Bytes as they come. Dropping it ends the request.
+    Stream(BoxStream<'static, std::io::Result<Bytes>>),
+}
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::File(_) => "File",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+impl From<ObjectMeta> for Listed {
+    fn from(meta: ObjectMeta) -> Self {
+        let written_s = meta.last_modified.timestamp();
+        Self { key: meta.location, bytes: meta.size, tag: meta.e_tag, written_s }
     }
 }
 
 impl Store {
-    /// Every object below a prefix, as the store lists them; in a bucket in the order of their keys. What lies in the
-    /// state folder is none.
-    pub fn listed(&self, prefix: &Path) -> BoxStream<'static, Result<Listed, SinkError>> {
-        let prefix = prefix.clone();
-        let from = (!prefix.is_root()).then_some(&prefix);
-        let state = self.inner.files.as_ref().and_then(|files| files.state_key.clone());
-        let listed = self.inner.objects.list(from).filter_map(move |listed| {
-            let listed = match listed {
-                Ok(meta) => {
-                    let is_state = state.as_ref().is_some_and(|s| meta.location.prefix_matches(s));
-                    let written = written(&meta);
-                    let (key, bytes) = (meta.location, meta.size);
-                    (!is_state).then_some(Ok(Listed { key, bytes, written }))
-                }
-                // A file that went away while its folder was read.
-                Err(object_store::Error::NotFound { .. }) => None,
-                Err(error) => Some(Err(SinkError::store(&prefix, error))),
-            };
-            std::future::ready(listed)
-        });
-        listed.boxed()
+    /// Objects below a prefix, in no order. Nothing is read further than it is asked for.
+    pub fn list(&self, prefix: &Path) -> BoxStream<'static, Result<Listed, SinkError>> {
+        let at = prefix.clone();
+        let listed = self.inner.objects.list(Some(prefix));
+        let listed = listed.map_ok(Listed::from);
+        listed.map_err(move |error| SinkError::store(&at, error)).boxed()
     }
 
-    /// Reads an object to its end: its size and hash, and those of its body if a codec is given. `None` if there is no
-    /// such object. Holds a piece of it at a time.
+    /// An object as it is now; `None` if there is none.
     ///
     /// # Errors
     /// [`SinkError::Store`].
-    pub async fn sums(&self, key: &Path, codec: Option<Codec>) -> Result<Option<Found>, SinkError> {
+    pub async fn look(&self, key: &Path) -> Result<Option<Listed>, SinkError> {
+        self.check(key)?;
+        match self.inner.objects.head(key).await {
+            Ok(meta) => Ok(Some(meta.into())),
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                Ok(None)
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
+    }
+
+    /// The bytes of an object as they are stored, of any size; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn read(&self, key: &Path) -> Result<Option<(Listed, Reading)>, SinkError> {
         self.check(key)?;
         let found = match self.inner.objects.get(key).await {
             Ok(found) => found,
@@ -95,133 +99,37 @@ impl Store {
             }
             Err(error) => return Err(SinkError::store(key, error)),
         };
-        let written = written(&found.meta);
-        let sums = Sums::new(codec, written).map_err(|error| SinkError::other(key, error))?;
-        match found.payload {
-            GetResultPayload::File(file, _) => {
-                let summed = spawn_blocking(move || sums.of_file(file)).await;
-                let summed = summed.map_err(io::Error::other).flatten();
-                summed.map(Some).map_err(|error| SinkError::other(key, error))
-            }
-            GetResultPayload::Stream(mut pieces) => {
-                let mut sums = Box::new(sums);
-                while let Some(piece) = pieces.next().await {
-                    let piece: Bytes = piece.map_err(|error| SinkError::store(key, error))?;
-                    if piece.len() <= INLINE_BYTES {
-                        sums.take(&piece);
-                        continue;
-                    }
-                    let taken = spawn_blocking(move || {
-                        sums.take(&piece);
-                        sums
-                    });
-                    sums = taken.await.map_err(|error| SinkError::other(key, error))?;
-                }
-                Ok(Some(sums.end()))
-            }
-        }
-    }
-}
-
-/// By the store's clock.
-fn written(meta: &ObjectMeta) -> Timestamp {
-    Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).unwrap_or(Timestamp::MIN)
-}
-
-/// An object on its way through.
-struct Sums {
-    written: Timestamp,
-    stored: Tally,
-    body: Option<Body>,
-    /// Why the body cannot be decompressed.
-    flaw: Option<String>,
-}
-
-enum Body {
-    Plain,
-    Gzip(Box<MultiGzDecoder<Tally>>),
-    Zstd(Box<zstd::stream::write::Decoder<'static, Tally>>),
-}
-
-#[derive(Default)]
-struct Tally {
-    bytes: u64,
-    sha: Sha256,
-}
-
-impl Write for Tally {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes += bytes.len() as u64;
-        self.sha.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Tally {
-    fn end(self) -> (u64, String) {
-        (self.bytes, hex(&self.sha.finalize()))
-    }
-}
-
-impl Sums {
-    fn new(codec: Option<Codec>, written: Timestamp) -> io::Result<Self> {
-        let body = match codec {
-            None => None,
-            Some(Codec::None) => Some(Body::Plain),
-            Some(Codec::Gzip) => Some(Body::Gzip(Box::new(MultiGzDecoder::new(Tally::default())))),
-            Some(Codec::Zstd) => {
-                let decoder = zstd::stream::write::Decoder::new(Tally::default())?;
-                Some(Body::Zstd(Box::new(decoder)))
+        let listed = Listed::from(found.meta.clone());
+        let reading = match found.payload {
+            GetResultPayload::File(file, _) => Reading::File(file),
+            GetResultPayload::Stream(bytes) => {
+                Reading::Stream(bytes.map_err(std::io::Error::other).boxed())
             }
         };
-        Ok(Self { written, stored: Tally::default(), body, flaw: None })
+        Ok(Some((listed, reading)))
     }
 
-    fn of_file(mut self, mut file: std::fs::File) -> io::Result<Found> {
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => return Ok(self.end()),
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            self.take(buffer.get(..count).unwrap_or_default());
-        }
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        // A Tally takes all.
-        let _taken = self.stored.write(bytes).is_ok();
-        if self.flaw.is_some() {
-            return;
-        }
-        let taken = match &mut self.body {
-            None | Some(Body::Plain) => Ok(()),
-            Some(Body::Gzip(decoder)) => decoder.write_all(bytes),
-            Some(Body::Zstd(decoder)) => decoder.write_all(bytes),
-        };
-        self.flaw = taken.err().map(|error| error.to_string());
-    }
-
-    fn end(self) -> Found {
-        let (stored_bytes, stored_sha256) = self.stored.end();
-        let body = match (self.body, self.flaw) {
-            (None, _) => None,
-            (Some(_), Some(flaw)) => Some(Err(flaw)),
-            (Some(Body::Plain), None) => Some(Ok((stored_bytes, stored_sha256.clone()))),
-            (Some(Body::Gzip(decoder)), None) => {
-                Some(decoder.finish().map(Tally::end).map_err(|error| error.to_string()))
+    /// The bytes of an object of at most so many, as they are stored; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`SinkError::TooLarge`] over `bytes_max`; [`SinkError::Store`].
+    pub async fn read_whole(&self, key: &Path, bytes_max: u64) -> Result<Option<Bytes>, SinkError> {
+        self.check(key)?;
+        let found = match self.inner.objects.get(key).await {
+            Ok(found) => found,
+            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
+                return Ok(None);
             }
-            (Some(Body::Zstd(mut decoder)), None) => {
-                let flushed = decoder.flush().map_err(|error| error.to_string());
-                Some(flushed.map(|()| decoder.into_inner().end()))
-            }
+            Err(error) => return Err(SinkError::store(key, error)),
         };
-        Found { written: self.written, stored_bytes, stored_sha256, body }
+        if found.meta.size > bytes_max {
+            return Err(SinkError::TooLarge { key: key.clone(), bytes_max });
+        }
+        found.bytes().await.map(Some).map_err(|error| SinkError::store(key, error))
+    }
+
+    /// How many bodies that are not small it takes side by side; another waits.
+    pub fn streams_max(&self) -> u64 {
+        self.inner.budget.streams()
     }
 }

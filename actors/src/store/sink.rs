@@ -8,6 +8,7 @@ use object_store::{Attribute, Attributes};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::bucket::holding;
 use super::budget::Share;
 use super::error::SinkError;
 use super::pipeline::{Fault, Pipeline, Sums, pack};
@@ -125,13 +126,19 @@ impl Sealed {
                 store.put_all(objects).await?;
                 return Ok(stored);
             }
-            Left::Streamed(Some(upload), _, _share) => {
-                let completed = upload.complete().await;
+            Left::Streamed(Some(mut upload), _, share) => {
+                let settled = upload.settle().await;
+                // Nothing of the body is in memory any more, however long the end takes.
+                drop(share);
+                let completed = match settled {
+                    Ok(()) => upload.complete().await,
+                    Err(error) => Err(error),
+                };
                 completed.map_err(|e| SinkError::store(&stored.key, e))?;
             }
             Left::Whole(object) => store.put_about(&stored.key, object, about).await?,
-            Left::Streamed(None, object, _share) => {
-                store.put_about(&stored.key, object, about).await?;
+            Left::Streamed(None, object, share) => {
+                holding(share, store.put_about(&stored.key, object, about)).await?;
             }
         }
         if let Some((key, object)) = companion(&stored) {

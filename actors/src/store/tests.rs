@@ -1,5 +1,6 @@
 //! Claims about the store, on files, in memory and in a bucket.
 
+mod away;
 mod bodies;
 mod bounds;
 mod buckets;

@@ -89,7 +89,7 @@ impl Upload {
 
     /// Waits for the part in flight. It stays in place until then: a dropped future must not lose
     /// it.
-    async fn settle(&mut self) -> object_store::Result<()> {
+    pub(super) async fn settle(&mut self) -> object_store::Result<()> {
         let Some(in_flight) = self.in_flight.as_mut() else { return Ok(()) };
         let done = in_flight.await;
         self.in_flight = None;

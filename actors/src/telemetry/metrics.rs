@@ -163,6 +163,8 @@ metrics! {
         "memory that bodies on their way hold";
     BUFFER_MAX: Gauge "tollgate_buffer_max_bytes" in "bytes" by [], NO_BUCKETS,
         "what they may hold: `collect.buffer_bytes_max`";
+    SPOOLED: Gauge "tollgate_spooled_bytes" in "bytes" by [], NO_BUCKETS,
+        "answers that wait on the disk for a bucket that is away";
     KNOWN: Gauge "tollgate_accounts_known" in "accounts" by [], NO_BUCKETS,
         "accounts with work, or with limits that remember them";
     LIVE: Gauge "tollgate_accounts_live" in "accounts" by [], NO_BUCKETS,

@@ -26,7 +26,7 @@ pub(crate) use cluster::{
 };
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
-    SLOTS, SLOTS_OPEN, SPILLED, UNKNOWN, WAITING, WAKES,
+    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
@@ -751,6 +751,14 @@ pub(crate) fn store_away(reason: &str) {
         code = %Code::StoreUnavailable,
         reason,
         "the object store takes no bodies, no permits until it does"
+    );
+}
+
+pub(crate) fn spool_refused(reason: &str) {
+    tracing::warn!(
+        event = "spool_refused",
+        reason,
+        "an answer finds no place to wait for the store that is away, its call is made again"
     );
 }
 

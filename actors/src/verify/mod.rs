@@ -21,7 +21,7 @@ use tollgate_protos::{Manifest, Object};
 
 use crate::codes::Code;
 use crate::pages::{PageList, is_list, list_key};
-use crate::store::{Codec, Found, LINES_FOLDER, Listed, SinkError, Store};
+use crate::store::{Codec, Found, LINES_FOLDER, SinkError, Store, Written};
 
 #[cfg(test)]
 mod tests;
@@ -230,7 +230,7 @@ struct Open {
 }
 
 impl Open {
-    fn listed(&mut self, listed: Listed) {
+    fn listed(&mut self, listed: Written) {
         if !self.named.remove(&listed.key) {
             self.waits.insert(listed.key, listed.written);
         }

@@ -57,6 +57,7 @@ fn what_is_not_said_has_the_documented_default() {
     assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
     assert_eq!(plan.store.compression, Compression::Zstd);
     assert!(!plan.store.fsync && !plan.node_name.is_empty());
+    assert_eq!(plan.store.spool_bytes_max, 1 << 30);
     let collect = &plan.collect;
     assert_eq!((collect.concurrency, collect.attempts_max), (1024, 5));
     assert_eq!((collect.buffer_bytes_max, collect.body_bytes_max), (256 << 20, 8 << 30));
@@ -143,6 +144,36 @@ fn a_machine_without_keys_has_a_role() {
     assert_eq!(names, ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"]);
 }
 
+#[test]
+fn keys_in_files_that_are_not_read_are_refused_unless_others_are_given() {
+    let text = "url = \"s3://bucket\"\nregion = \"eu-west-1\"";
+    let home = tempfile::TempDir::new().unwrap();
+    let home_path = home.path().to_str().unwrap();
+    let refused = |env: &[(&str, &str)]| {
+        let mistakes = load_with(&format!("{BASE}\n[store]\n{text}"), env).unwrap_err();
+        assert_eq!(mistakes.list().len(), 1, "{mistakes}");
+        assert_eq!(mistakes.list()[0].code, Code::NotSupported, "{mistakes}");
+        mistakes.to_string()
+    };
+    assert!(refused(&[("AWS_PROFILE", "prod")]).contains("`prod`"));
+    assert!(matches!(s3(&bucket(text, &[("HOME", home_path)])).2, S3Credentials::Ambient(_)));
+    std::fs::create_dir(home.path().join(".aws")).unwrap();
+    let file = home.path().join(".aws/credentials");
+    std::fs::write(&file, "[default]\n").unwrap();
+    assert!(refused(&[("HOME", home_path)]).contains(".aws/credentials"));
+    let file = file.to_str().unwrap();
+    assert!(refused(&[("AWS_SHARED_CREDENTIALS_FILE", file)]).contains(".aws/credentials"));
+    for (name, value) in [
+        ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://x"),
+    ] {
+        let plan = bucket(text, &[("HOME", home_path), (name, value)]);
+        assert!(matches!(s3(&plan).2, S3Credentials::Ambient(_)), "{name}");
+    }
+    let keys = [("HOME", home_path), ("AWS_ACCESS_KEY_ID", "i"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    assert!(matches!(s3(&bucket(text, &keys)).2, S3Credentials::Keys { .. }));
+}
+
 /// What a configuration with this `[store]` says of it, and the debug form of its plan.
 fn told(text: &str, env: &[(&str, &str)]) -> String {
     let plan = load_with(&format!("{BASE}\n[store]\n{text}"), env)
@@ -219,8 +250,24 @@ fn a_container_of_azure_is_asked_as_azures_tools_do() {
     let environment =
         [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c"), ("AZURE_CLIENT_SECRET", "aGlkZGVu")];
     for found in [of(principal, &[("S", "aGlkZGVu")]), of("", &environment)] {
-        assert!(matches!(found, AzureCredentials::Principal { tenant, client, secret }
-            if tenant == "t" && client == "c" && secret.expose_secret() == "aGlkZGVu"));
+        assert!(
+            matches!(found, AzureCredentials::Principal { tenant, client, secret, authority: None }
+            if tenant == "t" && client == "c" && secret.expose_secret() == "aGlkZGVu")
+        );
+    }
+    // Another cloud's place to sign in, as Kubernetes writes it.
+    let host = ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.us/");
+    let environment: Vec<_> = environment.into_iter().chain([host]).collect();
+    for found in [of(principal, &[("S", "aGlkZGVu"), host]), of("", &environment)] {
+        assert!(matches!(found, AzureCredentials::Principal { authority: Some(at), .. }
+            if at == "https://login.microsoftonline.us"));
+    }
+    let AzureCredentials::Ambient(found) = of("", &[host]) else { panic!() };
+    assert_eq!(found, [(host.0.to_owned(), "https://login.microsoftonline.us".to_owned())]);
+    for bad in ["login.microsoftonline.us", "http://login.microsoftonline.us"] {
+        let text = format!("{BASE}\n[store]\nurl = \"az://con\"\naccount = \"abc\"");
+        let mistakes = load_with(&text, &[(host.0, bad)]).unwrap_err();
+        assert!(mistakes.to_string().contains("AZURE_AUTHORITY_HOST"), "{bad}: {mistakes}");
     }
     let workload = [
         ("AZURE_TENANT_ID", "t"),
@@ -618,5 +665,138 @@ fn sizes_are_read_in_both_kinds_of_units() {
         ["", "MiB", "-1", "1.5GiB", "1 XB", "99999999999999999999", "99999999999GiB", "1mib"]
     {
         assert_eq!(parse_size(text), None, "{text}");
+    }
+}
+
+#[test]
+fn a_table_of_parquet_is_understood() {
+    use tollgate_stage::{From, Kind, Mismatch, Moment, Step, Unknown};
+    let text = r#"
+[stage.offers]
+from = "kakao/offers/"
+records = "data.offers[]"
+explode = ["legs[]", "legs.segments"]
+partition = ["dt"]
+sort = ["price"]
+unknown = "add"
+mismatch = "widen"
+nulls = [""]
+file_bytes = "64MiB"
+[stage.offers.columns]
+id = { type = "int64", required = true }
+price = { path = "price.total", type = "decimal(12,2)", default = "0" }
+"odd.name" = { path = ["odd.name"], type = "string" }
+at = { type = "timestamp", format = ["unix_ms", "%d/%m/%Y, %H:%M"], zone = "Asia/Seoul" }
+dt = { type = "date", input = "part.date" }
+"#;
+    let plan = plan(&format!("{BASE}{text}"));
+    let stage = plan.stages.values().next().unwrap();
+    assert_eq!((stage.from.as_ref(), stage.to.as_ref()), ("kakao/offers", "staged/offers"));
+    assert!(stage.manifest);
+    assert_eq!(stage.file_bytes, 64 << 20);
+    let table = &stage.table;
+    assert_eq!(table.records.last(), Some(&Step::Each));
+    assert_eq!(table.explode, [vec!["legs"], vec!["legs", "segments"]]);
+    let names: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["id", "price", "odd.name", "at", "dt"]);
+    assert_eq!((&table.partition[..], &table.sort[..]), (&[4][..], &[1][..]));
+    assert!(table.columns[0].required);
+    assert_eq!(table.columns[1].kind, Kind::Decimal { digits: 12, behind: 2 });
+    assert_eq!(table.columns[2].from, From::Path(vec!["odd.name".to_owned()]));
+    assert_eq!(
+        table.columns[3].kind,
+        Kind::Timestamp {
+            formats: vec![Moment::Unix(1000), Moment::Format("%d/%m/%Y, %H:%M".to_owned())],
+            zone: "Asia/Seoul".to_owned(),
+        }
+    );
+    assert_eq!(table.columns[4].from, From::Input("part.date".to_owned()));
+    assert_eq!((table.unknown, table.mismatch), (Unknown::Add, Mismatch::Widen));
+}
+
+#[test]
+fn what_init_shows_of_a_table_of_parquet_is_right() {
+    let text = init_text();
+    let lines = text.lines().skip_while(|line| *line != "# [stage.offers]");
+    let lines = lines.map_while(|line| line.strip_prefix("# ")).collect::<Vec<_>>().join("\n");
+    let plan = plan(&format!("{BASE}{lines}\n"));
+    let stage = plan.stages.values().next().unwrap();
+    assert_eq!((stage.table.columns.len(), &stage.table.partition[..]), (3, &[2][..]));
+}
+
+#[test]
+fn every_mistake_of_a_table_of_parquet_is_told() {
+    let text = r#"
+[stage.offers]
+from = "kakao/offers"
+to = "kakao/offers/staged"
+separator = "ab"
+records = "data..x"
+partition = ["day"]
+unknown = "keep"
+also = 1
+[stage.offers.columns]
+a = "integer"
+b = { type = "decimal(39,2)" }
+c = { type = "int64", format = "%Y" }
+d = { type = "date", format = "yyyy" }
+e = { type = "timestamp", format = "soon" }
+f = { type = "string", input = "colour" }
+g = { type = "string", path = "x", input = "key" }
+h = { type = "string", zone = "UTC" }
+i = { type = "string", path = "a..b" }
+[stage.none]
+"#;
+    let mistakes = load_with(&format!("{BASE}{text}"), &[]).unwrap_err().to_string();
+    for key in [
+        "stage.offers.to",
+        "stage.offers.separator",
+        "stage.offers.records",
+        "stage.offers.partition",
+        "stage.offers.unknown",
+        "stage.offers.also",
+        "columns.a",
+        "columns.b.type",
+        "columns.c.format",
+        "columns.d.format",
+        "columns.e.format",
+        "columns.f.input",
+        "columns.g.input",
+        "columns.h.zone",
+        "columns.i.path",
+        "stage.none.from",
+        "stage.none.columns",
+    ] {
+        assert!(mistakes.contains(key), "{key} is not in\n{mistakes}");
+    }
+}
+
+#[test]
+fn tables_of_parquet_that_would_remove_each_others_files_are_refused() {
+    let table = |name: &str, from: &str, to: &str| {
+        format!(
+            "[stage.{name}]\nfrom = \"{from}\"\nto = \"{to}\"\n[stage.{name}.columns]\nid = \"int64\"\n"
+        )
+    };
+    let told = |from: &str, to: &str| {
+        let text = format!("{BASE}{}{}", table("a", "kakao/a", "staged/a"), table("b", from, to));
+        load_with(&text, &[]).map(|_| ()).map_err(|mistakes| mistakes.to_string())
+    };
+    // The same objects may become several tables.
+    told("kakao/a", "staged/ab").unwrap();
+    for (from, to, whose) in [
+        ("kakao/b", "staged/a", "`to` of stage.a"),
+        ("kakao/b", "staged", "`to` of stage.a"),
+        ("kakao/b", "staged/a/b", "`to` of stage.a"),
+        ("staged/a", "other", "`to` of stage.a"),
+        ("staged", "other", "`to` of stage.a"),
+        ("kakao/b", "kakao/a/b", "`from` of stage.a"),
+        ("x", "kakao", "`from` of stage.a"),
+    ] {
+        let mistakes = told(from, to).unwrap_err();
+        assert!(
+            mistakes.contains("stage.b.") && mistakes.contains(whose),
+            "{from} {to}: {mistakes}"
+        );
     }
 }

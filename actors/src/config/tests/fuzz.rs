@@ -102,6 +102,7 @@ const KEYS: &[&str] = &[
     "key",
     "compression",
     "fsync",
+    "spool_bytes_max",
     "collect",
     "concurrency",
     "shards",

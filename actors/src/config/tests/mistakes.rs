@@ -50,6 +50,7 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[store]\nurl = \"s3://bucket\"", Code::MissingKey, "store.region"),
     ("[store]\nurl = \"s3://bucket\"\nregion = \"a/b\"", Code::BadValue, "store.region"),
     ("[store]\nurl = \"s3://bucket\"\nendpoint = \"http://x\"", Code::BadValue, "store.endpoint"),
+    ("[store]\nurl = \"gs://bucket\"\nallow_http = true", Code::BadValue, "store.allow_http"),
     ("[store]\nurl = \"s3://bucket\"\nendpoint = \"x:9000\"", Code::BadUrl, "store.endpoint"),
     (
         "[store]\nurl = \"s3://bucket\"\nregion = \"r\"\naccess_key_id = \"env:A\"",
@@ -77,6 +78,7 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[store]\nurl = \"file:\"", Code::BadUrl, "store.url"),
     ("[store]\nurl = \"file:tollgate-data/state/x\"", Code::BadValue, "store.url"),
     ("[store]\ncompression = \"zst\"", Code::BadValue, "store.compression"),
+    ("[store]\nspool_bytes_max = \"much\"", Code::BadSize, "store.spool_bytes_max"),
     ("[store]\nfsync = \"yes\"", Code::WrongType, "store.fsync"),
     (
         "[store]\nkey = \"{platform}/{api}/{account}/{idd}/{page}\"",

@@ -6,6 +6,7 @@ use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder
 use object_store::client::CredentialProvider;
 use secrecy::ExposeSecret;
 
+use super::client::PerThread;
 use super::leftovers::Lister;
 use super::renew::{self, Renewal, Renewed};
 use super::{Opened, Setting};
@@ -58,7 +59,7 @@ fn renewed(
     }
     let (container, account) = (setting.plan.bucket.clone(), account.to_owned());
     let credentials = credentials.clone();
-    let connector = setting.connector.apart();
+    let connector = PerThread::apart();
     let asking = setting.asking.clone();
     Renewed::new(move || {
         let mut builder = MicrosoftAzureBuilder::new()
@@ -67,9 +68,12 @@ fn renewed(
             .with_client_options(asking.clone())
             .with_http_connector(connector.again())
             .with_retry(renew::retries());
-        if let AzureCredentials::Principal { tenant, client, secret } = &credentials {
+        if let AzureCredentials::Principal { tenant, client, secret, authority } = &credentials {
             builder =
                 builder.with_client_secret_authorization(client, secret.expose_secret(), tenant);
+            if let Some(authority) = authority {
+                builder = builder.with_authority_host(authority);
+            }
         }
         for (key, value) in &variables {
             builder = builder.with_config(*key, value);

@@ -48,6 +48,12 @@ impl Streak {
         }
     }
 
+    /// Somebody else has found out that the store is away.
+    pub(super) fn tell(&self) {
+        self.length.fetch_max(FAILING, Ordering::Relaxed);
+        self.grown.notify_one();
+    }
+
     /// Waits until requests fail one after the other.
     pub(super) async fn failing(&self) {
         loop {
@@ -79,9 +85,9 @@ impl PerThread {
         Self { streak, first, made: Arc::default() }
     }
 
-    /// For other clients, of the same store.
-    pub(super) fn apart(&self) -> Self {
-        Self::new(Arc::clone(&self.streak))
+    /// For clients of another service: that it is away says nothing of the store, nor that it answers.
+    pub(super) fn apart() -> Self {
+        Self::new(Arc::default())
     }
 
     /// Makes the same clients anew, in the same order: whoever asks for them with the same options gets the
@@ -101,7 +107,11 @@ struct Clients {
 impl HttpConnector for PerThread {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let made = self.made.fetch_add(1, Ordering::Relaxed);
-        debug_assert!(made < CLIENTS_MAX, "another bucket's clients come next");
+        if made >= CLIENTS_MAX {
+            // The next number is that of another bucket's client, with other options.
+            let source = format!("more than {CLIENTS_MAX} clients of one bucket").into();
+            return Err(object_store::Error::Generic { store: "client", source });
+        }
         let number = self.first + made;
         let (options, streak) = (options.clone(), Arc::clone(&self.streak));
         let clients = Clients { number, options, streak };

@@ -7,6 +7,7 @@ use object_store::client::CredentialProvider;
 use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorageBuilder};
 use secrecy::ExposeSecret;
 
+use super::client::PerThread;
 use super::leftovers::Lister;
 use super::renew::{self, Renewal, Renewed};
 use super::{Opened, Setting};
@@ -46,7 +47,7 @@ fn renewed(
     credentials: &GoogleCredentials,
 ) -> object_store::Result<Arc<Renewed<GcpCredential>>> {
     let (bucket, credentials) = (setting.plan.bucket.clone(), credentials.clone());
-    let connector = setting.connector.apart();
+    let connector = PerThread::apart();
     let asking = setting.asking.clone();
     Renewed::new(move || {
         let mut builder = GoogleCloudStorageBuilder::new()

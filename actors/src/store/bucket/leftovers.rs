@@ -23,6 +23,8 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use super::Bucket;
+use super::renew::with_new_if;
+use crate::store::error::{Expired, expired_answer};
 use crate::store::leftovers::Cleaned;
 
 /// Pages looked at in one sweep; a page has up to 1,000 uploads.
@@ -129,9 +131,16 @@ async fn page(bucket: &Bucket, key: &str, id: &str) -> Result<Page, String> {
     let mut tries = 0;
     loop {
         tries += 1;
-        match ask(bucket, key, id).await {
+        let asked = with_new_if(
+            bucket.remote.renewal(),
+            |failure: &Failure| failure.expired,
+            || ask(bucket, key, id),
+        );
+        match asked.await {
             Ok(page) => return Ok(page),
-            Err(Failure { reason, again }) if tries == TRIES_MAX || !again => return Err(reason),
+            Err(Failure { reason, again, .. }) if tries == TRIES_MAX || !again => {
+                return Err(reason);
+            }
             Err(_) => sleep(bucket.retries.backoff.max_backoff).await,
         }
     }
@@ -140,15 +149,16 @@ async fn page(bucket: &Bucket, key: &str, id: &str) -> Result<Page, String> {
 struct Failure {
     reason: String,
     again: bool,
+    expired: Option<Expired>,
 }
 
 impl Failure {
     fn last(reason: impl ToString) -> Self {
-        Self { reason: reason.to_string(), again: false }
+        Self { reason: reason.to_string(), again: false, expired: None }
     }
 
     fn passing(reason: impl ToString) -> Self {
-        Self { reason: reason.to_string(), again: true }
+        Self { reason: reason.to_string(), again: true, expired: None }
     }
 }
 
@@ -186,7 +196,9 @@ async fn ask(bucket: &Bucket, key: &str, id: &str) -> Result<Page, Failure> {
     if !head.status.is_success() {
         let text = String::from_utf8_lossy(&body).chars().take(500).collect::<String>();
         let reason = format!("list the uploads: {}: {text}", head.status);
-        return Err(Failure { reason, again: head.status.is_server_error() && head.status != 501 });
+        let again = head.status.is_server_error() && head.status != 501;
+        let expired = expired_answer(head.status.as_u16(), &text);
+        return Err(Failure { reason, again, expired });
     }
     if body.len() > PAGE_BYTES_MAX {
         return Err(Failure::last("list the uploads: the answer is too long"));

@@ -11,6 +11,7 @@
 //!   with 0.2 to 5 s in between, about 12 s in all, and no more once [`RETRY_WITHIN`] have passed. One that
 //!   hears nothing ends after [`SILENCE_MAX`] and a second for each MiB of a part. One that is refused because its
 //!   credentials have ended is made once more with new ones (see `renew`).
+//! - What a bucket that is away does not take waits on the disk, up to a bound (see `patient`).
 //! - A body of up to one part is one put; a larger one has at most [`PARTS_MAX`] parts of one size, at
 //!   least [`PART_BYTES_MIN`], one of them on its way while the next is filled.
 
@@ -18,6 +19,7 @@ mod azure;
 mod client;
 mod google;
 mod leftovers;
+mod patient;
 mod remote;
 mod renew;
 mod s3;
@@ -29,15 +31,20 @@ use object_store::client::{HttpClient, HttpConnector};
 use object_store::limit::LimitStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use self::client::{PerThread, Streak};
 use self::leftovers::Lister;
+use self::patient::{Patience, Patient};
 use self::remote::{Remote, Renewing};
 use self::renew::Renewal;
 use super::error::OpenError;
 use super::leftovers::Cleaned;
+use super::spool::Spool;
 use crate::plan::{BucketPlan, Provider};
+
+pub(super) use self::patient::holding;
+pub(crate) use self::patient::landing;
 
 /// Largest object (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>,
 /// <https://cloud.google.com/storage/quotas#objects>): what every compatible store has taken from S3. Azure takes
@@ -96,7 +103,10 @@ pub(super) struct Bucket {
     lister: Lister,
     prefix: Path,
     retries: RetryConfig,
-    concurrency: usize,
+    /// The objects below the prefix, no more of them at work on at once than was declared.
+    limited: Arc<dyn ObjectStore>,
+    /// None: a bucket that is away is not waited for.
+    patience: Option<Arc<Patience>>,
     streak: Arc<Streak>,
     /// Between the words of a name of metadata. Azure takes names of programs only
     /// (<https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>), and
@@ -124,8 +134,12 @@ struct Opened {
 }
 
 impl Bucket {
-    /// No request is made.
-    pub(super) fn new(plan: &BucketPlan, part_bytes: u64) -> Result<Self, OpenError> {
+    /// No request is made. `spool`: where answers wait while the bucket is away.
+    pub(super) fn new(
+        plan: &BucketPlan,
+        part_bytes: u64,
+        spool: Option<Spool>,
+    ) -> Result<Self, OpenError> {
         let refused = |source: object_store::Error| OpenError::Bucket {
             bucket: plan.bucket.clone(),
             source: source.into(),
@@ -156,23 +170,47 @@ impl Bucket {
             Provider::Azure { account, credentials } => azure::open(&setting, account, credentials),
         };
         let Opened { remote, lister, renewal, url } = opened.map_err(refused)?;
+        let parts_have_attributes = !matches!(plan.provider, Provider::Azure { .. });
+        let remote = Renewing::new(remote, renewal, parts_have_attributes);
+        let below = PrefixStore::new(remote.clone(), prefix.clone());
+        let patience = spool.map(|spool| Arc::new(Patience::new(spool, Arc::clone(&streak))));
         Ok(Self {
-            remote: Renewing::new(remote, renewal),
+            remote,
             http,
             url,
             lister,
             prefix,
             retries,
-            concurrency: plan.concurrency,
+            limited: Arc::new(LimitStore::new(below, plan.concurrency)),
+            patience,
             streak,
             joint: if matches!(plan.provider, Provider::Azure { .. }) { '_' } else { '-' },
         })
     }
 
-    /// The objects below the prefix, no more of them at work on at once than was declared.
+    /// The objects below the prefix. Puts wait for a bucket that is away, where they may.
     pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
-        let below = PrefixStore::new(self.remote.clone(), self.prefix.clone());
-        Arc::new(LimitStore::new(below, self.concurrency))
+        let limited = Arc::clone(&self.limited);
+        match &self.patience {
+            Some(patience) => Arc::new(Patient::new(limited, Arc::clone(patience))),
+            None => limited,
+        }
+    }
+
+    /// Puts a few bytes and takes them away again, without patience; those that wait go on if that succeeds.
+    pub(super) async fn probe(&self, key: &Path) -> object_store::Result<()> {
+        self.limited.put(key, "probe\n".into()).await?;
+        if let Some(patience) = &self.patience {
+            patience.is_back();
+        }
+        // Work needs no right to delete, and another node's probe may be gone with ours.
+        drop(self.limited.delete(key).await);
+        Ok(())
+    }
+
+    /// Bytes that wait on the disk.
+    pub(super) fn spooled_bytes(&self) -> u64 {
+        self.patience.as_ref().map_or(0, |patience| patience.spooled_bytes())
     }
 
     /// Waits until requests fail one after the other.

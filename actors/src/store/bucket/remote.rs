@@ -1,21 +1,25 @@
 //! The store of a provider as the rest sees it: requests are repeated with new credentials where the old ones have
-//! ended, uploads too.
+//! ended, uploads too. And the end of an upload whose answer was lost is told from one that failed: it is repeated by
+//! `object_store`, and the second time the upload is not there any more.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart,
+    Attributes, CopyOptions, Extensions, GetOptions, GetResult, ListResult, MultipartId,
+    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, Result, UploadPart,
 };
 
-use super::renew::{Renewal, with_new};
+use tokio::sync::OnceCell;
+
+use super::renew::{Renewal, noting, with_new};
+use crate::store::error::{StoreErrorKind, expired, store_kind};
 
 /// What each of the three providers has.
 pub(super) trait Remote: ObjectStore + MultipartStore {}
@@ -31,11 +35,72 @@ pub(super) struct Renewing {
     remote: Arc<dyn Remote>,
     /// None: the credentials were given, and are the same until the process ends.
     renewal: Option<Arc<dyn Renewal>>,
+    /// Whether an upload in parts may bear attributes. Those to Azure may not, as `object_store` has them: its blocks
+    /// are begun by nothing that could hold them.
+    parts_have_attributes: bool,
 }
 
 impl Renewing {
-    pub(super) fn new(remote: Arc<dyn Remote>, renewal: Option<Arc<dyn Renewal>>) -> Self {
-        Self { remote, renewal }
+    pub(super) fn new(
+        remote: Arc<dyn Remote>,
+        renewal: Option<Arc<dyn Renewal>>,
+        parts_have_attributes: bool,
+    ) -> Self {
+        Self { remote, renewal, parts_have_attributes }
+    }
+
+    pub(super) fn renewal(&self) -> Option<&Arc<dyn Renewal>> {
+        self.renewal.as_ref()
+    }
+
+    /// What the store says of an object without its bytes; nothing if there is none.
+    async fn look(&self, key: &Path) -> Result<Option<ObjectMeta>> {
+        match with_new(self.renewal.as_ref(), || self.remote.head(key)).await {
+            Ok(meta) => Ok(Some(meta)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn list_behind(
+        &self,
+        prefix: Option<&Path>,
+        behind: Option<&Path>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let Some(behind) = behind else { return self.remote.list(prefix) };
+        let after = behind.clone();
+        // Azurite lists all of them (https://github.com/Azure/Azurite/issues/2619).
+        let listed = self.remote.list_with_offset(prefix, behind);
+        listed.try_filter(move |meta| ready(meta.location > after)).boxed()
+    }
+
+    /// Lists, and goes on behind the last key with new credentials where the old ones end: all three list in order.
+    fn listed(
+        &self,
+        prefix: Option<&Path>,
+        behind: Option<&Path>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let Some(renewal) = self.renewal.clone() else { return self.list_behind(prefix, behind) };
+        let (store, prefix, behind) = (self.clone(), prefix.cloned(), behind.cloned());
+        let begun = store.list_behind(prefix.as_ref(), behind.as_ref());
+        stream::unfold((begun, behind), move |(mut keys, mut last)| {
+            let (store, renewal, prefix) = (store.clone(), Arc::clone(&renewal), prefix.clone());
+            async move {
+                let (mut next, used) = noting(keys.next()).await;
+                if let Some(Err(error)) = &next
+                    && let Some(why) = expired(error)
+                    && renewal.expire(used, why)
+                {
+                    keys = store.list_behind(prefix.as_ref(), last.as_ref());
+                    next = keys.next().await;
+                }
+                if let Some(Ok(meta)) = &next {
+                    last = Some(meta.location.clone());
+                }
+                next.map(|next| (next, (keys, last)))
+            }
+        })
+        .boxed()
     }
 
     pub(super) async fn abort_multipart(&self, key: &Path, id: &MultipartId) -> Result<()> {
@@ -87,11 +152,15 @@ impl ObjectStore for Renewing {
         Self: 'f,
     {
         Box::pin(async move {
+            let mut options = options;
+            if !self.parts_have_attributes {
+                options.attributes = Attributes::new();
+            }
             let begin = || self.remote.create_multipart_opts(key, options.clone());
             let id = with_new(self.renewal.as_ref(), begin).await?;
-            let begun =
-                Begun { store: self.clone(), key: key.clone(), id, parts: Mutex::default() };
-            let upload = Upload { begun: Arc::new(begun), count: 0 };
+            let (parts, before) = (Mutex::<Parts>::default(), OnceCell::new());
+            let begun = Begun { store: self.clone(), key: key.clone(), id, parts, before };
+            let upload = Upload { begun: Arc::new(begun) };
             Ok(Box::new(upload) as Box<dyn MultipartUpload>)
         })
     }
@@ -125,7 +194,7 @@ impl ObjectStore for Renewing {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.remote.list(prefix)
+        self.listed(prefix, None)
     }
 
     fn list_with_offset(
@@ -133,10 +202,7 @@ impl ObjectStore for Renewing {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        let behind = offset.clone();
-        // Azurite lists all of them (https://github.com/Azure/Azurite/issues/2619).
-        let listed = self.remote.list_with_offset(prefix, offset);
-        listed.try_filter(move |meta| ready(meta.location > behind)).boxed()
+        self.listed(prefix, Some(offset))
     }
 
     fn list_with_delimiter<'s, 'p, 'f>(&'s self, prefix: Option<&'p Path>) -> Answer<'f, ListResult>
@@ -174,7 +240,6 @@ impl ObjectStore for Renewing {
 #[derive(Debug)]
 struct Upload {
     begun: Arc<Begun>,
-    count: usize,
 }
 
 #[derive(Debug)]
@@ -182,19 +247,67 @@ struct Begun {
     store: Renewing,
     key: Path,
     id: MultipartId,
-    /// Of each part that is put: its place and what the store calls it.
-    parts: Mutex<Vec<(usize, PartId)>>,
+    parts: Mutex<Parts>,
+    /// What was under the key before the upload was ended, as often as that is tried.
+    before: OnceCell<Option<ObjectMeta>>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// Places that are given out.
+    count: usize,
+    /// The place of a part that could not be put: the next that is put is the same part. Some stores take no upload
+    /// with a gap.
+    failed: Option<usize>,
+    put: Vec<Part>,
+}
+
+/// A part that is put.
+#[derive(Debug, Clone)]
+struct Part {
+    place: usize,
+    /// What the store calls it.
+    id: PartId,
+    bytes: u64,
+}
+
+impl Begun {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the object that is there now is this upload's: as large, and not the one from before.
+    async fn is_there(&self, before: Option<&ObjectMeta>, bytes: u64) -> Option<PutResult> {
+        let now = self.store.look(&self.key).await.ok()??;
+        let of = |meta: &ObjectMeta| (meta.e_tag.clone(), meta.version.clone(), meta.last_modified);
+        let is_new = before.is_none_or(|before| of(before) != of(&now));
+        let ObjectMeta { e_tag, version, .. } = now;
+        let is_whole = is_new && now.size == bytes;
+        is_whole.then(|| PutResult { e_tag, version, extensions: Extensions::default() })
+    }
 }
 
 impl MultipartUpload for Upload {
     fn put_part(&mut self, part: PutPayload) -> UploadPart {
-        let (begun, place) = (Arc::clone(&self.begun), self.count);
-        self.count += 1;
+        let begun = Arc::clone(&self.begun);
+        let place = {
+            let mut parts = begun.parts();
+            let next = parts.count;
+            let place = parts.failed.take().unwrap_or(next);
+            parts.count = next.max(place + 1);
+            place
+        };
         Box::pin(async move {
-            let Begun { store, key, id, parts } = &*begun;
+            let Begun { store, key, id, .. } = &*begun;
+            let bytes = part.content_length() as u64;
             let put = || store.remote.put_part(key, id, place, part.clone());
-            let put = with_new(store.renewal.as_ref(), put).await?;
-            parts.lock().unwrap_or_else(PoisonError::into_inner).push((place, put));
+            match with_new(store.renewal.as_ref(), put).await {
+                Ok(id) => begun.parts().put.push(Part { place, id, bytes }),
+                Err(error) => {
+                    begun.parts().failed = Some(place);
+                    return Err(error);
+                }
+            }
             Ok(())
         })
     }
@@ -205,16 +318,29 @@ impl MultipartUpload for Upload {
         Self: 'f,
     {
         Box::pin(async move {
-            let Begun { store, key, id, parts } = &*self.begun;
-            let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if parts.len() != self.count {
-                let source = format!("{} of {} parts are put", parts.len(), self.count).into();
+            let Begun { store, key, id, before, .. } = &*self.begun;
+            let (mut parts, count) = {
+                let parts = self.begun.parts();
+                (parts.put.clone(), parts.count)
+            };
+            if parts.len() != count {
+                let source = format!("{} of {count} parts are put", parts.len()).into();
                 return Err(object_store::Error::Generic { store: "upload", source });
             }
-            parts.sort_unstable_by_key(|(place, _)| *place);
-            let parts: Vec<PartId> = parts.into_iter().map(|(_, part)| part).collect();
+            parts.sort_unstable_by_key(|part| part.place);
+            let bytes = parts.iter().map(|part| part.bytes).sum();
+            let parts: Vec<PartId> = parts.into_iter().map(|part| part.id).collect();
+            let before = before.get_or_try_init(|| store.look(key)).await;
             let complete = || store.remote.complete_multipart(key, id, parts.clone());
-            with_new(store.renewal.as_ref(), complete).await
+            let completed = with_new(store.renewal.as_ref(), complete).await;
+            if let (Err(error), Ok(before)) = (&completed, before)
+                // Most say that there is no such upload, in words of their own.
+                && store_kind(error) != StoreErrorKind::Away
+                && let Some(there) = self.begun.is_there(before.as_ref(), bytes).await
+            {
+                return Ok(there);
+            }
+            completed
         })
     }
 

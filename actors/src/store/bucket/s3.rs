@@ -6,6 +6,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::client::CredentialProvider;
 use secrecy::ExposeSecret;
 
+use super::client::PerThread;
 use super::leftovers::Lister;
 use super::renew::{self, Renewal, Renewed};
 use super::{Opened, Setting};
@@ -65,7 +66,7 @@ fn ambient(
     let variables: Vec<_> = variables.iter().map(known).collect::<object_store::Result<_>>()?;
     let (bucket, region) = (setting.plan.bucket.clone(), region.to_owned());
     // After the bucket's own, as often as it is asked for.
-    let connector = setting.connector.apart();
+    let connector = PerThread::apart();
     let asking = setting.asking.clone();
     Renewed::new(move || {
         let mut builder = AmazonS3Builder::new()

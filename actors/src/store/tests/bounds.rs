@@ -265,3 +265,14 @@ async fn folders_of_an_archive_are_counted_where_several_files_are_taken() {
     let most = &folders[entry("0/", false, b"").len()..];
     assert_eq!(a_csv(most, &several, Decode::Identity).await.unwrap(), b"a,b\n");
 }
+
+#[test]
+fn a_budget_for_so_many_streams_has_them() {
+    for share in [4 << 20, 18 << 20, (1 << 20) + 1] {
+        for streams in [1, 2, 3, 12] {
+            let bytes = Budget::bytes_for(streams, share);
+            let has = Budget::new(bytes, share).unwrap().streams();
+            assert!((streams..=streams + 1).contains(&has), "{streams} of {share}: {has}");
+        }
+    }
+}

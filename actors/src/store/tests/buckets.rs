@@ -123,6 +123,17 @@ async fn assert_rides_out(store: &Store, front: &Front) {
     }
 }
 
+/// The answer to the end of an upload is lost, and asked for again there is no such upload: the object is there.
+async fn assert_ends_although_nobody_hears(store: &Store, front: &Front) {
+    // The last is of the same size as the one that it takes the place of.
+    for (seed, size) in [(1, 7 * MIB), (2, 11 * MIB), (3, 11 * MIB)] {
+        front.trouble().loses_ends = 1;
+        let body = report(size, seed);
+        send_and_check(store, "unheard", plain(Codec::None), &body, &body, &[MIB]).await;
+        assert_eq!(front.trouble().loses_ends, 0, "it came to that");
+    }
+}
+
 /// The error says what is wrong and what to do about it.
 async fn assert_tells_the_clock(store: &Store, front: &Front, status: u16, body: &str) {
     front.trouble().says = Some((status, body.to_owned()));
@@ -142,6 +153,7 @@ async fn google_that_refuses_is_slow_or_disagrees_about_the_time_is_understood()
     let body = "<?xml version='1.0'?><Error><Code>AuthenticationRequired</Code><Message>Invalid JWT: Token must be \
                 a short-lived token (60 minutes) and in a reasonable timeframe.</Message></Error>";
     assert_tells_the_clock(&store, &server.front, 401, body).await;
+    assert_ends_although_nobody_hears(&store, &server.front).await;
 
     // Forgotten as a kill forgets it: nobody aborts it.
     let mut sink = store.sink(Path::from("left&1"), plain(Codec::None));
@@ -158,6 +170,16 @@ async fn google_that_refuses_is_slow_or_disagrees_about_the_time_is_understood()
     assert_eq!((cleaned.removed, cleaned.trouble), (1, None));
     assert_eq!(server.uploads(), 0);
     assert!(server.keys().iter().all(|key| !key.starts_with(".parts/")));
+
+    // An upload that is gone is not mistaken for a former one, though that has its size.
+    let (old, new) = (report(11 * MIB, 3), report(11 * MIB, 4));
+    let mut sink = store.sink(Path::from("unheard"), plain(Codec::None));
+    sink.write(Bytes::from(new)).await.unwrap();
+    let sealed = sink.seal().await.unwrap();
+    server.front.trouble().uploads.clear();
+    let failed = sealed.complete().await;
+    assert_eq!(kind(&failed), StoreErrorKind::Other);
+    assert!(object(&store, &Path::from("unheard")).await.unwrap() == old);
 }
 
 /// The time now, as a file bears it.
@@ -181,6 +203,7 @@ async fn azure_that_refuses_is_slow_or_disagrees_about_the_time_is_understood() 
                 authenticate the request.</Message><AuthenticationErrorDetail>Request date header too old: 'x'\
                 </AuthenticationErrorDetail></Error>";
     assert_tells_the_clock(&store, &server.front, 403, body).await;
+    assert_ends_although_nobody_hears(&store, &server.front).await;
 
     // What was not committed shows nowhere; Azure drops it, and whoever writes the key does.
     let key = Path::from("left/1");
@@ -201,6 +224,13 @@ async fn azure_that_refuses_is_slow_or_disagrees_about_the_time_is_understood() 
     let away = open_bucket(&plan_of(CONTAINER, &gone, provider)).probe().await;
     assert_eq!(kind(&away), StoreErrorKind::Away);
     assert!(!said(&away).contains("c2VjcmV0LXNpZw"), "{}", said(&away));
+}
+
+#[tokio::test]
+async fn an_end_in_s3_that_nobody_hears_of_is_found() {
+    let server = S3Server::start();
+    let front = Front::of_s3(&server.direct());
+    assert_ends_although_nobody_hears(&bucket_at(&front.endpoint()), &front).await;
 }
 
 /// A store in a bucket of S3 whose keys a container's service gives, and the proxy that is both.
@@ -248,8 +278,8 @@ async fn sessions_that_end_within_a_body_are_renewed_before_they_do() {
 async fn sessions_that_end_sooner_than_was_said_lose_no_write() {
     let server = S3Server::start();
     let (store, front, _token) =
-        with_sessions(&server, Sessions::new(Duration::from_secs(2), MINUTES));
-    send_slowly(&store, "k", Duration::from_secs(5)).await;
+        with_sessions(&server, Sessions::new(Duration::from_secs(3), MINUTES));
+    send_slowly(&store, "k", Duration::from_secs(8)).await;
     {
         let trouble = front.trouble();
         let sessions = trouble.sessions.as_ref().unwrap();
@@ -259,13 +289,21 @@ async fn sessions_that_end_sooner_than_was_said_lose_no_write() {
     }
     // Nor does any other way to an object.
     let key = Path::from("small");
-    let ended = Duration::from_millis(2100);
+    let ended = Duration::from_millis(3100);
     for turn in 0..2 {
         tokio::time::sleep(ended).await;
         store.put_small(&key, Bytes::from_static(b"x")).await.unwrap();
         tokio::time::sleep(ended).await;
         assert_eq!(store.size(&key).await.unwrap(), Some(1), "{turn}");
         tokio::time::sleep(ended).await;
+        let below = store.below(&Path::default(), None, 10).await.unwrap();
+        assert_eq!(below.len(), 2, "{turn}: {below:?}");
+        tokio::time::sleep(ended).await;
+        let cleaned = store.clean_leftovers(SystemTime::UNIX_EPOCH).await;
+        assert!(
+            !cleaned.trouble.clone().unwrap_or_default().contains("ExpiredToken"),
+            "{cleaned:?}"
+        );
         store.delete(&key).await.unwrap();
     }
     // Ones that are never good are asked for once more, and then it is said.
@@ -274,6 +312,31 @@ async fn sessions_that_end_sooner_than_was_said_lose_no_write() {
     let refused = store.put_small(&key, Bytes::from_static(b"x")).await;
     assert_eq!(kind(&refused), StoreErrorKind::Denied);
     assert!(!said(&refused).contains(SECRET) && !said(&refused).contains("session-"));
+}
+
+/// The tokens of an App Service, revoked over and over while a body goes out in parts.
+#[tokio::test]
+async fn tokens_of_azure_that_end_sooner_than_was_said_lose_no_write() {
+    let server = Azurite::start();
+    let life = Duration::from_secs(3);
+    server.front.trouble().sessions = Some(Sessions::new(life, MINUTES));
+    let endpoint = format!("{}/msi/token", server.front.endpoint());
+    let variables = vec![("IDENTITY_ENDPOINT".to_owned(), endpoint)];
+    let store = azure(&server, AzureCredentials::Ambient(variables));
+    send_slowly(&store, "k", Duration::from_secs(8)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
+    assert_eq!(store.below(&Path::default(), None, 10).await.unwrap().len(), 1);
+    {
+        let trouble = server.front.trouble();
+        let sessions = trouble.sessions.as_ref().unwrap();
+        assert!(sessions.refused >= 2, "it came to that: {sessions:?}");
+        assert!((3..20).contains(&sessions.given.len()), "not one for each request: {sessions:?}");
+    }
+    server.front.trouble().sessions.as_mut().unwrap().life = Duration::ZERO;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let refused = store.put_small(&Path::from("k"), Bytes::from_static(b"x")).await;
+    assert_eq!(kind(&refused), StoreErrorKind::Denied);
+    assert!(!said(&refused).contains("session-"), "{}", said(&refused));
 }
 
 #[tokio::test]
@@ -296,6 +359,42 @@ async fn a_service_that_gives_no_credentials_for_a_while_is_outlasted() {
     let failed = without.put_small(&key, Bytes::from_static(b"3")).await;
     assert_eq!(kind(&failed), StoreErrorKind::Away);
     assert!(!said(&failed).contains("who-asks"), "{}", said(&failed));
+}
+
+/// So many puts at once; each has succeeded, or failed so.
+async fn put_at_once(store: &Store) -> Vec<Result<(), StoreErrorKind>> {
+    let puts = (0..50).map(|number| async move {
+        let put = store.put_small(&Path::from(format!("at-once/{number}")), Bytes::new()).await;
+        put.as_ref().map(drop).map_err(|_| kind(&put))
+    });
+    let all = futures_util::future::join_all(puts);
+    // One that asks gives up after 5 s; each of 50 that asks in its turn would take minutes.
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("they do not ask in turn")
+}
+
+#[tokio::test]
+async fn puts_at_once_outlast_a_service_that_gives_no_credentials() {
+    let server = S3Server::start();
+    // So short that they are asked for with each request.
+    let four = Duration::from_secs(240);
+    let (store, front, _token) = with_sessions(&server, Sessions::new(MINUTES, four));
+    store.put_small(&Path::from("k"), Bytes::new()).await.unwrap();
+    front.trouble().sessions.as_mut().unwrap().away = true;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(put_at_once(&store).await, [Ok(()); 50]);
+    let asked = front.seen("GET credentials");
+    assert!((2..12).contains(&asked), "asked {asked} times");
+
+    // With none from the beginning each is told, and none asks for itself.
+    let (without, other, _other_token) = with_sessions(&server, Sessions::new(MINUTES, MINUTES));
+    other.trouble().sessions.as_mut().unwrap().away = true;
+    let told = put_at_once(&without).await;
+    assert_eq!(told, [Err(StoreErrorKind::Away); 50]);
+    let asked = other.seen("GET credentials");
+    assert!(asked < 12, "asked {asked} times");
+    // And as soon as there are some, they are used.
+    other.trouble().sessions.as_mut().unwrap().away = false;
+    assert_eq!(put_at_once(&without).await, [Ok(()); 50]);
 }
 
 /// The most memory that this process has had, in MiB.

@@ -78,24 +78,25 @@ impl S3Server {
     pub(crate) fn start() -> Self {
         let root = TempDir::with_prefix("tollgate-s3-").unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Somebody else may have the port by now.
+        let mut started = (0..5).map(|_| super::free_port());
+        let started = started.find_map(|port| Some((port, launch(root.path(), port)?)));
+        let (port, child) = started.expect("s3s-fs listens");
         let trouble = Arc::<Mutex<Trouble>>::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let proxy = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let told = Arc::clone(&trouble);
         let thread = thread::spawn(move || serve(listener, port, &told, stopped));
-        let mut server = Self {
+        Self {
             root,
             port,
-            child: None,
+            child: Some(child),
             proxy,
             trouble,
             stop: Some(stop),
             thread: Some(thread),
-        };
-        server.come_back();
-        server
+        }
     }
 
     /// By way of the proxy.
@@ -117,24 +118,8 @@ impl S3Server {
 
     /// Starts it again on the same port and files.
     pub(crate) fn come_back(&mut self) {
-        let child = Command::new(program())
-            .args(["--host", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--access-key", KEY_ID, "--secret-key", SECRET])
-            .arg(self.root.path())
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        for _ in 0..2000 {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        panic!("s3s-fs does not listen");
+        self.child = launch(self.root.path(), self.port);
+        assert!(self.child.is_some(), "s3s-fs does not listen");
     }
 
     /// Where the server keeps the objects of the bucket as plain files.
@@ -176,6 +161,32 @@ impl Drop for S3Server {
             thread.join().ok();
         }
     }
+}
+
+/// Starts the server; nothing if it ends at once, or nobody can connect.
+fn launch(root: &Path, port: u16) -> Option<Child> {
+    let mut child = Command::new(program())
+        .args(["--host", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--access-key", KEY_ID, "--secret-key", SECRET])
+        .arg(root)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    for _ in 0..2000 {
+        if child.try_wait().unwrap().is_some() {
+            return None;
+        }
+        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            return Some(child);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().ok();
+    child.wait().ok();
+    None
 }
 
 /// Where `bin/test` has put it.

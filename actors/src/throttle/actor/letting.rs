@@ -226,7 +226,10 @@ impl Throttle {
                     None => Cow::Borrowed(self.platform.costs.usual(lane.api)),
                 };
                 let ask = Ask::new(lane.api).with_costs(&costs);
-                let decision = self.gate.decide(&self.platform.limits, ask, now);
+                let mut decision = self.gate.decide(&self.platform.limits, ask, now);
+                if decision == Decision::Go && !self.doubted.is_empty() {
+                    decision = self.gate_of_now().decide(&self.platform.limits, ask, now);
+                }
                 if let Some((until, why)) = self.shut_beside(&decision, ask.api, now) {
                     self.wait_beside(place, offer, (until, why), now, wait, ctx);
                     continue;

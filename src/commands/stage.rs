@@ -1,0 +1,160 @@
+//! `tollgate stage`: raw objects become Parquet files, table by table.
+
+#[cfg(feature = "stage")]
+mod inputs;
+#[cfg(feature = "stage")]
+mod keys;
+#[cfg(feature = "stage")]
+mod outputs;
+#[cfg(feature = "stage")]
+mod record;
+#[cfg(feature = "stage")]
+mod stager;
+#[cfg(feature = "stage")]
+mod tasks;
+#[cfg(all(test, feature = "stage"))]
+mod tests;
+
+/// A build without it has the command all the same, so that whoever looks for it learns where it is.
+#[cfg(not(feature = "stage"))]
+pub(crate) fn run(
+    _: &crate::cli::Global,
+    _: &crate::cli::StageArgs,
+) -> anyhow::Result<super::Exit> {
+    anyhow::bail!(
+        "this build cannot make Parquet; the image and the released binaries can, and so can one of the source: \
+         `cargo build --release --features stage`"
+    )
+}
+
+#[cfg(feature = "stage")]
+pub(crate) use with::run;
+
+#[cfg(feature = "stage")]
+mod with {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use anyhow::{Context, bail};
+    use tokio::signal::unix::{SignalKind, signal};
+    use tollgate_actors::ids::Slug;
+    use tollgate_actors::plan::{Plan, StagePlan};
+    use tollgate_actors::store::buffer_bytes_for;
+
+    use super::super::open_store::open_store;
+    use super::super::{Exit, publisher_plan};
+    use super::stager::{Done, Stager};
+    use crate::cli::{Global, StageArgs};
+    use crate::ui::{number, print, say, size};
+
+    pub(crate) fn run(global: &Global, args: &StageArgs) -> anyhow::Result<Exit> {
+        let Some(mut plan) = publisher_plan(global) else { return Ok(Exit::Usage) };
+        let stages = chosen(&plan, &args.tables)?;
+        for (name, stage) in &stages {
+            if let Err(reason) = tollgate_stage::check(&stage.table) {
+                bail!("stage.{name}: {reason}");
+            }
+        }
+        // Rows and the quarantine are written side by side.
+        let least = buffer_bytes_for(&plan, 2);
+        plan.collect.buffer_bytes_max = plan.collect.buffer_bytes_max.max(least);
+        tollgate_actors::install_tls();
+        let stop = Arc::new(AtomicBool::new(false));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let on_signal = Arc::clone(&stop);
+            let mut term = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+            let mut int = signal(SignalKind::interrupt()).context("listen to ctrl-C")?;
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                on_signal.store(true, Ordering::Relaxed);
+            });
+            let store = open_store(&plan).await?;
+            let mut exit = Exit::Done;
+            for (name, stage) in stages {
+                let key = plan.store.key.text();
+                let stager = Stager::new(
+                    store.clone(),
+                    &name,
+                    stage,
+                    key,
+                    args.workers.map(usize::from),
+                    &stop,
+                );
+                let _lock = super::record::lock(&plan.state(), &name)?;
+                let done = stager.run(args.again).await?;
+                tell(&name, &done, args.json)?;
+                if done.stopped {
+                    return Ok(Exit::Left);
+                }
+                if done.quarantined > 0 || !done.failed.is_empty() {
+                    exit = Exit::Failed;
+                }
+            }
+            Ok(exit)
+        })
+    }
+
+    fn chosen(plan: &Plan, names: &[String]) -> anyhow::Result<Vec<(Slug, Arc<StagePlan>)>> {
+        let all = plan.stages.iter().map(|(name, stage)| (name.clone(), Arc::clone(stage)));
+        if plan.stages.is_empty() {
+            bail!("no table is declared: [stage.NAME] with `from` and [stage.NAME.columns]");
+        }
+        if names.is_empty() {
+            return Ok(all.collect());
+        }
+        let known: Vec<_> = all.collect();
+        let mut chosen = Vec::with_capacity(names.len());
+        for name in names {
+            match known.iter().find(|(known, _)| known.as_str() == name) {
+                Some(found) => chosen.push(found.clone()),
+                None => bail!("no table is called `{name}`: [stage.{name}] is not declared"),
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn tell(name: &Slug, done: &Done, json: bool) -> anyhow::Result<()> {
+        for reason in &done.failed {
+            say(format_args!("tollgate: stage.{name}: {reason}"));
+        }
+        if let Some(first) = &done.first_bad {
+            let place = done.quarantine.as_deref().unwrap_or_default();
+            let count = number(done.quarantined);
+            say(format_args!(
+                "tollgate: stage.{name}: {count} entries in {place}, the first: {first}"
+            ));
+        }
+        if json {
+            let text = serde_json::json!({
+                "table": name.as_str(), "inputs": done.inputs, "unchanged": done.unchanged,
+                "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
+                "files": done.files, "rows": done.rows, "bytes": done.bytes,
+                "quarantined": done.quarantined, "failed": done.failed.len(),
+            });
+            return Ok(print(format_args!("{text}"))?);
+        }
+        let mut text = format!(
+            "{name}: {} objects became {} rows in {} files of {} together",
+            number(done.inputs),
+            number(done.rows),
+            number(done.files),
+            size(done.bytes),
+        );
+        for (count, what) in [
+            (done.quarantined, "entries in quarantine"),
+            (done.unchanged, "objects were staged before"),
+            (done.incomplete, "objects have no manifest and wait for it"),
+            (done.waiting, "jobs wait for fetches that are being collected again"),
+            (done.gone, "staged objects are gone; their rows stay"),
+        ] {
+            if count > 0 {
+                text.extend(["; ", &number(count), " ", what]);
+            }
+        }
+        Ok(print(format_args!("{text}"))?)
+    }
+}

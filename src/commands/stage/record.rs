@@ -1,0 +1,222 @@
+//! What is remembered of what was staged: one small object for each job, beside the files.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path as FsPath;
+
+use anyhow::{Context, bail};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tollgate_actors::ids::Slug;
+use tollgate_actors::store::Store;
+use tollgate_stage::{Change, Kind, Table};
+
+use super::outputs;
+use super::tasks::Task;
+
+/// Folder of the records, and of the quarantine: engines read past names that begin so.
+pub(super) const RECORDS: &str = "_stage";
+pub(super) const QUARANTINE: &str = "_quarantine";
+const COLUMNS: &str = "columns";
+const VERSION: u32 = 1;
+/// Largest record that is read: what a job may take and make is bounded far below it.
+const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A job that was done: what it took and what it made. It is replaced as a whole, so that files count as of one set of
+/// inputs or of another, never of a mixture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) version: u32,
+    /// The job.
+    pub(super) job: String,
+    /// Which time it is that the job is done: files of two times never share a name.
+    #[serde(default)]
+    pub(super) turn: u32,
+    /// Tells one declaration of the table from another.
+    pub(super) table: String,
+    /// Keys of objects, and what tells what was there.
+    pub(super) inputs: BTreeMap<String, String>,
+    /// Files, below the prefix of the table.
+    pub(super) files: Vec<String>,
+    pub(super) rows: u64,
+    pub(super) quarantined: u64,
+    /// Files that no longer count and are still to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) remove: Vec<String>,
+}
+
+impl Record {
+    pub(super) fn new(task: &Task, table: &str) -> Self {
+        Self {
+            version: VERSION,
+            job: task.job.clone(),
+            turn: task.turn(),
+            table: table.to_owned(),
+            inputs: task.inputs.clone(),
+            files: Vec::new(),
+            rows: 0,
+            quarantined: 0,
+            remove: Vec::new(),
+        }
+    }
+
+    pub(super) fn key(&self, to: &Path) -> Path {
+        to.clone().join(RECORDS).join(format!("{}.json", self.job))
+    }
+
+    /// What the names of its files begin with: another set of inputs has other files, and so has the same set when it
+    /// is staged again, so that files that count are never written over.
+    pub(super) fn name(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.turn.to_be_bytes());
+        hash.update(&self.table);
+        for (key, version) in &self.inputs {
+            hash.update(key);
+            hash.update([0]);
+            hash.update(version);
+            hash.update([0]);
+        }
+        format!("{}-{}", self.job, short(hash, 8))
+    }
+
+    pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
+        Ok(outputs::put(store, self.key(to), serde_json::to_vec(self)?).await?)
+    }
+}
+
+/// The name of a job on these objects, whatever is in them.
+pub(super) fn job_of<'k>(keys: impl Iterator<Item = &'k String>) -> String {
+    let mut hash = Sha256::new();
+    for key in keys {
+        hash.update(key);
+        hash.update([0]);
+    }
+    short(hash, 16)
+}
+
+/// Tells one declaration of a table from another.
+pub(super) fn declaration(table: &Table) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{table:?}"));
+    short(hash, 16)
+}
+
+fn short(hash: Sha256, digits: usize) -> String {
+    let bytes = hash.finalize();
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.filter_map(|half| char::from_digit(half.into(), 16)).take(digits).collect()
+}
+
+/// Whether a name is one that files of jobs have: `JOB-INPUTS-NUMBER.parquet`, `JOB-INPUTS.jsonl`.
+pub(super) fn is_ours(name: &str) -> bool {
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits
+            && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    let Some((stem, end)) = name.rsplit_once('.') else { return false };
+    let parts: Vec<&str> = stem.split('-').collect();
+    match (&parts[..], end) {
+        ([job, inputs, number], "parquet") => {
+            is_hex(job, 16)
+                && is_hex(inputs, 8)
+                && number.len() >= 4
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        ([job, inputs], "jsonl") => is_hex(job, 16) && is_hex(inputs, 8),
+        _ => false,
+    }
+}
+
+/// Columns beyond the declared ones, and wider types, as answers made them necessary.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Columns {
+    /// Of which declaration.
+    pub(super) table: String,
+    widen: BTreeMap<String, String>,
+    add: Vec<(Vec<String>, String)>,
+}
+
+impl Columns {
+    /// None yet.
+    pub(super) fn of(table: &str) -> Self {
+        Self { table: table.to_owned(), ..Self::default() }
+    }
+
+    pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Self> {
+        let key = Self::key(to);
+        let Some(text) = store.get(&key).await? else { return Ok(Self::default()) };
+        serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))
+    }
+
+    pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
+        Ok(store.put_small(&Self::key(to), serde_json::to_vec(self)?.into()).await?)
+    }
+
+    fn key(to: &Path) -> Path {
+        to.clone().join(RECORDS).join(format!("{COLUMNS}.json"))
+    }
+
+    /// Notes a change, and makes it in the table.
+    pub(super) fn change(&mut self, change: &Change, table: &mut Table) {
+        for (at, kind) in &change.widen {
+            self.widen.insert(table.columns[*at].name.clone(), kind.to_string());
+        }
+        self.add.extend(change.add.iter().map(|(path, kind)| (path.clone(), kind.to_string())));
+        change.apply(table);
+    }
+
+    /// The table with all that was noted.
+    pub(super) fn apply(&self, table: &mut Table) {
+        for (path, kind) in &self.add {
+            let kind = Kind::of_name(kind).unwrap_or(Kind::String);
+            let add = BTreeMap::from([(path.clone(), kind)]);
+            Change { add, ..Change::default() }.apply(table);
+        }
+        for column in &mut table.columns {
+            if let Some(kind) = self.widen.get(&column.name).and_then(|kind| Kind::of_name(kind)) {
+                column.kind = kind;
+            }
+        }
+    }
+}
+
+/// Every record. Of those that cannot be read the first ends the work: what they made would be made twice.
+pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>> {
+    use futures_util::TryStreamExt;
+    let mut listed = store.list(&to.clone().join(RECORDS));
+    let mut keys = Vec::new();
+    while let Some(one) = listed.try_next().await? {
+        let name = one.key.filename().unwrap_or_default();
+        if name.strip_suffix(".json").is_some_and(|name| name != COLUMNS) {
+            keys.push(one.key);
+        }
+    }
+    keys.sort_unstable();
+    let mut records = Vec::with_capacity(keys.len());
+    for key in keys {
+        let Some(text) = store.read_whole(&key, RECORD_BYTES_MAX).await? else { continue };
+        let record: Record =
+            serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
+        if record.version != VERSION {
+            bail!("`{key}` was written by another version of this program");
+        }
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// Keeps others of this machine from staging the same table; two would remove each other's files.
+pub(super) fn lock(state: &FsPath, name: &Slug) -> anyhow::Result<File> {
+    let place = state.join(format!("stage-{name}.lock"));
+    let told = || format!("use {}", place.display());
+    std::fs::create_dir_all(state).with_context(told)?;
+    let file = File::create(&place).with_context(told)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("stage.{name} is being staged by another process")
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(told),
+    }
+}

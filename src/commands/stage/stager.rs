@@ -1,0 +1,403 @@
+//! Stages one table: finds what there is to do, does it job by job, and remembers it.
+//!
+//! A job's files are visible before its record is, and what they replace is removed after that. Whoever is killed
+//! between leaves files that no record names, which the next run removes; whoever reads between sees a replaced
+//! object's rows twice for that moment, never none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::bail;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+use tollgate_actors::ids::Slug;
+use tollgate_actors::plan::StagePlan;
+use tollgate_actors::store::Store;
+use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
+
+use super::inputs::{Inputs, MANIFEST, Wanted};
+use super::outputs::Outputs;
+use super::record::{Columns, QUARANTINE, Record, declaration, is_ours, read};
+use super::tasks::{Missing, Object, Task, tasks};
+use crate::ui::say;
+
+/// Most objects of one run.
+const OBJECTS_MAX: usize = 1_000_000;
+/// How often a job begins anew because its table has to change.
+const CHANGES_MAX: u32 = 64;
+/// How often a job begins anew because fetches are not there any more as they were listed.
+const LEAVES_MAX: u32 = 16;
+/// How often an object that changes under the reader is read.
+const READS_MAX: u32 = 3;
+
+/// What was done for one table.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) inputs: u64,
+    pub(super) unchanged: u64,
+    pub(super) incomplete: u64,
+    pub(super) gone: u64,
+    pub(super) waiting: u64,
+    pub(super) files: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) quarantined: u64,
+    pub(super) first_bad: Option<String>,
+    pub(super) quarantine: Option<String>,
+    pub(super) failed: Vec<String>,
+    pub(super) stopped: bool,
+}
+
+/// What is there of the fetches in a folder.
+#[derive(Debug, Clone, Copy)]
+enum Folder {
+    /// All, with the manifest.
+    Whole,
+    /// Objects, and no manifest.
+    Part,
+}
+
+/// Stages one table.
+pub(super) struct Stager {
+    store: Store,
+    name: Slug,
+    stage: Arc<StagePlan>,
+    template: String,
+    pub(super) bounds: Bounds,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stager {
+    pub(super) fn new(
+        store: Store,
+        name: &Slug,
+        stage: Arc<StagePlan>,
+        template: &str,
+        workers: Option<usize>,
+        stop: &Arc<AtomicBool>,
+    ) -> Self {
+        let mut bounds = Bounds {
+            record_bytes_max: stage.record_bytes_max,
+            file_bytes: stage.file_bytes,
+            ..Bounds::default()
+        };
+        if let Some(workers) = workers {
+            bounds.workers = workers;
+        }
+        // A share of the store is the quarantine's; a file that waits for one would wait for ever.
+        let open = usize::try_from(store.streams_max()).unwrap_or(usize::MAX).saturating_sub(1);
+        bounds.open_max = bounds.open_max.min(open).max(1);
+        let (name, template) = (name.clone(), template.to_owned());
+        Self { store, name, stage, template, bounds, stop: Arc::clone(stop) }
+    }
+
+    pub(super) async fn run(&self, again: bool) -> anyhow::Result<Done> {
+        let mut done = Done::default();
+        let mut records = read(&self.store, &self.stage.to).await?;
+        for record in &mut records {
+            self.clean(record).await?;
+        }
+        self.clean_orphans(&records).await?;
+        let declared = declaration(&self.stage.table);
+        let mut columns = Columns::read(&self.store, &self.stage.to).await?;
+        if columns.table != declared {
+            columns = Columns::of(&declared);
+        }
+        let mut table = self.stage.table.clone();
+        columns.apply(&mut table);
+        let Some((objects, folders)) = self.objects(&mut done).await? else { return Ok(done) };
+        let missing = |key: &str| {
+            let folder = Path::parse(key).ok().and_then(|key| key.parent());
+            match folder.and_then(|folder| folders.get(&folder)) {
+                Some(Folder::Whole) => Missing::Replaced,
+                Some(Folder::Part) => Missing::Waits,
+                None => Missing::Cleared,
+            }
+        };
+        let how = (declared.as_str(), again);
+        let found = tasks(records, objects, missing, how, self.stage.file_bytes);
+        done.unchanged = found.unchanged;
+        done.gone = found.gone;
+        done.waiting = found.waiting;
+        done.failed = found.failed;
+        for task in found.tasks {
+            if self.stop.load(Ordering::Relaxed) {
+                done.stopped = true;
+                break;
+            }
+            if let Err(reason) = self.task(task, &mut table, &mut columns, &mut done).await? {
+                if done.stopped {
+                    break;
+                }
+                done.failed.push(reason);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Objects that may be staged, and what is there of the fetches in folders; none: it was stopped.
+    async fn objects(
+        &self,
+        done: &mut Done,
+    ) -> anyhow::Result<Option<(BTreeMap<String, Object>, BTreeMap<Path, Folder>)>> {
+        let mut listed = self.store.list(&self.stage.from);
+        let mut objects = BTreeMap::new();
+        let mut manifests: BTreeMap<Path, String> = BTreeMap::new();
+        while let Some(one) = listed.try_next().await? {
+            if self.stop.load(Ordering::Relaxed) {
+                done.stopped = true;
+                return Ok(None);
+            }
+            let name = one.key.filename().unwrap_or_default();
+            if name == MANIFEST {
+                manifests.extend(one.key.parent().map(|folder| (folder, one.version())));
+            }
+            if name.starts_with(['_', '.']) {
+                continue;
+            }
+            if objects.len() >= OBJECTS_MAX {
+                bail!(
+                    "more than {OBJECTS_MAX} objects lie below `{}`: say more of it",
+                    self.stage.from
+                );
+            }
+            let object = Object { version: one.version(), bytes: one.bytes };
+            objects.insert(one.key, object);
+        }
+        if !self.stage.manifest {
+            let objects = objects.into_iter().map(|(key, object)| (key.to_string(), object));
+            return Ok(Some((objects.collect(), BTreeMap::new())));
+        }
+        let mut folders = BTreeMap::new();
+        let mut whole = BTreeMap::new();
+        for (key, mut object) in objects {
+            let folder = key.parent().unwrap_or_default();
+            if let Some(manifest) = manifests.get(&folder) {
+                // Params and times are the manifest's: another one makes other rows.
+                object.version = format!("{} {manifest}", object.version);
+                whole.insert(key.to_string(), object);
+            } else {
+                done.incomplete += 1;
+                folders.insert(folder, Folder::Part);
+            }
+        }
+        folders.extend(manifests.into_keys().map(|folder| (folder, Folder::Whole)));
+        Ok(Some((whole, folders)))
+    }
+
+    /// Does one job. The inner error is one of its own; others go on.
+    async fn task(
+        &self,
+        task: Task,
+        table: &mut Table,
+        columns: &mut Columns,
+        done: &mut Done,
+    ) -> anyhow::Result<Result<(), String>> {
+        let mut record = Record::new(&task, &columns.table);
+        let before = task.files_before();
+        // What the job needs of the table counts once the job is done.
+        let (mut its_table, mut its_columns) = (table.clone(), columns.clone());
+        let mut made: BTreeSet<String> = BTreeSet::new();
+        let mut reads: BTreeMap<String, u32> = BTreeMap::new();
+        let mut faults: BTreeMap<String, String> = BTreeMap::new();
+        let (mut changes, mut leaves) = (0, 0);
+        let (report, quarantine) = loop {
+            let quarantine = format!("{QUARANTINE}/{}.jsonl", record.name());
+            let (ran, left) = self.job(&record, &faults, &its_table, &quarantine).await;
+            let failed = match ran {
+                Ok(report) => break (report, quarantine),
+                Err(failed) => failed,
+            };
+            made.extend(failed.visible.into_iter().map(|file| file.path));
+            let halt = match (failed.halt, left) {
+                (Halt::Change(change), _) if changes < CHANGES_MAX => {
+                    its_columns.change(&change, &mut its_table);
+                    changes += 1;
+                    continue;
+                }
+                (Halt::Change(_), _) => {
+                    // The next run goes on from here.
+                    its_columns.put(&self.store, &self.stage.to).await?;
+                    (*table, *columns) = (its_table, its_columns);
+                    "its table changes again and again; the next run goes on from there".to_owned()
+                }
+                (Halt::Changed(key), _) => {
+                    let count = reads.entry(key.clone()).or_insert(0);
+                    *count += 1;
+                    // Like no version that a list tells, so that the next run takes it again.
+                    record.inputs.insert(key.clone(), "changing".to_owned());
+                    if *count >= READS_MAX {
+                        let reason = format!("it changed while it was read, {READS_MAX} times");
+                        faults.insert(key, reason);
+                    }
+                    continue;
+                }
+                (Halt::Stopped, _) => {
+                    done.stopped = true;
+                    Halt::Stopped.to_string()
+                }
+                // It was there when it was listed. Rows that were made of it before stay until its fetch is there.
+                (_, Some(key)) if task.has_staged(&key) => {
+                    done.waiting += 1;
+                    self.remove(made.iter().filter(|path| !before.contains(*path))).await?;
+                    return Ok(Ok(()));
+                }
+                (_, Some(key)) if leaves < LEAVES_MAX => {
+                    leaves += 1;
+                    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    let is_of = |key: &String| {
+                        key.rsplit_once('/').map_or("", |(folder, _)| folder) == folder
+                    };
+                    let count = record.inputs.len();
+                    record.inputs.retain(|key, _| !is_of(key));
+                    done.incomplete += (count - record.inputs.len()) as u64;
+                    continue;
+                }
+                (_, Some(key)) => format!(
+                    "{key} and {LEAVES_MAX} more were taken away or collected again since they were listed; the next run takes \
+                     them"
+                ),
+                (halt, None) => halt.to_string(),
+            };
+            self.remove(made.iter().filter(|path| !before.contains(*path))).await?;
+            return Ok(Err(halt));
+        };
+        let Report { files, rows, quarantined, first_bad } = report;
+        done.bytes += files.iter().map(|file| file.bytes).sum::<u64>();
+        record.files = files.into_iter().map(|file| file.path).collect();
+        done.files += record.files.len() as u64;
+        if quarantined > 0 {
+            record.files.push(quarantine.clone());
+            done.quarantine.get_or_insert_with(|| format!("{}/{quarantine}", self.stage.to));
+        }
+        (record.rows, record.quarantined) = (rows, quarantined);
+        let now: BTreeSet<&String> = record.files.iter().collect();
+        let old = before.iter().chain(&made).filter(|path| !now.contains(path));
+        record.remove = old.cloned().collect();
+        if changes > 0 {
+            its_columns.put(&self.store, &self.stage.to).await?;
+            (*table, *columns) = (its_table, its_columns);
+        }
+        record.put(&self.store, &self.stage.to).await?;
+        self.clean(&mut record).await?;
+        done.inputs += record.inputs.len() as u64;
+        done.rows += rows;
+        done.quarantined += quarantined;
+        if done.first_bad.is_none() {
+            done.first_bad = first_bad;
+        }
+        Ok(Ok(()))
+    }
+
+    /// What came of a job, and an object that was not to be staged now, if that ended it.
+    async fn job(
+        &self,
+        record: &Record,
+        faults: &BTreeMap<String, String>,
+        table: &Table,
+        quarantine: &str,
+    ) -> (Result<Report, tollgate_stage::Failed>, Option<String>) {
+        let left: Arc<Mutex<Option<String>>> = Arc::default();
+        let runtime = Handle::current();
+        let wanted = record.inputs.keys().filter_map(|key| {
+            let key = Path::parse(key).ok()?;
+            let fault = faults.get(key.as_ref()).cloned();
+            Some(Wanted { key, fault })
+        });
+        let of_manifest = |name: &str| name != "key" && !name.starts_with("part.");
+        let asks = |from: &From| matches!(from, From::Input(name) if of_manifest(name));
+        let inputs = Inputs {
+            store: self.store.clone(),
+            runtime: runtime.clone(),
+            wanted: wanted.collect::<Vec<_>>().into_iter(),
+            whole: self.stage.manifest,
+            with_manifest: table.columns.iter().any(|column| asks(&column.from)),
+            left: Arc::clone(&left),
+            stop: Arc::clone(&self.stop),
+            template: self.template.clone(),
+            last: None,
+        };
+        let (bounds, stop) = (self.bounds.clone(), Arc::clone(&self.stop));
+        let outputs = Outputs {
+            store: self.store.clone(),
+            to: self.stage.to.clone(),
+            runtime,
+            stop: Arc::clone(&stop),
+        };
+        let (table, name, quarantine) = (table.clone(), record.name(), quarantine.to_owned());
+        let work = tokio::task::spawn_blocking(move || {
+            let job = Job {
+                table: &table,
+                name: &name,
+                quarantine: &quarantine,
+                files: &outputs,
+                bounds: &bounds,
+                on_thread: &|| {},
+                stop: &stop,
+            };
+            tollgate_stage::run(&job, inputs)
+        });
+        let mut ran = work.await.unwrap_or_else(|error| {
+            let halt = Halt::Fault(error.to_string());
+            Err(tollgate_stage::Failed { halt, visible: Vec::new() })
+        });
+        if let Err(failed) = &mut ran
+            && matches!(failed.halt, Halt::Read(..) | Halt::Write(_))
+            && self.stop.load(Ordering::Relaxed)
+        {
+            failed.halt = Halt::Stopped;
+        }
+        let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+        (ran, left)
+    }
+
+    /// Removes what a record has left to remove, and then says so in it; a record of nothing goes as well.
+    async fn clean(&self, record: &mut Record) -> anyhow::Result<()> {
+        let is_of_nothing = record.inputs.is_empty() && record.files.is_empty();
+        if record.remove.is_empty() && !is_of_nothing {
+            return Ok(());
+        }
+        self.remove(record.remove.iter()).await?;
+        record.remove.clear();
+        if is_of_nothing {
+            return Ok(self.store.delete(&record.key(&self.stage.to)).await?);
+        }
+        record.put(&self.store, &self.stage.to).await
+    }
+
+    /// Removes files of jobs that no record names: their run was killed.
+    async fn clean_orphans(&self, records: &[Record]) -> anyhow::Result<()> {
+        let known: BTreeSet<&str> =
+            records.iter().flat_map(|record| &record.files).map(String::as_str).collect();
+        let mut listed = self.store.list(&self.stage.to);
+        let mut orphans = Vec::new();
+        while let Some(one) = listed.try_next().await? {
+            let Some(path) = one.key.as_ref().strip_prefix(self.stage.to.as_ref()) else {
+                continue;
+            };
+            let path = path.trim_start_matches('/');
+            let name = one.key.filename().unwrap_or_default();
+            if is_ours(name) && !known.contains(path) {
+                orphans.push(path.to_owned());
+            }
+        }
+        if !orphans.is_empty() {
+            let count = orphans.len();
+            say(format_args!(
+                "tollgate: stage.{}: {count} files of a run that was ended are removed",
+                self.name
+            ));
+        }
+        self.remove(orphans.iter()).await
+    }
+
+    async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
+        for path in paths {
+            let key = Path::parse(format!("{}/{path}", self.stage.to))?;
+            self.store.delete(&key).await?;
+        }
+        Ok(())
+    }
+}
