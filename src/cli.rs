@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tollgate_actors::complete::State;
 
 /// Collects data from rate-limited APIs: every call as early as every limit allows, and never earlier.
 #[derive(Debug, Parser)]
@@ -71,6 +72,10 @@ pub(crate) enum Command {
     Stage(StageArgs),
     /// Proves from a log of calls that no window of any limit was exceeded, or shows the calls that did
     Audit(Box<AuditArgs>),
+    /// Reads and hashes what is stored, and compares it with its manifests
+    Verify(VerifyArgs),
+    /// Says which days of which accounts are in the store, missing, dead or to be collected again
+    Complete(CompleteArgs),
     /// Says what an error code means and what to do
     Explain(ExplainArgs),
 }
@@ -506,6 +511,42 @@ pub(crate) enum StampOf {
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
+Every object that a manifest below PREFIX names is read and hashed, and every object below PREFIX is
+looked for in a manifest. It needs the right to list and to read, and no node.
+
+  missing     a manifest names it, and it is not there
+  torn        it is shorter than its manifest says
+  different   it is not what its manifest says
+  orphaned    no manifest names it
+  unreadable  a manifest that cannot be read
+  nothing     a manifest of nothing: none of what it names is there
+
+Exit 0: all is as manifests say. 1: something is not. 2: it could not begin, or the store failed.
+
+Examples:
+  tollgate verify
+  tollgate verify kakao/creative-report --grace 1h
+  tollgate verify --json | jq -c 'select(.fault)'")]
+pub(crate) struct VerifyArgs {
+    /// The beginning of keys, whole parts of them; none: everything
+    #[arg(value_name = "PREFIX")]
+    pub(crate) prefix: Option<String>,
+    /// Decompresses every body and hashes it too
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// Objects that are younger, as 1h, may belong to fetches that are underway: in no manifest yet, or not as theirs says
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) grace: String,
+    /// Objects that are read at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) at_once: u16,
+    /// Prints each finding as one JSON object, and what was found in numbers as the last line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
 Objects below `from` become rows of Parquet files below `to`. What was staged is not staged again
 unless it has changed: then its rows take the place of the old ones. Rows that do not fit lie in
 `_quarantine/` below `to`, as JSON Lines with the reason, the object and the place in it.
@@ -529,6 +570,80 @@ pub(crate) struct StageArgs {
     /// Prints a JSON object for each table
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+What is expected is declared for an api: complete = { param = \"date\", from = \"2026-11-01\",
+restate = \"28 days\" }. It reads the manifests in the store and the dead letters, and makes no call.
+
+  present  in the store, and final, or collected today
+  missing  not in the store
+  dead     not in the store, and its fetch was given up
+  again    in the store, from a day on which the provider still restated it; or a part of it
+
+Exit 0: nothing is missing or dead, or --fetches. 1: something is. 2: it could not begin.
+
+Examples:
+  tollgate complete
+  tollgate complete kakao/creative-report --from 2026-11-01 --accounts accounts.txt
+  tollgate complete --csv --gaps > gaps.csv
+  tollgate complete --fetches | tollgate publish -
+  tollgate complete --fetches > again.jsonl && tollgate run again.jsonl")]
+pub(crate) struct CompleteArgs {
+    /// Only this platform, or only this api of it
+    #[arg(value_name = "PLATFORM[/API]")]
+    pub(crate) of: Option<String>,
+    /// A file of accounts that are expected, one a line; else those of which anything is known
+    #[arg(long, value_name = "FILE")]
+    pub(crate) accounts: Option<PathBuf>,
+    /// The first day, as 2026-11-01; else `complete.from`, else the first that is there
+    #[arg(long, value_name = "DAY")]
+    pub(crate) from: Option<String>,
+    /// The last day; else yesterday, as the account's zone has it
+    #[arg(long, value_name = "DAY")]
+    pub(crate) to: Option<String>,
+    /// Prints the fetches that would fill the gaps, as JSON Lines; of these states
+    #[arg(long, value_name = "STATES", value_enum, num_args = 0.., require_equals = true, value_delimiter = ',', conflicts_with_all = ["json", "csv"])]
+    pub(crate) fetches: Option<Vec<CellState>>,
+    /// Leaves out what is present, with --json and --csv
+    #[arg(long)]
+    pub(crate) gaps: bool,
+    /// Most gaps shown one by one
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub(crate) most: usize,
+    /// Prints each day of each account and api as one JSON object, and the counts as the last line
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// The same as CSV, without the counts
+    #[arg(long)]
+    pub(crate) csv: bool,
+    /// Asks the data folder of `run` for dead letters, also where the configuration has a section [nats]
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+/// Which gaps are filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CellState {
+    /// Not in the store
+    Missing,
+    /// Given up
+    Dead,
+    /// To be collected again
+    Again,
+}
+
+impl CellState {
+    /// Whether it is this state of a day.
+    pub(crate) fn is(self, state: State) -> bool {
+        state
+            == match self {
+                Self::Missing => State::Missing,
+                Self::Dead => State::Dead,
+                Self::Again => State::Again,
+            }
+    }
 }
 
 #[derive(Debug, Args)]

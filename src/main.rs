@@ -36,6 +36,8 @@ fn main() -> ExitCode {
         Command::Dead(args) => commands::dead::run(&cli.global, args),
         Command::Stage(args) => commands::stage::run(&cli.global, args),
         Command::Audit(args) => commands::audit::run(&cli.global, args),
+        Command::Verify(args) => commands::verify::run(&cli.global, args),
+        Command::Complete(args) => commands::complete::run(&cli.global, args),
         Command::Explain(args) => commands::explain::run(args),
     };
     match exit {

@@ -69,6 +69,7 @@ codes! {
     "TG0034" => NoStopRule,
     "TG0035" => PageStateUnused,
     "TG0040" => UnknownLimit,
+    "TG0042" => NarrowKey,
     // A fetch that cannot be called.
     "TG0101" => FetchNotJson,
     "TG0102" => FetchTooLarge,
@@ -99,6 +100,7 @@ codes! {
     "TG0127" => BadCsvRow,
     "TG0128" => BadSubject,
     "TG0129" => BadCost,
+    "TG0131" => KeyTaken,
     // How a call ended.
     "TG0201" => PermanentStatus,
     "TG0202" => AttemptsExhausted,
@@ -143,6 +145,7 @@ codes! {
     "TG0313" => HttpListen,
     "TG0316" => RestartNeeded,
     "TG0320" => AuditAsked,
+    "TG0322" => TooManyOpen,
     // NATS.
     "TG0401" => NatsUnreachable,
     "TG0402" => NatsVersion,

@@ -22,7 +22,7 @@ use crate::shard::context::Context;
 use crate::store::{SinkError, Store, StoreErrorKind};
 
 /// Where notes are.
-const FOLDER: &str = "_fresh";
+pub(crate) const FOLDER: &str = "_fresh";
 /// An object may be so much younger than now as it seems: clocks of nodes differ. One that is younger still was made
 /// before a clock was set back, and how old it is nobody knows.
 const AHEAD_MAX: Duration = Duration::from_secs(5);

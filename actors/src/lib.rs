@@ -27,6 +27,7 @@ pub mod clock;
 pub mod cluster;
 pub mod codes;
 pub mod collector;
+pub mod complete;
 pub mod config;
 pub mod control;
 pub mod costs;
@@ -58,6 +59,7 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod throttle;
+pub mod verify;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

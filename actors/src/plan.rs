@@ -50,6 +50,9 @@ pub struct Plan {
     pub hash: String,
     /// How fetches are collected.
     pub how: How,
+    /// Tells the recipes of apis apart, by platform and api: 16 digits of a SHA-256 of what the platform says of all its
+    /// apis, limits left out, and of the api.
+    pub recipes: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// Tells configurations apart that collect the same fetch in another way. Nodes for whom it is the same may make each
@@ -146,11 +149,15 @@ pub struct StorePlan {
     pub target: StoreTarget,
     /// Where in it; names platform, api, account, date, id, page, ext, `params.NAME`.
     pub key: Template,
+    /// The names that `key` leaves out, of those that tell fetches apart: different fetches may ask for the same key.
+    pub narrow: Vec<&'static str>,
     /// How bodies are stored.
     pub compression: Compression,
     /// Whether files are fsynced before they count as stored, and queue and ledger before a permit is used
     /// or a fetch is done. Default false: kill -9 loses nothing, a power cut may.
     pub fsync: bool,
+    /// Whether JSON Lines about every object are kept below `_manifests/`. Default true.
+    pub lines: bool,
     /// Most bytes of answers that wait on the disk while a bucket is away; 0: their calls are made again. Default
     /// 1 GiB.
     pub spool_bytes_max: u64,
@@ -666,6 +673,25 @@ pub struct Api {
     pub pages: Option<Arc<Pages>>,
     /// What its answers are worth, and how they become what is stored.
     pub answers: Arc<Answers>,
+    /// Which days of every account are expected in the store; nothing: none is.
+    pub complete: Option<Complete>,
+}
+
+/// Which days of every account are expected in the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Complete {
+    /// The parameter that names the day, or the first day.
+    pub param: String,
+    /// The one that names the last day, where fetches are of several.
+    pub to: Option<String>,
+    /// Whether that is the day after the last one.
+    pub to_is_excluded: bool,
+    /// The first day that is expected.
+    pub from: Option<jiff::civil::Date>,
+    /// For so many days after a day the provider changes what it says of it; at most 3,660.
+    pub restate_days: u32,
+    /// What else a fetch of a day carries. A day in it says how days are written.
+    pub params: Map<String, Value>,
 }
 
 impl Api {

@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod provenance;
 pub mod wire;
+
+pub use provenance::{Call, ObjectLine, Provenance};
 
 /// One order: collect this api of this platform for this account, with these parameters.
 ///
@@ -87,6 +90,10 @@ pub struct Object {
     pub sha256: String,
     /// Length of the object as stored (compressed), in bytes.
     pub stored_bytes: u64,
+    /// SHA-256 of the object as stored, lower-case hex. Earlier versions did not say it, and of pages that were stored
+    /// before a crash it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_sha256: Option<String>,
     /// Which file of an archive it was, if it was one of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
@@ -157,6 +164,9 @@ pub struct Manifest {
     /// The fetch's parameters.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub params: Map<String, Value>,
+    /// Where the objects come from. Earlier versions did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Box<Provenance>>,
     /// How it ended.
     #[serde(flatten)]
     pub done: Done,

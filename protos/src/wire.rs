@@ -147,15 +147,15 @@ impl TryFrom<&Fetch> for v1::Fetch {
 
 impl From<v1::Object> for Object {
     fn from(wire: v1::Object) -> Self {
-        let v1::Object { key, bytes, sha256, stored_bytes, member } = wire;
-        Self { key, bytes, sha256, stored_bytes, member }
+        let v1::Object { key, bytes, sha256, stored_bytes, member, stored_sha256 } = wire;
+        Self { key, bytes, sha256, stored_bytes, stored_sha256, member }
     }
 }
 
 impl From<Object> for v1::Object {
     fn from(object: Object) -> Self {
-        let Object { key, bytes, sha256, stored_bytes, member } = object;
-        Self { key, bytes, sha256, stored_bytes, member }
+        let Object { key, bytes, sha256, stored_bytes, stored_sha256, member } = object;
+        Self { key, bytes, sha256, stored_bytes, member, stored_sha256 }
     }
 }
 

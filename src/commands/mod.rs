@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod check;
+pub(crate) mod complete;
 pub(crate) mod dead;
 pub(crate) mod demo;
 pub(crate) mod explain;
@@ -22,6 +23,7 @@ pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod stage;
 pub(crate) mod status;
+pub(crate) mod verify;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use tollgate_actors::codes::Code;
 use tollgate_actors::plan::{Plan, StoreTarget};
-use tollgate_actors::store::Store;
+use tollgate_actors::store::{LINES_FOLDER, Store};
 
 /// Opens it. Into a bucket a tiny object is put and taken away again, so that wrong keys, a bucket that is
 /// not there and a store that does not answer cost no calls; that takes up to a minute where nobody answers.
@@ -15,10 +15,20 @@ pub(crate) async fn open_store(plan: &Plan) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// Opens it and puts a tiny object there, whatever it is.
+/// Opens it and puts a tiny object there, whatever it is, and one where the lines about objects go.
 pub(crate) async fn try_store(plan: &Plan) -> anyhow::Result<()> {
     let store = Store::open(plan).with_context(|| Code::StoreUnavailable.to_string())?;
-    probe(plan, &store).await
+    probe(plan, &store).await?;
+    if plan.store.lines {
+        let probed = store.probe_lines().await;
+        return probed.with_context(|| {
+            format!(
+                "{}: put lines about objects below `{LINES_FOLDER}/` (store.lines = false does without)",
+                Code::StoreUnavailable
+            )
+        });
+    }
+    Ok(())
 }
 
 async fn probe(plan: &Plan, store: &Store) -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::queue::{Queue, QueueError};
 use tollgate_actors::reload::Reloader;
-use tollgate_actors::store::keep_clean;
+use tollgate_actors::store::{Store, keep_clean, keep_lines};
 use tollgate_actors::telemetry;
 use tollgate_actors::{install_tls, supervise};
 
@@ -157,7 +157,8 @@ async fn work(
         // What was begun ends with it; the session's key by itself.
         () = stop.asked() => return Ok(Exit::Done),
     };
-    let Started { session, mut accord, keeper, owned, held, back, sweep, mut node } = started;
+    let Started { session, mut accord, keeper, owned, held, back, sweep, store, mut node } =
+        started;
     health.own(owned.clone());
     node.report_to(health);
     keeper.work_with(node.hands()).await;
@@ -190,8 +191,8 @@ async fn work(
         task.abort();
     }
     watching.abort();
-    // Others wait for the key to end by itself otherwise.
-    let _said = timeout(FAREWELL_WITHIN, session.end()).await;
+    // Others wait for the key to end by itself otherwise; not for a store that is away either.
+    let ((), _said) = tokio::join!(store.end_lines(), timeout(FAREWELL_WITHIN, session.end()));
     let _flushed = timeout(FAREWELL_WITHIN, bus.client().flush()).await;
     if broken_off > 0 {
         say(format_args!("{broken_off} calls were broken off; they are made again"));
@@ -228,6 +229,7 @@ struct Started<S> {
     held: Holds,
     back: Arc<BackHealth>,
     sweep: S,
+    store: Store,
     node: Node,
 }
 
@@ -257,11 +259,15 @@ async fn start(
         }),
         start_within: START_WITHIN,
     };
-    let sweep = keep_clean(store, plan);
+    let lines = keep_lines(store.clone(), plan);
+    let clean = keep_clean(store.clone(), plan);
+    let sweep = async {
+        tokio::join!(clean, lines);
+    };
     let starting =
         async { anyhow::Ok(Node::start(Arc::new(in_force), seams, clock.clone()).await?) };
     let node = with_rights(bus, starting).await?;
-    Ok(Started { session, accord, keeper, owned, held, back, sweep, node })
+    Ok(Started { session, accord, keeper, owned, held, back, sweep, store, node })
 }
 
 /// What a node stands on, all of it on NATS.

@@ -22,7 +22,7 @@ use tollgate_actors::node::{Intake, Node, Seams};
 use tollgate_actors::plan::{InForce, Plan};
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
-use tollgate_actors::store::keep_clean;
+use tollgate_actors::store::{keep_clean, keep_lines};
 use tollgate_actors::telemetry::Summary;
 
 use super::folder::open_state;
@@ -82,7 +82,8 @@ pub(crate) async fn work(
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let vault = Arc::new(FileVault::new(&plan.state()));
     let seams = Seams { vault, ..Seams::new(queue, ledger, store.clone()) };
-    let sweep = keep_clean(store, &plan);
+    let sweep = keep_clean(store.clone(), &plan);
+    let lines = actix_rt::spawn(keep_lines(store.clone(), &plan));
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let following = watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone()));
     let owned = Owned::default();
@@ -111,6 +112,8 @@ pub(crate) async fn work(
     };
     let broken_off = node.drain(within).await;
     sweep.abort();
+    lines.abort();
+    store.end_lines().await;
     if let Some(control) = control {
         control.abort();
     }

@@ -376,6 +376,38 @@ fn too_much_is_split_until_it_fits_and_no_day_is_lost_or_twice() {
 }
 
 #[test]
+fn a_split_under_a_key_of_its_days_takes_nothing_from_another_fetch() {
+    let provider = Provider::start(|call, _| {
+        let fits = call.query("level") == "fits";
+        if fits { Told::json(&json!({ "days": [] })) } else { at_most_a_month(call) }
+    });
+    let api = SPLIT.replace("until = \"{until}\" }", "until = \"{until}\", level = \"{level}\" }");
+    let key = "key = \"{platform}/{api}/{account}/{params.since}/{params.until}/{page}.{ext}\"";
+    let dir = Dir::with(&config(&provider).store(key).api("insights", &api));
+    let of = |id: &str, until: &str, level: &str| {
+        let params = json!({ "since": "2025-01-01", "until": until, "level": level });
+        fetch("act", "insights", id, json!({ "params": params }))
+    };
+    let half = days("2025-01-01", "2025-06-30");
+    for id in ["half", "again"] {
+        let ran = dir.run(&of(id, "2025-06-30", "ad")).exits(0);
+        assert_eq!(ran.summary().dead, 0, "{ran}");
+        assert_eq!(stored_days(&dir), half);
+        dir.tollgate(&["verify", "--deep"]).run().exits(0);
+    }
+    // What another has stored is not removed, and no part is made that would go on for it.
+    dir.run(&of("small", "2025-12-31", "fits")).exits(0);
+    let before = provider.asked().len();
+    dir.run(&of("year", "2025-12-31", "ad")).exits(1);
+    assert_eq!(provider.asked().len(), before + 1);
+    let dead = by_id(dir.dead());
+    assert_eq!(dead["year"].code, "TG0247");
+    assert!(dead["year"].reason.contains("has the objects of another fetch: `small`"), "{dead:?}");
+    assert_eq!(stored_days(&dir), half);
+    dir.tollgate(&["verify", "--deep"]).run().exits(0);
+}
+
+#[test]
 fn a_split_survives_kill_9_at_any_moment() {
     let provider = Provider::start(|call, _| {
         thread::sleep(Duration::from_millis(5));

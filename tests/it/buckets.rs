@@ -74,6 +74,8 @@ fn a_kill_in_the_middle_of_an_upload_to_google_leaves_nothing_that_is_seen_or_st
     wait_until("the upload that was left is aborted", || (server.uploads() == 0).then_some(()));
     assert!(ran.err().contains("leftovers_removed"), "{ran}");
     let mut keys = server.keys();
+    // Lines about objects are beside them.
+    keys.retain(|key| !key.contains("/_manifests/"));
     keys.sort();
     assert_eq!(keys.len(), 2, "the object and its manifest: {keys:?}");
     assert!(keys.iter().all(|key| key.starts_with("a b/")), "{keys:?}");
@@ -115,7 +117,8 @@ fn a_run_whose_tokens_end_all_the_time_loses_nothing_and_tells_none_of_them() {
     assert_none_refused(&emulator);
     assert_eq!(emulator.counts().0, 75, "no call was made twice: {ran}");
     assert!(!ran.err().contains("session-"), "{ran}");
-    let keys = server.keys();
+    let mut keys = server.keys();
+    keys.retain(|key| !key.contains("/_manifests/"));
     assert_eq!(keys.len(), 150, "an object and a manifest for each");
     let trouble = server.front.trouble();
     let sessions = trouble.sessions.as_ref().unwrap();

@@ -327,6 +327,7 @@ fn look_at_answers(search: &mut Search, dir: &Dir, nats: &Nats, port: u16) {
         &["dead", "show", &letter],
         &["dead", "show", &letter, "--json"],
         &["check"],
+        &["verify", "--grace", "1h", "--json"],
         &["plan", "fetches.jsonl", "--json"],
     ] {
         let ran = with_env(dir, args).run().exits(0);

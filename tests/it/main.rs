@@ -25,6 +25,7 @@ mod crash;
 mod dead;
 mod hard;
 mod inputs;
+mod landed;
 mod leaks;
 mod lending;
 mod mixed;

@@ -775,6 +775,10 @@ fn manifest_in(server: &S3Server) -> (Vec<String>, Manifest) {
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
             let name = entry.file_name().into_string().unwrap();
+            // Lines about objects.
+            if name == "_manifests" {
+                continue;
+            }
             if entry.file_type().unwrap().is_dir() {
                 folders.push(entry.path());
             } else if name == "_manifest.json" {

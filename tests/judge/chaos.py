@@ -442,7 +442,7 @@ class Objects:
         self.mistakes["no manifest"] += expected
         for path in self.data.rglob("*"):
             key = path.relative_to(self.data).as_posix()
-            if path.is_file() and not path.name.startswith("_") and key not in named:
+            if path.is_file() and not path.name.startswith("_") and not key.startswith("_manifests/") and key not in named:
                 self.mistakes["in no manifest"].append(key)
 
 

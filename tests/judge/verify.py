@@ -56,11 +56,11 @@ class Verification:
             fetch = json.loads(line)
             self.fetches[fetch["platform"], fetch["account"], fetch["api"], fetch["id"]] = fetch
         data = self.args.data
-        # The queue and the ledger are no objects.
+        # The queue and the ledger are no objects, and lines about objects are of no manifest.
         files = [
             path
             for path in data.rglob("*")
-            if path.is_file() and path.relative_to(data).parts[0] != "state"
+            if path.is_file() and path.relative_to(data).parts[0] not in ("state", "_manifests")
         ]
         manifests = [path for path in files if path.name == "_manifest.json"]
         named = set()

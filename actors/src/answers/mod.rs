@@ -24,6 +24,7 @@ mod tests;
 pub use breaker::BreakerRule;
 pub(crate) use look::{Look, Looked, Verdict, place};
 pub(crate) use scan::PATHS_MAX;
+pub(crate) use split::Form;
 pub use split::{By, SPLITS_MAX, Split};
 
 /// Between two tries of an incomplete answer where the rule does not say.

@@ -101,15 +101,19 @@ impl Split {
 }
 
 /// How a day is written.
-#[derive(Debug, Clone, Copy)]
-enum Form {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `2026-11-20`.
     Dashes,
+    /// `20261120`, as text.
     Digits,
+    /// The same as a number.
     Number,
 }
 
 impl Form {
-    fn write(self, day: Date) -> Value {
+    /// A day in this form.
+    pub(crate) fn write(self, day: Date) -> Value {
         let digits = day.strftime("%Y%m%d").to_string();
         match self {
             Self::Dashes => day.to_string().into(),

@@ -46,6 +46,7 @@ mod tests;
 pub use keeper::{Keeper, Wait};
 pub use mask::{Goes, Mask, Unmasked, is_masked, may_go, shown};
 pub use redact::Redactor;
+pub(crate) use redact::Redactors;
 pub use secret::{Reference, Secret, Source};
 pub use sign::{NAMES, Unsigned, Used};
 pub use vault::Vault;

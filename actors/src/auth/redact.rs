@@ -1,11 +1,15 @@
 //! Cleaning text of secrets: whatever a provider says may hold what it was sent.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 
 use super::{Auth, Kind, Used};
 use crate::ids::Account;
@@ -23,6 +27,9 @@ pub(super) const ALONE_MIN: usize = 8;
 /// The place among [`forms`] of the percent-encoded one.
 pub(super) const ENCODED: usize = 2;
 
+/// Redactors that are kept: then all of them are forgotten.
+const REDACTORS_MAX: usize = 256;
+
 /// Every secret of a platform that is in use now, in every form in which it is sent.
 #[derive(Default)]
 pub struct Redactor {
@@ -37,42 +44,8 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// All secrets of a platform and its apis, as far as calls of this account may carry them, and those of a call
-    /// that was signed with what is another one by now.
-    pub fn of(platform: &Platform, account: &Account, used: Option<&Used>) -> Self {
-        let get = |reference: &super::Reference| {
-            let text = reference.get(account).ok()?;
-            Some(text.expose_secret().to_owned())
-        };
-        let sent = used.into_iter().flat_map(|used| used.texts.iter().chain(&used.token));
-        let mut texts: Vec<String> = sent.map(|text| text.expose_secret().to_owned()).collect();
-        let pair = used.and_then(|used| used.pair.as_ref());
-        let mut pairs: Vec<String> =
-            pair.map(|pair| pair.expose_secret().to_owned()).into_iter().collect();
-        let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
-        for credential in platform.auth.iter().chain(own).flat_map(|auth: &Auth| &auth.pool) {
-            texts.extend(credential.references().into_iter().filter_map(get));
-            let states = credential.live.lock();
-            if let Some(state) = states.get(&credential.part(account)) {
-                let tokens = [&state.token, &state.before].into_iter().flatten();
-                let values = tokens.map(|token| &token.value).chain(&state.refresh);
-                let values = values.chain(&state.refresh_before).chain(&state.dead);
-                texts.extend(values.map(|value| value.expose_secret().to_owned()));
-            }
-            drop(states);
-            if let Kind::Basic { user, password } = &credential.kind
-                && let (Ok(user), Some(password)) = (user.get(account), get(password))
-            {
-                pairs.push(format!("{user}:{password}"));
-            }
-        }
-        texts.sort_unstable();
-        texts.dedup();
-        Self::new(&texts, &pairs)
-    }
-
     /// These texts, and what is only sent as Base64.
-    pub(super) fn new(texts: &[String], pairs: &[String]) -> Self {
+    pub(crate) fn new(texts: &[String], pairs: &[String]) -> Self {
         let mut forms: Vec<String> = Vec::new();
         for text in texts.iter().filter(|text| !text.is_empty()) {
             forms.extend(self::forms(text));
@@ -163,6 +136,80 @@ impl Redactor {
         }
         clean.truncate(end);
         clean
+    }
+}
+
+/// The texts of all secrets that a call may carry, and those that are only sent as Base64.
+fn secrets(
+    platform: &Platform,
+    account: &Account,
+    used: Option<&Used>,
+) -> (Vec<String>, Vec<String>) {
+    let get = |reference: &super::Reference| {
+        let text = reference.get(account).ok()?;
+        Some(text.expose_secret().to_owned())
+    };
+    let sent = used.into_iter().flat_map(|used| used.texts.iter().chain(&used.token));
+    let mut texts: Vec<String> = sent.map(|text| text.expose_secret().to_owned()).collect();
+    let pair = used.and_then(|used| used.pair.as_ref());
+    let mut pairs: Vec<String> =
+        pair.map(|pair| pair.expose_secret().to_owned()).into_iter().collect();
+    let own = platform.apis.iter().filter_map(|api| api.auth.as_ref());
+    for credential in platform.auth.iter().chain(own).flat_map(|auth: &Auth| &auth.pool) {
+        texts.extend(credential.references().into_iter().filter_map(get));
+        let states = credential.live.lock();
+        if let Some(state) = states.get(&credential.part(account)) {
+            let tokens = [&state.token, &state.before].into_iter().flatten();
+            let values = tokens.map(|token| &token.value).chain(&state.refresh);
+            let values = values.chain(&state.refresh_before).chain(&state.dead);
+            texts.extend(values.map(|value| value.expose_secret().to_owned()));
+        }
+        drop(states);
+        if let Kind::Basic { user, password } = &credential.kind
+            && let (Ok(user), Some(password)) = (user.get(account), get(password))
+        {
+            pairs.push(format!("{user}:{password}"));
+        }
+    }
+    texts.sort_unstable();
+    texts.dedup();
+    (texts, pairs)
+}
+
+/// Redactors by what they clean texts of. To make one means to write each secret in every form, for each answer the same
+/// ones as long as none of them changes.
+#[derive(Debug, Default)]
+pub(crate) struct Redactors(RefCell<HashMap<[u8; 32], Rc<Redactor>>>);
+
+impl Redactors {
+    /// Of all secrets of a platform and its apis, as far as calls of this account may carry them, and of those of a call
+    /// that was signed with what is another one by now.
+    pub(crate) fn of(
+        &self,
+        platform: &Platform,
+        account: &Account,
+        used: Option<&Used>,
+    ) -> Rc<Redactor> {
+        let (texts, pairs) = secrets(platform, account, used);
+        let mut hash = Sha256::new();
+        for list in [&texts, &pairs] {
+            hash.update((list.len() as u64).to_le_bytes());
+            for text in list {
+                hash.update((text.len() as u64).to_le_bytes());
+                hash.update(text);
+            }
+        }
+        let key = hash.finalize().into();
+        if let Some(redactor) = self.0.borrow().get(&key) {
+            return Rc::clone(redactor);
+        }
+        let redactor = Rc::new(Redactor::new(&texts, &pairs));
+        let mut kept = self.0.borrow_mut();
+        if kept.len() >= REDACTORS_MAX {
+            kept.clear();
+        }
+        kept.insert(key, Rc::clone(&redactor));
+        redactor
     }
 }
 

@@ -12,6 +12,7 @@ use tollgate_protos::{Done, Manifest};
 use url::Url;
 
 use super::landing::object_key;
+use super::provenance::Asked;
 use super::{Again, Item, LastAnswer, Order, Outcome, Slot};
 use crate::auth::{Redactor, Unsigned, Used};
 use crate::codes::Code;
@@ -51,6 +52,7 @@ pub(crate) async fn make(shard: Rc<Context>, order: Order) {
         calls,
         read,
         asked: RefCell::default(),
+        call: Asked::default(),
     };
     let outcome = match attempt.too_old() {
         None => attempt.run().await,
@@ -86,6 +88,8 @@ pub(super) struct Attempt<'a> {
     pub(super) read: Option<Arc<Read>>,
     /// Where it was called, the same.
     pub(super) asked: RefCell<Option<Url>>,
+    /// What is kept of it with what it brings.
+    pub(super) call: Asked,
 }
 
 impl Attempt<'_> {
@@ -142,6 +146,7 @@ impl Attempt<'_> {
         if self.read.is_some() {
             self.asked.replace(Some(request.url.clone()));
         }
+        self.call.is(&request);
         let used = match self.sign(&mut request) {
             Ok(used) => used,
             Err(outcome) => return outcome,
@@ -152,9 +157,11 @@ impl Attempt<'_> {
         let write_by = decided.plus(Span::from(USE_WITHIN)).plus(Span::from(timeouts.connect));
         let bounds = CallBounds { timeouts, write_by, once: self.permit.is_once() };
         self.shard.totals.calls.add(1);
-        let answer = self.shard.transport.send(request, bounds, self.permit.on_written()).await;
+        let on_written = self.call.hears(self.permit.on_written());
+        let answer = self.shard.transport.send(request, bounds, on_written).await;
         match answer {
             Ok(answer) => {
+                self.call.answered(clock.now());
                 self.permit.answered();
                 self.judge(answer).await
             }
@@ -194,9 +201,9 @@ impl Attempt<'_> {
     }
 
     /// What cleans text of every secret that a call of this account may carry.
-    pub(super) fn redactor(&self) -> Redactor {
-        let used = self.used.borrow();
-        Redactor::of(self.platform, &self.item.lane.account.account, used.as_ref())
+    pub(super) fn redactor(&self) -> Rc<Redactor> {
+        let (used, account) = (self.used.borrow(), &self.item.lane.account.account);
+        self.shard.redactors.of(self.platform, account, used.as_ref())
     }
 
     fn late(&self) -> Outcome {

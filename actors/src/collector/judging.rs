@@ -64,7 +64,8 @@ impl Attempt<'_> {
         let look = (!answers.is_empty() && told.over.is_none())
             .then(|| Look::new(answers, status, &answer.headers, self.api.format, is_good));
         if told.over.is_none() && answers.may_store(status, is_good) {
-            return landing(self.store(answer, told, look)).await;
+            // What it takes to store an answer is more than an attempt needs until then.
+            return landing(Box::pin(self.store(answer, told, look))).await;
         }
         let (start, looked) = self.rest(answer, look).await;
         self.permit.call_ended(Sent::Maybe);

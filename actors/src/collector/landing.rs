@@ -9,12 +9,13 @@ use http::header::CONTENT_ENCODING;
 use object_store::path::Path;
 use tokio::time::Instant;
 use tollgate_gate::Sent;
-use tollgate_protos::{Done, Manifest, Object};
+use tollgate_protos::{Done, Manifest, Provenance};
 
 use super::attempt::Attempt;
 use super::judging::Told;
 use super::members::Landing;
 use super::paging::{Landed, flawed};
+use super::provenance::object;
 use super::{Again, Item, LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
@@ -62,6 +63,7 @@ impl Attempt<'_> {
             }
         };
         let manifest_key = recipe::manifest_key(&first);
+        let from = self.provenance(status, &headers);
         let options = SinkOptions {
             codec: codec(plan.store.compression),
             decode,
@@ -73,10 +75,10 @@ impl Attempt<'_> {
         if let Unwrap::Members(members) = &options.unwrap {
             let members = members.clone();
             let suffix = plan.store.compression.suffix();
-            let landing = Landing { status, members, options, key, manifest_key, suffix };
+            let landing = Landing { status, members, options, key, manifest_key, suffix, from };
             return self.store_members(body, told, look, landing).await;
         }
-        let mut sink = self.shard.store.sink(key, options);
+        let mut sink = self.shard.store.sink(key, options).about(self.about(&from));
         if let Some(watch) = self.api.pages.as_ref().and_then(|pages| Watch::new(pages)) {
             sink = sink.with_tap(Box::new(watch));
         }
@@ -118,34 +120,15 @@ impl Attempt<'_> {
                 };
             }
         };
-        if !self.permit.may_store().await {
-            sealed.abort().await;
-            return Self::unwanted();
-        }
+        let mut turned = None;
         if let (Some(pages), Some(read)) = (&self.api.pages, &self.read) {
             match self.turn(pages, read, &mut sealed, &headers) {
-                Ok((turn, seen)) => {
-                    match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
-                        // All there is.
-                        Ok(true) => {}
-                        Ok(false) => {
-                            let manifest_key = &manifest_key;
-                            let looked = look.as_ref().and_then(Look::looked);
-                            let ext = &*extension;
-                            let landed = Landed { status, ext, manifest_key, looked };
-                            let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
-                            self.meters.store_finished(ended.elapsed());
-                            return outcome;
-                        }
-                        Err(error) => {
-                            sealed.abort().await;
-                            self.meters.store_finished(ended.elapsed());
-                            return self.unstored(&error, last);
-                        }
-                    }
-                }
+                Ok(turn) => turned = Some((read, turn)),
                 Err(flaw) => {
                     sealed.abort().await;
+                    if !self.permit.may_store().await {
+                        return Self::unwanted();
+                    }
                     if flaw.code == Code::RowsCapped && self.api.answers.split.is_some() {
                         return self.split(status, flaw.reason, last).await;
                     }
@@ -153,14 +136,49 @@ impl Attempt<'_> {
                 }
             }
         }
+        // Only now: what is not stored takes no folder.
+        let entered = match self.enter(&manifest_key, &last).await {
+            Ok(entered) => entered,
+            Err(outcome) => {
+                sealed.abort().await;
+                self.meters.store_finished(ended.elapsed());
+                return outcome;
+            }
+        };
+        if !self.permit.may_store().await {
+            sealed.abort().await;
+            return Self::unwanted();
+        }
+        if let Some((read, (turn, seen))) = turned {
+            match self.is_whole(read, &turn, (&manifest_key, &extension)).await {
+                // All there is.
+                Ok(true) => {}
+                Ok(false) => {
+                    let manifest_key = &manifest_key;
+                    let looked = look.as_ref().and_then(Look::looked);
+                    let ext = &*extension;
+                    let landed = Landed { status, ext, manifest_key, from, looked };
+                    let outcome = self.store_page(read, sealed, (turn, seen), landed).await;
+                    self.meters.store_finished(ended.elapsed());
+                    return outcome;
+                }
+                Err(error) => {
+                    sealed.abort().await;
+                    self.meters.store_finished(ended.elapsed());
+                    return self.unstored(&error, last);
+                }
+            }
+        }
+        self.tell(sealed.stored(), None, &from).await;
         let mut done = None;
         let companion = |stored: &Stored| {
             let made = self.done(status, stored, look.as_ref().and_then(Look::looked));
-            let manifest = manifest(self.shard, self.item, &made);
+            let manifest = manifest(self.shard, self.item, &made, from);
             done = Some(made);
             Some((manifest_key, manifest))
         };
         let finished = sealed.complete_and(companion).await;
+        drop(entered);
         self.meters.store_finished(ended.elapsed());
         let stored = match finished {
             Ok(stored) => stored,
@@ -174,17 +192,10 @@ impl Attempt<'_> {
     }
 
     fn done(&self, status: u16, stored: &Stored, looked: Option<Looked>) -> Done {
-        let object = Object {
-            key: stored.key.to_string(),
-            bytes: stored.bytes,
-            sha256: stored.sha256.clone(),
-            stored_bytes: stored.stored_bytes,
-            member: None,
-        };
         let Looked { verdict, request_id, .. } = looked.unwrap_or_default();
         let class = verdict.map(|verdict| verdict.class);
         Done {
-            objects: vec![object],
+            objects: vec![object(stored)],
             pages: 1,
             empty: class == Some(Class::Empty),
             incomplete: class == Some(Class::Incomplete),
@@ -242,7 +253,7 @@ impl Attempt<'_> {
 }
 
 /// What is written beside the first page, last.
-pub(super) fn manifest(shard: &Context, item: &Item, done: &Done) -> Bytes {
+pub(super) fn manifest(shard: &Context, item: &Item, done: &Done, from: Provenance) -> Bytes {
     let lane = &item.lane;
     let manifest = Manifest {
         version: 1,
@@ -251,6 +262,7 @@ pub(super) fn manifest(shard: &Context, item: &Item, done: &Done) -> Bytes {
         account: lane.account.account.to_string(),
         api: lane.api.to_string(),
         params: item.fetch.params.clone(),
+        provenance: Some(Box::new(from)),
         done: done.clone(),
     };
     let mut text = serde_json::to_vec(&manifest).expect("a manifest is plain JSON");
@@ -285,15 +297,6 @@ fn codec(compression: Compression) -> Codec {
         Compression::None => Codec::None,
         Compression::Gzip => Codec::Gzip,
         Compression::Zstd => Codec::Zstd,
-    }
-}
-
-/// How an object is compressed, by what its key ends in.
-pub(super) fn codec_of(key: &Path) -> Codec {
-    match key.extension() {
-        Some("zst") => Codec::Zstd,
-        Some("gz") => Codec::Gzip,
-        _ => Codec::None,
     }
 }
 

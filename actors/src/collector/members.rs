@@ -9,14 +9,17 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::LocalBoxStream;
+use object_store::Attributes;
 use object_store::path::Path;
 use tokio::time::Instant;
 use tollgate_gate::Sent;
-use tollgate_protos::{Done, Object};
+use tollgate_protos::{Done, Object, Provenance};
 
 use super::attempt::{Attempt, finish_until_confirmed};
 use super::judging::Told;
 use super::landing::manifest;
+use super::owner::Entered;
+use super::provenance::object;
 use super::{LastAnswer, Outcome};
 use crate::answers::{Class, Look, Looked};
 use crate::codes::Code;
@@ -43,6 +46,8 @@ pub(super) struct Landing {
     pub(super) manifest_key: Path,
     /// What tells of the compression in a key.
     pub(super) suffix: &'static str,
+    /// Where all of it comes from.
+    pub(super) from: Provenance,
 }
 
 /// Why an archive is not stored.
@@ -50,6 +55,8 @@ enum Fail {
     Body(CallError),
     Store(SinkError),
     Key(Refusal),
+    /// Its folder is another's.
+    Taken(Outcome),
     /// Rules say no, of a member if it has a name.
     Refused(Option<Looked>, Option<String>),
 }
@@ -62,7 +69,9 @@ impl From<SinkError> for Fail {
 
 /// What is stored of an archive so far.
 #[derive(Default)]
-struct Taken {
+struct Taken<'a> {
+    /// Its folder, from the first object to the manifest.
+    entered: Option<Entered<'a>>,
     objects: Vec<Object>,
     bytes: u64,
     /// Of a member that is not empty by a rule, or of none.
@@ -96,7 +105,7 @@ impl Attempt<'_> {
         self.permit.call_ended(Sent::Maybe);
         let ended = Instant::now();
         let finished = match took {
-            Ok(()) => self.tell_members(&landing, &mut taken).await.map_err(Fail::Store),
+            Ok(()) => self.tell_members(&landing, &mut taken).await,
             Err(fail) => Err(fail),
         };
         self.meters.store_finished(ended.elapsed());
@@ -115,6 +124,7 @@ impl Attempt<'_> {
             Err(Fail::Key(refusal)) => {
                 Outcome::Dead { code: refusal.code, reason: refusal.reason, last }
             }
+            Err(Fail::Taken(outcome)) => outcome,
             Err(Fail::Refused(mut looked, name)) => {
                 let verdict = looked.as_mut().and_then(|looked| looked.verdict.as_mut());
                 if let (Some(verdict), Some(name)) = (verdict, name) {
@@ -125,12 +135,12 @@ impl Attempt<'_> {
         }
     }
 
-    async fn take_apart(
-        &self,
+    async fn take_apart<'a>(
+        &'a self,
         body: &mut LocalBoxStream<'static, Result<Bytes, CallError>>,
         look: Option<Look>,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'a>,
     ) -> Result<(), Fail> {
         let Landing { key, members, options, .. } = landing;
         let mut unpack = self.shard.store.unpack(key.clone(), members.clone(), options);
@@ -170,12 +180,12 @@ impl Attempt<'_> {
     }
 
     /// Takes all that has come out of the archive.
-    async fn work_off(
-        &self,
+    async fn work_off<'a>(
+        &'a self,
         unpack: &mut Unpack,
         look: Option<&Look>,
         landing: &Landing,
-        (current, taken): (&mut Option<Current>, &mut Taken),
+        (current, taken): (&mut Option<Current>, &mut Taken<'a>),
     ) -> Result<(), Fail> {
         while let Some(next) = unpack.next().await? {
             match next {
@@ -183,13 +193,16 @@ impl Attempt<'_> {
                     let key = self.member_key(&name, landing).map_err(Fail::Key)?;
                     let look = look.map(Look::anew);
                     let options = landing.of(Unwrap::None);
-                    *current = Some(Current::new(unpack, (key, options), look, Some(name)));
+                    let about = self.about(&landing.from);
+                    let member = Current::new(unpack, (key, options), look, Some(name));
+                    *current = Some(member.about(about));
                 }
                 Unpacked::Plain | Unpacked::Empty => {
                     // A sink that expects an archive lets rules have the word on what is none, or on nothing.
                     let options = landing.of(Unwrap::Zip(Pick(None)));
                     let at = (landing.key.clone(), options);
-                    let mut whole = Current::new(unpack, at, look.cloned(), None);
+                    let about = self.about(&landing.from);
+                    let mut whole = Current::new(unpack, at, look.cloned(), None).about(about);
                     if matches!(next, Unpacked::Empty) {
                         whole.sink.write(Bytes::from_static(NOTHING_IN_IT)).await?;
                     }
@@ -226,11 +239,11 @@ impl Attempt<'_> {
     }
 
     /// Makes a member an object, if rules let it.
-    async fn store_current(
-        &self,
+    async fn store_current<'a>(
+        &'a self,
         current: Current,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'a>,
     ) -> Result<(), Fail> {
         let Current { sink, look, name } = current;
         let name = name.map(|name| self.hide(name.text));
@@ -242,25 +255,42 @@ impl Attempt<'_> {
         };
         let Looked { verdict, request_id, .. } = looked().unwrap_or_default();
         let class = verdict.map(|verdict| verdict.class);
-        let Stored { key, bytes, sha256, stored_bytes } =
-            self.complete_member(sealed, landing, taken).await?;
-        if let Some(name) = &name {
-            telemetry::member_stored(self.item, name, bytes);
+        if let Err(fail) = self.enter_first(landing, taken).await {
+            sealed.abort().await;
+            return Err(fail);
         }
-        let key = key.to_string();
-        taken.objects.push(Object { key, bytes, sha256, stored_bytes, member: name });
-        taken.bytes += bytes;
+        let stored = self.complete_member(sealed, name.as_ref(), landing, taken).await?;
+        if let Some(name) = &name {
+            telemetry::member_stored(self.item, name, stored.bytes);
+        }
+        taken.objects.push(Object { member: name, ..object(&stored) });
+        taken.bytes += stored.bytes;
         taken.filled |= class != Some(Class::Empty);
         taken.incomplete |= class == Some(Class::Incomplete);
         taken.request_id = taken.request_id.take().or(request_id);
         Ok(())
     }
 
+    /// Before its first object, or the manifest of none: its folder for itself.
+    async fn enter_first<'a>(
+        &'a self,
+        landing: &Landing,
+        taken: &mut Taken<'a>,
+    ) -> Result<(), Fail> {
+        if taken.entered.is_none() {
+            let last = LastAnswer { status: Some(landing.status), ..LastAnswer::default() };
+            let entered = self.enter(&landing.manifest_key, &last).await;
+            taken.entered = Some(entered.map_err(Fail::Taken)?);
+        }
+        Ok(())
+    }
+
     async fn complete_member(
         &self,
         sealed: Sealed,
+        name: Option<&String>,
         landing: &Landing,
-        taken: &mut Taken,
+        taken: &mut Taken<'_>,
     ) -> Result<Stored, SinkError> {
         if taken.earlier.is_none() {
             let place = self.place();
@@ -274,11 +304,17 @@ impl Attempt<'_> {
             let named = earlier.beside(&landing.manifest_key);
             taken.earlier = Some(named.into_iter().chain(left).collect());
         }
+        self.tell(sealed.stored(), name, &landing.from).await;
         sealed.complete().await
     }
 
     /// All is there: removes what earlier collections and tries had more, and writes the manifest.
-    async fn tell_members(&self, landing: &Landing, taken: &mut Taken) -> Result<Done, SinkError> {
+    async fn tell_members<'a>(
+        &'a self,
+        landing: &Landing,
+        taken: &mut Taken<'a>,
+    ) -> Result<Done, Fail> {
+        self.enter_first(landing, taken).await?;
         let is_named = |key: &Path| taken.objects.iter().any(|object| object.key == key.as_ref());
         let earlier = taken.earlier.take().unwrap_or_default();
         let others = earlier.into_iter().filter(|key| !is_named(key));
@@ -292,8 +328,9 @@ impl Attempt<'_> {
             request_id: taken.request_id.take().map(|id| self.hide(id)),
             ..self.done_without_objects(landing.status)
         };
-        let text = manifest(self.shard, self.item, &done);
+        let text = manifest(self.shard, self.item, &done, landing.from.clone());
         self.shard.store.put_small(&landing.manifest_key, text).await?;
+        taken.entered = None;
         Ok(done)
     }
 }
@@ -306,6 +343,11 @@ impl Landing {
 }
 
 impl Current {
+    /// With what is kept with it.
+    fn about(self, about: Attributes) -> Self {
+        Self { sink: self.sink.about(about), ..self }
+    }
+
     fn new(
         unpack: &Unpack,
         (key, options): (Path, SinkOptions),

@@ -27,13 +27,16 @@ mod attempt;
 mod judging;
 mod landing;
 mod members;
+mod owner;
 mod paging;
 mod peek;
 mod place;
+mod provenance;
 mod resuming;
 mod splitting;
 
 pub(crate) use attempt::{USE_WITHIN, done_once, finish_until_confirmed, make, stored_before};
+pub(crate) use owner::Folders;
 pub(crate) use resuming::{Resumed, drop_note, put_aside, resume, still_waits};
 pub(crate) use splitting::split_uncalled;
 

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use object_store::path::Path;
 use tollgate_gate::Sent;
-use tollgate_protos::Done;
+use tollgate_protos::{Done, Provenance};
 use url::Url;
 
 use super::attempt::Attempt;
@@ -45,6 +45,8 @@ pub(super) struct Landed<'a> {
     pub(super) status: u16,
     pub(super) ext: &'a str,
     pub(super) manifest_key: &'a Path,
+    /// Where it comes from.
+    pub(super) from: Provenance,
     /// What rules about answers say of it.
     pub(super) looked: Option<Looked>,
 }
@@ -248,6 +250,7 @@ impl Attempt<'_> {
             bytes: stored.bytes,
             stored_bytes: stored.stored_bytes,
             sha256: unhex(&stored.sha256),
+            stored_sha256: Some(unhex(&stored.stored_sha256)),
             ext: 0,
             mark: base.state.mark(),
         };
@@ -263,6 +266,7 @@ impl Attempt<'_> {
             so_far.state = state;
         }
         let told = self.told(landed.status, looked.request_id);
+        let told = Told { from: Some(landed.from.clone()), ..told };
         let key = stored.key.to_string();
         let note = Note { before, rows, is_last, ..self.note(&place, key, so_far, &told) };
         if !self.keep_note(read, &note).await {
@@ -276,6 +280,7 @@ impl Attempt<'_> {
             sealed.abort().await;
             return Ok(self.unsettled(&error, landed.status));
         }
+        self.tell(sealed.stored(), None, &landed.from).await;
         let stored = match sealed.complete().await {
             Ok(stored) => stored,
             Err(error) => return Ok(self.unsettled(&error, landed.status)),
@@ -307,7 +312,8 @@ impl Attempt<'_> {
         let waited = self.shard.clock.wall_at(self.permit.decided_at());
         let waited = waited.duration_since(self.item.queued_at).as_millis();
         let request_id = request_id.map(|id| self.hide(id));
-        Told { status, waited_ms: u64::try_from(waited).unwrap_or(0), request_id }
+        let waited_ms = u64::try_from(waited).unwrap_or(0);
+        Told { status, waited_ms, request_id, from: None }
     }
 
     /// A note of this read; of its last page nothing yet.

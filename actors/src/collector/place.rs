@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use tollgate_protos::{Done, Manifest, Object};
+use tollgate_protos::{Done, Manifest, Object, Provenance};
 
 use super::Item;
 use super::landing::{manifest, object_key};
+use super::provenance::provenance;
 use crate::pages::{LISTED_MAX, Page, PageList, SoFar, how, list_key};
 use crate::plan::{Api, BucketPlan, Plan, Platform, Provider, StoreTarget};
 use crate::recipe::{self, Refusal};
@@ -29,6 +30,8 @@ pub(super) struct Told {
     pub(super) status: u16,
     pub(super) waited_ms: u64,
     pub(super) request_id: Option<String>,
+    /// Where its last page comes from, if that was called now.
+    pub(super) from: Option<Provenance>,
 }
 
 /// What the manifest of an earlier collection under the same keys says.
@@ -193,7 +196,8 @@ impl<'a> Place<'a> {
                     incomplete: true,
                     ..Done::default()
                 };
-                let text = manifest(self.shard, self.item, &none);
+                let from = provenance(self.shard, self.item);
+                let text = manifest(self.shard, self.item, &none, from);
                 let unfinished = serde_json::from_slice::<Manifest>(&text).map(|manifest| {
                     // Of no queue: nobody takes it for the manifest of a fetch that is done.
                     json(&Manifest { queue: String::new(), ..manifest })
@@ -216,6 +220,7 @@ impl<'a> Place<'a> {
                 bytes: page.bytes,
                 sha256: hex(&page.sha256),
                 stored_bytes: page.stored_bytes,
+                stored_sha256: page.stored_sha256.map(|hash| hex(&hash)),
                 member: None,
             })
         };
@@ -270,7 +275,8 @@ impl<'a> Place<'a> {
             lists,
             ..self.done(told)
         };
-        let manifest = manifest(self.shard, self.item, &done);
+        let from = told.from.clone().unwrap_or_else(|| provenance(self.shard, self.item));
+        let manifest = manifest(self.shard, self.item, &done, from);
         self.shard.store.put_small(&manifest_key, manifest).await?;
         Ok(Some(done))
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tollgate_protos::Done;
 
-use super::landing::codec_of;
 use super::place::{Place, Told, tell_store};
 use super::{Item, splitting};
 use crate::ids::Seq;
@@ -15,7 +14,7 @@ use crate::ledger::record::Tries;
 use crate::pages::{Note, Pages, Read, SoFar};
 use crate::queue::{NOTE_BYTES_MAX, QueueError};
 use crate::shard::context::Context;
-use crate::store::SinkError;
+use crate::store::{Codec, SinkError};
 use crate::telemetry;
 
 /// Between two tries of a queue or a store that does not answer.
@@ -170,7 +169,7 @@ impl Place<'_> {
             // What is stored is no beginning of theirs.
             _ => return on(self.anew_elsewhere(pages, &note, moved), false),
         };
-        let codec = codec_of(&key);
+        let codec = Codec::of_key(&key);
         let holds = self.shard.store.holds(&key, codec, last.stored_bytes, &last.sha256).await?;
         if !holds {
             if !self.earlier_hold(&note.so_far).await? {
@@ -225,5 +224,6 @@ fn told(note: &Note) -> Told {
         status: note.status,
         waited_ms: note.waited_ms,
         request_id: note.more.request_id.clone(),
+        from: None,
     }
 }

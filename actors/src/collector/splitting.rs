@@ -12,6 +12,7 @@ use tollgate_protos::{Done, Fetch};
 use super::attempt::{Attempt, FINISH_AGAIN, finish_until_confirmed};
 use super::landing::manifest;
 use super::place::{Place, Told, tell_store};
+use super::provenance::provenance;
 use super::{Item, LastAnswer, Outcome};
 use crate::codes::Code;
 use crate::pages::{More, Note, SoFar};
@@ -99,6 +100,14 @@ pub(super) async fn take_the_place(
         Err(why) => return Ok(Err(why)),
     };
     let manifest_key = place.manifest_key()?;
+    let Some(_entered) = place.shard.folders.enter(&manifest_key).await else {
+        let reason = "another fetch has been storing there for a minute";
+        return Err(SinkError::other(&manifest_key, reason));
+    };
+    // What another has stored is not its own to remove.
+    if let Some(another) = place.claim(&manifest_key).await? {
+        return Ok(Err(another.why(&manifest_key)));
+    }
     let mut so_far = so_far.clone();
     place.earlier(&manifest_key).await?.known_to(&mut so_far);
     let ids: Vec<String> = parts.iter().filter_map(|part| part.id.clone()).collect();
@@ -107,7 +116,9 @@ pub(super) async fn take_the_place(
     place.remove_others((0, 0), &so_far, &manifest_key).await?;
     let attempts = so_far.calls + calls;
     let done = Done { attempts, split_into: ids, ..place.done(told) };
-    place.shard.store.put_small(&manifest_key, manifest(place.shard, place.item, &done)).await?;
+    let from = told.from.clone().unwrap_or_else(|| provenance(place.shard, place.item));
+    let text = manifest(place.shard, place.item, &done, from);
+    place.shard.store.put_small(&manifest_key, text).await?;
     telemetry::fetch_split(place.item, &done.split_into, why);
     Ok(Ok(done))
 }

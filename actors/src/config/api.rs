@@ -9,6 +9,7 @@ use tollgate_gate::Guard;
 use super::answers::{Less, OfPlatform, check_split, of_api};
 use super::auth::{Said, auth};
 use super::body::{body, long_query, method};
+use super::complete::complete;
 use super::jobs::{job, job_ends};
 use super::limits::{AllDeclared, Declared, limits};
 use super::node::timeouts;
@@ -186,12 +187,14 @@ fn api(
         job,
         pages,
         answers: Arc::new(answers),
+        complete: None,
     };
     check_templates(&section, &api);
     check_end(&section, &mut api, ends.unwrap_or_default());
     set_how(&mut api);
     api.params = params(&section, &api, platform, declared, context.key, &costs);
     check_split(&section, &api);
+    api.complete = complete(&mut section, &api);
     section.finish();
     Some((api, costs))
 }

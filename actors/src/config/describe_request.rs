@@ -61,6 +61,13 @@ pub(super) fn write_request(out: &mut String, platform: &Platform, api: &Api) ->
     if let Some(fresh) = api.fresh_for {
         writeln!(out, "    an object younger than {} is used instead of a call", show(fresh))?;
     }
+    if let Some(complete) = &api.complete {
+        write!(out, "    every day of `{}` is expected", complete.param)?;
+        if complete.restate_days > 0 {
+            write!(out, ", and collected again for {} days", complete.restate_days)?;
+        }
+        writeln!(out)?;
+    }
     if let Some(zone) = api.zone.as_ref().or(platform.zone.as_ref()) {
         write_zone(out, zone)?;
     }

@@ -65,6 +65,35 @@ impl Said {
     }
 }
 
+/// What tells the recipes of apis apart: see [`crate::plan::Plan::recipes`].
+pub(super) fn recipes(root: &HashMap<String, Value>) -> BTreeMap<String, BTreeMap<String, String>> {
+    let table = |value: Option<&Value>| match value.map(|value| &value.kind) {
+        Some(ValueKind::Table(table)) => table.clone(),
+        _ => HashMap::new(),
+    };
+    let mut all = BTreeMap::new();
+    for (name, platform) in table(root.get("platforms")) {
+        let platform = table(Some(&platform));
+        let mut common = String::new();
+        for (key, value) in sorted(&platform).filter(|(key, _)| !matches!(*key, "apis" | "limits"))
+        {
+            write_text(&mut common, key);
+            write_value(&mut common, value);
+        }
+        let mut apis = BTreeMap::new();
+        for (api, said) in table(platform.get("apis")) {
+            let mut own = common.clone();
+            for (key, value) in sorted(&table(Some(&said))).filter(|(key, _)| *key != "limits") {
+                write_text(&mut own, key);
+                write_value(&mut own, value);
+            }
+            apis.insert(api, short(&own));
+        }
+        all.insert(name, apis);
+    }
+    all
+}
+
 fn sorted(table: &HashMap<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
     let sorted: BTreeMap<&str, &Value> =
         table.iter().map(|(name, value)| (name.as_str(), value)).collect();

@@ -23,6 +23,7 @@ mod auth;
 mod azure;
 mod body;
 mod bucket;
+mod complete;
 mod describe;
 mod describe_answers;
 mod describe_auth;
@@ -109,6 +110,7 @@ fn load_for(
     let source = source::read(path, &env, overrides)?;
     let report = source.report;
     let said = how::Said::of(&source.root);
+    let recipes = how::recipes(&source.root);
     let plan = {
         let mut root = Section::new(&report, String::new(), source.root);
         let node = node::node(root.section("node"), &env);
@@ -121,6 +123,8 @@ fn load_for(
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
+        store::check_split_keys(&report, &store, &platforms);
+        complete::check_gaps(&report, &store, &platforms);
         let stages = stage::stages(&mut root);
         root.finish();
         let hash = Limits::of_all(&platforms).hash();
@@ -136,6 +140,7 @@ fn load_for(
             stages,
             hash,
             how,
+            recipes,
         }
     };
     let warnings = report.finish()?;

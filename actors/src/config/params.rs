@@ -76,7 +76,7 @@ fn check_param(section: &Section<'_>, key: &str, name: &str) {
 }
 
 /// A default as a fetch would carry it.
-fn default_value(section: &Section<'_>, value: Value) -> Option<serde_json::Value> {
+pub(super) fn default_value(section: &Section<'_>, value: Value) -> Option<serde_json::Value> {
     match value.kind {
         ValueKind::String(text) => Some(text.into()),
         ValueKind::I64(number) => Some(number.into()),

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use super::bucket::{self, Kind};
 use super::mistake::Report;
 use super::section::{Section, one_of};
+use crate::answers::By;
 use crate::codes::Code;
 use crate::ids::{Slug, preview};
 use crate::plan::{CollectPlan, Compression, Platform, StorePlan, StoreTarget};
-use crate::recipe::{KEY_VARIABLES, Template, TemplateError, Variables, template_problems};
+use crate::recipe::{
+    KEY_VARIABLES, Template, TemplateError, Variables, names, narrow, template_problems,
+};
 use crate::store::{BUCKET_BODY_BYTES_MAX, bucket_buffer_bytes_min};
 
 const KEY: &str = "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}";
@@ -32,8 +35,10 @@ pub(super) fn store(
     let mut plan = StorePlan {
         target: StoreTarget::File(data.to_owned()),
         key: default_key(),
+        narrow: Vec::new(),
         compression: Compression::Zstd,
         fsync: false,
+        lines: true,
         spool_bytes_max: SPOOL_BYTES_MAX,
     };
     let Some(mut section) = section else { return plan };
@@ -52,6 +57,18 @@ pub(super) fn store(
     if let Some(text) = section.text("key")
         && let Some(key) = key(&section, &text)
     {
+        plan.narrow = narrow(&key);
+        if !plan.narrow.is_empty() {
+            let names: Vec<String> =
+                plan.narrow.iter().map(|name| format!("`{{{name}}}`")).collect();
+            let message = format!(
+                "{}: without {} different fetches may ask for the same key; the second of them is given up with {}",
+                Code::NarrowKey,
+                names.join(", "),
+                Code::KeyTaken,
+            );
+            section.report().warn(&section.key("key"), &message);
+        }
         plan.key = key;
     }
     if let Some(text) = section.text("compression")
@@ -61,6 +78,9 @@ pub(super) fn store(
     }
     if let Some(fsync) = section.flag("fsync") {
         plan.fsync = fsync;
+    }
+    if let Some(lines) = section.flag("lines") {
+        plan.lines = lines;
     }
     if let Some(bytes) = section.size("spool_bytes_max", 0..=SPOOL_BYTES_MOST) {
         plan.spool_bytes_max = bytes;
@@ -167,6 +187,41 @@ pub(super) fn check_state_apart(
             message,
             "give store.url or node.data a folder of its own",
         );
+    }
+}
+
+/// Where a key leaves the id out, the parts of a fetch that is split would share their keys with it and with each other,
+/// unless the key names what they differ in.
+pub(super) fn check_split_keys(
+    report: &Report,
+    store: &StorePlan,
+    platforms: &BTreeMap<Slug, Arc<Platform>>,
+) {
+    if !store.narrow.contains(&"id") {
+        return;
+    }
+    for platform in platforms.values() {
+        for api in &platform.apis {
+            let Some(split) = &api.answers.split else { continue };
+            let params = match &split.by {
+                By::Dates { from, to, .. } => vec![from, to],
+                By::List { param } | By::Half { param, .. } => vec![param],
+            };
+            let needed = params.iter().map(|param| format!("params.{param}"));
+            let lacking: Vec<String> = needed
+                .filter(|name| !names(&store.key, name))
+                .map(|name| format!("`{{{name}}}`"))
+                .collect();
+            if lacking.is_empty() {
+                continue;
+            }
+            let message = format!(
+                "the parts of a fetch that is split would have one key: `store.key` names neither `{{id}}` nor {}",
+                lacking.join(", ")
+            );
+            let key = format!("platforms.{}.apis.{}.split", platform.name, api.name);
+            report.mistake(Code::UnsafeKey, &key, message, "put `{id}` into store.key");
+        }
     }
 }
 

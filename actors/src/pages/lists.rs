@@ -27,3 +27,9 @@ pub(crate) fn list_key(manifest: &Path, number: u32) -> Path {
     let folder: Path = manifest.parent().unwrap_or_default();
     folder.join(format!("_pages-{number:05}.json"))
 }
+
+/// Whether a key is that of a list.
+pub(crate) fn is_list(key: &Path) -> bool {
+    let name = key.filename().and_then(|name| name.strip_prefix("_pages-"));
+    name.is_some_and(|name| name.strip_suffix(".json").is_some())
+}

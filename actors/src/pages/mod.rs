@@ -25,7 +25,7 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use lists::{LISTED_MAX, PageList, list_key};
+pub(crate) use lists::{LISTED_MAX, PageList, is_list, list_key};
 pub(crate) use note::{More, Note};
 pub(crate) use read::{Page, SoFar, how};
 pub use read::{PageState, Read};

@@ -26,6 +26,9 @@ pub(crate) struct Page {
     pub(crate) bytes: u64,
     pub(crate) stored_bytes: u64,
     pub(crate) sha256: [u8; 32],
+    /// SHA-256 of the object; not known any more where the page is from the note. In no form of the note.
+    #[serde(skip)]
+    pub(crate) stored_sha256: Option<[u8; 32]>,
     /// What its key ends in, by its place among [`Read::exts`].
     pub(crate) ext: u8,
     /// [`PageState::mark`] of how it was asked for.

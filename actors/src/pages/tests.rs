@@ -82,7 +82,8 @@ fn read(platform: &Platform, bodies: &[&str]) -> (Vec<PageState>, Result<(), Fla
                 for (place, byte) in body.bytes().enumerate() {
                     sha256[place % 32] ^= byte.rotate_left(place as u32 % 8);
                 }
-                let page = Page { bytes: 1, stored_bytes: 1, sha256, ext: 0, mark };
+                let page =
+                    Page { bytes: 1, stored_bytes: 1, sha256, stored_sha256: None, ext: 0, mark };
                 so_far = so_far.with(page, "json", rows, 1);
                 so_far.state = state;
             }
@@ -288,7 +289,14 @@ fn find_loops(how: &str, platform: &Platform) {
                 Ok(Turn::Next(state)) => {
                     let mark = so_far.state.mark();
                     let sha256 = [calls as u8; 32];
-                    let page = Page { bytes: 1, stored_bytes: 1, sha256, ext: 0, mark };
+                    let page = Page {
+                        bytes: 1,
+                        stored_bytes: 1,
+                        sha256,
+                        stored_sha256: None,
+                        ext: 0,
+                        mark,
+                    };
                     if so_far.tail.len() >= LISTED_MAX {
                         so_far.listed += so_far.tail.len() as u32;
                         so_far.tail.clear();
@@ -332,8 +340,14 @@ fn a_note_reads_back_stays_small_and_undoes_its_last_page() {
     let mut so_far = Read::first(&pages_of(&platform)).so_far;
     for n in 0..LISTED_MAX as u64 {
         let mark = so_far.state.mark();
-        let page =
-            Page { bytes: 1 << 33, stored_bytes: 1 << 32, sha256: [n as u8; 32], ext: 0, mark };
+        let page = Page {
+            bytes: 1 << 33,
+            stored_bytes: 1 << 32,
+            sha256: [n as u8; 32],
+            stored_sha256: None,
+            ext: 0,
+            mark,
+        };
         so_far = so_far.with(page, "json.zst", 10_000, 1);
         so_far.state.cursor = Some(format!("{n:0>200}"));
     }
@@ -396,14 +410,22 @@ fn a_read_begun_anew_knows_of_all_objects_that_were_stored() {
     let pages = pages_of(&platform);
     let mut so_far = Read::first(&pages).so_far;
     for ext in ["json.zst", "csv.zst", "json.zst"] {
-        let page = Page { bytes: 1, stored_bytes: 1, sha256: [0; 32], ext: 0, mark: 1 };
+        let page = Page {
+            bytes: 1,
+            stored_bytes: 1,
+            sha256: [0; 32],
+            stored_sha256: None,
+            ext: 0,
+            mark: 1,
+        };
         so_far = so_far.with(page, ext, 1, 1);
     }
     let anew = so_far.restart(&pages, 0);
     assert_eq!((anew.page, anew.highest, anew.restarts), (1, 3, 1));
     assert_eq!(anew.exts, ["json.zst", "csv.zst"]);
     assert_eq!((so_far.unused().count(), anew.unused().count()), (0, 2));
-    let page = Page { bytes: 1, stored_bytes: 1, sha256: [0; 32], ext: 0, mark: 1 };
+    let page =
+        Page { bytes: 1, stored_bytes: 1, sha256: [0; 32], stored_sha256: None, ext: 0, mark: 1 };
     let again = anew.with(page, "csv.zst", 1, 1);
     assert_eq!(again.unused().collect::<Vec<_>>(), ["json.zst"], "no page of this read");
     let other = Pages { how: 7, ..(*pages).clone() };

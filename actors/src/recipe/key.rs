@@ -32,6 +32,8 @@ const SEEN_BYTES: usize = 4;
 /// Longest end of a member's name that is kept where the name is cut, in bytes.
 const KIND_BYTES_MAX: usize = 8;
 const MANIFEST: &str = "_manifest.json";
+/// Says whose a folder is, where a template lets fetches that differ ask for the same one.
+pub(crate) const OWNER: &str = "_owner.json";
 /// What the names of members begin with: they are of the first page.
 const MEMBER_START: &str = "00001.";
 
@@ -153,6 +155,11 @@ pub fn manifest_key(first_page: &Path) -> Path {
     first_page.parent().unwrap_or_default().join(MANIFEST)
 }
 
+/// The key of what says whose the objects beside it are.
+pub(crate) fn owner_key(manifest: &Path) -> Path {
+    manifest.parent().unwrap_or_default().join(OWNER)
+}
+
 /// The key of a member of an archive, of which several are stored: beside the fetch's manifest, `00001.` and the name,
 /// encoded as one part of a key, and what tells of the compression. A long name is cut and has a hash of the whole.
 /// `clean`: the name as it may be shown, where it holds secrets; that and a hash stand for it then.
@@ -235,15 +242,44 @@ fn push_part(key: &mut String, part: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The names that a template for keys leaves out, of those that tell fetches apart. With all of them no two different
+/// fetches have a folder in common.
+pub(crate) fn narrow(template: &Template) -> Vec<&'static str> {
+    ["platform", "api", "account", "id"].into_iter().filter(|name| !names(template, name)).collect()
+}
+
+/// Whether a template for keys has this name as it is, without a filter that could make two values one.
+pub(crate) fn names(template: &Template, name: &str) -> bool {
+    template.pieces().iter().any(|piece| matches!(piece, Piece::Name(n) if &**n == name))
+}
+
+/// What every key of an api begins with: the parts of the template that its platform and name tell.
+pub(crate) fn key_prefix(store: &StorePlan, platform: &Platform, api: &Api) -> Path {
+    let mut prefix = Path::default();
+    let mut part = String::new();
+    for piece in store.key.pieces() {
+        let text = match piece {
+            Piece::Text(text) => text,
+            Piece::Name(name) if &**name == "platform" => platform.name.as_str(),
+            Piece::Name(name) if &**name == "api" => api.name.as_str(),
+            Piece::Name(_) | Piece::Computed(_) => return prefix,
+        };
+        for (i, literal) in text.split('/').enumerate() {
+            if i > 0 {
+                prefix = prefix.join(std::mem::take(&mut part));
+            }
+            part.push_str(literal);
+        }
+    }
+    prefix
+}
+
 /// What is wrong with a template for keys, sentence by sentence: what could make two objects share a key.
 pub(crate) fn template_problems(template: &Template) -> Vec<String> {
     let mut problems = Vec::new();
-    for name in ["platform", "api", "account", "id", "page"] {
-        if !template.pieces().iter().any(|piece| matches!(piece, Piece::Name(n) if &**n == name)) {
-            problems.push(format!(
-                "`{{{name}}}` is missing, so that different objects would share a key"
-            ));
-        }
+    if !names(template, "page") {
+        problems
+            .push("`{page}` is missing, so that the pages of a fetch would share a key".to_owned());
     }
     let parts = parts_of(template);
     for part in &parts {
@@ -284,6 +320,14 @@ pub(crate) fn template_problems(template: &Template) -> Vec<String> {
         if matches!(last.first(), Some(KeyPiece::Text(text)) if text.starts_with("_pages")) {
             problems.push("a name that starts with `_pages` is taken".to_owned());
         }
+        if matches!(last.first(), Some(KeyPiece::Text(text)) if text.starts_with("_owner")) {
+            problems.push("a name that starts with `_owner` is taken".to_owned());
+        }
+    }
+    if let Some([KeyPiece::Text(text)]) = parts.first().map(Vec::as_slice)
+        && matches!(*text, "_manifests" | "_fresh")
+    {
+        problems.push(format!("the folder `{text}` is taken"));
     }
     problems
 }

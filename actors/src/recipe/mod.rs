@@ -46,7 +46,9 @@ pub use json::JsonTemplate;
 pub use key::{
     KEY_BYTES_MAX, KeyContext, PAGE_MAX, is_member_key, manifest_key, member_key, object_key,
 };
-pub(crate) use key::{KEY_VARIABLES, template_problems};
+pub(crate) use key::{
+    KEY_VARIABLES, OWNER, key_prefix, names, narrow, owner_key, template_problems,
+};
 pub use query::{Escapes, Given, Lists, Pair};
 pub use queued::{Content, PROTOBUF, check_queued};
 pub(crate) use syntax::is_name;

@@ -222,7 +222,10 @@ async fn tell_end(told: &Told, queue: &MemoryQueue, store: &Store) {
             done.id, done.http_status, done.attempts, done.pages
         ));
     }
-    for key in keys.iter().filter(|key| key.filename() != Some("_manifest.json")) {
+    for key in &keys {
+        if matches!(key.filename(), Some("_manifest.json" | recipe::OWNER)) {
+            continue;
+        }
         if !claimed.contains(&key.to_string()) {
             told.line(format_args!("object {key}, which no manifest lists"));
         }

@@ -24,13 +24,13 @@ use super::guests::{Abroad, Visits};
 use super::parts::Claim;
 use super::permit::{BodyRead, Permit, Report};
 use super::{AccountDied, CollectorDied, Shard};
-use crate::auth::Keeper;
+use crate::auth::{Keeper, Redactors};
 use crate::budget::exchange::Exchange;
 use crate::budget::{Grant, Table, Told};
 use crate::clock::Clock;
 use crate::cluster::Owned;
 use crate::collector::actor::{Collector, Make};
-use crate::collector::{Item, Order, Outcome, Slot};
+use crate::collector::{Folders, Item, Order, Outcome, Slot};
 use crate::health::{self, BackHealth, Health};
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
@@ -251,6 +251,10 @@ pub struct Context {
     pub(crate) draining: Cell<bool>,
     pub(crate) me: OnceCell<Addr<Shard>>,
     pub(crate) faults: Faults,
+    /// The folders of the store in which fetches are storing now.
+    pub(crate) folders: Folders,
+    /// What cleans texts of secrets.
+    pub(crate) redactors: Redactors,
     leaving: RefCell<HashSet<Seq>>,
     slots: Arc<Semaphore>,
     landings: Arc<Semaphore>,
@@ -305,6 +309,8 @@ impl Context {
             draining: Cell::new(false),
             me: OnceCell::new(),
             faults: Faults,
+            folders: Folders::default(),
+            redactors: Redactors::default(),
             leaving: RefCell::default(),
             slots: shared.slots,
             landings: shared.landings,

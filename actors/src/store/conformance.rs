@@ -26,13 +26,13 @@ pub async fn all(store: &Store) {
     futures_util::join!(
         a_body_in_small_pieces_comes_back(store),
         an_empty_body_is_an_object(store),
-        a_large_body_comes_back(store),
-        attributes_keep_no_body_out(store),
-        a_new_body_takes_the_place_of_the_old(store),
+        Box::pin(a_large_body_comes_back(store)),
+        Box::pin(attributes_keep_no_body_out(store)),
+        Box::pin(a_new_body_takes_the_place_of_the_old(store)),
         a_body_that_is_given_up_leaves_nothing(store),
         small_objects_are_put_read_replaced_and_removed(store),
         keys_are_listed_below_a_prefix_and_behind_a_key(store),
-        many_bodies_at_once_are_each_themselves(store),
+        Box::pin(many_bodies_at_once_are_each_themselves(store)),
     );
     // What was dropped is given up by itself.
     let free = async {

@@ -203,6 +203,18 @@ pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bo
     false
 }
 
+/// Whether a store said that it does not know how to do this.
+pub(super) fn is_unknown(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = Answer::of(&error.to_string()) {
+            return answer.status == 501 || answer.code == "NotImplemented";
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Whether a store has refused a request only because its credentials have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Expired {

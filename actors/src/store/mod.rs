@@ -31,11 +31,13 @@ mod codec;
 pub mod conformance;
 mod error;
 mod leftovers;
+mod lines;
 mod members;
 mod pipeline;
 mod reading;
 mod sink;
 mod spool;
+mod sums;
 mod sweep;
 mod unpack;
 mod unwrap;
@@ -47,7 +49,8 @@ mod zip;
 mod tests;
 
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -55,24 +58,28 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{Attributes, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use self::bucket::Bucket;
 use self::budget::Budget;
+use self::lines::Lines;
 use self::spool::Spool;
 use self::upload::Upload;
 use self::writers::Writers;
 
 pub use self::bucket::BUCKET_BODY_BYTES_MAX;
 pub(crate) use self::bucket::landing;
-use self::error::is_bucket_missing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
+use self::error::{is_bucket_missing, is_unknown};
 pub use self::leftovers::Cleaned;
+pub(crate) use self::lines::LINE_BYTES_MAX;
+pub use self::lines::{LINES_FOLDER, keep_lines};
 pub use self::members::{MEMBERS_MAX, MemberName, Members};
 pub use self::reading::{Listed, Reading};
 pub use self::sink::{Sealed, Sink, Tap};
+pub use self::sums::{Found, Written};
 pub use self::sweep::keep_clean;
 pub use self::unpack::{Unpack, Unpacked};
 
@@ -240,6 +247,8 @@ pub struct Stored {
     pub sha256: String,
     /// Size of the object, in bytes.
     pub stored_bytes: u64,
+    /// SHA-256 of the object, in lower-case hex.
+    pub stored_sha256: String,
 }
 
 /// A place for objects. Cheap to clone; all clones share one budget.
@@ -257,6 +266,10 @@ struct Inner {
     part_bytes: usize,
     files: Option<Files>,
     bucket: Option<Bucket>,
+    lines: OnceLock<Lines>,
+    folds_case: OnceLock<bool>,
+    /// Whether it has said that it cannot put an object only where none is.
+    no_create: AtomicBool,
 }
 
 /// What only a file store has; both paths are absolute.
@@ -405,7 +418,20 @@ impl Store {
         let budget = Budget::new(buffer_bytes_max, stream_share_bytes)?;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let places = Arc::new(Semaphore::new(cores));
-        Ok(Self { inner: Arc::new(Inner { objects, budget, places, part_bytes, files, bucket }) })
+        let (lines, folds_case) = (OnceLock::new(), OnceLock::new());
+        let no_create = AtomicBool::new(false);
+        let inner = Inner {
+            objects,
+            budget,
+            places,
+            part_bytes,
+            files,
+            bucket,
+            lines,
+            folds_case,
+            no_create,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A sink for one body. Nothing happens before its first `write`.
@@ -429,6 +455,46 @@ impl Store {
             return Err(too_large(key));
         }
         self.put(key, object).await
+    }
+
+    /// Puts a small object where none is: true if it is there now and was not before. What is there stays as it is. A
+    /// store that cannot tell takes it all the same: then, and where its answer was lost, false; reading it tells.
+    ///
+    /// # Errors
+    /// As [`Store::put_small`].
+    pub(crate) async fn create_small(&self, key: &Path, object: Bytes) -> Result<bool, SinkError> {
+        use object_store::Error as E;
+        self.check(key)?;
+        if self.inner.no_create.load(Ordering::Relaxed) {
+            return self.put_small(key, object).await.map(|()| false);
+        }
+        let create = PutOptions::from(PutMode::Create);
+        match self.inner.objects.put_opts(key, object.clone().into(), create).await {
+            Ok(_) => Ok(true),
+            Err(E::AlreadyExists { .. } | E::Precondition { .. }) => Ok(false),
+            Err(error)
+                if matches!(error, E::NotImplemented { .. } | E::NotSupported { .. })
+                    || is_unknown(&error) =>
+            {
+                // Asked once: clients try for long what is answered with 501.
+                self.inner.no_create.store(true, Ordering::Relaxed);
+                self.put_small(key, object).await.map(|()| false)
+            }
+            Err(error) => Err(SinkError::store(key, error)),
+        }
+    }
+
+    /// Whether the store takes keys that differ in capitals only for one: the file systems of some machines do.
+    pub(crate) async fn folds_case(&self) -> bool {
+        if let Some(folds) = self.inner.folds_case.get() {
+            return *folds;
+        }
+        let inner = Arc::clone(&self.inner);
+        let folds = spawn_blocking(move || {
+            inner.files.as_ref().is_some_and(|files| folds_case(&files.root))
+        });
+        let folds = folds.await.unwrap_or(false);
+        *self.inner.folds_case.get_or_init(|| folds)
     }
 
     /// The bytes of a small object as they are stored; `None` if there is none. Dropping the future
@@ -509,8 +575,20 @@ impl Store {
     /// # Errors
     /// [`SinkError::Store`].
     pub async fn probe(&self) -> Result<(), SinkError> {
+        self.probe_in(&Path::default()).await
+    }
+
+    /// The same below [`LINES_FOLDER`]: rights may be given by prefix.
+    ///
+    /// # Errors
+    /// [`SinkError::Store`].
+    pub async fn probe_lines(&self) -> Result<(), SinkError> {
+        self.probe_in(&Path::from(LINES_FOLDER)).await
+    }
+
+    async fn probe_in(&self, folder: &Path) -> Result<(), SinkError> {
         let number = if self.inner.bucket.is_some() { 0 } else { fastrand::u64(..) };
-        let key = Path::from(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
+        let key = folder.clone().join(format!("{}{number:016x}", leftovers::PROBE_PREFIX));
         if let Some(bucket) = &self.inner.bucket {
             return bucket.probe(&key).await.map_err(|e| SinkError::store(&key, e));
         }
@@ -564,6 +642,28 @@ impl Store {
         self.put_all(vec![(key.clone(), object)]).await
     }
 
+    /// What metadata of this name is called in the store; nothing where it keeps none with objects.
+    pub(crate) fn about_name(&self, name: &str) -> Option<String> {
+        let joint = self.inner.bucket.as_ref()?.joint;
+        Some(format!("tollgate-{name}").replace('-', joint.encode_utf8(&mut [0; 4])))
+    }
+
+    /// Puts one object with what is kept about it, where the store has a place for that.
+    async fn put_about(
+        &self,
+        key: &Path,
+        object: Bytes,
+        about: Attributes,
+    ) -> Result<(), SinkError> {
+        if self.inner.bucket.is_none() || about.is_empty() {
+            return self.put(key, object).await;
+        }
+        self.check(key)?;
+        let options = PutOptions { attributes: about, ..PutOptions::default() };
+        let put = self.inner.objects.put_opts(key, object.into(), options).await;
+        put.map(drop).map_err(|e| SinkError::store(key, e))
+    }
+
     /// Puts objects in order; the first failure ends it.
     async fn put_all(&self, objects: Vec<(Path, Bytes)>) -> Result<(), SinkError> {
         for (key, _) in &objects {
@@ -581,10 +681,11 @@ impl Store {
         Ok(())
     }
 
-    async fn begin(&self, key: &Path) -> Result<Upload, SinkError> {
+    /// `about` is kept with the object where the store has a place for it.
+    async fn begin(&self, key: &Path, about: Attributes) -> Result<Upload, SinkError> {
         self.check(key)?;
         let begun = match self.inner.bucket {
-            Some(_) => Upload::begin_remote(&self.inner.objects, key).await,
+            Some(_) => Upload::begin_remote(&self.inner.objects, key, about).await,
             None => Upload::begin(&self.inner.objects, key).await,
         };
         begun.map_err(|e| SinkError::store(key, e))
@@ -624,6 +725,20 @@ impl Store {
 
 fn too_large(key: &Path) -> SinkError {
     SinkError::TooLarge { key: key.clone(), bytes_max: SMALL_OBJECT_BYTES_MAX as u64 }
+}
+
+/// Whether a file is found under its name in capitals. A folder that takes no file folds nothing that would be stored.
+fn folds_case(root: &FsPath) -> bool {
+    let name = |number: u64| format!("{}{number:016x}", leftovers::PROBE_PREFIX);
+    let number = fastrand::u64(..) | 0xabcd;
+    let path = root.join(name(number));
+    if std::fs::write(&path, b"probe\n").is_err() {
+        return false;
+    }
+    let folds = root.join(name(number).to_uppercase()).exists();
+    // One that stays is removed with what killed processes left.
+    let _removed = std::fs::remove_file(path).is_ok();
+    folds
 }
 
 /// The absolute path of a folder that may not exist yet; links are followed as far as it does.

@@ -14,7 +14,7 @@ use super::sink::Tap;
 use super::unwrap::{IsNot, ToUtf8, Unwrapper};
 use super::zip::Unfit as UnfitArchive;
 use super::{
-    Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap, Word,
+    Codec, Decode, EXPAND_FREE_BYTES, INLINE_BYTES_MAX, Inspect, SinkOptions, Unfit, Unwrap, Word,
 };
 
 /// What an encoder may hand out beyond a full part: its own output buffer and a step.
@@ -40,6 +40,8 @@ pub(super) struct Sums {
     pub(super) bytes: u64,
     /// Of the same bytes, in lower-case hex.
     pub(super) sha256: String,
+    /// Of the object as it is stored.
+    pub(super) stored_sha256: String,
 }
 
 /// Does a small body at once. `None`: it decodes to more than [`INLINE_BYTES_MAX`], what is not wanted of an archive
@@ -63,12 +65,16 @@ pub(super) fn pack(
         inspect.take(&body);
     }
     last_word(inspect, is_not)?;
-    let sums = Sums { bytes, sha256: hex(&Sha256::digest(&body)) };
+    let sha256 = hex(&Sha256::digest(&body));
     if let Some(tap) = tap {
         tap.see(&body);
     }
     let object = compress_small(options.codec, body).map_err(Fault::Codec)?;
-    Ok(Some((object.into(), sums)))
+    let stored_sha256 = match options.codec {
+        Codec::None => sha256.clone(),
+        Codec::Gzip | Codec::Zstd => hex(&Sha256::digest(&object)),
+    };
+    Ok(Some((object.into(), Sums { bytes, sha256, stored_sha256 })))
 }
 
 /// Whether a whole body is stored: what somebody sees in it goes before what it is not.
@@ -146,6 +152,8 @@ pub(super) struct Pipeline {
     wire: u64,
     options: SinkOptions,
     part_bytes: usize,
+    /// Of the parts so far, where they are not the body itself.
+    stored: Sha256,
 }
 
 impl Pipeline {
@@ -179,6 +187,7 @@ impl Pipeline {
             wire: 0,
             options,
             part_bytes,
+            stored: Sha256::new(),
         })
     }
 
@@ -261,8 +270,16 @@ impl Pipeline {
             return Err(Fault::TooLarge);
         }
         last_word(&mut tail.inspect, is_not)?;
-        let sums = Sums { bytes: tail.bytes, sha256: hex(&tail.sha.finalize()) };
         let mut rest = Bytes::from(tail.encoder.finish().map_err(Fault::Codec)?);
+        let sha256 = hex(&tail.sha.finalize());
+        let stored_sha256 = match self.options.codec {
+            Codec::None => sha256.clone(),
+            Codec::Gzip | Codec::Zstd => {
+                self.stored.update(&rest);
+                hex(&self.stored.finalize())
+            }
+        };
+        let sums = Sums { bytes: tail.bytes, sha256, stored_sha256 };
         let mut parts = Vec::new();
         while rest.len() > part_bytes {
             parts.push(rest.split_to(part_bytes));
@@ -296,6 +313,9 @@ impl Pipeline {
         next.extend_from_slice(&out[part_bytes..]);
         let mut part = std::mem::replace(out, next);
         part.truncate(part_bytes);
+        if self.options.codec != Codec::None {
+            self.stored.update(&part);
+        }
         part.into()
     }
 }
@@ -372,7 +392,7 @@ pub(super) fn encoding(error: io::Error) -> Fault {
 }
 
 /// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()

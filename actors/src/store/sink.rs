@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
+use object_store::{Attribute, Attributes};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -36,6 +37,8 @@ pub struct Sink {
     tap: Option<Box<dyn Tap>>,
     /// Covers all that is held, so that no share is asked for.
     lent: Option<Arc<Share>>,
+    /// Kept with the object where the store has a place for it.
+    about: Attributes,
 }
 
 /// Sees a body as it is stored, decoded and before it is compressed, on whichever thread works on it. Its time
@@ -58,6 +61,7 @@ pub struct Sealed {
     left: Left,
     /// Of a small body: what it holds stays counted.
     share: Option<Share>,
+    about: Attributes,
 }
 
 /// What is left to do.
@@ -104,9 +108,19 @@ impl Sealed {
         self,
         companion: impl FnOnce(&Stored) -> Option<(Path, Bytes)>,
     ) -> Result<Stored, SinkError> {
-        let Self { store, stored, left, share: _share, .. } = self;
+        let Self { store, stored, left, share: _share, mut about, .. } = self;
+        if !about.is_empty() {
+            // Of one that was begun in parts they are not known in time.
+            for (name, hash) in
+                [("sha256", &stored.sha256), ("stored-sha256", &stored.stored_sha256)]
+            {
+                if let Some(name) = store.about_name(name) {
+                    about.insert(Attribute::Metadata(name.into()), hash.clone().into());
+                }
+            }
+        }
         match left {
-            Left::Whole(object) => {
+            Left::Whole(object) if about.is_empty() => {
                 let mut objects = vec![(stored.key.clone(), object)];
                 objects.extend(companion(&stored));
                 store.put_all(objects).await?;
@@ -122,8 +136,9 @@ impl Sealed {
                 };
                 completed.map_err(|e| SinkError::store(&stored.key, e))?;
             }
+            Left::Whole(object) => store.put_about(&stored.key, object, about).await?,
             Left::Streamed(None, object, share) => {
-                holding(share, store.put(&stored.key, object)).await?;
+                holding(share, store.put_about(&stored.key, object, about)).await?;
             }
         }
         if let Some((key, object)) = companion(&stored) {
@@ -160,7 +175,8 @@ struct Stream {
 impl Sink {
     pub(super) fn new(store: Store, key: Path, options: SinkOptions) -> Self {
         let state = State::Small { held: Vec::new(), share: None };
-        Self { store, key, options, inspect: None, wire: 0, state, tap: None, lent: None }
+        let about = Attributes::new();
+        Self { store, key, options, inspect: None, wire: 0, state, tap: None, lent: None, about }
     }
 
     /// Holds what a streaming share covers that somebody has already: who holds one may not ask for another.
@@ -172,6 +188,14 @@ impl Sink {
     /// Shows the body to somebody as it is stored. Before the first `write` only.
     pub fn with_tap(mut self, tap: Box<dyn Tap>) -> Self {
         self.tap = Some(tap);
+        self
+    }
+
+    /// Keeps this with the object, as metadata that its user gives, in stores that have a place for it: at most 2 KiB of
+    /// names and values in ASCII (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html>). Before the
+    /// first `write` only.
+    pub fn about(mut self, about: Attributes) -> Self {
+        self.about = about;
         self
     }
 
@@ -271,7 +295,8 @@ impl Sink {
                 if let Some((object, sums)) = packed {
                     let stored = self.stored(sums, object.len() as u64);
                     let left = Left::Whole(object);
-                    return Ok(Sealed { store: self.store, stored, tap: self.tap, left, share });
+                    let Self { store, tap, about, .. } = self;
+                    return Ok(Sealed { store, stored, tap, left, share, about });
                 }
                 self.grow(held, share).await?
             }
@@ -344,7 +369,8 @@ impl Sink {
             let object = parts.pop().expect("one part");
             let stored = self.stored(sums, object.len() as u64);
             let left = Left::Streamed(None, object, share);
-            return Ok(Sealed { store: self.store, stored, tap: self.tap, left, share: None });
+            let Self { store, tap, about, .. } = self;
+            return Ok(Sealed { store, stored, tap, left, share: None, about });
         }
         for part in parts {
             if !part.is_empty() {
@@ -354,7 +380,8 @@ impl Sink {
         let upload = upload.expect("begun with the first part");
         let stored = self.stored(sums, upload.put_bytes());
         let left = Left::Streamed(Some(upload), Bytes::new(), share);
-        Ok(Sealed { store: self.store, stored, tap: self.tap, left, share: None })
+        let Self { store, tap, about, .. } = self;
+        Ok(Sealed { store, stored, tap, left, share: None, about })
     }
 
     async fn put_part(
@@ -364,7 +391,7 @@ impl Sink {
         share: &Arc<Share>,
     ) -> Result<(), SinkError> {
         if upload.is_none() {
-            *upload = Some(self.store.begin(&self.key).await?);
+            *upload = Some(self.store.begin(&self.key, self.about.clone()).await?);
         }
         let upload = upload.as_mut().expect("set above");
         upload.put(part, Arc::clone(share)).await.map_err(|e| SinkError::store(&self.key, e))
@@ -379,8 +406,8 @@ impl Sink {
     }
 
     fn stored(&self, sums: Sums, stored_bytes: u64) -> Stored {
-        let Sums { bytes, sha256 } = sums;
-        Stored { key: self.key.clone(), bytes, sha256, stored_bytes }
+        let Sums { bytes, sha256, stored_sha256 } = sums;
+        Stored { key: self.key.clone(), bytes, sha256, stored_bytes, stored_sha256 }
     }
 
     fn fault(&self, fault: Fault) -> SinkError {

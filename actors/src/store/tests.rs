@@ -185,6 +185,7 @@ async fn send_and_check(
         bytes: body.len() as u64,
         sha256: sha256(body),
         stored_bytes: found.len() as u64,
+        stored_sha256: sha256(&found),
     };
     assert_eq!(stored, facts);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt};
+use object_store::{Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -37,9 +37,14 @@ impl Upload {
     pub(super) async fn begin_remote(
         objects: &Arc<dyn ObjectStore>,
         key: &Path,
+        about: Attributes,
     ) -> object_store::Result<Self> {
         let (objects, key) = (Arc::clone(objects), key.clone());
-        let begun = tokio::spawn(async move { objects.put_multipart(&key).await.map(Self::new) });
+        let options = PutMultipartOptions { attributes: about, ..PutMultipartOptions::default() };
+        let begun =
+            tokio::spawn(
+                async move { objects.put_multipart_opts(&key, options).await.map(Self::new) },
+            );
         begun.await?
     }
 

@@ -735,6 +735,15 @@ pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
     );
 }
 
+/// Lines about objects that are not in the store yet.
+pub(crate) fn lines_unsent(reason: &str) {
+    tracing::warn!(
+        event = "lines_unsent",
+        reason,
+        "lines about objects could not be written or put, and are put later"
+    );
+}
+
 pub(crate) fn store_away(reason: &str) {
     metrics::STORE_AWAY.gauge(&[]).set(1);
     tracing::error!(

@@ -8,8 +8,14 @@ use super::{Reply, Rig, limits, paused, secs, wall};
 use crate::queue::Ending;
 
 fn earlier(id: &str) -> Done {
-    let object =
-        Object { key: "k".into(), bytes: 2, sha256: "00".into(), stored_bytes: 2, member: None };
+    let object = Object {
+        key: "k".into(),
+        bytes: 2,
+        sha256: "00".into(),
+        stored_bytes: 2,
+        stored_sha256: None,
+        member: None,
+    };
     Done {
         id: id.into(),
         seq: 77_777,

@@ -69,6 +69,7 @@ async fn leave_behind(rig: &Rig, account: &str, id: &str, pages: u32) {
             bytes: 3,
             sha256: String::new(),
             stored_bytes: 3,
+            stored_sha256: None,
             member: None,
         });
     }
@@ -80,6 +81,7 @@ async fn leave_behind(rig: &Rig, account: &str, id: &str, pages: u32) {
         account: account.into(),
         api: "a".into(),
         params: serde_json::Map::new(),
+        provenance: None,
         done,
     };
     let text = serde_json::to_vec(&manifest).unwrap();

@@ -209,6 +209,9 @@ pub struct Object {
     /// Which file of an archive it was, if it was one of several.
     #[prost(string, optional, tag = "5")]
     pub member: ::core::option::Option<::prost::alloc::string::String>,
+    /// SHA-256 of the object as stored, 64 digits of lower-case hex, if it is known.
+    #[prost(string, optional, tag = "6")]
+    pub stored_sha256: ::core::option::Option<::prost::alloc::string::String>,
 }
 /// A fetch that was given up, with the reason: `tollgate.dead.<platform>.<account>.<api>`. Replayable.
 ///

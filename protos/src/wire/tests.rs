@@ -80,7 +80,7 @@ proptest! {
         let (seq, http_status, attempts, pages, waited_ms) = numbers;
         let object = Object {
             key: "k".into(), bytes: waited_ms, sha256: "00".into(), stored_bytes: seq,
-            member: text.clone(),
+            stored_sha256: text.clone(), member: text.clone(),
         };
         let done = Done {
             id: text.clone().unwrap_or_default(), seq, objects: vec![object; 2], http_status, attempts, pages,

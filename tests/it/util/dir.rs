@@ -63,7 +63,8 @@ impl Dir {
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
             for entry in entries.map(Result::unwrap) {
                 let path = entry.path();
-                if path == self.path("data/state") {
+                // Lines about objects are looked at apart.
+                if path == self.path("data/state") || path.ends_with("_manifests") {
                     continue;
                 }
                 if entry.file_type().unwrap().is_dir() {
@@ -105,7 +106,7 @@ impl Dir {
         let mut all = BTreeMap::new();
         let is_manifest = |file: &String| file.ends_with("/_manifest.json");
         let manifests: Vec<String> = unclaimed.iter().filter(|f| is_manifest(f)).cloned().collect();
-        unclaimed.retain(|file| !is_manifest(file));
+        unclaimed.retain(|file| !is_manifest(file) && !file.ends_with("/_owner.json"));
         for file in manifests {
             let text = std::fs::read(self.path(&file)).unwrap();
             let manifest: Manifest = serde_json::from_slice(&text)

@@ -64,8 +64,8 @@ proptest! {
             limit.rule.window().is_none() || super::set([(*limit).clone()]).can_amend()
         });
         let limits = super::set(kept.cloned().collect::<Vec<_>>());
-        let mut ledger_of = |late: &dyn Fn(usize) -> u64| ledger(&limits, &calls, |i, at| at.plus(Span(late(i))));
-        let (mut learnt, mut known) = (ledger_of(&|_| 0), ledger_of(&|i| late[i]));
+        let mut learnt = ledger(&limits, &calls, |_, at| at);
+        let mut known = ledger(&limits, &calls, |i, at| at.plus(Span(late[i])));
         let mut doubted: Vec<(usize, Charged)> = calls.iter().enumerate().map(|(i, &(at, took))| {
             let stamp = At(at as i64);
             (i, Charged { api: 0, stamp, answered: stamp.plus(Span(took)) })

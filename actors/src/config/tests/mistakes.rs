@@ -85,7 +85,7 @@ const TABLE: &[(&str, Code, &str)] = &[
         Code::UnknownVariable,
         "store.key",
     ),
-    ("[store]\nkey = \"{platform}/{api}/{account}/{page}\"", Code::UnsafeKey, "store.key"),
+    ("[store]\nkey = \"{platform}/{api}/{account}/{id}/x\"", Code::UnsafeKey, "store.key"),
     ("[store]\nkey = \"{platform}/{api}/{account}/{id\"", Code::BadTemplate, "store.key"),
     ("[nats]\nurl = \"http://x\"", Code::BadUrl, "nats.url"),
     ("[nats]\nreplicas = 2", Code::BadValue, "nats.replicas"),
@@ -769,17 +769,18 @@ fn a_header_may_not_be_set_by_auth_and_by_hand() {
 #[test]
 fn keys_that_could_overwrite_each_other_are_refused() {
     for key in [
-        "{platform}/{api}/{account}/{page}.{ext}",      // no id
+        "{platform}/{api}/{account}/{id}.{ext}",        // no page
         "{platform}-{api}/{account}/{id}/{page}.{ext}", // a-b + c = a + b-c
         "{platform}/{api}/{account}/{id}-{page}.{ext}", // one manifest for all ids
         "{platform}/{api}/{account}/{id}.{ext}/{page}", // a + b.c = a.b + c
         "{platform}/{api}/{account}/{date}{id}/{page}.{ext}", // side by side
-        "{platform}/{api}/{account|lower}/{id}/{page}.{ext}", // A = a
         "{platform}/{api}/{account}/{id}/{page}/_manifest.json",
         "/{platform}/{api}/{account}/{id}/{page}",
         "{platform}//{api}/{account}/{id}/{page}",
         "../{platform}/{api}/{account}/{id}/{page}",
         "a~b/{platform}/{api}/{account}/{id}/{page}",
+        "_manifests/{platform}/{api}/{account}/{id}/{page}",
+        "{platform}/{api}/{account}/{id}/_owner{page}",
     ] {
         let found = of(&format!("[store]\nkey = \"{key}\""));
         assert!(found.iter().all(|m| m.code == Code::UnsafeKey), "{key}: {found:?}");
@@ -790,6 +791,65 @@ fn keys_that_could_overwrite_each_other_are_refused() {
         "{platform}/{api}/{account}/{id}/{page}/data.{ext}",
     ] {
         assert!(load_with(&format!("{BASE}\n[store]\nkey = \"{key}\""), &[]).is_ok(), "{key}");
+    }
+}
+
+#[test]
+fn a_key_that_leaves_out_what_tells_fetches_apart_is_warned_of_by_name() {
+    for (key, names) in [
+        ("{platform}/{api}/account={account}/dt={params.ids}/{page}.{ext}", "`{id}`"),
+        ("{platform}/{api}/{account|lower}/{id}/{page}.{ext}", "`{account}`"), // A = a
+        ("raw/dt={date}/{id}/{page}.{ext}", "`{platform}`, `{api}`, `{account}`"),
+    ] {
+        let loaded = load_with(&format!("{BASE}\n[store]\nkey = \"{key}\""), &[]).unwrap();
+        let warned: Vec<&String> =
+            loaded.warnings.iter().filter(|warning| warning.contains("TG0042")).collect();
+        assert_eq!(warned.len(), 1, "{key}: {:?}", loaded.warnings);
+        assert!(
+            warned[0].starts_with("store.key: ")
+                && warned[0].contains(&format!("without {names} different")),
+            "{warned:?}"
+        );
+    }
+    let hive = "{platform}/{api}/account={account}/dt={date}/id={id}/{page}.{ext}";
+    let loaded = load_with(&format!("{BASE}\n[store]\nkey = \"{hive}\""), &[]).unwrap();
+    assert!(loaded.plan.store.narrow.is_empty());
+    assert!(!loaded.warnings.iter().any(|warning| warning.contains("TG0042")));
+}
+
+#[test]
+fn a_key_without_the_id_names_all_that_the_parts_of_a_split_differ_in() {
+    let split = "platforms.kakao.apis.report.split";
+    for (by, key, good) in [
+        ("by = \"list\", param = \"ids\"", "{platform}/{api}/{account}/{date}/{page}.{ext}", false),
+        (
+            "by = \"list\", param = \"ids\"",
+            "{api}/{account}/{params.ids|lower}/{page}.{ext}",
+            false,
+        ),
+        ("by = \"list\", param = \"ids\"", "{api}/{account}/{params.ids}/{page}.{ext}", true),
+        ("by = \"list\", param = \"ids\"", "{api}/{account}/{id}/{page}.{ext}", true),
+        ("by = \"list\", param = \"ids\"", "{api}/{id}/{page}.{ext}", true),
+        ("by = \"dates\", from = \"a\", to = \"b\"", "{api}/{params.a}/{page}.{ext}", false),
+        (
+            "by = \"dates\", from = \"a\", to = \"b\"",
+            "{api}/{params.a}/{params.b}/{page}.{ext}",
+            true,
+        ),
+    ] {
+        let text = format!(
+            "[platforms.kakao]\nbase_url = \"http://k.test/\"\n[platforms.kakao.apis.report]\npath = \"r\"\n\
+             query = {{ ids = \"{{ids?}}\", a = \"{{a?}}\", b = \"{{b?}}\" }}\nsplit = {{ {by} }}\n\
+             answers = [{{ empty = true, class = \"too_much\" }}]\n[store]\nkey = \"{key}\""
+        );
+        match load_with(&text, &[]) {
+            Ok(_) => assert!(good, "{by} {key}"),
+            Err(mistakes) => {
+                let list = mistakes.list();
+                assert!(!good && list.len() == 1, "{by} {key}: {list:?}");
+                assert_eq!((list[0].code, &*list[0].key), (Code::UnsafeKey, split), "{list:?}");
+            }
+        }
     }
 }
 

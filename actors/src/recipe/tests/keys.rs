@@ -183,3 +183,34 @@ fn the_key_of_a_member_holds_the_name_as_it_may_be_shown() {
     let cut = of(&"x".repeat(300), None);
     assert!(cut.len() == 200 && cut.contains("xx~"), "{cut}");
 }
+
+#[test]
+fn a_key_may_be_hive_style_and_values_stay_within_their_part() {
+    let plan = plan(
+        "apis.a = { path = \"a\", params = { day = {} } }\n[store]\nkey = \"{platform}/{api}/account={account}/dt={params.day}/id={id}/{page}.{ext}\"",
+    );
+    let key = |account: &str, day: &str| {
+        key_of(&plan, account, "f", json!({ "day": day }), 1).map(|key| key.to_string())
+    };
+    assert_eq!(
+        key("act_1", "2026-11-20").unwrap(),
+        "p/a/account=act_1/dt=2026-11-20/id=f/00001.json.zst"
+    );
+    for (day, part) in [
+        ("../..", "dt=..%2F.."),
+        ("..", "dt=.."),
+        ("a=b", "dt=a=b"),
+        ("a\0\n\u{7f}", "dt=a%00%0A%7F"),
+        ("é", "dt=%C3%A9"),
+        // Composed and decomposed: two names, on file systems that take them for one too.
+        ("e\u{301}", "dt=e%CC%81"),
+        // Nothing is a value as well: the part is not empty.
+        ("", "dt="),
+    ] {
+        let key = key("a", day).unwrap();
+        assert_eq!(key, format!("p/a/account=a/{part}/id=f/00001.json.zst"), "{day:?}");
+    }
+    let long = key("a", &"x".repeat(5000)).unwrap();
+    assert!(long.split('/').all(|part| part.len() <= 200), "{long}");
+    assert_ne!(long, key("a", &"x".repeat(5001)).unwrap());
+}

@@ -108,6 +108,10 @@ pub(super) struct Bucket {
     /// None: a bucket that is away is not waited for.
     patience: Option<Arc<Patience>>,
     streak: Arc<Streak>,
+    /// Between the words of a name of metadata. Azure takes names of programs only
+    /// (<https://learn.microsoft.com/en-us/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata>), and
+    /// proxies before the others drop headers with an underscore.
+    pub(super) joint: char,
 }
 
 /// How a provider's client is to make its requests.
@@ -180,6 +184,7 @@ impl Bucket {
             limited: Arc::new(LimitStore::new(below, plan.concurrency)),
             patience,
             streak,
+            joint: if matches!(plan.provider, Provider::Azure { .. }) { '_' } else { '-' },
         })
     }
 

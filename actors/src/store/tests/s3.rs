@@ -356,3 +356,21 @@ async fn a_note_that_the_bucket_does_not_let_go_keeps_no_other_from_being_swept(
     with(&server, |t| t.denies = None);
     assert_eq!(crate::fresh::sweep(&store, wall).await.unwrap(), 20);
 }
+
+#[tokio::test]
+async fn an_object_is_created_where_none_is_and_a_store_that_cannot_tell_is_asked_once() {
+    let (store, server) = bucket();
+    let key = |name: &str| Path::from(name);
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    assert!(store.create_small(&key("a"), text("first")).await.unwrap());
+    assert!(!store.create_small(&key("a"), text("second")).await.unwrap());
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap(), "first");
+    with(&server, |t| t.no_conditions = true);
+    // Whoever reads it finds out whose it is.
+    assert!(!store.create_small(&key("b"), text("first")).await.unwrap());
+    let asked = server.seen("PUT if");
+    assert!(asked > 0);
+    assert!(!store.create_small(&key("b"), text("second")).await.unwrap());
+    assert_eq!(store.get(&key("b")).await.unwrap().unwrap(), "second");
+    assert_eq!(server.seen("PUT if"), asked);
+}

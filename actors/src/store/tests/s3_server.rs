@@ -56,6 +56,8 @@ pub(crate) struct Trouble {
     pub(crate) denies: Option<&'static str>,
     /// The next put of a key that ends so is passed on, and its answer is lost: another takes its place.
     pub(crate) loses: Option<&'static str>,
+    /// Puts under a condition are answered 501 NotImplemented, and counted as `PUT if`.
+    pub(crate) no_conditions: bool,
     /// Requests are read and never answered.
     pub(crate) silent: bool,
     /// Uploads on a page of the list; 0: 1,000.
@@ -260,6 +262,7 @@ async fn answer(
     let (begins, upload) = (query(&request, "uploads").is_some(), query(&request, "uploadId"));
     let what = match (request.method().as_str(), begins, &upload) {
         ("GET", true, _) => "GET uploads".to_owned(),
+        ("GET", ..) if query(&request, "list-type").is_some() => "GET list".to_owned(),
         ("POST", true, _) => "POST begin".to_owned(),
         ("POST", _, Some(_)) => "POST complete".to_owned(),
         ("PUT", _, Some(_)) => "PUT part".to_owned(),
@@ -278,6 +281,10 @@ async fn answer(
         }
         if let Some((status, code)) = trouble.says {
             return error(status, code);
+        }
+        if trouble.no_conditions && request.headers().contains_key("if-none-match") {
+            *trouble.seen.entry("PUT if".to_owned()).or_default() += 1;
+            return error(501, "NotImplemented");
         }
         if trouble.denies == Some(&*what) {
             return error(403, "AccessDenied");

@@ -23,6 +23,7 @@ async fn store_theirs(rig: &Rig, seq: u64, pages: u32) -> String {
             bytes: 6,
             sha256: String::new(),
             stored_bytes: 6,
+            stored_sha256: None,
             member: None,
         });
     }
@@ -33,6 +34,7 @@ async fn store_theirs(rig: &Rig, seq: u64, pages: u32) -> String {
         account: "x".into(),
         api: "a".into(),
         params: serde_json::Map::new(),
+        provenance: None,
         done: Done { seq, objects, pages, ..Done::default() },
     };
     let text = serde_json::to_string(&manifest).unwrap();

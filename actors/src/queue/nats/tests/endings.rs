@@ -186,6 +186,7 @@ async fn an_ending_that_is_too_long_for_the_server_names_what_fits_and_the_manif
         bytes: 2,
         sha256: "0".repeat(64),
         stored_bytes: 2,
+        stored_sha256: None,
         // One byte each, in JSON six.
         member: Some("\u{1}".repeat(512)),
     };
