@@ -235,10 +235,9 @@ class Judge:
             kills += 1
             self.settle()
             self.look()
-        life = self.run()
-        summary = json.loads(life.communicate(timeout=600)[0].splitlines()[-1])
-        if life.returncode != 0 or summary["done"] != len(self.fetches):
-            self.mistake("not all are done", summary)
+        done, code, replayed = self.finish()
+        if done != len(self.fetches) or code != 0:
+            self.mistake("not all are done", [done, code])
         files, manifests = self.look()
         for of in self.fetches.keys() - manifests.keys():
             self.mistake("missing", of)
@@ -256,6 +255,7 @@ class Judge:
         self.break_it(files, sums)
         return {
             "kills": kills,
+            "given_up_and_replayed": replayed,
             "fetches": len(self.fetches),
             "calls": sum(self.provider.calls.values()),
             "objects": len(sums),
@@ -266,6 +266,24 @@ class Judge:
             "wrong": dict(self.wrong),
             "named": self.named,
         }
+
+    def finish(self):
+        """Lets it end. What too many kills have met in flight is given up by design (TG0209), and collected again by hand."""
+        done, replayed = 0, 0
+        for _ in range(2):
+            life = self.run()
+            summary = json.loads(life.communicate(timeout=600)[0].splitlines()[-1])
+            done = max(done, summary["done"])
+            listed = subprocess.run(self.command("dead", "list", "--json"), capture_output=True, text=True, env=self.environment)
+            dead = [json.loads(line) for line in listed.stdout.splitlines()]
+            for letter in dead:
+                if letter["code"] != "TG0209":
+                    self.mistake("dead", letter)
+            if not dead:
+                break
+            replayed += len(dead)
+            subprocess.run(self.command("dead", "replay", "--all"), capture_output=True, env=self.environment, check=True)
+        return done, life.returncode, replayed
 
     def rehash(self, files, manifests) -> dict:
         """Both hashes and sizes of every object, held against its manifest."""

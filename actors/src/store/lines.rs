@@ -44,7 +44,7 @@ const OLD: Duration = Duration::from_secs(300);
 /// Between two looks at what is to be put.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the last files of a node may take; what is left is put by the next.
-const END_WITHIN: Duration = Duration::from_secs(10);
+const END_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Lines {
@@ -135,7 +135,7 @@ impl Store {
         }
     }
 
-    /// Puts all lines that are left, for ten seconds at most.
+    /// Puts all lines that are left, for three seconds at most: what stays is put by the next node.
     pub async fn end_lines(&self) {
         let sent = timeout(END_WITHIN, self.send_lines(true)).await;
         let sent = sent.unwrap_or_else(|_| Err("the store took no lines in time".to_owned()));
