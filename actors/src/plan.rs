@@ -152,7 +152,7 @@ pub struct StorePlan {
     /// or a fetch is done. Default false: kill -9 loses nothing, a power cut may.
     pub fsync: bool,
     /// Most bytes of answers that wait on the disk while a bucket is away; 0: their calls are made again. Default
-    /// 1 GiB.
+    /// 0.
     pub spool_bytes_max: u64,
 }
 
