@@ -22,7 +22,7 @@ use crate::table::{Kind, Moment};
 /// The zone that moments are kept in, as Spark, DuckDB and pandas read it: adjusted to UTC.
 const UTC: &str = "UTC";
 /// Most text of a value that a reason shows, in bytes.
-const SHOWN_BYTES_MAX: usize = 80;
+pub(crate) const SHOWN_BYTES_MAX: usize = 80;
 
 /// Below it every whole number is a float; one that is more may be rounded to it.
 const WHOLE_END: f64 = 9_007_199_254_740_992.0;
