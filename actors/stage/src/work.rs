@@ -268,9 +268,7 @@ impl Worker {
             making.bad.push(Bad::new(0, making.offset, "there is nothing in it", b""));
             return Ok(());
         }
-        // What is larger as a whole may have a record that is too large.
         if self.is_plain(text)
-            && self.is_small(text)
             && let Ok(decoded) = self.documents.decode(std::iter::once(text))
             && let Some(records) = decoded
                 .iter()
