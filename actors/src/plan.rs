@@ -159,7 +159,7 @@ pub struct StorePlan {
     /// Whether JSON Lines about every object are kept below `_manifests/`. Default true.
     pub lines: bool,
     /// Most bytes of answers that wait on the disk while a bucket is away; 0: their calls are made again. Default
-    /// 1 GiB.
+    /// 0.
     pub spool_bytes_max: u64,
 }
 

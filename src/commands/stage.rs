@@ -90,7 +90,7 @@ mod with {
                 if done.stopped {
                     return Ok(Exit::Left);
                 }
-                if done.quarantined > 0 || !done.failed.is_empty() {
+                if done.quarantined + done.standing > 0 || !done.failed.is_empty() {
                     exit = Exit::Failed;
                 }
             }
@@ -132,6 +132,7 @@ mod with {
             let text = serde_json::json!({
                 "table": name.as_str(), "inputs": done.inputs, "unchanged": done.unchanged,
                 "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
+                "unnamed": done.unnamed, "standing": done.standing,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
                 "quarantined": done.quarantined, "failed": done.failed.len(),
             });
@@ -146,10 +147,15 @@ mod with {
         );
         for (count, what) in [
             (done.quarantined, "entries in quarantine"),
+            (done.standing, "entries of earlier runs stand in quarantine"),
             (done.unchanged, "objects were staged before"),
             (done.incomplete, "objects have no manifest and wait for it"),
             (done.waiting, "jobs wait for fetches that are being collected again"),
             (done.gone, "staged objects are gone; their rows stay"),
+            (
+                done.unnamed,
+                "objects are left from earlier reads, which no manifest names; they are left out",
+            ),
         ] {
             if count > 0 {
                 text.extend(["; ", &number(count), " ", what]);

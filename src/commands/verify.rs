@@ -38,7 +38,8 @@ pub(crate) fn run(global: &Global, args: &VerifyArgs) -> anyhow::Result<Exit> {
     install_tls();
     let clock = Clock::new();
     let at_once = usize::from(args.at_once);
-    let asked = Asked { prefix, deep: args.deep, grace, now: clock.wall(), at_once };
+    let others = plan.stages.values().map(|stage| stage.to.clone()).collect();
+    let asked = Asked { prefix, deep: args.deep, grace, now: clock.wall(), others, at_once };
     let began = Instant::now();
     let report = actix_rt::System::new().block_on(async {
         let store = Store::open(&plan)?;

@@ -116,7 +116,7 @@ fn an_upload_that_a_kill_left_is_aborted_a_day_later_and_the_fetch_is_made_again
 /// Bodies of four parts that are on their way, and small ones.
 fn bodies(emulator: &Emulator, server: &S3Server) -> Dir {
     let config = config(emulator, &server.endpoint())
-        .store("compression = \"none\"")
+        .store("compression = \"none\"\nspool_bytes_max = \"1GiB\"")
         .collect("drain = \"2s\"")
         .platform(r#"lost_call = "1s""#)
         .limit(r#"gap = { per = ["account"], every = "200ms" }"#)

@@ -156,8 +156,11 @@ def main():
         late = root / "air/offers/act_1" / DAYS[1] / "id-51"
         late.mkdir(parents=True)
         (late / "00001.json").write_bytes(offers.answer(51, 3))
-        # And one has a page less than before.
-        (root / "air/offers" / "act_1" / DAYS[0] / "id-6" / "00001.json.zst").unlink()
+        # And one has a page less than before, as its manifest says.
+        fewer = root / "air/offers/act_1" / DAYS[0] / "id-6"
+        (fewer / "00001.json.zst").unlink()
+        manifest = json.loads((fewer / "_manifest.json").read_text())
+        (fewer / "_manifest.json").write_text(json.dumps(manifest | {"pages": 0, "empty": True}))
         rows[6] = []
         told = stage(args, root, "offers", 0)
         assert (told["inputs"], told["incomplete"]) == (12, 1), told

@@ -106,7 +106,11 @@ impl Attempt<'_> {
         let ended = Instant::now();
         let finished = match took {
             Ok(()) => self.tell_members(&landing, &mut taken).await,
-            Err(fail) => Err(fail),
+            Err(fail) => {
+                // What takes its place enters the folder itself.
+                taken.entered = None;
+                Err(fail)
+            }
         };
         self.meters.store_finished(ended.elapsed());
         match finished {

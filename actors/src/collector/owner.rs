@@ -47,7 +47,7 @@ pub(super) struct Owner {
     account: String,
     api: String,
     id: String,
-    /// SHA-256 of the parameters, whatever their order.
+    /// SHA-256 of the parameters, whatever their order; those left out are as the api says, and null is none.
     params_sha256: String,
     /// Since when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -55,7 +55,10 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    fn of(item: &Item) -> Self {
+    fn of(item: &Item, defaults: &Map<String, Value>) -> Self {
+        let params = defaults.iter().chain(&item.fetch.params).collect::<BTreeMap<_, _>>();
+        let params = params.into_iter().filter(|(_, value)| !value.is_null());
+        let params = params.map(|(name, value)| (name.clone(), value.clone())).collect();
         let lane = &item.lane;
         Self {
             version: VERSION,
@@ -63,7 +66,7 @@ impl Owner {
             account: lane.account.account.to_string(),
             api: lane.api.to_string(),
             id: item.id.clone(),
-            params_sha256: hash(&item.fetch.params),
+            params_sha256: hash(&params),
             since: None,
         }
     }
@@ -129,10 +132,10 @@ impl Place<'_> {
     /// Before the first object of a fetch becomes visible: makes the folder its own. Whose it is, if it is another's.
     pub(super) async fn claim(&self, manifest: &Path) -> Result<Option<Owner>, SinkError> {
         let shard = self.shard;
-        if shard.plan().store.narrow.is_empty() && !shard.store.folds_case().await {
+        if !self.is_claimed().await {
             return Ok(None);
         }
-        let own = Owner::of(self.item);
+        let own = Owner::of(self.item, &self.api.params.defaults);
         let key = recipe::owner_key(manifest);
         let there = self.owner(&key).await?;
         if there.as_ref().is_some_and(|there| there.is(&own)) {
@@ -153,6 +156,20 @@ impl Place<'_> {
         }
         // Whoever was first: where the store creates what is there already, whoever was last.
         Ok(self.owner(&key).await?.filter(|there| !there.is_same(&own)))
+    }
+
+    /// Who has the folder now, if that is not the fetch any more which had claimed it with its first page.
+    async fn lost(&self, manifest: &Path) -> Result<Option<Owner>, SinkError> {
+        if !self.is_claimed().await {
+            return Ok(None);
+        }
+        let own = Owner::of(self.item, &self.api.params.defaults);
+        Ok(self.owner(&recipe::owner_key(manifest)).await?.filter(|there| !there.is(&own)))
+    }
+
+    /// Whether another fetch may have the same folder.
+    async fn is_claimed(&self) -> bool {
+        !self.shard.plan().store.narrow.is_empty() || self.shard.store.folds_case().await
     }
 
     /// What `_owner.json` says. One that cannot be read says nothing, and is replaced.
@@ -178,11 +195,11 @@ impl Attempt<'_> {
             let (kind, last) = (Again::StoreAway, last.clone());
             return Err(Outcome::Again { kind, after: Some(BUSY_AGAIN), reason, last });
         };
-        // Later pages are stored where the first one is.
-        if self.read.as_ref().is_some_and(|read| read.page() > 1) {
-            return Ok(entered);
-        }
-        match self.place().claim(manifest).await {
+        // Later pages are stored where the first one is, unless a later order of the same request has it now.
+        let is_later = self.read.as_ref().is_some_and(|read| read.page() > 1);
+        let place = self.place();
+        let taken = if is_later { place.lost(manifest).await } else { place.claim(manifest).await };
+        match taken {
             Ok(None) => Ok(entered),
             Ok(Some(another)) => {
                 let (code, reason) = (Code::KeyTaken, another.why(manifest));

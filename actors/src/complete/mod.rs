@@ -8,7 +8,7 @@
 //! One day may be of several fetches, which differ in their other parameters, as parts of a list of ids do. A day is as
 //! the worst of those is of which anything is known. Of one of which nothing is known nothing is expected either.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt, future};
 use jiff::civil::Date;
@@ -148,6 +148,16 @@ struct Known {
     incomplete: bool,
     /// When it was given up last, and why.
     died: Option<(Timestamp, Box<str>)>,
+    /// When others took its place last, which tell of themselves.
+    split_at: Option<Timestamp>,
+}
+
+impl Known {
+    /// Whether others have its place since it was heard of last.
+    fn is_split(&self) -> bool {
+        let died = self.died.as_ref().map(|(at, _)| *at);
+        self.split_at.is_some_and(|at| Some(at) >= self.fetched_at.max(died))
+    }
 }
 
 /// What is known of all days that were asked for.
@@ -158,13 +168,15 @@ pub struct Board<'p> {
     /// Numbers of accounts, by platform and name.
     accounts: BTreeMap<(&'p Slug, String), u32>,
     names: Vec<String>,
+    /// Apis and accounts of which something is there.
+    heard: HashSet<(u32, u32)>,
     /// By api, account and day: its fetches.
     days: HashMap<(u32, u32, Date), Vec<(Part, Known)>>,
     /// Fetches of days that are held.
     held: usize,
-    /// The other parameters of fetches by their number, and the numbers by what they are as text.
+    /// The other parameters of fetches by their number, and the numbers by api and what they are as text.
     others: Vec<Other>,
-    numbers: HashMap<String, Part>,
+    numbers: HashMap<(u32, String), Part>,
     /// Fetches of a declared api that do not say which day they are of.
     pub undated: u64,
 }
@@ -216,6 +228,7 @@ impl<'p> Board<'p> {
             apis,
             accounts: BTreeMap::new(),
             names: Vec::new(),
+            heard: HashSet::new(),
             days: HashMap::new(),
             held: 0,
             others: Vec::new(),
@@ -297,11 +310,15 @@ impl<'p> Board<'p> {
     /// Takes a manifest in.
     fn take(&mut self, manifest: &Manifest) -> Result<(), CompleteError> {
         let Manifest { platform, account, api, params, done, .. } = manifest;
-        // Fetches that took its place tell of themselves; one of no queue is not written to its end.
-        if manifest.queue.is_empty() || !done.split_into.is_empty() {
+        // It is not written to its end.
+        if manifest.queue.is_empty() {
             return Ok(());
         }
         self.each(platform, api, account, params, |known| {
+            if !done.split_into.is_empty() {
+                known.split_at = known.split_at.max(Some(done.fetched_at));
+                return;
+            }
             if known.fetched_at.is_none_or(|at| at <= done.fetched_at) {
                 known.fetched_at = Some(done.fetched_at);
                 known.incomplete = done.incomplete;
@@ -346,12 +363,13 @@ impl<'p> Board<'p> {
             return Ok(());
         }
         let account = self.number(&declared.platform.name, account);
+        let api = u32::try_from(place).unwrap_or(u32::MAX);
+        self.heard.insert((api, account));
         let Some(((first, last), writing)) = days::of(declared, params) else {
             self.undated += 1;
             return Ok(());
         };
-        let api = u32::try_from(place).unwrap_or(u32::MAX);
-        let part = self.part(declared, params, writing);
+        let part = self.part((api, declared), params, writing);
         for day in first.series(Span::new().days(1)).take_while(|day| *day <= last) {
             let parts = self.days.entry((api, account, day)).or_default();
             let place = parts.iter().position(|(of, _)| *of == part).unwrap_or_else(|| {
@@ -365,7 +383,12 @@ impl<'p> Board<'p> {
     }
 
     /// The number of what a fetch asks for beside its days.
-    fn part(&mut self, of: Declared<'_>, params: &Map<String, Value>, writing: Writing) -> Part {
+    fn part(
+        &mut self,
+        (api, of): (u32, Declared<'_>),
+        params: &Map<String, Value>,
+        writing: Writing,
+    ) -> Part {
         let Complete { param, to, .. } = of.complete;
         let is_other = |name: &str| name != param && Some(name) != to.as_deref();
         // As it is called: what is left out is what the api says.
@@ -375,7 +398,7 @@ impl<'p> Board<'p> {
         let text = serde_json::to_string(&all.collect::<BTreeMap<_, _>>())
             .expect("its values are plain JSON");
         let next = u32::try_from(self.others.len()).unwrap_or(u32::MAX);
-        let part = *self.numbers.entry(text).or_insert(next);
+        let part = *self.numbers.entry((api, text)).or_insert(next);
         if part == next {
             let others = params.iter().filter(|(name, _)| is_other(name));
             let params = others.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -400,7 +423,10 @@ impl<'p> Board<'p> {
             let first = self.asked.from.or(of.complete.from).or(seen);
             let Some(first) = first else { continue };
             for ((platform, name), account) in &self.accounts {
-                if **platform != of.platform.name {
+                // Accounts that are not named are expected of the apis they were collected from.
+                let is_expected =
+                    self.asked.accounts.is_some() || self.heard.contains(&(api, *account));
+                if **platform != of.platform.name || !is_expected {
                     continue;
                 }
                 let zone = zone(*of, name, now);
@@ -412,6 +438,8 @@ impl<'p> Board<'p> {
                         return Err(CompleteError::TooMany);
                     }
                     let known = self.days.get(&(api, *account, day)).map_or(&[][..], Vec::as_slice);
+                    let known = known.iter().filter(|(_, known)| !known.is_split());
+                    let known: Vec<&(Part, Known)> = known.collect();
                     let parts: Vec<(State, Part)> = known
                         .iter()
                         .map(|(part, known)| {

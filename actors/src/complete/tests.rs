@@ -142,7 +142,7 @@ fn a_day_that_was_not_over_or_is_there_in_part_is_collected_again() {
     );
     // Known, though not by a day.
     assert_eq!(of("c ").len(), 4);
-    assert_eq!(of("d ").len(), 0);
+    assert_eq!(of("d ").len(), 4);
 }
 
 #[test]
@@ -319,6 +319,66 @@ fn a_day_of_several_fetches_is_as_the_worst_of_them_is() {
     died.died_at = "2026-11-22T02:00:00Z".parse().unwrap();
     board.dead(&died).unwrap();
     assert_eq!(cells(&board), ["a 2026-11-21 again"]);
+}
+
+#[test]
+fn an_api_is_not_filled_as_another_one_is_nor_expected_of_accounts_that_it_never_had() {
+    let plan = plan(
+        "{ param = \"date\", from = \"2026-11-20\" }\n[platforms.p.apis.s]\npath = \"s\"\n\
+         query = { since = \"{since}\", until = \"{until}\" }\n\
+         complete = { param = \"since\", to = \"until\", from = \"2026-11-20\" }",
+    );
+    let asked = Asked { to: Some(date(2026, 11, 21)), ..Asked::default() };
+    let mut board = Board::new(&plan, &asked).unwrap();
+    let at = "2026-11-22T01:00:00Z";
+    board.take(&manifest("a", json!({"date": "20261120"}), at)).unwrap();
+    let of_s = |account: &str, day: &str| {
+        let days = json!({"since": day, "until": day});
+        Manifest { api: "s".into(), ..manifest(account, days, at) }
+    };
+    board.take(&of_s("a", "2026-11-20")).unwrap();
+    board.take(&of_s("b", "2026-11-20")).unwrap();
+    let mut all = Vec::new();
+    let now = "2026-11-22T12:00:00Z".parse().unwrap();
+    let mut tell = |cell: Cell, declared: Declaration<'_>| {
+        all.push(format!("{} {} {} {}", cell.account, cell.api, cell.day, cell.state.as_str()));
+        for fetch in declared.fetches(&cell, |state| state == State::Missing) {
+            all.push(Value::Object(fetch.params).to_string());
+        }
+    };
+    board.cells(now, &mut tell).unwrap();
+    let expected = [
+        "a r 2026-11-20 present",
+        "a r 2026-11-21 missing",
+        r#"{"date":"2026-11-21"}"#,
+        "a s 2026-11-20 present",
+        "a s 2026-11-21 missing",
+        r#"{"since":"2026-11-21","until":"2026-11-21"}"#,
+        "b s 2026-11-20 present",
+        "b s 2026-11-21 missing",
+        r#"{"since":"2026-11-21","until":"2026-11-21"}"#,
+    ];
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_fetch_whose_place_others_took_is_not_waited_for() {
+    let plan = plan("{ param = \"date\", from = \"2026-11-21\" }");
+    let asked = Asked::default();
+    let of = |level: &str| json!({"date": "2026-11-21", "level": level});
+    let mut board = Board::new(&plan, &asked).unwrap();
+    // Stored once, before the day was over; split ever since.
+    board.take(&manifest("a", of("all"), "2026-11-21T01:00:00Z")).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 again"]);
+    let mut split = manifest("a", of("all"), "2026-11-22T01:00:00Z");
+    split.done.split_into = vec!["x".into()];
+    board.take(&split).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 missing"]);
+    board.take(&manifest("a", of("ad"), "2026-11-22T01:05:00Z")).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 present"]);
+    // By days its parts ask for the same beside them.
+    board.take(&manifest("a", of("all"), "2026-11-22T02:00:00Z")).unwrap();
+    assert_eq!(cells(&board), ["a 2026-11-21 present"]);
 }
 
 #[tokio::test]

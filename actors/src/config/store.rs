@@ -23,8 +23,7 @@ const KEY_PARTS_MAX: usize = 16;
 const COMPRESSIONS: &[(&str, Compression)] =
     &[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
 
-/// Default of `spool_bytes_max`, and the most that it may be.
-const SPOOL_BYTES_MAX: u64 = 1 << 30;
+/// The most that `spool_bytes_max` may be.
 const SPOOL_BYTES_MOST: u64 = 1 << 50;
 
 pub(super) fn store(
@@ -39,7 +38,7 @@ pub(super) fn store(
         compression: Compression::Zstd,
         fsync: false,
         lines: true,
-        spool_bytes_max: SPOOL_BYTES_MAX,
+        spool_bytes_max: 0,
     };
     let Some(mut section) = section else { return plan };
     let url = section.text("url");

@@ -48,6 +48,8 @@ pub struct Asked {
     pub grace: Duration,
     /// Now.
     pub now: Timestamp,
+    /// Below these keys are no objects of fetches: tables that were made of them.
+    pub others: Vec<Path>,
     /// Objects that are read at once, 1 or more.
     pub at_once: usize,
 }
@@ -195,7 +197,8 @@ pub async fn verify(
                 None => ended = true,
                 Some(listed) => {
                     let listed = listed.map_err(failed)?;
-                    match kind(&listed.key) {
+                    let is_other = asked.others.iter().any(|at| listed.key.prefix_matches(at));
+                    match if is_other { Kind::Own } else { kind(&listed.key) } {
                         Kind::Manifest => manifests.push(desk.manifest(listed.key)),
                         Kind::Object => desk.open.borrow_mut().listed(listed),
                         Kind::Own => {}

@@ -103,7 +103,8 @@ impl Rig {
     ) -> (Report, BTreeMap<String, Fault>) {
         let now: Timestamp = now.parse().unwrap();
         let prefix = prefix_of(prefix).unwrap();
-        let asked = Asked { prefix, deep, grace, now, at_once: 4 };
+        let others = vec![Path::from("staged")];
+        let asked = Asked { prefix, deep, grace, now, others, at_once: 4 };
         let mut findings = BTreeMap::new();
         let mut tell = |finding: Finding| {
             assert!(findings.insert(finding.key.clone(), finding.fault).is_none(), "{finding:?}");
@@ -128,6 +129,7 @@ async fn what_is_as_its_manifests_say_is_verified_with_what_is_tollgates_own() {
         "_probe-00",
         "_manifests/_probe-00",
         "f1/_owner.json",
+        "staged/offers/dt=2026-11-20/1.parquet",
     ] {
         rig.store.put_small(&Path::from(own), "x".into()).await.unwrap();
     }

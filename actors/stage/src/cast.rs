@@ -15,14 +15,14 @@ use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_schema::{DataType, TimeUnit};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use crate::table::{Kind, Moment};
 
 /// The zone that moments are kept in, as Spark, DuckDB and pandas read it: adjusted to UTC.
 const UTC: &str = "UTC";
 /// Most text of a value that a reason shows, in bytes.
-const SHOWN_BYTES_MAX: usize = 80;
+pub(crate) const SHOWN_BYTES_MAX: usize = 80;
 
 /// Below it every whole number is a float; one that is more may be rounded to it.
 const WHOLE_END: f64 = 9_007_199_254_740_992.0;
@@ -297,9 +297,14 @@ fn moment(text: &str, formats: &[Moment], zone: &TimeZone) -> Result<i64, &'stat
         }
         Moment::Format(format) => {
             let told = jiff::fmt::strtime::parse(format, text).ok()?;
-            match told.to_timestamp() {
-                Ok(moment) => Some(moment),
-                Err(_) => at(told.to_datetime().ok()?, zone),
+            // A text that tells its offset or zone is of that one or of none.
+            match told.iana_time_zone() {
+                Some(_) if told.offset().is_some() => Some(told.to_zoned().ok()?.timestamp()),
+                Some(name) => at(told.to_datetime().ok()?, &TimeZone::get(name).ok()?),
+                None if told.offset().is_some() || told.timestamp().is_some() => {
+                    told.to_timestamp().ok()
+                }
+                None => at(told.to_datetime().ok()?, zone),
             }
         }
     });
@@ -311,15 +316,20 @@ fn iso(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     if text.contains('[') {
         return None;
     }
-    if let Ok(moment) = text.parse() {
-        return Some(moment);
+    // Behind the date a sign begins an offset. One that makes the time none is not passed over.
+    if text.bytes().skip(8).any(|byte| matches!(byte, b'Z' | b'z' | b'+' | b'-')) {
+        return text.parse().ok();
     }
-    // A text that names an offset and is no timestamp is not one without an offset either.
     at(text.parse::<DateTime>().ok()?, zone)
 }
 
+/// A local time as a moment: the first of two where clocks went back, none where they skipped it.
 fn at(local: DateTime, zone: &TimeZone) -> Option<Timestamp> {
-    zone.to_timestamp(local).ok()
+    let moment = zone.to_ambiguous_timestamp(local);
+    if matches!(moment.offset(), AmbiguousOffset::Gap { .. }) {
+        return None;
+    }
+    moment.compatible().ok()
 }
 
 #[cfg(test)]
@@ -396,6 +406,49 @@ mod tests {
         assert_eq!(one("date", "2026-11-20").unwrap(), "2026-11-20");
         assert!(one("date", "2026-02-30").is_err());
         assert!(one("date", "2026-11-20T00:00:00").is_err());
+    }
+
+    #[test]
+    fn an_offset_counts_or_the_text_is_no_time() {
+        let kind =
+            |formats: Vec<Moment>| Kind::Timestamp { formats, zone: "Asia/Seoul".to_owned() };
+        let cast = |kind: &Kind, text: &str| {
+            let caster = Caster::new(kind, None, &Vec::new().into()).unwrap();
+            let (array, misfits) = caster.cast(&StringArray::from(vec![text]));
+            let text = arrow_cast::display::array_value_to_string(&readable(&array), 0).unwrap();
+            misfits.is_empty().then_some(text)
+        };
+        let iso = |text: &str| cast(&kind(vec![Moment::Iso]), text);
+        for text in ["2026-11-20T00:00:00Z", "2026-11-20 09:00:00", "2026-11-19T19:00:00-05:00"] {
+            assert_eq!(iso(text).as_deref(), Some("2026-11-20T00:00:00Z"), "{text}");
+        }
+        assert_eq!(iso("20261120T090000+0900").as_deref(), Some("2026-11-20T00:00:00Z"));
+        assert_eq!(iso("2026-11-20").as_deref(), Some("2026-11-19T15:00:00Z"));
+        // Times that are out of range by their offset only.
+        assert_eq!(iso("9999-12-31T23:00:00+00:00"), None);
+        assert_eq!(iso("9999-12-31T23:00:00-01:00"), None);
+        let formats = |format: &str| kind(vec![Moment::Format(format.to_owned())]);
+        let offset = formats("%Y-%m-%d %H:%M %z");
+        assert_eq!(cast(&offset, "9999-12-31 23:00 -0100"), None);
+        assert_eq!(cast(&offset, "2026-11-20 09:00 +0900").unwrap(), "2026-11-20T00:00:00Z");
+        let zone = formats("%Y-%m-%d %H:%M %Q");
+        assert_eq!(cast(&zone, "2026-11-20 01:00 Europe/Paris").unwrap(), "2026-11-20T00:00:00Z");
+        assert_eq!(cast(&formats("%s"), "0").unwrap(), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_local_time_that_clocks_skipped_is_none_and_of_two_the_first_counts() {
+        let paris = Kind::Timestamp {
+            formats: vec![Moment::Iso, Moment::Format("%d/%m/%Y %H:%M".to_owned())],
+            zone: "Europe/Paris".to_owned(),
+        };
+        let caster = Caster::new(&paris, None, &Vec::new().into()).unwrap();
+        let texts = ["2026-03-29 02:30:00", "29/03/2026 02:30", "2026-10-25 02:30:00"];
+        let (array, misfits) = caster.cast(&StringArray::from(texts.to_vec()));
+        assert_eq!(misfits.iter().map(|(row, _)| *row).collect::<Vec<_>>(), [0, 1]);
+        let array = readable(&array);
+        let text = arrow_cast::display::array_value_to_string(&array, 2).unwrap();
+        assert_eq!(text, "2026-10-25T00:30:00Z");
     }
 
     #[test]

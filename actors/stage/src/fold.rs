@@ -2,16 +2,39 @@
 
 use std::collections::HashMap;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::ArrowError;
 use arrow_select::take::take_record_batch;
 
-use crate::cast::readable;
+use crate::cast::{SHOWN_BYTES_MAX, readable, shown};
 use crate::shape::Shaper;
 
 /// The folder of rows without a value, as Hive and Spark have it.
 const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// Longest name of a folder, in bytes: file systems allow no more.
+const FOLDER_BYTES_MAX: usize = 255;
+
+/// Texts of a partition column that no folder can be called by: which, and why.
+pub(crate) fn too_long(name: &str, array: &ArrayRef) -> Vec<(usize, String)> {
+    // Of the types only text has a length without a bound.
+    let Some(texts) = array.as_string_opt::<i32>() else { return Vec::new() };
+    let name = encoded(name).len() + 1;
+    let is_long = |text: &str| {
+        // Encoded it has one to three times its bytes.
+        name + text.len() > FOLDER_BYTES_MAX
+            || (name + 3 * text.len() > FOLDER_BYTES_MAX
+                && name + encoded(text).len() > FOLDER_BYTES_MAX)
+    };
+    let long = texts.iter().enumerate().filter(|(_, text)| text.is_some_and(is_long));
+    let told = long.map(|(row, text)| {
+        let text = shown(text.unwrap_or_default(), SHOWN_BYTES_MAX);
+        (row, format!("`{text}` makes a folder's name of more than {FOLDER_BYTES_MAX} bytes"))
+    });
+    told.collect()
+}
 
 impl Shaper {
     /// Takes a batch apart by its partition columns, which are left out of the files.

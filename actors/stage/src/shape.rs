@@ -12,6 +12,7 @@ use arrow_select::filter::filter;
 use arrow_select::take::take;
 
 use crate::cast::{Caster, data_type};
+use crate::fold::too_long;
 use crate::job::Halt;
 use crate::table::{From, Mismatch, Table};
 use crate::tree::{Place, Tree};
@@ -44,8 +45,9 @@ pub(crate) struct Misfit {
     pub(crate) value: Option<String>,
 }
 
-/// Rows that are made at once.
-const SLICE_ROWS: usize = 64 * 1024;
+/// Rows that are made at once, and bytes of their texts, about: what stands once in a record stands in each of its rows.
+const SLICE_ROWS: usize = 8_192;
+const SLICE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The rows as numbers of a scope's elements; none: each element is one row, in order.
 type Rows = Option<UInt32Array>;
@@ -115,7 +117,7 @@ impl Shaper {
         let columns = self.cast(texts, inputs);
         let mut told = Told::new();
         if lists.is_empty() {
-            return out(self.finish(&columns, &[None], records.len(), &mut told)?);
+            return self.slices(&columns, vec![None], records.len(), &mut told, out);
         }
         let counts = self.counts(&lists, &scopes);
         let mut group = Vec::new();
@@ -181,11 +183,53 @@ impl Shaper {
             count = exploded.of.len();
             rows.push(Some(exploded.elements));
         }
-        for from in (0..count).step_by(SLICE_ROWS) {
-            let some = SLICE_ROWS.min(count - from);
-            let slice = |rows: &Rows| rows.as_ref().map(|rows| rows.slice(from, some));
+        self.slices(columns, rows, count, told, out)
+    }
+
+    /// The rows, so many at once that their texts are held.
+    fn slices(
+        &self,
+        columns: &[Cast],
+        mut rows: Vec<Rows>,
+        count: usize,
+        told: &mut Told,
+        out: &mut Take<'_>,
+    ) -> Result<(), Halt> {
+        // Of the input: in each row the same.
+        let mut each = 0;
+        let mut texts = Vec::new();
+        for cast in columns {
+            let Some(array) = cast.array.as_string_opt::<i32>() else { continue };
+            match cast.scope {
+                Some(scope) => texts.push((array, scope)),
+                None if array.is_valid(0) => each += array.value(0).len(),
+                None => {}
+            }
+        }
+        if let [None] = rows[..] {
+            // What is of the records is held once already, and not made again.
+            if each.saturating_mul(count) <= SLICE_BYTES {
+                return out(self.finish(columns, &rows, count, told)?);
+            }
+            rows = vec![Some(UInt32Array::from_iter_values(0..count as u32))];
+        }
+        let bytes = |row: usize| {
+            let of = |(array, scope): &(&StringArray, usize)| {
+                element(&rows[*scope], row).map_or(0, |at| array.value_length(at) as usize)
+            };
+            each + texts.iter().map(of).sum::<usize>()
+        };
+        let mut from = 0;
+        while from < count {
+            let (mut to, mut size) = (from, 0);
+            while to < count && to - from < SLICE_ROWS && size < SLICE_BYTES {
+                size += bytes(to);
+                to += 1;
+            }
+            let slice = |rows: &Rows| rows.as_ref().map(|rows| rows.slice(from, to - from));
             let slices: Vec<Rows> = rows.iter().map(slice).collect();
-            out(self.finish(columns, &slices, some, told)?)?;
+            out(self.finish(columns, &slices, to - from, told)?)?;
+            from = to;
         }
         Ok(())
     }
@@ -196,9 +240,11 @@ impl Shaper {
         columns: Vec<Option<StringArray>>,
         count: usize,
         inputs: &[Option<String>],
-    ) -> Result<Shaped, ArrowError> {
+        out: &mut Take<'_>,
+    ) -> Result<(), Halt> {
         let texts = columns.into_iter().map(|column| column.map(|texts| (texts, 0))).collect();
-        self.finish(&self.cast(texts, inputs), &[None], count, &mut Told::new())
+        let columns = self.cast(texts, inputs);
+        self.slices(&columns, vec![None], count, &mut Told::new(), out)
     }
 
     fn cast(
@@ -212,7 +258,11 @@ impl Shaper {
                 |(texts, scope)| (texts, Some(scope)),
             );
             let (array, misfits) = self.casters[number].cast(&texts);
-            Cast { texts, array, misfits: misfits.into_iter().collect(), scope }
+            let mut misfits: BTreeMap<usize, String> = misfits.into_iter().collect();
+            if self.table.partition.contains(&number) {
+                misfits.extend(too_long(&self.table.columns[number].name, &array));
+            }
+            Cast { texts, array, misfits, scope }
         });
         columns.collect()
     }

@@ -28,6 +28,7 @@ pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 const REASON_BYTES_MAX: usize = 300;
 /// Rows, and entries of the quarantine, that are held before they are handed on.
 const HELD_ROWS: usize = 64 * 1024;
+const HELD_BYTES: usize = 16 * 1024 * 1024;
 const HELD_BAD: usize = 1_024;
 
 /// What became of a piece.
@@ -102,8 +103,9 @@ struct Making<'p> {
     offset: u64,
     input: &'p Arc<Facts>,
     batches: Vec<RecordBatch>,
-    /// Rows of the batches.
+    /// Rows of the batches, and their bytes.
     rows: usize,
+    bytes: usize,
     bad: Vec<Bad>,
     change: Change,
     /// The record whose text an entry of the quarantine has: the others of it need not repeat it.
@@ -138,6 +140,7 @@ impl Worker {
             input: &input,
             batches: Vec::new(),
             rows: 0,
+            bytes: 0,
             bad: Vec::new(),
             change: Change::default(),
             shown: None,
@@ -160,8 +163,10 @@ impl Worker {
                 )?;
             }
             Body::Columns(columns, lines) => {
-                let shaped = self.shaper.columns(columns.clone(), lines.len(), &input.values)?;
-                self.shaped(&mut making, shaped, &mut |record| (lines[record], None))?;
+                let (columns, count) = (columns.clone(), lines.len());
+                self.shaper.columns(columns, count, &input.values, &mut |shaped| {
+                    self.shaped(&mut making, shaped, &mut |record| (lines[record], None))
+                })?;
             }
             Body::Unknown(names) => {
                 let kinds = names.iter().map(|name| (vec![name.clone()], Some(Kind::String)));
@@ -180,7 +185,8 @@ impl Worker {
 
     /// Hands on what was made where that is much.
     fn hand_on_much(&self, making: &mut Making<'_>) -> Result<(), Halt> {
-        if making.rows >= HELD_ROWS || making.bad.len() >= HELD_BAD {
+        let is_much = making.rows >= HELD_ROWS || making.bytes >= HELD_BYTES;
+        if is_much || making.bad.len() >= HELD_BAD {
             self.hand_on(making)?;
         }
         Ok(())
@@ -189,7 +195,7 @@ impl Worker {
     fn hand_on(&self, making: &mut Making<'_>) -> Result<(), Halt> {
         let batches = std::mem::take(&mut making.batches);
         let bad = std::mem::take(&mut making.bad);
-        making.rows = 0;
+        (making.rows, making.bytes) = (0, 0);
         if !making.change.is_empty() {
             // The job is begun anew.
             return Ok(());
@@ -205,7 +211,12 @@ impl Worker {
 
     fn lines(&mut self, making: &mut Making<'_>, first: u64) -> Result<(), Halt> {
         let text = making.text;
-        if self.shaper.table.records.is_empty() && self.is_plain(text) {
+        let is_within =
+            || text.split_inclusive(|byte| *byte == b'\n').all(|line| self.is_small(line));
+        if self.shaper.table.records.is_empty()
+            && self.is_plain(text)
+            && (self.is_small(text) || is_within())
+        {
             let lines = objects(text);
             let decoded = match lines {
                 Some(_) => self.records.decode(std::iter::once(text)).unwrap_or_default(),
@@ -283,6 +294,10 @@ impl Worker {
         let mut spans = Vec::new();
         self.cut(making, 0..text.len(), first, &mut spans);
         self.spans(making, spans)
+    }
+
+    fn is_small(&self, text: &[u8]) -> bool {
+        text.len() as u64 <= self.bounds.record_bytes_max
     }
 
     /// Whether a text may be decoded as a whole.
@@ -409,6 +424,7 @@ impl Worker {
         let Shaped { batch, misfits } = shaped;
         if batch.num_rows() > 0 {
             making.rows += batch.num_rows();
+            making.bytes += batch.get_array_memory_size();
             making.batches.push(batch);
         }
         for misfit in misfits {

@@ -5,12 +5,15 @@ use std::fs::File;
 use std::path::Path as FsPath;
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tollgate_actors::ids::Slug;
+use tollgate_actors::plan::StagePlan;
 use tollgate_actors::store::Store;
-use tollgate_stage::{Change, Kind, Table};
+use tollgate_stage::{Change, Column, Format, From, Kind, Mismatch, Moment, Step, Table, Unknown};
 
 use super::outputs;
 use super::tasks::Task;
@@ -20,6 +23,8 @@ pub(super) const RECORDS: &str = "_stage";
 pub(super) const QUARANTINE: &str = "_quarantine";
 const COLUMNS: &str = "columns";
 const VERSION: u32 = 1;
+/// Objects that are read or removed at the same time.
+pub(super) const AT_ONCE: usize = 16;
 /// Largest record that is read: what a job may take and make is bounded far below it.
 const RECORD_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -95,11 +100,73 @@ pub(super) fn job_of<'k>(keys: impl Iterator<Item = &'k String>) -> String {
     short(hash, 16)
 }
 
-/// Tells one declaration of a table from another.
-pub(super) fn declaration(table: &Table) -> String {
+/// Tells one declaration of a table from another: all that another set of rows may come of. `template` is that of keys.
+pub(super) fn declaration(plan: &StagePlan, template: &str) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{table:?}"));
+    hash.update(written(plan, template).to_string());
     short(hash, 16)
+}
+
+/// A declaration as it is hashed. A word that is another here has every table staged anew.
+fn written(plan: &StagePlan, template: &str) -> Value {
+    let table = &plan.table;
+    let columns = table.columns.iter().map(|column| {
+        let (path, input) = match &column.from {
+            From::Path(path) => (Some(path), None),
+            From::Input(name) => (None, Some(name)),
+        };
+        let (formats, zone) = match &column.kind {
+            Kind::Date { formats } => (formats.clone(), None),
+            Kind::Timestamp { formats, zone } => (formats.iter().map(moment).collect(), Some(zone)),
+            _ => (Vec::new(), None),
+        };
+        json!({
+            "name": column.name, "path": path, "input": input, "type": column.kind.to_string(),
+            "formats": formats, "zone": zone, "default": column.default, "required": column.required,
+        })
+    });
+    let of_keys =
+        |column: &Column| matches!(&column.from, From::Input(name) if name.starts_with("part."));
+    let records = table.records.iter().map(|step| match step {
+        Step::Field(name) => Value::String(name.clone()),
+        Step::Each => Value::Null,
+    });
+    json!({
+        "format": table.format.map(|format| match format {
+            Format::Json => "json",
+            Format::Ndjson => "ndjson",
+            Format::Csv => "csv",
+            Format::Tsv => "tsv",
+        }),
+        "records": records.collect::<Vec<_>>(),
+        "explode": table.explode,
+        "columns": columns.collect::<Vec<_>>(),
+        "partition": table.partition,
+        "sort": table.sort,
+        "unknown": match table.unknown {
+            Unknown::Ignore => "ignore",
+            Unknown::Add => "add",
+            Unknown::Quarantine => "quarantine",
+            Unknown::Refuse => "refuse",
+        },
+        "mismatch": match table.mismatch {
+            Mismatch::Quarantine => "quarantine",
+            Mismatch::Widen => "widen",
+            Mismatch::Refuse => "refuse",
+        },
+        "nulls": table.nulls,
+        "separator": table.separator,
+        "record_bytes_max": plan.record_bytes_max,
+        "key": table.columns.iter().any(of_keys).then_some(template),
+    })
+}
+
+fn moment(format: &Moment) -> String {
+    match format {
+        Moment::Iso => "iso".to_owned(),
+        Moment::Unix(per_second) => format!("unix {per_second}"),
+        Moment::Format(format) => format.clone(),
+    }
 }
 
 fn short(hash: Sha256, digits: usize) -> String {
@@ -183,7 +250,6 @@ impl Columns {
 
 /// Every record. Of those that cannot be read the first ends the work: what they made would be made twice.
 pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>> {
-    use futures_util::TryStreamExt;
     let mut listed = store.list(&to.clone().join(RECORDS));
     let mut keys = Vec::new();
     while let Some(one) = listed.try_next().await? {
@@ -194,8 +260,13 @@ pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>
     }
     keys.sort_unstable();
     let mut records = Vec::with_capacity(keys.len());
-    for key in keys {
-        let Some(text) = store.read_whole(&key, RECORD_BYTES_MAX).await? else { continue };
+    let texts = stream::iter(keys).map(|key| async move {
+        let text = store.read_whole(&key, RECORD_BYTES_MAX).await;
+        text.map(|text| (key, text))
+    });
+    let mut texts = texts.buffered(AT_ONCE);
+    while let Some((key, text)) = texts.try_next().await? {
+        let Some(text) = text else { continue };
         let record: Record =
             serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
         if record.version != VERSION {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::bail;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::path::Path;
 use tokio::runtime::Handle;
 use tollgate_actors::ids::Slug;
@@ -17,10 +17,10 @@ use tollgate_actors::plan::StagePlan;
 use tollgate_actors::store::Store;
 use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
 
-use super::inputs::{Inputs, MANIFEST, Wanted};
+use super::inputs::{Inputs, MANIFEST, Seen, Wanted};
 use super::outputs::Outputs;
-use super::record::{Columns, QUARANTINE, Record, declaration, is_ours, read};
-use super::tasks::{Missing, Object, Task, tasks};
+use super::record::{AT_ONCE, Columns, QUARANTINE, Record, declaration, is_ours, read};
+use super::tasks::{Missing, Object, Task, UNREAD, tasks};
 use crate::ui::say;
 
 /// Most objects of one run.
@@ -40,6 +40,8 @@ pub(super) struct Done {
     pub(super) incomplete: u64,
     pub(super) gone: u64,
     pub(super) waiting: u64,
+    pub(super) unnamed: u64,
+    pub(super) standing: u64,
     pub(super) files: u64,
     pub(super) rows: u64,
     pub(super) bytes: u64,
@@ -51,10 +53,10 @@ pub(super) struct Done {
 }
 
 /// What is there of the fetches in a folder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Folder {
-    /// All, with the manifest.
-    Whole,
+    /// All, with the manifest of this version.
+    Whole(String),
     /// Objects, and no manifest.
     Part,
 }
@@ -100,7 +102,7 @@ impl Stager {
             self.clean(record).await?;
         }
         self.clean_orphans(&records).await?;
-        let declared = declaration(&self.stage.table);
+        let declared = declaration(&self.stage, &self.template);
         let mut columns = Columns::read(&self.store, &self.stage.to).await?;
         if columns.table != declared {
             columns = Columns::of(&declared);
@@ -108,17 +110,20 @@ impl Stager {
         let mut table = self.stage.table.clone();
         columns.apply(&mut table);
         let Some((objects, folders)) = self.objects(&mut done).await? else { return Ok(done) };
-        let missing = |key: &str| {
+        let missing = |key: &str, version: &str| {
             let folder = Path::parse(key).ok().and_then(|key| key.parent());
             match folder.and_then(|folder| folders.get(&folder)) {
-                Some(Folder::Whole) => Missing::Replaced,
+                Some(Folder::Whole(manifest)) if is_collected_again(version, manifest) => {
+                    Missing::Replaced
+                }
                 Some(Folder::Part) => Missing::Waits,
-                None => Missing::Cleared,
+                Some(Folder::Whole(_)) | None => Missing::Cleared,
             }
         };
         let how = (declared.as_str(), again);
         let found = tasks(records, objects, missing, how, self.stage.file_bytes);
         done.unchanged = found.unchanged;
+        done.standing = found.standing;
         done.gone = found.gone;
         done.waiting = found.waiting;
         done.failed = found.failed;
@@ -176,14 +181,15 @@ impl Stager {
             let folder = key.parent().unwrap_or_default();
             if let Some(manifest) = manifests.get(&folder) {
                 // Params and times are the manifest's: another one makes other rows.
-                object.version = format!("{} {manifest}", object.version);
+                object.version = of_both(&object.version, manifest);
                 whole.insert(key.to_string(), object);
             } else {
                 done.incomplete += 1;
                 folders.insert(folder, Folder::Part);
             }
         }
-        folders.extend(manifests.into_keys().map(|folder| (folder, Folder::Whole)));
+        let manifests = manifests.into_iter();
+        folders.extend(manifests.map(|(folder, version)| (folder, Folder::Whole(version))));
         Ok(Some((whole, folders)))
     }
 
@@ -203,11 +209,12 @@ impl Stager {
         let mut reads: BTreeMap<String, u32> = BTreeMap::new();
         let mut faults: BTreeMap<String, String> = BTreeMap::new();
         let (mut changes, mut leaves) = (0, 0);
-        let (report, quarantine) = loop {
+        let (report, quarantine, unnamed, unread) = loop {
             let quarantine = format!("{QUARANTINE}/{}.jsonl", record.name());
-            let (ran, left) = self.job(&record, &faults, &its_table, &quarantine).await;
+            let (ran, Seen { left, unnamed, unread }) =
+                self.job(&task, &record, &faults, &its_table, &quarantine).await;
             let failed = match ran {
-                Ok(report) => break (report, quarantine),
+                Ok(report) => break (report, quarantine, unnamed, unread),
                 Err(failed) => failed,
             };
             made.extend(failed.visible.into_iter().map(|file| file.path));
@@ -227,7 +234,9 @@ impl Stager {
                     let count = reads.entry(key.clone()).or_insert(0);
                     *count += 1;
                     // Like no version that a list tells, so that the next run takes it again.
-                    record.inputs.insert(key.clone(), "changing".to_owned());
+                    if let Some(version) = record.inputs.get_mut(&key) {
+                        *version = instead(version, "changing");
+                    }
                     if *count >= READS_MAX {
                         let reason = format!("it changed while it was read, {READS_MAX} times");
                         faults.insert(key, reason);
@@ -273,9 +282,24 @@ impl Stager {
             done.quarantine.get_or_insert_with(|| format!("{}/{quarantine}", self.stage.to));
         }
         (record.rows, record.quarantined) = (rows, quarantined);
+        // Looked at again each time, so that whoever removes them holds up no job.
+        record.inputs.retain(|key, _| !unnamed.contains(key));
+        for key in unread {
+            if let Some(version) = record.inputs.get_mut(&key) {
+                *version = instead(version, UNREAD);
+            }
+        }
         let now: BTreeSet<&String> = record.files.iter().collect();
         let old = before.iter().chain(&made).filter(|path| !now.contains(path));
         record.remove = old.cloned().collect();
+        // Before the record counts: it would name what another process has taken for leftovers.
+        if let Some(path) = self.first_gone(&record.files).await? {
+            self.remove(made.iter().chain(&record.files)).await?;
+            return Ok(Err(format!(
+                "`{}/{path}` was removed as soon as it was written: does another process stage this table?",
+                self.stage.to
+            )));
+        }
         if changes > 0 {
             its_columns.put(&self.store, &self.stage.to).await?;
             (*table, *columns) = (its_table, its_columns);
@@ -283,6 +307,7 @@ impl Stager {
         record.put(&self.store, &self.stage.to).await?;
         self.clean(&mut record).await?;
         done.inputs += record.inputs.len() as u64;
+        done.unnamed += unnamed.len() as u64;
         done.rows += rows;
         done.quarantined += quarantined;
         if done.first_bad.is_none() {
@@ -291,20 +316,22 @@ impl Stager {
         Ok(Ok(()))
     }
 
-    /// What came of a job, and an object that was not to be staged now, if that ended it.
+    /// What came of a job, and what it came upon.
     async fn job(
         &self,
+        task: &Task,
         record: &Record,
         faults: &BTreeMap<String, String>,
         table: &Table,
         quarantine: &str,
-    ) -> (Result<Report, tollgate_stage::Failed>, Option<String>) {
-        let left: Arc<Mutex<Option<String>>> = Arc::default();
+    ) -> (Result<Report, tollgate_stage::Failed>, Seen) {
+        let seen: Arc<Mutex<Seen>> = Arc::default();
         let runtime = Handle::current();
         let wanted = record.inputs.keys().filter_map(|key| {
             let key = Path::parse(key).ok()?;
             let fault = faults.get(key.as_ref()).cloned();
-            Some(Wanted { key, fault })
+            let is_staged = task.has_staged(key.as_ref());
+            Some(Wanted { key, fault, is_staged })
         });
         let of_manifest = |name: &str| name != "key" && !name.starts_with("part.");
         let asks = |from: &From| matches!(from, From::Input(name) if of_manifest(name));
@@ -314,7 +341,7 @@ impl Stager {
             wanted: wanted.collect::<Vec<_>>().into_iter(),
             whole: self.stage.manifest,
             with_manifest: table.columns.iter().any(|column| asks(&column.from)),
-            left: Arc::clone(&left),
+            seen: Arc::clone(&seen),
             stop: Arc::clone(&self.stop),
             template: self.template.clone(),
             last: None,
@@ -349,8 +376,8 @@ impl Stager {
         {
             failed.halt = Halt::Stopped;
         }
-        let left = left.lock().unwrap_or_else(PoisonError::into_inner).take();
-        (ran, left)
+        let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+        (ran, seen)
     }
 
     /// Removes what a record has left to remove, and then says so in it; a record of nothing goes as well.
@@ -393,11 +420,41 @@ impl Stager {
         self.remove(orphans.iter()).await
     }
 
-    async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
-        for path in paths {
+    /// A file that is not there.
+    async fn first_gone(&self, paths: &[String]) -> anyhow::Result<Option<String>> {
+        let looks = stream::iter(paths).map(|path| async move {
             let key = Path::parse(format!("{}/{path}", self.stage.to))?;
-            self.store.delete(&key).await?;
-        }
-        Ok(())
+            let found = self.store.look(&key).await?;
+            anyhow::Ok(found.is_none().then(|| path.clone()))
+        });
+        let gone = looks.buffered(AT_ONCE).try_filter_map(|gone| future::ready(Ok(gone)));
+        std::pin::pin!(gone).try_next().await
     }
+
+    async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
+        let removed = stream::iter(paths).map(|path| async move {
+            let key = Path::parse(format!("{}/{path}", self.stage.to))?;
+            anyhow::Ok(self.store.delete(&key).await?)
+        });
+        removed.buffer_unordered(AT_ONCE).try_collect().await
+    }
+}
+
+/// What tells an object beside a manifest: either may be another one.
+fn of_both(object: &str, manifest: &str) -> String {
+    format!("{object} {manifest}")
+}
+
+/// The same, with a word in the object's place that no list tells.
+fn instead(version: &str, word: &str) -> String {
+    match version.split_once(' ') {
+        Some((_, manifest)) => of_both(word, manifest),
+        None => word.to_owned(),
+    }
+}
+
+/// Whether a fetch was collected again since an object of it was staged, as its manifest tells; without one, nobody
+/// knows. A manifest that stays while objects go does not make their rows wrong.
+fn is_collected_again(staged: &str, manifest: &str) -> bool {
+    staged.contains(' ') && !staged.ends_with(&of_both("", manifest))
 }

@@ -10,6 +10,9 @@ const NAMES_BYTES_MAX: usize = 600 * 1024;
 /// How many times smaller rows are in Parquet than in JSON that is not compressed, about.
 const PACKS: u64 = 8;
 
+/// In a version's place: the store did not give the object.
+pub(super) const UNREAD: &str = "unread";
+
 /// An object that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Object {
@@ -44,6 +47,8 @@ pub(super) struct Tasks {
     pub(super) tasks: Vec<Task>,
     /// Objects that are staged as they are.
     pub(super) unchanged: u64,
+    /// Entries of the quarantine that stand for what is left as it is.
+    pub(super) standing: u64,
     /// Objects that are gone and whose rows stay.
     pub(super) gone: u64,
     /// Jobs that are to be done again once their fetches are there as a whole.
@@ -53,11 +58,11 @@ pub(super) struct Tasks {
 }
 
 /// Sorts objects into jobs of about `file_bytes` of files. `missing` says what became of an object that is not among
-/// them.
+/// them, by its key and by what told it from others when it was staged.
 pub(super) fn tasks(
     records: Vec<Record>,
     mut objects: BTreeMap<String, Object>,
-    missing: impl Fn(&str) -> Missing,
+    missing: impl Fn(&str, &str) -> Missing,
     (table, again): (&str, bool),
     file_bytes: u64,
 ) -> Tasks {
@@ -66,29 +71,39 @@ pub(super) fn tasks(
         let mut inputs = BTreeMap::new();
         let mut changed = again || record.table != table;
         let (mut cleared, mut waits, mut replaced) = (Vec::new(), false, false);
+        let mut unread = false;
         for (key, version) in &record.inputs {
             if let Some(object) = objects.remove(key) {
                 changed |= object.version != *version;
                 inputs.insert(key.clone(), object.version);
                 continue;
             }
-            match missing(key) {
+            if version.starts_with(UNREAD) {
+                unread = true;
+                continue;
+            }
+            match missing(key, version) {
                 Missing::Replaced => replaced = true,
                 Missing::Waits => waits = true,
                 Missing::Cleared => cleared.push(key),
             }
         }
+        // No row was made of it: only its entry of the quarantine goes, which is worth no failure.
+        replaced |= unread && cleared.is_empty();
         found.gone += cleared.len() as u64;
         // Where all of its objects were cleared away there is nothing to make its rows of anew.
         if !replaced && (!changed || (inputs.is_empty() && !waits)) {
             found.unchanged += inputs.len() as u64;
+            found.standing += record.quarantined;
             continue;
         }
         if waits {
             found.waiting += 1;
+            found.standing += record.quarantined;
             continue;
         }
         if let Some(first) = cleared.first() {
+            found.standing += record.quarantined;
             found.failed.push(format!(
                 "{} objects should be staged again, whose rows lie in files with those of {} that are gone, such as \
                  `{first}`: they are left as they are; remove {}/{}.json and its files to have them anew",
@@ -131,7 +146,8 @@ impl Task {
 
     /// Whether rows were made of an object before.
     pub(super) fn has_staged(&self, key: &str) -> bool {
-        self.before.as_ref().is_some_and(|record| record.inputs.contains_key(key))
+        let version = self.before.as_ref().and_then(|record| record.inputs.get(key));
+        version.is_some_and(|version| !version.starts_with(UNREAD))
     }
 
     /// Files of what was made before.
@@ -160,7 +176,7 @@ mod tests {
         let first = tasks(
             Vec::new(),
             objects(&[("a/1", "1"), ("a/2", "1"), ("b/1", "1")]),
-            |_| Missing::Cleared,
+            |_, _| Missing::Cleared,
             ("t", false),
             20,
         );
@@ -168,7 +184,7 @@ mod tests {
         assert_eq!(first.tasks.iter().map(|task| task.inputs.len()).collect::<Vec<_>>(), [2, 1]);
         let records: Vec<Record> = first.tasks.iter().map(record).collect();
         let again = |keys: &[(&str, &str)], missing: &[(&str, Missing)], table| {
-            let missing = |key: &str| {
+            let missing = |key: &str, _: &str| {
                 let of = missing.iter().find(|(start, _)| key.starts_with(start));
                 of.map_or(Missing::Cleared, |(_, missing)| *missing)
             };
@@ -199,7 +215,7 @@ mod tests {
         let first = tasks(
             Vec::new(),
             objects(&[("a/1.json", "1"), ("a/2.json", "1")]),
-            |_| Missing::Cleared,
+            |_, _| Missing::Cleared,
             ("t", false),
             20,
         );
@@ -208,7 +224,7 @@ mod tests {
         let all = tasks(
             records.clone(),
             objects(&[("a/1.csv", "1")]),
-            |_| Missing::Replaced,
+            |_, _| Missing::Replaced,
             ("t", false),
             20,
         );
@@ -217,18 +233,19 @@ mod tests {
         assert_eq!(all.tasks[0].files_before().len(), 1);
         assert_eq!(all.tasks[1].inputs.keys().collect::<Vec<_>>(), ["a/1.csv"]);
         // One was replaced and one was cleared away: the rows of both lie in one file.
-        let of = |key: &str| {
+        let of = |key: &str, _: &str| {
             if key == "a/1.json" { Missing::Replaced } else { Missing::Cleared }
         };
         let mixed = tasks(records.clone(), BTreeMap::new(), of, ("t", false), 20);
         assert_eq!((mixed.tasks.len(), mixed.gone, mixed.failed.len()), (0, 1, 1));
         assert!(mixed.failed[0].starts_with("1 objects should"), "{:?}", mixed.failed);
         // While it is collected nothing is done, and nothing is gone.
-        let of = |key: &str| if key == "a/1.json" { Missing::Replaced } else { Missing::Waits };
+        let of =
+            |key: &str, _: &str| if key == "a/1.json" { Missing::Replaced } else { Missing::Waits };
         let waits = tasks(records.clone(), BTreeMap::new(), of, ("t", false), 20);
         let told = (waits.tasks.len(), waits.gone, waits.failed.len(), waits.waiting);
         assert_eq!(told, (0, 0, 0, 1));
-        let waits = tasks(records, BTreeMap::new(), |_| Missing::Waits, ("u", false), 20);
+        let waits = tasks(records, BTreeMap::new(), |_, _| Missing::Waits, ("u", false), 20);
         assert_eq!((waits.tasks.len(), waits.gone, waits.waiting), (0, 0, 1));
     }
 }

@@ -158,10 +158,86 @@ async fn what_was_cleared_away_keeps_its_rows() {
     }
     let done = place.run().await;
     assert_eq!((done.gone, done.unchanged, place.files().await), (1, 1, first.clone()));
+    // Of the other the manifest stays as it is: nothing says that it was collected again.
+    place.delete("raw/b/1.ndjson").await;
+    let done = place.run().await;
+    assert_eq!((done.gone, done.failed.len(), place.files().await), (2, 0, first.clone()));
     // In one file with what changes now: told, and left.
     place.put("raw/b/1.ndjson", "{\"n\":2}\n").await;
     let done = place.run().await;
     assert_eq!((done.gone, done.failed.len(), place.files().await), (1, 1, first));
+}
+
+#[tokio::test]
+async fn what_a_longer_read_left_beside_a_manifest_is_no_page() {
+    let place = Place::new(plan());
+    for page in 1..=3 {
+        place.put(&format!("raw/a/0000{page}.ndjson"), &format!("{{\"n\":{page}}}\n")).await;
+    }
+    let named = |pages: &[u32], more: &str| {
+        let one = |page: &u32| {
+            format!(
+                r#"{{"key":"elsewhere/a/0000{page}.ndjson","bytes":8,"sha256":"","stored_bytes":8}}"#
+            )
+        };
+        let objects: Vec<String> = pages.iter().map(one).collect();
+        format!(
+            r#"{{"version":1,"queue":"q","platform":"p","api":"a","account":"x","id":"i","seq":1,"http_status":200,
+            "attempts":1,"pages":1,"waited_ms":0,"fetched_at":"2026-11-20T00:00:00Z",{more}"objects":[{}]}}"#,
+            objects.join(",")
+        )
+    };
+    place.put("raw/a/_manifest.json", &named(&[1, 2], "")).await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unnamed, done.rows), (2, 1, 2), "{done:?}");
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unchanged, done.unnamed), (0, 2, 1));
+    // A long read has its pages in lists.
+    place.put("raw/a/_pages-00001.json", &named(&[3], "")).await;
+    place.put("raw/a/_pages-00002.json", &named(&[1], "")).await;
+    place.put("raw/a/_manifest.json", &named(&[3], "\"lists\":2,")).await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unnamed, done.rows), (2, 1, 2), "{done:?}");
+    // One that names none, as somebody else may write it, stands for all.
+    place.put("raw/a/_manifest.json", &named(&[], "")).await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unnamed, done.rows), (3, 0, 3), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_none_keeps_no_other_object_back() {
+    let place = Place::new(plan());
+    for folder in ["raw/a", "raw/b"] {
+        place.put(&format!("{folder}/1.ndjson"), "{\"n\":1}\n").await;
+        place.manifest(folder, "q", false).await;
+    }
+    place.put("raw/a/_manifest.json", "{\"version\":1,").await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.rows, done.quarantined, done.failed.len()), (2, 1, 1, 0));
+    assert!(done.first_bad.as_ref().unwrap().contains("`raw/a/_manifest.json` is no manifest"));
+    assert_eq!(place.run().await.unchanged, 2);
+    place.manifest("raw/a", "q", false).await;
+    let done = place.run().await;
+    assert_eq!((done.rows, done.quarantined), (2, 0), "{done:?}");
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_read_keeps_no_other_back_and_is_tried_again() {
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut place = Place::new(StagePlan { manifest: false, ..plan() });
+    place.store = Store::open_file(folder.path(), state.path(), false, ROOM).unwrap();
+    place.put("raw/b.ndjson", "{\"n\":1}\n").await;
+    std::fs::write(folder.path().join("raw/a#b.ndjson"), "{\"n\":1}\n").unwrap();
+    for _ in 0..2 {
+        let done = place.run().await;
+        assert_eq!((done.inputs, done.rows, done.quarantined), (2, 1, 1), "{done:?}");
+        assert!(done.first_bad.as_ref().unwrap().contains("a `#` in a key"), "{done:?}");
+    }
+    // No row was made of it, so that none is lost where the other changes.
+    std::fs::remove_file(folder.path().join("raw/a#b.ndjson")).unwrap();
+    place.put("raw/b.ndjson", "{\"n\":1}\n{\"n\":2}\n").await;
+    let done = place.run().await;
+    assert_eq!((done.rows, done.quarantined, done.failed.len()), (2, 0, 0), "{done:?}");
 }
 
 #[tokio::test]
@@ -190,6 +266,54 @@ async fn files_that_count_are_never_written_over() {
     let mut wanted = second;
     wanted.insert("staged/_quarantine/mine.jsonl".to_owned());
     assert_eq!(place.keys("staged").await, wanted);
+}
+
+#[tokio::test]
+async fn what_counts_as_declared_otherwise_and_what_stands_in_quarantine() {
+    let mut place = Place::new(plan());
+    place.put("raw/a/1.ndjson", "{\"n\":1}\nno\n").await;
+    place.manifest("raw/a", "q", false).await;
+    let done = place.run().await;
+    assert_eq!((done.quarantined, done.standing), (1, 0));
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.quarantined, done.standing), (0, 0, 1));
+    // Other sizes of files change no row, and no key is asked for its parts.
+    place.plan.file_bytes *= 2;
+    let stager = |place: &Place, template: &str| {
+        let (name, plan) = (Slug::new("t").unwrap(), Arc::new(place.plan.clone()));
+        Stager::new(place.store.clone(), &name, plan, template, Some(2), &place.stop)
+    };
+    assert_eq!(stager(&place, "{page}").run(false).await.unwrap().inputs, 0);
+    place.plan.record_bytes_max *= 2;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.quarantined, done.standing), (1, 1, 0));
+    place.plan.table.columns[1].from = From::Input("part.id".to_owned());
+    assert_eq!(place.run().await.inputs, 1);
+    assert_eq!(place.run().await.inputs, 0);
+    assert_eq!(stager(&place, "{api}/{id}/{page}").run(false).await.unwrap().inputs, 1);
+}
+
+/// Files whose place is emptied while they are made.
+#[tokio::test]
+async fn a_job_whose_files_another_process_removes_is_not_done() {
+    let mut plan = plan();
+    (plan.manifest, plan.table.partition) = (false, vec![1]);
+    let place = Place::new(plan);
+    let text: String = (0..200).map(|n| format!("{{\"n\":{n},\"c\":\"{n}\"}}\n")).collect();
+    super::outputs::put(&place.store, Path::from("raw/1.ndjson"), text.into_bytes()).await.unwrap();
+    let removed = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if let Some(file) = place.files().await.first() {
+                return place.delete(file).await;
+            }
+        }
+    };
+    let (done, ()) = tokio::join!(place.run(), removed);
+    assert_eq!((done.inputs, done.failed.len()), (0, 1), "{done:?}");
+    assert!(done.failed[0].contains("another process"), "{done:?}");
+    assert!(place.keys("staged").await.is_empty());
+    assert_eq!(place.run().await.rows, 200);
 }
 
 #[tokio::test]
@@ -244,9 +368,12 @@ async fn a_store_with_little_room_takes_fewer_files_at_once_and_a_stop_ends_whoe
 #[tokio::test]
 async fn a_record_of_many_files_is_remembered() {
     let mut plan = plan();
-    (plan.manifest, plan.table.partition) = (false, vec![1]);
+    // Long paths by several folders, each of which may be called so.
+    let of_c = |name: &str| Column { name: name.to_owned(), ..column("c", Kind::String) };
+    plan.table.columns.extend(["d", "e", "f", "g"].map(of_c));
+    (plan.manifest, plan.table.partition) = (false, vec![1, 2, 3, 4, 5]);
     let place = Place::new(plan);
-    let name = "x".repeat(1_000);
+    let name = "x".repeat(200);
     let text: String = (0..1_200).map(|n| format!("{{\"n\":{n},\"c\":\"{name}{n}\"}}\n")).collect();
     super::outputs::put(&place.store, Path::from("raw/1.ndjson"), text.into_bytes()).await.unwrap();
     let done = place.run().await;

@@ -57,7 +57,7 @@ fn what_is_not_said_has_the_documented_default() {
     assert_eq!(plan.store.key.text(), "{platform}/{api}/{account}/{date}/{id}/{page}.{ext}");
     assert_eq!(plan.store.compression, Compression::Zstd);
     assert!(!plan.store.fsync && !plan.node_name.is_empty());
-    assert_eq!(plan.store.spool_bytes_max, 1 << 30);
+    assert_eq!(plan.store.spool_bytes_max, 0);
     let collect = &plan.collect;
     assert_eq!((collect.concurrency, collect.attempts_max), (1024, 5));
     assert_eq!((collect.buffer_bytes_max, collect.body_bytes_max), (256 << 20, 8 << 30));

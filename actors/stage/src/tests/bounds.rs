@@ -38,6 +38,47 @@ fn a_record_of_too_many_rows_is_told_and_the_others_are_taken() {
 }
 
 #[test]
+fn rows_that_repeat_a_long_text_are_made_some_at_a_time() {
+    let mut table = table(Format::Ndjson, &[("t", "string"), ("a.x", "int64"), ("k", "string")]);
+    table.explode = vec![path("a")];
+    table.columns[2].from = From::Input("k".to_owned());
+    let shaper = Arc::new(crate::shape::Shaper::new(Arc::new(table.clone())).unwrap());
+    let bounds = Bounds { record_bytes_max: 1 << 20, ..small() };
+    let largest = |body: crate::piece::Body, input: usize| {
+        let (mut largest, mut rows) = (0, 0);
+        let values = vec![None, None, Some("k".repeat(input))];
+        let facts = Arc::new(crate::piece::Facts { key: "a".to_owned(), values });
+        let piece = crate::piece::Piece { input: facts, first: 1, offset: 0, body };
+        let mut send = |made: crate::work::Made| {
+            let bytes = |(_, batch): &(String, RecordBatch)| batch.get_array_memory_size();
+            largest = largest.max(made.parts.iter().map(bytes).sum::<usize>());
+            rows += made.parts.iter().map(|(_, batch)| batch.num_rows()).sum::<usize>();
+            Ok(())
+        };
+        crate::work::Worker::new(&shaper, &bounds).work(piece, &mut send).unwrap();
+        (largest, rows)
+    };
+    // 200 MB of one text in 1,000 rows.
+    let list: Vec<String> = (0..1_000).map(|n| format!("{{\"x\":{n}}}")).collect();
+    let line = format!("{{\"t\":\"{}\",\"a\":[{}]}}\n", "t".repeat(200_000), list.join(","));
+    let lines = crate::piece::Body::Lines(line.into_bytes());
+    let (most, rows) = largest(lines, 1);
+    assert_eq!(rows, 1_000);
+    assert!((8 << 20..40 << 20).contains(&most), "{most}");
+    // The same of what is said of an input, in JSON and in CSV.
+    let lines = crate::piece::Body::Lines("{\"t\":\"\"}\n".repeat(1_000).into_bytes());
+    let (most, rows) = largest(lines, 200_000);
+    assert_eq!(rows, 1_000);
+    assert!((8 << 20..40 << 20).contains(&most), "{most}");
+    let texts = arrow_array::StringArray::from(vec!["1"; 1_000]);
+    let columns = vec![Some(texts.clone()), Some(texts), None];
+    let (most, rows) =
+        largest(crate::piece::Body::Columns(columns, (2..).take(1_000).collect()), 200_000);
+    assert_eq!(rows, 1_000);
+    assert!((8 << 20..40 << 20).contains(&most), "{most}");
+}
+
+#[test]
 fn a_value_that_does_not_fit_is_told_once_whatever_rows_it_stands_in() {
     let mut table = pairs();
     table.columns[1].required = true;

@@ -28,6 +28,45 @@ fn a_truncated_line_is_told_and_the_next_is_read() {
 }
 
 #[test]
+fn a_line_over_the_bound_is_told_however_small_its_input_is() {
+    let long = "x".repeat(2_500);
+    let long = format!("{long}\",\"e\":\"{long}");
+    let lines = format!("{{\"n\":1}}\n{{\"n\":2,\"c\":\"{long}\"}}\n{{\"n\":3}}\n");
+    let staged = try_stage(&numbers(), &small(), vec![input("a.ndjson", &lines)]).unwrap();
+    assert_eq!((staged.report.rows, staged.bad.len()), (2, 1), "{:?}", staged.bad);
+    assert_eq!(staged.reasons(), ["the record is larger than 4096 bytes"]);
+}
+
+#[test]
+fn a_csv_with_spaces_between_its_fields_ends_where_it_ends() {
+    let mut table = table(Format::Csv, &[("n", "int64"), ("m", "int64")]);
+    for separator in [b' ', b'|', b';'] {
+        table.separator = separator;
+        let text = "n m\n1 2\n3 4\n".replace(' ', char::from(separator).to_string().as_str());
+        let staged = stage(&table, vec![input("a.csv", &text)]);
+        assert_eq!((staged.report.rows, staged.bad.len()), (2, 0), "{:?}", staged.bad);
+    }
+}
+
+#[test]
+fn a_text_that_no_folder_can_be_called_by_is_told() {
+    let mut table = table(Format::Ndjson, &[("n", "int64"), ("c", "string")]);
+    table.partition = vec![1];
+    let text = |n: u32, c: &str| format!("{{\"n\":{n},\"c\":\"{c}\"}}\n");
+    // With the name and the equals sign 255 bytes, and 256; signs that are encoded take three.
+    let text = [
+        text(1, &"x".repeat(253)),
+        text(2, &"x".repeat(254)),
+        text(3, &"/".repeat(84)),
+        text(4, &"/".repeat(85)),
+    ];
+    let staged = stage(&table, vec![input("a.ndjson", text.concat())]);
+    let told: Vec<_> = staged.bad.iter().map(|bad| bad["record"].as_u64()).collect();
+    assert_eq!((staged.report.rows, told), (2, vec![Some(2), Some(4)]), "{:?}", staged.bad);
+    assert!(staged.reasons()[0].contains("more than 255 bytes"), "{:?}", staged.reasons());
+}
+
+#[test]
 fn a_truncated_document_keeps_what_came_before() {
     let table = offers();
     for (number, at) in [40, 200, OFFERS.len() - 2].into_iter().enumerate() {
