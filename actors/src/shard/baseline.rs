@@ -37,7 +37,7 @@ const FEW: u32 = 32;
 const ENOUGH: u32 = 64;
 /// What an answer outside a crowd is believed to show of its request's way, at most.
 pub(crate) const UNEVEN_MAX: Span = Span::from_millis(100);
-/// What one of the first answers outside a crowd is believed to show, at most.
+/// What one of the first answers outside a crowd is believed to show where other nodes call too, at most.
 const UNEVEN_YOUNG_MAX: Span = Span::from_millis(500);
 /// Writings are counted in slices of this length, for a minute: as long as an answer that matters may take.
 const SLICE_US: i64 = 50_000;
@@ -246,7 +246,12 @@ impl Baselines {
         let known = epochs.filter(|epochs| is_alone && epochs.count() >= FEW);
         let slower = known.map_or(took, |epochs| epochs.slower(took));
         let Late { by, in_crowd } = self.known(platform, api, written, answered);
-        if in_crowd { slower } else { slower.min(UNEVEN_YOUNG_MAX).max(by) }
+        match (in_crowd, is_alone) {
+            (true, _) => slower,
+            // There is no crowd that this node does not see.
+            (false, true) => by,
+            (false, false) => slower.min(UNEVEN_YOUNG_MAX).max(by),
+        }
     }
 
     /// Whether the first answers of an api have only just come.
@@ -431,6 +436,10 @@ mod tests {
     #[test]
     fn a_first_answer_outside_a_crowd_is_believed_within_bounds() {
         let mut baselines = Baselines::new(1, Owned::default());
+        slower(&mut baselines, 0, 320, 1);
+        assert_eq!(late(&baselines, 0, 320), 100, "nobody else calls");
+        let mut baselines = Baselines::new(1, Owned::nothing());
+        baselines.owned.gain(Parts(u64::MAX >> 1));
         slower(&mut baselines, 0, 320, 1);
         assert_eq!(late(&baselines, 0, 320), 320, "others' crowd");
         assert_eq!(late(&baselines, 0, 20_000), 500);

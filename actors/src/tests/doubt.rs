@@ -57,11 +57,12 @@ fn a_window_ends_by_what_is_known_then_of_the_first_answers() {
 }
 
 #[test]
-fn a_few_answers_are_believed_and_those_where_other_nodes_call_too() {
+fn answers_are_believed_where_other_nodes_call_too() {
     for limit in LIMITS {
         paused(|| async move {
+            // Nobody else calls, and these are no crowd.
             let calls = second_calls(limit, 10, 0, Owned::default()).await;
-            assert_in(&calls, (1350, 1350), limit);
+            assert_in(&calls, (1025, 1100), limit);
         });
         paused(|| async move {
             // It owns all but a partition that none of the accounts is in.
