@@ -5,6 +5,7 @@ mod commands;
 #[cfg_attr(not(test), expect(dead_code, reason = "`serve` will start it"))]
 mod http;
 mod logs;
+mod systemd;
 mod ui;
 
 use std::process::ExitCode;

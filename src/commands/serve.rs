@@ -38,6 +38,7 @@ use super::{Exit, plan};
 use crate::cli::Global;
 use crate::http;
 use crate::logs::Logs;
+use crate::systemd::Systemd;
 use crate::ui::{Progress, say};
 
 /// A server that elects a leader does nothing for some seconds: so long a start is tried again, and how often.
@@ -77,6 +78,7 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
     let health = Health::new(clock.clone());
     // Before anything that may take long: who watches this node learns what it waits for.
     let server = http::start(plan.http.as_ref(), Arc::clone(&health))?;
+    let systemd = Systemd::start(Arc::clone(&health));
     let file = SessionFile::open(&plan.state()).map_err(with_code)?;
     health.set(health::NATS, "not connected yet");
     let connected = tokio::select! {
@@ -86,6 +88,7 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
     health.clear(health::NATS);
     let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
     let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
+    drop(systemd);
     drop(server);
     exit
 }

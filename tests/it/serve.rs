@@ -12,6 +12,7 @@ mod outages;
 mod publish;
 mod reload;
 mod setup;
+mod systemd;
 
 use std::time::Duration;
 

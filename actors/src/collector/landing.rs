@@ -169,7 +169,7 @@ impl Attempt<'_> {
                 }
             }
         }
-        self.tell(sealed.stored(), None, &from).await;
+        let sealed = self.telling(sealed, None, &from);
         let mut done = None;
         let companion = |stored: &Stored| {
             let made = self.done(status, stored, look.as_ref().and_then(Look::looked));

@@ -308,8 +308,7 @@ impl Attempt<'_> {
             let named = earlier.beside(&landing.manifest_key);
             taken.earlier = Some(named.into_iter().chain(left).collect());
         }
-        self.tell(sealed.stored(), name, &landing.from).await;
-        sealed.complete().await
+        self.telling(sealed, name, &landing.from).complete().await
     }
 
     /// All is there: removes what earlier collections and tries had more, and writes the manifest.

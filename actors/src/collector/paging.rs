@@ -280,8 +280,7 @@ impl Attempt<'_> {
             sealed.abort().await;
             return Ok(self.unsettled(&error, landed.status));
         }
-        self.tell(sealed.stored(), None, &landed.from).await;
-        let stored = match sealed.complete().await {
+        let stored = match self.telling(sealed, None, &landed.from).complete().await {
             Ok(stored) => stored,
             Err(error) => return Ok(self.unsettled(&error, landed.status)),
         };

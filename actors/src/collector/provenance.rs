@@ -22,7 +22,7 @@ use crate::auth::Redactor;
 use crate::http::{OnWritten, Written};
 use crate::recipe::Request;
 use crate::shard::context::Context;
-use crate::store::{LINE_BYTES_MAX, Stored};
+use crate::store::{LINE_BYTES_MAX, Sealed, Stored};
 
 /// Most of a URL that is kept, in bytes.
 const URL_KEPT: usize = 2048;
@@ -155,10 +155,15 @@ impl Attempt<'_> {
         Provenance { call: Some(call), ..provenance(self.shard, self.item) }
     }
 
-    /// Appends the line of an object that is about to become visible.
-    pub(super) async fn tell(&self, stored: &Stored, member: Option<&String>, from: &Provenance) {
+    /// The object that is about to become visible with the line that tells of it, if lines are kept.
+    pub(super) fn telling(
+        &self,
+        sealed: Sealed,
+        member: Option<&String>,
+        from: &Provenance,
+    ) -> Sealed {
         if !self.shard.store.has_lines() {
-            return;
+            return sealed;
         }
         let (item, wall) = (self.item, self.shard.clock.wall());
         let params = &item.fetch.params;
@@ -166,7 +171,7 @@ impl Attempt<'_> {
         let line = ObjectLine {
             version: 1,
             stored_at: wall,
-            object: Object { member: member.cloned(), ..object(stored) },
+            object: Object { member: member.cloned(), ..object(sealed.stored()) },
             platform: item.lane.account.platform.to_string(),
             account: item.lane.account.account.to_string(),
             api: item.lane.api.to_string(),
@@ -176,13 +181,16 @@ impl Attempt<'_> {
             params: if is_short { untelling(params) } else { Map::new() },
             provenance: from.clone(),
         };
-        self.shard.store.tell(text_of(line), wall).await;
+        sealed.telling(text_of(line), wall)
     }
 
     /// What is kept with an object, where the store has a place for it.
     pub(super) fn about(&self, from: &Provenance) -> Attributes {
         let mut about = Attributes::new();
         let store = &self.shard.store;
+        if !store.has_about() {
+            return about;
+        }
         let item = self.item;
         let mut add = |name: &str, value: &str| {
             if let Some(name) = store.about_name(name)

@@ -12,7 +12,7 @@ use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tollgate_gate::PermitId;
 
 use crate::collector::Slot;
@@ -29,6 +29,8 @@ use crate::telemetry;
 
 /// How often it is looked who waits for a slot.
 const TURN_EVERY: Duration = Duration::from_millis(25);
+/// The same while nothing is under way, for each look wakes the thread: those who begin to wait say so.
+const QUIET_EVERY: Duration = Duration::from_millis(250);
 /// Between two tries to subscribe.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 /// Between two tries to ask whether an object may become visible.
@@ -150,13 +152,19 @@ impl Carrier {
         mut own: Subscriber,
         mut all: Subscriber,
     ) {
-        let mut turns = interval(TURN_EVERY);
-        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let spill = self.spill.clone();
+        let mut turned = Instant::now();
         loop {
+            let every = if self.is_quiet() { QUIET_EVERY } else { TURN_EVERY };
             tokio::select! {
                 // Before what was heard: a node that was stopped has to know that first.
                 biased;
-                _ = turns.tick() => self.turn().await,
+                () = sleep_until(turned + every) => {
+                    self.turn().await;
+                    turned = Instant::now();
+                }
+                // The next turn comes sooner.
+                () = spill.news() => {}
                 command = said.recv() => match command {
                     Some(command) => self.command(command).await,
                     None => return,
@@ -171,6 +179,14 @@ impl Carrier {
                 },
             }
         }
+    }
+
+    /// Nothing is here or elsewhere, and nobody waits: only what others say can change that.
+    fn is_quiet(&self) -> bool {
+        self.home.is_empty()
+            && self.guest.is_empty()
+            && self.asking.is_empty()
+            && self.spill.waiting().into_iter().all(|count| count == 0)
     }
 
     fn is_linked(&self) -> bool {

@@ -84,6 +84,11 @@ impl<P> Guest<P> {
         }
     }
 
+    /// Whether nothing is offered and nobody is here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offered.is_empty() && self.lapsed.is_empty() && self.making.is_empty()
+    }
+
     /// Attempts of others that are made here.
     pub(crate) fn len(&self) -> usize {
         self.making.values().filter(|one| one.told.end.is_none()).count()

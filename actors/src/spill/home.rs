@@ -79,6 +79,11 @@ impl Home {
         }
     }
 
+    /// Whether no attempt is elsewhere.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.abroad.is_empty()
+    }
+
     /// Attempts that are elsewhere.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {

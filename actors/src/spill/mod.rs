@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::collector::USE_WITHIN;
@@ -115,6 +115,8 @@ struct Inner {
     commands: mpsc::UnboundedSender<Command>,
     /// Accounts of each shard that wait for a slot and whose fetches may travel.
     waiting: Box<[AtomicUsize]>,
+    /// Accounts begin to wait, or the node to end.
+    news: Notify,
     /// Somebody carries what is said.
     on: AtomicBool,
     /// The node is about to end: it neither asks nor offers.
@@ -138,8 +140,8 @@ impl Spill {
     pub(crate) fn new(shards: usize) -> (Self, mpsc::UnboundedReceiver<Command>) {
         let (commands, heard) = mpsc::unbounded_channel();
         let waiting = (0..shards).map(|_| AtomicUsize::new(0)).collect();
-        let (on, ending, guests, endings) = Default::default();
-        (Self(Arc::new(Inner { commands, waiting, on, ending, guests, endings })), heard)
+        let (news, on, ending, guests, endings) = Default::default();
+        (Self(Arc::new(Inner { commands, waiting, news, on, ending, guests, endings })), heard)
     }
 
     /// Whether attempts may travel.
@@ -154,6 +156,7 @@ impl Spill {
     /// The node neither asks nor offers any more; what is under way goes on.
     pub(crate) fn end(&self) {
         self.0.ending.store(true, Ordering::Release);
+        self.0.news.notify_one();
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -162,9 +165,17 @@ impl Spill {
 
     /// So many accounts of a shard wait for a slot and may travel.
     pub(crate) fn waits(&self, shard: u16, count: usize) {
-        if let Some(waiting) = self.0.waiting.get(usize::from(shard)) {
-            waiting.store(count, Ordering::Release);
+        if let Some(waiting) = self.0.waiting.get(usize::from(shard))
+            && waiting.swap(count, Ordering::AcqRel) == 0
+            && count > 0
+        {
+            self.0.news.notify_one();
         }
+    }
+
+    /// Waits until accounts begin to wait, or the node to end; for one who carries. Dropping the future loses nothing.
+    pub(crate) async fn news(&self) {
+        self.0.news.notified().await;
     }
 
     /// The same of each shard.

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use super::error::{SinkError, is_bucket_missing};
+use super::error::{SinkError, if_there};
 use super::{Codec, Store};
 
 /// Pieces that are worked on together, off the loop.
@@ -21,14 +21,7 @@ impl Store {
     /// # Errors
     /// [`SinkError::Store`].
     pub async fn size(&self, key: &Path) -> Result<Option<u64>, SinkError> {
-        self.check(key)?;
-        match self.inner.objects.head(key).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                Ok(None)
-            }
-            Err(error) => Err(SinkError::store(key, error)),
-        }
+        Ok(self.look(key).await?.map(|listed| listed.bytes))
     }
 
     /// Whether this object is there, has so many bytes as stored, and decompresses to bytes of this hash. Reads
@@ -44,12 +37,8 @@ impl Store {
         sha256: &[u8; 32],
     ) -> Result<bool, SinkError> {
         self.check(key)?;
-        let found = match self.inner.objects.get(key).await {
-            Ok(found) => found,
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                return Ok(false);
-            }
-            Err(error) => return Err(SinkError::store(key, error)),
+        let Some(found) = if_there(key, self.inner.objects.get(key).await)? else {
+            return Ok(false);
         };
         if found.meta.size != stored_bytes {
             return Ok(false);

@@ -188,8 +188,20 @@ fn remote_kind(error: &(dyn std::error::Error + 'static)) -> Option<StoreErrorKi
     None
 }
 
+/// What was found under a key; nothing where there is no such object. A bucket that is missing is an error.
+pub(super) fn if_there<T>(
+    key: &Path,
+    found: Result<T, object_store::Error>,
+) -> Result<Option<T>, SinkError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => Ok(None),
+        Err(error) => Err(SinkError::store(key, error)),
+    }
+}
+
 /// Whether a store said that the bucket itself is missing, not an object in it.
-pub(super) fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_bucket_missing(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let answer = Answer::of(&error.to_string());

@@ -75,6 +75,24 @@ impl Kept {
     }
 }
 
+/// A line about an object, to be written before that becomes visible.
+#[derive(Debug)]
+pub(super) struct Line {
+    lines: Arc<Lines>,
+    text: Vec<u8>,
+    wall: Timestamp,
+}
+
+impl Line {
+    /// Appends it; blocks. One that cannot be written is told as an event and does not keep its object out: the manifest
+    /// has the same.
+    pub(super) fn write(self) {
+        if let Err(error) = self.lines.append(&self.text, self.wall) {
+            telemetry::lines_unsent(&format!("write a line into the state folder: {error}"));
+        }
+    }
+}
+
 /// The file that lines are appended to.
 #[derive(Debug)]
 struct Open {
@@ -93,7 +111,7 @@ pub fn keep_lines(store: Store, plan: &Plan) -> impl Future<Output = ()> + use<>
         let lines =
             Lines::new(plan.state().join(STATE_FOLDER), plan.node_name.clone(), KEPT_BYTES_MAX);
         // A store has one node.
-        let _first = store.inner.lines.set(lines).is_ok();
+        let _first = store.inner.lines.set(Arc::new(lines)).is_ok();
     }
     async move {
         let Some(lines) = store.inner.lines.get() else { return };
@@ -118,19 +136,16 @@ impl Store {
         self.inner.lines.get().is_some()
     }
 
-    /// Appends a line, which ends in a line feed, about what is stored next; `wall` is now. One that cannot be written is
-    /// told as an event and does not keep its object out: the manifest has the same.
-    pub(crate) async fn tell(&self, line: Vec<u8>, wall: Timestamp) {
-        if !self.has_lines() {
-            return;
-        }
-        let inner = Arc::clone(&self.inner);
-        let appended = spawn_blocking(move || match inner.lines.get() {
-            Some(lines) => lines.append(&line, wall),
-            None => Ok(()),
-        });
-        let appended = appended.await.map_err(io::Error::other).flatten();
-        if let Err(error) = appended {
+    /// A line, which ends in a line feed, about what is stored next; `wall` is now. Nothing if none are kept.
+    pub(super) fn line(&self, text: Vec<u8>, wall: Timestamp) -> Option<Line> {
+        let lines = Arc::clone(self.inner.lines.get()?);
+        Some(Line { lines, text, wall })
+    }
+
+    /// Writes a line, on a thread that may wait for the disk.
+    pub(super) async fn tell(&self, line: Option<Line>) {
+        let Some(line) = line else { return };
+        if let Err(error) = spawn_blocking(move || line.write()).await {
             telemetry::lines_unsent(&format!("write a line into the state folder: {error}"));
         }
     }
@@ -322,7 +337,7 @@ mod tests {
         let store = Store::memory(1 << 30).unwrap();
         let state = folder.join(STATE_FOLDER);
         let lines = Lines::new(state.clone(), "node/a#".into(), bytes);
-        store.inner.lines.set(lines).unwrap();
+        store.inner.lines.set(Arc::new(lines)).unwrap();
         (store, state)
     }
 
@@ -341,8 +356,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let wall: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
         let (first, state) = kept(folder.path());
-        first.tell(b"{\"n\":1}\n".to_vec(), wall).await;
-        first.tell(b"{\"n\":2}\n".to_vec(), wall).await;
+        first.tell(first.line(b"{\"n\":1}\n".to_vec(), wall)).await;
+        first.tell(first.line(b"{\"n\":2}\n".to_vec(), wall)).await;
         drop(first);
         // Half a line, as a kill in the middle of a write leaves it.
         let left = fs::read_dir(&state).unwrap().next().unwrap().unwrap().path();
@@ -352,11 +367,11 @@ mod tests {
         assert_eq!(told(&second).await, "{\"n\":1}\n{\"n\":2}\n");
         assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
         // Those of now stay until they are old, or all are wanted; another day is another file.
-        second.tell(b"{\"n\":3}\n".to_vec(), wall).await;
+        second.tell(second.line(b"{\"n\":3}\n".to_vec(), wall)).await;
         second.send_lines(false).await.unwrap();
         assert!(!told(&second).await.contains('3'));
         let next_day = "2026-11-23T00:00:00Z".parse().unwrap();
-        second.tell(b"{\"n\":4}\n".to_vec(), next_day).await;
+        second.tell(second.line(b"{\"n\":4}\n".to_vec(), next_day)).await;
         second.send_lines(false).await.unwrap();
         assert!(told(&second).await.contains('3'));
         second.end_lines().await;
@@ -372,7 +387,7 @@ mod tests {
         let mut line = vec![b'x'; LINE_BYTES_MAX - 1];
         line.push(b'\n');
         for _ in 0..9 {
-            store.tell(line.clone(), wall).await;
+            store.tell(store.line(line.clone(), wall)).await;
         }
         store.end_lines().await;
         assert_eq!(told(&store).await.len(), 9 * line.len());

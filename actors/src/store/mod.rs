@@ -64,7 +64,7 @@ use tokio::task::spawn_blocking;
 
 use self::bucket::Bucket;
 use self::budget::Budget;
-use self::lines::Lines;
+use self::lines::{Line, Lines};
 use self::spool::Spool;
 use self::upload::Upload;
 use self::writers::Writers;
@@ -72,7 +72,7 @@ use self::writers::Writers;
 pub use self::bucket::BUCKET_BODY_BYTES_MAX;
 pub(crate) use self::bucket::landing;
 pub use self::error::{OpenError, SinkError, StoreErrorKind, Unfit};
-use self::error::{is_bucket_missing, is_unknown};
+use self::error::{if_there, is_unknown};
 pub use self::leftovers::Cleaned;
 pub(crate) use self::lines::LINE_BYTES_MAX;
 pub use self::lines::{LINES_FOLDER, keep_lines};
@@ -266,7 +266,7 @@ struct Inner {
     part_bytes: usize,
     files: Option<Files>,
     bucket: Option<Bucket>,
-    lines: OnceLock<Lines>,
+    lines: OnceLock<Arc<Lines>>,
     folds_case: OnceLock<bool>,
     /// Whether it has said that it cannot put an object only where none is.
     no_create: AtomicBool,
@@ -503,18 +503,7 @@ impl Store {
     /// # Errors
     /// [`SinkError::TooLarge`] over [`SMALL_OBJECT_BYTES_MAX`]; [`SinkError::Store`].
     pub async fn get(&self, key: &Path) -> Result<Option<Bytes>, SinkError> {
-        self.check(key)?;
-        let found = match self.inner.objects.get(key).await {
-            Ok(found) => found,
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(SinkError::store(key, error)),
-        };
-        if found.meta.size > SMALL_OBJECT_BYTES_MAX as u64 {
-            return Err(too_large(key));
-        }
-        found.bytes().await.map(Some).map_err(|e| SinkError::store(key, e))
+        self.read_whole(key, SMALL_OBJECT_BYTES_MAX as u64).await
     }
 
     /// Removes an object; none is no error. Dropping the future leaves open whether it is there.
@@ -523,13 +512,7 @@ impl Store {
     /// [`SinkError::Store`].
     pub async fn delete(&self, key: &Path) -> Result<(), SinkError> {
         self.check(key)?;
-        match self.inner.objects.delete(key).await {
-            Ok(()) => Ok(()),
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                Ok(())
-            }
-            Err(error) => Err(SinkError::store(key, error)),
-        }
+        if_there(key, self.inner.objects.delete(key).await).map(|_| ())
     }
 
     /// The keys of its objects in order, at most so many: for small stores.
@@ -639,7 +622,12 @@ impl Store {
     }
 
     async fn put(&self, key: &Path, object: Bytes) -> Result<(), SinkError> {
-        self.put_all(vec![(key.clone(), object)]).await
+        self.put_all(vec![(key.clone(), object)], None).await
+    }
+
+    /// Whether the store keeps metadata with objects.
+    pub(crate) fn has_about(&self) -> bool {
+        self.inner.bucket.is_some()
     }
 
     /// What metadata of this name is called in the store; nothing where it keeps none with objects.
@@ -664,16 +652,21 @@ impl Store {
         put.map(drop).map_err(|e| SinkError::store(key, e))
     }
 
-    /// Puts objects in order; the first failure ends it.
-    async fn put_all(&self, objects: Vec<(Path, Bytes)>) -> Result<(), SinkError> {
+    /// Puts objects in order, after the line that tells of them; the first failure ends it.
+    async fn put_all(
+        &self,
+        objects: Vec<(Path, Bytes)>,
+        line: Option<Line>,
+    ) -> Result<(), SinkError> {
         for (key, _) in &objects {
             self.check(key)?;
         }
         if let Some(files) = &self.inner.files
             && files.writers.any()
         {
-            return files.writers.put(objects).await;
+            return files.writers.put(objects, line).await;
         }
+        self.tell(line).await;
         for (key, object) in objects {
             let put = self.inner.objects.put(&key, object.into()).await;
             put.map_err(|e| SinkError::store(&key, e))?;

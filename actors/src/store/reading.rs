@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
 
-use super::error::is_bucket_missing;
+use super::error::if_there;
 use super::{SinkError, Store};
 
 /// An object as a list has it.
@@ -77,13 +77,8 @@ impl Store {
     /// [`SinkError::Store`].
     pub async fn look(&self, key: &Path) -> Result<Option<Listed>, SinkError> {
         self.check(key)?;
-        match self.inner.objects.head(key).await {
-            Ok(meta) => Ok(Some(meta.into())),
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                Ok(None)
-            }
-            Err(error) => Err(SinkError::store(key, error)),
-        }
+        let found = if_there(key, self.inner.objects.head(key).await)?;
+        Ok(found.map(Listed::from))
     }
 
     /// The bytes of an object as they are stored, of any size; `None` if there is none.
@@ -92,12 +87,8 @@ impl Store {
     /// [`SinkError::Store`].
     pub async fn read(&self, key: &Path) -> Result<Option<(Listed, Reading)>, SinkError> {
         self.check(key)?;
-        let found = match self.inner.objects.get(key).await {
-            Ok(found) => found,
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(SinkError::store(key, error)),
+        let Some(found) = if_there(key, self.inner.objects.get(key).await)? else {
+            return Ok(None);
         };
         let listed = Listed::from(found.meta.clone());
         let reading = match found.payload {
@@ -115,12 +106,8 @@ impl Store {
     /// [`SinkError::TooLarge`] over `bytes_max`; [`SinkError::Store`].
     pub async fn read_whole(&self, key: &Path, bytes_max: u64) -> Result<Option<Bytes>, SinkError> {
         self.check(key)?;
-        let found = match self.inner.objects.get(key).await {
-            Ok(found) => found,
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(SinkError::store(key, error)),
+        let Some(found) = if_there(key, self.inner.objects.get(key).await)? else {
+            return Ok(None);
         };
         if found.meta.size > bytes_max {
             return Err(SinkError::TooLarge { key: key.clone(), bytes_max });

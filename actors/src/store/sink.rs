@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes};
 use tokio::sync::Semaphore;
@@ -11,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::bucket::holding;
 use super::budget::Share;
 use super::error::SinkError;
+use super::lines::Line;
 use super::pipeline::{Fault, Pipeline, Sums, pack};
 use super::upload::Upload;
 use super::{INLINE_BYTES_MAX, Inspect, SinkOptions, Store, Stored};
@@ -62,6 +64,7 @@ pub struct Sealed {
     /// Of a small body: what it holds stays counted.
     share: Option<Share>,
     about: Attributes,
+    line: Option<Line>,
 }
 
 /// What is left to do.
@@ -92,6 +95,12 @@ impl Sealed {
         self.tap.take()
     }
 
+    /// Keeps a line about the object, which ends in a line feed, before that becomes visible; `wall` is now.
+    pub(crate) fn telling(mut self, text: Vec<u8>, wall: Timestamp) -> Self {
+        self.line = self.store.line(text, wall);
+        self
+    }
+
     /// Makes the object visible, as [`Sink::finish`] does.
     ///
     /// # Errors
@@ -108,7 +117,7 @@ impl Sealed {
         self,
         companion: impl FnOnce(&Stored) -> Option<(Path, Bytes)>,
     ) -> Result<Stored, SinkError> {
-        let Self { store, stored, left, share: _share, mut about, .. } = self;
+        let Self { store, stored, left, share: _share, mut about, mut line, .. } = self;
         if !about.is_empty() {
             // Of one that was begun in parts they are not known in time.
             for (name, hash) in
@@ -119,11 +128,14 @@ impl Sealed {
                 }
             }
         }
+        if !about.is_empty() || !matches!(left, Left::Whole(_)) {
+            store.tell(line.take()).await;
+        }
         match left {
             Left::Whole(object) if about.is_empty() => {
                 let mut objects = vec![(stored.key.clone(), object)];
                 objects.extend(companion(&stored));
-                store.put_all(objects).await?;
+                store.put_all(objects, line).await?;
                 return Ok(stored);
             }
             Left::Streamed(Some(mut upload), _, share) => {
@@ -296,7 +308,7 @@ impl Sink {
                     let stored = self.stored(sums, object.len() as u64);
                     let left = Left::Whole(object);
                     let Self { store, tap, about, .. } = self;
-                    return Ok(Sealed { store, stored, tap, left, share, about });
+                    return Ok(Sealed { store, stored, tap, left, share, about, line: None });
                 }
                 self.grow(held, share).await?
             }
@@ -370,7 +382,7 @@ impl Sink {
             let stored = self.stored(sums, object.len() as u64);
             let left = Left::Streamed(None, object, share);
             let Self { store, tap, about, .. } = self;
-            return Ok(Sealed { store, stored, tap, left, share: None, about });
+            return Ok(Sealed { store, stored, tap, left, share: None, about, line: None });
         }
         for part in parts {
             if !part.is_empty() {
@@ -381,7 +393,7 @@ impl Sink {
         let stored = self.stored(sums, upload.put_bytes());
         let left = Left::Streamed(Some(upload), Bytes::new(), share);
         let Self { store, tap, about, .. } = self;
-        Ok(Sealed { store, stored, tap, left, share: None, about })
+        Ok(Sealed { store, stored, tap, left, share: None, about, line: None })
     }
 
     async fn put_part(

@@ -12,7 +12,7 @@ use object_store::{GetResultPayload, ObjectMeta, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tokio::task::spawn_blocking;
 
-use super::error::is_bucket_missing;
+use super::error::if_there;
 use super::pipeline::hex;
 use super::{Codec, SinkError, Store};
 
@@ -88,12 +88,8 @@ impl Store {
     /// [`SinkError::Store`].
     pub async fn sums(&self, key: &Path, codec: Option<Codec>) -> Result<Option<Found>, SinkError> {
         self.check(key)?;
-        let found = match self.inner.objects.get(key).await {
-            Ok(found) => found,
-            Err(error @ object_store::Error::NotFound { .. }) if !is_bucket_missing(&error) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(SinkError::store(key, error)),
+        let Some(found) = if_there(key, self.inner.objects.get(key).await)? else {
+            return Ok(None);
         };
         let written = written(&found.meta);
         let sums = Sums::new(codec, written).map_err(|error| SinkError::other(key, error))?;

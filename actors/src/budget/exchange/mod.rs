@@ -59,7 +59,7 @@ const LETTER_BYTES_MAX: usize = 256 * 1024;
 const OUT_MAX: usize = 16 * 1024;
 /// An ask without an answer is dropped after this time, and a permit that comes for it goes back.
 pub(crate) const LIFE: Duration = crate::collector::USE_WITHIN;
-/// How often it is looked for asks that are too old, and for nodes that are silent.
+/// How often it is looked for asks that are too old, and for nodes that are silent; [`TIDY_EVERY`] without either.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A node with which there is something unfinished is spoken to this often, if only to learn that it lives.
 const SPEAK_EVERY: Duration = Duration::from_secs(1);
@@ -337,6 +337,17 @@ impl Exchange {
     }
 
     /// Regularly: asks that are too old, nodes that are silent.
+    fn look_again(after: Duration, ctx: &mut Context<Self>) {
+        ctx.run_later(after, |exchange, ctx| {
+            exchange.look(ctx);
+            let quiet = exchange.peers.is_empty()
+                && exchange.pending.is_empty()
+                && exchange.waiting.is_empty()
+                && exchange.unrouted.is_empty();
+            Self::look_again(if quiet { TIDY_EVERY } else { LOOK_EVERY }, ctx);
+        });
+    }
+
     fn look(&mut self, ctx: &mut Context<Self>) {
         self.drop_old_asks();
         for (key, word) in std::mem::take(&mut self.unrouted) {
@@ -393,7 +404,7 @@ impl Actor for Exchange {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(LOOK_EVERY, Self::look);
+        Self::look_again(LOOK_EVERY, ctx);
         let Some(mut owners) = self.owned.owners() else { return };
         let me = ctx.address();
         ctx.spawn(
