@@ -4,6 +4,7 @@ use super::*;
 
 mod accepted;
 mod answers;
+mod buckets;
 mod fuzz;
 mod keys;
 mod mistakes;
