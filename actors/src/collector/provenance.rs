@@ -51,6 +51,17 @@ const TELLING: &[&str] = &[
     "appkey",
     "private-key",
     "private_key",
+    "subscription-key",
+    "subscription_key",
+    "functions-key",
+    "client-key",
+    "client_key",
+    "auth-key",
+    "auth_key",
+    "shared-key",
+    "shared_key",
+    "service-key",
+    "service_key",
     "bearer",
     "passphrase",
     "jwt",
@@ -429,9 +440,13 @@ mod tests {
         secret.set_sensitive(true);
         headers.insert("x-mine", secret);
         headers.insert("set-cookie", "a=b".parse().unwrap());
+        headers.insert("ocp-apim-subscription-key", "1234".parse().unwrap());
+        headers.insert("idempotency-key", "5678".parse().unwrap());
         headers.insert("etag", "\"1\"".parse().unwrap());
         let all = kept(&headers, &Redactor::default(), |_| true);
         assert_eq!((&*all["x-mine"], &*all["set-cookie"]), (REDACTED, REDACTED));
+        let keys = (&*all["ocp-apim-subscription-key"], &*all["idempotency-key"]);
+        assert_eq!(keys, (REDACTED, "5678"));
         let answer = kept(&headers, &Redactor::default(), is_of_answer);
         assert_eq!(answer.into_iter().collect::<Vec<_>>(), [("etag".into(), "\"1\"".into())]);
     }
