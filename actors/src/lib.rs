@@ -39,6 +39,7 @@ pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod ledger;
+pub mod levels;
 pub mod mixed;
 pub mod nats;
 pub mod node;

@@ -28,6 +28,7 @@ mod inputs;
 mod landed;
 mod leaks;
 mod lending;
+mod logs;
 mod mixed;
 mod nats_login;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]

@@ -13,9 +13,30 @@ struct Event {
     fields: BTreeSet<String>,
 }
 
+/// The part of its target that tells groups of events apart, by name of the event.
+fn groups(source: &str) -> BTreeSet<(String, String)> {
+    let mut groups = BTreeSet::new();
+    for call in source.split("tracing::").skip(1) {
+        let Some((level, rest)) = call.split_once("!(") else { continue };
+        if LEVELS.contains(&level) {
+            let arguments = arguments(rest);
+            let name = event(level, arguments.clone()).name;
+            let target = arguments.iter().find_map(|a| a.strip_prefix("target: \"tollgate::"));
+            let target =
+                target.unwrap_or_else(|| panic!("`{name}` has no target `tollgate::GROUP`"));
+            groups.insert((target.trim_end_matches('"').to_owned(), name));
+        }
+    }
+    groups
+}
+
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-const SOURCE: &str =
-    concat!(include_str!("mod.rs"), include_str!("cluster.rs"), include_str!("budgets.rs"));
+const SOURCE: &str = concat!(
+    include_str!("mod.rs"),
+    include_str!("cluster.rs"),
+    include_str!("budgets.rs"),
+    include_str!("logs.rs")
+);
 const PAGE: &str = include_str!("../../../docs/events.md");
 
 /// The events of a source file: each call of a `tracing` macro.
@@ -65,6 +86,7 @@ fn event(level: &str, arguments: Vec<String>) -> Event {
             }
             // The message, or the comma behind it.
             None if argument.starts_with('"') || argument.is_empty() => {}
+            None if argument.starts_with("target:") => {}
             None => {
                 fields.insert(argument.trim_start_matches(['%', '?']).to_owned());
             }
@@ -77,6 +99,7 @@ fn event(level: &str, arguments: Vec<String>) -> Event {
 /// The rows of the table in a Markdown page.
 fn documented(page: &str) -> Vec<Event> {
     let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.filter(|row| !row.starts_with("| `tollgate::"));
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(cells.len(), 5, "{row}");
@@ -105,9 +128,31 @@ fn the_page_has_every_event_with_its_level_and_fields_and_no_other() {
 }
 
 #[test]
+fn the_page_has_every_group_with_its_events() {
+    let rows = PAGE.lines().filter(|line| line.starts_with("| `tollgate::"));
+    let documented: BTreeSet<(String, String)> = rows
+        .flat_map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let group = cells[0].trim_matches('`').trim_start_matches("tollgate::").to_owned();
+            let events =
+                cells[1].split_whitespace().map(|event| event.trim_matches('`').to_owned());
+            events.map(move |event| (group.clone(), event)).collect::<Vec<_>>()
+        })
+        .collect();
+    let written = groups(SOURCE);
+    let missing: Vec<_> = written.difference(&documented).collect();
+    let too_many: Vec<_> = documented.difference(&written).collect();
+    assert!(
+        missing.is_empty() && too_many.is_empty(),
+        "docs/events.md: missing {missing:?}, too many {too_many:?}"
+    );
+}
+
+#[test]
 fn a_log_line_is_read_with_its_fields() {
     let line = r#"
         tracing::warn!(
+            target: "tollgate::account",
             event = "hold",
             kind = "x",
             because = f(a, "b, c"),
