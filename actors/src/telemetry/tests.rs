@@ -238,3 +238,73 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
         assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
     }
 }
+
+/// The names of metrics in a text, with the labels that are asked of them between braces or in legends.
+fn metrics_named(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices("tollgate_")
+        .filter(|(at, _)| !text[..*at].ends_with(is_part))
+        .map(|(at, _)| text[at..].split(|c| !is_part(c)).next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
+    let dashboard = include_str!("../../../docker/observe/dashboard.json");
+    let alerts = include_str!("../../../docker/observe/alerts.yaml");
+    let series: BTreeSet<String> = METRICS
+        .iter()
+        .flat_map(|metric| match metric.kind {
+            Kind::Histogram => {
+                ["bucket", "sum", "count"].map(|end| format!("{}_{end}", metric.name)).to_vec()
+            }
+            Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
+        })
+        .collect();
+    for (page, least) in [(dashboard, 30), (alerts, 15)] {
+        let named = metrics_named(page);
+        let unknown: Vec<_> = named.iter().filter(|name| !series.contains(**name)).collect();
+        assert!(unknown.is_empty(), "no node has {unknown:?}");
+        assert!(named.len() >= least, "{named:?}");
+    }
+    // Every metric can be seen, but the few that are of use to alerts or to the curious alone.
+    let unseen: Vec<_> = METRICS
+        .iter()
+        .map(|metric| metric.name)
+        .filter(|name| !dashboard.contains(name) && !alerts.contains(name))
+        .collect();
+    let left = [
+        "tollgate_objects_total",
+        "tollgate_wakes_total",
+        "tollgate_spilled_attempts_lost_total",
+        "tollgate_budget_asks_total",
+        "tollgate_budget_permits_lent",
+        "tollgate_budget_accounts_waiting",
+        "tollgate_budget_words_dropped_total",
+    ];
+    assert_eq!(unseen, left);
+}
+
+#[test]
+fn the_dashboard_groups_by_labels_that_the_metrics_have() {
+    let dashboard = include_str!("../../../docker/observe/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let targets = dashboard["panels"].as_array().unwrap().iter();
+    let targets = targets.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut looked = 0;
+    for expr in targets.map(|target| target["expr"].as_str().unwrap()) {
+        let named = metrics_named(expr);
+        let own: BTreeSet<&str> = METRICS
+            .iter()
+            .filter(|metric| named.iter().any(|name| name.starts_with(metric.name)))
+            .flat_map(|metric| metric.labels.iter().copied())
+            .collect();
+        for by in expr.split("by (").skip(1) {
+            for label in by.split(')').next().unwrap().split(", ") {
+                assert!(["le", "instance"].contains(&label) || own.contains(label), "{expr}");
+                looked += 1;
+            }
+        }
+    }
+    assert!(looked > 30, "{looked}");
+}
