@@ -60,6 +60,7 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod throttle;
+mod traces;
 pub mod verify;
 
 #[cfg(any(test, feature = "testkit"))]

@@ -45,6 +45,8 @@ pub struct Plan {
     pub http: Option<HttpPlan>,
     /// What is logged.
     pub log: LogPlan,
+    /// Where spans go; None: nothing is traced.
+    pub traces: Option<TracePlan>,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// What raw answers become in Parquet, by name.
@@ -102,6 +104,15 @@ impl InForce {
 pub struct HttpPlan {
     /// Address and port. Default 127.0.0.1:9464.
     pub listen: SocketAddr,
+}
+
+/// Where traces of fetches go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracePlan {
+    /// Where a collector takes OTLP over HTTP, in protobuf.
+    pub endpoint: Url,
+    /// Which part of the fetches is traced, of those whose publishers say nothing of it; 0 to 1. Default 0.01.
+    pub sample: f64,
 }
 
 /// What a node tells of itself in its logs; followed while it works.

@@ -55,6 +55,7 @@ mod service;
 mod spill;
 mod status;
 mod tls;
+mod traces;
 mod util;
 
 use nats_server::free_port;

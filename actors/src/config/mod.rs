@@ -51,6 +51,7 @@ mod section;
 mod source;
 mod stage;
 mod store;
+mod traces;
 mod values;
 mod weights;
 mod zone;
@@ -120,6 +121,7 @@ fn load_for(
         let nats = node::nats(root.section("nats"), &env);
         let http = node::http(root.section("http"));
         let log = log::log(root.section("log"));
+        let traces = traces::traces(root.section("traces"));
         store::check_bodies_fit(&report, &store, &collect.plan);
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
@@ -139,6 +141,7 @@ fn load_for(
             nats,
             http,
             log,
+            traces,
             platforms,
             stages,
             hash,

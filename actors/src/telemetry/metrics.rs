@@ -137,6 +137,10 @@ metrics! {
         "from a body's end until object and manifest were stored, or the store had failed";
     QUEUE_FINISH: Histogram "tollgate_queue_finish_seconds" in "seconds" by ["platform"], ANSWERS,
         "from an ending until the queue had recorded it, all tries together";
+    SPANS_SENT: Counter "tollgate_trace_spans_total" in "spans" by [], NO_BUCKETS,
+        "spans that the collector of traces has taken";
+    SPANS_DROPPED: Counter "tollgate_trace_spans_dropped_total" in "spans" by [], NO_BUCKETS,
+        "spans that were lost: the collector of traces does not take them, or not as fast as they come";
     STORE_AWAY: Gauge "tollgate_store_away" in "0 or 1" by [], NO_BUCKETS,
         "1 while the object store takes no bodies and no permit is given";
     NATS_CONNECTED: Gauge "tollgate_nats_connected" in "0 or 1" by [], NO_BUCKETS,

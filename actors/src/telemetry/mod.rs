@@ -15,6 +15,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod traces;
 
 pub(crate) use budgets::{
     ExchangeMeters, budget_holder_gone, budget_letter_unreadable, budget_node_away,
@@ -33,6 +34,7 @@ pub(crate) use metrics::{
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
+pub(crate) use traces::{spans_dropped, spans_sent, traces_taken, traces_unsent};
 
 use std::collections::BTreeSet;
 use std::time::Duration;

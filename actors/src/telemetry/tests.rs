@@ -35,7 +35,8 @@ const SOURCE: &str = concat!(
     include_str!("mod.rs"),
     include_str!("cluster.rs"),
     include_str!("budgets.rs"),
-    include_str!("logs.rs")
+    include_str!("logs.rs"),
+    include_str!("traces.rs")
 );
 const PAGE: &str = include_str!("../../../docs/events.md");
 
@@ -243,8 +244,9 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
 fn metrics_named(text: &str) -> BTreeSet<&str> {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     text.match_indices("tollgate_")
-        .filter(|(at, _)| !text[..*at].ends_with(is_part))
-        .map(|(at, _)| text[at..].split(|c| !is_part(c)).next().unwrap())
+        .map(|(at, _)| text.split_at(at))
+        .filter(|(before, _)| !before.ends_with(is_part))
+        .map(|(_, from)| from.split(|c| !is_part(c)).next().unwrap())
         .collect()
 }
 
@@ -277,6 +279,7 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
         "tollgate_objects_total",
         "tollgate_wakes_total",
         "tollgate_spilled_attempts_lost_total",
+        "tollgate_trace_spans_total",
         "tollgate_budget_asks_total",
         "tollgate_budget_permits_lent",
         "tollgate_budget_accounts_waiting",
