@@ -123,6 +123,8 @@ metrics! {
         "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
+    WAKE_LAG: Histogram "tollgate_wake_lag_seconds" in "seconds" by [], ANSWERS,
+        "from a fetch's storing in JetStream until this node heard of it; the oldest of each batch, by the clocks of server and node";
     SPILLED: Counter "tollgate_spilled_attempts_total" in "attempts" by [], NO_BUCKETS,
         "attempts of this node's accounts that were sent to another node, because all slots were taken here";
     GUESTS_LOST: Counter "tollgate_spilled_attempts_lost_total" in "attempts" by [], NO_BUCKETS,

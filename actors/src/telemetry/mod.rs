@@ -30,7 +30,7 @@ pub use logs::lines_left_out;
 pub(crate) use logs::{log_level_changed, log_level_refused};
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
-    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
+    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKE_LAG, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
