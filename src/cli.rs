@@ -24,8 +24,8 @@ pub(crate) struct Global {
     /// How logs look; auto: text on a terminal, JSON elsewhere
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Auto)]
     pub(crate) log_format: LogFormat,
-    /// What is logged: error, warn, info, debug, trace, or a filter as `tollgate_actors=debug`
-    /// [default: warn on a terminal and for demo, info elsewhere]
+    /// What is logged: error, warn, info, debug, trace, or levels by target as `info,tollgate::fetch=debug`; goes
+    /// before log.level [default: warn on a terminal and for demo, info elsewhere]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(crate) log_level: Option<String>,
 }
@@ -66,6 +66,10 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Shows what waits, for what and until when
     Status(StatusArgs),
+    /// Shows what nodes log, or changes it while they work
+    LogLevel(LogLevelArgs),
+    /// Shows JSON logs as a tree: nodes, shards, actors, restarts, holds, rates
+    Logs(LogsArgs),
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
     /// Makes Parquet files of stored answers, as [stage.NAME] declares; a build without the feature says how to get it
@@ -320,6 +324,62 @@ pub(crate) struct StatusArgs {
     /// Asks the data folder of `run`, also where the configuration has a section [nats]
     #[arg(long)]
     pub(crate) local: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A filter is a level, or levels by target; docs/events.md says which events have which target. What is
+wished here goes before --log-level and log.level, until its time is over, it is reset, or the node ends.
+
+Examples:
+  tollgate log-level
+  tollgate log-level info,tollgate::fetch=debug --for 10m
+  tollgate log-level --reset --node node-b")]
+pub(crate) struct LogLevelArgs {
+    /// What is to be logged; none: shows what is
+    #[arg(value_name = "FILTER", conflicts_with = "reset")]
+    pub(crate) level: Option<String>,
+    /// Ends by itself after this time, as `10m`
+    #[arg(long = "for", value_name = "DURATION", requires = "level")]
+    pub(crate) within: Option<String>,
+    /// Back to what the command line or the configuration says
+    #[arg(long)]
+    pub(crate) reset: bool,
+    /// Only the node of this name; else all
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub(crate) node: Option<String>,
+    /// Asks the data folder of `run`, also where the configuration has a section [nats]
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Prints one JSON object for each node
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+A log is what a node writes to standard error as JSON, one object per line. What stands before the object,
+as `docker compose logs` and `kubectl logs --prefix` have it, tells nodes apart; lines without one are
+counted. Text logs cannot be read.
+
+Examples:
+  tollgate logs node-a.log node-b.log
+  docker compose logs --no-color | tollgate logs
+  tollgate logs --follow node-a.log
+  tollgate logs --json node-a.log | jq '.nodes[].platforms'")]
+pub(crate) struct LogsArgs {
+    /// Logs, each of one or more nodes; `-`, or none: standard input
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Goes on reading, and shows the tree anew when something has come
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Most actors and accounts shown one by one, of each shard and platform
+    #[arg(long, default_value_t = 10, value_name = "N")]
+    pub(crate) most: usize,
+    /// Prints one JSON object; with --follow one per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

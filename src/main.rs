@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Command::Schema => commands::schema::run(),
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
+        Command::LogLevel(args) => commands::log_level::run(&cli.global, args),
+        Command::Logs(args) => commands::logs::run(args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
         Command::Stage(args) => commands::stage::run(&cli.global, args),
         Command::Audit(args) => commands::audit::run(&cli.global, args),

@@ -61,7 +61,15 @@ impl Queue for Endless {
         );
         let queued_at = Timestamp::UNIX_EPOCH;
         let payload = payload.into();
-        ready(Ok(vec![Queued { seq, origin: seq, queued_at, payload, content_type: None }])).boxed()
+        ready(Ok(vec![Queued {
+            seq,
+            origin: seq,
+            queued_at,
+            payload,
+            content_type: None,
+            traceparent: None,
+        }]))
+        .boxed()
     }
 
     fn lanes(&self, _: Option<LaneCursor>) -> QueueFuture<LanePage> {

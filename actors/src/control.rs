@@ -12,9 +12,11 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
+use crate::clock::Clock;
 use crate::cluster::Owned;
 use crate::codes::Code;
 use crate::ids::Seq;
+use crate::levels::{Levels, Told, Wish};
 use crate::node::{Intake, Viewer};
 use crate::plan::{InForce, Plan};
 use crate::queue::{Letter, NewFetch, Queue};
@@ -58,6 +60,11 @@ pub enum Request {
         seq: u64,
         /// Collect it again.
         replay: bool,
+    },
+    /// What a node logs.
+    LogLevel {
+        /// What is to be; nothing: it is only asked.
+        wish: Option<Wish>,
     },
 }
 
@@ -121,6 +128,8 @@ pub enum Answer {
     Dead(Vec<Letter>),
     /// To `Revive`: true if there was such a letter.
     Revived(bool),
+    /// To `LogLevel`: what is logged from now on.
+    LogLevel(Told),
     /// It could not be answered.
     Failed {
         /// Why, as a code.
@@ -141,6 +150,8 @@ pub struct Desk {
     pub intake: Intake,
     /// What it owns.
     pub owned: Owned,
+    /// What it logs.
+    pub levels: Levels,
 }
 
 impl Desk {
@@ -177,8 +188,17 @@ impl Desk {
             Ok(Request::Revive { seq, replay }) => {
                 revive(&self.plan.get(), &self.intake, seq, replay).await
             }
+            Ok(Request::LogLevel { wish }) => self.log_level(wish.as_ref()),
             Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
         }
+    }
+
+    fn log_level(&self, wish: Option<&Wish>) -> Answer {
+        let told = match wish {
+            None => Ok(self.levels.told()),
+            Some(wish) => self.levels.wish(wish, Clock::new().wall()),
+        };
+        told.map_or_else(|reason| Answer::Failed { code: String::new(), reason }, Answer::LogLevel)
     }
 }
 

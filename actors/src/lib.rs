@@ -39,6 +39,7 @@ pub mod http;
 pub mod ids;
 pub mod intake;
 pub mod ledger;
+pub mod levels;
 pub mod mixed;
 pub mod nats;
 pub mod node;
@@ -59,6 +60,7 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod throttle;
+mod traces;
 pub mod verify;
 
 #[cfg(any(test, feature = "testkit"))]

@@ -43,6 +43,7 @@ use crate::shard::{
 use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
+use crate::traces::{Exporting, Traces};
 
 pub(crate) mod hands;
 mod spilling;
@@ -158,6 +159,8 @@ pub struct Node {
     died: Arc<Died>,
     health: Option<Arc<Health>>,
     tasks: Vec<JoinHandle<()>>,
+    /// Whoever sends spans.
+    exporting: Option<Exporting>,
     exchange: Option<Addr<Exchange>>,
     /// The way to other nodes, until somebody opens it.
     spilling: Option<Spilling>,
@@ -220,6 +223,16 @@ impl Node {
             plan.platforms.len(),
             &plan.hash,
         );
+        let exporting = match &plan.traces {
+            None => None,
+            Some(tracing) => {
+                let made = Traces::new(tracing, &plan.node_name, &shared.clock);
+                let (traces, exporter) =
+                    made.map_err(|error| NodeError::Client(error.to_string()))?;
+                shared.peers.trace_by(traces);
+                Some(exporter.start())
+            }
+        };
         let mut shards = Vec::new();
         let mut arbiters = Vec::new();
         for number in 0..plan.collect.shards {
@@ -246,6 +259,7 @@ impl Node {
             died: Arc::default(),
             health: None,
             tasks: vec![keeping],
+            exporting,
             exchange,
             spilling: Some(spilling),
             shared,
@@ -469,6 +483,9 @@ impl Node {
             arbiter.stop();
             // It ends at its next turn; what it still ran is dropped with it.
             let _joined = actix_rt::task::spawn_blocking(move || arbiter.join()).await;
+        }
+        if let Some(exporting) = self.exporting.take() {
+            exporting.end().await;
         }
         telemetry::drained(broken_off, self.shared.totals.outstanding(), started.elapsed());
         broken_off

@@ -23,6 +23,7 @@ use crate::auth::Auth;
 use crate::calendar::Resets;
 use crate::costs::Costs;
 use crate::ids::{Account, Slug};
+use crate::levels::Filter;
 use crate::observe::Rules;
 use crate::pages::Pages;
 use crate::recipe::{Body, LongQuery, Pair, Template, Zones};
@@ -42,6 +43,10 @@ pub struct Plan {
     pub nats: NatsPlan,
     /// Where `serve` answers HTTP; None: nowhere.
     pub http: Option<HttpPlan>,
+    /// What is logged.
+    pub log: LogPlan,
+    /// Where spans go; None: nothing is traced.
+    pub traces: Option<TracePlan>,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// What raw answers become in Parquet, by name.
@@ -99,6 +104,24 @@ impl InForce {
 pub struct HttpPlan {
     /// Address and port. Default 127.0.0.1:9464.
     pub listen: SocketAddr,
+}
+
+/// Where traces of fetches go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracePlan {
+    /// Where a collector takes OTLP over HTTP, in protobuf.
+    pub endpoint: Url,
+    /// Which part of the fetches is traced, of those whose publishers say nothing of it; 0 to 1. Default 0.01.
+    pub sample: f64,
+}
+
+/// What a node tells of itself in its logs; followed while it works.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogPlan {
+    /// What is told; nothing: what the command does by itself. The command line goes before it.
+    pub level: Option<Filter>,
+    /// Lines of one event in one second; the number of those beyond is told. 0: any number. Default 1000.
+    pub per_second_max: u32,
 }
 
 /// Where NATS is, and what is Tollgate's there.

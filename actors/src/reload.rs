@@ -337,6 +337,7 @@ fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
         ("collect.spill_over", old_collect.spill_over != collect.spill_over),
         ("nats", format!("{:?}", started.nats) != format!("{:?}", new.nats)),
         ("http", started.http != new.http),
+        ("traces", started.traces != new.traces),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

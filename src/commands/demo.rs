@@ -58,11 +58,12 @@ pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
         number(u64::from(accounts) * u64::from(args.fetches)),
     ));
     let mut progress = Progress::new();
-    let logs = Logs::start(global, &progress, "warn")?;
+    let logs = Logs::start(global, &plan.log, &progress, "warn")?;
     install_tls();
     supervise::keep_panics();
     let inputs = vec![Input::Lines(fetches(args, accounts).into())];
-    let report = actix_rt::System::new().block_on(work(plan, None, inputs, &mut progress))?;
+    let working = work(plan, None, inputs, &mut progress, logs.levels());
+    let report = actix_rt::System::new().block_on(working)?;
     drop(logs);
     let score = emulator.score();
     let verdict =

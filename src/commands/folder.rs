@@ -130,5 +130,6 @@ pub(super) async fn answer_at_rest(
         Request::Revive { seq, replay } => {
             control::revive(plan, &Intake::alone(queue), *seq, *replay).await
         }
+        Request::LogLevel { .. } => bail!("no node is at work here: there is nothing to log"),
     })
 }

@@ -8,6 +8,8 @@ pub(crate) mod demo;
 pub(crate) mod explain;
 pub(crate) mod folder;
 pub(crate) mod init;
+pub(crate) mod log_level;
+pub(crate) mod logs;
 pub(crate) mod nats;
 pub(crate) mod open_store;
 pub(crate) mod pause;

@@ -111,6 +111,7 @@ impl Cluster {
                 let question = StatusQuestion { platform, account, most: Some(*most) };
                 return self.ask_all(&question, *most).await;
             }
+            Request::LogLevel { .. } => bail!("each node is asked by itself what it logs"),
             Request::Dead { after, most } => {
                 DeadQuestion { after: *after, most: Some(*most), ..DeadQuestion::default() }
             }

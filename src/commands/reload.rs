@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tollgate_actors::config;
+use tollgate_actors::config::{self, Loaded};
+use tollgate_actors::levels::Levels;
 use tollgate_actors::reload::Reloader;
 
 use super::environment;
@@ -57,7 +58,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// Hands what is read anew to the node, until the task is aborted.
-    pub(crate) fn follow(self, reloader: Reloader, stop: Stop) -> JoinHandle<()> {
+    pub(crate) fn follow(self, reloader: Reloader, levels: Levels, stop: Stop) -> JoinHandle<()> {
         let Self { watched: Watched { path, mut seen }, mut hangup, terminal } = self;
         actix_rt::spawn(async move {
             let mut changed: Option<Seen> = None;
@@ -83,6 +84,9 @@ impl Listening {
                 let read = path.clone();
                 let loaded = spawn_blocking(move || config::load(Some(&read), environment(), &[]));
                 if let Ok(loaded) = loaded.await {
+                    if let Ok(Loaded { plan, .. }) = &loaded {
+                        levels.configured(&plan.log);
+                    }
                     // What became of it is in the log.
                     let _outcome = reloader.take(loaded).await;
                 }

@@ -13,12 +13,12 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
     let watched = Watched::new(global);
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
     let mut progress = Progress::new();
-    let logs = Logs::start(global, &progress, "info")?;
+    let logs = Logs::start(global, &plan.log, &progress, "info")?;
     install_tls();
     supervise::keep_panics();
     let inputs = args.files.iter().cloned().map(Input::File).collect();
-    let report =
-        actix_rt::System::new().block_on(work(plan, Some(watched), inputs, &mut progress))?;
+    let working = work(plan, Some(watched), inputs, &mut progress, logs.levels());
+    let report = actix_rt::System::new().block_on(working)?;
     let lost = logs.dropped();
     drop(logs);
     if lost > 0 {

@@ -14,6 +14,7 @@ use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::LedgerError;
 use tollgate_actors::ledger::nats::NatsLedger;
+use tollgate_actors::levels::Levels;
 use tollgate_actors::nats::accord::{self, Accord};
 use tollgate_actors::nats::ask::Who;
 use tollgate_actors::nats::budgets::NatsBudgets;
@@ -56,10 +57,10 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
             "tollgate: warning: the configuration has no section [nats]; trying {url}"
         ));
     }
-    let logs = Logs::start(global, &Progress::none(), "info")?;
+    let logs = Logs::start(global, &plan.log, &Progress::none(), "info")?;
     install_tls();
     supervise::keep_panics();
-    let exit = actix_rt::System::new().block_on(serve(plan, watched));
+    let exit = actix_rt::System::new().block_on(serve(plan, watched, logs.levels()));
     let lost = logs.dropped();
     drop(logs);
     if lost > 0 {
@@ -68,7 +69,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     exit
 }
 
-async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
+async fn serve(mut plan: Plan, watched: Watched, levels: Levels) -> anyhow::Result<Exit> {
     let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
@@ -86,8 +87,9 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
         () = stop.asked() => return Ok(Exit::Done),
     };
     health.clear(health::NATS);
-    let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
-    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
+    let follow = |reloader: Reloader| watched.follow(reloader, levels.clone(), stop.clone());
+    let told = levels.clone();
+    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, told, follow).await;
     drop(systemd);
     drop(server);
     exit
@@ -147,6 +149,7 @@ async fn work(
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
+    levels: Levels,
     follow: impl FnOnce(Reloader) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
@@ -166,7 +169,8 @@ async fn work(
     node.report_to(health);
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let (plan_of, viewer, intake) = (node.plan(), node.viewer(), node.intake());
+    let desk = Desk { plan: plan_of, viewer, intake, owned, levels };
     let answering = answer(bus, &session, desk.clone());
     let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);

@@ -18,6 +18,7 @@ use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
+use tollgate_actors::levels::Levels;
 use tollgate_actors::node::{Intake, Node, Seams};
 use tollgate_actors::plan::{InForce, Plan};
 use tollgate_actors::queue::embedded::EmbeddedQueue;
@@ -68,6 +69,7 @@ pub(crate) async fn work(
     watched: Option<Watched>,
     inputs: Vec<Input>,
     progress: &mut Progress,
+    levels: Levels,
 ) -> anyhow::Result<Report> {
     let as_read = plan.clone();
     fit_open_files(&mut plan);
@@ -85,9 +87,11 @@ pub(crate) async fn work(
     let sweep = keep_clean(store.clone(), &plan);
     let lines = actix_rt::spawn(keep_lines(store.clone(), &plan));
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
-    let following = watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone()));
+    let following =
+        watched.map(|watched| watched.follow(node.reloader(as_read), levels.clone(), stop.clone()));
     let owned = Owned::default();
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let (plan_of, viewer, intake) = (node.plan(), node.viewer(), node.intake());
+    let desk = Desk { plan: plan_of, viewer, intake, owned, levels };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {

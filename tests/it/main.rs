@@ -28,6 +28,7 @@ mod inputs;
 mod landed;
 mod leaks;
 mod lending;
+mod logs;
 mod mixed;
 mod nats_login;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
@@ -54,6 +55,7 @@ mod service;
 mod spill;
 mod status;
 mod tls;
+mod traces;
 mod util;
 
 use nats_server::free_port;

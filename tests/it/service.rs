@@ -113,7 +113,7 @@ fn two_nodes_are_found_as_one_service_and_asked_by_nats_py() {
             let mut of_all: Vec<&str> =
                 endpoints.iter().map(|endpoint| endpoint["name"].as_str().unwrap()).collect();
             of_all.sort_unstable();
-            assert_eq!(of_all, ["dead", "pause", "resume", "status"], "{said}");
+            assert_eq!(of_all, ["dead", "log", "pause", "resume", "status"], "{said}");
         }
     }
     names.sort();

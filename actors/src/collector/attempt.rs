@@ -1,13 +1,13 @@
 //! One attempt from permit to outcome: call, judge, store, manifest, out of the queue.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use tollgate_gate::{Sent, Span};
+use tollgate_gate::{At, Sent, Span};
 use tollgate_protos::{Done, Manifest};
 use url::Url;
 
@@ -25,6 +25,7 @@ use crate::recipe::{self, FetchContext, Request};
 use crate::shard::context::Context;
 use crate::shard::permit::Permit;
 use crate::telemetry::{self, PlatformMeters};
+use crate::traces::{Marks, Trace};
 
 /// A permit is used within this time of its decision, or not at all.
 pub(crate) const USE_WITHIN: Duration = Duration::from_millis(500);
@@ -53,7 +54,10 @@ pub(crate) async fn make(shard: Rc<Context>, order: Order) {
         read,
         asked: RefCell::default(),
         call: Asked::default(),
+        trace: shard.peers.traces().and_then(|traces| traces.of(&item)),
+        marks: Marks::default(),
     };
+    let began = shard.clock.now();
     let outcome = match attempt.too_old() {
         None => attempt.run().await,
         Some(Ok(anew)) => {
@@ -66,6 +70,12 @@ pub(crate) async fn make(shard: Rc<Context>, order: Order) {
         }
     };
     let outcome = attempt.without_secrets(attempt.unless_lost(outcome));
+    if let Some(trace) = &attempt.trace {
+        if calls <= 1 && attempt.read.as_ref().is_none_or(|read| read.is_new()) {
+            trace.waited(&item, permit.decided_at());
+        }
+        trace.attempt(began, &attempt.marks, calls, &outcome);
+    }
     let Attempt { slot, .. } = attempt;
     // Told before somebody has the slot: a refusal is to hold its account by then.
     permit.finish(outcome);
@@ -90,6 +100,9 @@ pub(super) struct Attempt<'a> {
     pub(super) asked: RefCell<Option<Url>>,
     /// What is kept of it with what it brings.
     pub(super) call: Asked,
+    /// The trace of its fetch, if that is traced.
+    pub(super) trace: Option<Trace>,
+    pub(super) marks: Marks,
 }
 
 impl Attempt<'_> {
@@ -158,9 +171,11 @@ impl Attempt<'_> {
         let bounds = CallBounds { timeouts, write_by, once: self.permit.is_once() };
         self.shard.totals.calls.add(1);
         let on_written = self.call.hears(self.permit.on_written());
+        self.mark(&self.marks.sent);
         let answer = self.shard.transport.send(request, bounds, on_written).await;
         match answer {
             Ok(answer) => {
+                self.marks.status.set(Some(answer.status));
                 self.call.answered(clock.now());
                 self.permit.answered();
                 self.judge(answer).await
@@ -229,7 +244,16 @@ impl Attempt<'_> {
     /// Records how the fetch ended, or has the node record it that gave the permit.
     pub(super) async fn finish(&self, ending: Ending) {
         if let Some(ending) = self.permit.hand_in(ending) {
+            self.mark(&self.marks.finishing);
             finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+            self.mark(&self.marks.finished);
+        }
+    }
+
+    /// It is this far, for its trace.
+    pub(super) fn mark(&self, moment: &Cell<Option<At>>) {
+        if self.trace.is_some() {
+            moment.set(Some(self.shard.clock.now()));
         }
     }
 

@@ -103,6 +103,7 @@ impl Attempt<'_> {
         }
         drop(body);
         self.permit.call_ended(Sent::Maybe);
+        self.mark(&self.marks.body);
         if let Some(place) = self.shard.landing()
             && sink.is_held()
         {

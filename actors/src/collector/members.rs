@@ -103,6 +103,7 @@ impl Attempt<'_> {
         let took = self.take_apart(&mut body, look, &landing, &mut taken).await;
         drop(body);
         self.permit.call_ended(Sent::Maybe);
+        self.mark(&self.marks.body);
         let ended = Instant::now();
         let finished = match took {
             Ok(()) => self.tell_members(&landing, &mut taken).await,
@@ -118,7 +119,9 @@ impl Attempt<'_> {
                 // From here on it is done.
                 let objects = u32::try_from(done.objects.len()).unwrap_or(u32::MAX);
                 let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
+                self.mark(&self.marks.finishing);
                 finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
+                self.mark(&self.marks.finished);
                 Outcome::Done { bytes: taken.bytes, objects }
             }
             Err(Fail::Body(error)) => {

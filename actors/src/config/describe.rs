@@ -79,6 +79,9 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         )?,
         None => writeln!(out, "http     off")?,
     }
+    if let Some(level) = &plan.log.level {
+        writeln!(out, "log      {level}")?;
+    }
     writeln!(out, "limits   {} (names the limits in force)", plan.hash)?;
     for platform in plan.platforms.values() {
         writeln!(out)?;

@@ -35,6 +35,7 @@ mod how;
 mod jobs;
 mod keys;
 mod limits;
+mod log;
 mod mistake;
 mod node;
 mod observe;
@@ -50,6 +51,7 @@ mod section;
 mod source;
 mod stage;
 mod store;
+mod traces;
 mod values;
 mod weights;
 mod zone;
@@ -118,6 +120,8 @@ fn load_for(
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"), &env);
         let http = node::http(root.section("http"));
+        let log = log::log(root.section("log"));
+        let traces = traces::traces(root.section("traces"));
         store::check_bodies_fit(&report, &store, &collect.plan);
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
@@ -136,6 +140,8 @@ fn load_for(
             collect: collect.plan,
             nats,
             http,
+            log,
+            traces,
             platforms,
             stages,
             hash,

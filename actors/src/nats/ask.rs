@@ -89,6 +89,24 @@ pub(super) fn fitting(mut answer: NodeAnswer, most: usize) -> Bytes {
     }
 }
 
+/// Asks an endpoint that every node answers for itself; `expected` answers end the wait.
+pub async fn ask_each(
+    bus: &Bus,
+    endpoint: Endpoint,
+    question: &impl Serialize,
+    expected: usize,
+) -> Vec<NodeAnswer> {
+    let inbox = bus.client().new_inbox();
+    let Ok(mut answers) = bus.client().subscribe(inbox.clone()).await else { return Vec::new() };
+    let text = serde_json::to_vec(question).unwrap_or_default();
+    let mut all = Vec::new();
+    let sent = bus.client().publish_with_reply(endpoint.subject(bus), inbox, text.into());
+    if sent.await.is_ok() {
+        collect(&mut answers, &mut all, expected, Instant::now() + ANSWERS_WITHIN).await;
+    }
+    all
+}
+
 /// Asks all nodes. `expected` are known to live; their number of answers ends the wait.
 pub async fn ask(bus: &Bus, question: &StatusQuestion, expected: usize) -> Vec<NodeAnswer> {
     let inbox = bus.client().new_inbox();

@@ -1,8 +1,8 @@
 //! Every node as a service of NATS: what `nats micro` and clients in any language find and ask.
 //!
 //! The protocol is ADR-32 (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>):
-//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and four endpoints below `PREFIX.service`. All nodes
-//! answer `status`, each for itself. The others are of what all nodes share, so that one of them answers.
+//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and five endpoints below `PREFIX.service`. All nodes
+//! answer `status` and `log`, each for itself. The others are of what all nodes share, so that one of them answers.
 //!
 //! A question is a JSON object, empty for all defaults. What cannot be answered has the headers
 //! `Nats-Service-Error-Code` and `Nats-Service-Error`, which begins with our code.
@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::codes::Code;
 use crate::control::{Answer, Desk, Request};
 use crate::holds::{OperatorHold, Scope};
+use crate::levels::{Filter, Wish};
 use crate::plan::Plan;
 
 /// How long a node works on one question, and how long whoever asks waits: longer.
@@ -54,10 +55,12 @@ pub enum Endpoint {
     Resume,
     /// Dead letters: [`DeadQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
     Dead,
+    /// What each node logs: [`LogQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
+    Log,
 }
 
 impl Endpoint {
-    const ALL: [Self; 4] = [Self::Status, Self::Pause, Self::Resume, Self::Dead];
+    const ALL: [Self; 5] = [Self::Status, Self::Pause, Self::Resume, Self::Dead, Self::Log];
 
     /// Its name, the last token of its subject.
     pub fn name(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Endpoint {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Dead => "dead",
+            Self::Log => "log",
         }
     }
 
@@ -166,6 +170,52 @@ pub struct DeadQuestion {
     pub drop: Option<u64>,
 }
 
+/// What nodes are to log; with neither `level` nor `reset` they only say what they do.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogQuestion {
+    /// Only the node of this name; others do not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The filter, such as `info,tollgate::fetch=debug`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// How long, such as `10m`. None: until it is reset, or the process ends.
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub within: Option<String>,
+    /// What the command line or the configuration says counts again.
+    #[serde(skip_serializing_if = "is_false")]
+    pub reset: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // the signature serde's `skip_serializing_if` asks for
+fn is_false(is: &bool) -> bool {
+    !*is
+}
+
+impl LogQuestion {
+    /// What is wished.
+    ///
+    /// # Errors
+    /// It is not clear; the error is a sentence.
+    pub fn wish(&self) -> Result<Option<Wish>, String> {
+        match (&self.level, self.reset, &self.within) {
+            (None, false, None) => Ok(None),
+            (None, true, None) => Ok(Some(Wish::Reset)),
+            (Some(level), false, within) => {
+                Filter::parse(level)?;
+                let now = Timestamp::UNIX_EPOCH;
+                let until = until(now, within.as_deref())?;
+                let for_ms = until.map(|until| until.duration_since(now).as_millis());
+                let for_ms = for_ms.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX));
+                Ok(Some(Wish::Set { level: level.clone(), for_ms }))
+            }
+            (Some(_), true, _) => Err("`level` and `reset` at once".into()),
+            (None, _, Some(_)) => Err("`for` goes with `level`".into()),
+        }
+    }
+}
+
 /// What a node is asked from.
 struct Counter {
     bus: Bus,
@@ -199,7 +249,7 @@ pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Err
         let builder = service.endpoint_builder().name(endpoint.name());
         // A group of its own makes every node answer; of one group one does.
         let builder = match endpoint {
-            Endpoint::Status => builder.queue_group(&who.session),
+            Endpoint::Status | Endpoint::Log => builder.queue_group(&who.session),
             _ => builder,
         };
         listening.push((endpoint, builder.add(endpoint.subject(&bus)).await?));
@@ -225,6 +275,9 @@ impl Drop for StopOnDrop {
 impl Counter {
     async fn answer_all(&self, endpoint: Endpoint, mut heard: Listening) {
         while let Some(asked) = heard.next().await {
+            if !self.is_meant(endpoint, &asked) {
+                continue;
+            }
             let answer = timeout(ANSWER_WITHIN, self.answer(endpoint, &asked)).await;
             let answer = answer.unwrap_or_else(|_| {
                 let (code, within) = (Code::QueueUnavailable, ANSWER_WITHIN.as_secs());
@@ -233,6 +286,15 @@ impl Counter {
             // Whoever asked hears nothing if NATS is away now, and asks again.
             let _sent = asked.respond(answer).await;
         }
+    }
+
+    /// Whether the question is not another node's. One that is not understood is everybody's.
+    fn is_meant(&self, endpoint: Endpoint, asked: &Asked) -> bool {
+        endpoint != Endpoint::Log
+            || read::<LogQuestion>(&asked.message.payload)
+                .ok()
+                .and_then(|question| question.node)
+                .is_none_or(|node| node == self.who.node)
     }
 
     async fn answer(&self, endpoint: Endpoint, asked: &Asked) -> Result<Bytes, Refusal> {
@@ -246,6 +308,10 @@ impl Counter {
             Endpoint::Dead => self.ask_desk(&dead(&read(payload)?)?).await,
             Endpoint::Pause => to_text(&self.pause(read(payload)?).await?),
             Endpoint::Resume => to_text(&self.resume(read(payload)?).await?),
+            Endpoint::Log => {
+                let wish = read::<LogQuestion>(payload)?.wish().map_err(wrong)?;
+                self.ask_desk(&Request::LogLevel { wish }).await
+            }
         }
     }
 

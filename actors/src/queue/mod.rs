@@ -89,6 +89,8 @@ pub struct Queued {
     pub payload: Bytes,
     /// What its publisher says that the payload is, if anything.
     pub content_type: Option<Arc<str>>,
+    /// Whose span ordered it, as the header `traceparent` has it.
+    pub traceparent: Option<Arc<str>>,
 }
 
 /// How far an unfinished fetch has come, as its collector wrote it down.

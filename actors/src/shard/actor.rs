@@ -418,7 +418,7 @@ impl Handler<AccountDied> for Shard {
         let glance = std::mem::take(glance);
         entry.state = State::Restarting(glance);
         let restart = entry.restarts.get_or_insert_default().died(now);
-        telemetry::throttle_died(&entry.key, &died.reason, restart);
+        telemetry::throttle_died(self.ctx.shard, &entry.key, &died.reason, restart);
         accounts.live -= 1;
         drop(accounts);
         let ix = died.ix;

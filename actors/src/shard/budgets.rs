@@ -312,7 +312,7 @@ impl Handler<BudgetDied> for Shard {
             return;
         }
         let restart = entry.restarts.died(now);
-        telemetry::budget_died(&entry.key, &died.reason, restart);
+        telemetry::budget_died(self.ctx.shard, &entry.key, &died.reason, restart);
         entry.state = State::Restarting(now.plus(Span::from(restart.after)));
         drop(budgets);
         ctx.run_later(restart.after, move |shard, _| {

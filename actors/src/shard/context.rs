@@ -45,6 +45,7 @@ use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Meters, PlatformMeters, Totals};
 use crate::throttle::messages::{Reported, SlotFree};
+use crate::traces::Traces;
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
 const FREE_COLLECTORS_MAX: usize = 256;
@@ -107,9 +108,21 @@ pub struct Peers {
     /// What speaks with other nodes of budgets.
     exchange: OnceLock<Addr<Exchange>>,
     spill: OnceLock<Spill>,
+    /// Where spans go.
+    traces: OnceLock<Traces>,
 }
 
 impl Peers {
+    /// Fetches are traced. Told once, before there is work.
+    pub(crate) fn trace_by(&self, traces: Traces) {
+        let _first = self.traces.set(traces).is_ok();
+    }
+
+    /// Where spans go, if fetches are traced.
+    pub(crate) fn traces(&self) -> Option<&Traces> {
+        self.traces.get()
+    }
+
     /// The way to other nodes. Told once, before there is work.
     pub(crate) fn have_way(&self, spill: Spill) {
         let _first = self.spill.set(spill).is_ok();

@@ -13,6 +13,7 @@ use super::metrics::{
 /// A node with which something is unfinished confirms nothing.
 pub(crate) fn budget_node_away(node: &str, waiting: usize, lent: usize) {
     tracing::warn!(
+        target: "tollgate::budget",
         event = "budget_node_away",
         code = %Code::NatsUnreachable,
         node,
@@ -25,6 +26,7 @@ pub(crate) fn budget_node_away(node: &str, waiting: usize, lent: usize) {
 /// It does again.
 pub(crate) fn budget_node_back(node: &str, away: Duration) {
     tracing::info!(
+        target: "tollgate::budget",
         event = "budget_node_back",
         node,
         away_ms = u64::try_from(away.as_millis()).unwrap_or(u64::MAX),
@@ -35,6 +37,7 @@ pub(crate) fn budget_node_back(node: &str, away: Duration) {
 /// The session of a node is over to which something was said of budgets, or that was lent permits.
 pub(crate) fn budget_holder_gone(node: &str, lent: usize) {
     tracing::info!(
+        target: "tollgate::budget",
         event = "budget_node_gone",
         node,
         lent,
@@ -45,6 +48,7 @@ pub(crate) fn budget_holder_gone(node: &str, lent: usize) {
 /// Its configuration has a budget that this one does not have.
 pub(crate) fn budget_unknown(node: &str, platform: &str, budget: &str) {
     tracing::warn!(
+        target: "tollgate::budget",
         event = "budget_unknown",
         code = %Code::NatsUnreachable,
         node,
@@ -57,6 +61,7 @@ pub(crate) fn budget_unknown(node: &str, platform: &str, budget: &str) {
 /// Nobody of this version wrote it.
 pub(crate) fn budget_letter_unreadable() {
     tracing::warn!(
+        target: "tollgate::budget",
         event = "budget_letter_unreadable",
         code = %Code::NatsUnreachable,
         "what another node says of budgets is not understood"

@@ -9,6 +9,7 @@ use crate::collector::Item;
 /// Claimed: this node works in them from now on.
 pub(crate) fn partitions_gained(gained: Parts, held: Parts) {
     tracing::info!(
+        target: "tollgate::cluster",
         event = "partitions_gained",
         partitions = %gained,
         held = held.len(),
@@ -19,6 +20,7 @@ pub(crate) fn partitions_gained(gained: Parts, held: Parts) {
 /// Given out of hand: nothing of this node is in flight in them, and the next owner has been told.
 pub(crate) fn partitions_given_up(given: Parts, held: Parts) {
     tracing::info!(
+        target: "tollgate::cluster",
         event = "partitions_given_up",
         partitions = %given,
         held = held.len(),
@@ -29,6 +31,7 @@ pub(crate) fn partitions_given_up(given: Parts, held: Parts) {
 /// Others have claimed them.
 pub(crate) fn partitions_lost(lost: Parts) {
     tracing::warn!(
+        target: "tollgate::cluster",
         event = "partitions_lost",
         partitions = %lost,
         "partitions are another node's by now, no permits in them"
@@ -38,6 +41,7 @@ pub(crate) fn partitions_lost(lost: Parts) {
 /// Wanted elsewhere, but calls in flight did not end in time.
 pub(crate) fn partitions_kept(kept: Parts) {
     tracing::info!(
+        target: "tollgate::cluster",
         event = "partitions_kept",
         partitions = %kept,
         "calls in flight take longer than a hand-over may, the partitions stay for now"
@@ -46,18 +50,19 @@ pub(crate) fn partitions_kept(kept: Parts) {
 
 /// A session has ended without that it was seen: the watch is late, or lives on a replica that still shows it.
 pub(crate) fn session_over(session: &str) {
-    tracing::debug!(event = "session_over", session, "a session that was still shown has ended");
+    tracing::debug!(target: "tollgate::nats", event = "session_over", session, "a session that was still shown has ended");
 }
 
 /// What others own cannot be followed. `missing`: the bucket is not there.
 pub(crate) fn claims_unseen(reason: &str, missing: bool) {
     let code = if missing { Code::StreamMissing } else { Code::NatsUnreachable };
-    tracing::warn!(event = "claims_unseen", code = %code, reason, "the claims cannot be followed");
+    tracing::warn!(target: "tollgate::cluster", event = "claims_unseen", code = %code, reason, "the claims cannot be followed");
 }
 
 /// This session's key had ended though it was renewed: those of others may have ended with it.
 pub(crate) fn session_anew(session: &str) {
     tracing::warn!(
+        target: "tollgate::nats",
         event = "session_anew",
         session,
         "this session's key had ended, nothing is taken over until others had time to show themselves"
@@ -67,6 +72,7 @@ pub(crate) fn session_anew(session: &str) {
 /// An entry of the bucket of sessions and claims is of another version.
 pub(crate) fn claim_unreadable(key: &str) {
     tracing::warn!(
+        target: "tollgate::cluster",
         event = "claim_unreadable",
         key,
         "a session or claim is written as this version does not know: it counts as that of a node that lives"
@@ -75,12 +81,13 @@ pub(crate) fn claim_unreadable(key: &str) {
 
 /// Whoever keeps what this node owns has ended.
 pub(crate) fn keeper_died() {
-    tracing::error!(event = "keeper_died", "what this node owns is kept by nobody, the node ends");
+    tracing::error!(target: "tollgate::cluster", event = "keeper_died", "what this node owns is kept by nobody, the node ends");
 }
 
 /// Whoever renews this node's session has ended.
 pub(crate) fn session_died(session: &str) {
     tracing::error!(
+        target: "tollgate::nats",
         event = "session_died",
         session,
         "this node's session is renewed no more, the node ends"
@@ -90,6 +97,7 @@ pub(crate) fn session_died(session: &str) {
 /// Whoever carries attempts to other nodes and theirs to this one has ended.
 pub(crate) fn carrier_died() {
     tracing::error!(
+        target: "tollgate::cluster",
         event = "carrier_died",
         "what carries calls to other nodes and theirs here has ended, the node ends"
     );
@@ -98,6 +106,7 @@ pub(crate) fn carrier_died() {
 /// A call in flight was broken off: others may give its places to theirs soon.
 pub(crate) fn call_cut_off(item: &Item, unconfirmed: Duration) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "call_cut_off",
         platform = item.lane.account.platform.as_str(),
         account = item.lane.account.account.as_str(),
@@ -113,6 +122,7 @@ pub(crate) fn call_cut_off(item: &Item, unconfirmed: Duration) {
 pub(crate) fn guest_lost(item: &Item) {
     metrics::GUESTS_LOST.counter(&[]).increment(1);
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "guest_lost",
         platform = item.lane.account.platform.as_str(),
         account = item.lane.account.account.as_str(),
@@ -126,6 +136,7 @@ pub(crate) fn guest_lost(item: &Item) {
 /// What is made for another node is of no use any more: that has ended, cannot be heard, or does not wait for it.
 pub(crate) fn visit_ended(home: &str) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "visit_ended",
         home,
         "an attempt for another node was broken off, it does not wait for it any more"

@@ -123,6 +123,8 @@ metrics! {
         "actors that died and were replaced: `throttle`, `collector`, `budget`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
+    WAKE_LAG: Histogram "tollgate_wake_lag_seconds" in "seconds" by [], ANSWERS,
+        "from a fetch's storing in JetStream until this node heard of it; the oldest of each batch, by the clocks of server and node";
     SPILLED: Counter "tollgate_spilled_attempts_total" in "attempts" by [], NO_BUCKETS,
         "attempts of this node's accounts that were sent to another node, because all slots were taken here";
     GUESTS_LOST: Counter "tollgate_spilled_attempts_lost_total" in "attempts" by [], NO_BUCKETS,
@@ -137,6 +139,10 @@ metrics! {
         "from a body's end until object and manifest were stored, or the store had failed";
     QUEUE_FINISH: Histogram "tollgate_queue_finish_seconds" in "seconds" by ["platform"], ANSWERS,
         "from an ending until the queue had recorded it, all tries together";
+    SPANS_SENT: Counter "tollgate_trace_spans_total" in "spans" by [], NO_BUCKETS,
+        "spans that the collector of traces has taken";
+    SPANS_DROPPED: Counter "tollgate_trace_spans_dropped_total" in "spans" by [], NO_BUCKETS,
+        "spans that were lost: the collector of traces does not take them, or not as fast as they come";
     STORE_AWAY: Gauge "tollgate_store_away" in "0 or 1" by [], NO_BUCKETS,
         "1 while the object store takes no bodies and no permit is given";
     NATS_CONNECTED: Gauge "tollgate_nats_connected" in "0 or 1" by [], NO_BUCKETS,

@@ -10,10 +10,12 @@
 
 mod budgets;
 mod cluster;
+mod logs;
 mod metrics;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod traces;
 
 pub(crate) use budgets::{
     ExchangeMeters, budget_holder_gone, budget_letter_unreadable, budget_node_away,
@@ -24,12 +26,15 @@ pub(crate) use cluster::{
     partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
     session_died, session_over, visit_ended,
 };
+pub use logs::lines_left_out;
+pub(crate) use logs::{log_level_changed, log_level_refused};
 pub(crate) use metrics::{
     BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
-    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
+    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKE_LAG, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
+pub(crate) use traces::{spans_dropped, spans_sent, traces_taken, traces_unsent};
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -56,6 +61,7 @@ use crate::throttle::Next;
 /// A node begins.
 pub fn node_started(name: &str, shards: usize, platforms: usize, accounts_limits: &str) {
     tracing::info!(
+        target: "tollgate::node",
         event = "node_started",
         node = name,
         shards,
@@ -69,6 +75,7 @@ pub fn node_started(name: &str, shards: usize, platforms: usize, accounts_limits
 /// What a reload changes of a limit. `known_s`: how far back the calls are known that it counts; nothing: all.
 pub(crate) fn limit_changed(platform: &Slug, change: &Change, counts_from: Option<Timestamp>) {
     tracing::info!(
+        target: "tollgate::config",
         event = "limit_changed",
         platform = %platform,
         api = change.api.as_deref(),
@@ -84,6 +91,7 @@ pub(crate) fn config_reloaded(config: &str, applied: &Applied, took: Duration) {
     metrics::CONFIG_RELOADS.counter(&["applied"]).increment(1);
     metrics::CONFIG_GENERATION.gauge(&[]).increment(1);
     tracing::info!(
+        target: "tollgate::config",
         event = "config_reloaded",
         config,
         platforms_changed = applied.platforms_changed,
@@ -98,12 +106,13 @@ pub(crate) fn config_reloaded(config: &str, applied: &Applied, took: Duration) {
 /// The configuration was read anew and says nothing new.
 pub(crate) fn config_unchanged() {
     metrics::CONFIG_RELOADS.counter(&["unchanged"]).increment(1);
-    tracing::info!(event = "config_unchanged", "configuration read, nothing changes");
+    tracing::info!(target: "tollgate::config", event = "config_unchanged", "configuration read, nothing changes");
 }
 
 /// One mistake of a configuration that was read anew; the one before stays in force.
 pub(crate) fn config_mistake(mistake: &Mistake) {
     tracing::error!(
+        target: "tollgate::config",
         event = "config_mistake",
         code = %mistake.code,
         file = mistake.file.as_str(),
@@ -119,6 +128,7 @@ pub(crate) fn config_mistake(mistake: &Mistake) {
 pub(crate) fn config_refused(mistakes: usize) {
     metrics::CONFIG_RELOADS.counter(&["refused"]).increment(1);
     tracing::error!(
+        target: "tollgate::config",
         event = "config_refused",
         mistakes,
         "configuration refused, the one before stays in force"
@@ -127,12 +137,13 @@ pub(crate) fn config_refused(mistakes: usize) {
 
 /// What a configuration that was read anew allows and probably does not mean.
 pub(crate) fn config_warning(warning: &str) {
-    tracing::warn!(event = "config_warning", warning, "warning about the configuration");
+    tracing::warn!(target: "tollgate::config", event = "config_warning", warning, "warning about the configuration");
 }
 
 /// A key was changed that is read at the start only.
 pub(crate) fn config_needs_restart(key: &str) {
     tracing::warn!(
+        target: "tollgate::config",
         event = "config_needs_restart",
         code = %Code::RestartNeeded,
         key,
@@ -144,6 +155,7 @@ pub(crate) fn config_needs_restart(key: &str) {
 pub(crate) fn config_mixed(config: &str, others: &[String], nodes: &BTreeSet<String>) {
     let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
     tracing::warn!(
+        target: "tollgate::config",
         event = "config_mixed",
         config,
         others = others.join(" "),
@@ -154,12 +166,13 @@ pub(crate) fn config_mixed(config: &str, others: &[String], nodes: &BTreeSet<Str
 
 /// All nodes have the same limits again.
 pub(crate) fn config_agreed(config: &str) {
-    tracing::info!(event = "config_agreed", config, "all nodes have the same limits again");
+    tracing::info!(target: "tollgate::config", event = "config_agreed", config, "all nodes have the same limits again");
 }
 
 /// What limits another node has is not known; its own before stay in force, if those were.
 pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
     tracing::warn!(
+        target: "tollgate::config",
         event = "config_unknown",
         node,
         config,
@@ -171,6 +184,7 @@ pub(crate) fn config_unknown(node: &str, config: &str, reason: &str) {
 /// The limits of this node cannot be written for others.
 pub(crate) fn config_untold(config: &str, error: &NatsError) {
     tracing::warn!(
+        target: "tollgate::config",
         event = "config_untold",
         code = %error.code,
         config,
@@ -183,6 +197,7 @@ pub(crate) fn config_untold(config: &str, error: &NatsError) {
 /// A node that lives does not say that it goes by the limits of this one.
 pub(crate) fn config_not_heeded(node: &str) {
     tracing::warn!(
+        target: "tollgate::config",
         event = "config_not_heeded",
         node,
         "another node does not go by this one's limits yet, starting all the same"
@@ -192,6 +207,7 @@ pub(crate) fn config_not_heeded(node: &str) {
 /// One limit of another node does not apply here.
 pub(crate) fn limit_unheeded(unheeded: &Unheeded) {
     tracing::warn!(
+        target: "tollgate::config",
         event = "limit_unheeded",
         platform = unheeded.platform.as_str(),
         limit = unheeded.what.as_str(),
@@ -217,21 +233,22 @@ pub(crate) fn config_in_force() {
 
 /// A node stops taking and lets calls in flight end.
 pub fn drain_started(within: Duration) {
-    tracing::info!(event = "drain_started", within_ms = ms(within), "drain started");
+    tracing::info!(target: "tollgate::node", event = "drain_started", within_ms = ms(within), "drain started");
 }
 
 /// A drain is over.
 pub fn drained(broken_off: usize, left: u64, took: Duration) {
-    tracing::info!(event = "drained", broken_off, left, took_ms = ms(took), "drained");
+    tracing::info!(target: "tollgate::node", event = "drained", broken_off, left, took_ms = ms(took), "drained");
 }
 
 pub(crate) fn shard_started(shard: u16) {
-    tracing::info!(event = "actor_started", kind = "shard", shard, "shard started");
+    tracing::info!(target: "tollgate::actor", event = "actor_started", kind = "shard", shard, "shard started");
 }
 
 /// A shard did not come back from a panic of its own: the node ends.
 pub fn shard_died(shard: usize) {
     tracing::error!(
+        target: "tollgate::actor",
         event = "actor_died",
         kind = "shard",
         shard,
@@ -242,6 +259,7 @@ pub fn shard_died(shard: usize) {
 
 pub(crate) fn throttle_started(account: &AccountKey) {
     tracing::debug!(
+        target: "tollgate::actor",
         event = "actor_started",
         kind = "throttle",
         platform = %account.platform,
@@ -252,6 +270,7 @@ pub(crate) fn throttle_started(account: &AccountKey) {
 
 pub(crate) fn throttle_stopped(account: &AccountKey, waiting: u64) {
     tracing::debug!(
+        target: "tollgate::actor",
         event = "actor_stopped",
         kind = "throttle",
         platform = %account.platform,
@@ -261,11 +280,13 @@ pub(crate) fn throttle_stopped(account: &AccountKey, waiting: u64) {
     );
 }
 
-pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart) {
+pub(crate) fn throttle_died(shard: u16, account: &AccountKey, reason: &str, restart: Restart) {
     if restart.escalated {
         tracing::error!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "throttle",
+            shard,
             platform = %account.platform,
             account = account.account.as_str(),
             code = %Code::ThrottleDied,
@@ -276,8 +297,10 @@ pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart
         );
     } else {
         tracing::warn!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "throttle",
+            shard,
             platform = %account.platform,
             account = account.account.as_str(),
             reason,
@@ -291,6 +314,7 @@ pub(crate) fn throttle_died(account: &AccountKey, reason: &str, restart: Restart
 pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
     metrics::RESTARTS.counter(&["throttle"]).increment(1);
     tracing::info!(
+        target: "tollgate::actor",
         event = "actor_restarted",
         kind = "throttle",
         platform = %account.platform,
@@ -302,6 +326,7 @@ pub(crate) fn throttle_restarted(account: &AccountKey, running: usize) {
 
 pub(crate) fn budget_started(budget: &BudgetKey) {
     tracing::debug!(
+        target: "tollgate::actor",
         event = "actor_started",
         kind = "budget",
         platform = %budget.platform(),
@@ -312,6 +337,7 @@ pub(crate) fn budget_started(budget: &BudgetKey) {
 
 pub(crate) fn budget_stopped(budget: &BudgetKey) {
     tracing::debug!(
+        target: "tollgate::actor",
         event = "actor_stopped",
         kind = "budget",
         platform = %budget.platform(),
@@ -320,11 +346,13 @@ pub(crate) fn budget_stopped(budget: &BudgetKey) {
     );
 }
 
-pub(crate) fn budget_died(budget: &BudgetKey, reason: &str, restart: Restart) {
+pub(crate) fn budget_died(shard: u16, budget: &BudgetKey, reason: &str, restart: Restart) {
     if restart.escalated {
         tracing::error!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "budget",
+            shard,
             platform = %budget.platform(),
             budget = budget.record().account.as_str(),
             code = %Code::ThrottleDied,
@@ -335,8 +363,10 @@ pub(crate) fn budget_died(budget: &BudgetKey, reason: &str, restart: Restart) {
         );
     } else {
         tracing::warn!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "budget",
+            shard,
             platform = %budget.platform(),
             budget = budget.record().account.as_str(),
             reason,
@@ -350,6 +380,7 @@ pub(crate) fn budget_died(budget: &BudgetKey, reason: &str, restart: Restart) {
 pub(crate) fn budget_restarted(budget: &BudgetKey, running: usize) {
     metrics::RESTARTS.counter(&["budget"]).increment(1);
     tracing::info!(
+        target: "tollgate::actor",
         event = "actor_restarted",
         kind = "budget",
         platform = %budget.platform(),
@@ -362,6 +393,7 @@ pub(crate) fn budget_restarted(budget: &BudgetKey, running: usize) {
 pub(crate) fn collector_died(shard: u16, reason: &str, restart: Restart) {
     if restart.escalated {
         tracing::error!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "collector",
             shard,
@@ -371,6 +403,7 @@ pub(crate) fn collector_died(shard: u16, reason: &str, restart: Restart) {
         );
     } else {
         tracing::warn!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "collector",
             shard,
@@ -383,7 +416,7 @@ pub(crate) fn collector_died(shard: u16, reason: &str, restart: Restart) {
 
 pub(crate) fn collector_restarted(shard: u16) {
     metrics::RESTARTS.counter(&["collector"]).increment(1);
-    tracing::info!(event = "actor_restarted", kind = "collector", shard, "collector restarted");
+    tracing::info!(target: "tollgate::actor", event = "actor_restarted", kind = "collector", shard, "collector restarted");
 }
 
 pub(crate) fn permit(
@@ -395,6 +428,7 @@ pub(crate) fn permit(
 ) {
     meters.permit(api);
     tracing::debug!(
+        target: "tollgate::fetch",
         event = "permit",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -414,6 +448,7 @@ pub(crate) fn waiting(
 ) {
     let Some(because) = because else { return };
     tracing::debug!(
+        target: "tollgate::account",
         event = "waiting",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -432,6 +467,7 @@ pub(crate) fn hold(
 ) {
     meters.held(because);
     tracing::warn!(
+        target: "tollgate::account",
         event = "hold",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -446,6 +482,7 @@ pub(crate) fn hold(
 pub(crate) fn limit_drift(account: &AccountKey, limit: &str, kind: DriftKind) {
     metrics::LIMIT_DRIFT.counter(&[account.platform.as_str(), kind.as_str()]).increment(1);
     tracing::warn!(
+        target: "tollgate::account",
         event = "limit_drift",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -468,6 +505,7 @@ pub(crate) fn attempt_failed(
         Next::GiveUp(_) => None,
     };
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "attempt_failed",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -487,6 +525,7 @@ pub(crate) fn attempt_failed(
 /// A page of a read is stored; the last one too.
 pub(crate) fn page_stored(item: &Item, page: u32, bytes: u64) {
     tracing::debug!(
+        target: "tollgate::fetch",
         event = "page_stored",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -501,6 +540,7 @@ pub(crate) fn page_stored(item: &Item, page: u32, bytes: u64) {
 
 pub(crate) fn read_resumed(item: &Item, page: u32) {
     tracing::info!(
+        target: "tollgate::fetch",
         event = "read_resumed",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -514,6 +554,7 @@ pub(crate) fn read_resumed(item: &Item, page: u32) {
 
 pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32, reason: &str) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "read_restarted",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -530,6 +571,7 @@ pub(crate) fn read_restarted(item: &Item, page: u32, restarts: u32, reason: &str
 /// A read whose store does not do what is needed: its fetch is looked at again later.
 pub(crate) fn read_put_aside(item: &Item, wait: Duration, reason: &str) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "read_put_aside",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -545,6 +587,7 @@ pub(crate) fn read_put_aside(item: &Item, wait: Duration, reason: &str) {
 /// A file of an archive is stored, of which several are.
 pub(crate) fn member_stored(item: &Item, member: &str, bytes: u64) {
     tracing::debug!(
+        target: "tollgate::fetch",
         event = "member_stored",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -560,6 +603,7 @@ pub(crate) fn member_stored(item: &Item, member: &str, bytes: u64) {
 /// Objects of an earlier read that could not be removed, and why the first of them could not.
 pub(crate) fn pages_left(item: &Item, count: u32, reason: &str) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "pages_left",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -574,6 +618,7 @@ pub(crate) fn pages_left(item: &Item, count: u32, reason: &str) {
 
 pub(crate) fn note_unreadable(item: &Item, reason: &str) {
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "note_unreadable",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -595,6 +640,7 @@ pub(crate) fn fetch_done(
 ) {
     meters.done(api, bytes, objects);
     tracing::info!(
+        target: "tollgate::fetch",
         event = "fetch_done",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -610,6 +656,7 @@ pub(crate) fn fetch_done(
 /// Others took its place, each with a part of what it asked for.
 pub(crate) fn fetch_split(item: &Item, parts: &[String], reason: &str) {
     tracing::info!(
+        target: "tollgate::fetch",
         event = "fetch_split",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -625,6 +672,7 @@ pub(crate) fn fetch_split(item: &Item, parts: &[String], reason: &str) {
 /// An account whose access was refused has it again.
 pub(crate) fn breaker_closed(account: &AccountKey) {
     tracing::info!(
+        target: "tollgate::account",
         event = "breaker_closed",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -635,6 +683,7 @@ pub(crate) fn breaker_closed(account: &AccountKey) {
 pub(crate) fn fetch_dead(meters: &PlatformMeters, api: u16, item: &Item, code: Code, reason: &str) {
     meters.dead(api, code);
     tracing::warn!(
+        target: "tollgate::fetch",
         event = "fetch_dead",
         platform = %item.lane.account.platform,
         account = item.lane.account.account.as_str(),
@@ -650,12 +699,13 @@ pub(crate) fn fetch_dead(meters: &PlatformMeters, api: u16, item: &Item, code: C
 /// A line that never became a fetch.
 pub fn fetch_refused(source: &str, code: Code, reason: &str) {
     metrics::REFUSED.counter(&[code.id()]).increment(1);
-    tracing::warn!(event = "fetch_dead", source, code = %code, reason, "fetch refused");
+    tracing::warn!(target: "tollgate::fetch", event = "fetch_dead", source, code = %code, reason, "fetch refused");
 }
 
 /// Fetches of an api or platform that the configuration no longer has: they wait.
 pub fn lane_unknown(lane: &LaneKey, waiting: u64) {
     tracing::warn!(
+        target: "tollgate::account",
         event = "lane_unknown",
         platform = %lane.account.platform,
         account = lane.account.account.as_str(),
@@ -673,6 +723,7 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
     };
     metrics::LEDGER_ERRORS.counter(&[account.platform.as_str(), kind]).increment(1);
     tracing::warn!(
+        target: "tollgate::ledger",
         event = "ledger_away",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -684,6 +735,7 @@ pub(crate) fn ledger_away(account: &AccountKey, error: &LedgerError) {
 
 pub(crate) fn ledger_conflict(account: &AccountKey) {
     tracing::warn!(
+        target: "tollgate::ledger",
         event = "ledger_conflict",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -694,6 +746,7 @@ pub(crate) fn ledger_conflict(account: &AccountKey) {
 pub(crate) fn permits_lapsed(meters: &PlatformMeters, account: &AccountKey, permits: usize) {
     meters.lapsed(permits);
     tracing::warn!(
+        target: "tollgate::ledger",
         event = "permits_lapsed",
         platform = %account.platform,
         account = %account.account,
@@ -704,6 +757,7 @@ pub(crate) fn permits_lapsed(meters: &PlatformMeters, account: &AccountKey, perm
 
 pub(crate) fn ledger_unreadable(account: &AccountKey, reason: &str, shut: Span) {
     tracing::error!(
+        target: "tollgate::ledger",
         event = "ledger_unreadable",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -716,6 +770,7 @@ pub(crate) fn ledger_unreadable(account: &AccountKey, reason: &str, shut: Span) 
 
 pub(crate) fn ledger_note(account: &AccountKey, note: &str) {
     tracing::warn!(
+        target: "tollgate::ledger",
         event = "ledger_note",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -726,6 +781,7 @@ pub(crate) fn ledger_note(account: &AccountKey, note: &str) {
 
 pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
     tracing::warn!(
+        target: "tollgate::queue",
         event = "queue_away",
         platform = %account.platform,
         account = account.account.as_str(),
@@ -738,6 +794,7 @@ pub(crate) fn queue_away(account: &AccountKey, error: &QueueError) {
 /// Lines about objects that are not in the store yet.
 pub(crate) fn lines_unsent(reason: &str) {
     tracing::warn!(
+        target: "tollgate::store",
         event = "lines_unsent",
         reason,
         "lines about objects could not be written or put, and are put later"
@@ -747,6 +804,7 @@ pub(crate) fn lines_unsent(reason: &str) {
 pub(crate) fn store_away(reason: &str) {
     metrics::STORE_AWAY.gauge(&[]).set(1);
     tracing::error!(
+        target: "tollgate::store",
         event = "store_away",
         code = %Code::StoreUnavailable,
         reason,
@@ -756,6 +814,7 @@ pub(crate) fn store_away(reason: &str) {
 
 pub(crate) fn spool_refused(reason: &str) {
     tracing::warn!(
+        target: "tollgate::store",
         event = "spool_refused",
         reason,
         "an answer finds no place to wait for the store that is away, its call is made again"
@@ -764,6 +823,7 @@ pub(crate) fn spool_refused(reason: &str) {
 
 pub(crate) fn leftovers_removed(count: u64) {
     tracing::info!(
+        target: "tollgate::store",
         event = "leftovers_removed",
         count,
         "unfinished objects of killed processes were removed from the store"
@@ -772,6 +832,7 @@ pub(crate) fn leftovers_removed(count: u64) {
 
 pub(crate) fn leftovers_unseen(reason: &str) {
     tracing::warn!(
+        target: "tollgate::store",
         event = "leftovers_unseen",
         reason,
         "the store does not say which uploads killed processes left in it"
@@ -780,6 +841,7 @@ pub(crate) fn leftovers_unseen(reason: &str) {
 
 pub(crate) fn fresh_unswept(reason: &str) {
     tracing::warn!(
+        target: "tollgate::store",
         event = "fresh_unswept",
         reason,
         "notes of fresh objects whose time is over stay in the store"
@@ -788,7 +850,7 @@ pub(crate) fn fresh_unswept(reason: &str) {
 
 pub(crate) fn store_back(away: Duration) {
     store_well();
-    tracing::info!(event = "store_back", away_ms = ms(away), "the object store takes bodies again");
+    tracing::info!(target: "tollgate::store", event = "store_back", away_ms = ms(away), "the object store takes bodies again");
 }
 
 /// The store is believed to take bodies.
@@ -799,6 +861,7 @@ pub(crate) fn store_well() {
 /// The embedded database takes nothing any more, until it is opened anew.
 pub(crate) fn state_failed(reason: &str) {
     tracing::error!(
+        target: "tollgate::queue",
         event = "state_failed",
         code = %Code::StateUnreadable,
         reason,
@@ -808,6 +871,7 @@ pub(crate) fn state_failed(reason: &str) {
 
 pub(crate) fn postponed_unreadable(reason: &str) {
     tracing::warn!(
+        target: "tollgate::queue",
         event = "postponed_unreadable",
         reason,
         "postponed fetches cannot be read, trying again"
@@ -817,6 +881,7 @@ pub(crate) fn postponed_unreadable(reason: &str) {
 /// Messages under subjects that are no lane could not be seen to yet.
 pub(crate) fn misfits_wait(reason: &str) {
     tracing::warn!(
+        target: "tollgate::queue",
         event = "misfits_wait",
         reason,
         "what was published under no good subject waits, trying again"
@@ -826,6 +891,7 @@ pub(crate) fn misfits_wait(reason: &str) {
 /// Notes of a partition could not be looked at; told once until a look works again.
 pub(crate) fn notes_unswept(partition: u32, reason: &str) {
     tracing::warn!(
+        target: "tollgate::queue",
         event = "notes_unswept",
         partition,
         reason,
@@ -836,6 +902,7 @@ pub(crate) fn notes_unswept(partition: u32, reason: &str) {
 /// Notes of fetches that are gone were removed.
 pub(crate) fn notes_swept(partition: u32, count: usize) {
     tracing::debug!(
+        target: "tollgate::queue",
         event = "notes_swept",
         partition,
         count,
@@ -845,12 +912,13 @@ pub(crate) fn notes_swept(partition: u32, count: usize) {
 
 /// Something panicked on this thread; what its supervisor does about it follows.
 pub(crate) fn panicked(reason: &str, place: &str) {
-    tracing::error!(event = "panicked", reason, place, "panicked");
+    tracing::error!(target: "tollgate::actor", event = "panicked", reason, place, "panicked");
 }
 
 /// The wall clock moved against the monotonic one.
 pub(crate) fn clock_stepped(by_ms: i64) {
     tracing::warn!(
+        target: "tollgate::node",
         event = "clock_stepped",
         by_ms,
         "the wall clock was stepped; limits do not follow it"
@@ -860,13 +928,14 @@ pub(crate) fn clock_stepped(by_ms: i64) {
 /// The connection to NATS stands, the first time or again.
 pub(crate) fn nats_connected(times: u64, away: Duration) {
     metrics::NATS_CONNECTED.gauge(&[]).set(1);
-    tracing::info!(event = "nats_connected", times, away_ms = ms(away), "connected to NATS");
+    tracing::info!(target: "tollgate::nats", event = "nats_connected", times, away_ms = ms(away), "connected to NATS");
 }
 
 /// NATS is away: no permits until it is back.
 pub(crate) fn nats_away(reason: &str) {
     metrics::NATS_CONNECTED.gauge(&[]).set(0);
     tracing::warn!(
+        target: "tollgate::nats",
         event = "nats_away",
         code = %Code::NatsUnreachable,
         reason,
@@ -876,17 +945,18 @@ pub(crate) fn nats_away(reason: &str) {
 
 /// Messages came faster than they were taken, and some were dropped: what waits is looked for anew.
 pub(crate) fn nats_slow() {
-    tracing::warn!(event = "nats_slow", "wakes were dropped, what waits is looked for anew");
+    tracing::warn!(target: "tollgate::nats", event = "nats_slow", "wakes were dropped, what waits is looked for anew");
 }
 
 /// This run of the node shows itself to the others.
 pub(crate) fn session_started(session: &str) {
-    tracing::info!(event = "session_started", session, "session started");
+    tracing::info!(target: "tollgate::nats", event = "session_started", session, "session started");
 }
 
 /// The server is there and does not do what a start needs, as when it elects a leader; it is tried again.
 pub fn start_waits(reason: &str) {
     tracing::warn!(
+        target: "tollgate::node",
         event = "start_waits",
         code = %Code::NatsUnreachable,
         reason,
@@ -898,6 +968,7 @@ pub fn start_waits(reason: &str) {
 pub(crate) fn session_lost(since: Duration, missing: bool) {
     let code = if missing { Code::StreamMissing } else { Code::NatsUnreachable };
     tracing::warn!(
+        target: "tollgate::nats",
         event = "session_lost",
         code = %code,
         since_ms = ms(since),
@@ -907,12 +978,13 @@ pub(crate) fn session_lost(since: Duration, missing: bool) {
 
 /// It was renewed again.
 pub(crate) fn session_back(away: Duration) {
-    tracing::info!(event = "session_back", away_ms = ms(away), "the session was renewed again");
+    tracing::info!(target: "tollgate::nats", event = "session_back", away_ms = ms(away), "the session was renewed again");
 }
 
 /// A token is at hand: its server was asked (`called`), or a record had it.
 pub(crate) fn token_had(credential: &str, called: bool, left: Duration) {
     tracing::info!(
+        target: "tollgate::auth",
         event = "token_had",
         credential,
         called,
@@ -924,6 +996,7 @@ pub(crate) fn token_had(credential: &str, called: bool, left: Duration) {
 /// What signs calls cannot be had: the accounts of the credential wait.
 pub(crate) fn token_unavailable(credential: &str, code: Code, reason: &str, wait: Duration) {
     tracing::warn!(
+        target: "tollgate::auth",
         event = "token_unavailable",
         credential,
         code = %code,
@@ -936,6 +1009,7 @@ pub(crate) fn token_unavailable(credential: &str, code: Code, reason: &str, wait
 /// A token was given out and is not stored yet: it is not used before.
 pub(crate) fn token_not_kept(key: &str, reason: &str) {
     tracing::error!(
+        target: "tollgate::auth",
         event = "token_not_kept",
         key,
         code = %Code::TokenNotKept,
@@ -946,12 +1020,13 @@ pub(crate) fn token_not_kept(key: &str, reason: &str) {
 
 /// A secret was read, or is another one than before.
 pub(crate) fn secret_read(credential: &str) {
-    tracing::info!(event = "secret_read", credential, "secret read");
+    tracing::info!(target: "tollgate::auth", event = "secret_read", credential, "secret read");
 }
 
 /// A secret cannot be read again: what was read before is used.
 pub(crate) fn secret_unreadable(credential: &str, reason: &str) {
     tracing::warn!(
+        target: "tollgate::auth",
         event = "secret_unreadable",
         credential,
         code = %Code::SecretUnavailable,
@@ -962,17 +1037,18 @@ pub(crate) fn secret_unreadable(credential: &str, reason: &str) {
 
 /// The server refused something on the connection.
 pub(crate) fn nats_refused(code: Code, reason: &str) {
-    tracing::error!(event = "nats_refused", %code, reason, "NATS refused");
+    tracing::error!(target: "tollgate::nats", event = "nats_refused", %code, reason, "NATS refused");
 }
 
 /// Operators' holds came, went or changed.
 pub(crate) fn holds_changed(changed: usize) {
-    tracing::info!(event = "holds_changed", changed, "operators' holds changed");
+    tracing::info!(target: "tollgate::account", event = "holds_changed", changed, "operators' holds changed");
 }
 
 /// A hold in the bucket that is none.
 pub(crate) fn hold_unreadable(key: &str, reason: &str) {
     tracing::warn!(
+        target: "tollgate::account",
         event = "hold_unreadable",
         key,
         reason,

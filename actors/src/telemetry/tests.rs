@@ -13,9 +13,31 @@ struct Event {
     fields: BTreeSet<String>,
 }
 
+/// The part of its target that tells groups of events apart, by name of the event.
+fn groups(source: &str) -> BTreeSet<(String, String)> {
+    let mut groups = BTreeSet::new();
+    for call in source.split("tracing::").skip(1) {
+        let Some((level, rest)) = call.split_once("!(") else { continue };
+        if LEVELS.contains(&level) {
+            let arguments = arguments(rest);
+            let name = event(level, arguments.clone()).name;
+            let target = arguments.iter().find_map(|a| a.strip_prefix("target: \"tollgate::"));
+            let target =
+                target.unwrap_or_else(|| panic!("`{name}` has no target `tollgate::GROUP`"));
+            groups.insert((target.trim_end_matches('"').to_owned(), name));
+        }
+    }
+    groups
+}
+
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-const SOURCE: &str =
-    concat!(include_str!("mod.rs"), include_str!("cluster.rs"), include_str!("budgets.rs"));
+const SOURCE: &str = concat!(
+    include_str!("mod.rs"),
+    include_str!("cluster.rs"),
+    include_str!("budgets.rs"),
+    include_str!("logs.rs"),
+    include_str!("traces.rs")
+);
 const PAGE: &str = include_str!("../../../docs/events.md");
 
 /// The events of a source file: each call of a `tracing` macro.
@@ -65,6 +87,7 @@ fn event(level: &str, arguments: Vec<String>) -> Event {
             }
             // The message, or the comma behind it.
             None if argument.starts_with('"') || argument.is_empty() => {}
+            None if argument.starts_with("target:") => {}
             None => {
                 fields.insert(argument.trim_start_matches(['%', '?']).to_owned());
             }
@@ -77,6 +100,7 @@ fn event(level: &str, arguments: Vec<String>) -> Event {
 /// The rows of the table in a Markdown page.
 fn documented(page: &str) -> Vec<Event> {
     let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.filter(|row| !row.starts_with("| `tollgate::"));
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         assert_eq!(cells.len(), 5, "{row}");
@@ -105,9 +129,31 @@ fn the_page_has_every_event_with_its_level_and_fields_and_no_other() {
 }
 
 #[test]
+fn the_page_has_every_group_with_its_events() {
+    let rows = PAGE.lines().filter(|line| line.starts_with("| `tollgate::"));
+    let documented: BTreeSet<(String, String)> = rows
+        .flat_map(|row| {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let group = cells[0].trim_matches('`').trim_start_matches("tollgate::").to_owned();
+            let events =
+                cells[1].split_whitespace().map(|event| event.trim_matches('`').to_owned());
+            events.map(move |event| (group.clone(), event)).collect::<Vec<_>>()
+        })
+        .collect();
+    let written = groups(SOURCE);
+    let missing: Vec<_> = written.difference(&documented).collect();
+    let too_many: Vec<_> = documented.difference(&written).collect();
+    assert!(
+        missing.is_empty() && too_many.is_empty(),
+        "docs/events.md: missing {missing:?}, too many {too_many:?}"
+    );
+}
+
+#[test]
 fn a_log_line_is_read_with_its_fields() {
     let line = r#"
         tracing::warn!(
+            target: "tollgate::account",
             event = "hold",
             kind = "x",
             because = f(a, "b, c"),
@@ -192,4 +238,76 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");
         assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
     }
+}
+
+/// The names of metrics in a text, with the labels that are asked of them between braces or in legends.
+fn metrics_named(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices("tollgate_")
+        .map(|(at, _)| text.split_at(at))
+        .filter(|(before, _)| !before.ends_with(is_part))
+        .map(|(_, from)| from.split(|c| !is_part(c)).next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
+    let dashboard = include_str!("../../../docker/observe/dashboard.json");
+    let alerts = include_str!("../../../docker/observe/alerts.yaml");
+    let series: BTreeSet<String> = METRICS
+        .iter()
+        .flat_map(|metric| match metric.kind {
+            Kind::Histogram => {
+                ["bucket", "sum", "count"].map(|end| format!("{}_{end}", metric.name)).to_vec()
+            }
+            Kind::Counter | Kind::Gauge => vec![metric.name.to_owned()],
+        })
+        .collect();
+    for (page, least) in [(dashboard, 30), (alerts, 15)] {
+        let named = metrics_named(page);
+        let unknown: Vec<_> = named.iter().filter(|name| !series.contains(**name)).collect();
+        assert!(unknown.is_empty(), "no node has {unknown:?}");
+        assert!(named.len() >= least, "{named:?}");
+    }
+    // Every metric can be seen, but the few that are of use to alerts or to the curious alone.
+    let unseen: Vec<_> = METRICS
+        .iter()
+        .map(|metric| metric.name)
+        .filter(|name| !dashboard.contains(name) && !alerts.contains(name))
+        .collect();
+    let left = [
+        "tollgate_objects_total",
+        "tollgate_wakes_total",
+        "tollgate_spilled_attempts_lost_total",
+        "tollgate_trace_spans_total",
+        "tollgate_budget_asks_total",
+        "tollgate_budget_permits_lent",
+        "tollgate_budget_accounts_waiting",
+        "tollgate_budget_words_dropped_total",
+    ];
+    assert_eq!(unseen, left);
+}
+
+#[test]
+fn the_dashboard_groups_by_labels_that_the_metrics_have() {
+    let dashboard = include_str!("../../../docker/observe/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let targets = dashboard["panels"].as_array().unwrap().iter();
+    let targets = targets.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut looked = 0;
+    for expr in targets.map(|target| target["expr"].as_str().unwrap()) {
+        let named = metrics_named(expr);
+        let own: BTreeSet<&str> = METRICS
+            .iter()
+            .filter(|metric| named.iter().any(|name| name.starts_with(metric.name)))
+            .flat_map(|metric| metric.labels.iter().copied())
+            .collect();
+        for by in expr.split("by (").skip(1) {
+            for label in by.split(')').next().unwrap().split(", ") {
+                assert!(["le", "instance"].contains(&label) || own.contains(label), "{expr}");
+                looked += 1;
+            }
+        }
+    }
+    assert!(looked > 30, "{looked}");
 }

@@ -230,6 +230,10 @@ fn health_and_metrics_say_what_the_node_does() {
         (attempts >= 20.0).then_some(text)
     });
     assert!(!metrics.contains("act_1"), "no account is a label\n{metrics}");
+    let heard =
+        metrics.lines().find_map(|line| line.strip_prefix("tollgate_wake_lag_seconds_count "));
+    let heard = heard.and_then(|count| count.parse::<u64>().ok());
+    assert!(heard.is_some_and(|count| count > 0), "{metrics}");
     stop(node);
     assert!(get(port, "/healthz").is_none());
     assert_eq!(emulator.counts().0, 20);

@@ -346,7 +346,8 @@ fn the_defaults_that_init_shows_are_the_defaults() {
             let is_key = bare
                 .split_once(" = ")
                 .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
-            let is_table = bare.starts_with("[nats]") || bare.starts_with("[http]");
+            let is_table =
+                ["[nats]", "[http]", "[traces]"].iter().any(|table| bare.starts_with(table));
             if is_key || is_table { bare } else { line }.to_owned() + "\n"
         })
         .collect();
@@ -361,6 +362,9 @@ fn the_defaults_that_init_shows_are_the_defaults() {
     assert_eq!(collect(&with), collect(&without));
     assert_eq!(format!("{:?}", with.store), format!("{:?}", without.store));
     assert_eq!(with.http, without.http);
+    assert_eq!(with.log.per_second_max, without.log.per_second_max);
+    assert!(without.traces.is_none());
+    assert!(with.traces.as_ref().is_some_and(|traces| (traces.sample - 0.01).abs() < 1e-9));
     let first = |plan: &Plan| plan.platforms.values().next().unwrap().lost_call;
     assert_eq!(first(&with), first(&without));
 }
@@ -547,4 +551,26 @@ fn tables_of_parquet_that_would_remove_each_others_files_are_refused() {
             "{from} {to}: {mistakes}"
         );
     }
+}
+
+#[test]
+fn what_is_told_and_traced_is_checked_as_the_rest() {
+    let mistake = |section: &str| {
+        let mistakes = load_with(&format!("{BASE}\n{section}"), &[]).unwrap_err();
+        (mistakes.list()[0].code, mistakes.list()[0].key.clone())
+    };
+    let told = [
+        ("[log]\nlevel = \"loud\"", Code::BadValue, "log.level"),
+        ("[log]\nper_second_max = -1", Code::BadValue, "log.per_second_max"),
+        ("[traces]\nsample = 1", Code::MissingKey, "traces.endpoint"),
+        ("[traces]\nendpoint = \"grpc://h:4317\"", Code::BadUrl, "traces.endpoint"),
+        ("[traces]\nendpoint = \"http://a:b@h/\"", Code::InlineSecret, "traces.endpoint"),
+        ("[traces]\nendpoint = \"http://h/\"\nsample = 2", Code::BadValue, "traces.sample"),
+        ("[traces]\nendpoint = \"http://h/\"\nrate = 1", Code::UnknownKey, "traces.rate"),
+    ];
+    for (section, code, key) in told {
+        assert_eq!(mistake(section), (code, key.to_owned()), "{section}");
+    }
+    let plan = plan(&format!("{BASE}\n[log]\nlevel = \"info, tollgate::fetch=DEBUG\""));
+    assert_eq!(plan.log.level.unwrap().as_str(), "info,tollgate::fetch=debug");
 }

@@ -78,6 +78,7 @@ pub(super) fn queued(seq: u64, row: &[u8]) -> Result<Queued, Failure> {
         queued_at,
         payload: Bytes::copy_from_slice(payload),
         content_type: None,
+        traceparent: None,
     })
 }
 

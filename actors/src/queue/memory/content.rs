@@ -133,6 +133,7 @@ impl Content {
                 queued_at: now,
                 payload: fetch.payload,
                 content_type: None,
+                traceparent: None,
             },
         };
         match fetch.not_before {

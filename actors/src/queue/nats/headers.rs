@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::ids::LaneKey;
+use crate::traces::TRACEPARENT;
 
 /// Number of the first storing, on a copy.
 pub(super) const SEQ: &str = "Tollgate-Seq";
@@ -18,6 +19,8 @@ pub(super) const QUEUED: &str = "Tollgate-Queued";
 pub(super) const UNTIL: &str = "Tollgate-Until";
 /// What the payload is.
 pub(super) const CONTENT_TYPE: &str = "Content-Type";
+/// Longest one of them that is kept, in bytes.
+const PARENT_BYTES_MAX: usize = 128;
 /// What we store ourselves.
 pub(super) const JSON: &str = "application/json";
 /// How the message ids of copies begin; on other messages the headers above mean nothing.
@@ -31,6 +34,7 @@ pub(super) struct Kept {
     pub(super) origin: u64,
     pub(super) queued_at: Timestamp,
     pub(super) content_type: Option<Arc<str>>,
+    pub(super) traceparent: Option<Arc<str>>,
 }
 
 impl Kept {
@@ -44,6 +48,9 @@ impl Kept {
             origin: origin.unwrap_or(message.sequence),
             queued_at: queued_at.unwrap_or_else(|| stored_at(message)),
             content_type: header(CONTENT_TYPE).map(Arc::from),
+            traceparent: header(TRACEPARENT)
+                .filter(|text| text.len() <= PARENT_BYTES_MAX)
+                .map(Arc::from),
         }
     }
 
@@ -54,6 +61,9 @@ impl Kept {
         headers.insert(QUEUED, self.queued_at.to_string());
         if let Some(content_type) = &self.content_type {
             headers.insert(CONTENT_TYPE, &**content_type);
+        }
+        if let Some(traceparent) = &self.traceparent {
+            headers.insert(TRACEPARENT, &**traceparent);
         }
         headers
     }

@@ -63,9 +63,9 @@ impl Inner {
             }
         }
         let queued = found.into_iter().map(|message| {
-            let Kept { origin, queued_at, content_type } = Kept::of(&message);
+            let Kept { origin, queued_at, content_type, traceparent } = Kept::of(&message);
             let (seq, payload) = (Seq(message.sequence), message.payload);
-            Queued { seq, origin: Seq(origin), queued_at, payload, content_type }
+            Queued { seq, origin: Seq(origin), queued_at, payload, content_type, traceparent }
         });
         Ok(queued.collect())
     }

@@ -7,16 +7,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::Subscriber;
+use async_nats::header::NATS_TIME_STAMP;
+use async_nats::{Message, Subscriber};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::wire::{away, within};
 use super::{AGAIN, Inner, LaneCount, QueueError, lock};
+use crate::clock::Clock;
 use crate::cluster::Parts;
 use crate::queue::{WAKES_MAX, Wake};
+use crate::telemetry;
 
 /// Wakes taken from the subscription at once: those of one lane become one.
 const WAKES_AT_ONCE: usize = 1024;
@@ -156,7 +160,14 @@ async fn subscribe(inner: &Inner, subjects: Vec<String>) -> Result<Vec<Subscribe
 /// Passes wakes on for as long as the connection is kept up.
 async fn pump(inner: Arc<Inner>, heard: Subscriber) {
     let mut heard = heard.ready_chunks(WAKES_AT_ONCE);
+    let lag = telemetry::WAKE_LAG.histogram(&[]);
     while let Some(messages) = heard.next().await {
+        // The first has waited longest.
+        if let Some(stored) = messages.first().and_then(stored_at) {
+            let behind = Clock::new().wall().duration_since(stored).as_secs_f64();
+            // The server's clock may be before this one.
+            lag.record(behind.max(0.0));
+        }
         let mut counts: HashMap<String, u64> = HashMap::new();
         for message in messages {
             *counts.entry(message.subject.into_string()).or_default() += 1;
@@ -168,6 +179,12 @@ async fn pump(inner: Arc<Inner>, heard: Subscriber) {
             }
         }
     }
+}
+
+/// When the server stored what a wake tells of.
+fn stored_at(wake: &Message) -> Option<Timestamp> {
+    let stamp = wake.headers.as_ref()?.get(NATS_TIME_STAMP)?;
+    stamp.as_str().parse().ok()
 }
 
 /// Hears of wakes that the connection dropped, also while what waits is being listed.

@@ -180,6 +180,7 @@ impl Throttle {
                 self.shard.totals.done(bytes, objects);
                 let calls = calls_before(read.as_deref()) + tries.calls() + 1;
                 telemetry::fetch_done(&self.meters, api, &item, bytes, objects, calls);
+                self.trace_ended(&item, calls, None);
             }
             Outcome::More { read, bytes, objects } => {
                 self.throttled_in_a_row = 0;
@@ -203,6 +204,7 @@ impl Throttle {
                 self.shard.totals.done(0, 0);
                 let calls = calls_before(read.as_deref()) + tries.calls() + 1;
                 telemetry::fetch_done(&self.meters, api, &item, 0, 0, calls);
+                self.trace_ended(&item, calls, None);
             }
             Outcome::Dead { code, reason, last } => {
                 self.throttled_in_a_row = 0;
@@ -324,6 +326,13 @@ impl Throttle {
         *count
     }
 
+    /// Ends the trace of a fetch, if it is traced.
+    fn trace_ended(&self, item: &Item, calls: u32, dead: Option<Code>) {
+        if let Some(trace) = self.shard.peers.traces().and_then(|traces| traces.of(item)) {
+            trace.fetch(item, calls, dead.map(|code| code.to_string()));
+        }
+    }
+
     pub(super) fn give_up(
         &mut self,
         item: Rc<Item>,
@@ -336,6 +345,8 @@ impl Throttle {
         let place = self.lane(&item.lane);
         let reason = at_page(read.as_deref(), &reason).into_owned();
         telemetry::fetch_dead(&self.meters, self.lanes[place].api, &item, code, &reason);
+        let calls = calls_before(read.as_deref()) + tries.calls();
+        self.trace_ended(&item, calls, Some(code));
         let dead = Dead {
             seq: item.origin.0,
             fetch: Some(item.fetch.clone()),

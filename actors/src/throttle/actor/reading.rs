@@ -29,6 +29,7 @@ use crate::telemetry::Totals;
 use crate::throttle::fence::Fenced;
 use crate::throttle::lane::{API_GONE, Candidate, Lane};
 use crate::throttle::retry;
+use crate::traces::TRACEPARENT;
 
 /// A head due later than this is put aside in the queue, so that it blocks nothing.
 const POSTPONE_FROM: Duration = Duration::from_secs(60);
@@ -162,13 +163,18 @@ impl Throttle {
         let lane = self.lanes[place].key.clone();
         let content = Content::of(row.content_type.as_deref());
         let checked = recipe::check_queued(&self.shard.plan(), &lane, &content, &row.payload);
-        let accepted = match checked {
+        let mut accepted = match checked {
             Ok(accepted) => accepted,
             Err(refusal) => {
                 self.refuse(lane, row, refusal, ctx);
                 return;
             }
         };
+        if let Some(parent) = &row.traceparent {
+            // As a label it goes wherever the fetch does: to another node, into `done`, into a letter and back.
+            let labels = &mut accepted.fetch.labels;
+            labels.entry(TRACEPARENT.to_owned()).or_insert_with(|| parent.to_string());
+        }
         let api = &self.platform.apis[usize::from(self.lanes[place].api)];
         let context = FetchContext {
             account: &lane.account.account,
@@ -342,9 +348,14 @@ impl Throttle {
         };
         let item = Rc::clone(&candidate.item);
         let (meters, api) = (Rc::clone(&self.meters), self.lanes[place].api);
+        let (shard, found_done) = (Rc::clone(&self.shard), Rc::clone(&item));
+        let calls = candidate.tries.calls();
         let count = move |totals: &Totals| {
             totals.finished_earlier();
             meters.done_before(api);
+            if let Some(trace) = shard.peers.traces().and_then(|traces| traces.of(&found_done)) {
+                trace.fetch(&found_done, calls, None);
+            }
         };
         self.end(item, look, count, ctx, move |throttle, ctx| {
             let found = found.take();
