@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Schema => commands::schema::run(),
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
+        Command::Doctor(args) => commands::doctor::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
         Command::Stage(args) => commands::stage::run(&cli.global, args),
         Command::Audit(args) => commands::audit::run(&cli.global, args),

@@ -163,7 +163,13 @@ async fn work(
     node.report_to(health);
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let desk = Desk {
+        plan: node.plan(),
+        viewer: node.viewer(),
+        examiner: node.examiner(),
+        intake: node.intake(),
+        owned,
+    };
     let answering = answer(bus, &session, desk.clone());
     let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);

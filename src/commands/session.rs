@@ -87,7 +87,13 @@ pub(crate) async fn work(
     let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let following = watched.map(|watched| watched.follow(node.reloader(as_read), stop.clone()));
     let owned = Owned::default();
-    let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
+    let desk = Desk {
+        plan: node.plan(),
+        viewer: node.viewer(),
+        examiner: node.examiner(),
+        intake: node.intake(),
+        owned,
+    };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {

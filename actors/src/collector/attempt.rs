@@ -229,6 +229,7 @@ impl Attempt<'_> {
     /// Records how the fetch ended, or has the node record it that gave the permit.
     pub(super) async fn finish(&self, ending: Ending) {
         if let Some(ending) = self.permit.hand_in(ending) {
+            self.permit.stored();
             finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
         }
     }

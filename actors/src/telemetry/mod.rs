@@ -10,6 +10,7 @@
 
 mod budgets;
 mod cluster;
+mod loops;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -24,9 +25,10 @@ pub(crate) use cluster::{
     partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
     session_died, session_over, visit_ended,
 };
+pub(crate) use loops::{LoopMeters, shard_blocked, shard_blocked_long, shard_freed};
 pub(crate) use metrics::{
-    BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
-    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
+    ACCOUNTS_WAITING, BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD,
+    PlatformMeters, RESTING, SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};
