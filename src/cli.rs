@@ -70,6 +70,8 @@ pub(crate) enum Command {
     LogLevel(LogLevelArgs),
     /// Shows JSON logs as a tree: nodes, shards, actors, restarts, holds, rates
     Logs(LogsArgs),
+    /// Says what holds it back now, with evidence, and what changing that would buy
+    Doctor(DoctorArgs),
     /// Shows fetches that were given up, and collects them again
     Dead(DeadArgs),
     /// Makes Parquet files of stored answers, as [stage.NAME] declares; a build without the feature says how to get it
@@ -380,6 +382,22 @@ pub(crate) struct LogsArgs {
     /// Prints one JSON object; with --follow one per line
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit: 0 if nothing but declared limits or operators' holds was found, or nothing at all; 1 if something is
+wrong; 2 if no node answers.")]
+pub(crate) struct DoctorArgs {
+    /// Looks at so many seconds until now, in steps of 5
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..=60))]
+    pub(crate) window: u64,
+    /// Prints JSON: the findings, and the evidence of each node
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Asks the node of the data folder, also where the configuration has a section [nats]
+    #[arg(long)]
+    pub(crate) local: bool,
 }
 
 #[derive(Debug, Args)]

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::run(&cli.global, args),
         Command::LogLevel(args) => commands::log_level::run(&cli.global, args),
         Command::Logs(args) => commands::logs::run(args),
+        Command::Doctor(args) => commands::doctor::run(&cli.global, args),
         Command::Dead(args) => commands::dead::run(&cli.global, args),
         Command::Stage(args) => commands::stage::run(&cli.global, args),
         Command::Audit(args) => commands::audit::run(&cli.global, args),

@@ -188,6 +188,7 @@ fn shared(every: &str) -> Shared {
     let plan = Arc::new(loaded.plan);
     let clock = Clock::new();
     Shared {
+        pulses: Arc::default(),
         owned: tollgate_actors::cluster::Owned::default(),
         auth: tollgate_actors::auth::Keeper::new(clock.clone()).0,
         shuts: tollgate_actors::observe::Shuts::default(),

@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::cluster::Owned;
 use crate::codes::Code;
+use crate::doctor::Evidence;
 use crate::ids::Seq;
 use crate::levels::{Levels, Told, Wish};
-use crate::node::{Intake, Viewer};
+use crate::node::{Examiner, Intake, Viewer};
 use crate::plan::{InForce, Plan};
 use crate::queue::{Letter, NewFetch, Queue};
 use crate::recipe::check_fetch;
@@ -46,6 +47,11 @@ pub enum Request {
         account: Option<String>,
         /// Most accounts told one by one.
         most: usize,
+    },
+    /// What holds it back now.
+    Doctor {
+        /// Over how many seconds until now, a minute at most.
+        window_s: u64,
     },
     /// Dead letters, in the order of their numbers.
     Dead {
@@ -124,6 +130,8 @@ fn is_zero(count: &u64) -> bool {
 pub enum Answer {
     /// To `Status`.
     Status(Status),
+    /// To `Doctor`, from a running node.
+    Doctor(Box<Evidence>),
     /// To `Dead`.
     Dead(Vec<Letter>),
     /// To `Revive`: true if there was such a letter.
@@ -146,6 +154,8 @@ pub struct Desk {
     pub plan: InForce,
     /// Its accounts.
     pub viewer: Viewer,
+    /// What holds it back.
+    pub examiner: Examiner,
     /// Its queue.
     pub intake: Intake,
     /// What it owns.
@@ -183,6 +193,10 @@ impl Desk {
                     configs: self.goes_by().into_iter().collect(),
                     accounts: looks.accounts,
                 })
+            }
+            Ok(Request::Doctor { window_s }) => {
+                let evidence = self.examiner.evidence(Duration::from_secs(window_s)).await;
+                Answer::Doctor(Box::new(evidence))
             }
             Ok(Request::Dead { after, most }) => dead(&**self.intake.queue(), after, most).await,
             Ok(Request::Revive { seq, replay }) => {

@@ -14,7 +14,8 @@
 //! - [`auth`]: credentials, signatures and tokens;
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
-//!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready.
+//!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready;
+//! - [`times`]: where time goes; [`pulse`]: whether the shards' loops turn; [`doctor`]: what holds a node back.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
@@ -31,6 +32,7 @@ pub mod complete;
 pub mod config;
 pub mod control;
 pub mod costs;
+pub mod doctor;
 pub mod forecast;
 pub(crate) mod fresh;
 pub mod health;
@@ -47,6 +49,7 @@ pub mod observe;
 pub mod pages;
 pub mod plan;
 pub mod publish;
+pub mod pulse;
 pub mod queue;
 pub mod recipe;
 pub mod rehearsal;
@@ -60,6 +63,7 @@ pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod throttle;
+pub mod times;
 mod traces;
 pub mod verify;
 

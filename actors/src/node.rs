@@ -25,12 +25,14 @@ use crate::clock::Clock;
 use crate::cluster::{Hands, Owned};
 use crate::health::{self, BackHealth, Health, SHARD_PATIENCE};
 use crate::holds::{Holds, Scope};
+use crate::http::names::Names;
 use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::mixed::Limits;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
+use crate::pulse::{Pulses, Watching};
 use crate::queue::{
     Appended, LaneCount, LaneCursor, LanePage, NewFetch, Queue, QueueError, QueueFuture,
 };
@@ -43,12 +45,15 @@ use crate::shard::{
 use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Totals};
+use crate::times::Waits;
 use crate::traces::{Exporting, Traces};
 
+mod doctor;
 pub(crate) mod hands;
 mod spilling;
 mod unknown;
 
+pub use doctor::Examiner;
 pub use spilling::{Carrying, Spilling};
 pub use unknown::Unknown;
 #[cfg(test)]
@@ -164,6 +169,9 @@ pub struct Node {
     exchange: Option<Addr<Exchange>>,
     /// The way to other nodes, until somebody opens it.
     spilling: Option<Spilling>,
+    examiner: Examiner,
+    /// What looks whether the shards' loops turn.
+    _watching: Option<Watching>,
 }
 
 /// Where letters of other nodes about budgets go.
@@ -213,6 +221,7 @@ impl Node {
             back_health: seams.back,
             peers: Arc::new(Peers::default()),
             plan: InForce::new(Arc::clone(&plan)),
+            pulses: Pulses::new(plan.collect.shards),
         };
         let wire = Wire::new(shared.clock.clone(), TOKEN_IDLE_MAX);
         let wire = wire.map_err(|error| NodeError::Client(error.to_string()))?;
@@ -235,13 +244,17 @@ impl Node {
         };
         let mut shards = Vec::new();
         let mut arbiters = Vec::new();
+        let mut names = Vec::new();
         for number in 0..plan.collect.shards {
             let arbiter = Arbiter::new();
-            shards.push(start_shard(&arbiter.handle(), number, shared.clone()).await?);
+            let started = start_shard(&arbiter.handle(), number, shared.clone()).await?;
+            shards.push(started.0);
+            names.push(started.1);
             arbiters.push(arbiter);
         }
         let shards: Arc<[Addr<Shard>]> = shards.into();
         shared.peers.are(Arc::clone(&shards));
+        let on_nats = seams.lending.is_some();
         let exchange = seams.lending.map(|lending| {
             let (name, own) = (plan.node_name.clone(), (shared.clock.clone(), shared.plan.clone()));
             let first = shards[0].clone();
@@ -250,7 +263,11 @@ impl Node {
         let (spill, said) = Spill::new(shards.len());
         shared.peers.have_way(spill.clone());
         let spilling = Spilling::new(spill, said, Arc::clone(&shards), shared.clone());
+        let examiner = Examiner::new(&shards, &shared, names, on_nats);
+        let watching = shared.pulses.watch(shared.clock.clone());
         let mut node = Self {
+            examiner,
+            _watching: watching,
             shards,
             arbiters,
             unknown: Arc::default(),
@@ -367,6 +384,11 @@ impl Node {
     /// A way to look at the accounts, for use on any thread.
     pub fn viewer(&self) -> Viewer {
         Viewer { shards: self.shards.clone(), spill: self.spill() }
+    }
+
+    /// A way to ask what holds the node back, for use on any thread.
+    pub fn examiner(&self) -> Examiner {
+        self.examiner.clone()
     }
 
     /// A way to tell the shards that holds came or went, for use on any thread.
@@ -792,13 +814,16 @@ async fn start_shard(
     arbiter: &ArbiterHandle,
     number: usize,
     shared: Shared,
-) -> Result<Addr<Shard>, NodeError> {
+) -> Result<(Addr<Shard>, Arc<Names>), NodeError> {
     let (tell, told) = oneshot::channel();
     arbiter.spawn(async move {
         let shard = u16::try_from(number).expect("a validated number of shards");
         let wire = Wire::new(shared.clock.clone(), idle_max(&shared.plan.get()));
         let started = match wire {
-            Ok(wire) => Ok(Shard::start_here(shard, shared, Rc::new(wire))),
+            Ok(wire) => {
+                let names = wire.names();
+                Ok((Shard::start_here(shard, shared, Rc::new(wire)), names))
+            }
             Err(error) => Err(NodeError::Client(error.to_string())),
         };
         // Nobody listens only if the node was dropped while it started.
@@ -870,6 +895,7 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
     // Those that were removed stay, at zero.
     let mut waiting = BTreeMap::new();
     let known = telemetry::KNOWN.gauge(&[]);
+    let mut causes = BTreeMap::new();
     let live = telemetry::LIVE.gauge(&[]);
     let resting = telemetry::RESTING.gauge(&[]);
     loop {
@@ -877,6 +903,17 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
             for platform in plan.get().platforms.keys() {
                 let gauge = || telemetry::WAITING.gauge(&[platform.as_str()]);
                 waiting.entry(platform.clone()).or_insert_with(gauge);
+            }
+            for platform in plan.get().platforms.keys() {
+                for cause in Waits::ALL {
+                    let key = (platform.clone(), cause);
+                    let labels = [platform.as_str(), cause.as_str()];
+                    let gauge = causes
+                        .entry(key)
+                        .or_insert_with(|| telemetry::ACCOUNTS_WAITING.gauge(&labels));
+                    let count = sum.causes.get(&(platform.clone(), cause)).copied().unwrap_or(0);
+                    gauge.set(count as f64);
+                }
             }
             for (platform, gauge) in &waiting {
                 gauge.set(sum.waiting.get(platform).copied().unwrap_or(0) as f64);
@@ -900,6 +937,9 @@ async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
             let part = tokio::time::timeout(SHARD_PATIENCE, asked).await.ok()?.ok()?;
             for (platform, count) in part.waiting {
                 *sum.waiting.entry(platform).or_default() += count;
+            }
+            for (key, count) in part.causes {
+                *sum.causes.entry(key).or_default() += count;
             }
             sum.resting += part.resting;
             (known, live) = (part.known, part.live);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 use tollgate_actors::clock::Clock;
+use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Answer, Request, Status};
 use tollgate_actors::ledger::Ledger;
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
@@ -126,6 +127,11 @@ pub(super) async fn answer_at_rest(
                 status::at_rest(plan, &*queue, ledger, &clock, platform, account, *most).await?;
             Answer::Status(Status { running: false, ..status })
         }
+        // Nobody who could say.
+        Request::Doctor { .. } => Answer::Failed {
+            code: Code::NoNodeAnswers.to_string(),
+            reason: "no node is running, so nothing can be said of one".into(),
+        },
         Request::Dead { after, most } => control::dead(&*queue, *after, *most).await,
         Request::Revive { seq, replay } => {
             control::revive(plan, &Intake::alone(queue), *seq, *replay).await

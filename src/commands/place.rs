@@ -6,9 +6,12 @@ use anyhow::bail;
 use tokio::sync::OnceCell;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{Answer, Request};
+use tollgate_actors::doctor::Evidence;
 use tollgate_actors::ledger::nats::NatsView;
 use tollgate_actors::nats::ask::NodeAnswer;
-use tollgate_actors::nats::service::{DeadQuestion, Endpoint, Heard, StatusQuestion};
+use tollgate_actors::nats::service::{
+    DeadQuestion, DoctorQuestion, Endpoint, Heard, StatusQuestion,
+};
 use tollgate_actors::nats::{Bus, ask, service, session};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::Queue;
@@ -72,6 +75,17 @@ impl Place {
         }
     }
 
+    /// What each running node says of what holds it back.
+    pub(crate) fn examine(&self, request: &Request) -> anyhow::Result<Vec<Evidence>> {
+        if let At::Nats(cluster) = &self.at {
+            return self.runtime.block_on(with_rights(&cluster.bus, cluster.examine(request)));
+        }
+        match self.ask(request)? {
+            Answer::Doctor(evidence) => Ok(vec![*evidence]),
+            _ => bail!("the running node gave another answer: is it of another version?"),
+        }
+    }
+
     /// Which command collects what is put back, if none is running.
     pub(crate) fn collected_by(&self) -> Option<&'static str> {
         match &self.at {
@@ -112,6 +126,8 @@ impl Cluster {
                 return self.ask_all(&question, *most).await;
             }
             Request::LogLevel { .. } => bail!("each node is asked by itself what it logs"),
+            // Asked of all, by `examine`.
+            Request::Doctor { .. } => return Ok(None),
             Request::Dead { after, most } => {
                 DeadQuestion { after: *after, most: Some(*most), ..DeadQuestion::default() }
             }
@@ -132,6 +148,26 @@ impl Cluster {
                 Code::NoNodeAnswers
             ),
         }
+    }
+
+    async fn examine(&self, request: &Request) -> anyhow::Result<Vec<Evidence>> {
+        let Request::Doctor { window_s } = request else { return Ok(Vec::new()) };
+        let living = session::living(&self.bus).await?;
+        let question = DoctorQuestion { window_s: Some(*window_s) };
+        let answers = ask::ask_doctor(&self.bus, &question, living).await;
+        let told = |answer| match answer {
+            Answer::Doctor(evidence) => Some(*evidence),
+            _ => None,
+        };
+        let nodes: Vec<Evidence> = answers.into_iter().filter_map(|one| told(one.answer)).collect();
+        if nodes.len() < living {
+            say(format_args!(
+                "tollgate: {}: {living} node(s) show themselves and {} answered in time",
+                Code::NoNodeAnswers,
+                nodes.len()
+            ));
+        }
+        Ok(nodes)
     }
 
     async fn ask_all(

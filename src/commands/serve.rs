@@ -169,8 +169,14 @@ async fn work(
     node.report_to(health);
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
-    let (plan_of, viewer, intake) = (node.plan(), node.viewer(), node.intake());
-    let desk = Desk { plan: plan_of, viewer, intake, owned, levels };
+    let desk = Desk {
+        plan: node.plan(),
+        viewer: node.viewer(),
+        examiner: node.examiner(),
+        intake: node.intake(),
+        owned,
+        levels,
+    };
     let answering = answer(bus, &session, desk.clone());
     let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);

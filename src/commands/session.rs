@@ -90,8 +90,14 @@ pub(crate) async fn work(
     let following =
         watched.map(|watched| watched.follow(node.reloader(as_read), levels.clone(), stop.clone()));
     let owned = Owned::default();
-    let (plan_of, viewer, intake) = (node.plan(), node.viewer(), node.intake());
-    let desk = Desk { plan: plan_of, viewer, intake, owned, levels };
+    let desk = Desk {
+        plan: node.plan(),
+        viewer: node.viewer(),
+        examiner: node.examiner(),
+        intake: node.intake(),
+        owned,
+        levels,
+    };
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {

@@ -23,6 +23,7 @@ mod cli;
 mod cluster;
 mod crash;
 mod dead;
+mod doctor;
 mod hard;
 mod inputs;
 mod landed;

@@ -113,7 +113,7 @@ fn two_nodes_are_found_as_one_service_and_asked_by_nats_py() {
             let mut of_all: Vec<&str> =
                 endpoints.iter().map(|endpoint| endpoint["name"].as_str().unwrap()).collect();
             of_all.sort_unstable();
-            assert_eq!(of_all, ["dead", "log", "pause", "resume", "status"], "{said}");
+            assert_eq!(of_all, ["dead", "doctor", "log", "pause", "resume", "status"], "{said}");
         }
     }
     names.sort();
@@ -140,6 +140,12 @@ fn two_nodes_are_found_as_one_service_and_asked_by_nats_py() {
         row["account"] == "a" && row["because"].as_str().is_some_and(|why| why.contains("hourly"))
     };
     assert!(answers.iter().any(waits), "{answers:#?}");
+    let told = wait_until("what holds them back", || {
+        let told = dir.tollgate(&["doctor", "--json"]).run().json();
+        (told["findings"][0]["kind"] == "limit").then_some(told)
+    });
+    assert_eq!(told["nodes"].as_array().unwrap().len(), 2, "{told:#}");
+    assert!(told["nodes"].as_array().unwrap().iter().all(|node| node["on_nats"] == true));
     let counted = ask(&nats, "$SRV.STATS.tollgate", &Value::Null, 2);
     for answer in &counted {
         let endpoints = answer["payload"]["endpoints"].as_array().unwrap();

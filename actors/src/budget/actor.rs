@@ -18,6 +18,7 @@ use crate::ids::Account;
 use crate::ledger::record::Known;
 use crate::nats::session::SessionId;
 use crate::plan::Platform;
+use crate::pulse::Doing;
 use crate::recipe::BudgetKey;
 use crate::shard::BudgetDied;
 use crate::shard::context::Context as Shard;
@@ -197,6 +198,8 @@ impl Budget {
         if self.leaves(ctx) || !self.open {
             return;
         }
+        let shard = Rc::clone(&self.shard);
+        let _turn = shard.pulse.on(Doing::Budgeting, None);
         self.shard.faults.budget(self.key.record());
         let now = self.now();
         self.end_orphans(now);

@@ -1,13 +1,17 @@
 //! The collector actor: a free hand of a shard. It has one attempt at a time and goes back to its
 //! shard's free list after each.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix::prelude::*;
 
 use tollgate_gate::PermitId;
 
 use super::attempt;
+use crate::pulse::Doing;
 use crate::shard::context::Context as Shard;
 use crate::supervise::DeathNotice;
 
@@ -49,6 +53,7 @@ impl Handler<Make> for Collector {
         let Some(order) = self.shard.order(id) else { return };
         let shard = Rc::clone(&self.shard);
         let broken_off = shard.broken_off(id);
+        let (pulse, ix) = (Arc::clone(&shard.pulse), shard.account_of(id));
         let attempt = async move {
             tokio::select! {
                 biased;
@@ -56,6 +61,14 @@ impl Handler<Make> for Collector {
                 () = broken_off => {}
                 () = attempt::make(shard, order) => {}
             }
+        };
+        let attempt = async move {
+            let mut attempt = pin!(attempt);
+            let in_turn = |cx: &mut std::task::Context<'_>| {
+                let _turn = pulse.on(Doing::Collecting, ix);
+                attempt.as_mut().poll(cx)
+            };
+            poll_fn(in_turn).await;
         };
         ctx.spawn(attempt.into_actor(self).map(|(), collector, ctx| {
             if !collector.shard.collector_free(ctx.address()) {

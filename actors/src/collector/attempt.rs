@@ -245,6 +245,7 @@ impl Attempt<'_> {
     pub(super) async fn finish(&self, ending: Ending) {
         if let Some(ending) = self.permit.hand_in(ending) {
             self.mark(&self.marks.finishing);
+            self.permit.stored();
             finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
             self.mark(&self.marks.finished);
         }

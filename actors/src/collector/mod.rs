@@ -21,6 +21,7 @@ use crate::recipe::BudgetKey;
 use crate::shard::permit::Permit;
 use crate::spill::Offer;
 use crate::telemetry::PlatformMeters;
+use crate::times::End;
 
 pub mod actor;
 mod attempt;
@@ -251,4 +252,19 @@ pub enum Outcome {
         /// What the provider said.
         last: LastAnswer,
     },
+}
+
+impl Outcome {
+    /// How it counts among the ends of attempts.
+    pub(crate) fn end(&self) -> End {
+        match self {
+            Self::Done { .. } | Self::More { .. } => End::Done,
+            Self::Again { kind: Again::Throttled | Again::Parked, .. } | Self::Split { .. } => {
+                End::Throttled
+            }
+            Self::Again { kind: Again::Unreachable, .. } => End::Unreachable,
+            Self::Again { kind: Again::StoreAway | Again::Unsettled, .. } => End::StoreAway,
+            Self::Again { .. } | Self::Dead { .. } => End::Failed,
+        }
+    }
 }

@@ -20,6 +20,7 @@ use crate::recipe::Request;
 pub mod classify;
 mod connect;
 mod last_look;
+pub mod names;
 #[cfg(any(test, feature = "testkit"))]
 pub mod scripted;
 pub mod wire;

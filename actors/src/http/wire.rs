@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::connect::{CALL, ConnectNote, ConnectTimeout, TooLate, WatchConnects};
 use super::last_look::{LastLook, TooLong};
+use super::names::{Names, Resolver};
 use super::{Answer, CallBounds, CallError, OnWritten, Transport, Written};
 use crate::clock::Clock;
 use crate::recipe::Request;
@@ -36,6 +37,7 @@ const USER_AGENT: &str = concat!("tollgate/", env!("CARGO_PKG_VERSION"));
 pub struct Wire {
     client: reqwest::Client,
     clock: Clock,
+    names: Arc<Names>,
 }
 
 impl Wire {
@@ -46,6 +48,7 @@ impl Wire {
     /// The TLS provider is not installed (see [`crate::install_tls`]) or the system's certificates
     /// cannot be read.
     pub fn new(clock: Clock, idle_max: usize) -> Result<Self, reqwest::Error> {
+        let names = Names::new(clock.clone());
         let client = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             // A stream of HTTP/2 can wait unseen behind others; see ARCHITECTURE.md.
@@ -57,9 +60,15 @@ impl Wire {
             .tcp_nodelay(true)
             .pool_max_idle_per_host(idle_max)
             .pool_idle_timeout(IDLE)
+            .dns_resolver(Resolver(Arc::clone(&names)))
             .connector_layer(WatchConnects)
             .build()?;
-        Ok(Self { client, clock })
+        Ok(Self { client, clock, names })
+    }
+
+    /// What is known of its look-ups of names.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 }
 

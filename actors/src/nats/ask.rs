@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Bus;
-use super::service::{Endpoint, StatusQuestion};
+use super::service::{DoctorQuestion, Endpoint, StatusQuestion};
 use crate::control::{Answer, Desk, Request, Status};
 
 /// How long all nodes together may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// The same for what holds them back: a shard that does not turn is waited for.
+const DOCTOR_WITHIN: Duration = Duration::from_secs(8);
 /// How long one node works on one question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// An answer leaves this much of the server's `max_payload` free.
@@ -127,6 +129,20 @@ pub async fn ask(bus: &Bus, question: &StatusQuestion, expected: usize) -> Vec<N
     let request = Request::Status { platform, account, most: most.unwrap_or(0) };
     let text = serde_json::to_vec(&request).unwrap_or_default();
     let sent = bus.client().publish_with_reply(bus.names().subject("ask"), inbox, text.into());
+    if sent.await.is_ok() {
+        collect(&mut answers, &mut all, expected, until).await;
+    }
+    all
+}
+
+/// Asks all nodes what holds them back. As [`ask`], but for nodes of earlier versions, which do not know.
+pub async fn ask_doctor(bus: &Bus, question: &DoctorQuestion, expected: usize) -> Vec<NodeAnswer> {
+    let inbox = bus.client().new_inbox();
+    let Ok(mut answers) = bus.client().subscribe(inbox.clone()).await else { return Vec::new() };
+    let until = Instant::now() + DOCTOR_WITHIN;
+    let mut all = Vec::new();
+    let text = serde_json::to_vec(question).unwrap_or_default();
+    let sent = bus.client().publish_with_reply(Endpoint::Doctor.subject(bus), inbox, text.into());
     if sent.await.is_ok() {
         collect(&mut answers, &mut all, expected, until).await;
     }

@@ -1,8 +1,8 @@
 //! Every node as a service of NATS: what `nats micro` and clients in any language find and ask.
 //!
 //! The protocol is ADR-32 (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>):
-//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and five endpoints below `PREFIX.service`. All nodes
-//! answer `status` and `log`, each for itself. The others are of what all nodes share, so that one of them answers.
+//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and six endpoints below `PREFIX.service`. All nodes
+//! answer `status`, `doctor` and `log`, each for itself. The others are of what all nodes share, so that one of them answers.
 //!
 //! A question is a JSON object, empty for all defaults. What cannot be answered has the headers
 //! `Nats-Service-Error-Code` and `Nats-Service-Error`, which begins with our code.
@@ -38,6 +38,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 const WAIT: Duration = Duration::from_secs(10);
 /// Accounts and letters in one answer, unless told otherwise.
 const ROWS: usize = 100;
+/// Seconds that `doctor` looks at, unless told otherwise.
+const WINDOW_S: u64 = 30;
 /// Longest text of an error in its header, in bytes.
 const ERROR_BYTES_MAX: usize = 1024;
 /// As HTTP has them: the question is wrong, and it cannot be answered now.
@@ -57,10 +59,13 @@ pub enum Endpoint {
     Dead,
     /// What each node logs: [`LogQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
     Log,
+    /// What holds each node back: [`DoctorQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
+    Doctor,
 }
 
 impl Endpoint {
-    const ALL: [Self; 5] = [Self::Status, Self::Pause, Self::Resume, Self::Dead, Self::Log];
+    const ALL: [Self; 6] =
+        [Self::Status, Self::Pause, Self::Resume, Self::Dead, Self::Log, Self::Doctor];
 
     /// Its name, the last token of its subject.
     pub fn name(self) -> &'static str {
@@ -70,6 +75,7 @@ impl Endpoint {
             Self::Resume => "resume",
             Self::Dead => "dead",
             Self::Log => "log",
+            Self::Doctor => "doctor",
         }
     }
 
@@ -92,6 +98,15 @@ pub struct StatusQuestion {
     /// Most accounts told one by one. Default 100.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most: Option<usize>,
+}
+
+/// What holds nodes back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoctorQuestion {
+    /// Over so many seconds until now. Default 30, at most 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u64>,
 }
 
 /// A hold to be set; with neither `of` nor `key` all holds are told.
@@ -249,7 +264,9 @@ pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Err
         let builder = service.endpoint_builder().name(endpoint.name());
         // A group of its own makes every node answer; of one group one does.
         let builder = match endpoint {
-            Endpoint::Status | Endpoint::Log => builder.queue_group(&who.session),
+            Endpoint::Status | Endpoint::Log | Endpoint::Doctor => {
+                builder.queue_group(&who.session)
+            }
             _ => builder,
         };
         listening.push((endpoint, builder.add(endpoint.subject(&bus)).await?));
@@ -304,6 +321,11 @@ impl Counter {
                 let StatusQuestion { platform, account, most } = read(payload)?;
                 let most = most.unwrap_or(ROWS);
                 self.ask_desk(&Request::Status { platform, account, most }).await
+            }
+            Endpoint::Doctor => {
+                let DoctorQuestion { window_s } = read(payload)?;
+                let window_s = window_s.unwrap_or(WINDOW_S);
+                self.ask_desk(&Request::Doctor { window_s }).await
             }
             Endpoint::Dead => self.ask_desk(&dead(&read(payload)?)?).await,
             Endpoint::Pause => to_text(&self.pause(read(payload)?).await?),

@@ -110,6 +110,7 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
     let store = Store::memory(BUFFER_BYTES).expect("room for a body");
     let (auth, worker) = Keeper::new(clock.clone());
     let shared = Shared {
+        pulses: Arc::default(),
         owned: crate::cluster::Owned::default(),
         auth,
         shuts: Shuts::default(),

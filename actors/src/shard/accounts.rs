@@ -19,6 +19,7 @@ use crate::ids::{AccountKey, Priority};
 use crate::plan::Platform;
 use crate::supervise::Restarts;
 use crate::throttle::{Throttle, Usage};
+use crate::times::Cause;
 
 /// Deadlines of nobody that are kept before they are looked for.
 const DEADLINES_SPARE: usize = 1024;
@@ -27,7 +28,7 @@ const DEADLINES_SPARE: usize = 1024;
 pub(crate) type Ix = u32;
 
 /// What an account looks like from outside.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Glance {
     /// Fetches that wait, parked ones included.
     pub(crate) waiting: u64,
@@ -37,6 +38,14 @@ pub(crate) struct Glance {
     pub(crate) until: Option<At>,
     /// What it waits for.
     pub(crate) because: Option<Box<str>>,
+    /// The same for sums, with the number of its api, and since when.
+    pub(crate) spent: (Option<(u16, Cause)>, At),
+}
+
+impl Default for Glance {
+    fn default() -> Self {
+        Self { waiting: 0, in_flight: 0, until: None, because: None, spent: (None, At::MIN) }
+    }
 }
 
 /// An account without an actor.
@@ -56,6 +65,8 @@ pub(crate) struct Rest {
     pub(crate) due: At,
     /// What it waits for.
     pub(crate) because: Option<Box<str>>,
+    /// The same for sums, with the number of its api.
+    pub(crate) cause: Option<(u16, Cause)>,
     /// Its stretch of calls so far, while more wait.
     pub(crate) usage: Option<Box<Usage>>,
 }
@@ -134,6 +145,15 @@ impl Entry {
         }
     }
 
+    /// What it waits for as sums know it, with the number of the api, and since when.
+    pub(crate) fn spent(&self) -> (Option<(u16, Cause)>, At) {
+        match &self.state {
+            State::Ready(_) => (None, At::MAX),
+            State::Live { glance, .. } | State::Restarting(glance) => glance.spent,
+            State::Resting(rest) => (rest.cause, rest.since),
+        }
+    }
+
     /// What this account looks like from outside.
     pub(crate) fn glance(&self) -> Glance {
         match &self.state {
@@ -152,6 +172,7 @@ impl Entry {
                 // At no time of its own: an operator holds it.
                 until: (rest.waiting() > 0 && rest.due < At::MAX).then_some(rest.due),
                 because: rest.because.clone(),
+                spent: (rest.cause, rest.since),
             },
         }
     }

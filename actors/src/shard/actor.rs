@@ -18,10 +18,12 @@ use super::{
 use crate::cluster::part_of;
 use crate::http::Transport;
 use crate::ids::AccountKey;
+use crate::pulse::Doing;
 use crate::supervise::Restarts;
 use crate::telemetry;
 use crate::throttle::messages::{LookAgain as ThrottleLookAgain, MoreWork};
 use crate::throttle::{Start, Throttle};
+use crate::times::Waits;
 
 /// Throttle actors alive at once per shard; further accounts wait their turn, first come first served.
 pub(crate) const LIVE_MAX: usize = 8192;
@@ -104,6 +106,7 @@ impl Shard {
                     lanes: Box::default(),
                     due: At(0),
                     because: None,
+                    cause: None,
                     usage: None,
                 },
             );
@@ -190,6 +193,7 @@ impl Shard {
     }
 
     fn look(&self, look: &Look) -> Looks {
+        let _turn = self.ctx.pulse.on(Doing::Counting, None);
         let accounts = self.ctx.accounts.borrow();
         let mut looks =
             Looks { known: accounts.len() as u64, live: accounts.live as u64, ..Looks::default() };
@@ -247,6 +251,14 @@ impl Actor for Shard {
         ctx.set_mailbox_capacity(MAILBOX);
         self.ctx.me.set(ctx.address()).expect("a shard starts once");
         telemetry::shard_started(self.ctx.shard);
+        let shard = Rc::clone(&self.ctx);
+        ctx.spawn(
+            async move {
+                let name = |ix| shard.accounts.borrow().get(ix).map(|entry| entry.key.clone());
+                shard.pulse.answer(&shard.clock, name).await;
+            }
+            .into_actor(self),
+        );
         if self.ctx.owned.is_shared() {
             ctx.run_interval(CUT_LOOK, |shard, _| shard.ctx.break_off());
         }
@@ -257,6 +269,8 @@ impl Handler<Work> for Shard {
     type Result = ();
 
     fn handle(&mut self, Work(found): Work, ctx: &mut Self::Context) {
+        let pulse = Arc::clone(&self.ctx.pulse);
+        let _turn = pulse.on(Doing::Noting, None);
         for found in found {
             self.note(found);
         }
@@ -310,6 +324,8 @@ impl Handler<HoldsChanged> for Shard {
     type Result = ();
 
     fn handle(&mut self, HoldsChanged(scopes): HoldsChanged, ctx: &mut Self::Context) {
+        let pulse = Arc::clone(&self.ctx.pulse);
+        let _turn = pulse.on(Doing::Telling, None);
         let now = self.ctx.clock.now();
         let mut live = Vec::new();
         {
@@ -349,6 +365,7 @@ impl Shard {
 
     /// Makes every live throttle actor look again.
     fn tell_live(&self) {
+        let _turn = self.ctx.pulse.on(Doing::Telling, None);
         let live: Vec<Ix> = {
             let accounts = self.ctx.accounts.borrow();
             accounts
@@ -381,6 +398,7 @@ impl Handler<Tally> for Shard {
     type Result = MessageResult<Tally>;
 
     fn handle(&mut self, tally: Tally, _: &mut Self::Context) -> Self::Result {
+        let _turn = self.ctx.pulse.on(Doing::Counting, None);
         let accounts = self.ctx.accounts.borrow();
         let end = tally.from.saturating_add(TALLY_MAX);
         let mut tallied = Tallied {
@@ -394,6 +412,9 @@ impl Handler<Tally> for Shard {
             tallied.resting += u64::from(matches!(entry.state, State::Resting(_)));
             let (waiting, _) = entry.counts();
             if waiting > 0 {
+                let cause = entry.spent().0.map_or(Waits::Turn, |(_, cause)| cause.kind());
+                let key = (entry.key.platform.clone(), cause);
+                *tallied.causes.entry(key).or_default() += 1;
                 match tallied.waiting.get_mut(&entry.key.platform) {
                     Some(sum) => *sum += waiting,
                     None => drop(tallied.waiting.insert(entry.key.platform.clone(), waiting)),

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
@@ -40,11 +40,13 @@ use crate::ledger::record::Tries;
 use crate::observe::{Drift, Shuts};
 use crate::pages::Read;
 use crate::plan::{InForce, Plan, Platform};
+use crate::pulse::{Pulse, Pulses};
 use crate::queue::Queue;
 use crate::spill::Spill;
 use crate::store::Store;
 use crate::telemetry::{self, Meters, PlatformMeters, Totals};
 use crate::throttle::messages::{Reported, SlotFree};
+use crate::times::{Moments, PlatformTimes, Times};
 use crate::traces::Traces;
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
@@ -98,6 +100,8 @@ pub struct Shared {
     pub auth: Keeper,
     /// Which partitions this node owns.
     pub owned: Owned,
+    /// Whether the shards' loops turn.
+    pub pulses: Arc<Pulses>,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -174,6 +178,8 @@ pub(crate) fn shard_of(key: &AccountKey, shards: usize) -> usize {
 #[derive(Debug, Default)]
 pub struct StoreHealth {
     away: AtomicBool,
+    /// Why, when it was last away.
+    why: Mutex<String>,
     /// Wakes the prober.
     pub(crate) failed: Notify,
     /// Who else is told.
@@ -186,8 +192,15 @@ impl StoreHealth {
         self.away.load(Ordering::Acquire)
     }
 
+    /// Why it takes none, if it does not.
+    pub(crate) fn why(&self) -> Option<String> {
+        let why = || self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.is_away().then(why)
+    }
+
     pub(crate) fn away(&self, reason: &str) {
         if !self.away.swap(true, Ordering::AcqRel) {
+            reason.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
             telemetry::store_away(reason);
             if let Some(health) = self.health.get() {
                 health.set(health::STORE, &format!("the object store takes no bodies: {reason}"));
@@ -226,6 +239,12 @@ pub(crate) struct Running {
     /// Another node makes it.
     pub(crate) is_abroad: bool,
     pub(crate) meters: Rc<PlatformMeters>,
+    times: Rc<PlatformTimes>,
+    api: u16,
+    decided_at: At,
+    given_at: At,
+    /// What it brought is stored.
+    stored: Option<At>,
     /// Held while a fetch that must be tried alone is, also if its throttle actor dies meanwhile.
     pub(crate) _alone: Option<OwnedSemaphorePermit>,
     /// Of the budgets that it counts in.
@@ -234,6 +253,25 @@ pub(crate) struct Running {
     pub(crate) body: Rc<Cell<BodyRead>>,
     /// How sure it is that its account is this node's.
     pub(super) claim: Claim,
+}
+
+impl Running {
+    /// Its moments so far.
+    pub(crate) fn moments(&self) -> Moments {
+        Moments {
+            decided: self.decided_at,
+            given: self.given_at,
+            written: self.written,
+            answered: self.answered,
+            call_ended: self.call_ended.as_ref().map(|(at, _)| *at),
+            stored: self.stored,
+        }
+    }
+
+    /// The platform and the number of the api that its time is spent for.
+    pub(super) fn pair(&self) -> (&Slug, u16) {
+        (&self.item.lane.account.platform, self.api)
+    }
 }
 
 /// One shard's share of a node.
@@ -257,6 +295,10 @@ pub struct Context {
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<BTreeMap<PermitId, Running>>,
     pub(crate) baselines: RefCell<Baselines>,
+    /// Where time goes.
+    pub(crate) times: Times,
+    /// What has a turn.
+    pub(crate) pulse: Arc<Pulse>,
     /// The budgets whose shard this is.
     pub(crate) budgets: RefCell<Table>,
     pub(crate) peers: Arc<Peers>,
@@ -317,6 +359,8 @@ impl Context {
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),
+            times: Times::default(),
+            pulse: shared.pulses.of(shard),
             budgets: RefCell::default(),
             peers: shared.peers,
             draining: Cell::new(false),
@@ -521,7 +565,8 @@ impl Context {
 
     /// Gives a permit to a free collector.
     pub(crate) fn attempt(self: &Rc<Self>, id: PermitId, decided_at: At, attempt: Attempt) {
-        let Attempt { ix, item, tries, read, slot, alone, platform, api, meters, grants } = attempt;
+        let Attempt { ix, item, tries, read, slot, alone, platform, api, meters, .. } = attempt;
+        let (times, given_at, grants) = (attempt.times, attempt.given_at, attempt.grants);
         meters.attempt_begins();
         let body: Rc<Cell<BodyRead>> = Rc::default();
         let running = Running {
@@ -536,6 +581,11 @@ impl Context {
             lost: None,
             is_abroad: slot.is_abroad(),
             meters: Rc::clone(&meters),
+            times,
+            api,
+            decided_at,
+            given_at,
+            stored: None,
             _alone: alone,
             grants,
             body: Rc::clone(&body),
@@ -579,6 +629,11 @@ impl Context {
         Collector::start(Rc::clone(self))
     }
 
+    /// The account of an attempt, if it is one of this shard's.
+    pub(crate) fn account_of(&self, id: PermitId) -> Option<Ix> {
+        self.running.borrow().get(&id).map(|running| running.ix)
+    }
+
     /// The order of a permit, for the collector that was sent it.
     pub(crate) fn order(&self, id: PermitId) -> Option<Order> {
         self.orders.borrow_mut().remove(&id)
@@ -618,6 +673,9 @@ impl Context {
                 Report::CallEnded(at, sent) => running.call_ended = Some((*at, *sent)),
                 Report::Lost(latest, until) => running.lost = Some((*latest, *until)),
                 Report::Finished(outcome) => {
+                    let (moments, now) = (running.moments(), self.clock.now());
+                    running.times.attempt(running.api, &moments, outcome.end(), now);
+                    running.meters.phases(&moments, now);
                     running.meters.attempt_ends();
                     running.outcome = Some(outcome.clone());
                 }
@@ -640,6 +698,13 @@ impl Context {
             if let Some(latest) = lost {
                 lose_grants(&mut running.grants, latest);
             }
+        }
+    }
+
+    /// What an attempt brought is stored; the queue is told next.
+    pub(crate) fn stored(&self, id: PermitId) {
+        if let Some(running) = self.running.borrow_mut().get_mut(&id) {
+            running.stored = Some(self.clock.now());
         }
     }
 
@@ -694,6 +759,9 @@ pub(crate) struct Attempt {
     pub(crate) platform: Arc<Platform>,
     pub(crate) api: u16,
     pub(crate) meters: Rc<PlatformMeters>,
+    pub(crate) times: Rc<PlatformTimes>,
+    /// When its permit was given.
+    pub(crate) given_at: At,
     pub(crate) grants: Vec<Grant>,
 }
 

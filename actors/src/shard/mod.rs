@@ -8,6 +8,7 @@ pub(crate) mod accounts;
 pub mod actor;
 mod baseline;
 mod budgets;
+pub(crate) mod census;
 pub mod context;
 pub(crate) mod guests;
 mod parts;
@@ -122,6 +123,8 @@ pub(crate) struct Tallied {
     pub(crate) next: Option<accounts::Ix>,
     /// Fetches that wait, by platform.
     pub(crate) waiting: std::collections::BTreeMap<crate::ids::Slug, u64>,
+    /// Accounts with such, by what the next one waits for.
+    pub(crate) causes: std::collections::BTreeMap<(crate::ids::Slug, crate::times::Waits), u64>,
     /// Accounts that rest.
     pub(crate) resting: u64,
     /// Of the whole shard: accounts known, and those with an actor.

@@ -176,6 +176,13 @@ impl Permit {
         self.report(Report::Told(Box::new(facts)));
     }
 
+    /// What it brought is stored, now, and the queue is told next.
+    pub(crate) fn stored(&self) {
+        if self.visit.is_none() {
+            self.shard.stored(self.id);
+        }
+    }
+
     /// The call is over, now: its in-flight slot is free. Repeats do nothing.
     pub fn call_ended(&self, sent: Sent) {
         if !self.call_ended.replace(true) {

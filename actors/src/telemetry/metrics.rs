@@ -13,12 +13,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Unit, with_recorder};
-use tollgate_gate::Span;
+use tollgate_gate::{At, Span};
 
 use crate::codes::Code;
 use crate::collector::Outcome;
 use crate::ids::Slug;
 use crate::plan::{Plan, Platform};
+use crate::times::{Moments, Phase};
 
 /// What a metric is to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +186,14 @@ metrics! {
         "nodes whose limits are not known here";
     CONFIG_RELOADS: Counter "tollgate_config_reloads_total" in "reloads" by ["kind"], NO_BUCKETS,
         "times the configuration was read anew while running: `applied`, `unchanged`, or `refused` for its mistakes";
+    ACCOUNTS_WAITING: Gauge "tollgate_accounts_waiting" in "accounts" by ["platform", "cause"], NO_BUCKETS,
+        "accounts with waiting fetches, by what the next one waits for: `limit`, `flight` (a limit, until a call in flight is over), `budget` (a limit shared with others), `hold`, `paused`, `retry`, `collector`, `queue`, `ledger`, `store`, `nats`, `signing`, `drain`, `turn`, `other`; counted every 5 s";
+    PHASE: Histogram "tollgate_attempt_phase_seconds" in "seconds" by ["platform", "phase"], WAITS,
+        "what attempts spend their time with: `ledger`, `connect` (from the permit until the request is written: name, connection, TLS), `first_byte`, `body`, `store`, `ack`";
+    LOOP_LAG: Histogram "tollgate_loop_lag_seconds" in "seconds" by ["shard"], ANSWERS,
+        "how long a shard that was at work took to give a word; asked every 10 ms";
+    LOOP_BLOCKED: Counter "tollgate_loop_blocked_total" in "times" by ["shard"], NO_BUCKETS,
+        "times that this was 50 ms or more: see the events `shard_blocked`, `shard_freed`";
     BUILD: Gauge "tollgate_build_info" in "1" by ["version"], NO_BUCKETS,
         "always 1; says which version runs";
 }
@@ -280,6 +289,7 @@ pub(crate) struct PlatformMeters {
     ledger_store: Histogram,
     store_finish: Histogram,
     queue_finish: Histogram,
+    phases: [Histogram; Phase::ALL.len()],
     dead: RefCell<HashMap<(u16, Code), Counter>>,
 }
 
@@ -347,6 +357,7 @@ impl PlatformMeters {
             ledger_store: LEDGER_STORE.histogram(&[p]),
             store_finish: STORE_FINISH.histogram(&[p]),
             queue_finish: QUEUE_FINISH.histogram(&[p]),
+            phases: Phase::ALL.map(|phase| PHASE.histogram(&[p, phase.as_str()])),
             dead: RefCell::default(),
         }
     }
@@ -442,6 +453,14 @@ impl PlatformMeters {
     /// The store has taken a body, or not.
     pub(crate) fn store_finished(&self, took: Duration) {
         self.store_finish.record(took.as_secs_f64());
+    }
+
+    /// An attempt is over: what it spent its time with.
+    pub(crate) fn phases(&self, moments: &Moments, now: At) {
+        for (phase, (from, to)) in moments.phases(now) {
+            let took = Duration::from_micros(to.since(from).0);
+            self.phases[phase as usize].record(took.as_secs_f64());
+        }
     }
 
     /// The queue has recorded an ending.

@@ -11,6 +11,7 @@
 mod budgets;
 mod cluster;
 mod logs;
+mod loops;
 mod metrics;
 #[cfg(test)]
 mod tests;
@@ -28,9 +29,11 @@ pub(crate) use cluster::{
 };
 pub use logs::lines_left_out;
 pub(crate) use logs::{log_level_changed, log_level_refused};
+pub(crate) use loops::{LoopMeters, shard_blocked, shard_blocked_long, shard_freed};
 pub(crate) use metrics::{
-    BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD, PlatformMeters, RESTING,
-    SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKE_LAG, WAKES,
+    ACCOUNTS_WAITING, BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD,
+    PlatformMeters, RESTING, SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKE_LAG,
+    WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
 pub use totals::{Count, LimitUse, Summary, Totals};

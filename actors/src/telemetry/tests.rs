@@ -36,7 +36,8 @@ const SOURCE: &str = concat!(
     include_str!("cluster.rs"),
     include_str!("budgets.rs"),
     include_str!("logs.rs"),
-    include_str!("traces.rs")
+    include_str!("traces.rs"),
+    include_str!("loops.rs")
 );
 const PAGE: &str = include_str!("../../../docs/events.md");
 
@@ -233,7 +234,8 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
             let bare = name.strip_suffix("_total").unwrap_or(name);
             assert_eq!(bare.ends_with(base), *unit == base, "{name} in {unit}");
         }
-        let bounded = ["platform", "api", "code", "class", "kind", "version"];
+        let bounded =
+            ["platform", "api", "code", "class", "kind", "version", "cause", "phase", "shard"];
         assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");
         assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");

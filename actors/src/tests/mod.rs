@@ -187,6 +187,7 @@ impl Rig {
             platform.auth.is_some() || platform.apis.iter().any(|api| api.auth.is_some())
         });
         let shared = Shared {
+            pulses: Arc::default(),
             owned,
             auth,
             shuts: Shuts::default(),

@@ -38,11 +38,13 @@ use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
 use crate::pages::Read;
 use crate::plan::Platform;
+use crate::pulse::Doing;
 use crate::shard::accounts::{Ix, Rest};
 use crate::shard::context::Context as Shard;
 use crate::shard::permit::Report;
 use crate::supervise::DeathNotice;
 use crate::telemetry::{self, PlatformMeters};
+use crate::times::{Cause, PlatformTimes};
 
 /// Between two tries of a queue that does not answer.
 const SEAM_AGAIN: Duration = LEDGER_AGAIN;
@@ -107,6 +109,9 @@ pub struct Throttle {
     part: u32,
     platform: Arc<Platform>,
     meters: Rc<PlatformMeters>,
+    times: Rc<PlatformTimes>,
+    /// What is waited for now, and since when; for the sums of where time goes.
+    spent: (Option<(u16, Cause)>, At),
     start: Option<Start>,
     restarted: bool,
     /// The record has been read: permits may be given.
@@ -184,6 +189,9 @@ impl Throttle {
         let told = Rc::clone(&shard);
         let notice = DeathNotice::new(move |reason| told.account_died(ix, incarnation, reason));
         let meters = shard.meters_of(&platform.name);
+        let times = shard.times.of(&platform);
+        // Until its record is there.
+        let spent = (Some((0, Cause::Ledger)), shard.clock.now());
         Self {
             shard,
             ix,
@@ -192,6 +200,8 @@ impl Throttle {
             key,
             platform,
             meters,
+            times,
+            spent,
             restarted: matches!(start, Start::Restarted),
             start: Some(start),
             open: false,
@@ -330,6 +340,8 @@ impl Handler<Reported> for Throttle {
     fn handle(&mut self, reported: Reported, ctx: &mut Self::Context) {
         self.handled += 1;
         if self.open {
+            let shard = Rc::clone(&self.shard);
+            let _turn = shard.pulse.on(Doing::Hearing, Some(self.ix));
             let call_ended = matches!(reported.report, Report::CallEnded(..));
             self.hear(reported.id, reported.report, ctx);
             // What came of it is on its way already: a refusal holds the account before another call goes.

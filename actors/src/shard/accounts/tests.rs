@@ -22,6 +22,7 @@ fn rest(due: i64) -> Rest {
         lanes: Box::default(),
         due: At(due),
         because: None,
+        cause: None,
         usage: None,
     }
 }

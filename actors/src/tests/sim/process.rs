@@ -109,6 +109,7 @@ pub(super) async fn run(
     let (auth, _no_credentials) = AuthKeeper::new(clock.clone());
     let back = Arc::new(BackHealth::default());
     let shared = Shared {
+        pulses: Arc::default(),
         owned: owned.clone(),
         auth,
         shuts: Shuts::default(),

@@ -21,6 +21,7 @@ use crate::recipe::{self, BudgetKey, FetchContext, Refusal};
 use crate::telemetry;
 use crate::throttle::fence::Fence;
 use crate::throttle::messages::FromBudget as Message;
+use crate::times::Cause;
 
 /// Who waits in line asks again after this time at the latest: a budget that died without a word is no reason
 /// to wait for ever.
@@ -53,14 +54,15 @@ impl Throttle {
             return false;
         }
         let keys = &candidate.item.budgets;
+        let cause = (self.lanes[place].api, Cause::Budget);
         self.in_line.retain(|line| line.again > now);
         if let Some(line) = self.in_line.iter().find(|line| keys.contains(&line.key)) {
             let text = || format!("{} ({})", line.why, line.key.shown()).into();
             match line.until {
-                Some(until) if until > now => wait.until(until, line.again, text),
+                Some(until) if until > now => wait.until(until, line.again, cause, text),
                 _ => {
                     wait.wake_at(line.again);
-                    wait.for_event(&text());
+                    wait.for_event(cause, &text());
                 }
             }
             return true;
@@ -71,7 +73,7 @@ impl Throttle {
         };
         if let Some(asking) = self.asking.iter().find(|asking| asked(asking)) {
             let key = asking.asked();
-            wait.for_event(&format!("the budget of {}", key.shown()));
+            wait.for_event(cause, &format!("the budget of {}", key.shown()));
             return true;
         }
         false

@@ -22,6 +22,7 @@ use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::pulse::Doing;
 use crate::queue::Ending;
 use crate::recipe::Refusal;
 use crate::shard::context::Attempt;
@@ -30,6 +31,7 @@ use crate::throttle::book;
 use crate::throttle::fence::{Fence, Fenced};
 use crate::throttle::lane::{Candidate, Lane, Offer};
 use crate::throttle::retry::{ALONE_FROM, WASTED_AT_ONCE};
+use crate::times::Cause;
 
 /// Most permits covered by one record.
 const BATCH_MAX: usize = 64;
@@ -47,6 +49,8 @@ struct Reading;
 impl Throttle {
     /// Lets through what may go, and sets the clock for what may not.
     pub(super) fn step(&mut self, ctx: &mut Context<Self>) {
+        let shard = Rc::clone(&self.shard);
+        let _turn = shard.pulse.on(Doing::Deciding, Some(self.ix));
         if !self.open {
             self.leave_unopened(ctx);
             return;
@@ -70,7 +74,7 @@ impl Throttle {
                 }
                 self.forget_due();
                 if self.lanes.iter().any(|lane| lane.waiting() > 0) {
-                    wait.for_event(reason);
+                    wait.for_event((0, self.why_halted(reason)), reason);
                 }
             }
             None => self.decide(now, &mut wait, ctx),
@@ -82,6 +86,7 @@ impl Throttle {
         self.held = wait.only_held();
         self.until = wait.at.or(self.held.filter(|at| *at < At::MAX));
         self.because = wait.because;
+        self.spends(wait.cause, now);
         self.set_timer(wait.wake, ctx);
         let decided = self.decided_or_asking().next().is_some() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
@@ -111,7 +116,7 @@ impl Throttle {
                 self.slot = None;
             }
             let Some(slot) = self.slot.take().or_else(|| self.ask_slot(place, now)) else {
-                wait.for_event("a free collector");
+                wait.for_event((self.lanes[place].api, Cause::Collector), "a free collector");
                 return;
             };
             let Some(candidate) = self.lanes[place].take(now) else {
@@ -210,14 +215,15 @@ impl Throttle {
                     Offer::Fetch | Offer::Read => {}
                 }
                 if let Some(hold) = self.operator_hold(&lane.key) {
-                    wait.for_operator(&hold, &self.shard.clock);
+                    wait.for_operator(lane.api, &hold, &self.shard.clock);
                     continue;
                 }
                 if in_turn && self.is_out_of_turn(place, now) {
                     continue;
                 }
-                if self.waits_for_trial(lane.api) {
-                    wait.for_event(TRIAL);
+                let api = lane.api;
+                if self.waits_for_trial(api) {
+                    wait.for_event((api, Cause::Hold), TRIAL);
                     continue;
                 }
                 // What a fetch costs that is still to be read is not known; then it is only read.
@@ -230,18 +236,20 @@ impl Throttle {
                 };
                 let ask = Ask::new(lane.api).with_costs(&costs);
                 let decision = self.gate.decide(&self.platform.limits, ask, now);
-                if let Some((until, why)) = self.shut_beside(&decision, ask.api, now) {
-                    self.wait_beside(place, offer, (until, why), now, wait, ctx);
+                if let Some(shut) = self.shut_beside(&decision, ask.api, now) {
+                    self.wait_beside(place, offer, shut, now, wait, ctx);
                     continue;
                 }
                 match decision {
                     Decision::Go if offer == Offer::Fetch => {
                         if let Err(refusal) = self.budgets_of_now(place, now) {
                             self.refused_now(place, refusal, now, ctx);
-                            wait.for_event("a fetch that cannot be called any more to be out");
+                            let why = "a fetch that cannot be called any more to be out";
+                            wait.for_event((api, Cause::Reading), why);
                         } else if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
-                            wait.for_event("a fetch that no limit allows to be out");
+                            let why = "a fetch that no limit allows to be out";
+                            wait.for_event((api, Cause::Reading), why);
                         } else if !self.waits_for_auth(place, now, wait)
                             && !self.waits_for_budget(place, now, wait)
                         {
@@ -254,35 +262,39 @@ impl Throttle {
                             self.lanes[place].read_more();
                             self.read(place, ctx);
                         }
-                        wait.for_event("its next fetch to be read");
+                        wait.for_event((api, Cause::Reading), "its next fetch to be read");
                         reading = true;
                     }
                     Decision::WaitUntil { at, because } => {
                         let by_limit = matches!(because, Because::Limit(_));
                         self.lanes[place].due = at.filter(|_| by_limit);
+                        let cause = (api, cause_of(&because, at.is_some()));
                         let name = || self.gate.name(&self.platform.limits, &because);
                         match at {
-                            None => wait.for_event(&name()),
+                            None => wait.for_event(cause, &name()),
                             Some(at) if offer == Offer::Read => {
                                 let early = at.minus(Span::from(READ_EARLY));
-                                wait.until(at, if early > now { early } else { at }, name);
+                                let wake = if early > now { early } else { at };
+                                wait.until(at, wake, cause, name);
                                 if early <= now && !self.lanes[place].loading {
                                     let ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
                                     self.lanes[place].ahead = ahead;
                                     self.read(place, ctx);
                                 }
                             }
-                            Some(at) => wait.until(at, at, name),
+                            Some(at) => wait.until(at, at, cause, name),
                         }
                     }
                     Decision::Never { because } if offer == Offer::Fetch => {
                         let name = self.gate.name(&self.platform.limits, &because);
                         self.never(place, &name, now, ctx);
-                        wait.for_event("a fetch that no limit allows to be out");
+                        let why = "a fetch that no limit allows to be out";
+                        wait.for_event((api, Cause::Reading), why);
                     }
                     Decision::Never { because } => {
                         let name = self.gate.name(&self.platform.limits, &because);
-                        wait.for_event(&format!("nothing that can come: {name} allows no call"));
+                        let why = format!("nothing that can come: {name} allows no call");
+                        wait.for_event((api, cause_of(&because, true)), &why);
                     }
                 }
             }
@@ -341,18 +353,19 @@ impl Throttle {
         &mut self,
         place: usize,
         offer: Offer,
-        (until, why): (At, Box<str>),
+        (until, cause, why): (At, Cause, Box<str>),
         now: At,
         wait: &mut Wait,
         ctx: &mut Context<Self>,
     ) {
         self.lanes[place].due = None;
+        let cause = (self.lanes[place].api, cause);
         if offer != Offer::Read {
-            wait.until(until, until, || why);
+            wait.until(until, until, cause, || why);
             return;
         }
         let early = until.minus(Span::from(READ_EARLY));
-        wait.until(until, if early > now { early } else { until }, || why);
+        wait.until(until, if early > now { early } else { until }, cause, || why);
         if early <= now && !self.lanes[place].loading {
             self.lanes[place].ahead = self.lanes[place].ahead.min(AHEAD_WAITING);
             self.read(place, ctx);
@@ -376,9 +389,10 @@ impl Throttle {
                 if open.plus(Span::from_millis(1)) >= at =>
             {
                 let at = open.max(at);
-                wait.until(at, at, || self.gate.name(&self.platform.limits, &because));
+                let cause = (api, cause_of(&because, true));
+                wait.until(at, at, cause, || self.gate.name(&self.platform.limits, &because));
             }
-            _ => wait.until(at, at, || "its next try".into()),
+            _ => wait.until(at, at, (api, Cause::Retry), || "its next try".into()),
         }
     }
 
@@ -609,7 +623,20 @@ impl Throttle {
         self.shard.attempt(
             id,
             at,
-            Attempt { ix: self.ix, item, tries, read, slot, alone, platform, api, meters, grants },
+            Attempt {
+                ix: self.ix,
+                item,
+                tries,
+                read,
+                slot,
+                alone,
+                platform,
+                api,
+                meters,
+                times: Rc::clone(&self.times),
+                given_at: now,
+                grants,
+            },
         );
     }
 
@@ -633,6 +660,14 @@ impl Throttle {
     }
 }
 
+/// A decision's reason for sums; `known` if it says until when.
+fn cause_of(because: &Because, known: bool) -> Cause {
+    match because {
+        Because::Limit(place) => Cause::limit(*place, known),
+        Because::Hold(_) => Cause::Hold,
+    }
+}
+
 /// What an account waits for.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
@@ -641,6 +676,8 @@ pub(super) struct Wait {
     /// When to look again.
     wake: Option<At>,
     because: Option<Box<str>>,
+    /// The same for sums, and of which api.
+    pub(super) cause: Option<(u16, Cause)>,
     /// When the first hold of an operator ends, if there is one.
     held: Option<At>,
     /// Something else outside is waited for.
@@ -649,9 +686,16 @@ pub(super) struct Wait {
 
 impl Wait {
     /// Something may go at `at`; look again at `wake`.
-    pub(super) fn until(&mut self, at: At, wake: At, because: impl FnOnce() -> Box<str>) {
+    pub(super) fn until(
+        &mut self,
+        at: At,
+        wake: At,
+        cause: (u16, Cause),
+        because: impl FnOnce() -> Box<str>,
+    ) {
         if self.at.is_none_or(|known| at < known) {
             self.at = Some(at);
+            self.cause = Some(cause);
             self.because = Some(because());
         }
         self.wake = Some(self.wake.map_or(wake, |known| known.min(wake)));
@@ -663,9 +707,10 @@ impl Wait {
     }
 
     /// An operator holds a lane: until its end, if it has one, or until it is heard of.
-    fn for_operator(&mut self, hold: &OperatorHold, clock: &Clock) {
+    fn for_operator(&mut self, api: u16, hold: &OperatorHold, clock: &Clock) {
         let at = hold.until.map_or(At::MAX, |until| clock.at_wall(until));
         if self.because.is_none() {
+            self.cause = Some((api, Cause::Paused));
             self.because = Some(hold.text().into());
         }
         self.held = Some(self.held.map_or(at, |known| known.min(at)));
@@ -680,9 +725,10 @@ impl Wait {
     }
 
     /// Something outside has to happen first, and will be heard of.
-    pub(super) fn for_event(&mut self, because: &str) {
+    pub(super) fn for_event(&mut self, cause: (u16, Cause), because: &str) {
         self.event = true;
         if self.because.is_none() {
+            self.cause = Some(cause);
             self.because = Some(because.into());
         }
     }

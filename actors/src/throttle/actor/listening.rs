@@ -19,6 +19,7 @@ use crate::observe::{
 use crate::recipe::BudgetKey;
 use crate::telemetry;
 use crate::throttle::fence::Fence;
+use crate::times::Cause;
 
 /// A hold of this length is written down at once.
 const HOLD_WRITTEN_FROM: Duration = Duration::from_secs(1);
@@ -348,16 +349,16 @@ impl Throttle {
         decision: &Decision,
         api: u16,
         now: At,
-    ) -> Option<(At, Box<str>)> {
-        let shut =
-            self.shard.shuts.of(&self.key, now).map(|(at, reason)| (at, reason.as_ref().into()));
+    ) -> Option<(At, Cause, Box<str>)> {
+        let shut = self.shard.shuts.of(&self.key, now);
+        let shut = shut.map(|(at, reason)| (at, Cause::Hold, reason.as_ref().into()));
         let pace = self.pace_rule(api).and_then(|(key, _)| self.listening.paces.get(&key));
-        let paced = pace.map(|pace| (pace.next(), Box::from(PACE)));
-        let latest = [shut, paced].into_iter().flatten().max_by_key(|(at, _)| *at);
-        let (until, why) = latest.filter(|(until, _)| *until > now)?;
+        let paced = pace.map(|pace| (pace.next(), Cause::Hold, Box::from(PACE)));
+        let latest = [shut, paced].into_iter().flatten().max_by_key(|(at, ..)| *at);
+        let (until, cause, why) = latest.filter(|(until, ..)| *until > now)?;
         match decision {
-            Decision::Go => Some((until, why)),
-            Decision::WaitUntil { at: Some(at), .. } if *at < until => Some((until, why)),
+            Decision::Go => Some((until, cause, why)),
+            Decision::WaitUntil { at: Some(at), .. } if *at < until => Some((until, cause, why)),
             Decision::WaitUntil { .. } | Decision::Never { .. } => None,
         }
     }

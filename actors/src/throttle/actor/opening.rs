@@ -309,6 +309,10 @@ impl Throttle {
         self.version = rest.version;
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
+        if let Some(cause) = rest.cause {
+            self.times.waited(cause, rest.since, now);
+        }
+        self.spent = (None, now);
         // Read by the limits it was written by.
         let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {

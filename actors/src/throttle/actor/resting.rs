@@ -12,6 +12,9 @@ use crate::shard::accounts::{Glance, Rest, RestLane, State};
 use crate::telemetry;
 use crate::throttle::fence::Fence;
 use crate::throttle::lane::Lane;
+use crate::times::Cause;
+
+use super::leaving::ELSEWHERE;
 
 /// An account whose next call is further off than this rests, as a record.
 const REST_FROM: Duration = Duration::from_secs(5);
@@ -122,7 +125,12 @@ impl Throttle {
             let record = if empty { Box::default() } else { record.encode().to_vec().into() };
             let because = self.because.take();
             let (version, platform) = (self.version, Arc::clone(&self.platform));
-            let rest = Rest { version, platform, record, since: now, lanes, due, because, usage };
+            let (cause, since) = self.spent;
+            if let Some(cause) = cause {
+                self.times.waited(cause, since, now);
+            }
+            let rest =
+                Rest { version, platform, record, since: now, lanes, due, because, cause, usage };
             accounts.rest(self.ix, rest);
         }
         drop(accounts);
@@ -131,6 +139,43 @@ impl Throttle {
         self.notice.expected();
         self.shard.me().do_send(Room);
         ctx.stop();
+    }
+
+    /// From now on this is waited for, or nothing; what was until now is added up.
+    pub(super) fn spends(&mut self, cause: Option<(u16, Cause)>, now: At) {
+        let waits = self.lanes.iter().any(|lane| lane.waiting() > 0);
+        let decided = self.writing.as_ref().filter(|batch| !batch.is_empty());
+        let cause = match decided {
+            // Whatever else keeps the next one, this comes before it.
+            Some(batch) => Some((self.lanes[batch[0].lane].api, Cause::Ledger)),
+            None if !self.asking.is_empty() => {
+                Some((self.lanes[self.asking[0].decided.lane].api, Cause::Budget))
+            }
+            None if !waits => None,
+            None => Some(cause.unwrap_or((0, Cause::Other))),
+        };
+        let (before, since) = self.spent;
+        if before == cause {
+            // Told as it goes on, or added up once it is over.
+            return;
+        }
+        if let Some(before) = before {
+            self.times.waited(before, since, now);
+        }
+        self.spent = (cause, now);
+    }
+
+    /// Why nobody may be given a permit, for sums.
+    pub(super) fn why_halted(&self, reason: &str) -> Cause {
+        if self.shard.draining.get() || reason == ELSEWHERE {
+            Cause::Drain
+        } else if self.shard.store_health.is_away() {
+            Cause::Store
+        } else if self.shard.back_health.is_away() {
+            Cause::Back
+        } else {
+            Cause::Ledger
+        }
     }
 
     /// Tells the shard what this account looks like.
@@ -146,6 +191,7 @@ impl Throttle {
             in_flight: u32::try_from(self.flights.len()).unwrap_or(u32::MAX),
             until: self.until,
             because: self.because.clone(),
+            spent: self.spent,
         };
         let mut accounts = self.shard.accounts.borrow_mut();
         if let Some(entry) = accounts.get_mut(self.ix)

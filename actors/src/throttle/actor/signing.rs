@@ -5,6 +5,7 @@ use tollgate_gate::At;
 use super::Throttle;
 use super::letting::Wait;
 use crate::shard::Wake;
+use crate::times::Cause;
 
 impl Throttle {
     /// Whether what signs the calls of a lane has to be waited for: before a permit is decided, for none is to lapse
@@ -17,9 +18,10 @@ impl Throttle {
             Box::new(move || shard.do_send(Wake { ix, key: key.clone() }))
         };
         let Some(waits) = self.shard.auth.ready(auth, &self.key, wake) else { return false };
+        let cause = (self.lanes[place].api, Cause::Signing);
         match waits.until {
-            Some(until) if until > now => wait.until(until, until, || waits.why.into()),
-            _ => wait.for_event(&waits.why),
+            Some(until) if until > now => wait.until(until, until, cause, || waits.why.into()),
+            _ => wait.for_event(cause, &waits.why),
         }
         true
     }

@@ -1,0 +1,199 @@
+//! Each fault as its evidence, and the answer.
+
+use super::*;
+
+fn node() -> Evidence {
+    Evidence {
+        node: "node-a".into(),
+        window_s: 30.0,
+        slots: 64,
+        slots_open: 64,
+        cpu: Cpu { cpus: 2.0, used: 0.2, machine: 0.3, starved: 0.0 },
+        ..Evidence::default()
+    }
+}
+
+fn waits(cause: Waits, limit: Option<&str>, seconds: f64) -> Waited {
+    let limit = limit.map(str::to_owned);
+    Waited { platform: "kakao".into(), api: "report".into(), cause, limit, seconds }
+}
+
+/// So many attempts, each with so many milliseconds of that.
+fn spends(phase: Phase, count: u64, each_ms: u64) -> Phased {
+    let us = count * each_ms * 1000;
+    let spent = Spent { us, count, whole_us: us, max_us: each_ms * 1200, ..Spent::default() };
+    let best_us = (phase == Phase::FirstByte).then_some(20_000);
+    Phased { platform: "kakao".into(), api: "report".into(), phase, spent, best_us }
+}
+
+/// What calls take where nothing is slow.
+fn well(count: u64) -> Vec<Phased> {
+    let each = [1, 2, 30, 3, 4, 1];
+    Phase::ALL.into_iter().zip(each).map(|(phase, ms)| spends(phase, count, ms)).collect()
+}
+
+fn with(mut phases: Vec<Phased>, slow: Phased) -> Vec<Phased> {
+    phases.retain(|one| one.phase != slow.phase);
+    phases.push(slow);
+    phases
+}
+
+#[track_caller]
+fn first(evidence: Evidence) -> Finding {
+    let report = diagnose(&[evidence]);
+    report.findings.first().unwrap_or_else(|| panic!("nothing found: {report:?}")).clone()
+}
+
+#[test]
+fn nothing_holds_back_a_node_without_work() {
+    let report = diagnose(&[node()]);
+    assert_eq!(report.findings, []);
+    assert!(!report.has_fault());
+}
+
+#[test]
+fn a_limit_that_is_used_up_is_named_and_is_no_fault() {
+    let ends = Ended {
+        platform: "kakao".into(),
+        api: "report".into(),
+        ends: Ends { done: 300, ..Ends::default() },
+    };
+    let waits = vec![waits(Waits::Limit, Some("gap"), 285.0), waits(Waits::Ledger, None, 15.0)];
+    let found = first(Evidence { waits, phases: well(300), ends: vec![ends], ..node() });
+    assert_eq!(found.kind, Kind::Limit);
+    assert_eq!(found.what, "limit `gap` of kakao is used up");
+    assert!((found.share - 0.95).abs() < 1e-9);
+    assert!(found.advice.contains("about 19.0 calls/s instead of 10.0"), "{}", found.advice);
+    assert!(!found.kind.is_fault());
+}
+
+#[test]
+fn accounts_that_wait_for_collectors_wait_for_what_is_slow() {
+    let waiting = || vec![waits(Waits::Collector, None, 300.0)];
+    let cases = [
+        (well(3000), Kind::Collectors),
+        (with(well(600), spends(Phase::FirstByte, 600, 3000)), Kind::Provider),
+        (with(well(600), spends(Phase::Body, 600, 3000)), Kind::Provider),
+        (with(well(600), spends(Phase::Connect, 600, 1000)), Kind::Network),
+        (with(well(600), spends(Phase::Store, 600, 2000)), Kind::StoreSlow),
+        (with(well(600), spends(Phase::Ack, 600, 400)), Kind::Queue),
+    ];
+    for (phases, kind) in cases {
+        let found = first(Evidence { waits: waiting(), phases, slots_open: 0, ..node() });
+        assert_eq!(found.kind, kind, "{found:?}");
+        assert!(found.share > 0.99 && kind.is_fault());
+    }
+}
+
+#[test]
+fn a_provider_that_always_took_a_second_is_not_called_slow() {
+    let mut phases = with(well(600), spends(Phase::FirstByte, 600, 1000));
+    for one in &mut phases {
+        one.best_us = one.best_us.map(|_| 900_000);
+    }
+    let waits = vec![waits(Waits::Collector, None, 300.0)];
+    assert_eq!(first(Evidence { waits, phases, ..node() }).kind, Kind::Collectors);
+}
+
+#[test]
+fn connections_that_wait_for_names_are_slow_by_these() {
+    let waits = vec![waits(Waits::Collector, None, 300.0)];
+    let phases = with(well(100), spends(Phase::Connect, 100, 1000));
+    let us = 90_000_000;
+    let names = Spent { us, count: 100, whole_us: us, ..Spent::default() };
+    assert_eq!(first(Evidence { waits, phases, names, ..node() }).kind, Kind::Dns);
+}
+
+#[test]
+fn waiting_for_records_is_waiting_for_nats_where_they_are_there() {
+    let waits = || vec![waits(Waits::Ledger, None, 250.0), waits(Waits::Limit, Some("gap"), 50.0)];
+    let phases = || with(well(100), spends(Phase::Ledger, 100, 400));
+    let found = first(Evidence { waits: waits(), phases: phases(), on_nats: true, ..node() });
+    assert_eq!(found.kind, Kind::NatsSlow);
+    let found = first(Evidence { waits: waits(), phases: phases(), ..node() });
+    assert_eq!(found.kind, Kind::Ledger);
+}
+
+#[test]
+fn what_is_broken_comes_before_all_else() {
+    let waits = || vec![waits(Waits::Limit, Some("gap"), 299.0), waits(Waits::Store, None, 1.0)];
+    let why = "store o: the store is full: no space left on device".to_owned();
+    let full = first(Evidence { waits: waits(), store_away: Some(why), ..node() });
+    assert_eq!(full.kind, Kind::StoreFull);
+    let why = "store o: 503 Slow Down".to_owned();
+    let away = first(Evidence { waits: waits(), store_away: Some(why.clone()), ..node() });
+    assert_eq!((away.kind, &away.evidence), (Kind::StoreAway, &vec![why]));
+    assert_eq!(first(Evidence { nats_away: true, ..node() }).kind, Kind::NatsAway);
+}
+
+fn blocked(seconds: f64, ran_s: f64, starved_s: f64) -> Vec<Blocked> {
+    let (doing, account) = (Doing::Collecting, Some("kakao/a1".to_owned()));
+    let (shard, times, longest_s, now) = (1, 9, seconds / 9.0, false);
+    vec![Blocked { shard, times, seconds, longest_s, now, doing, account, ran_s, starved_s }]
+}
+
+#[test]
+fn a_blocked_shard_is_told_with_what_it_ran_and_whether_it_computed() {
+    let found = first(Evidence { blocked: blocked(20.0, 19.0, 0.5), ..node() });
+    assert_eq!(found.kind, Kind::ShardBlocked);
+    assert_eq!(found.what, "shard 1 of node-a does not turn: it computes");
+    assert!(found.evidence[1].contains("collecting for kakao/a1"), "{:?}", found.evidence);
+    let found = first(Evidence { blocked: blocked(20.0, 0.1, 0.5), ..node() });
+    assert!(found.what.contains("a call that blocks"), "{}", found.what);
+    let found = first(Evidence { blocked: blocked(20.0, 0.1, 19.0), ..node() });
+    assert!(found.what.contains("something else takes its CPU"), "{}", found.what);
+    // A few short ones are no finding.
+    assert_eq!(diagnose(&[Evidence { blocked: blocked(1.0, 1.0, 0.0), ..node() }]).findings, []);
+}
+
+#[test]
+fn a_shard_without_a_cpu_is_the_machines_matter() {
+    let cpu = Cpu { cpus: 2.0, used: 0.4, machine: 1.0, starved: 0.7 };
+    let found = first(Evidence { blocked: blocked(20.0, 0.1, 19.0), cpu, ..node() });
+    assert_eq!(found.kind, Kind::Cpu);
+    assert!(found.what.contains("others use them"), "{}", found.what);
+    // A machine that is busy with what gives way is not too small.
+    let cpu = Cpu { starved: 0.01, ..cpu };
+    let waits = vec![waits(Waits::Collector, None, 300.0)];
+    let phases = well(9000);
+    assert_eq!(first(Evidence { waits, phases, cpu, ..node() }).kind, Kind::Collectors);
+}
+
+#[test]
+fn a_storm_of_refusals_names_its_account() {
+    let held = HeldNow {
+        platform: "kakao".into(),
+        account: "a7".into(),
+        waiting: 40,
+        because: "the provider answered 429".into(),
+        until: None,
+    };
+    let waits = vec![waits(Waits::Hold, None, 29.0), waits(Waits::Limit, Some("gap"), 20.0)];
+    let found = first(Evidence { waits, held: vec![held], held_count: 1, ..node() });
+    assert_eq!(found.kind, Kind::Throttled);
+    assert_eq!(found.what, "kakao/a7 is held: the provider answered 429");
+}
+
+#[test]
+fn a_limit_of_calls_in_flight_is_the_providers_matter_where_that_is_slow() {
+    let waiting = || vec![waits(Waits::Flight, Some("slots"), 300.0)];
+    let phases = with(well(100), spends(Phase::FirstByte, 100, 3000));
+    assert_eq!(first(Evidence { waits: waiting(), phases, ..node() }).kind, Kind::Provider);
+    let found = first(Evidence { waits: waiting(), phases: well(9000), ..node() });
+    assert_eq!(found.kind, Kind::Limit);
+}
+
+#[test]
+fn nodes_are_examined_together() {
+    let one = Evidence { waits: vec![waits(Waits::Limit, Some("gap"), 30.0)], ..node() };
+    let other = Evidence {
+        node: "node-b".into(),
+        waits: vec![waits(Waits::Collector, None, 270.0)],
+        phases: well(9000),
+        ..node()
+    };
+    let report = diagnose(&[one, other]);
+    let kinds: Vec<Kind> = report.findings.iter().map(|found| found.kind).collect();
+    assert_eq!(kinds, [Kind::Collectors, Kind::Limit]);
+    assert!((report.accounts - 10.0).abs() < 1e-9);
+}
