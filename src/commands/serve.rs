@@ -34,6 +34,7 @@ use super::nats::with_rights;
 use super::open_store::open_store;
 use super::reload::Watched;
 use super::session::{Stop, fit_open_files};
+use super::stage::{Following, Staging};
 use super::{Exit, plan};
 use crate::cli::Global;
 use crate::http;
@@ -71,6 +72,7 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
     let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
+    let staging = Staging::of(&plan)?;
     let stop = Stop::listen()?;
     let watched = watched.listen()?;
     let clock = Clock::new();
@@ -85,7 +87,8 @@ async fn serve(mut plan: Plan, watched: Watched) -> anyhow::Result<Exit> {
     };
     health.clear(health::NATS);
     let follow = |reloader: Reloader| watched.follow(reloader, stop.clone());
-    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, follow).await;
+    let exit =
+        work(&plan, as_read, staging, &connected, &file, &stop, &clock, &health, follow).await;
     drop(server);
     exit
 }
@@ -139,6 +142,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 async fn work(
     plan: &Arc<Plan>,
     as_read: Plan,
+    staging: Option<Staging>,
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
@@ -161,6 +165,9 @@ async fn work(
         started;
     health.own(owned.clone());
     node.report_to(health);
+    let staging = staging
+        .map(|staging| staging.start(store.clone(), owned.clone(), Some(bus.clone())))
+        .transpose()?;
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk { plan: node.plan(), viewer: node.viewer(), intake: node.intake(), owned };
@@ -183,7 +190,12 @@ async fn work(
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
-    let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
+    // Before others can take its tables over.
+    if let Some(staging) = &staging {
+        staging.stop();
+    }
+    let ((), broken_off, ()) =
+        tokio::join!(keeper.leave(within), node.drain(within), end_staging(staging));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
     drop(carrier);
@@ -217,6 +229,12 @@ async fn ended(carrier: Option<&mut Carrying>) {
     match carrier {
         Some(carrier) => carrier.died().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn end_staging(staging: Option<Following>) {
+    if let Some(staging) = staging {
+        staging.end().await;
     }
 }
 

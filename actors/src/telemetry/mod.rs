@@ -11,6 +11,7 @@
 mod budgets;
 mod cluster;
 mod metrics;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -29,6 +30,10 @@ pub(crate) use metrics::{
     SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
+pub use stage::{
+    Staged, stage_deaf, stage_died, stage_done, stage_failed, stage_follows, stage_lags,
+    stage_left, stage_quarantined, stage_waits,
+};
 pub use totals::{Count, LimitUse, Summary, Totals};
 
 use std::collections::BTreeSet;

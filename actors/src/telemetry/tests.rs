@@ -14,8 +14,12 @@ struct Event {
 }
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
-const SOURCE: &str =
-    concat!(include_str!("mod.rs"), include_str!("cluster.rs"), include_str!("budgets.rs"));
+const SOURCE: &str = concat!(
+    include_str!("mod.rs"),
+    include_str!("cluster.rs"),
+    include_str!("budgets.rs"),
+    include_str!("stage.rs")
+);
 const PAGE: &str = include_str!("../../../docs/events.md");
 
 /// The events of a source file: each call of a `tracing` macro.
@@ -187,7 +191,7 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
             let bare = name.strip_suffix("_total").unwrap_or(name);
             assert_eq!(bare.ends_with(base), *unit == base, "{name} in {unit}");
         }
-        let bounded = ["platform", "api", "code", "class", "kind", "version"];
+        let bounded = ["platform", "api", "code", "class", "kind", "table", "version"];
         assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");
         assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");
