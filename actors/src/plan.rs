@@ -187,7 +187,7 @@ pub struct StorePlan {
 }
 
 /// A table of Parquet files that raw answers become.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StagePlan {
     /// What the keys of the objects begin with.
     pub from: Path,
@@ -201,6 +201,8 @@ pub struct StagePlan {
     pub file_bytes: u64,
     /// Largest record, in bytes. Default 16 MiB.
     pub record_bytes_max: u64,
+    /// Nodes stage by themselves what was collected, at the latest so long after it was; None: only `tollgate stage` does.
+    pub follow: Option<Duration>,
 }
 
 /// A store by URL.

@@ -20,7 +20,7 @@ use crate::config::{Loaded, Mistakes, generation};
 use crate::ids::Slug;
 use crate::mixed::{Limits, Unheeded, mixed};
 use crate::node::Switch;
-use crate::plan::{CollectPlan, How, Plan, Platform, StorePlan, StoreTarget};
+use crate::plan::{CollectPlan, How, Plan, Platform, StagePlan, StorePlan, StoreTarget};
 use crate::telemetry;
 
 /// Limits whose changes are told one by one.
@@ -338,8 +338,14 @@ fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
         ("nats", format!("{:?}", started.nats) != format!("{:?}", new.nats)),
         ("http", started.http != new.http),
         ("traces", started.traces != new.traces),
+        ("stage", followed(started).ne(followed(new))),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+/// The tables that a node stages by itself.
+fn followed(plan: &Plan) -> impl Iterator<Item = (&Slug, &Arc<StagePlan>)> {
+    plan.stages.iter().filter(|(_, stage)| stage.follow.is_some())
 }
 
 fn same_store(one: &StorePlan, other: &StorePlan) -> bool {

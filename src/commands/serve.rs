@@ -35,6 +35,7 @@ use super::nats::with_rights;
 use super::open_store::open_store;
 use super::reload::Watched;
 use super::session::{Stop, fit_open_files};
+use super::stage::{Following, Staging};
 use super::{Exit, plan};
 use crate::cli::Global;
 use crate::http;
@@ -73,6 +74,7 @@ async fn serve(mut plan: Plan, watched: Watched, levels: Levels) -> anyhow::Resu
     let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
+    let staging = Staging::of(&plan)?;
     let stop = Stop::listen()?;
     let watched = watched.listen()?;
     let clock = Clock::new();
@@ -89,7 +91,8 @@ async fn serve(mut plan: Plan, watched: Watched, levels: Levels) -> anyhow::Resu
     health.clear(health::NATS);
     let follow = |reloader: Reloader| watched.follow(reloader, levels.clone(), stop.clone());
     let told = levels.clone();
-    let exit = work(&plan, as_read, &connected, &file, &stop, &clock, &health, told, follow).await;
+    let with = (staging, told);
+    let exit = work(&plan, as_read, with, &connected, &file, &stop, &clock, &health, follow).await;
     drop(systemd);
     drop(server);
     exit
@@ -144,12 +147,12 @@ fn is_away(error: &anyhow::Error) -> bool {
 async fn work(
     plan: &Arc<Plan>,
     as_read: Plan,
+    (staging, levels): (Option<Staging>, Levels),
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
     clock: &Clock,
     health: &Arc<Health>,
-    levels: Levels,
     follow: impl FnOnce(Reloader) -> JoinHandle<()>,
 ) -> anyhow::Result<Exit> {
     let about = About {
@@ -167,6 +170,9 @@ async fn work(
         started;
     health.own(owned.clone());
     node.report_to(health);
+    let staging = staging
+        .map(|staging| staging.start(store.clone(), owned.clone(), Some(bus.clone())))
+        .transpose()?;
     keeper.work_with(node.hands()).await;
     let watching = session.watch(Arc::clone(&back));
     let desk = Desk {
@@ -196,7 +202,12 @@ async fn work(
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
-    let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
+    // Before others can take its tables over.
+    if let Some(staging) = &staging {
+        staging.stop();
+    }
+    let ((), broken_off, ()) =
+        tokio::join!(keeper.leave(within), node.drain(within), end_staging(staging));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
     drop(carrier);
@@ -230,6 +241,12 @@ async fn ended(carrier: Option<&mut Carrying>) {
     match carrier {
         Some(carrier) => carrier.died().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn end_staging(staging: Option<Following>) {
+    if let Some(staging) = staging {
+        staging.end().await;
     }
 }
 

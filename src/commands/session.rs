@@ -21,6 +21,7 @@ use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::levels::Levels;
 use tollgate_actors::node::{Intake, Node, Seams};
 use tollgate_actors::plan::{InForce, Plan};
+use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
 use tollgate_actors::store::{keep_clean, keep_lines};
@@ -29,6 +30,7 @@ use tollgate_actors::telemetry::Summary;
 use super::folder::open_state;
 use super::open_store::open_store;
 use super::reload::Watched;
+use super::stage::Staging;
 use super::{Exit, shown};
 use crate::ui::{Progress, say};
 
@@ -74,13 +76,17 @@ pub(crate) async fn work(
     let as_read = plan.clone();
     fit_open_files(&mut plan);
     let plan = Arc::new(plan);
+    let staging = Staging::of(&plan)?;
     let stop = Stop::listen()?;
     let watched = watched.map(Watched::listen).transpose()?;
     let started = Instant::now();
     let clock = Clock::new();
     let state = open_state(&plan).await?;
     let store = open_store(&plan).await?;
-    let queue = Arc::new(EmbeddedQueue::new(&state));
+    let mut queue: Arc<dyn Queue> = Arc::new(EmbeddedQueue::new(&state));
+    if let Some(staging) = &staging {
+        queue = staging.hear(queue);
+    }
     let ledger = Arc::new(EmbeddedLedger::new(&state));
     let vault = Arc::new(FileVault::new(&plan.state()));
     let seams = Seams { vault, ..Seams::new(queue, ledger, store.clone()) };
@@ -90,6 +96,8 @@ pub(crate) async fn work(
     let following =
         watched.map(|watched| watched.follow(node.reloader(as_read), levels.clone(), stop.clone()));
     let owned = Owned::default();
+    let staging = staging.map(|staging| staging.start(store.clone(), owned.clone(), None));
+    let staging = staging.transpose()?;
     let desk = Desk {
         plan: node.plan(),
         viewer: node.viewer(),
@@ -120,7 +128,16 @@ pub(crate) async fn work(
         // Nothing that ends now can be written down any more.
         Err(_) => BROKEN_WITHIN,
     };
+    let is_all = matches!(&outcome, Ok(Ended { all: true, .. }));
+    if let Some(staging) = staging.as_ref().filter(|_| !is_all) {
+        staging.stop();
+    }
     let broken_off = node.drain(within).await;
+    match staging {
+        Some(staging) if is_all => staging.finish(stop.asked()).await,
+        Some(staging) => staging.end().await,
+        None => {}
+    }
     sweep.abort();
     lines.abort();
     store.end_lines().await;

@@ -1,9 +1,15 @@
 //! `tollgate stage`: raw objects become Parquet files, table by table.
 
 #[cfg(feature = "stage")]
+mod follow;
+#[cfg(feature = "stage")]
+mod heard;
+#[cfg(feature = "stage")]
 mod inputs;
 #[cfg(feature = "stage")]
 mod keys;
+#[cfg(feature = "stage")]
+mod merge;
 #[cfg(feature = "stage")]
 mod outputs;
 #[cfg(feature = "stage")]
@@ -15,20 +21,71 @@ mod tasks;
 #[cfg(all(test, feature = "stage"))]
 mod tests;
 
-/// A build without it has the command all the same, so that whoever looks for it learns where it is.
-#[cfg(not(feature = "stage"))]
-pub(crate) fn run(
-    _: &crate::cli::Global,
-    _: &crate::cli::StageArgs,
-) -> anyhow::Result<super::Exit> {
-    anyhow::bail!(
-        "this build cannot make Parquet; the image and the released binaries can, and so can one of the source: \
-         `cargo build --release --features stage`"
-    )
-}
-
+#[cfg(feature = "stage")]
+pub(crate) use follow::{Following, Staging};
 #[cfg(feature = "stage")]
 pub(crate) use with::run;
+#[cfg(not(feature = "stage"))]
+pub(crate) use without::{Following, Staging, run};
+
+/// A build without it has the command all the same, so that whoever looks for it learns where it is.
+#[cfg(not(feature = "stage"))]
+mod without {
+    use std::sync::Arc;
+
+    use tollgate_actors::cluster::Owned;
+    use tollgate_actors::nats::Bus;
+    use tollgate_actors::plan::Plan;
+    use tollgate_actors::queue::Queue;
+    use tollgate_actors::store::Store;
+
+    const WHERE: &str = "this build cannot make Parquet; the image and the released binaries can, and so can one of the \
+                         source: `cargo build --release --features stage`";
+
+    pub(crate) fn run(
+        _: &crate::cli::Global,
+        _: &crate::cli::StageArgs,
+    ) -> anyhow::Result<crate::commands::Exit> {
+        anyhow::bail!(WHERE)
+    }
+
+    /// Nothing is followed here.
+    pub(crate) enum Staging {}
+
+    /// Nor at work.
+    pub(crate) enum Following {}
+
+    impl Staging {
+        pub(crate) fn of(plan: &Arc<Plan>) -> anyhow::Result<Option<Self>> {
+            match plan.stages.iter().find(|(_, stage)| stage.follow.is_some()) {
+                Some((name, _)) => anyhow::bail!("stage.{name}.follow: {WHERE}"),
+                None => Ok(None),
+            }
+        }
+
+        pub(crate) fn hear(&self, _: Arc<dyn Queue>) -> Arc<dyn Queue> {
+            match *self {}
+        }
+
+        pub(crate) fn start(self, _: Store, _: Owned, _: Option<Bus>) -> anyhow::Result<Following> {
+            match self {}
+        }
+    }
+
+    impl Following {
+        pub(crate) async fn finish(self, _: impl Future<Output = ()>) {
+            match self {}
+        }
+
+        pub(crate) fn stop(&self) {
+            match *self {}
+        }
+
+        pub(crate) async fn end(self) {
+            match self {}
+        }
+    }
+}
 
 #[cfg(feature = "stage")]
 mod with {
@@ -43,7 +100,7 @@ mod with {
 
     use super::super::open_store::open_store;
     use super::super::{Exit, publisher_plan};
-    use super::stager::{Done, Stager};
+    use super::stager::{Done, Look, Stager};
     use crate::cli::{Global, StageArgs};
     use crate::ui::{number, print, say, size};
 
@@ -76,16 +133,10 @@ mod with {
             let mut exit = Exit::Done;
             for (name, stage) in stages {
                 let key = plan.store.key.text();
-                let stager = Stager::new(
-                    store.clone(),
-                    &name,
-                    stage,
-                    key,
-                    args.workers.map(usize::from),
-                    &stop,
-                );
+                let stager =
+                    Stager::new(store.clone(), stage, key, args.workers.map(usize::from), &stop);
                 let _lock = super::record::lock(&plan.state(), &name)?;
-                let done = stager.run(args.again).await?;
+                let done = stager.run(args.again, Look::All).await?;
                 tell(&name, &done, args.json)?;
                 if done.stopped {
                     return Ok(Exit::Left);
@@ -118,6 +169,12 @@ mod with {
     }
 
     fn tell(name: &Slug, done: &Done, json: bool) -> anyhow::Result<()> {
+        if done.leftovers > 0 {
+            say(format_args!(
+                "tollgate: stage.{name}: {} files of a run that was ended are removed",
+                done.leftovers
+            ));
+        }
         for reason in &done.failed {
             say(format_args!("tollgate: stage.{name}: {reason}"));
         }
@@ -134,7 +191,7 @@ mod with {
                 "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
                 "unnamed": done.unnamed, "standing": done.standing,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
-                "quarantined": done.quarantined, "failed": done.failed.len(),
+                "quarantined": done.quarantined, "merged": done.merged, "failed": done.failed.len(),
             });
             return Ok(print(format_args!("{text}"))?);
         }
@@ -149,6 +206,7 @@ mod with {
             (done.quarantined, "entries in quarantine"),
             (done.standing, "entries of earlier runs stand in quarantine"),
             (done.unchanged, "objects were staged before"),
+            (done.merged, "small files were put together"),
             (done.incomplete, "objects have no manifest and wait for it"),
             (done.waiting, "jobs wait for fetches that are being collected again"),
             (done.gone, "staged objects are gone; their rows stay"),

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use object_store::aws::AmazonS3Builder;
 use object_store::{Attribute, ObjectStoreExt};
@@ -11,7 +14,7 @@ use serde_json::{Value, json};
 use tollgate_emulator::{Emulator, Latency, Profile};
 
 use crate::s3_server::{BUCKET, KEY_ID, S3Server, SECRET};
-use crate::util::{Config, Dir, accounts, fetch, reports};
+use crate::util::{Config, Dir, Provider, Told, accounts, fetch, reports, wait_until};
 
 fn emulator() -> Emulator {
     Emulator::start(Profile { record: true, ..Profile::default() }).unwrap()
@@ -242,6 +245,60 @@ fn what_is_stored_now_says_whose_a_key_is_whatever_was_there_before() {
     fs::remove_dir_all(path.parent().unwrap()).unwrap();
     dir.run(&of("saturday", 4)).exits(0);
     assert_eq!(stored(), (json!("saturday"), json!(4)));
+    dir.tollgate(&["verify", "--deep"]).run().exits(0);
+}
+
+#[test]
+fn a_read_whose_folder_a_later_order_has_taken_ends_with_its_next_page() {
+    // Tuesday's order begins once Monday's first page is stored, and Monday's second page comes once Tuesday's are.
+    let (begun, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (has_begun, is_over) = (Arc::clone(&begun), Arc::clone(&over));
+    let provider = Provider::start(move |call, _| {
+        let wait = |flag: &AtomicBool| {
+            let until = Instant::now() + Duration::from_secs(20);
+            while !flag.load(Ordering::Acquire) && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        match (&*call.query("n"), &*call.query("cursor")) {
+            ("monday", "c2") => {
+                has_begun.store(true, Ordering::Release);
+                wait(&is_over);
+            }
+            ("tuesday", "") => wait(&has_begun),
+            _ => {}
+        }
+        match &*call.query("cursor") {
+            "c2" => Told::json(&json!({ "data": [call.query("n")] })),
+            _ => Told::json(&json!({ "data": [call.query("n")], "next": "c2" })),
+        }
+    });
+    let config = Config::at(&provider.base_url())
+        .store("key = \"{platform}/{api}/account={account}/dt={params.date}/{page}.{ext}\"")
+        .api(
+            "report",
+            "path = \"report\"\nquery = { date = \"{date}\", n = \"{id}\", cursor = \"{page.cursor}\" }\n\
+             pages = { by = \"cursor\", next = \"next\", items = \"data\", max = 10 }",
+        );
+    let dir = Dir::with(&config);
+    let day = "2026-11-20";
+    dir.write("f.jsonl", report_of("a", "monday", day) + &report_of("a", "tuesday", day));
+    let run = dir.tollgate(&["run", "--json", "f.jsonl"]).start();
+    let folder = dir.path("data/p/report/account=a/dt=2026-11-20");
+    let id = || -> Option<Value> {
+        let text = fs::read(folder.join("_manifest.json")).ok()?;
+        Some(serde_json::from_slice::<Value>(&text).ok()?["id"].clone())
+    };
+    wait_until("Tuesday's manifest", || (id()? == "tuesday").then_some(()));
+    over.store(true, Ordering::Release);
+    let ran = run.wait().exits(1);
+    assert_eq!((ran.summary().done, ran.summary().dead), (1, 1), "{ran}");
+    let dead = dir.dead();
+    assert!(dead[0].code == "TG0131" && dead[0].reason.contains("tuesday"), "{dead:?}");
+    assert_eq!(dead[0].fetch.as_ref().unwrap().id.as_deref(), Some("monday"));
+    // Nothing of Tuesday's was touched, and nothing of Monday's is left.
+    assert_eq!(id(), Some(json!("tuesday")));
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 4, "two pages, their manifest, its owner");
     dir.tollgate(&["verify", "--deep"]).run().exits(0);
 }
 

@@ -54,6 +54,8 @@ mod serve;
 mod servers;
 mod service;
 mod spill;
+#[cfg(feature = "stage")]
+mod staged;
 mod status;
 mod tls;
 mod traces;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::config::{Value, ValueKind};
 use object_store::path::Path;
@@ -24,6 +25,9 @@ const FILE_BYTES: u64 = 128 * 1024 * 1024;
 const RECORD_BYTES: u64 = 16 * 1024 * 1024;
 /// A record is in memory several times over while it becomes rows.
 const RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long what was collected may wait for nodes that stage.
+const FOLLOW_LEAST: Duration = Duration::from_secs(1);
+const FOLLOW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 const FORMATS: &[(&str, Format)] = &[
     ("json", Format::Json),
@@ -117,6 +121,11 @@ fn stage(mut section: Section<'_>, name: &Slug) -> Option<StagePlan> {
     let nulls = texts(&mut section, "nulls").unwrap_or_default();
     let file_bytes = section.size("file_bytes", 64 * 1024..=4 * 1024 * 1024 * 1024);
     let record_bytes = section.size("record_bytes_max", 1024..=RECORD_BYTES_MAX);
+    let follow = section.duration("follow", FOLLOW_LEAST..=FOLLOW_MAX);
+    if follow.is_some() && !manifest {
+        let message = "nodes follow what they collect, which has manifests: with `manifest = false` they would not hear of the rest";
+        section.mistake(BAD, "follow", message, "leave one of the two out");
+    }
     section.finish();
     let table = Table {
         format,
@@ -137,6 +146,7 @@ fn stage(mut section: Section<'_>, name: &Slug) -> Option<StagePlan> {
         table,
         file_bytes: file_bytes.unwrap_or(FILE_BYTES),
         record_bytes_max: record_bytes.unwrap_or(RECORD_BYTES),
+        follow,
     })
 }
 

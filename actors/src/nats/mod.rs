@@ -7,6 +7,7 @@ pub mod accord;
 pub mod ask;
 pub mod budgets;
 mod connect;
+pub mod done;
 mod error;
 pub mod holds;
 mod names;

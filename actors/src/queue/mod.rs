@@ -29,6 +29,7 @@ use crate::ids::{AccountKey, LaneKey, Seq};
 pub mod embedded;
 pub mod memory;
 pub mod nats;
+pub mod told;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod conformance;

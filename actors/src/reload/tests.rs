@@ -115,6 +115,13 @@ fn keys_that_are_read_at_the_start_only_are_named_and_stay_as_they_were() {
         ),
         ("[store]", "[nats]\nurl = \"nats://other:4222\"\n[store]", &["nats"]),
         ("[store]", "[http]\nlisten = \"off\"\n[store]", &["http"]),
+        (
+            "[store]",
+            "[stage.t]\nfrom = \"t\"\nfollow = \"5m\"\n[stage.t.columns]\nid = \"int64\"\n[store]",
+            &["stage"],
+        ),
+        // Whoever stages by the command reads it anew each time.
+        ("[store]", "[stage.t]\nfrom = \"t\"\n[stage.t.columns]\nid = \"int64\"\n[store]", &[]),
     ] {
         let new = read(&changed(from, to), "t");
         assert_eq!(needs_restart(&before, &new), keys, "{to}");

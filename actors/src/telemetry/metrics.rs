@@ -121,7 +121,7 @@ metrics! {
     LIMIT_DRIFT: Counter "tollgate_limit_drift_total" in "alarms" by ["platform", "kind"], NO_BUCKETS,
         "times a provider contradicted a declared limit again and again, at most one an hour and limit: `refused`, `narrower`, `wider`, `faster`, `slower`";
     RESTARTS: Counter "tollgate_restarts_total" in "restarts" by ["kind"], NO_BUCKETS,
-        "actors that died and were replaced: `throttle`, `collector`, `budget`";
+        "actors that died and were replaced: `throttle`, `collector`, `budget`, `stage`";
     WAKES: Counter "tollgate_wakes_total" in "wakes" by [], NO_BUCKETS,
         "times the queue said that work has come into a lane";
     WAKE_LAG: Histogram "tollgate_wake_lag_seconds" in "seconds" by [], ANSWERS,
@@ -194,6 +194,14 @@ metrics! {
         "how long a shard that was at work took to give a word; asked every 10 ms";
     LOOP_BLOCKED: Counter "tollgate_loop_blocked_total" in "times" by ["shard"], NO_BUCKETS,
         "times that this was 50 ms or more: see the events `shard_blocked`, `shard_freed`";
+    STAGED_ROWS: Counter "tollgate_staged_rows_total" in "rows" by ["table"], NO_BUCKETS,
+        "rows that this node has staged, those that were staged again included";
+    STAGE_QUARANTINED: Counter "tollgate_stage_quarantined_total" in "entries" by ["table"], NO_BUCKETS,
+        "entries of the quarantine of what this node has staged";
+    STAGE_FAILED: Counter "tollgate_stage_failed_total" in "jobs" by ["table"], NO_BUCKETS,
+        "jobs of staging, and whole looks at a table, that came to nothing and are tried again";
+    STAGE_LAG: Gauge "tollgate_stage_lag_seconds" in "seconds" by ["table"], NO_BUCKETS,
+        "age of the oldest fetch that this node has heard of as done and has not staged; 0: none, or another node stages the table";
     BUILD: Gauge "tollgate_build_info" in "1" by ["version"], NO_BUCKETS,
         "always 1; says which version runs";
 }

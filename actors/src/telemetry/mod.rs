@@ -13,6 +13,7 @@ mod cluster;
 mod logs;
 mod loops;
 mod metrics;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -36,6 +37,10 @@ pub(crate) use metrics::{
     WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
+pub use stage::{
+    Staged, stage_deaf, stage_died, stage_done, stage_failed, stage_follows, stage_lags,
+    stage_left, stage_quarantined, stage_waits,
+};
 pub use totals::{Count, LimitUse, Summary, Totals};
 pub(crate) use traces::{spans_dropped, spans_sent, traces_taken, traces_unsent};
 

@@ -37,7 +37,8 @@ const SOURCE: &str = concat!(
     include_str!("budgets.rs"),
     include_str!("logs.rs"),
     include_str!("traces.rs"),
-    include_str!("loops.rs")
+    include_str!("loops.rs"),
+    include_str!("stage.rs")
 );
 const PAGE: &str = include_str!("../../../docs/events.md");
 
@@ -234,8 +235,10 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
             let bare = name.strip_suffix("_total").unwrap_or(name);
             assert_eq!(bare.ends_with(base), *unit == base, "{name} in {unit}");
         }
-        let bounded =
-            ["platform", "api", "code", "class", "kind", "version", "cause", "phase", "shard"];
+        let bounded = [
+            "platform", "api", "code", "class", "kind", "version", "cause", "phase", "shard",
+            "table",
+        ];
         assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");
         assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{name}");

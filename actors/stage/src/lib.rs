@@ -24,6 +24,8 @@ mod fold;
 #[cfg(feature = "parquet")]
 mod job;
 #[cfg(feature = "parquet")]
+mod merge;
+#[cfg(feature = "parquet")]
 mod piece;
 #[cfg(feature = "parquet")]
 mod shape;
@@ -45,6 +47,8 @@ mod tests;
 
 #[cfg(feature = "parquet")]
 pub use job::{Bounds, Change, Failed, File, Halt, Input, Job, Report, check, run};
+#[cfg(feature = "parquet")]
+pub use merge::{Merged, Small, merge};
 pub use table::{
     COLUMNS_MAX, Column, DECIMAL_DIGITS_MAX, EXPLODES_MAX, Format, From, Kind, Mismatch, Moment,
     Step, Table, Unknown, path, records,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::string_slice, clippy::format_collect)]
 
 mod bounds;
+mod merge;
 mod wrong;
 
 use std::collections::BTreeMap;

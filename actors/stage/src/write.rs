@@ -102,8 +102,20 @@ impl<'f> Writer<'f> {
             (0..shaper.table.columns.len()).filter(|at| !partition.contains(at)).collect();
         let schema =
             Arc::new(shaper.schema.project(&kept).map_err(|e| Halt::Fault(e.to_string()))?);
-        let place = |at: &usize| kept.iter().position(|kept| kept == at);
-        let sort: Vec<usize> = shaper.table.sort.iter().filter_map(place).collect();
+        let sort = shaper.table.sort.iter().filter(|at| !partition.contains(at));
+        let sort: Vec<String> = sort.map(|at| shaper.table.columns[*at].name.clone()).collect();
+        Ok(Self::of(files, name, schema, &sort, bounds))
+    }
+
+    /// One for these columns, none of which is a partition's. `sort`: some of them by name.
+    pub(crate) fn of(
+        files: &'f dyn Files,
+        name: &str,
+        schema: SchemaRef,
+        sort: &[String],
+        bounds: &'f Bounds,
+    ) -> Self {
+        let sort: Vec<usize> = sort.iter().filter_map(|name| schema.index_of(name).ok()).collect();
         let sorting = sort.iter().map(|at| SortingColumn {
             column_idx: *at as i32,
             descending: false,
@@ -115,7 +127,7 @@ impl<'f> Writer<'f> {
             .set_created_by(concat!("tollgate ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_sorting_columns((!sort.is_empty()).then(|| sorting.collect()))
             .build();
-        Ok(Self {
+        Self {
             files,
             name: name.to_owned(),
             schema,
@@ -126,7 +138,12 @@ impl<'f> Writer<'f> {
             held: 0,
             done: Vec::new(),
             paths: 0,
-        })
+        }
+    }
+
+    /// Whether its files have these columns.
+    pub(crate) fn is_of(&self, schema: &SchemaRef) -> bool {
+        self.schema.fields() == schema.fields()
     }
 
     pub(crate) fn rows(&mut self, folder: String, batch: RecordBatch) -> Result<(), Halt> {

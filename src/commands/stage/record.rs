@@ -1,6 +1,6 @@
 //! What is remembered of what was staged: one small object for each job, beside the files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::Path as FsPath;
 
@@ -23,6 +23,8 @@ pub(super) const RECORDS: &str = "_stage";
 pub(super) const QUARANTINE: &str = "_quarantine";
 const COLUMNS: &str = "columns";
 const VERSION: u32 = 1;
+/// The form of a record while those that it replaces are there: an earlier version of this program would count both.
+const VERSION_OF_SEVERAL: u32 = 2;
 /// Objects that are read or removed at the same time.
 pub(super) const AT_ONCE: usize = 16;
 /// Largest record that is read: what a job may take and make is bounded far below it.
@@ -49,6 +51,12 @@ pub(super) struct Record {
     /// Files that no longer count and are still to be removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) remove: Vec<String>,
+    /// Jobs whose records it is in the place of, which do not count and are still to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) replaces: Vec<String>,
+    /// Some of its objects are another record's too, and no longer among its inputs: it is to be done without them.
+    #[serde(skip)]
+    pub(super) is_doubled: bool,
 }
 
 impl Record {
@@ -63,11 +71,34 @@ impl Record {
             rows: 0,
             quarantined: 0,
             remove: Vec::new(),
+            replaces: Vec::new(),
+            is_doubled: false,
+        }
+    }
+
+    /// One in the place of several, with the files of all.
+    pub(super) fn of_all(records: &[&Self]) -> Self {
+        let inputs: BTreeMap<String, String> =
+            records.iter().flat_map(|record| record.inputs.clone()).collect();
+        let job = job_of(inputs.keys());
+        let others = records.iter().map(|record| &record.job).filter(|other| **other != job);
+        Self {
+            version: VERSION,
+            turn: records.iter().map(|record| record.turn).max().unwrap_or(0).saturating_add(1),
+            table: records.first().map(|record| record.table.clone()).unwrap_or_default(),
+            files: records.iter().flat_map(|record| record.files.clone()).collect(),
+            rows: records.iter().map(|record| record.rows).sum(),
+            quarantined: records.iter().map(|record| record.quarantined).sum(),
+            remove: Vec::new(),
+            replaces: others.cloned().collect(),
+            is_doubled: false,
+            job,
+            inputs,
         }
     }
 
     pub(super) fn key(&self, to: &Path) -> Path {
-        to.clone().join(RECORDS).join(format!("{}.json", self.job))
+        key_of(&self.job, to)
     }
 
     /// What the names of its files begin with: another set of inputs has other files, and so has the same set when it
@@ -85,9 +116,15 @@ impl Record {
         format!("{}-{}", self.job, short(hash, 8))
     }
 
-    pub(super) async fn put(&self, store: &Store, to: &Path) -> anyhow::Result<()> {
+    pub(super) async fn put(&mut self, store: &Store, to: &Path) -> anyhow::Result<()> {
+        self.version = if self.replaces.is_empty() { VERSION } else { VERSION_OF_SEVERAL };
         Ok(outputs::put(store, self.key(to), serde_json::to_vec(self)?).await?)
     }
+}
+
+/// Where the record of a job is.
+pub(super) fn key_of(job: &str, to: &Path) -> Path {
+    to.clone().join(RECORDS).join(format!("{job}.json"))
 }
 
 /// The name of a job on these objects, whatever is in them.
@@ -248,7 +285,7 @@ impl Columns {
     }
 }
 
-/// Every record. Of those that cannot be read the first ends the work: what they made would be made twice.
+/// Every record that counts. Of those that cannot be read the first ends the work: what they made would be made twice.
 pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>> {
     let mut listed = store.list(&to.clone().join(RECORDS));
     let mut keys = Vec::new();
@@ -269,12 +306,30 @@ pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>
         let Some(text) = text else { continue };
         let record: Record =
             serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
-        if record.version != VERSION {
+        if ![VERSION, VERSION_OF_SEVERAL].contains(&record.version) {
             bail!("`{key}` was written by another version of this program");
         }
         records.push(record);
     }
+    let replaced: HashSet<String> =
+        records.iter().flat_map(|record| record.replaces.iter().cloned()).collect();
+    records.retain(|record| !replaced.contains(&record.job));
     Ok(records)
+}
+
+/// Leaves each object to the first record that has it, and marks the others. Two have one where a second process staged
+/// the table at the same time, as a node that was frozen does for a moment after another took its tables over.
+pub(super) fn part(records: &mut [Record]) {
+    let mut known: HashSet<&str> = HashSet::new();
+    let mut doubled: Vec<(usize, String)> = Vec::new();
+    for (number, record) in records.iter().enumerate() {
+        let again = record.inputs.keys().filter(|key| !known.insert(key));
+        doubled.extend(again.map(|key| (number, key.clone())));
+    }
+    for (number, key) in doubled {
+        records[number].inputs.remove(&key);
+        records[number].is_doubled = true;
+    }
 }
 
 /// Keeps others of this machine from staging the same table; two would remove each other's files.

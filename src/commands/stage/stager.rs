@@ -9,19 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::bail;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::path::Path;
 use tokio::runtime::Handle;
-use tollgate_actors::ids::Slug;
 use tollgate_actors::plan::StagePlan;
-use tollgate_actors::store::Store;
+use tollgate_actors::store::{Listed, SinkError, Store};
 use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
 
 use super::inputs::{Inputs, MANIFEST, Seen, Wanted};
+use super::merge::Sizes;
 use super::outputs::Outputs;
-use super::record::{AT_ONCE, Columns, QUARANTINE, Record, declaration, is_ours, read};
+use super::record::{
+    AT_ONCE, Columns, QUARANTINE, Record, declaration, is_ours, key_of, part, read,
+};
 use super::tasks::{Missing, Object, Task, UNREAD, tasks};
-use crate::ui::say;
 
 /// Most objects of one run.
 const OBJECTS_MAX: usize = 1_000_000;
@@ -49,7 +51,20 @@ pub(super) struct Done {
     pub(super) first_bad: Option<String>,
     pub(super) quarantine: Option<String>,
     pub(super) failed: Vec<String>,
+    /// Files of runs that were killed, which were removed.
+    pub(super) leftovers: u64,
+    /// Small files that were put together with others.
+    pub(super) merged: u64,
     pub(super) stopped: bool,
+}
+
+/// Which objects a run looks at.
+#[derive(Debug, Clone)]
+pub(super) enum Look {
+    /// All, at what killed runs left, and at small files.
+    All,
+    /// Those in these folders, and those in files together with them.
+    Folders(BTreeSet<String>),
 }
 
 /// What is there of the fetches in a folder.
@@ -63,18 +78,16 @@ enum Folder {
 
 /// Stages one table.
 pub(super) struct Stager {
-    store: Store,
-    name: Slug,
-    stage: Arc<StagePlan>,
+    pub(super) store: Store,
+    pub(super) stage: Arc<StagePlan>,
     template: String,
     pub(super) bounds: Bounds,
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl Stager {
     pub(super) fn new(
         store: Store,
-        name: &Slug,
         stage: Arc<StagePlan>,
         template: &str,
         workers: Option<usize>,
@@ -91,17 +104,23 @@ impl Stager {
         // A share of the store is the quarantine's; a file that waits for one would wait for ever.
         let open = usize::try_from(store.streams_max()).unwrap_or(usize::MAX).saturating_sub(1);
         bounds.open_max = bounds.open_max.min(open).max(1);
-        let (name, template) = (name.clone(), template.to_owned());
-        Self { store, name, stage, template, bounds, stop: Arc::clone(stop) }
+        let template = template.to_owned();
+        Self { store, stage, template, bounds, stop: Arc::clone(stop) }
     }
 
-    pub(super) async fn run(&self, again: bool) -> anyhow::Result<Done> {
+    pub(super) async fn run(&self, again: bool, look: Look) -> anyhow::Result<Done> {
         let mut done = Done::default();
         let mut records = read(&self.store, &self.stage.to).await?;
         for record in &mut records {
             self.clean(record).await?;
         }
-        self.clean_orphans(&records).await?;
+        part(&mut records);
+        let (below, sizes) = match look {
+            Look::All => (None, Some(self.clean_orphans(&records, &mut done).await?)),
+            Look::Folders(folders) => {
+                (Some(with_their_jobs(folders, &mut records, &mut done)), None)
+            }
+        };
         let declared = declaration(&self.stage, &self.template);
         let mut columns = Columns::read(&self.store, &self.stage.to).await?;
         if columns.table != declared {
@@ -109,7 +128,9 @@ impl Stager {
         }
         let mut table = self.stage.table.clone();
         columns.apply(&mut table);
-        let Some((objects, folders)) = self.objects(&mut done).await? else { return Ok(done) };
+        let Some((objects, folders)) = self.objects(below.as_ref(), &mut done).await? else {
+            return Ok(done);
+        };
         let missing = |key: &str, version: &str| {
             let folder = Path::parse(key).ok().and_then(|key| key.parent());
             match folder.and_then(|folder| folders.get(&folder)) {
@@ -122,8 +143,8 @@ impl Stager {
         };
         let how = (declared.as_str(), again);
         let found = tasks(records, objects, missing, how, self.stage.file_bytes);
-        done.unchanged = found.unchanged;
-        done.standing = found.standing;
+        done.unchanged += found.unchanged;
+        done.standing += found.standing;
         done.gone = found.gone;
         done.waiting = found.waiting;
         done.failed = found.failed;
@@ -139,15 +160,37 @@ impl Stager {
                 done.failed.push(reason);
             }
         }
+        if let Some(sizes) = sizes.filter(|_| !done.stopped) {
+            self.put_together(&found.kept, &sizes, &mut done).await?;
+        }
         Ok(done)
     }
 
-    /// Objects that may be staged, and what is there of the fetches in folders; none: it was stopped.
+    /// All that is listed, or what lies right in some folders.
+    fn listed(
+        &self,
+        below: Option<&BTreeSet<String>>,
+    ) -> BoxStream<'static, Result<Listed, SinkError>> {
+        let Some(below) = below else { return self.store.list(&self.stage.from) };
+        let lists: Vec<_> = below.iter().filter_map(|text| Path::parse(text).ok()).collect();
+        let store = self.store.clone();
+        let list = move |folder: Path| {
+            let listed = store.list(&folder);
+            listed.try_filter(move |one| {
+                future::ready(one.key.parent().is_some_and(|parent| parent == folder))
+            })
+        };
+        stream::iter(lists).map(list).flatten_unordered(AT_ONCE).boxed()
+    }
+
+    /// Objects that may be staged, of some folders or of all, and what is there of the fetches in folders; none: it was
+    /// stopped.
     async fn objects(
         &self,
+        below: Option<&BTreeSet<String>>,
         done: &mut Done,
     ) -> anyhow::Result<Option<(BTreeMap<String, Object>, BTreeMap<Path, Folder>)>> {
-        let mut listed = self.store.list(&self.stage.from);
+        let mut listed = self.listed(below);
         let mut objects = BTreeMap::new();
         let mut manifests: BTreeMap<Path, String> = BTreeMap::new();
         while let Some(one) = listed.try_next().await? {
@@ -255,12 +298,9 @@ impl Stager {
                 }
                 (_, Some(key)) if leaves < LEAVES_MAX => {
                     leaves += 1;
-                    let folder = key.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    let is_of = |key: &String| {
-                        key.rsplit_once('/').map_or("", |(folder, _)| folder) == folder
-                    };
+                    let folder = folder_of(&key);
                     let count = record.inputs.len();
-                    record.inputs.retain(|key, _| !is_of(key));
+                    record.inputs.retain(|key, _| folder_of(key) != folder);
                     done.incomplete += (count - record.inputs.len()) as u64;
                     continue;
                 }
@@ -381,12 +421,17 @@ impl Stager {
     }
 
     /// Removes what a record has left to remove, and then says so in it; a record of nothing goes as well.
-    async fn clean(&self, record: &mut Record) -> anyhow::Result<()> {
+    pub(super) async fn clean(&self, record: &mut Record) -> anyhow::Result<()> {
         let is_of_nothing = record.inputs.is_empty() && record.files.is_empty();
-        if record.remove.is_empty() && !is_of_nothing {
+        if record.remove.is_empty() && record.replaces.is_empty() && !is_of_nothing {
             return Ok(());
         }
+        // Records before their files: one that counts names what is there.
+        let keys = record.replaces.iter().map(|job| key_of(job, &self.stage.to));
+        let removed = stream::iter(keys).map(|key| async move { self.store.delete(&key).await });
+        removed.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         self.remove(record.remove.iter()).await?;
+        record.replaces.clear();
         record.remove.clear();
         if is_of_nothing {
             return Ok(self.store.delete(&record.key(&self.stage.to)).await?);
@@ -395,33 +440,31 @@ impl Stager {
     }
 
     /// Removes files of jobs that no record names: their run was killed.
-    async fn clean_orphans(&self, records: &[Record]) -> anyhow::Result<()> {
+    /// Answers which files are there otherwise, and how large.
+    async fn clean_orphans(&self, records: &[Record], done: &mut Done) -> anyhow::Result<Sizes> {
         let known: BTreeSet<&str> =
             records.iter().flat_map(|record| &record.files).map(String::as_str).collect();
         let mut listed = self.store.list(&self.stage.to);
-        let mut orphans = Vec::new();
+        let (mut orphans, mut sizes) = (Vec::new(), Sizes::new());
         while let Some(one) = listed.try_next().await? {
             let Some(path) = one.key.as_ref().strip_prefix(self.stage.to.as_ref()) else {
                 continue;
             };
             let path = path.trim_start_matches('/');
             let name = one.key.filename().unwrap_or_default();
-            if is_ours(name) && !known.contains(path) {
+            if known.contains(path) {
+                sizes.insert(path.to_owned(), one.bytes);
+            } else if is_ours(name) {
                 orphans.push(path.to_owned());
             }
         }
-        if !orphans.is_empty() {
-            let count = orphans.len();
-            say(format_args!(
-                "tollgate: stage.{}: {count} files of a run that was ended are removed",
-                self.name
-            ));
-        }
-        self.remove(orphans.iter()).await
+        done.leftovers = orphans.len() as u64;
+        self.remove(orphans.iter()).await?;
+        Ok(sizes)
     }
 
     /// A file that is not there.
-    async fn first_gone(&self, paths: &[String]) -> anyhow::Result<Option<String>> {
+    pub(super) async fn first_gone(&self, paths: &[String]) -> anyhow::Result<Option<String>> {
         let looks = stream::iter(paths).map(|path| async move {
             let key = Path::parse(format!("{}/{path}", self.stage.to))?;
             let found = self.store.look(&key).await?;
@@ -431,13 +474,40 @@ impl Stager {
         std::pin::pin!(gone).try_next().await
     }
 
-    async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
+    pub(super) async fn remove(&self, paths: impl Iterator<Item = &String>) -> anyhow::Result<()> {
         let removed = stream::iter(paths).map(|path| async move {
             let key = Path::parse(format!("{}/{path}", self.stage.to))?;
             anyhow::Ok(self.store.delete(&key).await?)
         });
         removed.buffer_unordered(AT_ONCE).try_collect().await
     }
+}
+
+/// The folders to look at so that every job that has an object in one of these can be done again; leaves only such jobs.
+fn with_their_jobs(
+    mut folders: BTreeSet<String>,
+    records: &mut Vec<Record>,
+    done: &mut Done,
+) -> BTreeSet<String> {
+    let touched = |record: &Record| {
+        record.is_doubled || record.inputs.keys().any(|key| folders.contains(folder_of(key)))
+    };
+    let (touched, left): (Vec<Record>, Vec<Record>) =
+        std::mem::take(records).into_iter().partition(touched);
+    for record in left {
+        done.unchanged += record.inputs.len() as u64;
+        done.standing += record.quarantined;
+    }
+    let keys = touched.iter().flat_map(|record| record.inputs.keys());
+    let more: BTreeSet<String> = keys.map(|key| folder_of(key).to_owned()).collect();
+    folders.extend(more);
+    *records = touched;
+    folders
+}
+
+/// The folder of a key.
+pub(super) fn folder_of(key: &str) -> &str {
+    key.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// What tells an object beside a manifest: either may be another one.

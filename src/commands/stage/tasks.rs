@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::record::{Record, job_of};
 
 /// Most inputs of one job, and most bytes of their keys and versions: its record is one small object.
-const INPUTS_MAX: usize = 5_000;
-const NAMES_BYTES_MAX: usize = 600 * 1024;
+pub(super) const INPUTS_MAX: usize = 5_000;
+pub(super) const NAMES_BYTES_MAX: usize = 600 * 1024;
 /// How many times smaller rows are in Parquet than in JSON that is not compressed, about.
 const PACKS: u64 = 8;
 
@@ -55,6 +55,8 @@ pub(super) struct Tasks {
     pub(super) waiting: u64,
     /// Jobs that should be done again and cannot be: why.
     pub(super) failed: Vec<String>,
+    /// Records that stay as they are, and all of whose objects are there.
+    pub(super) kept: Vec<Record>,
 }
 
 /// Sorts objects into jobs of about `file_bytes` of files. `missing` says what became of an object that is not among
@@ -69,7 +71,7 @@ pub(super) fn tasks(
     let mut found = Tasks::default();
     for record in records {
         let mut inputs = BTreeMap::new();
-        let mut changed = again || record.table != table;
+        let mut changed = again || record.table != table || record.is_doubled;
         let (mut cleared, mut waits, mut replaced) = (Vec::new(), false, false);
         let mut unread = false;
         for (key, version) in &record.inputs {
@@ -90,11 +92,17 @@ pub(super) fn tasks(
         }
         // No row was made of it: only its entry of the quarantine goes, which is worth no failure.
         replaced |= unread && cleared.is_empty();
+        // All that it has is another's: its rows are there twice.
+        replaced |= record.is_doubled && record.inputs.is_empty();
         found.gone += cleared.len() as u64;
         // Where all of its objects were cleared away there is nothing to make its rows of anew.
         if !replaced && (!changed || (inputs.is_empty() && !waits)) {
             found.unchanged += inputs.len() as u64;
             found.standing += record.quarantined;
+            // Rows of what is gone stay apart: nothing could be done again that lies in one file with them.
+            if cleared.is_empty() && !unread && !waits {
+                found.kept.push(record);
+            }
             continue;
         }
         if waits {
@@ -119,8 +127,7 @@ pub(super) fn tasks(
     let mut inputs = BTreeMap::new();
     let (mut bytes, mut names) = (0, 0);
     for (key, object) in objects {
-        let is_packed = [".zst", ".gz"].iter().any(|end| key.ends_with(end));
-        bytes += if is_packed { object.bytes } else { object.bytes / PACKS };
+        bytes += packed(&key, object.bytes);
         names += key.len() + object.version.len() + 8;
         inputs.insert(key, object.version);
         if bytes >= file_bytes || names >= NAMES_BYTES_MAX || inputs.len() >= INPUTS_MAX {
@@ -132,6 +139,12 @@ pub(super) fn tasks(
         found.tasks.push(fresh(inputs));
     }
     found
+}
+
+/// Bytes of an object as rows in Parquet, about.
+pub(super) fn packed(key: &str, bytes: u64) -> u64 {
+    let is_packed = [".zst", ".gz"].iter().any(|end| key.ends_with(end));
+    if is_packed { bytes } else { bytes / PACKS }
 }
 
 fn fresh(inputs: BTreeMap<String, String>) -> Task {

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use object_store::path::Path;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tokio::runtime::Handle;
-use tollgate_actors::ids::Slug;
 use tollgate_actors::plan::StagePlan;
 use tollgate_actors::store::Store;
 use tollgate_stage::{Column, Files, From, Kind, Mismatch, Table, Unknown, path};
 
 use super::outputs::Outputs;
-use super::stager::{Done, Stager};
+use super::stager::{Done, Look, Stager};
 
 const ROOM: u64 = 256 << 20;
 
@@ -26,7 +26,7 @@ fn column(name: &str, kind: Kind) -> Column {
     Column { name: name.to_owned(), from, kind, default: None, required: false }
 }
 
-fn plan() -> StagePlan {
+pub(super) fn plan() -> StagePlan {
     StagePlan {
         from: Path::from("raw"),
         to: Path::from("staged"),
@@ -45,6 +45,7 @@ fn plan() -> StagePlan {
         },
         file_bytes: 1 << 20,
         record_bytes_max: 1 << 20,
+        follow: None,
     }
 }
 
@@ -60,13 +61,12 @@ impl Place {
     }
 
     fn stager(&self) -> Stager {
-        let name = Slug::new("t").unwrap();
         let plan = Arc::new(self.plan.clone());
-        Stager::new(self.store.clone(), &name, plan, "{id}/{page}.{ext}", Some(2), &self.stop)
+        Stager::new(self.store.clone(), plan, "{id}/{page}.{ext}", Some(2), &self.stop)
     }
 
     async fn run(&self) -> Done {
-        self.stager().run(false).await.unwrap()
+        self.stager().run(false, Look::All).await.unwrap()
     }
 
     async fn put(&self, key: &str, text: &str) {
@@ -249,10 +249,10 @@ async fn files_that_count_are_never_written_over() {
     let first = place.keys("staged").await;
     // Stopped before its record is there, nothing that counts has changed.
     place.stop.store(true, Ordering::Relaxed);
-    assert!(place.stager().run(true).await.unwrap().stopped);
+    assert!(place.stager().run(true, Look::All).await.unwrap().stopped);
     assert_eq!(place.keys("staged").await, first);
     place.stop.store(false, Ordering::Relaxed);
-    let done = place.stager().run(true).await.unwrap();
+    let done = place.stager().run(true, Look::All).await.unwrap();
     assert_eq!((done.inputs, done.rows, done.quarantined), (1, 1, 1));
     let second = place.keys("staged").await;
     let both: Vec<&String> = first.intersection(&second).collect();
@@ -280,17 +280,17 @@ async fn what_counts_as_declared_otherwise_and_what_stands_in_quarantine() {
     // Other sizes of files change no row, and no key is asked for its parts.
     place.plan.file_bytes *= 2;
     let stager = |place: &Place, template: &str| {
-        let (name, plan) = (Slug::new("t").unwrap(), Arc::new(place.plan.clone()));
-        Stager::new(place.store.clone(), &name, plan, template, Some(2), &place.stop)
+        let plan = Arc::new(place.plan.clone());
+        Stager::new(place.store.clone(), plan, template, Some(2), &place.stop)
     };
-    assert_eq!(stager(&place, "{page}").run(false).await.unwrap().inputs, 0);
+    assert_eq!(stager(&place, "{page}").run(false, Look::All).await.unwrap().inputs, 0);
     place.plan.record_bytes_max *= 2;
     let done = place.run().await;
     assert_eq!((done.inputs, done.quarantined, done.standing), (1, 1, 0));
     place.plan.table.columns[1].from = From::Input("part.id".to_owned());
     assert_eq!(place.run().await.inputs, 1);
     assert_eq!(place.run().await.inputs, 0);
-    assert_eq!(stager(&place, "{api}/{id}/{page}").run(false).await.unwrap().inputs, 1);
+    assert_eq!(stager(&place, "{api}/{id}/{page}").run(false, Look::All).await.unwrap().inputs, 1);
 }
 
 /// Files whose place is emptied while they are made.
@@ -379,6 +379,212 @@ async fn a_record_of_many_files_is_remembered() {
     let done = place.run().await;
     assert_eq!((done.rows, done.files, done.failed.len()), (1_200, 1_200, 0));
     assert_eq!(place.run().await.unchanged, 1);
-    let done = place.stager().run(true).await.unwrap();
+    let done = place.stager().run(true, Look::All).await.unwrap();
     assert_eq!((done.files, place.files().await.len()), (1_200, 1_200));
+}
+
+/// Rows of all records, which have no object in common.
+async fn rows(place: &Place) -> u64 {
+    let records = super::record::read(&place.store, &Path::from("staged")).await.unwrap();
+    let keys: Vec<&String> = records.iter().flat_map(|record| record.inputs.keys()).collect();
+    assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{keys:?}");
+    records.iter().map(|record| record.rows).sum()
+}
+
+#[tokio::test]
+async fn a_look_at_some_folders_stages_them_and_what_shares_their_files() {
+    let place = Place::new(plan());
+    let look = async |folders: &[&str]| {
+        let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+        place.stager().run(false, Look::Folders(folders)).await.unwrap()
+    };
+    for folder in ["raw/a", "raw/b", "raw/b/below", "raw/c"] {
+        place.put(&format!("{folder}/1.ndjson"), "{\"n\":1}\n").await;
+        place.manifest(folder, "q", false).await;
+    }
+    let done = look(&["raw/a", "raw/b"]).await;
+    assert_eq!((done.inputs, done.rows, rows(&place).await), (2, 2, 2), "{done:?}");
+    let first = place.files().await;
+    // What is staged stays where it is.
+    let done = look(&["raw/c"]).await;
+    assert_eq!((done.inputs, done.unchanged, rows(&place).await), (1, 2, 3), "{done:?}");
+    assert!(place.files().await.is_superset(&first));
+    // One that is collected again is done with its job, the other of it included.
+    place.put("raw/b/1.ndjson", "{\"n\":1}\n{\"n\":2}\n").await;
+    place.manifest("raw/b", "q", true).await;
+    let done = look(&["raw/b"]).await;
+    assert_eq!((done.inputs, done.rows, rows(&place).await), (2, 3, 4), "{done:?}");
+    assert!(place.files().await.is_disjoint(&first));
+    // Nothing of it was lost or is there twice, and what nobody told of is found by a look at all.
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unchanged, rows(&place).await), (1, 3, 5), "{done:?}");
+}
+
+#[tokio::test]
+async fn what_two_processes_have_both_staged_is_put_right() {
+    let place = Place::new(plan());
+    for folder in ["raw/a", "raw/b", "raw/c"] {
+        place.put(&format!("{folder}/1.ndjson"), "{\"n\":1}\n").await;
+        place.manifest(folder, "q", false).await;
+    }
+    let look = |folders: &[&str]| {
+        let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+        let stager = place.stager();
+        async move { stager.run(false, Look::Folders(folders)).await.unwrap() }
+    };
+    // As if each did not see what the other had done: the records of the first are put back.
+    let mut kept = Vec::new();
+    for folders in [&["raw/a", "raw/b"][..], &["raw/b", "raw/c"], &["raw/a"]] {
+        look(folders).await;
+        for key in place.keys("staged").await {
+            let path = Path::from(key.as_str());
+            kept.push((key, place.store.get(&path).await.unwrap().unwrap()));
+            place.store.delete(&path).await.unwrap();
+        }
+    }
+    for (key, text) in kept {
+        place.store.put_small(&Path::from(key), text).await.unwrap();
+    }
+    assert_eq!(place.files().await.len(), 3);
+    // Two looks: records whose objects are all another's go, others are done without them.
+    let mut twice =
+        Place { plan: place.plan.clone(), store: place.store.clone(), stop: Arc::default() };
+    twice.run().await;
+    assert_eq!(rows(&place).await, 3);
+    twice.plan.file_bytes *= 2;
+    let done = twice.run().await;
+    assert_eq!((done.inputs, done.unchanged, done.leftovers), (0, 3, 0), "{done:?}");
+}
+
+/// Rows in the files that records name, and in all files that are there.
+async fn rows_read(place: &Place) -> (u64, u64) {
+    let records = super::record::read(&place.store, &Path::from("staged")).await.unwrap();
+    let named: Vec<String> = records.into_iter().flat_map(|record| record.files).collect();
+    let (mut counted, mut there) = (0, 0);
+    for file in place.files().await {
+        let bytes = place.store.read_whole(&Path::from(file.as_str()), 1 << 20).await.unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.unwrap()).unwrap();
+        let rows = u64::try_from(reader.metadata().file_metadata().num_rows()).unwrap();
+        there += rows;
+        if named.iter().any(|name| file.strip_prefix("staged/") == Some(name)) {
+            counted += rows;
+        }
+    }
+    (counted, there)
+}
+
+/// A table whose rows came by so many runs, each of one object with two rows.
+async fn after_runs(plan: StagePlan, runs: u32) -> Place {
+    let place = Place::new(plan);
+    for run in 0..runs {
+        let (folder, c) = (format!("raw/{run}"), run % 2);
+        let text = format!("{{\"n\":{run},\"c\":\"{c}\"}}\n{{\"n\":0,\"c\":\"{c}\"}}\nno\n");
+        place.put(&format!("{folder}/1.ndjson"), &text).await;
+        place.manifest(&folder, "q", false).await;
+        let done = place.stager().run(false, Look::Folders([folder].into())).await.unwrap();
+        assert_eq!((done.inputs, done.merged), (1, 0));
+    }
+    place
+}
+
+#[tokio::test]
+async fn small_files_of_many_runs_become_one_and_are_done_again_as_one() {
+    let place = after_runs(plan(), 20).await;
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (20, (40, 40)));
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.merged, done.failed.len()), (0, 20, 0), "{done:?}");
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (1, (40, 40)));
+    let records = super::record::read(&place.store, &Path::from("staged")).await.unwrap();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((record.inputs.len(), record.rows, record.quarantined), (20, 40, 20));
+    assert!(record.remove.is_empty() && record.replaces.is_empty());
+    assert_eq!(place.keys("staged/_stage").await.len(), 1);
+    assert_eq!(place.keys("staged/_quarantine").await.len(), 20);
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.merged, done.unchanged, done.standing), (0, 0, 20, 20));
+    // One of its objects changes: the same rows but for those.
+    place.put("raw/3/1.ndjson", "{\"n\":3}\n").await;
+    place.manifest("raw/3", "q", true).await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.quarantined), (20, 19), "{done:?}");
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (1, (39, 39)));
+    assert_eq!(place.keys("staged/_quarantine").await.len(), 1);
+}
+
+#[tokio::test]
+async fn rows_of_what_was_cleared_away_and_of_other_columns_stay_apart() {
+    let mut plan = plan();
+    plan.table.mismatch = Mismatch::Widen;
+    let place = after_runs(plan, 20).await;
+    for run in 0..4 {
+        place.delete(&format!("raw/{run}/1.ndjson")).await;
+    }
+    // Of a wider type from now on.
+    place.put("raw/new/1.ndjson", "{\"n\":\"a\"}\n").await;
+    place.manifest("raw/new", "q", false).await;
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.gone, done.merged), (1, 4, 16), "{done:?}");
+    // Those of four that are gone, of the wider one, and of all others.
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (6, (41, 41)));
+}
+
+#[tokio::test]
+async fn partitions_keep_their_folders_and_large_files_are_left() {
+    let mut plan = plan();
+    plan.table.partition = vec![1];
+    let place = after_runs(plan, 40).await;
+    let done = place.run().await;
+    assert_eq!((done.merged, place.files().await.len()), (40, 2), "{done:?}");
+    assert_eq!(rows_read(&place).await, (80, 80));
+    for file in place.files().await {
+        assert!(["staged/c=0/", "staged/c=1/"].iter().any(|start| file.starts_with(start)));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_killed_while_files_are_put_together_loses_no_row_and_leaves_none_twice() {
+    let place = after_runs(plan(), 20).await;
+    let stager = place.stager();
+    let records = super::record::read(&place.store, &Path::from("staged")).await.unwrap();
+    let all: Vec<_> = records.iter().collect();
+    // Its files are there, and no record names them.
+    let joint = stager.join(&all).await.unwrap().unwrap();
+    drop(joint);
+    assert_eq!(rows_read(&place).await, (40, 80));
+    let done = place.stager().run(false, Look::Folders(BTreeSet::new())).await.unwrap();
+    assert_eq!(done.unchanged, 20);
+    assert_eq!(rows_read(&place).await, (40, 80));
+    // The record is there too, and what it replaces, all of it or some.
+    for gone in [0, 7] {
+        let mut joint = stager.join(&all).await.unwrap().unwrap();
+        joint.record.put(&place.store, &Path::from("staged")).await.unwrap();
+        for job in &joint.record.replaces[..gone] {
+            place.delete(&format!("staged/_stage/{job}.json")).await;
+        }
+        assert_eq!(rows_read(&place).await, (40, 80), "{gone}");
+        if gone == 0 {
+            // A version that does not know of such records refuses to count both.
+            let key = joint.record.key(&Path::from("staged"));
+            let text = place.store.get(&key).await.unwrap().unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert!(text.contains("\"version\":2"), "{text}");
+            place.delete(key.as_ref()).await;
+        }
+    }
+    let done = place.run().await;
+    assert_eq!((done.inputs, done.unchanged, done.failed.len()), (0, 20, 0), "{done:?}");
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (1, (40, 40)));
+    assert_eq!(place.keys("staged/_stage").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_none_is_told_and_nothing_is_put_together() {
+    let place = after_runs(plan(), 20).await;
+    let first = place.files().await;
+    let broken = first.first().unwrap();
+    place.put(broken, &"PAR1".repeat(150)).await;
+    let done = place.run().await;
+    assert_eq!((done.merged, done.failed.len()), (0, 1), "{done:?}");
+    assert!(done.failed[0].starts_with("small files are not put together"), "{done:?}");
+    assert_eq!(place.files().await, first);
 }

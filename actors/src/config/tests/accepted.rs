@@ -434,6 +434,7 @@ unknown = "add"
 mismatch = "widen"
 nulls = [""]
 file_bytes = "64MiB"
+follow = "5m"
 [stage.offers.columns]
 id = { type = "int64", required = true }
 price = { path = "price.total", type = "decimal(12,2)", default = "0" }
@@ -445,7 +446,7 @@ dt = { type = "date", input = "part.date" }
     let stage = plan.stages.values().next().unwrap();
     assert_eq!((stage.from.as_ref(), stage.to.as_ref()), ("kakao/offers", "staged/offers"));
     assert!(stage.manifest);
-    assert_eq!(stage.file_bytes, 64 << 20);
+    assert_eq!((stage.file_bytes, stage.follow), (64 << 20, Some(Duration::from_secs(300))));
     let table = &stage.table;
     assert_eq!(table.records.last(), Some(&Step::Each));
     assert_eq!(table.explode, [vec!["legs"], vec!["legs", "segments"]]);
@@ -497,6 +498,18 @@ f = { type = "string", input = "colour" }
 g = { type = "string", path = "x", input = "key" }
 h = { type = "string", zone = "UTC" }
 i = { type = "string", path = "a..b" }
+[stage.loose]
+from = "loose"
+manifest = false
+follow = "500ms"
+[stage.loose.columns]
+id = "int64"
+[stage.also]
+from = "also"
+manifest = false
+follow = "5m"
+[stage.also.columns]
+id = "int64"
 [stage.none]
 "#;
     let mistakes = load_with(&format!("{BASE}{text}"), &[]).unwrap_err().to_string();
@@ -516,6 +529,8 @@ i = { type = "string", path = "a..b" }
         "columns.g.input",
         "columns.h.zone",
         "columns.i.path",
+        "stage.loose.follow",
+        "stage.also.follow",
         "stage.none.from",
         "stage.none.columns",
     ] {
