@@ -177,14 +177,15 @@ fn three_nodes_share_the_accounts_evenly_and_call_nothing_twice() {
     nodes[2].start();
     nodes.iter().for_each(Node::wait_ready);
     wait_shared(&nodes.each_ref());
-    let status = nodes[2].dir.tollgate(&["status", "--json"]).run().exits(0).json();
-    let held: usize = status["partitions"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|node| node["partitions"].as_array().unwrap().len())
-        .sum();
-    assert_eq!((held, status["nodes"].as_array().unwrap().len()), (64, 3), "{status}");
+    // One may still be on its way from the first.
+    let held = wait_until("a status of all partitions", || {
+        let status = nodes[2].dir.tollgate(&["status", "--json"]).run().exits(0).json();
+        let nodes = status["partitions"].as_array().unwrap();
+        let held: usize =
+            nodes.iter().map(|node| node["partitions"].as_array().unwrap().len()).sum();
+        (held == PARTITIONS as usize).then_some(nodes.len())
+    });
+    assert_eq!(held, 3);
     let text = nodes[2].dir.tollgate(&["status"]).run().exits(0).out();
     assert!(text.contains("two holds 2") && text.contains("of 64 partitions"), "{text}");
     wait_done(&nats, &mut nodes);

@@ -306,14 +306,18 @@ impl Follower {
         if reader.is_none() {
             *reader = Some(DoneReader::from_now(bus).await?);
             // What came before.
-            self.shared.tables.iter().for_each(|table| table.waiting().see_all());
+            for table in &self.shared.tables {
+                table.waiting().see_all();
+            }
         }
         let Some(reader) = reader else { return Ok(()) };
         for _ in 0..BATCHES_MAX {
             let heard = reader.next().await?;
             for table in &self.shared.tables {
                 let mut waiting = table.waiting();
-                heard.done.iter().for_each(|done| waiting.hear(done, &table.stage.from));
+                for done in &heard.done {
+                    waiting.hear(done, &table.stage.from);
+                }
                 if heard.has_gap {
                     waiting.see_all();
                 }

@@ -225,7 +225,9 @@ mod tests {
     }
 
     fn sorted(mut groups: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
-        groups.iter_mut().for_each(|group| group.sort_unstable());
+        for group in &mut groups {
+            group.sort_unstable();
+        }
         groups
     }
 

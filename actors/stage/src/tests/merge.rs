@@ -17,11 +17,11 @@ fn files(table: &Table, texts: &[String]) -> Vec<Small> {
     staged.flat_map(of).collect()
 }
 
-fn merged(
-    small: Vec<Small>,
-    sort: &[String],
-    bounds: &Bounds,
-) -> (Result<Merged, (Halt, Vec<File>)>, BTreeMap<String, Vec<u8>>) {
+/// What came of it, and the files that are there.
+type Ran = (Result<Merged, (Halt, Vec<File>)>, Made);
+type Made = BTreeMap<String, Vec<u8>>;
+
+fn merged(small: Vec<Small>, sort: &[String], bounds: &Bounds) -> Ran {
     let memory = Memory::default();
     let small = small.into_iter().map(Ok);
     let merged = merge(small, (&memory, "job"), sort, bounds, &AtomicBool::new(false));
