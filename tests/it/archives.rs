@@ -344,6 +344,37 @@ fn what_a_try_that_failed_has_left_goes_though_the_next_calls_it_otherwise() {
 }
 
 #[test]
+fn an_archive_of_which_a_later_file_is_too_much_is_split_and_none_of_its_files_stay() {
+    let folder = archives();
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    // Three rows in the second of three files; two files without a row.
+    let (much, little) = (read("rows.zip"), read("heads.zip"));
+    let provider = Provider::start(move |call, _| {
+        let is_one = ["1", "2"].contains(&&*call.query("ids"));
+        Told::of(200, "application/zip", if is_one { little.clone() } else { much.clone() })
+    });
+    let lines = "query = { ids = { value = \"{ids}\", list = \"commas\" } }\nmembers = \"*\"\n\
+                 answers = [{ rows = true, min = 3, class = \"too_much\" }]\n\
+                 split = { by = \"list\", param = \"ids\" }";
+    let dir = Dir::with(&config(&provider).api("now", &api("now.zip", lines)));
+    let ran = dir.run(&fetch("x", "now", "f", json!({ "params": { "ids": ["1", "2"] } }))).exits(0);
+    assert_eq!((ran.summary().calls, ran.summary().dead), (3, 0), "{ran}");
+    let files = dir.files("data");
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.ends_with("/_manifest.json")) {
+        let text = std::fs::read(dir.path(file)).unwrap();
+        let done = serde_json::from_slice::<Manifest>(&text).unwrap().done;
+        let folder = file.strip_suffix("_manifest.json").unwrap();
+        let beside = files.iter().filter(|other| other.starts_with(folder)).count() - 1;
+        assert_eq!(beside, done.objects.len(), "{files:?}");
+        found.push((done.split_into.len(), beside));
+    }
+    found.sort_unstable();
+    assert_eq!(found, [(0, 2), (0, 2), (2, 0)], "{files:?}");
+    dir.tollgate(&["verify", "--deep"]).run().exits(0);
+}
+
+#[test]
 fn archives_of_info_zip_are_taken_too() {
     let folder = archives();
     std::fs::create_dir_all(folder.path().join("in/ads")).unwrap();

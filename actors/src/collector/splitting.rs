@@ -19,7 +19,7 @@ use crate::pages::{More, Note, SoFar};
 use crate::plan::{Api, Platform};
 use crate::queue::{Appended, Ending, NewFetch};
 use crate::shard::context::Context;
-use crate::store::SinkError;
+use crate::store::{SinkError, Unwrap};
 use crate::telemetry;
 
 impl Attempt<'_> {
@@ -114,6 +114,11 @@ pub(super) async fn take_the_place(
     append(place, &parts, &ids).await;
     so_far.highest = so_far.highest.max(so_far.page.saturating_sub(1));
     place.remove_others((0, 0), &so_far, &manifest_key).await?;
+    if matches!(place.api.answers.decoding.unwrap, Unwrap::Members(_)) {
+        // Files of an archive that came before the one that was too much.
+        let left = place.members_left(&manifest_key).await?;
+        place.remove_each(left.into_iter()).await?;
+    }
     let attempts = so_far.calls + calls;
     let done = Done { attempts, split_into: ids, ..place.done(told) };
     let from = told.from.clone().unwrap_or_else(|| provenance(place.shard, place.item));
