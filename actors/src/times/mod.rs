@@ -23,7 +23,7 @@ const STRETCH_US: i64 = 5_000_000;
 const STRETCHES: i64 = 13;
 /// How far back can be told.
 pub const WINDOW_MAX: Duration = Duration::from_secs(60);
-/// Pairs of platform and api that a shard keeps apart: at 11 KiB each, less than 3 MiB.
+/// Pairs of platform and api that a shard keeps apart: at 13 KiB each, a little over 3 MiB.
 const PAIRS_MAX: usize = 256;
 /// The api under which further ones are told; no api can be called that.
 pub const OTHER: &str = "(other)";
