@@ -257,17 +257,17 @@ impl Follower {
             }
             is_deaf = heard.is_err();
             for (table, fares) in self.shared.tables.iter().zip(&mut all) {
-                if *asked.borrow() == Ask::Stop {
+                let ask = *asked.borrow();
+                if ask == Ask::Stop {
                     return Ok(());
                 }
                 self.own(table, fares, is_deaf);
                 if fares.is_ours {
-                    self.look(table, fares, &store, &clock).await;
+                    self.look((table, fares), ask == Ask::Finish, &store, &clock).await;
                     telemetry::stage_lags(&table.name, table.waiting().lag(clock.wall()));
                 }
-                if *asked.borrow() == Ask::Finish {
-                    fares.has_finished = true;
-                }
+                // Asked before it looked: what was done meanwhile is looked at once more.
+                fares.has_finished |= ask == Ask::Finish;
             }
             if all.iter().all(|fares| fares.has_finished) {
                 return Ok(());
@@ -345,9 +345,14 @@ impl Follower {
         }
     }
 
-    /// Looks at a table, if it is due.
-    async fn look(&self, table: &Table, fares: &mut Fares, store: &Store, clock: &Clock) {
-        let last = *self.asked.borrow() == Ask::Finish;
+    /// Looks at a table, if it is due; `last`: nothing is waited for any more.
+    async fn look(
+        &self,
+        (table, fares): (&Table, &mut Fares),
+        last: bool,
+        store: &Store,
+        clock: &Clock,
+    ) {
         if !last && fares.rests_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
