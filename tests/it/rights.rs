@@ -376,7 +376,10 @@ fn work_of_an_operator(operator: &Dir, running: bool) {
     };
     if running {
         // Its service is there a moment after it has begun to collect.
-        let answers = || (run(operator, &["status", "--json"]).code == Some(0)).then_some(());
+        let answers = || {
+            let status = run(operator, &["status", "--json"]);
+            (status.code == Some(0) && status.json()["running"] == true).then_some(())
+        };
         wait_until("the node to answer", answers);
     }
     let count = if running { 2 } else { 1 };

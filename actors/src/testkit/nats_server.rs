@@ -96,6 +96,15 @@ impl NatsServer {
         let sent =
             Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status();
         assert!(sent.expect("kill runs").success(), "kill -{name}");
+        if name == "STOP" {
+            // Each of its threads stops on its own: one may still answer a moment later.
+            let state = format!("/proc/{}/status", child.id());
+            let is_stopped =
+                || std::fs::read_to_string(&state).is_ok_and(|text| text.contains("State:\tT"));
+            while !is_stopped() {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Where clients connect.
