@@ -98,9 +98,15 @@ impl NatsServer {
         assert!(sent.expect("kill runs").success(), "kill -{name}");
         if name == "STOP" {
             // Each of its threads stops on its own: one may still answer a moment later.
-            let state = format!("/proc/{}/status", child.id());
+            let threads = format!("/proc/{}/task", child.id());
+            let has_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+                let state = thread.map(|thread| thread.path().join("status"));
+                // One that has ended says nothing any more.
+                let text = state.and_then(std::fs::read_to_string).unwrap_or_default();
+                text.is_empty() || text.contains("State:\tT")
+            };
             let is_stopped =
-                || std::fs::read_to_string(&state).is_ok_and(|text| text.contains("State:\tT"));
+                || std::fs::read_dir(&threads).is_ok_and(|mut all| all.all(has_stopped));
             while !is_stopped() {
                 std::thread::yield_now();
             }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -348,6 +348,8 @@ async fn a_store_with_little_room_takes_fewer_files_at_once_and_a_stop_ends_whoe
         runtime: Handle::current(),
         stop: Arc::clone(&place.stop),
     };
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&written);
     let write = tokio::task::spawn_blocking(move || {
         let mut open = Vec::new();
         for name in ["a", "b", "c"] {
@@ -355,9 +357,13 @@ async fn a_store_with_little_room_takes_fewer_files_at_once_and_a_stop_ends_whoe
             file.write_all(&vec![7; 1 << 20])
                 .map_err(|error| std::io::Error::other(format!("{name}: {error}")))?;
             open.push(file);
+            count.fetch_add(1, Ordering::Relaxed);
         }
         std::io::Result::Ok(())
     });
+    while written.load(Ordering::Relaxed) < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!write.is_finished());
     place.stop.store(true, Ordering::Relaxed);
