@@ -38,6 +38,7 @@ impl LoopMeters {
 /// A shard's loop does not turn.
 pub(crate) fn shard_blocked(shard: usize, doing: Doing, silent: Span, left_out: u64) {
     tracing::info!(
+        target: "tollgate::actor",
         event = "shard_blocked",
         shard,
         doing = doing.as_str(),
@@ -50,6 +51,7 @@ pub(crate) fn shard_blocked(shard: usize, doing: Doing, silent: Span, left_out: 
 /// It still does not.
 pub(crate) fn shard_blocked_long(shard: usize, doing: Doing, silent: Span) {
     tracing::warn!(
+        target: "tollgate::actor",
         event = "shard_blocked",
         shard,
         doing = doing.as_str(),
@@ -62,6 +64,7 @@ pub(crate) fn shard_blocked_long(shard: usize, doing: Doing, silent: Span) {
 pub(crate) fn shard_freed(block: &Block) {
     let took = block.until.map(|until| until.since(block.since)).unwrap_or_default();
     tracing::info!(
+        target: "tollgate::actor",
         event = "shard_freed",
         shard = block.shard,
         doing = block.doing.as_str(),

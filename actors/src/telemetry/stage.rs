@@ -34,13 +34,13 @@ pub fn stage_follows(table: &Slug) {
     }
     RESTARTS.counter(&["stage"]).increment(0);
     stage_lags(table, Duration::ZERO);
-    tracing::info!(event = "stage_follows", table = name, "this node stages what is collected");
+    tracing::info!(target: "tollgate::stage", event = "stage_follows", table = name, "this node stages what is collected");
 }
 
 /// Another node stages it from now on, or will soon.
 pub fn stage_left(table: &Slug) {
     stage_lags(table, Duration::ZERO);
-    tracing::info!(event = "stage_left", table = table.as_str(), "this node stages it no more");
+    tracing::info!(target: "tollgate::stage", event = "stage_left", table = table.as_str(), "this node stages it no more");
 }
 
 /// How old the oldest is that is collected and not staged.
@@ -52,6 +52,7 @@ pub fn stage_lags(table: &Slug, lag: Duration) {
 pub fn stage_done(table: &Slug, staged: &Staged) {
     STAGED_ROWS.counter(&[table.as_str()]).increment(staged.rows);
     tracing::info!(
+        target: "tollgate::stage",
         event = "stage_done",
         table = table.as_str(),
         inputs = staged.inputs,
@@ -69,6 +70,7 @@ pub fn stage_done(table: &Slug, staged: &Staged) {
 pub fn stage_quarantined(table: &Slug, entries: u64, place: &str, reason: &str) {
     STAGE_QUARANTINED.counter(&[table.as_str()]).increment(entries);
     tracing::warn!(
+        target: "tollgate::stage",
         event = "stage_quarantined",
         table = table.as_str(),
         entries,
@@ -82,6 +84,7 @@ pub fn stage_quarantined(table: &Slug, entries: u64, place: &str, reason: &str) 
 pub fn stage_failed(table: &Slug, reason: &str, retry: Duration) {
     STAGE_FAILED.counter(&[table.as_str()]).increment(1);
     tracing::error!(
+        target: "tollgate::stage",
         event = "stage_failed",
         table = table.as_str(),
         reason,
@@ -93,6 +96,7 @@ pub fn stage_failed(table: &Slug, reason: &str, retry: Duration) {
 /// Another process stages the table.
 pub fn stage_waits(table: &Slug, reason: &str) {
     tracing::warn!(
+        target: "tollgate::stage",
         event = "stage_waits",
         table = table.as_str(),
         reason,
@@ -103,6 +107,7 @@ pub fn stage_waits(table: &Slug, reason: &str) {
 /// What other nodes collect cannot be heard of.
 pub fn stage_deaf(reason: &str) {
     tracing::warn!(
+        target: "tollgate::stage",
         event = "stage_deaf",
         code = %Code::NatsUnreachable,
         reason,
@@ -115,6 +120,7 @@ pub fn stage_died(reason: &str, restart: Restart) {
     RESTARTS.counter(&["stage"]).increment(1);
     if restart.escalated {
         tracing::error!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "stage",
             reason,
@@ -124,6 +130,7 @@ pub fn stage_died(reason: &str, restart: Restart) {
         );
     } else {
         tracing::warn!(
+            target: "tollgate::actor",
             event = "actor_died",
             kind = "stage",
             reason,
