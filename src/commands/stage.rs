@@ -73,7 +73,7 @@ mod without {
     }
 
     impl Following {
-        pub(crate) async fn finish(self, _: impl Future<Output = ()>) {
+        pub(crate) fn finish(self, _: impl Future<Output = ()>) -> std::future::Ready<()> {
             match self {}
         }
 
@@ -81,7 +81,7 @@ mod without {
             match *self {}
         }
 
-        pub(crate) async fn end(self) {
+        pub(crate) fn end(self) -> std::future::Ready<()> {
             match self {}
         }
     }
