@@ -906,14 +906,13 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
             }
             for platform in plan.get().platforms.keys() {
                 for cause in Waits::ALL {
-                    let key = (platform.clone(), cause);
                     let labels = [platform.as_str(), cause.as_str()];
-                    let gauge = causes
-                        .entry(key)
-                        .or_insert_with(|| telemetry::ACCOUNTS_WAITING.gauge(&labels));
-                    let count = sum.causes.get(&(platform.clone(), cause)).copied().unwrap_or(0);
-                    gauge.set(count as f64);
+                    let gauge = || telemetry::ACCOUNTS_WAITING.gauge(&labels);
+                    causes.entry((platform.clone(), cause)).or_insert_with(gauge);
                 }
+            }
+            for (key, gauge) in &causes {
+                gauge.set(sum.causes.get(key).copied().unwrap_or(0) as f64);
             }
             for (platform, gauge) in &waiting {
                 gauge.set(sum.waiting.get(platform).copied().unwrap_or(0) as f64);
