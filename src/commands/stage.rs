@@ -100,6 +100,7 @@ mod with {
 
     use super::super::open_store::open_store;
     use super::super::{Exit, publisher_plan};
+    use super::follow::lower;
     use super::stager::{Done, Look, Stager};
     use crate::cli::{Global, StageArgs};
     use crate::ui::{number, print, say, size};
@@ -117,6 +118,8 @@ mod with {
         plan.collect.buffer_bytes_max = plan.collect.buffer_bytes_max.max(least);
         tollgate_actors::install_tls();
         let stop = Arc::new(AtomicBool::new(false));
+        // All of this process: whatever else the machine does goes first.
+        lower();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let on_signal = Arc::clone(&stop);

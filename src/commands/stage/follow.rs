@@ -174,7 +174,7 @@ impl Following {
 }
 
 /// Gives this thread the least of the processor; only Linux has priorities of threads.
-fn lower() {
+pub(super) fn lower() {
     #[cfg(target_os = "linux")]
     // Where it may not be, it works as before.
     let _lowered = rustix::process::nice(19);
