@@ -40,6 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STOP_EVERY: Duration = Duration::from_millis(100);
 /// How long it may take to stop; what it still does then is done by nobody.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// A table that was taken over is left so long: whoever had it has stopped by then.
+const REST_TAKEN: Duration = Duration::from_secs(2 * STOP_WITHIN.as_secs());
 /// Rest after a look that failed: the first, doubling up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(10 * 60);
@@ -337,6 +339,7 @@ impl Follower {
         }
         *fares = Fares { is_ours, ..Fares::default() };
         if is_ours {
+            fares.rests_until = self.bus.as_ref().map(|_| Instant::now() + REST_TAKEN);
             table.waiting().see_all();
             telemetry::stage_follows(&table.name);
         } else {
@@ -459,6 +462,9 @@ fn keep(
 fn tell(table: &Table, done: &Done, lag: Option<Duration>, took: Duration) {
     for reason in done.failed.iter().take(FAILED_TOLD_MAX) {
         telemetry::stage_failed(&table.name, reason, ALL_EVERY);
+    }
+    if done.torn > 0 {
+        telemetry::stage_torn(&table.name, done.torn);
     }
     if !done.failed.is_empty() {
         table.waiting().see_all_again();

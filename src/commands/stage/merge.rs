@@ -2,7 +2,8 @@
 //! several.
 //!
 //! The new files are visible first; then the new record is, which names the records that it replaces; then those and
-//! the files that were merged are removed. Whoever is killed between leaves what the next run removes, or ends. By the
+//! the files that were merged are removed. Nothing is where one of those records is another by then, or one of the files
+//! is gone: another process stages the table. Whoever is killed between leaves what the next run removes, or ends. By the
 //! records each row counts once at every moment; who lists the files instead sees rows twice between the first step and
 //! the last, and never none.
 
@@ -16,6 +17,7 @@ use tollgate_stage::{Halt, Merged, Small, merge};
 
 use super::outputs::{Outputs, unless_stopped};
 use super::record::Record;
+use super::settle::Seen;
 use super::stager::{Done, Stager, folder_of};
 use super::tasks::{INPUTS_MAX, NAMES_BYTES_MAX};
 
@@ -94,8 +96,10 @@ pub(super) fn groups(records: &[Record], sizes: &Sizes, file_bytes: u64) -> Vec<
 /// What is to be put in the place of several records.
 pub(super) struct Joint {
     pub(super) record: Record,
+    /// Those that it replaces, as they were read.
+    of: Vec<Record>,
     /// Files that were made for it.
-    made: Vec<String>,
+    pub(super) made: Vec<String>,
 }
 
 impl Stager {
@@ -109,7 +113,10 @@ impl Stager {
         for group in groups(kept, sizes, self.stage.file_bytes) {
             let group: Vec<&Record> = group.into_iter().map(|number| &kept[number]).collect();
             match self.join(&group).await? {
-                Ok(joint) => done.merged += self.replace(joint).await?,
+                Ok(joint) => match self.replace(joint).await? {
+                    Ok(count) => done.merged += count,
+                    Err(reason) => done.failed.push(reason),
+                },
                 Err(Halt::Stopped) => {
                     done.stopped = true;
                     return Ok(());
@@ -122,7 +129,7 @@ impl Stager {
 
     /// Makes the files of records that are to be one, beside those that count. The inner error leaves all as it was.
     pub(super) async fn join(&self, records: &[&Record]) -> anyhow::Result<Result<Joint, Halt>> {
-        let mut record = Record::of_all(records);
+        let mut record = Record::of_all(records, self.nonce);
         let mut folders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for path in records.iter().flat_map(|record| &record.files).filter(|path| is_rows(path)) {
             folders.entry(folder_of(path)).or_default().push(path);
@@ -145,23 +152,23 @@ impl Stager {
             record.files.iter().filter(|path| !remove.contains(path)).cloned().collect();
         files.extend(made.iter().cloned());
         record.files = files;
-        Ok(Ok(Joint { record, made }))
+        let of = records.iter().map(|record| Record::clone(record)).collect();
+        Ok(Ok(Joint { record, of, made }))
     }
 
-    /// Puts a record in the place of those that it replaces; how many files went.
-    pub(super) async fn replace(&self, joint: Joint) -> anyhow::Result<u64> {
-        let Joint { mut record, made } = joint;
-        if let Some(path) = self.first_gone(&record.files).await? {
+    /// Puts a record in the place of those that it replaces; how many files went. The inner error leaves all as it was.
+    pub(super) async fn replace(&self, joint: Joint) -> anyhow::Result<Result<u64, String>> {
+        let Joint { mut record, of, made } = joint;
+        let mut seen: Seen<'_> = of.iter().map(|of| (of.job.as_str(), Some(of))).collect();
+        let job = record.job.clone();
+        seen.entry(&job).or_insert(None);
+        if let Some(reason) = self.odd(&record, &seen).await? {
             self.remove(made.iter()).await?;
-            anyhow::bail!(
-                "`{}/{path}` was removed as soon as it was written: does another process stage this table?",
-                self.stage.to
-            );
+            return Ok(Err(reason));
         }
         let count = record.remove.len() as u64;
-        record.put(&self.store, &self.stage.to).await?;
-        self.clean(&mut record).await?;
-        Ok(count)
+        let placed = self.place(&mut record, seen[job.as_str()], &made).await?;
+        Ok(placed.map_or(Ok(count), Err))
     }
 
     /// Merges files; with those that are visible, whatever came of it.
@@ -215,7 +222,7 @@ mod tests {
 
     /// A record of one file in a folder, or of none.
     fn record(number: usize, folder: &str, bytes: u64, sizes: &mut Sizes) -> Record {
-        let mut record = Record::of_all(&[]);
+        let mut record = Record::of_all(&[], 0);
         record.inputs.insert(format!("raw/{number}"), "1".to_owned());
         if bytes > 0 {
             record.files.push(format!("{folder}/{number}.parquet"));

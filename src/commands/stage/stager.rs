@@ -2,7 +2,8 @@
 //!
 //! A job's files are visible before its record is, and what they replace is removed after that. Whoever is killed
 //! between leaves files that no record names, which the next run removes; whoever reads between sees a replaced
-//! object's rows twice for that moment, never none.
+//! object's rows twice for that moment, never none. A look at all misses files that a record names, and has its objects
+//! staged again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +56,8 @@ pub(super) struct Done {
     pub(super) leftovers: u64,
     /// Small files that were put together with others.
     pub(super) merged: u64,
+    /// Jobs that are done again because files of theirs were gone.
+    pub(super) torn: u64,
     pub(super) stopped: bool,
 }
 
@@ -83,6 +86,8 @@ pub(super) struct Stager {
     template: String,
     pub(super) bounds: Bounds,
     pub(super) stop: Arc<AtomicBool>,
+    /// Its own: what tells its files from those of others.
+    pub(super) nonce: u32,
 }
 
 impl Stager {
@@ -105,7 +110,8 @@ impl Stager {
         let open = usize::try_from(store.streams_max()).unwrap_or(usize::MAX).saturating_sub(1);
         bounds.open_max = bounds.open_max.min(open).max(1);
         let template = template.to_owned();
-        Self { store, stage, template, bounds, stop: Arc::clone(stop) }
+        let nonce = fastrand::u32(..);
+        Self { store, stage, template, bounds, stop: Arc::clone(stop), nonce }
     }
 
     pub(super) async fn run(&self, again: bool, look: Look) -> anyhow::Result<Done> {
@@ -114,12 +120,14 @@ impl Stager {
         for record in &mut records {
             self.clean(record).await?;
         }
+        let sizes = match look {
+            Look::All => Some(self.clean_orphans(&mut records, &mut done).await?),
+            Look::Folders(_) => None,
+        };
         part(&mut records);
-        let (below, sizes) = match look {
-            Look::All => (None, Some(self.clean_orphans(&records, &mut done).await?)),
-            Look::Folders(folders) => {
-                (Some(with_their_jobs(folders, &mut records, &mut done)), None)
-            }
+        let below = match look {
+            Look::All => None,
+            Look::Folders(folders) => Some(with_their_jobs(folders, &mut records, &mut done)),
         };
         let declared = declaration(&self.stage, &self.template);
         let mut columns = Columns::read(&self.store, &self.stage.to).await?;
@@ -148,6 +156,7 @@ impl Stager {
         done.gone = found.gone;
         done.waiting = found.waiting;
         done.failed = found.failed;
+        done.torn = found.torn;
         for task in found.tasks {
             if self.stop.load(Ordering::Relaxed) {
                 done.stopped = true;
@@ -244,7 +253,7 @@ impl Stager {
         columns: &mut Columns,
         done: &mut Done,
     ) -> anyhow::Result<Result<(), String>> {
-        let mut record = Record::new(&task, &columns.table);
+        let mut record = Record::new(&task, &columns.table, self.nonce);
         let before = task.files_before();
         // What the job needs of the table counts once the job is done.
         let (mut its_table, mut its_columns) = (table.clone(), columns.clone());
@@ -332,20 +341,20 @@ impl Stager {
         let now: BTreeSet<&String> = record.files.iter().collect();
         let old = before.iter().chain(&made).filter(|path| !now.contains(path));
         record.remove = old.cloned().collect();
-        // Before the record counts: it would name what another process has taken for leftovers.
-        if let Some(path) = self.first_gone(&record.files).await? {
-            self.remove(made.iter().chain(&record.files)).await?;
-            return Ok(Err(format!(
-                "`{}/{path}` was removed as soon as it was written: does another process stage this table?",
-                self.stage.to
-            )));
+        made.extend(record.files.iter().cloned());
+        let made: Vec<String> = made.into_iter().filter(|path| !before.contains(path)).collect();
+        let seen = [(task.job.as_str(), task.before.as_ref())].into();
+        if let Some(reason) = self.odd(&record, &seen).await? {
+            self.remove(made.iter()).await?;
+            return Ok(Err(reason));
         }
         if changes > 0 {
             its_columns.put(&self.store, &self.stage.to).await?;
             (*table, *columns) = (its_table, its_columns);
         }
-        record.put(&self.store, &self.stage.to).await?;
-        self.clean(&mut record).await?;
+        if let Some(reason) = self.place(&mut record, task.before.as_ref(), &made).await? {
+            return Ok(Err(reason));
+        }
         done.inputs += record.inputs.len() as u64;
         done.unnamed += unnamed.len() as u64;
         done.rows += rows;
@@ -433,15 +442,23 @@ impl Stager {
         self.remove(record.remove.iter()).await?;
         record.replaces.clear();
         record.remove.clear();
+        if !self.is_there(record).await? {
+            // Another process has put its own there meanwhile.
+            return Ok(());
+        }
         if is_of_nothing {
             return Ok(self.store.delete(&record.key(&self.stage.to)).await?);
         }
         record.put(&self.store, &self.stage.to).await
     }
 
-    /// Removes files of jobs that no record names: their run was killed.
+    /// Removes files of jobs that no record names: their run was killed. Marks records that name files which are not there.
     /// Answers which files are there otherwise, and how large.
-    async fn clean_orphans(&self, records: &[Record], done: &mut Done) -> anyhow::Result<Sizes> {
+    pub(super) async fn clean_orphans(
+        &self,
+        records: &mut [Record],
+        done: &mut Done,
+    ) -> anyhow::Result<Sizes> {
         let known: BTreeSet<&str> =
             records.iter().flat_map(|record| &record.files).map(String::as_str).collect();
         let mut listed = self.store.list(&self.stage.to);
@@ -458,8 +475,22 @@ impl Stager {
                 orphans.push(path.to_owned());
             }
         }
+        if !orphans.is_empty() {
+            // Rare enough to look twice: what was put since they were read may name one.
+            let now = read(&self.store, &self.stage.to).await?;
+            let named: BTreeSet<&String> = now.iter().flat_map(|record| &record.files).collect();
+            if let Some(path) = orphans.iter().find(|path| named.contains(path)) {
+                bail!(
+                    "`{}/{path}` was written meanwhile: another process stages this table",
+                    self.stage.to
+                );
+            }
+        }
         done.leftovers = orphans.len() as u64;
         self.remove(orphans.iter()).await?;
+        for record in records {
+            record.is_torn = record.files.iter().any(|path| !sizes.contains_key(path));
+        }
         Ok(sizes)
     }
 

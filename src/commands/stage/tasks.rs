@@ -55,6 +55,8 @@ pub(super) struct Tasks {
     pub(super) waiting: u64,
     /// Jobs that should be done again and cannot be: why.
     pub(super) failed: Vec<String>,
+    /// Jobs that are done again because files of theirs are not there.
+    pub(super) torn: u64,
     /// Records that stay as they are, and all of whose objects are there.
     pub(super) kept: Vec<Record>,
 }
@@ -71,7 +73,7 @@ pub(super) fn tasks(
     let mut found = Tasks::default();
     for record in records {
         let mut inputs = BTreeMap::new();
-        let mut changed = again || record.table != table || record.is_doubled;
+        let mut changed = again || record.table != table || record.is_doubled || record.is_torn;
         let (mut cleared, mut waits, mut replaced) = (Vec::new(), false, false);
         let mut unread = false;
         for (key, version) in &record.inputs {
@@ -122,6 +124,7 @@ pub(super) fn tasks(
             ));
             continue;
         }
+        found.torn += u64::from(record.is_torn);
         found.tasks.push(Task { job: record.job.clone(), inputs, before: Some(record) });
     }
     let mut inputs = BTreeMap::new();
@@ -179,7 +182,7 @@ mod tests {
     }
 
     fn record(task: &Task) -> Record {
-        let mut record = Record::new(task, "t");
+        let mut record = Record::new(task, "t", 0);
         record.files.push("a.parquet".to_owned());
         record
     }
