@@ -338,12 +338,13 @@ impl Follower {
             return;
         }
         *fares = Fares { is_ours, ..Fares::default() };
+        // What was heard while it was another's, that other may have staged.
+        table.waiting().forget();
         if is_ours {
             fares.rests_until = self.bus.as_ref().map(|_| Instant::now() + REST_TAKEN);
             table.waiting().see_all();
             telemetry::stage_follows(&table.name);
         } else {
-            table.waiting().forget();
             telemetry::stage_left(&table.name);
         }
     }
@@ -391,6 +392,9 @@ impl Follower {
                 let lag = due.oldest.map(|at| clock.wall().duration_since(at));
                 let lag = lag.and_then(|lag| Duration::try_from(lag).ok());
                 tell(table, &done, lag, took);
+                if !done.failed.is_empty() || done.unread > 0 {
+                    table.waiting().see_all_again(due.oldest);
+                }
                 fares.looks = match due.look {
                     Look::All => 0,
                     Look::Folders(_) => fares.looks + u32::from(done.files > 0),
@@ -465,9 +469,6 @@ fn tell(table: &Table, done: &Done, lag: Option<Duration>, took: Duration) {
     }
     if done.torn > 0 {
         telemetry::stage_torn(&table.name, done.torn);
-    }
-    if !done.failed.is_empty() {
-        table.waiting().see_all_again();
     }
     if let Some(reason) = &done.first_bad {
         let place = done.quarantine.as_deref().unwrap_or_default();

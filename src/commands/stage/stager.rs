@@ -56,6 +56,8 @@ pub(super) struct Done {
     pub(super) leftovers: u64,
     /// Small files that were put together with others.
     pub(super) merged: u64,
+    /// Objects that the store did not give, which are in quarantine.
+    pub(super) unread: u64,
     /// Jobs that are done again because files of theirs were gone.
     pub(super) torn: u64,
     pub(super) stopped: bool,
@@ -333,6 +335,7 @@ impl Stager {
         (record.rows, record.quarantined) = (rows, quarantined);
         // Looked at again each time, so that whoever removes them holds up no job.
         record.inputs.retain(|key, _| !unnamed.contains(key));
+        let refused = unread.len() as u64;
         for key in unread {
             if let Some(version) = record.inputs.get_mut(&key) {
                 *version = instead(version, UNREAD);
@@ -357,6 +360,7 @@ impl Stager {
         }
         done.inputs += record.inputs.len() as u64;
         done.unnamed += unnamed.len() as u64;
+        done.unread += refused;
         done.rows += rows;
         done.quarantined += quarantined;
         if done.first_bad.is_none() {

@@ -232,6 +232,7 @@ async fn an_object_that_cannot_be_read_keeps_no_other_back_and_is_tried_again() 
     for _ in 0..2 {
         let done = place.run().await;
         assert_eq!((done.inputs, done.rows, done.quarantined), (2, 1, 1), "{done:?}");
+        assert_eq!(done.unread, 1, "{done:?}");
         assert!(done.first_bad.as_ref().unwrap().contains("a `#` in a key"), "{done:?}");
     }
     // No row was made of it, so that none is lost where the other changes.
