@@ -37,7 +37,7 @@ pub(super) struct Waiting {
 }
 
 /// What a look is to cover.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Due {
     pub(super) look: Look,
     pub(super) oldest: Option<Timestamp>,

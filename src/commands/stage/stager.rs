@@ -14,6 +14,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::path::Path;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tollgate_actors::plan::StagePlan;
 use tollgate_actors::store::{Listed, SinkError, Store};
 use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
@@ -61,6 +62,8 @@ pub(super) struct Done {
     /// Jobs that are done again because files of theirs were gone.
     pub(super) torn: u64,
     pub(super) stopped: bool,
+    /// It had taken long enough and has left the rest.
+    pub(super) cut: bool,
 }
 
 /// Which objects a run looks at.
@@ -90,6 +93,8 @@ pub(super) struct Stager {
     pub(super) stop: Arc<AtomicBool>,
     /// Its own: what tells its files from those of others.
     pub(super) nonce: u32,
+    /// No job is begun after that, but for the first.
+    pub(super) until: Option<Instant>,
 }
 
 impl Stager {
@@ -113,7 +118,7 @@ impl Stager {
         bounds.open_max = bounds.open_max.min(open).max(1);
         let template = template.to_owned();
         let nonce = fastrand::u32(..);
-        Self { store, stage, template, bounds, stop: Arc::clone(stop), nonce }
+        Self { store, stage, template, bounds, stop: Arc::clone(stop), nonce, until: None }
     }
 
     pub(super) async fn run(&self, again: bool, look: Look) -> anyhow::Result<Done> {
@@ -159,7 +164,11 @@ impl Stager {
         done.waiting = found.waiting;
         done.failed = found.failed;
         done.torn = found.torn;
-        for task in found.tasks {
+        for (number, task) in found.tasks.into_iter().enumerate() {
+            if number > 0 && self.is_over() {
+                done.cut = true;
+                break;
+            }
             if self.stop.load(Ordering::Relaxed) {
                 done.stopped = true;
                 break;
@@ -171,10 +180,14 @@ impl Stager {
                 done.failed.push(reason);
             }
         }
-        if let Some(sizes) = sizes.filter(|_| !done.stopped) {
+        if let Some(sizes) = sizes.filter(|_| !done.stopped && !done.cut) {
             self.put_together(&found.kept, &sizes, &mut done).await?;
         }
         Ok(done)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// All that is listed, or what lies right in some folders.
@@ -222,7 +235,8 @@ impl Stager {
                     self.stage.from
                 );
             }
-            let object = Object { version: one.version(), bytes: one.bytes };
+            let (version, written_s) = (one.version(), one.written_s);
+            let object = Object { version, bytes: one.bytes, written_s };
             objects.insert(one.key, object);
         }
         if !self.stage.manifest {

@@ -47,6 +47,7 @@ pub(super) fn plan() -> StagePlan {
         file_bytes: 1 << 20,
         record_bytes_max: 1 << 20,
         follow: None,
+        merge_within: Duration::from_secs(24 * 60 * 60),
     }
 }
 
@@ -667,6 +668,25 @@ async fn of_two_records_with_one_object_the_one_whose_files_are_there_keeps_it()
             place.delete(&key).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_look_that_takes_long_leaves_the_rest_to_the_next() {
+    let mut place = after_runs(plan(), 20).await;
+    (place.plan.manifest, place.plan.file_bytes) = (false, 1);
+    place.plan.table.columns[1].default = Some("x".to_owned());
+    let mut looks = 0;
+    loop {
+        let mut stager = place.stager();
+        stager.until = Some(tokio::time::Instant::now());
+        let done = stager.run(false, Look::All).await.unwrap();
+        assert_eq!((done.inputs, done.merged), (1, 0), "{done:?}");
+        looks += 1;
+        if !done.cut {
+            break;
+        }
+    }
+    assert_eq!((looks, place.run().await.unchanged, rows_read(&place).await), (20, 20, (40, 40)));
 }
 
 #[tokio::test]
