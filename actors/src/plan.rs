@@ -203,6 +203,8 @@ pub struct StagePlan {
     pub record_bytes_max: u64,
     /// Nodes stage by themselves what was collected, at the latest so long after it was; None: only `tollgate stage` does.
     pub follow: Option<Duration>,
+    /// How far apart objects may have been stored whose rows small files are put together of; zero: none are. Default 24 h.
+    pub merge_within: Duration,
 }
 
 /// A store by URL.

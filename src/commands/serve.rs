@@ -202,12 +202,9 @@ async fn work(
     };
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
-    // Before others can take its tables over.
-    if let Some(staging) = &staging {
-        staging.stop();
-    }
-    let ((), broken_off, ()) =
-        tokio::join!(keeper.leave(within), node.drain(within), end_staging(staging));
+    // Before others can take its tables over; calls go on meanwhile.
+    end_staging(staging).await;
+    let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
     drop(carrier);

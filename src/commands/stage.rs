@@ -15,6 +15,8 @@ mod outputs;
 #[cfg(feature = "stage")]
 mod record;
 #[cfg(feature = "stage")]
+mod settle;
+#[cfg(feature = "stage")]
 mod stager;
 #[cfg(feature = "stage")]
 mod tasks;
@@ -178,6 +180,12 @@ mod with {
                 done.leftovers
             ));
         }
+        if done.torn > 0 {
+            say(format_args!(
+                "tollgate: stage.{name}: files of {} jobs were gone, their objects are staged again",
+                done.torn
+            ));
+        }
         for reason in &done.failed {
             say(format_args!("tollgate: stage.{name}: {reason}"));
         }
@@ -194,7 +202,8 @@ mod with {
                 "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
                 "unnamed": done.unnamed, "standing": done.standing,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
-                "quarantined": done.quarantined, "merged": done.merged, "failed": done.failed.len(),
+                "quarantined": done.quarantined, "merged": done.merged, "torn": done.torn,
+                "failed": done.failed.len(),
             });
             return Ok(print(format_args!("{text}"))?);
         }
