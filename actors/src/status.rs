@@ -2,6 +2,7 @@
 //! the stored records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tollgate_gate::{Ask, At, Decision, Ledger as GateLedger, LimitSet, Span, decide};
 
@@ -141,6 +142,7 @@ pub async fn account_at_rest(
         latencies: Vec::new(),
         concurrency: plan.collect.concurrency,
         calls_per_fetch: 1.0,
+        common: Arc::new([]),
     };
     let mut view = account::view(&shown, &assumed, clock);
     // Nobody works on it: what would go, were somebody to, is not when it goes.

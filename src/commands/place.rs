@@ -25,14 +25,6 @@ use super::folder::{Folder, answer_at_rest};
 use super::nats::{connect, with_rights};
 use crate::ui::say;
 
-/// Asks once.
-pub(crate) fn ask_once(plan: Arc<Plan>, local: bool, request: &Request) -> anyhow::Result<Answer> {
-    let place = Place::open(plan, local)?;
-    let answer = place.ask(request);
-    place.close();
-    answer
-}
-
 /// What can be asked several things.
 pub(crate) struct Place {
     runtime: actix_rt::SystemRunner,

@@ -8,22 +8,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tollgate_gate::{At, Span};
+use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
 
+use crate::budget::ShowUse;
 use crate::clock::Clock;
+use crate::cluster::PARTITIONS;
 use crate::health::SHARD_PATIENCE;
 use crate::ids::{AccountKey, Slug};
-use crate::plan::{Dim, Platform};
+use crate::plan::{Budget, Dim, Platform};
 use crate::shard::context::{Shared, shard_of};
 use crate::shard::showing::{
-    Found, ListAccounts, Listed, LookAt, Paced, ShowAccount, Sum, SumUp, Summed,
+    Found, ListAccounts, Listed, LookAt, Paced, ShowAccount, ShowBudgets, Sum, SumUp, Summed,
 };
 use crate::shard::{AccountLook, Look, Looks, Shard};
 use crate::throttle::messages::{Show, Shown};
 use crate::times::{self, Ends};
 use crate::view::account::{self, Snapshot, rate_of};
-use crate::view::eta::{Assumed, Done, UNKNOWN_LATENCY, WALKED_ALONE, WALKED_IN_LIST, outlook};
+use crate::view::eta::{
+    Assumed, Common, Sharing, Sizes, UNKNOWN_LATENCY, WALKED_ALONE, WALKED_IN_LIST, outlook,
+};
 use crate::view::list::Wanted;
 use crate::view::{
     AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates,
@@ -31,10 +36,13 @@ use crate::view::{
 
 /// Accounts of one answer that are walked forward; further ones have no ETA.
 const WALKED_MAX: usize = 256;
-/// Accounts that are walked for when all is done.
+/// Accounts that are walked for when all is done: those with the most to do for what their limits allow, and of as many
+/// platforms the one with the most waiting.
 const SLOWEST_MAX: usize = 16;
 /// Accounts that a shard looks up in one turn.
 const LOOKED_AT_ONCE: usize = 1_000;
+/// What all accounts come to is looked at anew after so long: half of how often `top` asks.
+const FRESH: Span = Span::from_millis(500);
 /// Rates are told over about so long, and over a minute.
 const SHORT: Duration = Duration::from_secs(15);
 
@@ -44,6 +52,7 @@ pub struct Viewer {
     shards: Arc<[Addr<Shard>]>,
     shared: Shared,
     since: At,
+    last: Arc<Mutex<Option<Arc<Known>>>>,
 }
 
 /// How fast attempts go, for what is to come.
@@ -51,14 +60,27 @@ pub struct Viewer {
 struct Paces {
     /// By platform and number of the api.
     latencies: HashMap<(Slug, u16), Span>,
+    /// How long attempts have their slots.
+    slots: HashMap<Slug, Span>,
     /// Attempts, and those that brought something.
     ends: BTreeMap<Slug, Ends>,
+}
+
+/// What was seen when all accounts were looked through last.
+#[derive(Debug)]
+struct Known {
+    at: At,
+    all: Summed,
+    paces: Paces,
+    common: BTreeMap<Slug, Arc<[Common]>>,
+    /// How long the windows of rates are.
+    seconds: [f64; 2],
 }
 
 impl Viewer {
     pub(crate) fn new(shards: &Arc<[Addr<Shard>]>, shared: &Shared) -> Self {
         let (shards, shared) = (Arc::clone(shards), shared.clone());
-        Self { since: shared.clock.now(), shards, shared }
+        Self { since: shared.clock.now(), shards, shared, last: Arc::default() }
     }
 
     fn clock(&self) -> &Clock {
@@ -99,8 +121,8 @@ impl Viewer {
     /// One account; nothing where nothing is known of it here.
     pub async fn account(&self, key: AccountKey) -> Option<AccountView> {
         let shown = self.snapshot(&key).await?;
-        let paces = self.paces().await;
-        let assumed = self.assumed(&shown.platform, &paces);
+        let known = self.known().await;
+        let assumed = self.assumed(&shown.platform, &known);
         let clock = self.clock().clone();
         let mut view = off_thread(move || account::view(&shown, &assumed, &clock)).await?;
         view.node = self.shared.owned.is_shared().then(|| self.shared.plan.get().node_name.clone());
@@ -172,7 +194,45 @@ impl Viewer {
     /// What all accounts come to; what is kept beside the shards is the caller's to add.
     pub async fn overview(&self) -> Overview {
         let plan = self.shared.plan.get();
+        let known = self.known().await;
+        let mut overview = Overview::empty(self.clock().wall_at(known.at));
+        overview.running = true;
+        overview.eta = self.all_done(&known).await;
+        for (name, platform) in &plan.platforms {
+            let none = Sum::default();
+            let sum = known.all.platforms.get(name).unwrap_or(&none);
+            let view = platform_view(platform, sum, &known.all.paces, known.seconds);
+            overview.waiting += view.waiting;
+            overview.in_flight += view.in_flight;
+            overview.rates.add(&view.rates);
+            overview.rates_minute.add(&view.rates_minute);
+            if let Some(allowed) = view.allowed {
+                *overview.allowed.get_or_insert(0.0) += allowed;
+            }
+            overview.platforms.push(view);
+        }
+        overview.nodes = vec![NodeView {
+            node: plan.node_name.clone(),
+            known: known.all.known,
+            live: known.all.live,
+            slots: plan.collect.concurrency as u64,
+            slots_open: self.shared.slots.available_permits() as u64,
+            partitions: self.shared.owned.ours().iter().count() as u32,
+            guests: self.guests(),
+            store_away: self.shared.store_health.is_away(),
+            back_away: self.shared.back_health.is_away(),
+        }];
+        overview
+    }
+
+    /// Looks through all accounts, unless somebody has within [`FRESH`].
+    async fn known(&self) -> Arc<Known> {
         let now = self.clock().now();
+        // One at a time: who comes meanwhile has the same answer.
+        let mut last = self.last.lock().await;
+        if let Some(known) = last.as_ref().filter(|known| now.since(known.at) < FRESH) {
+            return Arc::clone(known);
+        }
         let since = [SHORT, times::WINDOW_MAX];
         let since = since.map(|window| times::window_start(now, window).max(self.since));
         let mut all = Summed::default();
@@ -189,55 +249,93 @@ impl Viewer {
             }
         }
         let paces = Paces::of(&all.paces);
-        let done = self.all_done(std::mem::take(&mut all.slowest), &paces).await;
-        let mut overview = Overview::empty(self.clock().wall_at(now));
-        overview.running = true;
-        overview.eta = done;
+        let common = self.common(&all, &paces, now).await;
         let seconds = since.map(|since| (now.since(since).0 as f64 / 1e6).max(0.001));
-        for (name, platform) in &plan.platforms {
-            let sum = all.platforms.remove(name).unwrap_or_default();
-            let view = platform_view(platform, sum, &all.paces, seconds);
-            overview.waiting += view.waiting;
-            overview.in_flight += view.in_flight;
-            overview.rates.add(&view.rates);
-            overview.rates_minute.add(&view.rates_minute);
-            if let Some(allowed) = view.allowed {
-                *overview.allowed.get_or_insert(0.0) += allowed;
-            }
-            overview.platforms.push(view);
+        let known = Arc::new(Known { at: now, all, paces, common, seconds });
+        *last = Some(Arc::clone(&known));
+        known
+    }
+
+    /// What accounts share, by platform.
+    async fn common(&self, all: &Summed, paces: &Paces, now: At) -> BTreeMap<Slug, Arc<[Common]>> {
+        let plan = self.shared.plan.get();
+        let slots: Vec<(Sizes, Span)> =
+            all.platforms.iter().map(|(name, sum)| (sum.sizes.clone(), paces.slot(name))).collect();
+        let concurrency = plan.collect.concurrency;
+        let mut common: BTreeMap<Slug, Vec<Common>> = BTreeMap::new();
+        for name in all.platforms.keys() {
+            let rule = Sharing::Slots { slots: concurrency, calls: slots.clone() };
+            let by = "collect.concurrency".to_owned();
+            common.entry(name.clone()).or_default().push(Common { by, rule });
         }
-        overview.nodes = vec![NodeView {
-            node: plan.node_name.clone(),
-            known: all.known,
-            live: all.live,
-            slots: plan.collect.concurrency as u64,
-            slots_open: self.shared.slots.available_permits() as u64,
-            partitions: self.shared.owned.ours().iter().count() as u32,
-            guests: self.guests(),
-            store_away: self.shared.store_health.is_away(),
-            back_away: self.shared.back_health.is_away(),
-        }];
-        overview
+        // Of a cluster this node sees its own accounts: the others are taken to be like them.
+        let part =
+            f64::from(self.shared.owned.ours().iter().count() as u32) / f64::from(PARTITIONS);
+        for (name, platform) in &plan.platforms {
+            let Some(sum) = all.platforms.get(name) else { continue };
+            for (place, budget) in (0..).zip(&platform.budgets) {
+                if !is_of_all(budget) {
+                    continue;
+                }
+                let (limits, ledger) = self.used_of(name, place, budget).await;
+                for used in ledger.uses(&limits, &[], now) {
+                    let Some(limit) = limits.limits().get(used.limit) else { continue };
+                    if limit.api.is_some() {
+                        continue;
+                    }
+                    let (limit, used) = (Box::new(limit.clone()), Box::new(used));
+                    let by = limit.name.clone();
+                    let (sizes, lag) = (sum.sizes.clone(), paces.lag(name, &limit));
+                    let rule = Sharing::Limit { limit, used, sizes, part, lag };
+                    common.entry(name.clone()).or_default().push(Common { by, rule });
+                }
+            }
+        }
+        common.into_iter().map(|(name, common)| (name, common.into())).collect()
+    }
+
+    /// What counts in a budget of all of a platform's calls; nothing of one that is another node's.
+    async fn used_of(
+        &self,
+        platform: &Slug,
+        place: u16,
+        budget: &Budget,
+    ) -> (Arc<LimitSet>, Ledger) {
+        for shard in self.shards.iter() {
+            let asked = timeout(SHARD_PATIENCE, shard.send(ShowBudgets)).await;
+            let Ok(Ok(live)) = asked else { continue };
+            let own = live
+                .into_iter()
+                .find(|(key, _)| key.platform() == platform && key.place() == place);
+            if let Some((_, addr)) = own
+                && let Ok(Ok(used)) = timeout(SHARD_PATIENCE, addr.send(ShowUse)).await
+            {
+                return used;
+            }
+        }
+        (Arc::clone(&budget.counted.limits), Ledger::new())
     }
 
     /// When the last of the accounts is done that may be the last.
-    async fn all_done(&self, mut slowest: Vec<(u64, AccountKey)>, paces: &Paces) -> Option<Eta> {
-        slowest.sort_unstable_by(|one, other| other.cmp(one));
-        slowest.truncate(SLOWEST_MAX);
+    async fn all_done(&self, known: &Known) -> Option<Eta> {
         let mut work = Vec::new();
-        for (_, key) in &slowest {
+        let most = known.all.platforms.values().filter_map(|sum| sum.most.as_ref());
+        let mut last: Vec<&AccountKey> =
+            known.all.slowest.iter().chain(most.take(SLOWEST_MAX)).map(|(_, key)| key).collect();
+        last.sort_unstable();
+        last.dedup();
+        for key in last {
             if let Some(shown) = self.snapshot(key).await {
-                let assumed = self.assumed(&shown.platform, paces);
+                let assumed = self.assumed(&shown.platform, known);
                 work.push((shown, assumed));
             }
         }
         let clock = self.clock().clone();
         off_thread(move || {
-            let done = work.iter().filter_map(|(shown, assumed)| {
-                let done: Done = outlook(shown, assumed, WALKED_ALONE).done?;
-                Some(account::eta(done, &clock))
-            });
-            done.max_by_key(|eta| eta.at)
+            let done = work
+                .iter()
+                .filter_map(|(shown, assumed)| outlook(shown, assumed, WALKED_ALONE).done);
+            done.max_by_key(|done| done.at).map(|done| account::eta(done, &clock))
         })
         .await
         .flatten()
@@ -245,19 +343,18 @@ impl Viewer {
 
     /// Says of each of the first accounts when it would be done.
     async fn add_etas(&self, looks: &mut [AccountLook]) {
+        if looks.is_empty() {
+            return;
+        }
+        let known = self.known().await;
         let mut work = Vec::new();
-        let mut paces = None;
         for (place, look) in looks.iter().enumerate().take(WALKED_MAX) {
             if look.waiting == 0 && look.in_flight == 0 {
                 continue;
             }
             let Some(key) = key_of(&look.platform, &look.account) else { continue };
             let Some(shown) = self.snapshot(&key).await else { continue };
-            if paces.is_none() {
-                paces = Some(self.paces().await);
-            }
-            let Some(paces) = &paces else { continue };
-            let assumed = self.assumed(&shown.platform, paces);
+            let assumed = self.assumed(&shown.platform, &known);
             work.push((place, shown, assumed));
         }
         let clock = self.clock().clone();
@@ -308,22 +405,8 @@ impl Viewer {
         None
     }
 
-    /// How fast attempts went of late.
-    async fn paces(&self) -> Paces {
-        let now = self.clock().now();
-        let since = [SHORT, times::WINDOW_MAX];
-        let since = since.map(|window| times::window_start(now, window).max(self.since));
-        let mut all = Vec::new();
-        for shard in self.shards.iter() {
-            let asked = timeout(SHARD_PATIENCE, shard.send(SumUp { from: 0, since })).await;
-            if let Ok(Ok(summed)) = asked {
-                all.extend(summed.paces);
-            }
-        }
-        Paces::of(&all)
-    }
-
-    fn assumed(&self, platform: &Platform, paces: &Paces) -> Assumed {
+    fn assumed(&self, platform: &Platform, known: &Known) -> Assumed {
+        let paces = &known.paces;
         let latency = |(api, _)| {
             let known = paces.latencies.get(&(platform.name.clone(), api));
             known.copied().unwrap_or(UNKNOWN_LATENCY)
@@ -332,6 +415,7 @@ impl Viewer {
             latencies: (0..).zip(&platform.apis).map(latency).collect(),
             concurrency: self.shared.plan.get().collect.concurrency,
             calls_per_fetch: paces.calls_per_fetch(&platform.name),
+            common: known.common.get(&platform.name).cloned().unwrap_or_default(),
         }
     }
 }
@@ -340,18 +424,39 @@ impl Paces {
     fn of(all: &[Paced]) -> Self {
         let mut paces = Self::default();
         let mut calls: HashMap<(Slug, u16), (u64, u64)> = HashMap::new();
+        let mut slots: HashMap<Slug, (u64, u64)> = HashMap::new();
         for paced in all {
             let Some((platform, api)) = &paced.of else { continue };
             paces.ends.entry(platform.clone()).or_default().add(&paced.ends[1]);
-            if let Some(call) = paced.call {
-                let sum = calls.entry((platform.clone(), *api)).or_default();
-                let count = paced.ends[1].all();
-                *sum = (sum.0 + call.0.saturating_mul(count), sum.1 + count);
-            }
+            let count = paced.ends[1].all();
+            let more = |sum: &mut (u64, u64), span: Option<Span>| {
+                if let Some(span) = span {
+                    *sum = (sum.0.saturating_add(span.0.saturating_mul(count)), sum.1 + count);
+                }
+            };
+            more(calls.entry((platform.clone(), *api)).or_default(), paced.call);
+            more(slots.entry(platform.clone()).or_default(), paced.slot);
         }
-        let mean = |(of, (us, count)): (_, (u64, u64))| (of, Span(us / count.max(1)));
-        paces.latencies = calls.into_iter().map(mean).collect();
+        let mean = |(us, count): (u64, u64)| (count > 0).then(|| Span(us / count));
+        paces.latencies =
+            calls.into_iter().filter_map(|(of, sum)| Some((of, mean(sum)?))).collect();
+        paces.slots = slots.into_iter().filter_map(|(of, sum)| Some((of, mean(sum)?))).collect();
         paces
+    }
+
+    /// How long an attempt has its slot.
+    fn slot(&self, platform: &Slug) -> Span {
+        self.slots.get(platform).copied().unwrap_or(UNKNOWN_LATENCY)
+    }
+
+    /// How long after its going a call of a platform is charged by a limit.
+    fn lag(&self, platform: &Slug, limit: &Limit) -> Span {
+        let known = self.latencies.iter().filter(|((of, _), _)| of == platform);
+        let latency = known.map(|(_, span)| *span).max().unwrap_or(UNKNOWN_LATENCY);
+        match limit.window().and_then(|window| limit.guard.span(window)) {
+            Some(guard) => guard.min(latency),
+            None => latency,
+        }
     }
 
     /// Calls for one that brings something. Few of them say nothing.
@@ -374,6 +479,12 @@ fn add(all: &mut Summed, part: Summed, is_last: bool) {
         sum.held += more.held;
         sum.allowed += more.allowed;
         sum.untold += more.untold;
+        sum.sizes.join(&more.sizes);
+        if let Some(most) = more.most
+            && sum.most.as_ref().is_none_or(|(known, _)| most.0 > *known)
+        {
+            sum.most = Some(most);
+        }
         for (cause, count) in more.causes {
             *sum.causes.entry(cause).or_default() += count;
         }
@@ -388,9 +499,14 @@ fn add(all: &mut Summed, part: Summed, is_last: bool) {
     }
 }
 
+/// Whether every call of the platform counts in it.
+fn is_of_all(budget: &Budget) -> bool {
+    budget.when.always() && budget.dims == [Dim::Platform] && budget.special.is_empty()
+}
+
 fn platform_view(
     platform: &Platform,
-    sum: Sum,
+    sum: &Sum,
     paces: &[Paced],
     seconds: [f64; 2],
 ) -> PlatformView {
@@ -402,9 +518,7 @@ fn platform_view(
         }
     }
     // What all of a platform share bounds them together.
-    let together = platform.budgets.iter().filter(|budget| {
-        budget.when.always() && budget.dims == [Dim::Platform] && budget.special.is_empty()
-    });
+    let together = platform.budgets.iter().filter(|budget| is_of_all(budget));
     let limits = together.flat_map(|budget| budget.counted.limits.limits());
     let together = limits.filter(|limit| limit.api.is_none()).filter_map(rate_of);
     let own = (sum.accounts > 0 && sum.untold == 0).then_some(sum.allowed);
@@ -414,7 +528,7 @@ fn platform_view(
         in_flight: sum.in_flight,
         accounts: sum.accounts,
         held: sum.held,
-        causes: sum.causes,
+        causes: sum.causes.clone(),
         rates: rates(&ends[0], seconds[0]),
         rates_minute: rates(&ends[1], seconds[1]),
         allowed: together.chain(own).min_by(f64::total_cmp),

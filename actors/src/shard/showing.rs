@@ -10,15 +10,18 @@ use tollgate_gate::{At, Ledger, Span};
 use super::accounts::{Entry, Ix, State};
 use super::context::Context as Ctx;
 use super::{AccountLook, Shard};
+use crate::budget::{Budget, State as BudgetState};
 use crate::ids::{AccountKey, Slug};
 use crate::ledger::record::Record;
 use crate::plan::Platform;
 use crate::pulse::Doing;
+use crate::recipe::BudgetKey;
 use crate::throttle::Throttle;
 use crate::throttle::messages::Shown;
 use crate::times::{Cause, Ends, Phase, Spent, Waits};
 use crate::view::account::{Beside, LaneNow, allowed};
 use crate::view::answers::Mark;
+use crate::view::eta::Sizes;
 use crate::view::list::{First, Wanted, number};
 use crate::view::{AccountState, HoldView, Holder};
 
@@ -101,6 +104,10 @@ pub(crate) struct Sum {
     pub(crate) accounts: u64,
     pub(crate) held: u64,
     pub(crate) causes: BTreeMap<Waits, u64>,
+    /// Of those that are not held the one with the most waiting.
+    pub(crate) most: Option<(u64, AccountKey)>,
+    /// Accounts that take turns in what is shared, by what waits in them.
+    pub(crate) sizes: Sizes,
     /// Calls a second, and whether that can be told of all.
     pub(crate) allowed: f64,
     pub(crate) untold: u64,
@@ -115,6 +122,8 @@ pub(crate) struct Paced {
     pub(crate) ends: [Ends; 2],
     /// From writing to the end of an answer, since the later moment that has some.
     pub(crate) call: Option<Span>,
+    /// How long an attempt has its slot.
+    pub(crate) slot: Option<Span>,
 }
 
 impl Ctx {
@@ -345,6 +354,29 @@ impl Handler<LookAt> for Shard {
     }
 }
 
+/// Sent by the node: which budgets have an actor here?
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<(BudgetKey, Addr<Budget>)>")]
+pub(crate) struct ShowBudgets;
+
+/// Budgets of a shard that are looked at.
+const BUDGETS_MAX: usize = 64;
+
+impl Handler<ShowBudgets> for Shard {
+    type Result = MessageResult<ShowBudgets>;
+
+    fn handle(&mut self, _: ShowBudgets, _: &mut Context<Self>) -> Self::Result {
+        let budgets = self.ctx.budgets.borrow();
+        // What all of a platform share; others are a matter of single calls.
+        let shared = budgets.values().filter(|entry| entry.key.values().len() <= 1);
+        let live = shared.filter_map(|entry| match &entry.state {
+            BudgetState::Live { addr, .. } => Some((entry.key.clone(), addr.clone())),
+            BudgetState::Restarting(_) => None,
+        });
+        MessageResult(live.take(BUDGETS_MAX).collect())
+    }
+}
+
 /// By an operator, or a provider.
 fn is_held(entry: &Entry) -> bool {
     matches!(entry.cause(), Some(Cause::Hold | Cause::Paused)) && entry.counts().0 > 0
@@ -398,7 +430,14 @@ impl Handler<SumUp> for Shard {
             }
             let cause = entry.cause().map_or(Waits::Turn, Cause::kind);
             *sum.causes.entry(cause).or_default() += 1;
-            sum.held += u64::from(is_held(entry));
+            if is_held(entry) {
+                sum.held += 1;
+            } else {
+                sum.sizes.add(waiting);
+                if sum.most.as_ref().is_none_or(|(most, _)| waiting > *most) {
+                    sum.most = Some((waiting, entry.key.clone()));
+                }
+            }
             // What is held for ever is no matter of time.
             let seconds = (waiting as f64 / rate.unwrap_or(1e3)) as u64;
             let until = entry.until().map_or(0, |at| at.since(self.ctx.clock.now()).0 / 1_000_000);
@@ -430,6 +469,7 @@ impl Shard {
                 of,
                 ends: [short.ends, long.ends],
                 call: sum(&[Phase::FirstByte, Phase::Body]),
+                slot: sum(&[Phase::Ledger, Phase::Connect, Phase::FirstByte, Phase::Body]),
             });
         }
         paces

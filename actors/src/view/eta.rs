@@ -1,7 +1,11 @@
 //! When what waits would be done: the gate's own decision walked forward, as `plan` does, from what the gate knows.
 //!
 //! So many calls are walked one by one; what is beyond is told by what the rules cost from there on, and told as an
-//! estimate. Pure: a snapshot in, moments out.
+//! estimate. What accounts share ([`Common`]: a limit of the whole platform, free collectors) is not walked through: it is
+//! given in fair turns, so an account waits there for its own calls and for as many of each other account, at most.
+//! Pure: a snapshot in, moments out.
+
+use std::sync::Arc;
 
 use tollgate_gate::{
     ApiIx, At, Guard, LaneWork, Limit, Run, Sent, Span, Step, Use, WaitedFor, Walk,
@@ -25,6 +29,84 @@ pub(crate) struct Assumed {
     pub(crate) concurrency: usize,
     /// Calls that a fetch takes: pages, and tries that came to nothing.
     pub(crate) calls_per_fetch: f64,
+    /// What the account shares with others.
+    pub(crate) common: Arc<[Common]>,
+}
+
+/// Accounts by how many fetches wait in them, in powers of two: how many there are, and what waits in them all.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizes([(u64, u64); 64]);
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self([(0, 0); 64])
+    }
+}
+
+impl Sizes {
+    /// One more account.
+    pub(crate) fn add(&mut self, waiting: u64) {
+        if let Some(log) = waiting.checked_ilog2() {
+            let (count, sum) = &mut self.0[log as usize];
+            *count += 1;
+            *sum = sum.saturating_add(waiting);
+        }
+    }
+
+    /// Those of both.
+    pub(crate) fn join(&mut self, other: &Self) {
+        for ((count, sum), (more, sums)) in self.0.iter_mut().zip(&other.0) {
+            *count += more;
+            *sum = sum.saturating_add(*sums);
+        }
+    }
+
+    /// Fetches that have had their turn when one account has had so many: of each account as many, at most all of its
+    /// own. Accounts of one power of two are taken to be alike.
+    pub(crate) fn turns(&self, own: u64) -> u64 {
+        let turns = self.0.iter().filter(|(count, _)| *count > 0).map(|(count, sum)| {
+            let mean = sum.div_ceil(*count);
+            if own >= mean { *sum } else { count.saturating_mul(own) }
+        });
+        turns.fold(0, u64::saturating_add)
+    }
+}
+
+/// Something that accounts share in fair turns.
+#[derive(Debug, Clone)]
+pub(crate) struct Common {
+    /// What it is called.
+    pub(crate) by: String,
+    pub(crate) rule: Sharing,
+}
+
+/// How it is shared.
+#[derive(Debug, Clone)]
+pub(crate) enum Sharing {
+    /// A limit, as far as it is used; who takes turns in it, and what part of all who do they are; how long after its
+    /// going a call is charged.
+    Limit { limit: Box<Limit>, used: Box<Use>, sizes: Sizes, part: f64, lag: Span },
+    /// So many calls at once, and how long each takes, by those who make them.
+    Slots { slots: usize, calls: Vec<(Sizes, Span)> },
+}
+
+impl Common {
+    /// How long it takes until an account has had so many turns.
+    pub(crate) fn takes(&self, turns: u64, now: At) -> Span {
+        match &self.rule {
+            Sharing::Limit { limit, used, sizes, part, lag } => {
+                let all = (sizes.turns(turns) as f64 / part.max(1e-3)) as u64;
+                used.least(limit, all, *lag, now)
+            }
+            Sharing::Slots { slots, calls } => {
+                let work = calls
+                    .iter()
+                    .map(|(sizes, each)| u128::from(sizes.turns(turns)) * u128::from(each.0));
+                let work = work.sum::<u128>() / (*slots).max(1) as u128;
+                Span(u64::try_from(work).unwrap_or(u64::MAX))
+            }
+        }
+    }
 }
 
 impl Assumed {
@@ -53,8 +135,24 @@ pub(crate) struct Done {
     pub(crate) by: Option<String>,
 }
 
-/// Walks an account forward, so many calls at most.
+/// Walks an account forward, so many calls at most, and adds what it shares with others.
 pub(crate) fn outlook(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> Outlook {
+    let mut outlook = alone(shown, assumed, walked_max);
+    let turns: u64 = shown.lanes.iter().map(|lane| lane.waiting).sum();
+    let latency = shown.lanes.iter().map(|lane| assumed.latency(lane.api)).max();
+    for common in assumed.common.iter().filter(|_| turns > 0) {
+        let takes = common.takes(turns, shown.now);
+        let at = shown.now.plus(takes).plus(latency.unwrap_or(Span::ZERO));
+        if let Some(done) = outlook.done.as_mut().filter(|done| takes > Span::ZERO && done.at < at)
+        {
+            *done = Done { at, about: true, by: Some(common.by.clone()) };
+        }
+    }
+    outlook
+}
+
+/// The same as if it were the only one.
+fn alone(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> Outlook {
     let (limits, now) = (&*shown.platform.limits, shown.now);
     let lanes: Vec<&LaneNow> = shown.lanes.iter().filter(|lane| lane.waiting > 0).collect();
     let held_for_ever =
@@ -190,4 +288,37 @@ fn rest(
 fn rate(half: Span, walked: u64, left: u64) -> Span {
     let each = u128::from(half.0) * u128::from(left) / u128::from((walked / 2).max(1));
     Span(u64::try_from(each).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_fair_and_nobody_has_more_than_is_his() {
+        let mut sizes = Sizes::default();
+        (0..10).for_each(|_| sizes.add(100));
+        assert_eq!(sizes.turns(100), 1_000);
+        assert_eq!(sizes.turns(10), 100);
+        assert_eq!(sizes.turns(5_000), 1_000);
+        sizes.add(4_000);
+        assert_eq!(sizes.turns(4_000), 5_000);
+        let mut both = sizes.clone();
+        both.join(&sizes);
+        assert_eq!(both.turns(4_000), 10_000);
+        sizes.add(0);
+        assert_eq!(sizes.turns(1), 11, "an account without work takes no turn");
+    }
+
+    #[test]
+    fn few_collectors_are_shared_by_the_time_that_calls_take() {
+        let mut sizes = Sizes::default();
+        (0..100).for_each(|_| sizes.add(50));
+        let calls = vec![(sizes, Span::from_millis(200))];
+        let rule = Sharing::Slots { slots: 10, calls };
+        let common = Common { by: "collect.concurrency".into(), rule };
+        // 5,000 calls of 0.2 s by ten.
+        assert_eq!(common.takes(50, At(0)), Span::from_secs(100));
+        assert_eq!(common.takes(5, At(0)), Span::from_secs(10));
+    }
 }

@@ -279,7 +279,7 @@ pub enum Sort {
 }
 
 /// Which accounts, and how many.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccountsQuestion {
     /// Only of this platform.
