@@ -66,6 +66,7 @@ pub mod throttle;
 pub mod times;
 mod traces;
 pub mod verify;
+pub mod view;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

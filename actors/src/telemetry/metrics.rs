@@ -411,13 +411,7 @@ impl PlatformMeters {
 
     /// What became of an attempt.
     pub(crate) fn attempt(&self, api: u16, outcome: &Outcome) {
-        let (class, status) = match outcome {
-            // Only such an answer is stored.
-            Outcome::Done { .. } | Outcome::More { .. } => ("ok", Some(200)),
-            Outcome::Again { kind, last, .. } => (kind.as_str(), last.status),
-            Outcome::Split { last, .. } => ("throttled", last.status),
-            Outcome::Dead { last, .. } => ("permanent", last.status),
-        };
+        let (class, status) = outcome.judged();
         let meters = self.api(api);
         if let Some(place) = CLASSES.iter().position(|known| *known == class) {
             meters.attempts[place].increment(1);

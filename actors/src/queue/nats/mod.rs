@@ -329,6 +329,10 @@ impl Queue for NatsQueue {
         self.step(move |inner| async move { inner.letters(after, max).await })
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.step(|inner| async move { Ok(inner.dead.info().await?.state.messages) })
+    }
+
     fn revive(&self, number: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         self.step(move |inner| async move { inner.revive(number, replay).await })
     }
