@@ -1,8 +1,8 @@
 //! Whether the loop of each shard turns, and what it runs when it does not.
 //!
 //! Whoever has a turn on a shard writes down what it does, an atomic of its own. A thread outside the
-//! shards asks each shard that is at work for a word, every 10 ms; one that is idle is not disturbed. A word that is
-//! not there after 50 ms is a blocked loop: it is told of while it lasts, with what was running, and when it is over,
+//! shards asks each shard that is at work for a word, every 10 ms; one that has nothing to do just now, every 50 ms, for it
+//! may be stopped; one that had nothing to do for half a second is not disturbed. A word that is not there after 50 ms is a blocked loop: it is told of while it lasts, with what was running, and when it is over,
 //! with how long it took and how much of that the thread had a CPU. Neither computing nor waiting for a CPU: it waited
 //! in a call that blocks, or was stopped from outside.
 
@@ -22,8 +22,15 @@ use crate::clock::Clock;
 use crate::ids::AccountKey;
 use crate::telemetry;
 
-/// Between two looks at the shards.
+/// Between two looks at the shards, and while none of them had anything to do lately: a look costs some 40 µs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_AT_REST: Duration = Duration::from_millis(25);
+/// Between two questions to a shard that waits for something, and how long after its last work it is asked: whether its
+/// thread waits or is stopped cannot be seen from outside.
+const ASK_IDLE_EVERY: Span = Span::from_millis(50);
+const ASK_IDLE_FOR: Span = Span::from_millis(500);
+/// Parkings and wakings of a shard's thread that a question comes to.
+const PARKS_OF_ASKING: u64 = 4;
 /// A loop that has not turned for so long is blocked.
 pub(crate) const BLOCKED_FROM: Span = Span::from_millis(50);
 /// One that is blocked for so long is worth a warning.
@@ -104,8 +111,7 @@ fn unpacked(word: u64) -> (Doing, Option<u32>) {
 pub(crate) struct Pulse {
     /// What has a turn now, and for which account of the shard.
     doing: AtomicU64,
-    /// When a word was asked for, and when the last one was given.
-    asked: AtomicI64,
+    /// When the last word was given.
     answered: AtomicI64,
     ask: Notify,
     /// What was seen to run while it was blocked; the shard looks up whose it was.
@@ -122,7 +128,6 @@ impl Default for Pulse {
         let nothing = packed(Doing::Unknown, NO_ACCOUNT);
         Self {
             doing: AtomicU64::new(nothing),
-            asked: AtomicI64::new(i64::MIN),
             answered: AtomicI64::new(i64::MIN),
             ask: Notify::new(),
             caught: AtomicU64::new(nothing),
@@ -170,9 +175,9 @@ impl Pulse {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        // An odd count of parkings and wakings.
-        self.metrics.get().is_none_or(|metrics| metrics.worker_park_unpark_count(0) % 2 == 1)
+    /// How often its thread went to wait and went on; nothing before its first turn.
+    fn parks(&self) -> Option<u64> {
+        self.metrics.get().map(|metrics| metrics.worker_park_unpark_count(0))
     }
 
     /// What its thread has used of a CPU, and how long it waited for one.
@@ -292,8 +297,11 @@ impl Pulses {
             let mut watched: Vec<Watched> = pulses.shards.iter().map(|_| Watched::new()).collect();
             let lags: Vec<_> = (0..watched.len()).map(telemetry::LoopMeters::new).collect();
             let mut cpu_at = At::MIN;
-            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
+            let mut pause = LOOK_EVERY;
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
                 let now = clock.now();
+                let at_rest = watched.iter().all(|watched| watched.is_at_rest(now));
+                pause = if at_rest { LOOK_AT_REST } else { LOOK_EVERY };
                 for (shard, watched) in watched.iter_mut().enumerate() {
                     pulses.look(shard, watched, &lags[shard], now);
                 }
@@ -326,8 +334,8 @@ impl Pulses {
             watched.caught = None;
             pulse.caught.store(packed(Doing::Unknown, NO_ACCOUNT), Ordering::Release);
         }
-        if !pulse.is_idle() {
-            pulse.asked.store(now.0, Ordering::Release);
+        let Some(parks) = pulse.parks() else { return };
+        if watched.is_to_be_asked(parks, now) {
             watched.asked = Some(now);
             pulse.ask.notify_one();
         }
@@ -428,6 +436,12 @@ pub(crate) struct Watching {
 struct Watched {
     /// When it was asked for a word that it has not given.
     asked: Option<At>,
+    /// When it was asked last, and how often its thread had gone to wait and gone on then.
+    asked_at: At,
+    asked_parks: u64,
+    /// The same at the last look, and when it was last seen to be at work.
+    parks: u64,
+    worked_at: At,
     caught: Option<Caught>,
     told_at: Option<At>,
     /// Whether the block of now was told of.
@@ -437,7 +451,39 @@ struct Watched {
 
 impl Watched {
     fn new() -> Self {
-        Self { asked: None, caught: None, told_at: None, tells: false, left_out: 0 }
+        Self {
+            asked: None,
+            asked_at: At::MIN,
+            asked_parks: 0,
+            parks: 0,
+            worked_at: At::MIN,
+            caught: None,
+            told_at: None,
+            tells: false,
+            left_out: 0,
+        }
+    }
+
+    /// Whether the shard had nothing to do for long, and gives its words.
+    fn is_at_rest(&self, now: At) -> bool {
+        self.asked.is_none() && now.since(self.worked_at) > ASK_IDLE_FOR
+    }
+
+    /// Whether a shard is to be asked whose thread has gone to wait and gone on so often.
+    fn is_to_be_asked(&mut self, parks: u64, now: At) -> bool {
+        // An odd count: it waits.
+        let is_idle = parks % 2 == 1;
+        let by_asking = parks <= self.asked_parks + PARKS_OF_ASKING;
+        if !is_idle || (parks != self.parks && !by_asking) {
+            self.worked_at = now;
+        }
+        self.parks = parks;
+        let lately = now.since(self.worked_at) <= ASK_IDLE_FOR;
+        let asks = !is_idle || (lately && now.since(self.asked_at) >= ASK_IDLE_EVERY);
+        if asks {
+            (self.asked_at, self.asked_parks) = (now, parks);
+        }
+        asks
     }
 }
 
@@ -498,6 +544,30 @@ mod tests {
         assert_eq!(doing(), Doing::Counting);
         drop(outer);
         assert_eq!(doing(), Doing::Unknown);
+    }
+
+    /// What is asked of a shard whose thread waits, look after look, by how often that has gone on until then.
+    fn asked(parks: impl Fn(u64) -> u64, looks: u64) -> Vec<u64> {
+        let (mut watched, mut by_asking) = (Watched::new(), 0);
+        let asks = (0..looks).filter(|look| {
+            let now = At(0).plus(Span::from_millis(1000 + 10 * look));
+            let asks = watched.is_to_be_asked(parks(*look) + by_asking, now);
+            by_asking += if asks { 2 } else { 0 };
+            asks
+        });
+        asks.collect()
+    }
+
+    #[test]
+    fn a_shard_that_waits_is_asked_while_it_has_work_and_not_for_long_after() {
+        // At work: each look finds it on its way.
+        assert_eq!(asked(|look| 2 * look, 10).len(), 10);
+        // A call every 50 ms, and waiting at each look: it may be stopped.
+        let often = asked(|look| 1 + 10 * (look / 5), 200);
+        assert!((35..=45).contains(&often.len()), "{often:?}");
+        // Its last work was at the hundredth look.
+        let ended = asked(|look| 1 + 10 * (look / 5).min(20), 400);
+        assert!(ended.last().is_some_and(|last| (140..=160).contains(last)), "{ended:?}");
     }
 
     #[test]

@@ -455,31 +455,53 @@ class FullDisk(Root):
         return self.node(self.config(Provider().port), 50, 200)
 
 
+# A shard that is at work again for so long at a time, after being kept from it for so long, in seconds. Its accounts may
+# call every 100 ms: they wait for their shard longer than for their limit.
+KEPT_FOR, WORKS_AGAIN_FOR = 0.4, 0.05
+SOON = 'gap = { per = ["account"], every = "100ms" }'
+
+
 class StoppedShard(Root):
     name, kinds = "one shard stopped (ptrace)", ["shard_blocked"]
+    failed = None
 
     def stage(self):
-        node = self.node(self.config(Provider().port, 'gap = { per = ["account"], every = "500ms" }'), 50, 200)
+        node = self.node(self.config(Provider().port, SOON), 20, 1000)
         wait_for(node.threads)
         stopping = threading.Thread(target=self.stop_again_and_again, args=(node, node.threads()[0]), daemon=True)
         stopping.start()
         return node
 
+    def judge(self, folder):
+        found = super().judge(folder)
+        if self.failed:
+            found |= {"right": False, "trouble": f"the fault was not staged: {self.failed}"}
+            found.pop("answer", None)
+        return found
+
     def stop_again_and_again(self, node, tid):
-        """Stops one thread for 300 ms of each 400."""
+        """Stops one thread for most of the time."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
         seize, interrupt, go_on, all_threads = 0x4206, 0x4207, 7, 0x40000000
-        if libc.ptrace(seize, tid, None, None) != 0:
+
+        def ask(what):
+            ends = libc.ptrace(what, tid, None, None) != 0 and node.process.poll() is None
+            if ends:
+                self.failed = f"ptrace {what:#x}: {os.strerror(ctypes.get_errno())}"
+            return not ends
+
+        if not ask(seize):
             return
         while node.process.poll() is None:
-            libc.ptrace(interrupt, tid, None, None)
+            if not ask(interrupt):
+                return
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(tid, all_threads)
-            time.sleep(0.3)
-            if libc.ptrace(go_on, tid, None, None) != 0:
+            time.sleep(KEPT_FOR)
+            if not ask(go_on):
                 return
-            time.sleep(0.1)
+            time.sleep(WORKS_AGAIN_FOR)
 
 
 class BurntShard(Root):
@@ -487,14 +509,17 @@ class BurntShard(Root):
     alone = True
 
     def stage(self):
-        node = self.node(self.config(Provider().port, 'gap = { per = ["account"], every = "500ms" }'), 50, 200)
+        node = self.node(self.config(Provider().port, SOON), 20, 1000)
         wait_for(node.threads)
         cpu = str(max(os.sched_getaffinity(0)))
         tid = str(node.threads()[0])
         subprocess.run(["taskset", "-pc", cpu, tid], check=True, stdout=subprocess.DEVNULL)
-        burn = "import time\nwhile True:\n end=time.monotonic()+.3\n while time.monotonic()<end: pass\n time.sleep(.1)"
+        burn = f"import time\nwhile True:\n end=time.monotonic()+{KEPT_FOR}\n while time.monotonic()<end: pass\n time.sleep({WORKS_AGAIN_FOR})"
         burner = subprocess.Popen(["chrt", "-f", "10", "taskset", "-c", cpu, sys.executable, "-c", burn])
         self.stack.callback(burner.kill)
+        time.sleep(1.0)
+        if burner.poll() is not None:
+            raise RuntimeError(f"the fault was not staged: chrt ended with {burner.returncode}")
         return node
 
 

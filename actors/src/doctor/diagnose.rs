@@ -11,6 +11,8 @@ use crate::times::{Ends, Phase, Spent, Waits};
 const SHARE_MIN: f64 = 0.05;
 /// A shard that is blocked for a smaller part of the time is told of with that part alone.
 const BLOCKED_MIN: f64 = 0.1;
+/// A fault that takes so much of the time comes before limits and operators, which are as they should be.
+const FAULT_FIRST: f64 = 0.1;
 /// Means, in seconds, from which something is slow.
 const NAMES_SLOW: f64 = 0.1;
 const CONNECT_SLOW: f64 = 0.2;
@@ -80,6 +82,11 @@ impl Kind {
         !matches!(self, Self::Limit | Self::Budget | Self::Paused | Self::Drain)
     }
 
+    /// Whether it is what this machine or process lacks, for which accounts wait their turn.
+    fn is_of_the_machine(self) -> bool {
+        matches!(self, Self::ShardBlocked | Self::Cpu)
+    }
+
     fn is_broken(self) -> bool {
         matches!(self, Self::StoreAway | Self::StoreFull | Self::NatsAway)
     }
@@ -140,9 +147,18 @@ pub fn diagnose(nodes: &[Evidence]) -> Report {
     findings.retain(|one| {
         one.share >= SHARE_MIN || one.kind.is_broken() || one.kind == Kind::ShardBlocked
     });
+    // Why it is not their turn is told.
+    if findings.iter().any(|one| one.kind.is_of_the_machine() && one.share >= SHARE_MIN) {
+        findings.retain(|one| one.kind != Kind::Turn);
+    }
+    let rank = |one: &Finding| match one.kind {
+        kind if kind.is_broken() => 0,
+        kind if kind.is_fault() && one.share >= FAULT_FIRST => 1,
+        _ => 2,
+    };
     findings.sort_by(|one, other| {
-        let broken = other.kind.is_broken().cmp(&one.kind.is_broken());
-        broken.then(other.share.total_cmp(&one.share)).then(one.kind.cmp(&other.kind))
+        let ranks = rank(one).cmp(&rank(other));
+        ranks.then(other.share.total_cmp(&one.share)).then(one.kind.cmp(&other.kind))
     });
     Report {
         window_s: look.window,
@@ -269,6 +285,13 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// A part of the window in which a shard did nothing, as far as that held anybody back: one with nothing to do is in
+    /// nobody's way.
+    fn if_late(&self, part: f64) -> f64 {
+        let late = self.share(self.waited_for(Waits::Turn));
+        if self.waited <= 0.0 || late >= SHARE_MIN { part } else { part.min(late) }
+    }
+
     fn blocked(&self, node: &Evidence, findings: &mut Vec<Finding>) {
         for Blocked { shard, times, seconds, longest_s, now, doing, account, ran_s, starved_s } in
             &node.blocked
@@ -277,6 +300,8 @@ impl<'a> Look<'a> {
             if share < BLOCKED_MIN && !now {
                 continue;
             }
+            // One that does not turn now does not tell whom it keeps waiting.
+            let share = if *now { share } else { self.if_late(share) };
             // Where there is too little CPU for all, that is what is found.
             let starved = *starved_s > seconds / 2.0;
             if starved && is_cpu_full(node) {
@@ -313,16 +338,17 @@ impl<'a> Look<'a> {
             if !is_cpu_full(node) {
                 continue;
             }
-            // Who waits for limits does not wait for a CPU.
-            let causes = [Waits::Collector, Waits::Queue, Waits::Ledger, Waits::Turn];
-            let waited: f64 = causes.iter().map(|cause| self.waited_for(*cause)).sum();
+            // Who waits for limits does not wait for a CPU, nor does for one of these where others take the CPUs.
+            let causes = [Waits::Turn, Waits::Collector, Waits::Queue, Waits::Ledger];
             let is_own = is_own_cpu_full(node);
-            let share = if is_own { self.share(waited) } else { 0.0 };
+            let causes = if is_own { &causes[..] } else { &causes[..1] };
+            let waited: f64 = causes.iter().map(|cause| self.waited_for(*cause)).sum();
+            let share = self.share(waited).max(self.if_late(node.cpu.starved));
             let whose = if is_own { "it uses all of them" } else { "others use them" };
             findings.push(Finding {
                 kind: Kind::Cpu,
                 what: format!("the CPUs of {} are taken: {whose}", node.node),
-                share: share.max(node.cpu.starved).min(1.0),
+                share: share.min(1.0),
                 evidence: vec![format!(
                     "{:.1} of {:.0} CPUs used by the node, {:.0} % of the machine busy; a shard waited for a CPU for {:.0} % of the time",
                     node.cpu.used,
@@ -359,8 +385,8 @@ impl<'a> Look<'a> {
             (
                 Waits::Turn,
                 Kind::Turn,
-                "more accounts have work than can have an actor at once",
-                "another node, or more shards",
+                "accounts wait for their turn: more have work than can have an actor, or their shards are late with them",
+                "more shards where CPUs are free, or another node",
             ),
             (Waits::Drain, Kind::Drain, "the node ends, or gives accounts to another", "wait"),
         ];

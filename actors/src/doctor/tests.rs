@@ -160,6 +160,30 @@ fn a_shard_without_a_cpu_is_the_machines_matter() {
 }
 
 #[test]
+fn a_fault_that_costs_a_tenth_comes_before_limits_that_are_used_up() {
+    let waits = |late: f64| {
+        vec![waits(Waits::Limit, Some("gap"), 300.0 - late), waits(Waits::Turn, None, late)]
+    };
+    let kinds = |evidence| -> Vec<Kind> {
+        diagnose(&[evidence]).findings.iter().map(|found| found.kind).collect()
+    };
+    let stopped = || blocked(24.0, 0.1, 0.5);
+    let found = kinds(Evidence { waits: waits(90.0), blocked: stopped(), ..node() });
+    assert_eq!(found, [Kind::ShardBlocked, Kind::Limit]);
+    // A shard that had nothing to do while it was stopped is in nobody's way.
+    let found = kinds(Evidence { waits: waits(1.0), blocked: stopped(), ..node() });
+    assert_eq!(found, [Kind::Limit, Kind::ShardBlocked]);
+    // Nor is a machine that is busy while all wait for their limits.
+    let cpu = Cpu { cpus: 2.0, used: 0.4, machine: 1.0, starved: 0.9 };
+    assert_eq!(kinds(Evidence { waits: waits(1.0), cpu, ..node() }), [Kind::Limit]);
+    let found = kinds(Evidence { waits: waits(90.0), cpu, ..node() });
+    assert_eq!(found, [Kind::Cpu, Kind::Limit]);
+    // Late for a reason that nobody knows.
+    let found = kinds(Evidence { waits: waits(90.0), ..node() });
+    assert_eq!(found, [Kind::Turn, Kind::Limit]);
+}
+
+#[test]
 fn a_storm_of_refusals_names_its_account() {
     let held = HeldNow {
         platform: "kakao".into(),

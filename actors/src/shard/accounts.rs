@@ -154,6 +154,15 @@ impl Entry {
         }
     }
 
+    /// When what it waits for is to be over, where that is known.
+    pub(crate) fn due(&self) -> Option<At> {
+        match &self.state {
+            State::Ready(_) => None,
+            State::Live { glance, .. } | State::Restarting(glance) => glance.until,
+            State::Resting(rest) => Some(rest.due),
+        }
+    }
+
     /// What this account looks like from outside.
     pub(crate) fn glance(&self) -> Glance {
         match &self.state {

@@ -108,7 +108,7 @@ impl Handler<Census> for Shard {
                 (None, _) => continue,
             };
             let pair = Some((entry.key.platform.clone(), cause.0));
-            counted.sums.entry(pair).or_default().goes_on(cause.1, since, window);
+            counted.sums.entry(pair).or_default().goes_on(cause.1, (since, entry.due()), window);
             match cause.1 {
                 Cause::Hold => {
                     counted.held_count += 1;

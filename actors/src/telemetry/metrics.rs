@@ -192,7 +192,7 @@ metrics! {
     PHASE: Histogram "tollgate_attempt_phase_seconds" in "seconds" by ["platform", "phase"], WAITS,
         "what attempts spend their time with: `ledger`, `connect` (from the permit until the request is written: name, connection, TLS), `first_byte`, `body`, `store`, `ack`";
     LOOP_LAG: Histogram "tollgate_loop_lag_seconds" in "seconds" by ["shard"], ANSWERS,
-        "how long a shard that was at work took to give a word; asked every 10 ms";
+        "how long a shard took to give a word; asked every 10 ms while it is at work, every 50 ms for half a second after";
     LOOP_BLOCKED: Counter "tollgate_loop_blocked_total" in "times" by ["shard"], NO_BUCKETS,
         "times that this was 50 ms or more: see the events `shard_blocked`, `shard_freed`";
     STAGED_ROWS: Counter "tollgate_staged_rows_total" in "rows" by ["table"], NO_BUCKETS,

@@ -113,6 +113,8 @@ pub struct Throttle {
     times: Rc<PlatformTimes>,
     /// What is waited for now, and since when; for the sums of where time goes.
     spent: (Option<(u16, Cause)>, At),
+    /// When that is to be over, where that is known.
+    spent_due: Option<At>,
     start: Option<Start>,
     restarted: bool,
     /// The record has been read: permits may be given.
@@ -203,6 +205,7 @@ impl Throttle {
             meters,
             times,
             spent,
+            spent_due: None,
             restarted: matches!(start, Start::Restarted),
             start: Some(start),
             open: false,

@@ -21,6 +21,8 @@ use crate::plan::Platform;
 const STRETCH_US: i64 = 5_000_000;
 /// Stretches that are kept: the last minute, what begins it, and the one that goes on.
 const STRETCHES: i64 = 14;
+/// From here on a shard is late with an account that might go on.
+const LATE_FROM: Span = Span::from_millis(10);
 /// How far back can be told.
 pub const WINDOW_MAX: Duration = Duration::from_secs(60);
 /// Pairs of platform and api that a shard keeps apart: at 14 KiB each, 3.5 MiB.
@@ -78,7 +80,7 @@ pub(crate) enum Cause {
     Signing,
     /// The node ends, or another node takes over.
     Drain,
-    /// Its turn to have an actor.
+    /// Its turn: to have an actor, or with its shard, which is late.
     Turn,
     /// The time that a fetch asks for.
     NotBefore,
@@ -153,6 +155,11 @@ impl Cause {
         }
     }
 
+    /// Whether it is over at a time that is known beforehand, where there is one.
+    pub(crate) fn is_timed(self) -> bool {
+        matches!(self, Self::Limit(_) | Self::Hold | Self::Retry)
+    }
+
     /// The place of the limit that it is.
     pub(crate) fn place(self) -> Option<usize> {
         match self {
@@ -192,7 +199,7 @@ pub enum Waits {
     Signing,
     /// The end of the node, or another node that takes over.
     Drain,
-    /// Its turn to have an actor.
+    /// Its turn: to have an actor, or with its shard, which is late.
     Turn,
     /// The time that a fetch asks for by `not_before`.
     NotBefore,
@@ -413,9 +420,19 @@ impl Sums {
         self.phases[phase as usize]
     }
 
-    /// Something that goes on: since then, as far as it lies in the window.
-    pub(crate) fn goes_on(&mut self, cause: Cause, since: At, window: (At, At)) {
-        self.waits[cause.index()] += overlap((since, window.1), window);
+    /// Something that goes on: since then, as far as it lies in the window. `due`: when it was to be over.
+    pub(crate) fn goes_on(
+        &mut self,
+        cause: Cause,
+        (since, due): (At, Option<At>),
+        window: (At, At),
+    ) {
+        let late = late_from(cause, due, window.1);
+        let until = late.map_or(window.1, |late| late.max(since));
+        self.waits[cause.index()] += overlap((since, until), window);
+        if late.is_some() {
+            self.waits[Cause::Turn.index()] += overlap((until, window.1), window);
+        }
     }
 
     /// A phase, over or going on, as far as it lies in the window.
@@ -439,6 +456,12 @@ impl Sums {
             (one, two) => one.or(two),
         };
     }
+}
+
+/// From when on the shard is late, where a wait was to be over by `due` and is not now: what it waits for since is its
+/// turn.
+pub(crate) fn late_from(cause: Cause, due: Option<At>, now: At) -> Option<At> {
+    due.filter(|due| cause.is_timed() && now.since(*due) >= LATE_FROM)
 }
 
 fn overlap((from, to): (At, At), (start, end): (At, At)) -> u64 {
@@ -588,6 +611,18 @@ impl PlatformTimes {
         if from < to {
             let index = cause.index();
             self.with(api, |ring| ring.add(from, to, |sums, us, _| sums.waits[index] += us));
+        }
+    }
+
+    /// The same of something that was to be over by `due`: from then on the shard was late.
+    pub(crate) fn waited_until(&self, cause: (u16, Cause), due: Option<At>, from: At, to: At) {
+        match late_from(cause.1, due, to) {
+            None => self.waited(cause, from, to),
+            Some(late) => {
+                let late = late.max(from);
+                self.waited(cause, from, late);
+                self.waited((cause.0, Cause::Turn), late, to);
+            }
         }
     }
 

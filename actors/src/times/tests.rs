@@ -33,6 +33,26 @@ fn a_wait_counts_in_each_stretch_it_lies_in_and_is_forgotten_after_a_minute() {
 }
 
 #[test]
+fn what_comes_after_a_limits_end_is_the_shards_and_not_the_limits() {
+    let ms = |ms: i64| At(at(0).0 + 1000 * ms);
+    let limit = Cause::Limit(3);
+    // Some milliseconds are nobody's.
+    assert_eq!(late_from(limit, Some(ms(500)), ms(509)), None);
+    assert_eq!(late_from(limit, Some(ms(500)), ms(510)), Some(ms(500)));
+    assert_eq!(late_from(limit, None, ms(900)), None);
+    // A collector is free when it is.
+    assert_eq!(late_from(Cause::Collector, Some(ms(500)), ms(900)), None);
+    let mut sums = Sums::default();
+    sums.goes_on(limit, (ms(0), Some(ms(500))), (ms(100), ms(800)));
+    let waits: Vec<(Cause, u64)> = sums.waits().collect();
+    assert_eq!(waits, [(limit, 400_000), (Cause::Turn, 300_000)]);
+    // All of what lies in the window came after its end.
+    let mut sums = Sums::default();
+    sums.goes_on(limit, (ms(0), Some(ms(500))), (ms(600), ms(800)));
+    assert_eq!(sums.waits().collect::<Vec<_>>(), [(Cause::Turn, 200_000)]);
+}
+
+#[test]
 fn an_attempt_is_in_one_phase_at_a_time() {
     let moments = Moments {
         decided: at(0),

@@ -86,7 +86,7 @@ impl Throttle {
         self.held = wait.only_held();
         self.until = wait.at.or(self.held.filter(|at| *at < At::MAX));
         self.because = wait.because;
-        self.spends(wait.cause, now);
+        self.spends(wait.cause, wait.at, now);
         self.set_timer(wait.wake, ctx);
         let decided = self.decided_or_asking().next().is_some() || self.writing.is_some();
         if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {

@@ -310,9 +310,9 @@ impl Throttle {
         self.usage = rest.usage.map(|usage| *usage).unwrap_or_default();
         let now = self.now();
         if let Some(cause) = rest.cause {
-            self.times.waited(cause, rest.since, now);
+            self.times.waited_until(cause, Some(rest.due), rest.since, now);
         }
-        self.spent = (None, now);
+        (self.spent, self.spent_due) = ((None, now), None);
         // Read by the limits it was written by.
         let in_force = std::mem::replace(&mut self.platform, rest.platform);
         if !rest.record.is_empty() {

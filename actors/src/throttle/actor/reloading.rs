@@ -22,9 +22,9 @@ impl Throttle {
             return;
         };
         self.meters = self.shard.meters_of(&platform.name);
-        self.spends(None, now);
+        self.spends(None, None, now);
         self.times = self.shard.times.of(&platform);
-        self.spent = (None, now);
+        (self.spent, self.spent_due) = ((None, now), None);
         self.stop_asking();
         self.in_line.clear();
         if self.go_by_limits(platform, now) && !self.gate.is_empty() {

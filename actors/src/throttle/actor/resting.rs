@@ -12,7 +12,7 @@ use crate::shard::accounts::{Glance, Rest, RestLane, State};
 use crate::telemetry;
 use crate::throttle::fence::Fence;
 use crate::throttle::lane::Lane;
-use crate::times::Cause;
+use crate::times::{Cause, late_from};
 
 use super::leaving::ELSEWHERE;
 
@@ -127,7 +127,7 @@ impl Throttle {
             let (version, platform) = (self.version, Arc::clone(&self.platform));
             let (cause, since) = self.spent;
             if let Some(cause) = cause {
-                self.times.waited(cause, since, now);
+                self.times.waited_until(cause, self.spent_due, since, now);
             }
             let rest =
                 Rest { version, platform, record, since: now, lanes, due, because, cause, usage };
@@ -141,8 +141,9 @@ impl Throttle {
         ctx.stop();
     }
 
-    /// From now on this is waited for, or nothing; what was until now is added up.
-    pub(super) fn spends(&mut self, cause: Option<(u16, Cause)>, now: At) {
+    /// From now on this is waited for, or nothing; what was until now is added up. `until`: until when, where that is
+    /// known.
+    pub(super) fn spends(&mut self, cause: Option<(u16, Cause)>, until: Option<At>, now: At) {
         let waits = self.lanes.iter().any(|lane| lane.waiting() > 0);
         let decided = self.writing.as_ref().filter(|batch| !batch.is_empty());
         let cause = match decided {
@@ -155,12 +156,14 @@ impl Throttle {
             None => Some(cause.unwrap_or((0, Cause::Other))),
         };
         let (before, since) = self.spent;
-        if before == cause {
+        let due = std::mem::replace(&mut self.spent_due, until);
+        let was_late = before.is_some_and(|(_, cause)| late_from(cause, due, now).is_some());
+        if before == cause && !was_late {
             // Told as it goes on, or added up once it is over.
             return;
         }
         if let Some(before) = before {
-            self.times.waited(before, since, now);
+            self.times.waited_until(before, due, since, now);
         }
         self.spent = (cause, now);
     }
