@@ -99,12 +99,23 @@ impl InForce {
     }
 }
 
-/// Where `/healthz`, `/readyz` and `/metrics` are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where `/healthz`, `/readyz`, `/metrics`, the page and the API are.
+#[derive(Debug, Clone)]
 pub struct HttpPlan {
     /// Address and port. Default 127.0.0.1:9464.
     pub listen: SocketAddr,
+    /// What the page and the API ask for; None: nobody is asked on loopback, and nobody is answered elsewhere.
+    pub token: Option<SecretString>,
 }
+
+impl PartialEq for HttpPlan {
+    fn eq(&self, other: &Self) -> bool {
+        let token = |plan: &Self| plan.token.as_ref().map(|token| token.expose_secret().to_owned());
+        self.listen == other.listen && token(self) == token(other)
+    }
+}
+
+impl Eq for HttpPlan {}
 
 /// Where traces of fetches go.
 #[derive(Debug, Clone, PartialEq)]

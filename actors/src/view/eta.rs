@@ -154,9 +154,11 @@ pub(crate) fn outlook(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> O
 /// The same as if it were the only one.
 fn alone(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> Outlook {
     let (limits, now) = (&*shown.platform.limits, shown.now);
-    let lanes: Vec<&LaneNow> = shown.lanes.iter().filter(|lane| lane.waiting > 0).collect();
-    let held_for_ever =
-        lanes.iter().any(|lane| shown.held_until(lane.api).is_some_and(|until| until == At::MAX));
+    let mut lanes: Vec<&LaneNow> = shown.lanes.iter().filter(|lane| lane.waiting > 0).collect();
+    let all = lanes.len();
+    // A walk to a time that never comes does not end.
+    lanes.retain(|lane| shown.held_until(lane.api).is_none_or(|until| until < At::MAX));
+    let held_for_ever = lanes.len() < all;
     let mut ledger = shown.ledger.clone();
     // Nobody knows when the calls in flight will be over: they are taken to be now.
     let flying: Vec<_> = ledger.in_flight().collect();
@@ -189,7 +191,7 @@ fn alone(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> Outlook {
         .collect();
     if work.is_empty() {
         let is_over = shown.in_flight == 0;
-        let done = (!is_over).then(|| Done { at: now, about: true, by: None });
+        let done = (!is_over && !held_for_ever).then(|| Done { at: now, about: true, by: None });
         return Outlook { next: Vec::new(), done };
     }
     let mut next = Vec::new();
