@@ -70,7 +70,8 @@ impl Lock {
     pub(super) fn login(&self) -> String {
         let ends = self.clock.wall().as_second() + LOGIN_S;
         let tag = hmac::sign(&self.key, login_text(ends).as_bytes());
-        let tag: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let tag: String =
+            tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         self.cookie_of(&format!("{ends}.{tag}"), LOGIN_S)
     }
 
@@ -252,7 +253,8 @@ mod tests {
         assert!(!lock.is_login(&format!("{later}.{tag}")), "a longer one");
         let past = lock.clock.wall().as_second();
         let tag = hmac::sign(&lock.key, login_text(past).as_bytes());
-        let tag: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let tag: String =
+            tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         assert!(!lock.is_login(&format!("{past}.{tag}")), "one that has ended");
         for bad in ["", ".", "1.", "x.y", &format!("{ends}.{}", "é".repeat(32))] {
             assert!(!lock.is_login(bad), "{bad}");

@@ -1,5 +1,6 @@
 //! The page and the API of a running node, as browsers and programs see them.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -42,13 +43,13 @@ fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut text = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
-        text += &format!("Host: 127.0.0.1:{port}\r\n");
+        write!(text, "Host: 127.0.0.1:{port}\r\n").unwrap();
     }
     for (name, value) in headers {
-        text += &format!("{name}: {value}\r\n");
+        write!(text, "{name}: {value}\r\n").unwrap();
     }
     if !body.is_empty() || method == "POST" {
-        text += &format!("Content-Length: {}\r\n", body.len());
+        write!(text, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     stream.write_all((text + "\r\n" + body).as_bytes()).unwrap();
     let mut answer = String::new();
@@ -70,8 +71,8 @@ fn unchunked(mut body: &str) -> String {
         if size == 0 {
             break;
         }
-        whole += &rest[..size];
-        body = &rest[size + 2..];
+        whole += rest.get(..size).unwrap();
+        body = rest.get(size + 2..).unwrap();
     }
     whole
 }
@@ -158,7 +159,8 @@ fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
         assert!(rows.len() <= 2, "{page}");
         names.extend(rows.iter().map(|row| row["account"].as_str().unwrap().to_owned()));
         let Some(next) = page["next"].as_str() else { break };
-        let next: String = next.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let next: String =
+            next.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
         after = format!("&after={next}");
     }
     assert_eq!(names, ["a/b ü%", "act_0", "act_1", "act_2"]);
@@ -334,7 +336,7 @@ fn elsewhere_than_on_loopback_the_page_needs_a_token_and_health_does_not() {
         assert_eq!((said.status, &*said.code()), (401, "TG0603"), "{path}");
         assert_eq!(said.header("www-authenticate"), Some("bearer realm=\"tollgate\""), "{path}");
     }
-    for wrong in ["", "x", &TOKEN[1..], &format!("{TOKEN}x")] {
+    for wrong in ["", "x", TOKEN.get(1..).unwrap(), &format!("{TOKEN}x")] {
         assert_eq!(bearer(wrong).status, 401, "{wrong}");
     }
     let config = bearer(TOKEN);

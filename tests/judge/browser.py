@@ -282,7 +282,7 @@ def pictures(found: tuple[str, str], node: Node, shots: pathlib.Path):
 async def run(args, folder: pathlib.Path, servers: list) -> dict:
     fetches = folder / "fetches.jsonl"
     many = args.accounts > 1000
-    write_fetches(args.accounts, args.accounts * (2 if many else 12), fetches)
+    write_fetches(args.accounts, args.accounts * (2 if many else 200 if args.shots else 12), fetches)
     server = NatsServer(folder, nats_server_path(args.nats_server))
     servers.append(server)
     server.start().wait_listening()

@@ -127,5 +127,5 @@ fn told(
         (other != rule).then(|| SpecialOutline { of: of.clone(), rule: other })
     });
     let special = others.collect();
-    LimitOutline { name: limit.name.to_string(), per, rule, budget: false, special }
+    LimitOutline { name: limit.name.clone(), per, rule, budget: false, special }
 }

@@ -191,7 +191,7 @@ fn alone(shown: &Snapshot, assumed: &Assumed, walked_max: u64) -> Outlook {
         .collect();
     if work.is_empty() {
         let is_over = shown.in_flight == 0;
-        let done = (!is_over && !held_for_ever).then(|| Done { at: now, about: true, by: None });
+        let done = (!is_over && !held_for_ever).then_some(Done { at: now, about: true, by: None });
         return Outlook { next: Vec::new(), done };
     }
     let mut next = Vec::new();

@@ -32,7 +32,7 @@ function limitRow(limit, told) {
   const unit = limit.window_ms ? ` in ${span(limit.window_ms)}` : '';
   const rule = limit.kind === 'every' ? `one call each ${span(limit.window_ms)}` : `at most ${count(limit.max)}${unit}`;
   const head = h('div', { class: 'line' }, h('b', {}, limit.name), h('span', {}, rule), h('span', { class: 'dim' }, [KINDS[limit.kind] ?? limit.kind, `per ${limit.per.join(' and ')}`, limit.api && `of ${limit.api}`, limit.guard_ms !== undefined && `guard ${span(limit.guard_ms)}`].filter(Boolean).join(' · ')));
-  if (!limit.counters.length) return h('div', { class: 'limit' }, head, h('div', { class: 'dim' }, limit.shared ? 'Counted by another node.' : 'Nothing counts.'));
+  if (!limit.counters.length) return h('div', { class: 'limit' }, head, h('div', { class: 'dim' }, limit.shared ? 'Shared with other accounts; what counts of it is not known here.' : 'Nothing counts.'));
   const api = (counter) => counter.api ?? limit.api;
   const next = (counter) => told.next.filter((one) => !api(counter) || one.api === api(counter));
   return h('div', { class: 'limit' }, head, limit.counters.map((counter) => {

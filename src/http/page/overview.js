@@ -19,7 +19,7 @@ function plot(title, lines) {
     drawn = new window.uPlot({
       width: Math.max(place.clientWidth - 12, 60),
       height: 142,
-      padding: [8, 10, 0, 0],
+      padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 5 } },
       scales: { y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },
