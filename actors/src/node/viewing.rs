@@ -285,7 +285,7 @@ impl Viewer {
                     }
                     let (limit, used) = (Box::new(limit.clone()), Box::new(used));
                     let by = limit.name.clone();
-                    let (sizes, lag) = (sum.sizes.clone(), paces.lag(name, &limit));
+                    let (sizes, lag) = (Box::new(sum.sizes.clone()), paces.lag(name, &limit));
                     let rule = Sharing::Limit { limit, used, sizes, part, lag };
                     common.entry(name.clone()).or_default().push(Common { by, rule });
                 }

@@ -85,7 +85,7 @@ pub(crate) struct Common {
 pub(crate) enum Sharing {
     /// A limit, as far as it is used; who takes turns in it, and what part of all who do they are; how long after its
     /// going a call is charged.
-    Limit { limit: Box<Limit>, used: Box<Use>, sizes: Sizes, part: f64, lag: Span },
+    Limit { limit: Box<Limit>, used: Box<Use>, sizes: Box<Sizes>, part: f64, lag: Span },
     /// So many calls at once, and how long each takes, by those who make them.
     Slots { slots: usize, calls: Vec<(Sizes, Span)> },
 }

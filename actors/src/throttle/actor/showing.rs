@@ -28,7 +28,7 @@ impl Handler<Show> for Throttle {
             match lanes.iter_mut().find(same) {
                 Some(known) => known.waiting += 1,
                 None => {
-                    lanes.push(LaneNow { api: lane.api, priority: lane.key.priority, waiting: 1 })
+                    lanes.push(LaneNow { api: lane.api, priority: lane.key.priority, waiting: 1 });
                 }
             }
         }
