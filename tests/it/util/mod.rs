@@ -23,7 +23,7 @@ pub(crate) use process::{Ran, Running, Tollgate};
 pub(crate) use provider::{Asked, Provider, Told};
 
 /// Longest wait for something that a process is about to do.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(45);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
