@@ -111,6 +111,7 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
     let (auth, worker) = Keeper::new(clock.clone());
     let shared = Shared {
         pulses: Arc::default(),
+        signals: None,
         owned: crate::cluster::Owned::default(),
         auth,
         shuts: Shuts::default(),

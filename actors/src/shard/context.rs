@@ -37,6 +37,7 @@ use crate::http::{Transport, Written};
 use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
+use crate::notify::Signals;
 use crate::observe::{Drift, Shuts};
 use crate::pages::Read;
 use crate::plan::{InForce, Plan, Platform};
@@ -102,6 +103,8 @@ pub struct Shared {
     pub owned: Owned,
     /// Whether the shards' loops turn.
     pub pulses: Arc<Pulses>,
+    /// Who hears of what goes wrong, if anybody is told.
+    pub(crate) signals: Option<Signals>,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -291,6 +294,7 @@ pub struct Context {
     pub(crate) auth: Keeper,
     pub(crate) owned: Owned,
     pub(crate) drift: RefCell<Drift>,
+    pub(crate) signals: Option<Signals>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<BTreeMap<PermitId, Running>>,
@@ -356,6 +360,7 @@ impl Context {
             auth: shared.auth,
             owned: shared.owned,
             drift: RefCell::default(),
+            signals: shared.signals,
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),

@@ -11,6 +11,7 @@ mod budgets;
 pub(crate) mod census;
 pub mod context;
 pub(crate) mod guests;
+pub(crate) mod held;
 mod parts;
 pub mod permit;
 mod reload;

@@ -188,6 +188,7 @@ impl Rig {
         });
         let shared = Shared {
             pulses: Arc::default(),
+            signals: None,
             owned,
             auth,
             shuts: Shuts::default(),

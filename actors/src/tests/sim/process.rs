@@ -110,6 +110,7 @@ pub(super) async fn run(
     let back = Arc::new(BackHealth::default());
     let shared = Shared {
         pulses: Arc::default(),
+        signals: None,
         owned: owned.clone(),
         auth,
         shuts: Shuts::default(),
