@@ -1,5 +1,6 @@
 //! What can be typed. No IO.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -130,6 +131,9 @@ pub(crate) struct DemoArgs {
     /// Where objects and state go
     #[arg(long, value_name = "DIR", default_value = "./tollgate-data")]
     pub(crate) data: PathBuf,
+    /// Shows the page at http://ADDRESS/ while it works, such as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "profile")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Prints the summary as one JSON object on the last line
     #[arg(long)]
     pub(crate) json: bool,
@@ -185,6 +189,9 @@ pub(crate) struct RunArgs {
     /// JSON Lines, one fetch each; `-` is standard input. None: what is left of earlier runs
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Shows the page at http://ADDRESS/ while it works, and answers the API, /healthz, /readyz and /metrics there
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Prints the summary as one JSON object on the last line
     #[arg(long)]
     pub(crate) json: bool,

@@ -2,7 +2,6 @@
 
 mod cli;
 mod commands;
-#[cfg_attr(not(test), expect(dead_code, reason = "`serve` will start it"))]
 mod http;
 mod logs;
 mod systemd;

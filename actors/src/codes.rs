@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 macro_rules! codes {
     ($($number:literal => $name:ident,)*) => {
         /// What went wrong, as a stable code: `TG00xx` the configuration, `TG01xx` a fetch, `TG02xx` a
-        /// call, `TG03xx` state, store and running, `TG04xx` NATS, `TG05xx` credentials.
+        /// call, `TG03xx` state, store and running, `TG04xx` NATS, `TG05xx` credentials, `TG06xx` the page and the API.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Code {
             $(
@@ -161,6 +161,16 @@ codes! {
     "TG0502" => TokenUnavailable,
     "TG0503" => SecretUnavailable,
     "TG0504" => TokenNotKept,
+    // The page and the API.
+    "TG0601" => TooManyQuestions,
+    "TG0602" => NotAtWork,
+    "TG0603" => NoToken,
+    "TG0604" => TokenNotSet,
+    "TG0605" => HostNotOurs,
+    "TG0606" => ForeignOrigin,
+    "TG0607" => BadQuestion,
+    "TG0608" => NoSuchThing,
+    "TG0609" => NotHere,
 }
 
 impl Code {

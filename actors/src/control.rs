@@ -4,6 +4,7 @@
 //! the same questions are answered from the folder itself. One request and one answer per connection,
 //! each a line of JSON.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use crate::clock::Clock;
 use crate::cluster::Owned;
 use crate::codes::Code;
 use crate::doctor::Evidence;
-use crate::ids::Seq;
+use crate::ids::{Account, AccountKey, Seq, Slug};
 use crate::levels::{Levels, Told, Wish};
 use crate::node::{Examiner, Intake, Viewer};
 use crate::plan::{InForce, Plan};
-use crate::queue::{Letter, NewFetch, Queue};
+use crate::queue::{Letter, NewFetch, Queue, QueueError};
 use crate::recipe::check_fetch;
 use crate::shard::AccountLook;
+use crate::view::{AccountView, AccountsPage, AccountsQuestion, Eta, Overview};
 
 /// The socket's name in the state folder.
 const SOCKET: &str = "control.sock";
@@ -34,6 +36,8 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Most accounts, and most dead letters, in one answer.
 pub const ROWS_MAX: usize = 10_000;
+/// Dead letters read at once where all are looked through: their queue has others to serve.
+const LETTERS_AT_ONCE: usize = 256;
 
 /// A question.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +52,17 @@ pub enum Request {
         /// Most accounts told one by one.
         most: usize,
     },
+    /// One account with all that holds it.
+    Account {
+        /// Its platform.
+        platform: String,
+        /// Whom that counts.
+        account: String,
+    },
+    /// A page of accounts.
+    Accounts(AccountsQuestion),
+    /// What all accounts come to: sums, rates, platforms.
+    Overview,
     /// What holds it back now.
     Doctor {
         /// Over how many seconds until now, a minute at most.
@@ -94,6 +109,9 @@ pub struct Status {
     /// The limits that each of them goes by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configs: Vec<GoesBy>,
+    /// When the last of what waits would be done; told of all accounts alone, not of a platform or an account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<Eta>,
     /// Accounts one by one, those with the most waiting first.
     pub accounts: Vec<AccountLook>,
 }
@@ -130,6 +148,12 @@ fn is_zero(count: &u64) -> bool {
 pub enum Answer {
     /// To `Status`.
     Status(Status),
+    /// To `Account`; nothing where nothing is known of it.
+    Account(Option<Box<AccountView>>),
+    /// To `Accounts`.
+    Accounts(AccountsPage),
+    /// To `Overview`.
+    Overview(Box<Overview>),
     /// To `Doctor`, from a running node.
     Doctor(Box<Evidence>),
     /// To `Dead`.
@@ -180,7 +204,12 @@ impl Desk {
     /// The answer to a request, a line of JSON.
     pub async fn answer(&self, request: &[u8]) -> Answer {
         match serde_json::from_slice(request) {
+            Ok(Request::Account { platform, account }) => self.account(&platform, &account).await,
+            Ok(Request::Accounts(question)) => self.accounts(&question).await,
+            Ok(Request::Overview) => Answer::Overview(Box::new(self.overview().await)),
             Ok(Request::Status { platform, account, most }) => {
+                let of_all = platform.is_none() && account.is_none();
+                let eta = if of_all { self.viewer.overview().await.eta } else { None };
                 let looks = self.viewer.look(platform, account, most.min(ROWS_MAX)).await;
                 let postponed = self.intake.queue().postponed().await.unwrap_or(0);
                 Answer::Status(Status {
@@ -191,6 +220,7 @@ impl Desk {
                     nodes: Vec::new(),
                     partitions: self.held().into_iter().collect(),
                     configs: self.goes_by().into_iter().collect(),
+                    eta,
                     accounts: looks.accounts,
                 })
             }
@@ -205,6 +235,38 @@ impl Desk {
             Ok(Request::LogLevel { wish }) => self.log_level(wish.as_ref()),
             Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
         }
+    }
+
+    async fn account(&self, platform: &str, account: &str) -> Answer {
+        let key = Slug::new(platform)
+            .and_then(|platform| Ok(AccountKey { platform, account: Account::new(account)? }));
+        match key {
+            Ok(key) => Answer::Account(self.viewer.account(key).await.map(Box::new)),
+            Err(reason) => Answer::Failed { code: String::new(), reason },
+        }
+    }
+
+    async fn accounts(&self, question: &AccountsQuestion) -> Answer {
+        let dead = if question.dead {
+            match with_letters(&**self.intake.queue()).await {
+                Ok(dead) => Some(dead.into_iter().filter(|key| self.owned.has(key)).collect()),
+                Err(error) => return failed(Code::QueueUnavailable, &error.to_string()),
+            }
+        } else {
+            None
+        };
+        match self.viewer.accounts(question, dead).await {
+            Ok(page) => Answer::Accounts(page),
+            Err(reason) => Answer::Failed { code: String::new(), reason },
+        }
+    }
+
+    async fn overview(&self) -> Overview {
+        let mut overview = self.viewer.overview().await;
+        let queue = self.intake.queue();
+        overview.postponed = queue.postponed().await.unwrap_or(0);
+        overview.dead = queue.dead_count().await.ok();
+        overview
     }
 
     fn log_level(&self, wish: Option<&Wish>) -> Answer {
@@ -289,6 +351,31 @@ pub async fn ask(state: &Path, request: &Request) -> std::io::Result<Option<Answ
     timeout(PATIENCE, conversation).await.unwrap_or_else(|_| {
         Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "the running node does not answer"))
     })
+}
+
+/// The accounts with dead letters, by the first [`ROWS_MAX`] of these.
+pub(crate) async fn with_letters(queue: &dyn Queue) -> Result<BTreeSet<AccountKey>, QueueError> {
+    let (mut known, mut after, mut seen) = (BTreeSet::new(), None, 0);
+    while seen < ROWS_MAX {
+        let letters = queue.dead(after, LETTERS_AT_ONCE).await?;
+        let is_last = letters.len() < LETTERS_AT_ONCE;
+        seen += letters.len();
+        for letter in letters {
+            after = Some(letter.number);
+            let Some(fetch) = &letter.dead.fetch else { continue };
+            let (Some(platform), Some(account)) = (&fetch.platform, &fetch.account) else {
+                continue;
+            };
+            let names = (Slug::new(platform), Account::new(account));
+            if let (Ok(platform), Ok(account)) = names {
+                known.insert(AccountKey { platform, account });
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(known)
 }
 
 /// Dead letters of a queue.

@@ -155,6 +155,21 @@ impl Holds {
         found(&scope)
     }
 
+    /// The holds that concern an account at `now`, the widest first.
+    pub fn on(&self, account: &AccountKey, now: Timestamp) -> Vec<(Scope, Arc<OperatorHold>)> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let holds = table.iter().filter(|(scope, hold)| {
+            scope.concerns(account) && hold.until.is_none_or(|until| now < until)
+        });
+        let mut holds: Vec<_> =
+            holds.map(|(scope, hold)| (scope.clone(), Arc::clone(hold))).collect();
+        holds.sort_by(|(one, _), (other, _)| one.cmp(other));
+        holds
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0

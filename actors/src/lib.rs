@@ -67,6 +67,7 @@ pub mod throttle;
 pub mod times;
 mod traces;
 pub mod verify;
+pub mod view;
 
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;

@@ -40,8 +40,8 @@ use crate::queue::{
 use crate::reload::Reloader;
 use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
 use crate::shard::{
-    AccountLook, Beat, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks, Reload,
-    SettleBudgets, Shard, Tallied, Tally, Work,
+    Beat, Drain, Drained, Found, HoldsChanged, LookAgain, Reload, SettleBudgets, Shard, Tallied,
+    Tally, Work,
 };
 use crate::spill::Spill;
 use crate::store::Store;
@@ -54,6 +54,7 @@ pub(crate) mod hands;
 mod noticing;
 mod spilling;
 mod unknown;
+mod viewing;
 
 use noticing::Noticing;
 
@@ -62,6 +63,7 @@ pub use spilling::{Carrying, Spilling};
 pub use unknown::Unknown;
 #[cfg(test)]
 pub(crate) use unknown::bury as bury_unknown;
+pub use viewing::Viewer;
 
 /// Lanes told to a shard in one message.
 const FOUND_MAX: usize = 1024;
@@ -404,7 +406,7 @@ impl Node {
 
     /// A way to look at the accounts, for use on any thread.
     pub fn viewer(&self) -> Viewer {
-        Viewer { shards: self.shards.clone(), spill: self.spill() }
+        Viewer::new(&self.shards, &self.shared)
     }
 
     /// A way to ask what holds the node back, for use on any thread.
@@ -608,45 +610,6 @@ impl Bell {
         for shard in self.shards.iter() {
             shard.do_send(HoldsChanged(scopes.to_vec()));
         }
-    }
-}
-
-/// Looks at the accounts.
-#[derive(Debug, Clone)]
-pub struct Viewer {
-    shards: Arc<[Addr<Shard>]>,
-    spill: Spill,
-}
-
-impl Viewer {
-    /// Attempts of other nodes' accounts that are made here.
-    pub fn guests(&self) -> u64 {
-        self.spill.guests() as u64
-    }
-
-    /// The accounts of a platform, or one account, or all; at most `most` one by one, those with the
-    /// most waiting first.
-    pub async fn look(
-        &self,
-        platform: Option<String>,
-        account: Option<String>,
-        most: usize,
-    ) -> Looks {
-        let mut all = Looks::default();
-        for shard in self.shards.iter() {
-            let look = Look { platform: platform.clone(), account: account.clone(), most };
-            let asked = tokio::time::timeout(SHARD_PATIENCE, shard.send(look)).await;
-            let Ok(Ok(looks)) = asked else { continue };
-            all.accounts.extend(looks.accounts);
-            all.waiting += looks.waiting;
-            all.in_flight += looks.in_flight;
-            all.known += looks.known;
-            all.live += looks.live;
-        }
-        let by_waiting = |look: &AccountLook| std::cmp::Reverse(look.waiting);
-        all.accounts.sort_by_key(by_waiting);
-        all.accounts.truncate(most);
-        all
     }
 }
 
@@ -930,14 +893,13 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
             }
             for platform in plan.get().platforms.keys() {
                 for cause in Waits::ALL {
-                    let key = (platform.clone(), cause);
                     let labels = [platform.as_str(), cause.as_str()];
-                    let gauge = causes
-                        .entry(key)
-                        .or_insert_with(|| telemetry::ACCOUNTS_WAITING.gauge(&labels));
-                    let count = sum.causes.get(&(platform.clone(), cause)).copied().unwrap_or(0);
-                    gauge.set(count as f64);
+                    let gauge = || telemetry::ACCOUNTS_WAITING.gauge(&labels);
+                    causes.entry((platform.clone(), cause)).or_insert_with(gauge);
                 }
+            }
+            for (key, gauge) in &causes {
+                gauge.set(sum.causes.get(key).copied().unwrap_or(0) as f64);
             }
             for (platform, gauge) in &waiting {
                 gauge.set(sum.waiting.get(platform).copied().unwrap_or(0) as f64);

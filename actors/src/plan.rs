@@ -102,12 +102,23 @@ impl InForce {
     }
 }
 
-/// Where `/healthz`, `/readyz` and `/metrics` are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where `/healthz`, `/readyz`, `/metrics`, the page and the API are.
+#[derive(Debug, Clone)]
 pub struct HttpPlan {
     /// Address and port. Default 127.0.0.1:9464.
     pub listen: SocketAddr,
+    /// What the page and the API ask for; None: nobody is asked on loopback, and nobody is answered elsewhere.
+    pub token: Option<SecretString>,
 }
+
+impl PartialEq for HttpPlan {
+    fn eq(&self, other: &Self) -> bool {
+        let token = |plan: &Self| plan.token.as_ref().map(|token| token.expose_secret().to_owned());
+        self.listen == other.listen && token(self) == token(other)
+    }
+}
+
+impl Eq for HttpPlan {}
 
 /// Where traces of fetches go.
 #[derive(Debug, Clone, PartialEq)]
@@ -269,6 +280,8 @@ pub struct StagePlan {
     pub record_bytes_max: u64,
     /// Nodes stage by themselves what was collected, at the latest so long after it was; None: only `tollgate stage` does.
     pub follow: Option<Duration>,
+    /// How far apart objects may have been stored whose rows small files are put together of; zero: none are. Default 24 h.
+    pub merge_within: Duration,
 }
 
 /// A store by URL.

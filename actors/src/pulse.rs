@@ -272,7 +272,7 @@ impl Pulses {
 
     /// What was used of the CPUs since then.
     pub(crate) fn cpu(&self, start: At) -> Cpu {
-        let cpus = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
+        let cpus = cpus();
         let seen = lock(&self.seen);
         let first = seen.cpu.iter().rev().find(|look| look.at <= start).or(seen.cpu.front());
         let (Some(first), Some(last)) = (first, seen.cpu.back()) else {
@@ -520,6 +520,27 @@ fn cpu_look(at: At, waited_us: Box<[u64]>) -> Option<CpuLook> {
     })
 }
 
+/// How many CPUs this process may use: whole ones, or a part where its control groups grant one.
+fn cpus() -> f64 {
+    let whole = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let groups = std::path::Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
+    let granted = groups.ancestors().take_while(|group| group.starts_with("/sys/fs/cgroup"));
+    let granted = granted
+        .filter_map(|group| granted_of(&std::fs::read_to_string(group.join("cpu.max")).ok()?));
+    // The whole ones are those of the grant rounded down, unless the process is bound to fewer.
+    granted.reduce(f64::min).filter(|granted| *granted < whole + 1.0).unwrap_or(whole)
+}
+
+/// The CPUs of a `cpu.max`: microseconds in a period, or none that is stated
+/// (<https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files>).
+fn granted_of(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota > 0.0 && period > 0.0).then(|| quota / period)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -568,6 +589,16 @@ mod tests {
         // Its last work was at the hundredth look.
         let ended = asked(|look| 1 + 10 * (look / 5).min(20), 400);
         assert!(ended.last().is_some_and(|last| (140..=160).contains(last)), "{ended:?}");
+    }
+
+    #[test]
+    fn a_part_of_a_cpu_is_read_as_it_is_granted() {
+        assert_eq!(granted_of("50000 100000\n"), Some(0.5));
+        assert_eq!(granted_of("190000 100000"), Some(1.9));
+        for none in ["max 100000\n", "", "1", "0 100000", "x y"] {
+            assert_eq!(granted_of(none), None, "{none}");
+        }
+        assert!(cpus() > 0.0);
     }
 
     #[test]

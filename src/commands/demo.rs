@@ -62,7 +62,7 @@ pub(crate) fn run(global: &Global, args: &DemoArgs) -> anyhow::Result<Exit> {
     install_tls();
     supervise::keep_panics();
     let inputs = vec![Input::Lines(fetches(args, accounts).into())];
-    let working = work(plan, None, inputs, &mut progress, logs.levels());
+    let working = work(plan, None, inputs, &mut progress, logs.levels(), args.listen);
     let report = actix_rt::System::new().block_on(working)?;
     drop(logs);
     let score = emulator.score();

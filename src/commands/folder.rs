@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tollgate_actors::clock::Clock;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Answer, Request, Status};
+use tollgate_actors::ids::{Account, AccountKey, Slug};
 use tollgate_actors::ledger::Ledger;
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::node::Intake;
@@ -126,6 +127,23 @@ pub(super) async fn answer_at_rest(
             let status =
                 status::at_rest(plan, &*queue, ledger, &clock, platform, account, *most).await?;
             Answer::Status(Status { running: false, ..status })
+        }
+        Request::Account { platform, account } => {
+            let key = Slug::new(platform)
+                .and_then(|platform| Ok(AccountKey { platform, account: Account::new(account)? }));
+            let key = key.map_err(anyhow::Error::msg)?;
+            let clock = Clock::new();
+            let view = status::account_at_rest(plan, &*queue, ledger, &clock, &key).await?;
+            Answer::Account(view.map(Box::new))
+        }
+        Request::Accounts(question) => {
+            let clock = Clock::new();
+            let page = status::accounts_at_rest(plan, &*queue, ledger, &clock, question).await?;
+            Answer::Accounts(page.map_err(anyhow::Error::msg)?)
+        }
+        Request::Overview => {
+            let overview = status::overview_at_rest(plan, &*queue, &Clock::new()).await?;
+            Answer::Overview(Box::new(overview))
         }
         // Nobody who could say.
         Request::Doctor { .. } => Answer::Failed {

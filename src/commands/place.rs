@@ -1,8 +1,10 @@
 //! Where questions go: to the nodes and streams on NATS, or to the data folder of `run`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::bail;
+use serde::Serialize;
 use tokio::sync::OnceCell;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{Answer, Request};
@@ -10,24 +12,18 @@ use tollgate_actors::doctor::Evidence;
 use tollgate_actors::ledger::nats::NatsView;
 use tollgate_actors::nats::ask::NodeAnswer;
 use tollgate_actors::nats::service::{
-    DeadQuestion, DoctorQuestion, Endpoint, Heard, StatusQuestion,
+    AccountQuestion, DeadQuestion, DoctorQuestion, Endpoint, Heard, OverviewQuestion,
+    StatusQuestion,
 };
 use tollgate_actors::nats::{Bus, ask, service, session};
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::nats::NatsQueue;
+use tollgate_actors::view::{Overview, list};
 
 use super::folder::{Folder, answer_at_rest};
 use super::nats::{connect, with_rights};
 use crate::ui::say;
-
-/// Asks once.
-pub(crate) fn ask_once(plan: Arc<Plan>, local: bool, request: &Request) -> anyhow::Result<Answer> {
-    let place = Place::open(plan, local)?;
-    let answer = place.ask(request);
-    place.close();
-    answer
-}
 
 /// What can be asked several things.
 pub(crate) struct Place {
@@ -43,6 +39,8 @@ enum At {
 struct Cluster {
     plan: Arc<Plan>,
     bus: Bus,
+    /// Nodes that did not answer the last question about accounts.
+    silent: AtomicUsize,
     /// Opened when it is needed: while nodes answer, it takes more rights than an operator has.
     queue: OnceCell<Arc<dyn Queue>>,
 }
@@ -86,6 +84,15 @@ impl Place {
         }
     }
 
+    /// How many nodes show themselves and did not answer the last question about accounts: they are away, or of a version
+    /// that does not know it.
+    pub(crate) fn silent(&self) -> usize {
+        match &self.at {
+            At::Folder(_) => 0,
+            At::Nats(cluster) => cluster.silent.load(Ordering::Relaxed),
+        }
+    }
+
     /// Which command collects what is put back, if none is running.
     pub(crate) fn collected_by(&self) -> Option<&'static str> {
         match &self.at {
@@ -104,7 +111,7 @@ impl Place {
 impl Cluster {
     async fn open(plan: Arc<Plan>) -> anyhow::Result<Self> {
         let bus = connect(&plan, "question").await?;
-        Ok(Self { plan, bus, queue: OnceCell::new() })
+        Ok(Self { plan, bus, silent: AtomicUsize::new(0), queue: OnceCell::new() })
     }
 
     async fn ask(&self, request: &Request) -> anyhow::Result<Answer> {
@@ -124,6 +131,42 @@ impl Cluster {
                 let (platform, account) = (platform.clone(), account.clone());
                 let question = StatusQuestion { platform, account, most: Some(*most) };
                 return self.ask_all(&question, *most).await;
+            }
+            Request::Account { platform, account } => {
+                let (platform, account) = (platform.clone(), account.clone());
+                let question = AccountQuestion { platform, account };
+                let answers = self.look(Endpoint::Account, &question).await?;
+                let found = answers.into_iter().find_map(|(_, answer)| match answer {
+                    Answer::Account(Some(view)) => Some(view),
+                    _ => None,
+                });
+                // One that no node has in memory may have a record, and be of a node that did not answer.
+                return Ok(found.map(|view| Answer::Account(Some(view))));
+            }
+            Request::Accounts(question) => {
+                let answers = self.look(Endpoint::Accounts, question).await?;
+                let pages = answers.into_iter().filter_map(|(node, answer)| match answer {
+                    Answer::Accounts(page) => Some((node, page)),
+                    _ => None,
+                });
+                let pages: Vec<_> = pages.collect();
+                if pages.is_empty() {
+                    return Ok(None);
+                }
+                let page = list::together(question, pages).map_err(anyhow::Error::msg)?;
+                return Ok(Some(Answer::Accounts(page)));
+            }
+            Request::Overview => {
+                let answers = self.look(Endpoint::Overview, &OverviewQuestion {}).await?;
+                let mut all: Option<Box<Overview>> = None;
+                for (_, answer) in answers {
+                    let Answer::Overview(one) = answer else { continue };
+                    match &mut all {
+                        Some(all) => all.add(*one),
+                        None => all = Some(one),
+                    }
+                }
+                return Ok(all.map(Answer::Overview));
             }
             Request::LogLevel { .. } => bail!("each node is asked by itself what it logs"),
             // Asked of all, by `examine`.
@@ -148,6 +191,22 @@ impl Cluster {
                 Code::NoNodeAnswers
             ),
         }
+    }
+
+    /// What each node says of its accounts; nothing where none is known to live. Said of those that do not answer: nodes
+    /// of earlier versions do not know these questions.
+    async fn look(
+        &self,
+        endpoint: Endpoint,
+        question: &impl Serialize,
+    ) -> anyhow::Result<Vec<(String, Answer)>> {
+        let living = session::living(&self.bus).await?;
+        if living == 0 {
+            return Ok(Vec::new());
+        }
+        let answers = ask::ask_lookers(&self.bus, endpoint, question, living).await;
+        self.silent.store(living.saturating_sub(answers.len()), Ordering::Relaxed);
+        Ok(answers.into_iter().map(|one| (one.node, one.answer)).collect())
     }
 
     async fn examine(&self, request: &Request) -> anyhow::Result<Vec<Evidence>> {

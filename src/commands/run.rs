@@ -17,7 +17,7 @@ pub(crate) fn run(global: &Global, args: &RunArgs) -> anyhow::Result<Exit> {
     install_tls();
     supervise::keep_panics();
     let inputs = args.files.iter().cloned().map(Input::File).collect();
-    let working = work(plan, Some(watched), inputs, &mut progress, logs.levels());
+    let working = work(plan, Some(watched), inputs, &mut progress, logs.levels(), args.listen);
     let report = actix_rt::System::new().block_on(working)?;
     let lost = logs.dropped();
     drop(logs);

@@ -39,7 +39,7 @@ use super::session::{Stop, fit_open_files};
 use super::stage::{Following, Staging};
 use super::{Exit, plan};
 use crate::cli::Global;
-use crate::http;
+use crate::http::{self, Counter, Server};
 use crate::logs::Logs;
 use crate::systemd::Systemd;
 use crate::ui::{Progress, say};
@@ -92,7 +92,7 @@ async fn serve(mut plan: Plan, watched: Watched, levels: Levels) -> anyhow::Resu
     health.clear(health::NATS);
     let follow = |reloader: Reloader| watched.follow(reloader, levels.clone(), stop.clone());
     let told = levels.clone();
-    let with = (staging, told);
+    let with = (staging, told, server.as_ref());
     let exit = work(&plan, as_read, with, &connected, &file, &stop, &clock, &health, follow).await;
     drop(systemd);
     drop(server);
@@ -148,7 +148,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 async fn work(
     plan: &Arc<Plan>,
     as_read: Plan,
-    (staging, levels): (Option<Staging>, Levels),
+    (staging, levels, server): (Option<Staging>, Levels, Option<&Server>),
     bus: &Bus,
     file: &SessionFile,
     stop: &Stop,
@@ -184,6 +184,9 @@ async fn work(
         owned,
         levels,
     };
+    if let Some(server) = server {
+        server.attend(Some(Counter::new(desk.clone(), Some(bus.clone()))));
+    }
     let answering = answer(bus, &session, desk.clone());
     let lending = lend(bus, &session, &node);
     let mut beside = beside(plan, bus, (desk, node.bell()), held, sweep, health, back);
@@ -201,14 +204,14 @@ async fn work(
         () = session.died() => Some(NodeError::SessionDied),
         () = ended(carrier.as_mut()) => Some(NodeError::CarrierDied),
     };
+    if let Some(server) = server {
+        server.attend(None);
+    }
     // Each partition goes to its next owner as soon as nothing is in flight in it.
     let within = plan.collect.drain;
-    // Before others can take its tables over.
-    if let Some(staging) = &staging {
-        staging.stop();
-    }
-    let ((), broken_off, ()) =
-        tokio::join!(keeper.leave(within), node.drain(within), end_staging(staging));
+    // Before others can take its tables over; calls go on meanwhile.
+    end_staging(staging).await;
+    let ((), broken_off) = tokio::join!(keeper.leave(within), node.drain(within));
     // What became of others' attempts here is theirs to know.
     let _said = timeout(FAREWELL_WITHIN, spill.leave()).await;
     drop(carrier);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,12 @@ use tollgate_actors::clock::Clock;
 use tollgate_actors::cluster::Owned;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{self, Desk};
+use tollgate_actors::health::Health;
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
 use tollgate_actors::levels::Levels;
 use tollgate_actors::node::{Intake, Node, Seams};
-use tollgate_actors::plan::{InForce, Plan};
+use tollgate_actors::plan::{HttpPlan, InForce, Plan};
 use tollgate_actors::queue::Queue;
 use tollgate_actors::queue::embedded::EmbeddedQueue;
 use tollgate_actors::state::State;
@@ -32,6 +34,7 @@ use super::open_store::open_store;
 use super::reload::Watched;
 use super::stage::Staging;
 use super::{Exit, shown};
+use crate::http::{self, Counter};
 use crate::ui::{Progress, say};
 
 /// How often it is looked whether all is done, and the progress is shown.
@@ -65,13 +68,15 @@ pub(crate) struct Report {
     pub(crate) exit: Exit,
 }
 
-/// Works until all is collected, or until it is told to stop. `watched` is the configuration to follow meanwhile.
+/// Works until all is collected, or until it is told to stop. `watched` is the configuration to follow meanwhile,
+/// `listen` where the page is shown.
 pub(crate) async fn work(
     mut plan: Plan,
     watched: Option<Watched>,
     inputs: Vec<Input>,
     progress: &mut Progress,
     levels: Levels,
+    listen: Option<SocketAddr>,
 ) -> anyhow::Result<Report> {
     let as_read = plan.clone();
     fit_open_files(&mut plan);
@@ -81,6 +86,11 @@ pub(crate) async fn work(
     let watched = watched.map(Watched::listen).transpose()?;
     let started = Instant::now();
     let clock = Clock::new();
+    let health = Health::new(clock.clone());
+    // Before the node: its metrics are recorded from the start.
+    let token = plan.http.as_ref().and_then(|http| http.token.clone());
+    let server = listen.map(|listen| HttpPlan { listen, token });
+    let server = http::start(server.as_ref(), Arc::clone(&health))?;
     let state = open_state(&plan).await?;
     let store = open_store(&plan).await?;
     let mut queue: Arc<dyn Queue> = Arc::new(EmbeddedQueue::new(&state));
@@ -92,7 +102,7 @@ pub(crate) async fn work(
     let seams = Seams { vault, ..Seams::new(queue, ledger, store.clone()) };
     let sweep = keep_clean(store.clone(), &plan);
     let lines = actix_rt::spawn(keep_lines(store.clone(), &plan));
-    let node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
+    let mut node = Node::start(Arc::clone(&plan), seams, clock.clone()).await?;
     let following =
         watched.map(|watched| watched.follow(node.reloader(as_read), levels.clone(), stop.clone()));
     let owned = Owned::default();
@@ -106,6 +116,11 @@ pub(crate) async fn work(
         owned,
         levels,
     };
+    if let Some(server) = &server {
+        node.report_to(&health);
+        server.attend(Some(Counter::new(desk.clone(), None)));
+        say(format_args!("the page is at http://{}/", server.addr()));
+    }
     let control = match control::serve(&plan.state(), desk) {
         Ok(serving) => Some(actix_rt::spawn(serving)),
         Err(error) => {
@@ -143,6 +158,9 @@ pub(crate) async fn work(
     store.end_lines().await;
     if let Some(control) = control {
         control.abort();
+    }
+    if let Some(server) = server {
+        server.stop();
     }
     state.close().await;
     let ended = outcome?;

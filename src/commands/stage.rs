@@ -15,6 +15,8 @@ mod outputs;
 #[cfg(feature = "stage")]
 mod record;
 #[cfg(feature = "stage")]
+mod settle;
+#[cfg(feature = "stage")]
 mod stager;
 #[cfg(feature = "stage")]
 mod tasks;
@@ -100,6 +102,7 @@ mod with {
 
     use super::super::open_store::open_store;
     use super::super::{Exit, publisher_plan};
+    use super::follow::lower;
     use super::stager::{Done, Look, Stager};
     use crate::cli::{Global, StageArgs};
     use crate::ui::{number, print, say, size};
@@ -117,6 +120,8 @@ mod with {
         plan.collect.buffer_bytes_max = plan.collect.buffer_bytes_max.max(least);
         tollgate_actors::install_tls();
         let stop = Arc::new(AtomicBool::new(false));
+        // All of this process: whatever else the machine does goes first.
+        lower();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let on_signal = Arc::clone(&stop);
@@ -175,6 +180,12 @@ mod with {
                 done.leftovers
             ));
         }
+        if done.torn > 0 {
+            say(format_args!(
+                "tollgate: stage.{name}: files of {} jobs were gone, their objects are staged again",
+                done.torn
+            ));
+        }
         for reason in &done.failed {
             say(format_args!("tollgate: stage.{name}: {reason}"));
         }
@@ -191,7 +202,8 @@ mod with {
                 "incomplete": done.incomplete, "waiting": done.waiting, "gone": done.gone,
                 "unnamed": done.unnamed, "standing": done.standing,
                 "files": done.files, "rows": done.rows, "bytes": done.bytes,
-                "quarantined": done.quarantined, "merged": done.merged, "failed": done.failed.len(),
+                "quarantined": done.quarantined, "merged": done.merged, "torn": done.torn,
+                "failed": done.failed.len(),
             });
             return Ok(print(format_args!("{text}"))?);
         }

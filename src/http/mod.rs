@@ -1,9 +1,14 @@
-//! What a node answers over HTTP: `/healthz`, `/readyz`, `/metrics`.
+//! What a node answers over HTTP: `/healthz`, `/readyz`, `/metrics`, the page at `/` and the API it stands on.
 //!
-//! The server has one thread with a runtime of its own, so that no question ever holds up a fetch; what it tells
-//! is at hand already ([`Health`], the metrics' recorder), and no shard is asked. Everything a client may take is
-//! bounded: connections, a request's head, a connection's time.
+//! The server has one thread with a runtime of its own, so that no question ever holds up a fetch. What health and
+//! metrics tell is at hand already ([`Health`], the metrics' recorder), and no shard is asked for it; the API asks shards
+//! and other nodes ([`api`]), so many questions at a time. Everything a client may take is bounded: connections, a
+//! request's head and body, a connection's time.
 
+mod api;
+mod guard;
+mod page;
+mod problem;
 #[cfg(test)]
 mod tests;
 
@@ -16,13 +21,15 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::http::{Request, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
@@ -33,6 +40,11 @@ use tollgate_actors::codes::Code;
 use tollgate_actors::health::{Condition, Health};
 use tollgate_actors::plan::HttpPlan;
 use tollgate_actors::telemetry::{METRICS, describe_metrics};
+use tower_service::Service;
+
+pub(crate) use self::api::Counter;
+use self::api::{Desks, Ends, Live};
+use self::guard::Lock;
 
 /// Open connections; at one more, the oldest is closed.
 const CONNECTIONS_MAX: usize = 64;
@@ -61,6 +73,7 @@ const JSON_TYPE: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug)]
 pub(crate) struct Server {
     addr: SocketAddr,
+    front: Front,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -74,7 +87,7 @@ pub(crate) fn start(
     plan: Option<&HttpPlan>,
     health: Arc<Health>,
 ) -> anyhow::Result<Option<Server>> {
-    let Some(HttpPlan { listen }) = plan else { return Ok(None) };
+    let Some(HttpPlan { listen, token }) = plan else { return Ok(None) };
     let bind = || {
         let listener = StdListener::bind(listen)?;
         listener.set_nonblocking(true)?;
@@ -83,7 +96,13 @@ pub(crate) fn start(
     let (addr, listener) = bind().with_context(|| {
         format!("{}: listen at {listen} (http.listen) for /metrics and health", Code::HttpListen)
     })?;
-    let answers = Answers { health, metrics: Metrics { handle: recorder()?, written: None } };
+    let front = Front(Arc::new(Standing {
+        lock: Lock::new(token.as_ref(), addr)?,
+        desks: Desks::default(),
+        live: Live::default(),
+    }));
+    let metrics = Metrics { handle: recorder()?, written: None };
+    let answers = Answers { health, metrics, front: front.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -92,13 +111,18 @@ pub(crate) fn start(
     let serve = move || runtime.block_on(serve(listener, answers, stopped));
     let thread = std::thread::Builder::new().name("http".into()).spawn(serve);
     let thread = Some(thread.context("start the thread of the HTTP server")?);
-    Ok(Some(Server { addr, stop, thread }))
+    Ok(Some(Server { addr, front, stop, thread }))
 }
 
 impl Server {
     /// Where it listens; the port is known here also where the plan said 0.
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Has the page and the API answered from now on; with nothing, no more.
+    pub(crate) fn attend(&self, counter: Option<Counter>) {
+        self.front.desks.attend(counter);
     }
 
     /// Ends it: the port is free and the thread is gone when this returns. Blocks for half a second at most.
@@ -177,11 +201,17 @@ async fn serve(listener: StdListener, answers: Answers, mut stopped: watch::Rece
 async fn converse(stream: TcpStream, router: Router, mut stopped: watch::Receiver<bool>) {
     // A small answer waits for nothing; where that is refused, it waits a little.
     let _set = stream.set_nodelay(true);
+    let ends = Ends(Instant::now() + CONNECTION_LIFE);
+    let answer = move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ends);
+        // A router is always ready.
+        router.clone().call(request)
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
@@ -198,6 +228,26 @@ async fn converse(stream: TcpStream, router: Router, mut stopped: watch::Receive
 struct Answers {
     health: Arc<Health>,
     metrics: Metrics,
+    front: Front,
+}
+
+/// What the page and the API stand on. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+struct Front(Arc<Standing>);
+
+#[derive(Debug)]
+struct Standing {
+    lock: Lock,
+    desks: Desks,
+    live: Live,
+}
+
+impl std::ops::Deref for Front {
+    type Target = Standing;
+
+    fn deref(&self) -> &Standing {
+        &self.0
+    }
 }
 
 #[derive(Debug)]
@@ -208,14 +258,16 @@ struct Metrics {
 }
 
 fn router(answers: Answers) -> Router {
-    let Answers { health, metrics } = answers;
+    let Answers { health, metrics, front } = answers;
     let metrics = Arc::new(std::sync::Mutex::new(metrics));
     let health = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(health);
     let metrics = Router::new().route("/metrics", get(text)).with_state(metrics);
-    health.merge(metrics).fallback(not_found)
+    let shown = page::router().merge(api::router());
+    let shown = shown.layer(from_fn_with_state(front.clone(), guard::guard)).with_state(front);
+    health.merge(metrics).merge(shown).fallback(not_found)
 }
 
 /// Whether the process works.
@@ -272,7 +324,7 @@ async fn text(State(metrics): State<Arc<std::sync::Mutex<Metrics>>>) -> Response
 }
 
 async fn not_found() -> Response {
-    let known = "there are /healthz, /readyz and /metrics\n";
+    let known = "there are /, /api/v1, /healthz, /readyz and /metrics\n";
     let headers = [(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))];
     (StatusCode::NOT_FOUND, headers, known).into_response()
 }

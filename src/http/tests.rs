@@ -22,7 +22,7 @@ const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 
 fn started() -> (Server, Arc<Health>) {
     let health = Health::new(Clock::new());
-    let plan = HttpPlan { listen: ANY_PORT };
+    let plan = HttpPlan { listen: ANY_PORT, token: None };
     let server = start(Some(&plan), Arc::clone(&health)).unwrap().unwrap();
     (server, health)
 }
@@ -240,7 +240,7 @@ async fn clients_that_do_not_read_keep_nobody_out() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_an_error_with_its_code() {
     let (server, health) = started();
-    let plan = HttpPlan { listen: server.addr() };
+    let plan = HttpPlan { listen: server.addr(), token: None };
     let error = start(Some(&plan), Arc::clone(&health)).unwrap_err();
     let text = format!("{error:#}");
     assert!(text.starts_with("TG0313: listen at 127.0.0.1:"), "{text}");
@@ -251,7 +251,7 @@ async fn an_address_that_is_taken_is_an_error_with_its_code() {
 #[tokio::test]
 async fn a_server_that_is_stopped_has_given_its_port_back() {
     let (server, health) = started();
-    let plan = HttpPlan { listen: server.addr() };
+    let plan = HttpPlan { listen: server.addr(), token: None };
     let mut idle = begin(&server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut slow = begin(&server, b"GET /healthz HTTP/1.1\r\nHo");
     assert_eq!(get(&server, "/healthz").await.status, 200);

@@ -12,6 +12,7 @@
 )]
 
 mod answers;
+mod api;
 mod archives;
 mod audit;
 mod auth;

@@ -15,6 +15,9 @@ use crate::util::{Config, Dir, Provider, Ran, Running, Told, fetch, wait_until};
 
 /// Of account `b` on platform `p`: FNV-1a of `pb` modulo 64.
 const PART_OF_P_B: u32 = 55;
+/// A table that the node stages by what the stream DONE tells.
+const FOLLOWED: &str =
+    "\n[stage.rows]\nfrom = \"p/report\"\nfollow = \"1s\"\n[stage.rows.columns]\nok = \"bool\"\n";
 const PASSWORD: &str = "s3cret-of-all-roles";
 
 /// The part of docs/nats.md that stands between two fences and begins with `accounts`.
@@ -200,6 +203,11 @@ fn each_role_does_its_work_with_the_documented_rights_and_needs_each_of_them() {
 
     put_aside(&server);
     let node_dir = dir("node", "setup = false");
+    let stages = cfg!(feature = "stage");
+    if stages {
+        let text = std::fs::read_to_string(node_dir.path("tollgate.toml")).unwrap();
+        node_dir.write("tollgate.toml", text + FOLLOWED);
+    }
     let node = serve(&node_dir);
     node.wait_says("shard started");
     let publisher = dir("publisher", "");
@@ -215,6 +223,9 @@ fn each_role_does_its_work_with_the_documented_rights_and_needs_each_of_them() {
         let used = server.used();
         used["node"].contains("tollgate.notice.account_held.p.h").then_some(())
     });
+    if stages {
+        node.wait_says("stage_done");
+    }
     stop(node);
     publisher.write("g.jsonl", report("2"));
     run(&publisher, &["publish", "g.jsonl"]).exits(0);

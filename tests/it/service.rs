@@ -113,7 +113,11 @@ fn two_nodes_are_found_as_one_service_and_asked_by_nats_py() {
             let mut of_all: Vec<&str> =
                 endpoints.iter().map(|endpoint| endpoint["name"].as_str().unwrap()).collect();
             of_all.sort_unstable();
-            assert_eq!(of_all, ["dead", "doctor", "log", "pause", "resume", "status"], "{said}");
+            let known = [
+                "account", "accounts", "dead", "doctor", "log", "overview", "pause", "resume",
+                "status",
+            ];
+            assert_eq!(of_all, known, "{said}");
         }
     }
     names.sort();
@@ -140,6 +144,27 @@ fn two_nodes_are_found_as_one_service_and_asked_by_nats_py() {
         row["account"] == "a" && row["because"].as_str().is_some_and(|why| why.contains("hourly"))
     };
     assert!(answers.iter().any(waits), "{answers:#?}");
+    // One of them has the account; both say so, and the command tells what that one does.
+    let question = json!({ "platform": "p", "account": "a" });
+    let answers = ask(&nats, "tollgate.service.account", &question, 2);
+    let views: Vec<&Value> =
+        answers.iter().map(|answer| &answer["payload"]["answer"]["account"]).collect();
+    assert_eq!(views.iter().filter(|view| view.is_null()).count(), 1, "{answers:#?}");
+    let told = dir.tollgate(&["status", "p/a", "--json"]).run().exits(0).json();
+    let limit = &told["account"]["limits"][0];
+    assert_eq!((&limit["name"], &limit["kind"]), (&json!("hourly"), &json!("sliding")), "{told:#}");
+    assert_eq!(limit["counters"][0]["used"], 2, "{told:#}");
+    assert_eq!(told["account"]["answers"].as_array().unwrap().len(), 2, "{told:#}");
+    assert!(told["eta"].is_null() && told["account"]["eta"]["by"] == "hourly", "{told:#}");
+    let question = json!({ "search": "A", "sort": "name" });
+    let pages = ask(&nats, "tollgate.service.accounts", &question, 2);
+    let found = pages.iter().map(|page| &page["payload"]["answer"]["accounts"]["matching"]);
+    assert_eq!(found.map(|count| count.as_u64().unwrap()).sum::<u64>(), 1, "{pages:#?}");
+    let all = ask(&nats, "tollgate.service.overview", &Value::Null, 2);
+    let waiting = all.iter().map(|one| &one["payload"]["answer"]["overview"]["waiting"]);
+    assert_eq!(waiting.map(|count| count.as_u64().unwrap()).sum::<u64>(), 3, "{all:#?}");
+    let wrong = ask(&nats, "tollgate.service.accounts", &json!({ "after": "x" }), 2);
+    assert_eq!(wrong[0]["headers"]["Nats-Service-Error-Code"], "400", "{wrong:#?}");
     let told = wait_until("what holds them back", || {
         let told = dir.tollgate(&["doctor", "--json"]).run().json();
         (told["findings"][0]["kind"] == "limit").then_some(told)

@@ -46,6 +46,26 @@ fn status_says_what_waits_for_what_and_until_when() {
         (status["waiting"] == 10 && status["in_flight"] == 0 && status["running"] == true)
             .then(|| is_told(&status))
     });
+    // Three more calls an hour apart, each.
+    let hours = |eta: &Value| {
+        let at: jiff::Timestamp = eta["at"].as_str().unwrap().parse().unwrap();
+        (at.duration_since(before).as_secs() as f64 / 3600.0 * 10.0).round() / 10.0
+    };
+    let status = ask(&[]).exits(0).json();
+    assert_eq!((hours(&status["eta"]), &status["eta"]["by"]), (3.0, &json!("hourly")), "{status}");
+    let told: Vec<f64> =
+        status["accounts"].as_array().unwrap().iter().map(|row| hours(&row["eta"])).collect();
+    assert_eq!(told, [3.0, 3.0, 3.0, 1.0], "{status}");
+    let view = ask(&["p/act_0"]).exits(0).json()["account"].clone();
+    assert_eq!((&view["state"], &view["waiting"]), (&json!("resting"), &json!(3)), "{view:#}");
+    let counter = &view["limits"][0]["counters"][0];
+    assert_eq!((&counter["used"], counter["calls"].as_array().unwrap().len()), (&json!(1), 1));
+    assert_eq!(view["next"].as_array().unwrap().len(), 3, "{view:#}");
+    assert_eq!(view["answers"][0]["class"], "ok", "{view:#}");
+    let text = dir.tollgate(&["status", "p/act_0"]).run().exits(0).out();
+    for wanted in ["1/1  [####################] in 59m", "NEXT CALLS", "LAST ANSWERS"] {
+        assert!(text.contains(wanted), "{wanted} is not in\n{text}");
+    }
     // A second run has no business there.
     let second = dir.tollgate(&["run", "fetches.jsonl"]).run().exits(2);
     second.says("TG0301").says("another tollgate");
@@ -58,6 +78,9 @@ fn status_says_what_waits_for_what_and_until_when() {
     is_told(&status);
     let one = ask(&["p/other"]).exits(0).json();
     assert_eq!((&one["waiting"], one["accounts"].as_array().unwrap().len()), (&json!(1), 1));
+    let view = &one["account"];
+    assert_eq!((&view["state"], &view["eta"]), (&json!("at_rest"), &Value::Null), "{view:#}");
+    assert_eq!(view["limits"][0]["counters"][0]["used"], 1, "{view:#}");
     assert_eq!(ask(&["p"]).exits(0).json()["waiting"], 10);
     assert_eq!(ask(&["p/nobody"]).exits(0).json()["waiting"], 0);
     assert_eq!(ask(&["--most", "2"]).exits(0).json()["accounts"].as_array().unwrap().len(), 2);
@@ -65,6 +88,7 @@ fn status_says_what_waits_for_what_and_until_when() {
     for wanted in ["not running", "10 fetches wait", "p/act_0", "hourly", "until 20"] {
         assert!(text.contains(wanted), "{wanted} is not in\n{text}");
     }
+    assert!(!text.contains("all of it is done"), "nobody works on it\n{text}");
     assert_eq!(emulator.counts().0, 4);
 }
 

@@ -39,6 +39,7 @@ mod ledger;
 mod limit;
 mod observe;
 mod time;
+mod uses;
 mod walk;
 
 #[cfg(test)]
@@ -56,4 +57,5 @@ pub use limit::{
 };
 pub use observe::{Effect, OBSERVED_MAX, Seen};
 pub use time::{At, Span};
+pub use uses::Use;
 pub use walk::{LaneWork, Run, Step, WaitedFor, Walk};

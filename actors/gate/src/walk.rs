@@ -175,6 +175,11 @@ impl<'a> Walk<'a> {
         self.now
     }
 
+    /// What was done so far.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// What was waited for while there was work, and for how long in all; in no order.
     pub fn waits(&self) -> &[(WaitedFor, Span)] {
         &self.waits

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use tollgate_gate::{At, Decision, LimitSet, PermitId, Sent, Span, time_needed};
+use tollgate_gate::{At, Decision, Ledger, LimitSet, PermitId, Sent, Span, time_needed};
 
 use super::hearing::Untold;
 use super::line::{Line, Turn, Waiter};
@@ -121,6 +121,19 @@ pub(crate) struct Mail(pub(crate) super::What);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Look;
+
+/// Sent by whoever looks at accounts: what counts in it? Changes nothing, and is not counted among what was handled.
+#[derive(Debug, Message)]
+#[rtype(result = "(Arc<LimitSet>, Ledger)")]
+pub(crate) struct ShowUse;
+
+impl Handler<ShowUse> for Budget {
+    type Result = MessageResult<ShowUse>;
+
+    fn handle(&mut self, _: ShowUse, _: &mut Context<Self>) -> Self::Result {
+        MessageResult((Arc::clone(&self.limits), self.gate.ledger().clone()))
+    }
+}
 
 /// Sent by the shard at the end of a drain: store what is known and end.
 #[derive(Debug, Message)]

@@ -33,7 +33,7 @@ mod grant;
 mod hearing;
 mod line;
 
-pub(crate) use actor::{Budget, Look, Mail, Settle};
+pub(crate) use actor::{Budget, Look, Mail, Settle, ShowUse};
 pub(crate) use door::{Door, Home};
 pub(crate) use grant::{Grant, Told};
 pub(crate) use hearing::Heard;

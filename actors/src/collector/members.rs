@@ -120,6 +120,7 @@ impl Attempt<'_> {
                 let objects = u32::try_from(done.objects.len()).unwrap_or(u32::MAX);
                 let ending = Ending::Done { done: Box::new(done), once: self.item.fetch.once };
                 self.mark(&self.marks.finishing);
+                self.permit.stored();
                 finish_until_confirmed(self.shard, self.meters, self.item, ending).await;
                 self.mark(&self.marks.finished);
                 Outcome::Done { bytes: taken.bytes, objects }

@@ -255,6 +255,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Its class as metrics name it, and the status of the answer, if there was one.
+    pub(crate) fn judged(&self) -> (&'static str, Option<u16>) {
+        match self {
+            // Only such an answer is stored.
+            Self::Done { .. } | Self::More { .. } => ("ok", Some(200)),
+            Self::Again { kind, last, .. } => (kind.as_str(), last.status),
+            Self::Split { last, .. } => ("throttled", last.status),
+            Self::Dead { last, .. } => ("permanent", last.status),
+        }
+    }
+
     /// How it counts among the ends of attempts.
     pub(crate) fn end(&self) -> End {
         match self {

@@ -72,11 +72,19 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     let spill = if collect.spill_over { "go to and come from" } else { "stay away from" };
     writeln!(out, "         with `serve`, calls beyond that {spill} other nodes")?;
     match &plan.http {
-        Some(http) => writeln!(
-            out,
-            "http     `serve` answers /healthz, /readyz and /metrics at {}",
-            http.listen
-        )?,
+        Some(http) => {
+            writeln!(
+                out,
+                "http     `serve` answers /healthz, /readyz and /metrics at {}",
+                http.listen
+            )?;
+            let page = match (&http.token, http.listen.ip().is_loopback()) {
+                (Some(_), _) => "to those who have the token",
+                (None, true) => "without a token, to this machine only",
+                (None, false) => "to nobody: elsewhere than on loopback they need http.token",
+            };
+            writeln!(out, "         and the page and /api/v1 {page}")?;
+        }
         None => writeln!(out, "http     off")?,
     }
     if let Some(level) = &plan.log.level {
@@ -221,7 +229,7 @@ fn write_limits(
     Ok(())
 }
 
-fn of_budget<'p>(counted: &'p Counted, resets: &'p [Resets]) -> Set<'p> {
+pub(super) fn of_budget<'p>(counted: &'p Counted, resets: &'p [Resets]) -> Set<'p> {
     Set { limits: &counted.limits, costs: &counted.costs, resets }
 }
 
@@ -245,7 +253,7 @@ fn write_special(
 }
 
 /// `; counts calls of reports, where ids has several values`.
-fn in_words_when(when: &When) -> String {
+pub(super) fn in_words_when(when: &When) -> String {
     if when.always() {
         return String::new();
     }
@@ -347,15 +355,15 @@ fn example_key(plan: &Plan, platform: &Platform, api: &Api) -> Option<String> {
 }
 
 /// Limits with all that is needed to say what they are.
-struct Set<'p> {
-    limits: &'p LimitSet,
-    costs: &'p Costs,
-    resets: &'p [Resets],
+pub(super) struct Set<'p> {
+    pub(super) limits: &'p LimitSet,
+    pub(super) costs: &'p Costs,
+    pub(super) resets: &'p [Resets],
 }
 
 impl Set<'_> {
     /// The limits of the platform, or of one of its apis by number, with their places.
-    fn of(&self, api: Option<usize>) -> impl Iterator<Item = (usize, &Limit)> {
+    pub(super) fn of(&self, api: Option<usize>) -> impl Iterator<Item = (usize, &Limit)> {
         let limits = self.limits.limits().iter().enumerate();
         limits.filter(move |(_, limit)| limit.api.map(usize::from) == api)
     }
@@ -366,7 +374,7 @@ impl Set<'_> {
     }
 
     /// A limit as a sentence: `at most 60 calls in any 1h per account and api; guard 250ms`.
-    fn in_words(&self, place: usize, limit: &Limit, per: &str) -> String {
+    pub(super) fn in_words(&self, place: usize, limit: &Limit, per: &str) -> String {
         let long = |span: Span| show(Duration::from(span));
         let units = |max: NonZeroU32| match self.counts(place) {
             Some(Counts::Bytes { unit }) => format!("{} bytes", u64::from(max.get()) * unit),

@@ -40,6 +40,7 @@ mod mistake;
 mod node;
 mod notify;
 mod observe;
+mod outline;
 mod pages;
 mod pairs;
 mod params;
@@ -63,6 +64,7 @@ mod tests;
 pub use describe::describe;
 pub(crate) use keys::{budget_id, generation};
 pub use mistake::{Mistake, Mistakes};
+pub use outline::{ApiOutline, LimitOutline, PlatformOutline, SpecialOutline, outline};
 
 use section::Section;
 
@@ -120,7 +122,7 @@ fn load_for(
         let store = store::store(root.section("store"), &node.data, &env);
         let collect = node::collect(root.section("collect"));
         let nats = node::nats(root.section("nats"), &env);
-        let http = node::http(root.section("http"));
+        let http = node::http(root.section("http"), &env);
         let log = log::log(root.section("log"));
         let traces = traces::traces(root.section("traces"));
         store::check_bodies_fit(&report, &store, &collect.plan);

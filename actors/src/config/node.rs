@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::BAD;
@@ -309,12 +309,36 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464
 /// Says that it does not.
 const LISTEN_OFF: &str = "off";
 
-pub(super) fn http(section: Option<Section<'_>>) -> Option<HttpPlan> {
-    let mut plan = Some(HttpPlan { listen: LISTEN });
+/// Shortest token: nobody guesses it.
+const TOKEN_BYTES_MIN: usize = 16;
+
+pub(super) fn http(
+    section: Option<Section<'_>>,
+    env: &BTreeMap<String, String>,
+) -> Option<HttpPlan> {
+    let mut plan = Some(HttpPlan { listen: LISTEN, token: None });
     let Some(mut section) = section else { return plan };
+    let token = secret(&mut section, "token", env);
+    if token.as_ref().is_some_and(|token| token.expose_secret().len() < TOKEN_BYTES_MIN) {
+        let message =
+            format!("a token has {TOKEN_BYTES_MIN} bytes at least, so that nobody guesses it");
+        section.mistake(
+            Code::BadSecret,
+            "token",
+            message,
+            "such as `openssl rand -hex 24` makes one",
+        );
+    }
+    if let Some(plan) = &mut plan {
+        plan.token = token;
+    }
     if let Some(text) = section.text("listen") {
         match text.parse() {
-            Ok(listen) => plan = Some(HttpPlan { listen }),
+            Ok(listen) => {
+                if let Some(plan) = &mut plan {
+                    plan.listen = listen;
+                }
+            }
             Err(_) if text == LISTEN_OFF => plan = None,
             Err(_) => {
                 let message = format!("`{}` is not an address with a port", preview(&text));

@@ -28,6 +28,9 @@ const RECORD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How long what was collected may wait for nodes that stage.
 const FOLLOW_LEAST: Duration = Duration::from_secs(1);
 const FOLLOW_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// How far apart objects may have been stored whose rows are put into one file later.
+const MERGE_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
+const MERGE_WITHIN_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 const FORMATS: &[(&str, Format)] = &[
     ("json", Format::Json),
@@ -122,6 +125,7 @@ fn stage(mut section: Section<'_>, name: &Slug) -> Option<StagePlan> {
     let file_bytes = section.size("file_bytes", 64 * 1024..=4 * 1024 * 1024 * 1024);
     let record_bytes = section.size("record_bytes_max", 1024..=RECORD_BYTES_MAX);
     let follow = section.duration("follow", FOLLOW_LEAST..=FOLLOW_MAX);
+    let merge_within = section.duration("merge_within", Duration::ZERO..=MERGE_WITHIN_MAX);
     if follow.is_some() && !manifest {
         let message = "nodes follow what they collect, which has manifests: with `manifest = false` they would not hear of the rest";
         section.mistake(BAD, "follow", message, "leave one of the two out");
@@ -147,6 +151,7 @@ fn stage(mut section: Section<'_>, name: &Slug) -> Option<StagePlan> {
         file_bytes: file_bytes.unwrap_or(FILE_BYTES),
         record_bytes_max: record_bytes.unwrap_or(RECORD_BYTES),
         follow,
+        merge_within: merge_within.unwrap_or(MERGE_WITHIN),
     })
 }
 

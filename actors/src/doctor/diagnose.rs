@@ -13,6 +13,14 @@ const SHARE_MIN: f64 = 0.05;
 const BLOCKED_MIN: f64 = 0.1;
 /// A fault that takes so much of the time comes before limits and operators, which are as they should be.
 const FAULT_FIRST: f64 = 0.1;
+/// What is slow is to blame if it takes so much of the time.
+const SLOW_PART_MIN: f64 = 0.3;
+/// Collectors that are busy with calls for so much of the time are taken up by them.
+const TAKEN_UP_MIN: f64 = 0.7;
+/// Phases of a call, and those in which an attempt may have a collector.
+const ON_THE_WIRE: [Phase; 3] = [Phase::Connect, Phase::FirstByte, Phase::Body];
+const WITH_A_COLLECTOR: [Phase; 5] =
+    [Phase::Connect, Phase::FirstByte, Phase::Body, Phase::Store, Phase::Ack];
 /// Means, in seconds, from which something is slow.
 const NAMES_SLOW: f64 = 0.1;
 const CONNECT_SLOW: f64 = 0.2;
@@ -189,26 +197,61 @@ struct Look<'a> {
     waited: f64,
     /// Those by what they waited for.
     causes: BTreeMap<Waits, f64>,
-    phases: [Spent; Phase::ALL.len()],
-    best_first_byte: f64,
+    phases: Phases,
+    /// The same for each platform and api.
+    calls: Vec<Calls<'a>>,
     names: Spent,
     ends: Ends,
     on_nats: bool,
 }
 
+/// What attempts spent their time with, by phase.
+type Phases = [Spent; Phase::ALL.len()];
+
+/// The attempts of one api.
+struct Calls<'a> {
+    platform: &'a str,
+    api: &'a str,
+    phases: Phases,
+    /// The best of its answers began after so many seconds; 0 if that is not known.
+    best_first_byte: f64,
+}
+
+impl Calls<'_> {
+    fn seconds(&self, phase: Phase) -> f64 {
+        self.phases[phase as usize].seconds()
+    }
+
+    fn is_slow(&self, phase: Phase) -> bool {
+        let mean = self.phases[phase as usize].mean();
+        match phase {
+            Phase::Connect => mean >= CONNECT_SLOW,
+            Phase::FirstByte => {
+                let worse = mean >= FIRST_BYTE_WORSE && mean >= WORSE_BY * self.best_first_byte;
+                worse || mean >= FIRST_BYTE_SLOW
+            }
+            Phase::Body => mean >= BODY_SLOW,
+            Phase::Store => mean >= STORE_SLOW,
+            Phase::Ack | Phase::Ledger => mean >= ACK_SLOW,
+        }
+    }
+}
+
 impl<'a> Look<'a> {
     fn new(nodes: &'a [Evidence]) -> Self {
         let mut causes = BTreeMap::new();
-        let mut phases = [Spent::default(); Phase::ALL.len()];
+        let mut phases = Phases::default();
         let (mut names, mut ends) = (Spent::default(), Ends::default());
-        let mut best: Option<u64> = None;
+        let mut calls: BTreeMap<(&str, &str), (Phases, Option<u64>)> = BTreeMap::new();
         for node in nodes {
             for waited in &node.waits {
                 *causes.entry(waited.cause).or_default() += waited.seconds;
             }
             for phased in &node.phases {
                 phases[phased.phase as usize].add(&phased.spent);
-                best = best.into_iter().chain(phased.best_us).min();
+                let (its, best) = calls.entry((&phased.platform, &phased.api)).or_default();
+                its[phased.phase as usize].add(&phased.spent);
+                *best = (*best).into_iter().chain(phased.best_us).min();
             }
             node.ends.iter().for_each(|ended| ends.add(&ended.ends));
             names.add(&node.names);
@@ -220,7 +263,13 @@ impl<'a> Look<'a> {
             waited: causes.values().fold(0.0, |sum, seconds| sum + seconds),
             causes,
             phases,
-            best_first_byte: best.map_or(0.0, |us| us as f64 / 1e6),
+            calls: calls
+                .into_iter()
+                .map(|((platform, api), (phases, best))| {
+                    let best_first_byte = best.map_or(0.0, |us| us as f64 / 1e6);
+                    Calls { platform, api, phases, best_first_byte }
+                })
+                .collect(),
             names,
             ends,
             on_nats: nodes.iter().any(|node| node.on_nats),
@@ -409,10 +458,7 @@ impl<'a> Look<'a> {
     }
 
     fn ends_text(&self) -> String {
-        let Ends { done, throttled, unreachable, store_away, failed } = self.ends;
-        format!(
-            "{done} calls stored, {throttled} refused, {unreachable} unreachable, {store_away} not taken by the store, {failed} failed"
-        )
+        ends_text(&self.ends)
     }
 
     /// By platform and limit, the seconds that accounts waited.
@@ -455,8 +501,7 @@ impl<'a> Look<'a> {
                 "limit `{limit}` of {platform} waits for calls in flight, {}",
                 self.waited_text(seconds)
             );
-            let during = [Phase::Connect, Phase::FirstByte, Phase::Body];
-            if let Some(mut finding) = self.slow(&during, share) {
+            if let Some(mut finding) = self.slow(Some(platform), &ON_THE_WIRE, share) {
                 finding.evidence.insert(0, waited);
                 findings.push(finding);
             } else {
@@ -486,17 +531,26 @@ impl<'a> Look<'a> {
         format!("a call on the average: {}", texts.join(", "))
     }
 
-    /// What is slow of these phases: of those that are, the one that takes most of the time.
-    fn slow(&self, phases: &[Phase], share: f64) -> Option<Finding> {
-        let slow = phases.iter().filter(|phase| self.is_slow(**phase));
-        let phase = *slow.max_by(|one, other| {
-            self.phase(**one).seconds().total_cmp(&self.phase(**other).seconds())
-        })?;
-        let spent = self.phase(phase);
-        let all: f64 = phases.iter().map(|phase| self.phase(*phase).seconds()).sum();
+    /// What is slow of these phases, in the calls of one platform or of all: of the apis and phases that are, the one
+    /// that takes most of the time, if that is much of it.
+    fn slow(&self, platform: Option<&str>, phases: &[Phase], share: f64) -> Option<Finding> {
+        let calls = || self.calls.iter().filter(|c| platform.is_none_or(|only| c.platform == only));
+        let each = || calls().flat_map(|calls| phases.iter().map(move |phase| (calls, *phase)));
+        let all: f64 = each().map(|(calls, phase)| calls.seconds(phase)).sum();
+        let (calls, mut phase) = each()
+            .filter(|(calls, phase)| calls.is_slow(*phase))
+            .max_by(|one, other| one.0.seconds(one.1).total_cmp(&other.0.seconds(other.1)))
+            .filter(|(calls, phase)| calls.seconds(*phase) >= SLOW_PART_MIN * all)?;
+        let spent = calls.phases[phase as usize];
+        // A large body comes no faster than the store takes it.
+        if phase == Phase::Body && calls.is_slow(Phase::Store) {
+            phase = Phase::Store;
+        }
         let mean = format!(
-            "{} takes {:.2} s on the average, at most {:.2} s, {:.0} % of what calls take there",
+            "{} of {}/{} takes {:.2} s on the average, at most {:.2} s, {:.0} % of what calls take there",
             phase.as_str(),
+            calls.platform,
+            calls.api,
             spent.mean(),
             spent.max_us as f64 / 1e6,
             100.0 * spent.seconds() / all.max(f64::EPSILON)
@@ -517,9 +571,9 @@ impl<'a> Look<'a> {
                 "see to the network between here and the provider",
             ),
             Phase::FirstByte => {
-                if self.best_first_byte > 0.0 {
-                    evidence
-                        .push(format!("the best answer began after {:.3} s", self.best_first_byte));
+                if calls.best_first_byte > 0.0 {
+                    let best = calls.best_first_byte;
+                    evidence.push(format!("the best of its answers began after {best:.3} s"));
                 }
                 (
                     Kind::Provider,
@@ -554,21 +608,6 @@ impl<'a> Look<'a> {
         self.names.mean() >= NAMES_SLOW && self.names.seconds() >= connects / 2.0
     }
 
-    fn is_slow(&self, phase: Phase) -> bool {
-        let spent = self.phase(phase);
-        let mean = spent.mean();
-        match phase {
-            Phase::Connect => mean >= CONNECT_SLOW,
-            Phase::FirstByte => {
-                let worse = mean >= FIRST_BYTE_WORSE && mean >= WORSE_BY * self.best_first_byte;
-                worse || mean >= FIRST_BYTE_SLOW
-            }
-            Phase::Body => mean >= BODY_SLOW,
-            Phase::Store => mean >= STORE_SLOW,
-            Phase::Ack | Phase::Ledger => mean >= ACK_SLOW,
-        }
-    }
-
     fn budgets(&self, findings: &mut Vec<Finding>) {
         let seconds = self.waited_for(Waits::Budget);
         if seconds <= 0.0 {
@@ -594,19 +633,57 @@ impl<'a> Look<'a> {
         findings.push(Finding { kind: Kind::Budget, what, share, evidence, advice });
     }
 
+    /// Holds, by platform: after refusals, but where what ended says that they are for something else.
     fn held(&self, findings: &mut Vec<Finding>) {
-        let seconds = self.waited_for(Waits::Hold);
-        if seconds <= 0.0 {
-            return;
+        let mut platforms: BTreeMap<&str, f64> = BTreeMap::new();
+        for waited in self.nodes.iter().flat_map(|node| &node.waits) {
+            if waited.cause == Waits::Hold {
+                *platforms.entry(&waited.platform).or_default() += waited.seconds;
+            }
         }
         let count: u64 = self.nodes.iter().map(|node| node.held_count).sum();
-        let held: Vec<_> = self.nodes.iter().flat_map(|node| &node.held).collect();
-        let what = match (&*held, count) {
-            ([one], 1) => format!("{}/{} is held: {}", one.platform, one.account, one.because),
-            (_, 0) => "accounts were held after refusals".into(),
-            _ => format!("{count} accounts are held after refusals"),
+        let count = (platforms.len() == 1).then_some(count);
+        for (platform, seconds) in platforms {
+            if seconds > 0.0 {
+                findings.push(self.held_of(platform, seconds, count));
+            }
+        }
+    }
+
+    /// `count`: how many are held, if that is known.
+    fn held_of(&self, platform: &str, seconds: f64, count: Option<u64>) -> Finding {
+        let of_it = |name: &str| name == platform;
+        let ended = self.nodes.iter().flat_map(|node| &node.ends);
+        let mut ends = Ends::default();
+        ended.filter(|ended| of_it(&ended.platform)).for_each(|ended| ends.add(&ended.ends));
+        let held = self.nodes.iter().flat_map(|node| &node.held);
+        let held: Vec<_> = held.filter(|one| of_it(&one.platform)).collect();
+        let Ends { done, throttled, unreachable, failed, .. } = ends;
+        let (kind, what, advice) = if unreachable > throttled {
+            let what = format!("{platform} cannot be reached, and its accounts are held");
+            let advice = "see the events `attempt_failed`: the name, the route, a certificate";
+            (Kind::Network, what, advice)
+        } else if throttled == 0 && failed > done {
+            let what = format!("calls of {platform} fail, and its accounts are held");
+            let advice = "see the events `attempt_failed`: rights and tokens most often";
+            (Kind::Failing, what, advice)
+        } else if throttled == 0 && done > 0 {
+            let what = format!("answers of {platform} say that nothing is left for now");
+            let advice = "nothing: it goes on when they say; declared limits leave more than the provider does";
+            (Kind::Limit, what, advice)
+        } else {
+            let what = match (&*held, count) {
+                ([one], Some(1)) => format!("{platform}/{} is held: {}", one.account, one.because),
+                (_, Some(count @ 1..)) => {
+                    format!("{count} accounts of {platform} are held after refusals")
+                }
+                ([], _) => format!("accounts of {platform} were held after refusals"),
+                _ => format!("accounts of {platform} are held after refusals"),
+            };
+            let advice = "the provider allows less than is declared, or somebody else uses the same account: compare the limits with its page; others are not held up by it";
+            (Kind::Throttled, what, advice)
         };
-        let mut evidence = vec![self.waited_text(seconds), self.ends_text()];
+        let mut evidence = vec![self.waited_text(seconds), ends_text(&ends)];
         evidence.extend(held.iter().map(|one| {
             let until = one.until.map_or_else(String::new, |until| format!(" until {until:.0}"));
             let because = &one.because;
@@ -615,13 +692,8 @@ impl<'a> Look<'a> {
                 one.platform, one.account, one.waiting
             )
         }));
-        findings.push(Finding {
-            kind: Kind::Throttled,
-            what,
-            share: self.share(seconds),
-            evidence,
-            advice: "the provider allows less than is declared, or somebody else uses the same account: compare the limits with its page; others are not held up by it".into(),
-        });
+        let share = self.share(seconds);
+        Finding { kind, what, share, evidence, advice: advice.into() }
     }
 
     fn collectors(&self, findings: &mut Vec<Finding>) {
@@ -634,8 +706,12 @@ impl<'a> Look<'a> {
         let waiting = seconds / self.window.max(f64::EPSILON);
         let taken =
             format!("{waiting:.1} accounts waited for one of {slots} collectors at any time");
-        let during = [Phase::Connect, Phase::FirstByte, Phase::Body, Phase::Store, Phase::Ack];
-        if let Some(mut finding) = self.slow(&during, share) {
+        // A small body gives its collector back before it is stored: where calls alone take the collectors up, no store
+        // does.
+        let calls: f64 = ON_THE_WIRE.iter().map(|phase| self.phase(*phase).seconds()).sum();
+        let taken_up = slots as f64 * self.window * TAKEN_UP_MIN;
+        let during: &[Phase] = if calls >= taken_up { &ON_THE_WIRE } else { &WITH_A_COLLECTOR };
+        if let Some(mut finding) = self.slow(None, during, share) {
             finding.evidence.insert(0, taken);
             findings.push(finding);
             return;
@@ -681,4 +757,11 @@ impl<'a> Look<'a> {
             advice: format!("{advice}; if it took half as long: {}", self.buys(share)),
         });
     }
+}
+
+fn ends_text(ends: &Ends) -> String {
+    let Ends { done, throttled, unreachable, store_away, failed } = ends;
+    format!(
+        "{done} calls stored, {throttled} refused, {unreachable} unreachable, {store_away} not taken by the store, {failed} failed"
+    )
 }

@@ -221,3 +221,62 @@ fn nodes_are_examined_together() {
     assert_eq!(kinds, [Kind::Collectors, Kind::Limit]);
     assert!((report.accounts - 10.0).abs() < 1e-9);
 }
+
+fn of(platform: &str, api: &str, mut phased: Phased, best_us: Option<u64>) -> Phased {
+    (phased.platform, phased.api) = (platform.into(), api.into());
+    phased.best_us = best_us.filter(|_| phased.phase == Phase::FirstByte);
+    phased
+}
+
+#[test]
+fn each_api_is_slow_or_not_by_itself() {
+    // One platform is quick and busy, the other slow: the mean of both would be quick.
+    let mut phases: Vec<Phased> = well(30_000);
+    phases.push(of("slow", "x", spends(Phase::FirstByte, 150, 10_000), Some(9_000_000)));
+    let mut waiting = waits(Waits::Flight, Some("slots"), 300.0);
+    waiting.platform = "slow".into();
+    let found = first(Evidence { waits: vec![waiting], phases: phases.clone(), ..node() });
+    assert_eq!(found.kind, Kind::Provider);
+    assert!(found.evidence.iter().any(|line| line.contains("slow/x")), "{:?}", found.evidence);
+    // The limit of the quick one waits for calls that are as they should be.
+    let waiting = vec![waits(Waits::Flight, Some("slots"), 300.0)];
+    assert_eq!(first(Evidence { waits: waiting, phases, ..node() }).kind, Kind::Limit);
+    // What always takes so long is not slower for being beside something quick.
+    let mut phases = vec![of("quick", "x", spends(Phase::FirstByte, 10, 5), Some(5_000))];
+    phases.push(of("usual", "y", spends(Phase::FirstByte, 3_000, 600), Some(580_000)));
+    let waiting = vec![waits(Waits::Collector, None, 300.0)];
+    assert_eq!(first(Evidence { waits: waiting, phases, ..node() }).kind, Kind::Collectors);
+}
+
+#[test]
+fn a_store_is_not_blamed_for_collectors_that_calls_take_up_and_is_for_bodies_that_wait_for_it() {
+    let waiting = || vec![waits(Waits::Collector, None, 300.0)];
+    // 64 collectors for 30 s are 1,920 s: calls of 0.4 s take nearly all of it.
+    let phases = with(well(4_500), spends(Phase::FirstByte, 4_500, 400));
+    let phases = with(phases, spends(Phase::Store, 4_500, 700));
+    assert_eq!(first(Evidence { waits: waiting(), phases, ..node() }).kind, Kind::Collectors);
+    // Large bodies, which come as fast as the store takes them.
+    let phases = with(well(40), spends(Phase::Body, 40, 40_000));
+    let phases = with(phases, spends(Phase::Store, 40, 1_000));
+    assert_eq!(first(Evidence { waits: waiting(), phases, ..node() }).kind, Kind::StoreSlow);
+}
+
+#[test]
+fn a_hold_is_what_its_calls_ended_in() {
+    let found = |ends| {
+        let ends = Ended { platform: "kakao".into(), api: "report".into(), ends };
+        // Another platform's refusals say nothing of this one.
+        let other = Ends { throttled: 99, ..Ends::default() };
+        let other = Ended { platform: "meta".into(), api: "x".into(), ends: other };
+        let waits = vec![waits(Waits::Hold, None, 29.0)];
+        first(Evidence { waits, ends: vec![ends, other], ..node() })
+    };
+    let unreachable = found(Ends { unreachable: 20, done: 3, ..Ends::default() });
+    assert_eq!((unreachable.kind, unreachable.kind.is_fault()), (Kind::Network, true));
+    assert_eq!(found(Ends { failed: 9, done: 1, ..Ends::default() }).kind, Kind::Failing);
+    let told = found(Ends { done: 50, ..Ends::default() });
+    assert_eq!((told.kind, told.kind.is_fault()), (Kind::Limit, false));
+    assert_eq!(found(Ends { throttled: 1, done: 50, ..Ends::default() }).kind, Kind::Throttled);
+    // A long hold, of which the window has only the waiting.
+    assert_eq!(found(Ends::default()).kind, Kind::Throttled);
+}

@@ -15,6 +15,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::Bus;
 use super::service::{DoctorQuestion, Endpoint, StatusQuestion};
 use crate::control::{Answer, Desk, Request, Status};
+use crate::view::list;
+use crate::view::{Sort, later};
 
 /// How long all nodes together may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
@@ -66,7 +68,7 @@ pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Err
         let Some(reply) = reply else { continue };
         let Ok(answer) = timeout(ANSWER_WITHIN, desk.answer(&payload)).await else { continue };
         let most = bus.client().server_info().max_payload.saturating_sub(HEADROOM);
-        let text = fitting(who.answer(answer), most);
+        let text = fitting(who.answer(answer), Sort::default(), most);
         // Whoever asked hears nothing if NATS is away now, and asks again.
         let _sent = bus.client().publish(reply, text).await;
     }
@@ -74,13 +76,19 @@ pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Err
 }
 
 /// The answer as text; with fewer accounts or letters, one at least of these, where it would not fit into a message.
-pub(super) fn fitting(mut answer: NodeAnswer, most: usize) -> Bytes {
+pub(super) fn fitting(mut answer: NodeAnswer, sort: Sort, most: usize) -> Bytes {
     loop {
         let text = serde_json::to_vec(&answer).unwrap_or_default();
         match &mut answer.answer {
             Answer::Status(status) if text.len() > most && !status.accounts.is_empty() => {
                 let half = status.accounts.len() / 2;
                 status.accounts.truncate(half);
+            }
+            Answer::Accounts(page) if text.len() > most && page.accounts.len() > 1 => {
+                list::halve(page, sort);
+            }
+            Answer::Account(Some(view)) if text.len() > most && view.has_calls() => {
+                view.leave_out_calls();
             }
             Answer::Dead(letters) if text.len() > most && letters.len() > 1 => {
                 let half = letters.len() / 2;
@@ -98,15 +106,7 @@ pub async fn ask_each(
     question: &impl Serialize,
     expected: usize,
 ) -> Vec<NodeAnswer> {
-    let inbox = bus.client().new_inbox();
-    let Ok(mut answers) = bus.client().subscribe(inbox.clone()).await else { return Vec::new() };
-    let text = serde_json::to_vec(question).unwrap_or_default();
-    let mut all = Vec::new();
-    let sent = bus.client().publish_with_reply(endpoint.subject(bus), inbox, text.into());
-    if sent.await.is_ok() {
-        collect(&mut answers, &mut all, expected, Instant::now() + ANSWERS_WITHIN).await;
-    }
-    all
+    ask_within(bus, endpoint, question, expected, ANSWERS_WITHIN).await
 }
 
 /// Asks all nodes. `expected` are known to live; their number of answers ends the wait.
@@ -135,18 +135,39 @@ pub async fn ask(bus: &Bus, question: &StatusQuestion, expected: usize) -> Vec<N
     all
 }
 
-/// Asks all nodes what holds them back. As [`ask`], but for nodes of earlier versions, which do not know.
-pub async fn ask_doctor(bus: &Bus, question: &DoctorQuestion, expected: usize) -> Vec<NodeAnswer> {
+/// Asks an endpoint that every node of this version answers for itself, for as long as looking at a million accounts may
+/// take; `expected` answers end the wait.
+pub async fn ask_lookers(
+    bus: &Bus,
+    endpoint: Endpoint,
+    question: &impl Serialize,
+    expected: usize,
+) -> Vec<NodeAnswer> {
+    ask_within(bus, endpoint, question, expected, DOCTOR_WITHIN).await
+}
+
+async fn ask_within(
+    bus: &Bus,
+    endpoint: Endpoint,
+    question: &impl Serialize,
+    expected: usize,
+    within: Duration,
+) -> Vec<NodeAnswer> {
     let inbox = bus.client().new_inbox();
     let Ok(mut answers) = bus.client().subscribe(inbox.clone()).await else { return Vec::new() };
-    let until = Instant::now() + DOCTOR_WITHIN;
-    let mut all = Vec::new();
+    let until = Instant::now() + within;
     let text = serde_json::to_vec(question).unwrap_or_default();
-    let sent = bus.client().publish_with_reply(Endpoint::Doctor.subject(bus), inbox, text.into());
+    let mut all = Vec::new();
+    let sent = bus.client().publish_with_reply(endpoint.subject(bus), inbox, text.into());
     if sent.await.is_ok() {
         collect(&mut answers, &mut all, expected, until).await;
     }
     all
+}
+
+/// Asks all nodes what holds them back. As [`ask`], but for nodes of earlier versions, which do not know.
+pub async fn ask_doctor(bus: &Bus, question: &DoctorQuestion, expected: usize) -> Vec<NodeAnswer> {
+    ask_within(bus, Endpoint::Doctor, question, expected, DOCTOR_WITHIN).await
 }
 
 async fn collect(
@@ -185,6 +206,7 @@ pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
         sum.postponed = sum.postponed.max(status.postponed);
         sum.partitions.extend(status.partitions);
         sum.configs.extend(status.configs);
+        sum.eta = later(sum.eta.take(), status.eta);
         sum.accounts.extend(status.accounts);
     }
     if let Some(sum) = &mut all {

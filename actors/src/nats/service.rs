@@ -1,8 +1,8 @@
 //! Every node as a service of NATS: what `nats micro` and clients in any language find and ask.
 //!
 //! The protocol is ADR-32 (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>):
-//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and six endpoints below `PREFIX.service`. All nodes
-//! answer `status`, `doctor` and `log`, each for itself. The others are of what all nodes share, so that one of them answers.
+//! each node answers `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`, and nine endpoints below `PREFIX.service`. All nodes
+//! answer `status`, `account`, `accounts`, `overview`, `doctor` and `log`, each for itself. The others are of what all nodes share, so that one of them answers.
 //!
 //! A question is a JSON object, empty for all defaults. What cannot be answered has the headers
 //! `Nats-Service-Error-Code` and `Nats-Service-Error`, which begins with our code.
@@ -32,6 +32,7 @@ use crate::control::{Answer, Desk, Request};
 use crate::holds::{OperatorHold, Scope};
 use crate::levels::{Filter, Wish};
 use crate::plan::Plan;
+use crate::view::{AccountsQuestion, Sort};
 
 /// How long a node works on one question, and how long whoever asks waits: longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
@@ -51,6 +52,13 @@ const UNABLE: usize = 503;
 pub enum Endpoint {
     /// What waits at each node: [`StatusQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
     Status,
+    /// One account: [`AccountQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer) of every node; of one that
+    /// does not know it with nothing.
+    Account,
+    /// A page of each node's accounts: [`AccountsQuestion`], answered by a [`NodeAnswer`](super::ask::NodeAnswer).
+    Accounts,
+    /// What each node's accounts come to: an empty question, answered by a [`NodeAnswer`](super::ask::NodeAnswer).
+    Overview,
     /// Holds a scope, or tells all holds: [`PauseQuestion`], answered by [`Paused`].
     Pause,
     /// Ends holds: [`ResumeQuestion`], answered by [`Resumed`].
@@ -64,13 +72,30 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    const ALL: [Self; 6] =
-        [Self::Status, Self::Pause, Self::Resume, Self::Dead, Self::Log, Self::Doctor];
+    const ALL: [Self; 9] = [
+        Self::Status,
+        Self::Account,
+        Self::Accounts,
+        Self::Overview,
+        Self::Pause,
+        Self::Resume,
+        Self::Dead,
+        Self::Log,
+        Self::Doctor,
+    ];
+
+    /// Whether every node answers it, each for itself.
+    pub fn is_each_ones(self) -> bool {
+        !matches!(self, Self::Pause | Self::Resume | Self::Dead)
+    }
 
     /// Its name, the last token of its subject.
     pub fn name(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Account => "account",
+            Self::Accounts => "accounts",
+            Self::Overview => "overview",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Dead => "dead",
@@ -99,6 +124,21 @@ pub struct StatusQuestion {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most: Option<usize>,
 }
+
+/// Which account.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountQuestion {
+    /// Its platform.
+    pub platform: String,
+    /// Whom that counts.
+    pub account: String,
+}
+
+/// What all accounts come to.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverviewQuestion {}
 
 /// What holds nodes back.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -263,12 +303,8 @@ pub async fn serve(bus: Bus, who: Who, desk: Desk) -> Result<(), async_nats::Err
         let Some(service) = &service.0 else { break };
         let builder = service.endpoint_builder().name(endpoint.name());
         // A group of its own makes every node answer; of one group one does.
-        let builder = match endpoint {
-            Endpoint::Status | Endpoint::Log | Endpoint::Doctor => {
-                builder.queue_group(&who.session)
-            }
-            _ => builder,
-        };
+        let builder =
+            if endpoint.is_each_ones() { builder.queue_group(&who.session) } else { builder };
         listening.push((endpoint, builder.add(endpoint.subject(&bus)).await?));
     }
     let counter = Counter { bus, who, desk, clock: Clock::new() };
@@ -322,6 +358,18 @@ impl Counter {
                 let most = most.unwrap_or(ROWS);
                 self.ask_desk(&Request::Status { platform, account, most }).await
             }
+            Endpoint::Account => {
+                let AccountQuestion { platform, account } = read(payload)?;
+                self.ask_desk(&Request::Account { platform, account }).await
+            }
+            Endpoint::Accounts => {
+                let question: AccountsQuestion = read(payload)?;
+                self.ask_desk_by(&Request::Accounts(question.clone()), question.sort).await
+            }
+            Endpoint::Overview => {
+                let OverviewQuestion {} = read(payload)?;
+                self.ask_desk(&Request::Overview).await
+            }
             Endpoint::Doctor => {
                 let DoctorQuestion { window_s } = read(payload)?;
                 let window_s = window_s.unwrap_or(WINDOW_S);
@@ -338,13 +386,18 @@ impl Counter {
     }
 
     async fn ask_desk(&self, request: &Request) -> Result<Bytes, Refusal> {
+        self.ask_desk_by(request, Sort::default()).await
+    }
+
+    /// `sort`: how the accounts are that the answer may have.
+    async fn ask_desk_by(&self, request: &Request, sort: Sort) -> Result<Bytes, Refusal> {
         let request = serde_json::to_vec(request).unwrap_or_default();
         match self.desk.answer(&request).await {
             Answer::Failed { code, reason } if code.is_empty() => Err(wrong(reason)),
             Answer::Failed { code, reason } => Err(unable(format!("{code}: {reason}"))),
             answer => {
                 let most = self.bus.client().max_payload().saturating_sub(HEADROOM);
-                let text = fitting(self.who.answer(answer), most);
+                let text = fitting(self.who.answer(answer), sort, most);
                 let too_large = || unable("the answer does not fit into a message".into());
                 if text.len() <= most { Ok(text) } else { Err(too_large()) }
             }

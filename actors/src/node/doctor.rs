@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout_at};
+use tollgate_gate::At;
 
 use crate::doctor::{Blocked, Ended, Evidence, Phased, Waited};
 use crate::health::SHARD_PATIENCE;
@@ -22,7 +25,7 @@ pub struct Examiner {
     shards: Arc<[Addr<Shard>]>,
     shared: Shared,
     names: Arc<[Arc<Names>]>,
-    since: tollgate_gate::At,
+    since: At,
     on_nats: bool,
 }
 
@@ -43,18 +46,11 @@ impl Examiner {
         let now = self.shared.clock.now();
         let start = times::window_start(now, window).max(self.since);
         let plan = self.shared.plan.get();
+        // All at once: those that do not answer keep whoever asks waiting once.
+        let within = Instant::now() + SHARD_PATIENCE;
+        let asked = self.shards.iter().map(|shard| counted(shard, (start, now), within));
         let mut counted = Counted::default();
-        for shard in self.shards.iter() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let asked = shard.send(Census { from: place, window: (start, now) });
-                let Ok(Ok(mut part)) = tokio::time::timeout(SHARD_PATIENCE, asked).await else {
-                    break;
-                };
-                from = part.next.take();
-                counted.add(part);
-            }
-        }
+        join_all(asked).await.into_iter().for_each(|part| counted.add(part));
         let mut evidence = Evidence {
             node: plan.node_name.clone(),
             window_s: Duration::from_micros(now.since(start).0).as_secs_f64(),
@@ -100,6 +96,19 @@ impl Examiner {
     }
 }
 
+/// What a shard counts, as far as it answers in time.
+async fn counted(shard: &Addr<Shard>, window: (At, At), within: Instant) -> Counted {
+    let mut counted = Counted::default();
+    let mut from = Some(0);
+    while let Some(place) = from {
+        let asked = shard.send(Census { from: place, window });
+        let Ok(Ok(mut part)) = timeout_at(within, asked).await else { break };
+        from = part.next.take();
+        counted.add(part);
+    }
+    counted
+}
+
 fn called(plan: &Plan, pair: &Pair) -> (String, String) {
     let Some((platform, api)) = pair else { return (OTHER.to_owned(), OTHER.to_owned()) };
     let known = plan.platforms.get(platform);
@@ -113,7 +122,7 @@ fn limit(plan: &Plan, pair: &Pair, place: usize) -> Option<String> {
     limits.limits().get(place).map(|limit| limit.name.clone())
 }
 
-fn blocked(blocks: &[Block], (start, now): (tollgate_gate::At, tollgate_gate::At)) -> Vec<Blocked> {
+fn blocked(blocks: &[Block], (start, now): (At, At)) -> Vec<Blocked> {
     let mut shards: BTreeMap<usize, Blocked> = BTreeMap::new();
     let seconds = |span: tollgate_gate::Span| Duration::from_micros(span.0).as_secs_f64();
     for block in blocks {

@@ -26,6 +26,9 @@ pub(crate) enum DriftKind {
 }
 
 impl DriftKind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Refused, Self::Narrower, Self::Wider, Self::Faster, Self::Slower];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",

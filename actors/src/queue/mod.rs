@@ -45,6 +45,8 @@ pub const LANES_MAX: usize = 4096;
 pub const APPEND_MAX: usize = 4096;
 /// Most dead letters that one `dead` returns.
 pub const DEAD_MAX: usize = 4096;
+/// Most dead letters of a folder that are counted.
+pub const DEAD_COUNTED_MAX: u64 = 100_000;
 /// Largest note of a fetch, in bytes. Most have a few hundred.
 pub const NOTE_BYTES_MAX: usize = 48 * 1024;
 /// Most wakes that wait for their receiver.
@@ -248,6 +250,9 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
     fn dead_counts(&self, _platforms: Vec<Slug>) -> QueueFuture<Option<BTreeMap<Slug, u64>>> {
         std::future::ready(Ok(None)).boxed()
     }
+
+    /// How many dead letters there are; of those in a folder at most [`DEAD_COUNTED_MAX`] are counted.
+    fn dead_count(&self) -> QueueFuture<u64>;
 
     /// Takes a dead letter out of the list: `replay` stores its fetch anew, under a new number; else
     /// it is forgotten (its id stays known as dead: the same input does not come back by itself). An id

@@ -108,6 +108,10 @@ impl Queue for Told {
         self.queue.dead_counts(platforms)
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.queue.dead_count()
+    }
+
     fn revive(&self, number: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         self.queue.revive(number, replay)
     }

@@ -236,6 +236,12 @@ impl Accounts {
         ix
     }
 
+    /// The place of an account, if it has one.
+    pub(crate) fn find(&self, key: &AccountKey) -> Option<Ix> {
+        let hash = self.hasher.hash_one(key);
+        self.index.find(hash, |ix| self.entries[*ix as usize].key == *key).copied()
+    }
+
     pub(crate) fn get(&self, ix: Ix) -> Option<&Entry> {
         self.entries.get(ix as usize)
     }

@@ -12,8 +12,8 @@ use super::accounts::{Ix, State};
 use super::context::{Context as Ctx, Shared};
 use super::parts::CUT_LOOK;
 use super::{
-    AccountDied, AccountLook, Beat, CollectorDied, Drain, Drained, Found, HoldsChanged, Look,
-    LookAgain, Looks, Room, Tallied, Tally, Wake, Work,
+    AccountDied, Beat, CollectorDied, Drain, Drained, Found, HoldsChanged, Look, LookAgain, Looks,
+    Room, Tallied, Tally, Wake, Work,
 };
 use crate::cluster::part_of;
 use crate::http::Transport;
@@ -219,18 +219,8 @@ impl Shard {
             shown.select_nth_unstable_by(look.most - 1, |one, other| other.cmp(one));
             shown.truncate(look.most);
         }
-        for (waiting, in_flight, ix) in shown {
-            let Some(entry) = accounts.get(ix) else { continue };
-            let glance = entry.glance();
-            looks.accounts.push(AccountLook {
-                platform: entry.key.platform.to_string(),
-                account: entry.key.account.to_string(),
-                waiting,
-                in_flight,
-                because: glance.because.map(String::from),
-                until: glance.until.map(|at| self.ctx.clock.wall_at(at)),
-            });
-        }
+        let entries = shown.into_iter().filter_map(|(_, _, ix)| accounts.get(ix));
+        looks.accounts.extend(entries.map(|entry| self.ctx.look_at(entry)));
         looks
     }
 }

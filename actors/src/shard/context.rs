@@ -49,6 +49,7 @@ use crate::telemetry::{self, Meters, PlatformMeters, Totals};
 use crate::throttle::messages::{Reported, SlotFree};
 use crate::times::{Moments, PlatformTimes, Times};
 use crate::traces::Traces;
+use crate::view::answers::Answers;
 
 /// Collectors that stay when they have nothing to do, per shard; more are started as slots allow.
 const FREE_COLLECTORS_MAX: usize = 256;
@@ -301,6 +302,8 @@ pub struct Context {
     pub(crate) baselines: RefCell<Baselines>,
     /// Where time goes.
     pub(crate) times: Times,
+    /// The last answers.
+    pub(crate) answers: Answers,
     /// What has a turn.
     pub(crate) pulse: Arc<Pulse>,
     /// The budgets whose shard this is.
@@ -365,6 +368,7 @@ impl Context {
             accounts: RefCell::default(),
             running: RefCell::default(),
             times: Times::default(),
+            answers: Answers::default(),
             pulse: shared.pulses.of(shard),
             budgets: RefCell::default(),
             peers: shared.peers,
@@ -680,6 +684,7 @@ impl Context {
                 Report::Finished(outcome) => {
                     let (moments, now) = (running.moments(), self.clock.now());
                     running.times.attempt(running.api, &moments, outcome.end(), now);
+                    self.answers.note(&running.item.lane.account, running.api, outcome, now);
                     running.meters.phases(&moments, now);
                     running.meters.attempt_ends();
                     running.outcome = Some(outcome.clone());

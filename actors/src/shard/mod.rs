@@ -15,6 +15,7 @@ pub(crate) mod held;
 mod parts;
 pub mod permit;
 mod reload;
+pub(crate) mod showing;
 
 pub use actor::Shard;
 
@@ -149,7 +150,7 @@ pub struct Looks {
 }
 
 /// What an account looks like from outside.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AccountLook {
     /// The provider.
     pub platform: String,
@@ -162,9 +163,15 @@ pub struct AccountLook {
     /// What the next call waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<String>,
+    /// The same as one of a few.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<crate::times::Waits>,
     /// When the next call may go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<jiff::Timestamp>,
+    /// When the last of what waits would be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta: Option<crate::view::Eta>,
 }
 
 /// Sent by a death notice: an account's throttle actor is gone.

@@ -18,6 +18,7 @@ use tollgate_gate::{At, Span};
 use crate::codes::Code;
 use crate::collector::Outcome;
 use crate::ids::Slug;
+use crate::observe::DriftKind;
 use crate::plan::{Plan, Platform};
 use crate::times::{Moments, Phase};
 
@@ -193,7 +194,7 @@ metrics! {
     CONFIG_RELOADS: Counter "tollgate_config_reloads_total" in "reloads" by ["kind"], NO_BUCKETS,
         "times the configuration was read anew while running: `applied`, `unchanged`, or `refused` for its mistakes";
     ACCOUNTS_WAITING: Gauge "tollgate_accounts_waiting" in "accounts" by ["platform", "cause"], NO_BUCKETS,
-        "accounts with waiting fetches, by what the next one waits for: `limit`, `flight` (a limit, until a call in flight is over), `budget` (a limit shared with others), `hold`, `paused`, `retry`, `collector`, `queue`, `ledger`, `store`, `nats`, `signing`, `drain`, `turn`, `other`; counted every 5 s";
+        "accounts with waiting fetches, by what the next one waits for: `limit`, `flight` (a limit, until a call in flight is over), `budget` (a limit shared with others), `hold`, `paused`, `retry`, `collector`, `queue`, `ledger`, `store`, `nats`, `signing`, `drain`, `turn`, `not_before`, `other`; counted every 5 s";
     PHASE: Histogram "tollgate_attempt_phase_seconds" in "seconds" by ["platform", "phase"], WAITS,
         "what attempts spend their time with: `ledger`, `connect` (from the permit until the request is written: name, connection, TLS), `first_byte`, `body`, `store`, `ack`";
     LOOP_LAG: Histogram "tollgate_loop_lag_seconds" in "seconds" by ["shard"], ANSWERS,
@@ -361,6 +362,9 @@ impl PlatformMeters {
     fn new<'a>(platform: &Slug, apis: impl Iterator<Item = &'a Slug>) -> Self {
         let p = platform.as_str();
         let apis = apis.map(|api| ApiMeters::new(p, api.as_str()));
+        for kind in DriftKind::ALL {
+            LIMIT_DRIFT.counter(&[p, kind.as_str()]).increment(0);
+        }
         Self {
             name: platform.clone(),
             apis: apis.collect(),
@@ -413,13 +417,7 @@ impl PlatformMeters {
 
     /// What became of an attempt.
     pub(crate) fn attempt(&self, api: u16, outcome: &Outcome) {
-        let (class, status) = match outcome {
-            // Only such an answer is stored.
-            Outcome::Done { .. } | Outcome::More { .. } => ("ok", Some(200)),
-            Outcome::Again { kind, last, .. } => (kind.as_str(), last.status),
-            Outcome::Split { last, .. } => ("throttled", last.status),
-            Outcome::Dead { last, .. } => ("permanent", last.status),
-        };
+        let (class, status) = outcome.judged();
         let meters = self.api(api);
         if let Some(place) = CLASSES.iter().position(|known| *known == class) {
             meters.attempts[place].increment(1);

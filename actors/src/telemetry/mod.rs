@@ -44,7 +44,7 @@ pub(crate) use notify::{
 };
 pub use stage::{
     Staged, stage_deaf, stage_died, stage_done, stage_failed, stage_follows, stage_lags,
-    stage_left, stage_quarantined, stage_waits,
+    stage_left, stage_quarantined, stage_torn, stage_waits,
 };
 pub use totals::{Count, LimitUse, Summary, Totals};
 pub(crate) use traces::{spans_dropped, spans_sent, traces_taken, traces_unsent};

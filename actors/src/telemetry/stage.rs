@@ -80,6 +80,17 @@ pub fn stage_quarantined(table: &Slug, entries: u64, place: &str, reason: &str) 
     );
 }
 
+/// Files that jobs had made are not there: their objects are staged again.
+pub fn stage_torn(table: &Slug, jobs: u64) {
+    tracing::warn!(
+        target: "tollgate::stage",
+        event = "stage_torn",
+        table = table.as_str(),
+        jobs,
+        "files that were staged are gone, their objects are staged again"
+    );
+}
+
 /// A job, or a whole look at the table, came to nothing.
 pub fn stage_failed(table: &Slug, reason: &str, retry: Duration) {
     STAGE_FAILED.counter(&[table.as_str()]).increment(1);

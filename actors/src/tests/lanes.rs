@@ -151,3 +151,25 @@ fn a_fetch_goes_at_its_not_before_and_blocks_nothing_until_then() {
         assert_eq!(rig.times_of("far"), [600_000]);
     });
 }
+
+#[test]
+fn a_fetch_that_is_not_due_is_none_that_failed() {
+    paused(|| async {
+        let rig = Rig::start(limits(""), |seen| match account_of(seen).as_str() {
+            "y" => Reply::status(503),
+            _ => Reply::ok("{}"),
+        });
+        // As whoever publishes to NATS does it: it is read before it is due.
+        let payload = r#"{"id":"due","platform":"p","account":"x","api":"a","not_before":"2026-11-20T12:00:20Z"}"#;
+        let lane = lane("x", "a", Priority::Normal);
+        let due = NewFetch { lane, id: "due".into(), payload: payload.into(), not_before: None };
+        rig.shared.totals.come(1);
+        rig.queue.append(vec![due]).await.unwrap();
+        rig.put("y", "a", "failed").await;
+        rig.at(500).await;
+        let mut told: Vec<_> = rig.look().await.accounts;
+        told.sort_by(|a, b| a.account.cmp(&b.account));
+        let because: Vec<_> = told.iter().map(|look| look.because.as_deref().unwrap()).collect();
+        assert_eq!(because, ["its not_before", "its next try"]);
+    });
+}

@@ -32,6 +32,7 @@ mod reload;
 mod resting;
 mod retries;
 mod seams;
+mod showing;
 mod sim;
 mod slots;
 mod store_away;

@@ -419,6 +419,10 @@ impl Queue for WatchedQueue {
         self.inner.dead(after, max)
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.inner.dead_count()
+    }
+
     fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         self.inner.revive(seq, replay)
     }

@@ -91,3 +91,28 @@ fn a_slow_store_holds_up_no_calls_until_its_places_are_taken_too() {
         assert_eq!(times, [0, 0, 100, 100, 2200, 2200]);
     });
 }
+
+#[test]
+fn an_api_that_may_go_is_what_an_account_waits_for_whatever_another_api_waits_for() {
+    paused(|| async {
+        let setup = limits(r#"daily = { per = ["account", "api"], max = 1, in = "1h" }"#);
+        let rig = Rig::start(setup.concurrency(1), |seen| match account_of(seen).as_str() {
+            "long" => Reply::ok("{}").head_after(ms(9000)),
+            _ => Reply::ok("{}"),
+        });
+        rig.put_many("x", "a", 2).await;
+        rig.at(100).await;
+        assert_eq!(rig.look().await.accounts[0].because.as_deref(), Some("daily"));
+        rig.put("long", "a", "long").await;
+        rig.at(200).await;
+        rig.put("x", "b", "ready").await;
+        rig.at(300).await;
+        let look = rig.look().await;
+        let account = look.accounts.iter().find(|look| look.account == "x").unwrap();
+        assert_eq!(account.because.as_deref(), Some("a free collector"));
+        assert_eq!(account.until, None);
+        rig.at(9500).await;
+        assert_eq!(rig.times_of("ready"), [9100]);
+        assert_eq!(rig.look().await.accounts[0].because.as_deref(), Some("daily"));
+    });
+}

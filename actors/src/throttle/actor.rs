@@ -12,6 +12,7 @@ mod opening;
 mod reading;
 mod reloading;
 mod resting;
+mod showing;
 mod signing;
 mod weighing;
 

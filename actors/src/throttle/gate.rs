@@ -20,6 +20,11 @@ impl Gate {
         tollgate_gate::decide(limits, &self.ledger, self.ledger.holds(), ask, now)
     }
 
+    /// What is known of its calls.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// What is waited for, as people know it.
     pub(crate) fn name(&self, limits: &LimitSet, because: &Because) -> Box<str> {
         because.text(limits, self.ledger.holds()).into()

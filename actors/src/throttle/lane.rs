@@ -280,6 +280,12 @@ impl Lane {
         later.map_or(Offer::Nothing, Offer::Later)
     }
 
+    /// Whether one of those that are parked until then has been called before.
+    pub(crate) fn was_tried(&self, until: At) -> bool {
+        let mut then = self.parked.iter().filter(|parked| parked.not_before == until);
+        then.any(|parked| parked.tries.calls() > 0)
+    }
+
     /// Whether more of it may be read.
     fn may_read(&self) -> bool {
         self.unseen > 0 && self.followers() < FOLLOWERS_MAX && self.heads.len() < AHEAD_MAX

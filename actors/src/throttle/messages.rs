@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use actix::Message;
-use tollgate_gate::PermitId;
+use tollgate_gate::{At, Ledger, PermitId};
 
 use crate::collector::Slot;
 use crate::plan::Platform;
 use crate::shard::Found;
 use crate::shard::permit::Report;
+use crate::times::Cause;
+use crate::view::account::LaneNow;
 
 /// Sent by the shard: work has been found in a lane of this account.
 #[derive(Debug, Message)]
@@ -42,3 +44,20 @@ pub(crate) struct GoBy(pub(crate) Option<Arc<Platform>>);
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct LookAgain;
+
+/// Sent by whoever looks at an account: what is there of it? Changes nothing.
+#[derive(Debug, Message)]
+#[rtype(result = "Shown")]
+pub(crate) struct Show;
+
+/// What a throttle actor has of its account.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) platform: Arc<Platform>,
+    pub(crate) ledger: Ledger,
+    pub(crate) lanes: Vec<LaneNow>,
+    pub(crate) in_flight: u32,
+    pub(crate) because: Option<String>,
+    pub(crate) cause: Option<Cause>,
+    pub(crate) until: Option<At>,
+}

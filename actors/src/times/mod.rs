@@ -19,13 +19,13 @@ use crate::plan::Platform;
 
 /// Stretches of so many microseconds are summed up.
 const STRETCH_US: i64 = 5_000_000;
-/// Stretches that are kept: the last minute, and the one that goes on.
-const STRETCHES: i64 = 13;
+/// Stretches that are kept: the last minute, what begins it, and the one that goes on.
+const STRETCHES: i64 = 14;
 /// From here on a shard is late with an account that might go on.
 const LATE_FROM: Span = Span::from_millis(10);
 /// How far back can be told.
 pub const WINDOW_MAX: Duration = Duration::from_secs(60);
-/// Pairs of platform and api that a shard keeps apart: at 13 KiB each, a little over 3 MiB.
+/// Pairs of platform and api that a shard keeps apart: at 14 KiB each, 3.5 MiB.
 const PAIRS_MAX: usize = 256;
 /// The api under which further ones are told; no api can be called that.
 pub const OTHER: &str = "(other)";
@@ -33,7 +33,7 @@ pub const OTHER: &str = "(other)";
 /// Most limits that an account's gate has.
 const LIMITS: usize = 32;
 /// Causes that are no limit.
-const PLAIN: [Cause; 13] = [
+const PLAIN: [Cause; 14] = [
     Cause::Budget,
     Cause::Hold,
     Cause::Paused,
@@ -46,6 +46,7 @@ const PLAIN: [Cause; 13] = [
     Cause::Signing,
     Cause::Drain,
     Cause::Turn,
+    Cause::NotBefore,
     Cause::Other,
 ];
 const CAUSES: usize = 2 * LIMITS + PLAIN.len();
@@ -81,6 +82,8 @@ pub(crate) enum Cause {
     Drain,
     /// Its turn: to have an actor, or with its shard, which is late.
     Turn,
+    /// The time that a fetch asks for.
+    NotBefore,
     /// Something else.
     Other,
 }
@@ -117,7 +120,8 @@ impl Cause {
             Self::Signing => 73,
             Self::Drain => 74,
             Self::Turn => 75,
-            Self::Other => 76,
+            Self::NotBefore => 76,
+            Self::Other => 77,
         }
     }
 
@@ -146,6 +150,7 @@ impl Cause {
             Self::Signing => Waits::Signing,
             Self::Drain => Waits::Drain,
             Self::Turn => Waits::Turn,
+            Self::NotBefore => Waits::NotBefore,
             Self::Other => Waits::Other,
         }
     }
@@ -196,13 +201,16 @@ pub enum Waits {
     Drain,
     /// Its turn: to have an actor, or with its shard, which is late.
     Turn,
+    /// The time that a fetch asks for by `not_before`.
+    NotBefore,
     /// Something else.
+    #[serde(other)]
     Other,
 }
 
 impl Waits {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Limit,
         Self::Flight,
         Self::Budget,
@@ -217,6 +225,7 @@ impl Waits {
         Self::Signing,
         Self::Drain,
         Self::Turn,
+        Self::NotBefore,
         Self::Other,
     ];
 
@@ -237,6 +246,7 @@ impl Waits {
             Self::Signing => "signing",
             Self::Drain => "drain",
             Self::Turn => "turn",
+            Self::NotBefore => "not_before",
             Self::Other => "other",
         }
     }
@@ -509,11 +519,11 @@ impl Ring {
     }
 }
 
-/// When the window begins that ends now and is about so long: where a stretch does.
+/// When the window begins that ends now and is so long, or up to a stretch longer: where a stretch does.
 pub(crate) fn window_start(now: At, window: Duration) -> At {
     let window = window.min(WINDOW_MAX);
     let first = now.minus(Span::from(window)).0;
-    At((first + STRETCH_US - 1).div_euclid(STRETCH_US) * STRETCH_US).min(now)
+    At(first.div_euclid(STRETCH_US) * STRETCH_US)
 }
 
 /// The moments of an attempt that is over; what did not happen is missing.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use url::Url;
 
 use super::otlp::{
-    AnyValue, ExportTraceServiceRequest, KeyValue, Resource, ResourceSpans, Scope, ScopeSpans,
-    Span, Status, Value,
+    AnyValue, ExportTraceServiceRequest, ExportTraceServiceResponse, KeyValue, Resource,
+    ResourceSpans, Scope, ScopeSpans, Span, Status, Value,
 };
 use super::{Ended, Fact};
 use crate::plan::TracePlan;
@@ -25,6 +25,10 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What the last spans of a node may take.
 const LAST_WITHIN: Duration = Duration::from_secs(2);
 const TRIES: u32 = 3;
+/// Most of an answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Most of what it says that is told.
+const REASON_CHARS_MAX: usize = 200;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Kinds and codes, as `trace.proto` numbers them.
 const INTERNAL: i32 = 1;
@@ -134,9 +138,18 @@ impl Exporter {
             let asking = asking.header(CONTENT_TYPE, "application/x-protobuf").body(body.clone());
             let status = match asking.send().await {
                 Ok(answer) if answer.status().is_success() => {
-                    telemetry::spans_sent(count);
-                    if std::mem::take(&mut self.told) {
-                        telemetry::traces_taken();
+                    let (rejected, why) = rejected(answer).await;
+                    let rejected = rejected.min(count);
+                    telemetry::spans_sent(count - rejected);
+                    if rejected == 0 {
+                        if std::mem::take(&mut self.told) {
+                            telemetry::traces_taken();
+                        }
+                        return;
+                    }
+                    telemetry::spans_dropped().increment(rejected);
+                    if !std::mem::replace(&mut self.told, true) {
+                        telemetry::traces_unsent(&format!("the collector took not all: {why}"));
                     }
                     return;
                 }
@@ -160,6 +173,22 @@ impl Exporter {
             telemetry::traces_unsent(&reason);
         }
     }
+}
+
+/// How many spans the collector did not take of a request that it took, and what it says of it
+/// (<https://opentelemetry.io/docs/specs/otlp/#partial-success-1>).
+async fn rejected(mut answer: reqwest::Response) -> (u64, String) {
+    let mut body = Vec::new();
+    while let Ok(Some(piece)) = answer.chunk().await {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return (0, String::new());
+        }
+        body.extend_from_slice(&piece);
+    }
+    let told = ExportTraceServiceResponse::decode(&*body).unwrap_or_default();
+    let partial = told.partial_success.unwrap_or_default();
+    let why = partial.error_message.chars().take(REASON_CHARS_MAX).collect();
+    (u64::try_from(partial.rejected_spans).unwrap_or(0), why)
 }
 
 /// Spans on their way while the node works.
@@ -200,5 +229,25 @@ fn span(ended: Ended) -> Span {
         attributes: ended.facts.iter().map(|(key, fact)| said(key, fact)).collect(),
         status: ended.failed.map(|message| Status { message, code: ERROR }),
         flags: SAMPLED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::otlp::PartialSuccess;
+    use super::*;
+
+    #[test]
+    fn what_a_collector_took_in_part_is_read_from_its_answer() {
+        actix_rt::System::new().block_on(async {
+            let answer = |body: Vec<u8>| reqwest::Response::from(http::Response::new(body));
+            assert_eq!(rejected(answer(Vec::new())).await, (0, String::new()));
+            let partial = PartialSuccess { rejected_spans: 7, error_message: "too old".repeat(99) };
+            let told = ExportTraceServiceResponse { partial_success: Some(partial) };
+            let (count, why) = rejected(answer(told.encode_to_vec())).await;
+            assert_eq!((count, why.len()), (7, REASON_CHARS_MAX));
+            assert_eq!(rejected(answer(b"no protobuf".to_vec())).await.0, 0);
+            assert_eq!(rejected(answer(vec![0; ANSWER_BYTES_MAX + 1])).await.0, 0);
+        });
     }
 }

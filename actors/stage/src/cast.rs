@@ -230,8 +230,46 @@ fn float(text: &str) -> Result<f64, &'static str> {
     Ok(number)
 }
 
+/// Most digits of a number whose digits 64 bits hold, whatever they are.
+const SHORT_DIGITS: usize = 18;
+
+/// A short number as most are written, with as many digits behind the point as are kept, or fewer; none: it is for
+/// [`decimal`] to say what it is.
+fn short(text: &str, digits: u8, behind: u8) -> Option<i128> {
+    let (negative, rest) = match text.as_bytes() {
+        [b'-', rest @ ..] => (true, rest),
+        rest => (false, rest),
+    };
+    if rest.is_empty() || rest.len() > SHORT_DIGITS + 1 {
+        return None;
+    }
+    let mut value = 0_u64;
+    let mut point = None;
+    for (at, byte) in rest.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() && at > 0 => point = Some(at),
+            _ => return None,
+        }
+    }
+    let after = point.map_or(0, |at| rest.len() - at - 1);
+    if rest.len() > SHORT_DIGITS && point.is_none() {
+        return None;
+    }
+    let shift = u32::from(behind).checked_sub(after as u32)?;
+    let value = i128::from(value).checked_mul(10_i128.checked_pow(shift)?)?;
+    (value < 10_i128.checked_pow(digits.into())?).then_some(if negative { -value } else { value })
+}
+
 /// Exactly what is written, or an error: nothing is rounded.
 fn decimal(text: &str, digits: u8, behind: u8) -> Result<i128, &'static str> {
+    match short(text, digits, behind) {
+        Some(value) => Ok(value),
+        None => any_decimal(text, digits, behind),
+    }
+}
+
+fn any_decimal(text: &str, digits: u8, behind: u8) -> Result<i128, &'static str> {
     const BAD: &str = "is not a number";
     let (negative, rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -312,8 +350,8 @@ fn moment(text: &str, formats: &[Moment], zone: &TimeZone) -> Result<i64, &'stat
 }
 
 fn iso(text: &str, zone: &TimeZone) -> Option<Timestamp> {
-    // The zone that a bracket names would not be looked at.
-    if text.contains('[') {
+    // The zone that a bracket names, at the end, would not be looked at.
+    if text.ends_with(']') {
         return None;
     }
     // Behind the date a sign begins an offset. One that makes the time none is not passed over.
@@ -464,5 +502,30 @@ mod tests {
             ("1".into(), "7".into(), "7".into(), "7".into())
         );
         assert!(Caster::new(&Kind::Int64, Some("seven"), &nulls).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_short_number_is_what_any_number_is(
+            text in "[-+]?[0-9]{0,20}[.]?[0-9]{0,6}[e.x-]?[0-9]{0,2}", digits in 1_u8..39, behind in 0_u8..12
+        ) {
+            if let Some(value) = short(&text, digits, behind) {
+                proptest::prop_assert_eq!(Ok(value), any_decimal(&text, digits, behind));
+            }
+        }
+    }
+
+    #[test]
+    fn most_numbers_are_short() {
+        for (text, value) in
+            [("1.25", 12_500), ("-0.0001", -1), ("99999999.9999", 999_999_999_999), ("7", 70_000)]
+        {
+            assert_eq!(short(text, 12, 4), Some(value), "{text}");
+        }
+        for text in ["", "-", ".5", "1e3", "1.00000", "100000000", "+1", "1.2.3", " 1"] {
+            assert_eq!(short(text, 12, 4), None, "{text}");
+        }
+        assert_eq!(short("999999999999999999", 38, 0), Some(999_999_999_999_999_999));
+        assert_eq!(short("9999999999999999999", 38, 0), None);
     }
 }

@@ -365,7 +365,8 @@ fn read_all(
         if job.stop.load(Ordering::Relaxed) {
             return Err(Gone);
         }
-        let (answer, made) = sync_channel(1);
+        // Most pieces become one part: whoever made it goes on with the next piece while others' parts are written.
+        let (answer, made) = sync_channel(2);
         to_write.send(made).map_err(|_| Gone)?;
         to_work.send((piece, answer)).map_err(|_| Gone)
     };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::StringArray;
+use memchr::{memchr, memrchr};
 
 use crate::cast::shown;
 use crate::cut::{Cutter, Found};
@@ -158,7 +159,7 @@ impl Source<'_> {
                     // Up to the end of the line, holding one block at most.
                     ended = loop {
                         let ended = fill(input, &mut held, BLOCK_BYTES)?;
-                        let line_end = held.iter().position(|byte| *byte == b'\n');
+                        let line_end = memchr(b'\n', &held);
                         let skipped = line_end.map_or(held.len(), |at| at + 1);
                         offset += skipped as u64;
                         held.drain(..skipped);
@@ -175,7 +176,7 @@ impl Source<'_> {
             if lines.is_empty() {
                 continue;
             }
-            let count = line_ends(&lines);
+            let count = count(&lines, |byte| byte == b'\n');
             let size = lines.len() as u64;
             send(self.piece(first, offset, Body::Lines(lines)))?;
             first += count;
@@ -303,16 +304,18 @@ pub(crate) fn start(input: &mut dyn Read) -> io::Result<(Vec<u8>, usize)> {
 /// Reads until so many bytes are held; whether there are no more.
 fn fill(input: &mut dyn Read, held: &mut Vec<u8>, wanted: usize) -> io::Result<bool> {
     let missing = wanted.saturating_sub(held.len());
+    held.reserve(missing);
     let read = input.take(missing as u64).read_to_end(held)?;
     Ok(read < missing)
 }
 
 fn last_line_end(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1)
+    memrchr(b'\n', bytes).map(|at| at + 1)
 }
 
-fn line_ends(bytes: &[u8]) -> u64 {
+/// How many bytes are so.
+pub(crate) fn count(bytes: &[u8], is_so: impl Fn(u8) -> bool) -> u64 {
     // In blocks whose count fits a byte, which the compiler makes wide instructions of.
     let blocks = bytes.chunks(255);
-    blocks.map(|block| u64::from(block.iter().map(|b| u8::from(*b == b'\n')).sum::<u8>())).sum()
+    blocks.map(|block| u64::from(block.iter().map(|b| u8::from(is_so(*b))).sum::<u8>())).sum()
 }

@@ -9,11 +9,12 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StructArray};
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::Decoder;
 use arrow_schema::{ArrowError, DataType, Field};
+use memchr::{memchr, memchr_iter};
 
 use crate::cast::shown;
 use crate::cut::{DEPTH_MAX, Found, cut};
 use crate::job::{Bounds, Change, Halt, NAME_BYTES_MAX};
-use crate::piece::{Bad, Body, Facts, Gone, Piece, RAW_BYTES_MAX, raw_text};
+use crate::piece::{Bad, Body, Facts, Gone, Piece, RAW_BYTES_MAX, count, raw_text};
 use crate::shape::{Misfit, Shaped, Shaper};
 use crate::table::{Kind, Mismatch, Step, Unknown};
 use crate::unknown;
@@ -302,7 +303,9 @@ impl Worker {
 
     /// Whether a text may be decoded as a whole.
     fn is_plain(&self, text: &[u8]) -> bool {
-        self.shaper.table.unknown == Unknown::Ignore && !text.contains(&0) && is_shallow(text)
+        self.shaper.table.unknown == Unknown::Ignore
+            && memchr(0, text).is_none()
+            && is_shallow(text)
     }
 
     /// The records of a part of the text; what is none goes to the bad.
@@ -330,7 +333,7 @@ impl Worker {
             let text = &making.text[span.clone()];
             let reason = if text.len() as u64 > self.bounds.record_bytes_max {
                 Some(format!("the record is larger than {} bytes", self.bounds.record_bytes_max))
-            } else if text.contains(&0) {
+            } else if memchr(0, text).is_some() {
                 Some("there is a NUL byte in it".to_owned())
             } else if text.trim_ascii_start().first() != Some(&b'{') {
                 Some("a record is not an object".to_owned())
@@ -560,21 +563,24 @@ fn ranges(text: &[u8], steps: &[Step], bytes_max: u64) -> Vec<Range<usize>> {
 /// How many lines there are, if each begins and ends as an object does.
 fn objects(text: &[u8]) -> Option<usize> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
-    let mut count = 0;
-    for line in text.split(|byte| *byte == b'\n') {
+    let is_one = |line: &[u8]| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.first() != Some(&b'{') || line.last() != Some(&b'}') {
+        line.first() == Some(&b'{') && line.last() == Some(&b'}')
+    };
+    let (mut count, mut from) = (1, 0);
+    for end in memchr_iter(b'\n', text) {
+        if !is_one(&text[from..end]) {
             return None;
         }
-        count += 1;
+        (count, from) = (count + 1, end + 1);
     }
-    Some(count)
+    is_one(&text[from..]).then_some(count)
 }
 
 /// Whether a text nests no deeper than is followed; brackets in strings do not count.
 fn is_shallow(text: &[u8]) -> bool {
-    let openers = |text: &[u8]| text.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
-    if text.len() <= OPENERS_MAX || openers(text) <= OPENERS_MAX {
+    // The two differ by one bit.
+    if text.len() <= OPENERS_MAX || count(text, |byte| byte | 0x20 == b'{') <= OPENERS_MAX as u64 {
         return true;
     }
     let (mut depth, mut deepest) = (0_usize, 0);

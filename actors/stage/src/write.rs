@@ -18,8 +18,10 @@ use parquet::file::properties::WriterProperties;
 use crate::job::{Bounds, File, Halt};
 use crate::shape::Shaper;
 
-/// Bytes of rows of a partition that are written at once; sorted, they are a row group.
+/// Bytes of rows of a partition that are written at once: those that a file is begun for, and, not to keep whoever makes
+/// rows waiting for long, those of one that is open. Sorted, they are a row group.
 const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+const OPEN_BYTES: usize = 256 * 1024;
 const SORTED_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of rows that wait over all partitions.
 const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -158,7 +160,11 @@ impl<'f> Writer<'f> {
         part.waiting.push(batch);
         part.bytes += bytes;
         self.held += bytes;
-        let at_once = if self.sort.is_empty() { FLUSH_BYTES } else { SORTED_BYTES };
+        let at_once = match (self.sort.is_empty(), &part.open) {
+            (false, _) => SORTED_BYTES,
+            (true, None) => FLUSH_BYTES,
+            (true, Some(_)) => OPEN_BYTES,
+        };
         if part.bytes >= at_once {
             self.flush(&folder)?;
         }

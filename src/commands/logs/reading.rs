@@ -35,6 +35,8 @@ struct Followed {
     path: PathBuf,
     inode: u64,
     read: u64,
+    /// Another has taken its place, and this one is read to its end.
+    left: bool,
 }
 
 impl Input {
@@ -44,7 +46,8 @@ impl Input {
         }
         let file = File::open(path)?;
         let inode = file.metadata()?.ino();
-        let followed = follow.then(|| Followed { path: path.to_owned(), inode, read: 0 });
+        let followed =
+            follow.then(|| Followed { path: path.to_owned(), inode, read: 0, left: false });
         Ok(Self::of(Box::new(file), followed))
     }
 
@@ -98,12 +101,22 @@ impl Input {
 
     /// Waits a moment, and goes on with the file that has taken the place of this one, if one has.
     fn wait(&mut self) -> io::Result<()> {
-        std::thread::park_timeout(LOOK_EVERY);
         let Some(followed) = &mut self.followed else { return Ok(()) };
+        let left = std::mem::take(&mut followed.left);
+        if !left {
+            std::thread::park_timeout(LOOK_EVERY);
+        }
         // Between two files of a rotation there is none.
         let Ok(now) = std::fs::metadata(&followed.path) else { return Ok(()) };
-        if now.ino() != followed.inode || now.len() < followed.read {
-            let file = File::open(&followed.path)?;
+        let moved = now.ino() != followed.inode;
+        if moved && !left {
+            // Whoever writes may not have taken the other yet: this one is read to its end once more.
+            std::thread::park_timeout(LOOK_EVERY);
+            followed.left = true;
+            return Ok(());
+        }
+        if moved || now.len() < followed.read {
+            let Ok(file) = File::open(&followed.path) else { return Ok(()) };
             (followed.inode, followed.read) = (file.metadata()?.ino(), 0);
             self.from = BufReader::with_capacity(READ_BYTES, Box::new(file));
             self.line.clear();
@@ -142,8 +155,19 @@ mod tests {
         assert_eq!(input.next().unwrap(), line("one"));
         File::options().append(true).open(&path).unwrap().write_all(b"o\n").unwrap();
         assert_eq!(input.next().unwrap(), line("two"), "a line is not cut where reading stopped");
+        let mut before = File::options().append(true).open(&path).unwrap();
         std::fs::rename(&path, dir.path().join("node.log.1")).unwrap();
         std::fs::write(&path, "three\n").unwrap();
+        let input_of = std::thread::spawn(move || {
+            let mut input = input;
+            let next = input.next().unwrap();
+            (input, next)
+        });
+        // It has seen the end of the one, and that there is another.
+        std::thread::sleep(LOOK_EVERY + LOOK_EVERY / 2);
+        before.write_all(b"late\n").unwrap();
+        let (mut input, next) = input_of.join().unwrap();
+        assert_eq!(next, line("late"), "the last lines of the one before");
         assert_eq!(input.next().unwrap(), line("three"));
         std::fs::write(&path, "4\n").unwrap();
         assert_eq!(input.next().unwrap(), line("4"), "a file that was cut is read anew");

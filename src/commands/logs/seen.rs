@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 const NODES_MAX: usize = 256;
 const NAMES_MAX: usize = 20_000;
 /// Platforms of a node, shards of it, and names of one kind (codes, outcomes, events).
-const PLATFORMS_MAX: usize = 1024;
+const PLATFORMS_MAX: usize = 256;
 const SHARDS_MAX: usize = 1025;
-const KINDS_MAX: usize = 256;
+const KINDS_MAX: usize = 64;
 /// Longest text that is kept, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 /// The last minute.
@@ -336,14 +336,11 @@ impl Node {
     }
 
     fn platform(&mut self, line: &Line<'_>) -> Option<&mut Platform> {
-        let name = line.platform.as_deref()?;
-        if !self.platforms.contains_key(name) {
-            if self.platforms.len() >= PLATFORMS_MAX {
-                return None;
-            }
-            self.platforms.insert(kept(name), Platform::default());
+        let name = kept(line.platform.as_deref()?);
+        if !self.platforms.contains_key(&name) && self.platforms.len() >= PLATFORMS_MAX {
+            return None;
         }
-        self.platforms.get_mut(name)
+        Some(self.platforms.entry(name).or_default())
     }
 
     fn tell(&mut self, line: &Line<'_>, room: bool) -> Added {
@@ -448,9 +445,9 @@ impl Node {
             "attempt_failed" => count(&mut platform.failed, line.outcome.as_deref().unwrap_or("")),
             _ => {}
         }
-        let Some(name) = line.account.as_deref() else { return Added::Nothing };
+        let Some(name) = line.account.as_deref().map(kept) else { return Added::Nothing };
         let mut added = Added::Nothing;
-        if !platform.accounts.contains_key(name) {
+        if !platform.accounts.contains_key(&name) {
             if event == "breaker_closed" {
                 return Added::Nothing;
             }
@@ -459,7 +456,7 @@ impl Node {
             }
             added = Added::Name;
         }
-        let account = platform.accounts.entry(kept(name)).or_default();
+        let account = platform.accounts.entry(name).or_default();
         match event {
             "fetch_dead" => account.dead += 1,
             "attempt_failed" => account.failed += 1,

@@ -385,7 +385,7 @@ stepped over: 2 lines of others
             let dead = format!(r#""event":"fetch_dead","platform":"x{n}","code":"{n}""#);
             seen.take("file1", line(3, "WARN", &dead).as_bytes());
         }
-        assert_eq!(seen.nodes[1].platforms.len(), 1024);
+        assert_eq!(seen.nodes[1].platforms.len(), 256);
         let long = format!(r#""event":"nats_away","reason":"{}""#, "ü".repeat(4000));
         seen.take("file2", line(4, "WARN", &long).as_bytes());
         assert!(seen.nodes[2].nats.reason.as_ref().unwrap().len() <= 256);

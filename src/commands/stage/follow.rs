@@ -36,10 +36,14 @@ use super::stager::{Done, Look, Stager};
 
 /// Between two looks at what was heard.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look begins no job after so long while other tables wait for theirs.
+const LOOK_WITHIN: Duration = Duration::from_secs(2 * 60);
 /// How soon a look that is to stop is told.
 const STOP_EVERY: Duration = Duration::from_millis(100);
 /// How long it may take to stop; what it still does then is done by nobody.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// A table that was taken over is left so long: whoever had it has stopped by then.
+const REST_TAKEN: Duration = Duration::from_secs(2 * STOP_WITHIN.as_secs());
 /// Rest after a look that failed: the first, doubling up to the longest.
 const RETRY_FIRST: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(10 * 60);
@@ -174,7 +178,7 @@ impl Following {
 }
 
 /// Gives this thread the least of the processor; only Linux has priorities of threads.
-fn lower() {
+pub(super) fn lower() {
     #[cfg(target_os = "linux")]
     // Where it may not be, it works as before.
     let _lowered = rustix::process::nice(19);
@@ -336,11 +340,13 @@ impl Follower {
             return;
         }
         *fares = Fares { is_ours, ..Fares::default() };
+        // What was heard while it was another's, that other may have staged.
+        table.waiting().forget();
         if is_ours {
+            fares.rests_until = self.bus.as_ref().map(|_| Instant::now() + REST_TAKEN);
             table.waiting().see_all();
             telemetry::stage_follows(&table.name);
         } else {
-            table.waiting().forget();
             telemetry::stage_left(&table.name);
         }
     }
@@ -374,7 +380,10 @@ impl Follower {
         let stop = Arc::new(AtomicBool::new(false));
         let template = self.shared.plan.store.key.text();
         // One thread decodes: whoever collects has the rest.
-        let stager = Stager::new(store.clone(), Arc::clone(&table.stage), template, Some(1), &stop);
+        let stage = Arc::clone(&table.stage);
+        let mut stager = Stager::new(store.clone(), stage, template, Some(1), &stop);
+        let is_alone = self.shared.tables.len() == 1;
+        stager.until = (!last && !is_alone).then(|| started + LOOK_WITHIN);
         let done = tokio::select! {
             done = stager.run(false, due.look.clone()) => Some(done),
             () = self.until_stopped(table, &stop) => None,
@@ -385,13 +394,18 @@ impl Follower {
             None => Looked::Stopped,
             Some(Ok(done)) if done.stopped => Looked::Stopped,
             Some(Ok(done)) => {
-                let lag = due.oldest.map(|at| clock.wall().duration_since(at));
+                let lag =
+                    due.oldest.filter(|_| !done.cut).map(|at| clock.wall().duration_since(at));
                 let lag = lag.and_then(|lag| Duration::try_from(lag).ok());
                 tell(table, &done, lag, took);
                 fares.looks = match due.look {
                     Look::All => 0,
                     Look::Folders(_) => fares.looks + u32::from(done.files > 0),
                 };
+                leave(table, &done, &due);
+                if done.cut {
+                    put_back(due.clone());
+                }
                 Looked::Well
             }
             Some(Err(error)) => {
@@ -455,13 +469,20 @@ fn keep(
     }
 }
 
+/// Notes what a look could not stage.
+fn leave(table: &Table, done: &Done, due: &Due) {
+    if !done.failed.is_empty() || done.unread > 0 {
+        table.waiting().see_all_again(due.oldest);
+    }
+}
+
 /// Tells what a look came to; one that found nothing to do says nothing.
 fn tell(table: &Table, done: &Done, lag: Option<Duration>, took: Duration) {
     for reason in done.failed.iter().take(FAILED_TOLD_MAX) {
         telemetry::stage_failed(&table.name, reason, ALL_EVERY);
     }
-    if !done.failed.is_empty() {
-        table.waiting().see_all_again();
+    if done.torn > 0 {
+        telemetry::stage_torn(&table.name, done.torn);
     }
     if let Some(reason) = &done.first_bad {
         let place = done.quarantine.as_deref().unwrap_or_default();
@@ -503,6 +524,22 @@ mod tests {
         // Once it is to end it is not begun again.
         keep(|_| bail!("no store"), || forgotten.set(0), || false);
         assert_eq!(forgotten.get(), 0);
+    }
+
+    #[test]
+    fn what_the_store_refused_or_what_failed_is_looked_at_again() {
+        for (failed, unread, again) in [(0, 0, false), (1, 0, true), (0, 1, true)] {
+            let table = Table {
+                name: Slug::new("rows").unwrap(),
+                stage: Arc::new(super::super::tests::plan()),
+                part: 0,
+                waiting: Mutex::default(),
+            };
+            let failed = vec!["it cannot be".to_owned(); failed];
+            let done = Done { failed, unread, ..Done::default() };
+            leave(&table, &done, &Due { look: Look::All, oldest: None });
+            assert_eq!(table.waiting().due(&table.stage, true).is_some(), again);
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     since: Option<Instant>,
     /// When that was stored.
     oldest: Option<Timestamp>,
+    /// When the oldest was that could not be staged; with all that is looked at it is tried again.
+    stuck: Option<Timestamp>,
     /// All is to be looked at, now.
     all: bool,
     /// All is to be looked at, some time.
@@ -35,7 +37,7 @@ pub(super) struct Waiting {
 }
 
 /// What a look is to cover.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Due {
     pub(super) look: Look,
     pub(super) oldest: Option<Timestamp>,
@@ -55,7 +57,7 @@ impl Waiting {
             return;
         }
         self.since.get_or_insert_with(Instant::now);
-        self.oldest = Some(self.oldest.map_or(done.fetched_at, |at| at.min(done.fetched_at)));
+        self.oldest = first(self.oldest, Some(done.fetched_at));
         let objects = done.objects.iter();
         self.bytes += objects.map(|object| packed(&object.key, object.stored_bytes)).sum::<u64>();
         if self.all {
@@ -73,17 +75,16 @@ impl Waiting {
         self.folders.clear();
     }
 
-    /// All is to be looked at once more, in a while.
-    pub(super) fn see_all_again(&mut self) {
+    /// Some of what a look covered could not be staged, `oldest` or what came after: all is looked at once more, in a while.
+    pub(super) fn see_all_again(&mut self, oldest: Option<Timestamp>) {
         self.blind = true;
+        self.stuck = first(self.stuck, oldest);
     }
 
     /// What a look has not covered after all waits again.
     pub(super) fn put_back(&mut self, due: Due, since: Instant) {
         self.since = Some(since);
-        if let Some(at) = due.oldest {
-            self.oldest = Some(self.oldest.map_or(at, |other| other.min(at)));
-        }
+        self.oldest = first(self.oldest, due.oldest);
         match due.look {
             Look::All => self.see_all(),
             Look::Folders(folders) if !self.all => self.folders.extend(folders),
@@ -99,7 +100,7 @@ impl Waiting {
     /// What there is to look at now; `last`: nothing is waited for any more.
     pub(super) fn due(&mut self, stage: &StagePlan, last: bool) -> Option<Due> {
         let looked = self.looked.is_some_and(|at| at.elapsed() < ALL_EVERY);
-        if self.blind && !looked {
+        if self.blind && (last || !looked) {
             self.see_all();
         }
         let follow = stage.follow.unwrap_or_default();
@@ -111,6 +112,7 @@ impl Waiting {
         let look = if std::mem::take(&mut self.all) {
             self.looked = Some(Instant::now());
             self.blind = false;
+            self.oldest = first(self.oldest, self.stuck.take());
             Look::All
         } else {
             Look::Folders(folders)
@@ -119,11 +121,15 @@ impl Waiting {
         Some(Due { look, oldest: self.oldest.take() })
     }
 
-    /// How old the oldest is that waits.
+    /// How old the oldest is that waits, or could not be staged.
     pub(super) fn lag(&self, now: Timestamp) -> Duration {
-        let age = self.oldest.map(|oldest| now.duration_since(oldest));
+        let age = first(self.oldest, self.stuck).map(|oldest| now.duration_since(oldest));
         age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default()
     }
+}
+
+fn first(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -190,5 +196,41 @@ mod tests {
         tokio::time::advance(ALL_EVERY / 2).await;
         assert_eq!(folders(waiting.due(&stage, false)), ["all"]);
         assert!(waiting.due(&stage, true).is_none());
+        // Whoever ends does not wait for it.
+        waiting.see_all_again(None);
+        assert!(waiting.due(&stage, false).is_none());
+        assert_eq!(folders(waiting.due(&stage, true)), ["all"]);
+        assert!(waiting.due(&stage, true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_could_not_be_staged_lags_until_all_was_looked_at() {
+        let stage = super::super::tests::plan();
+        let stage = StagePlan { follow: Some(Duration::from_secs(60)), ..stage };
+        let from = Path::from("raw");
+        let mut waiting = Waiting::default();
+        waiting.hear(&done(Some("raw/a/1.json"), 1), &from);
+        let due = waiting.due(&stage, true).unwrap();
+        let (at, now) = (due.oldest.unwrap(), due.oldest.unwrap() + Duration::from_secs(90));
+        assert_eq!(waiting.lag(now), Duration::ZERO);
+        waiting.see_all_again(due.oldest);
+        let later = Done { fetched_at: now, ..done(Some("raw/b/1.json"), 1) };
+        waiting.hear(&later, &from);
+        // Other folders are staged meanwhile.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        waiting.see_all();
+        assert_eq!(waiting.due(&stage, false).unwrap().oldest, Some(at));
+        waiting.see_all_again(Some(at));
+        waiting.hear(&later, &from);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let due = waiting.due(&stage, false).unwrap();
+        assert_eq!((due.oldest, waiting.lag(now)), (Some(now), Duration::from_secs(90)));
+        tokio::time::advance(ALL_EVERY).await;
+        let due = waiting.due(&stage, false).unwrap();
+        assert_eq!((due.oldest, waiting.lag(now)), (Some(at), Duration::ZERO));
+        // Another node's from now on.
+        waiting.see_all_again(Some(at));
+        waiting.forget();
+        assert_eq!(waiting.lag(now), Duration::ZERO);
     }
 }

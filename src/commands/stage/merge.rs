@@ -2,13 +2,15 @@
 //! several.
 //!
 //! The new files are visible first; then the new record is, which names the records that it replaces; then those and
-//! the files that were merged are removed. Whoever is killed between leaves what the next run removes, or ends. By the
+//! the files that were merged are removed. Nothing is where one of those records is another by then, or one of the files
+//! is gone: another process stages the table. Whoever is killed between leaves what the next run removes, or ends. By the
 //! records each row counts once at every moment; who lists the files instead sees rows twice between the first step and
 //! the last, and never none.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::path::Path;
 use tokio::runtime::Handle;
@@ -16,8 +18,9 @@ use tollgate_stage::{Halt, Merged, Small, merge};
 
 use super::outputs::{Outputs, unless_stopped};
 use super::record::Record;
+use super::settle::Seen;
 use super::stager::{Done, Stager, folder_of};
-use super::tasks::{INPUTS_MAX, NAMES_BYTES_MAX};
+use super::tasks::{INPUTS_MAX, Kept, NAMES_BYTES_MAX};
 
 /// So many are worth it, unless they fill a file.
 const LEAST: usize = 16;
@@ -36,6 +39,7 @@ struct Part {
     bytes: u64,
     inputs: usize,
     names: usize,
+    written_s: (i64, i64),
 }
 
 fn is_rows(path: &str) -> bool {
@@ -44,11 +48,21 @@ fn is_rows(path: &str) -> bool {
 
 /// Which records are put together, by their numbers: those whose files begin in the same folder, the smallest first. One
 /// that is larger than all before it together, and not like the smallest, waits for more: what a row is written into is
-/// then at least twice as large each time. A group stays within the bounds of a job.
-pub(super) fn groups(records: &[Record], sizes: &Sizes, file_bytes: u64) -> Vec<Vec<usize>> {
+/// then at least twice as large each time. A group stays within the bounds of a job, and its objects were stored within
+/// `within` of each other: where a rule of the store expires them, those of one job go at about the same time.
+pub(super) fn groups(
+    kept: &[Kept],
+    sizes: &Sizes,
+    file_bytes: u64,
+    within: Duration,
+) -> Vec<Vec<usize>> {
+    let within_s = i64::try_from(within.as_secs()).unwrap_or(i64::MAX);
+    if within_s == 0 {
+        return Vec::new();
+    }
     let small = (file_bytes / SHARE).min(SMALL_BYTES_MAX);
     let mut folders: BTreeMap<&str, Vec<Part>> = BTreeMap::new();
-    for (number, record) in records.iter().enumerate() {
+    for (number, Kept { record, written_s }) in kept.iter().enumerate() {
         let files: Vec<&String> = record.files.iter().filter(|path| is_rows(path)).collect();
         let known: Option<Vec<u64>> = files.iter().map(|path| sizes.get(*path).copied()).collect();
         let Some(known) = known else { continue };
@@ -58,11 +72,12 @@ pub(super) fn groups(records: &[Record], sizes: &Sizes, file_bytes: u64) -> Vec<
         }
         let names = record.inputs.iter().map(|(key, version)| key.len() + version.len() + 8).sum();
         let folder = files.first().map_or("", |path| folder_of(path));
-        let part = Part { number, bytes, inputs: record.inputs.len(), names };
+        let (inputs, written_s) = (record.inputs.len(), *written_s);
+        let part = Part { number, bytes, inputs, names, written_s };
         folders.entry(folder).or_default().push(part);
     }
     let mut groups = Vec::new();
-    for mut parts in folders.into_values() {
+    for mut parts in folders.into_values().flat_map(|parts| of_one_age(parts, within_s)) {
         parts.sort_by_key(|part| part.bytes);
         let mut parts = parts.into_iter().peekable();
         while parts.peek().is_some() {
@@ -91,25 +106,57 @@ pub(super) fn groups(records: &[Record], sizes: &Sizes, file_bytes: u64) -> Vec<
     groups
 }
 
+/// Shares parts out, from the oldest on, so that the objects of each share were stored within so many seconds.
+fn of_one_age(mut parts: Vec<Part>, within_s: i64) -> Vec<Vec<Part>> {
+    parts.sort_by_key(|part| part.written_s);
+    let mut shares: Vec<Vec<Part>> = Vec::new();
+    let mut end = i64::MIN;
+    for part in parts {
+        let (first, last) = part.written_s;
+        if last.saturating_sub(first) > within_s {
+            continue;
+        }
+        match shares.last_mut() {
+            Some(share) if last <= end => share.push(part),
+            _ => {
+                end = first.saturating_add(within_s);
+                shares.push(vec![part]);
+            }
+        }
+    }
+    shares
+}
+
 /// What is to be put in the place of several records.
 pub(super) struct Joint {
     pub(super) record: Record,
+    /// Those that it replaces, as they were read.
+    of: Vec<Record>,
     /// Files that were made for it.
-    made: Vec<String>,
+    pub(super) made: Vec<String>,
 }
 
 impl Stager {
     /// Puts small files together of jobs that are left as they are.
     pub(super) async fn put_together(
         &self,
-        kept: &[Record],
+        kept: &[Kept],
         sizes: &Sizes,
         done: &mut Done,
     ) -> anyhow::Result<()> {
-        for group in groups(kept, sizes, self.stage.file_bytes) {
-            let group: Vec<&Record> = group.into_iter().map(|number| &kept[number]).collect();
+        let groups = groups(kept, sizes, self.stage.file_bytes, self.stage.merge_within);
+        for (number, group) in groups.into_iter().enumerate() {
+            if number > 0 && self.is_over() {
+                done.cut = true;
+                return Ok(());
+            }
+            let group: Vec<&Record> =
+                group.into_iter().map(|number| &kept[number].record).collect();
             match self.join(&group).await? {
-                Ok(joint) => done.merged += self.replace(joint).await?,
+                Ok(joint) => match self.replace(joint).await? {
+                    Ok(count) => done.merged += count,
+                    Err(reason) => done.failed.push(reason),
+                },
                 Err(Halt::Stopped) => {
                     done.stopped = true;
                     return Ok(());
@@ -122,7 +169,7 @@ impl Stager {
 
     /// Makes the files of records that are to be one, beside those that count. The inner error leaves all as it was.
     pub(super) async fn join(&self, records: &[&Record]) -> anyhow::Result<Result<Joint, Halt>> {
-        let mut record = Record::of_all(records);
+        let mut record = Record::of_all(records, self.nonce);
         let mut folders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
         for path in records.iter().flat_map(|record| &record.files).filter(|path| is_rows(path)) {
             folders.entry(folder_of(path)).or_default().push(path);
@@ -145,23 +192,23 @@ impl Stager {
             record.files.iter().filter(|path| !remove.contains(path)).cloned().collect();
         files.extend(made.iter().cloned());
         record.files = files;
-        Ok(Ok(Joint { record, made }))
+        let of = records.iter().map(|record| Record::clone(record)).collect();
+        Ok(Ok(Joint { record, of, made }))
     }
 
-    /// Puts a record in the place of those that it replaces; how many files went.
-    pub(super) async fn replace(&self, joint: Joint) -> anyhow::Result<u64> {
-        let Joint { mut record, made } = joint;
-        if let Some(path) = self.first_gone(&record.files).await? {
+    /// Puts a record in the place of those that it replaces; how many files went. The inner error leaves all as it was.
+    pub(super) async fn replace(&self, joint: Joint) -> anyhow::Result<Result<u64, String>> {
+        let Joint { mut record, of, made } = joint;
+        let mut seen: Seen<'_> = of.iter().map(|of| (of.job.as_str(), Some(of))).collect();
+        let job = record.job.clone();
+        seen.entry(&job).or_insert(None);
+        if let Some(reason) = self.odd(&record, &seen).await? {
             self.remove(made.iter()).await?;
-            anyhow::bail!(
-                "`{}/{path}` was removed as soon as it was written: does another process stage this table?",
-                self.stage.to
-            );
+            return Ok(Err(reason));
         }
         let count = record.remove.len() as u64;
-        record.put(&self.store, &self.stage.to).await?;
-        self.clean(&mut record).await?;
-        Ok(count)
+        let placed = self.place(&mut record, seen[job.as_str()], &made).await?;
+        Ok(placed.map_or(Ok(count), Err))
     }
 
     /// Merges files; with those that are visible, whatever came of it.
@@ -213,15 +260,21 @@ mod tests {
 
     const FILE: u64 = 1 << 20;
 
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn groups(kept: &[Kept], sizes: &Sizes, file_bytes: u64) -> Vec<Vec<usize>> {
+        super::groups(kept, sizes, file_bytes, DAY)
+    }
+
     /// A record of one file in a folder, or of none.
-    fn record(number: usize, folder: &str, bytes: u64, sizes: &mut Sizes) -> Record {
-        let mut record = Record::of_all(&[]);
+    fn record(number: usize, folder: &str, bytes: u64, sizes: &mut Sizes) -> Kept {
+        let mut record = Record::of_all(&[], 0);
         record.inputs.insert(format!("raw/{number}"), "1".to_owned());
         if bytes > 0 {
             record.files.push(format!("{folder}/{number}.parquet"));
             sizes.insert(format!("{folder}/{number}.parquet"), bytes);
         }
-        record
+        Kept { record, written_s: (0, 0) }
     }
 
     fn sorted(mut groups: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
@@ -234,7 +287,7 @@ mod tests {
     #[test]
     fn small_files_of_one_folder_are_put_together_once_there_are_enough() {
         let mut sizes = Sizes::new();
-        let mut records: Vec<Record> =
+        let mut records: Vec<Kept> =
             (0..15).map(|number| record(number, "dt=1", 100, &mut sizes)).collect();
         records.extend((15..30).map(|number| record(number, "dt=2", 100, &mut sizes)));
         records.push(record(30, "dt=1", FILE / 4, &mut sizes));
@@ -243,9 +296,9 @@ mod tests {
         let wanted: Vec<usize> = (0..15).chain([31]).collect();
         assert_eq!(sorted(groups(&records, &sizes, FILE)), [wanted]);
         // One that is still to be cleaned, or whose file nobody listed, is left.
-        records[0].remove.push("x".to_owned());
+        records[0].record.remove.push("x".to_owned());
         assert!(groups(&records, &sizes, FILE).is_empty());
-        records[0].remove.clear();
+        records[0].record.remove.clear();
         sizes.remove("dt=1/0.parquet");
         assert!(groups(&records, &sizes, FILE).is_empty());
     }
@@ -253,23 +306,45 @@ mod tests {
     #[test]
     fn a_group_fills_a_file_and_no_more_and_what_has_no_rows_is_put_together_too() {
         let mut sizes = Sizes::new();
-        let records: Vec<Record> =
+        let records: Vec<Kept> =
             (0..9).map(|number| record(number, "", FILE / 5, &mut sizes)).collect();
         let found = groups(&records, &sizes, FILE);
         assert_eq!(found.iter().map(Vec::len).collect::<Vec<_>>(), [5, 4]);
-        let records: Vec<Record> =
-            (0..16).map(|number| record(number, "", 0, &mut sizes)).collect();
+        let records: Vec<Kept> = (0..16).map(|number| record(number, "", 0, &mut sizes)).collect();
         assert_eq!(groups(&records, &sizes, FILE), [(0..16).collect::<Vec<_>>()]);
+    }
+
+    #[test]
+    fn only_what_was_stored_at_about_the_same_time_is_put_together() {
+        const DAY_S: i64 = 24 * 60 * 60;
+        let mut sizes = Sizes::new();
+        // An hour between each and the next.
+        let mut records: Vec<Kept> =
+            (0..40).map(|number| record(number, "", 100, &mut sizes)).collect();
+        for (number, kept) in records.iter_mut().enumerate() {
+            let at = i64::try_from(number).unwrap() * 3_600;
+            kept.written_s = (at, at);
+        }
+        let found = sorted(groups(&records, &sizes, FILE));
+        assert_eq!(found, [(0..25).collect::<Vec<_>>()]);
+        let wider = super::groups(&records, &sizes, FILE, 2 * DAY);
+        assert_eq!(sorted(wider), [(0..40).collect::<Vec<_>>()]);
+        assert!(super::groups(&records, &sizes, FILE, Duration::ZERO).is_empty());
+        // What was put together counts as all that is in it; what is of several days is left.
+        records[0].written_s = (0, DAY_S);
+        records[1].written_s = (0, DAY_S + 1);
+        let wanted: Vec<usize> = [0].into_iter().chain(2..25).collect();
+        assert_eq!(sorted(groups(&records, &sizes, FILE)), [wanted]);
     }
 
     #[test]
     fn no_row_is_written_anew_more_than_some_dozen_times() {
         let mut sizes = Sizes::new();
-        let (mut records, mut rewritten): (Vec<Record>, u64) = (Vec::new(), 0);
+        let (mut records, mut rewritten): (Vec<Kept>, u64) = (Vec::new(), 0);
         for number in 0..5_000 {
             records.push(record(number, "", 100, &mut sizes));
             for group in groups(&records, &sizes, FILE) {
-                let bytes: u64 = group.iter().map(|at| sizes[&records[*at].files[0]]).sum();
+                let bytes: u64 = group.iter().map(|at| sizes[&records[*at].record.files[0]]).sum();
                 rewritten += bytes;
                 let joint = record(10_000 + number, "", bytes, &mut sizes);
                 let mut at = 0;

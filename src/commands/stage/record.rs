@@ -40,6 +40,9 @@ pub(super) struct Record {
     /// Which time it is that the job is done: files of two times never share a name.
     #[serde(default)]
     pub(super) turn: u32,
+    /// Which look did it: files of two processes never share a name, whatever they take one another for.
+    #[serde(default)]
+    pub(super) nonce: u32,
     /// Tells one declaration of the table from another.
     pub(super) table: String,
     /// Keys of objects, and what tells what was there.
@@ -57,14 +60,18 @@ pub(super) struct Record {
     /// Some of its objects are another record's too, and no longer among its inputs: it is to be done without them.
     #[serde(skip)]
     pub(super) is_doubled: bool,
+    /// A file of it is not there: it is to be done again.
+    #[serde(skip)]
+    pub(super) is_torn: bool,
 }
 
 impl Record {
-    pub(super) fn new(task: &Task, table: &str) -> Self {
+    pub(super) fn new(task: &Task, table: &str, nonce: u32) -> Self {
         Self {
             version: VERSION,
             job: task.job.clone(),
             turn: task.turn(),
+            nonce,
             table: table.to_owned(),
             inputs: task.inputs.clone(),
             files: Vec::new(),
@@ -73,11 +80,12 @@ impl Record {
             remove: Vec::new(),
             replaces: Vec::new(),
             is_doubled: false,
+            is_torn: false,
         }
     }
 
     /// One in the place of several, with the files of all.
-    pub(super) fn of_all(records: &[&Self]) -> Self {
+    pub(super) fn of_all(records: &[&Self], nonce: u32) -> Self {
         let inputs: BTreeMap<String, String> =
             records.iter().flat_map(|record| record.inputs.clone()).collect();
         let job = job_of(inputs.keys());
@@ -85,6 +93,7 @@ impl Record {
         Self {
             version: VERSION,
             turn: records.iter().map(|record| record.turn).max().unwrap_or(0).saturating_add(1),
+            nonce,
             table: records.first().map(|record| record.table.clone()).unwrap_or_default(),
             files: records.iter().flat_map(|record| record.files.clone()).collect(),
             rows: records.iter().map(|record| record.rows).sum(),
@@ -92,6 +101,7 @@ impl Record {
             remove: Vec::new(),
             replaces: others.cloned().collect(),
             is_doubled: false,
+            is_torn: false,
             job,
             inputs,
         }
@@ -102,10 +112,12 @@ impl Record {
     }
 
     /// What the names of its files begin with: another set of inputs has other files, and so has the same set when it
-    /// is staged again, so that files that count are never written over.
+    /// is staged again, or by another process at the same time, so that files that count are never written over, nor
+    /// removed by one that was frozen and goes on.
     pub(super) fn name(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.turn.to_be_bytes());
+        hash.update(self.nonce.to_be_bytes());
         hash.update(&self.table);
         for (key, version) in &self.inputs {
             hash.update(key);
@@ -114,6 +126,11 @@ impl Record {
             hash.update([0]);
         }
         format!("{}-{}", self.job, short(hash, 8))
+    }
+
+    /// Whether both are of the same time that a job was done, whatever is left to remove.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.turn, self.nonce, &self.files) == (other.turn, other.nonce, &other.files)
     }
 
     pub(super) async fn put(&mut self, store: &Store, to: &Path) -> anyhow::Result<()> {
@@ -304,12 +321,7 @@ pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>
     let mut texts = texts.buffered(AT_ONCE);
     while let Some((key, text)) = texts.try_next().await? {
         let Some(text) = text else { continue };
-        let record: Record =
-            serde_json::from_slice(&text).with_context(|| format!("read `{key}`"))?;
-        if ![VERSION, VERSION_OF_SEVERAL].contains(&record.version) {
-            bail!("`{key}` was written by another version of this program");
-        }
-        records.push(record);
+        records.push(of_text(&key, &text)?);
     }
     let replaced: HashSet<String> =
         records.iter().flat_map(|record| record.replaces.iter().cloned()).collect();
@@ -317,13 +329,34 @@ pub(super) async fn read(store: &Store, to: &Path) -> anyhow::Result<Vec<Record>
     Ok(records)
 }
 
-/// Leaves each object to the first record that has it, and marks the others. Two have one where a second process staged
+/// The record of a job as it is now.
+pub(super) async fn read_one(
+    store: &Store,
+    job: &str,
+    to: &Path,
+) -> anyhow::Result<Option<Record>> {
+    let key = key_of(job, to);
+    let text = store.read_whole(&key, RECORD_BYTES_MAX).await?;
+    text.map(|text| of_text(&key, &text)).transpose()
+}
+
+fn of_text(key: &Path, text: &[u8]) -> anyhow::Result<Record> {
+    let record: Record = serde_json::from_slice(text).with_context(|| format!("read `{key}`"))?;
+    if ![VERSION, VERSION_OF_SEVERAL].contains(&record.version) {
+        bail!("`{key}` was written by another version of this program");
+    }
+    Ok(record)
+}
+
+/// Leaves each object to the first record that has it, those whose files are there before others, and marks the rest. Two have one where a second process staged
 /// the table at the same time, as a node that was frozen does for a moment after another took its tables over.
 pub(super) fn part(records: &mut [Record]) {
     let mut known: HashSet<&str> = HashSet::new();
     let mut doubled: Vec<(usize, String)> = Vec::new();
-    for (number, record) in records.iter().enumerate() {
-        let again = record.inputs.keys().filter(|key| !known.insert(key));
+    let mut order: Vec<usize> = (0..records.len()).collect();
+    order.sort_by_key(|number| records[*number].is_torn);
+    for number in order {
+        let again = records[number].inputs.keys().filter(|key| !known.insert(key));
         doubled.extend(again.map(|key| (number, key.clone())));
     }
     for (number, key) in doubled {

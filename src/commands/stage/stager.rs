@@ -2,7 +2,8 @@
 //!
 //! A job's files are visible before its record is, and what they replace is removed after that. Whoever is killed
 //! between leaves files that no record names, which the next run removes; whoever reads between sees a replaced
-//! object's rows twice for that moment, never none.
+//! object's rows twice for that moment, never none. A look at all misses files that a record names, and has its objects
+//! staged again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use object_store::path::Path;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tollgate_actors::plan::StagePlan;
 use tollgate_actors::store::{Listed, SinkError, Store};
 use tollgate_stage::{Bounds, From, Halt, Job, Report, Table};
@@ -55,7 +57,13 @@ pub(super) struct Done {
     pub(super) leftovers: u64,
     /// Small files that were put together with others.
     pub(super) merged: u64,
+    /// Objects that the store did not give, which are in quarantine.
+    pub(super) unread: u64,
+    /// Jobs that are done again because files of theirs were gone.
+    pub(super) torn: u64,
     pub(super) stopped: bool,
+    /// It had taken long enough and has left the rest.
+    pub(super) cut: bool,
 }
 
 /// Which objects a run looks at.
@@ -83,6 +91,10 @@ pub(super) struct Stager {
     template: String,
     pub(super) bounds: Bounds,
     pub(super) stop: Arc<AtomicBool>,
+    /// Its own: what tells its files from those of others.
+    pub(super) nonce: u32,
+    /// No job is begun after that, but for the first.
+    pub(super) until: Option<Instant>,
 }
 
 impl Stager {
@@ -105,7 +117,8 @@ impl Stager {
         let open = usize::try_from(store.streams_max()).unwrap_or(usize::MAX).saturating_sub(1);
         bounds.open_max = bounds.open_max.min(open).max(1);
         let template = template.to_owned();
-        Self { store, stage, template, bounds, stop: Arc::clone(stop) }
+        let nonce = fastrand::u32(..);
+        Self { store, stage, template, bounds, stop: Arc::clone(stop), nonce, until: None }
     }
 
     pub(super) async fn run(&self, again: bool, look: Look) -> anyhow::Result<Done> {
@@ -114,12 +127,14 @@ impl Stager {
         for record in &mut records {
             self.clean(record).await?;
         }
+        let sizes = match look {
+            Look::All => Some(self.clean_orphans(&mut records, &mut done).await?),
+            Look::Folders(_) => None,
+        };
         part(&mut records);
-        let (below, sizes) = match look {
-            Look::All => (None, Some(self.clean_orphans(&records, &mut done).await?)),
-            Look::Folders(folders) => {
-                (Some(with_their_jobs(folders, &mut records, &mut done)), None)
-            }
+        let below = match look {
+            Look::All => None,
+            Look::Folders(folders) => Some(with_their_jobs(folders, &mut records, &mut done)),
         };
         let declared = declaration(&self.stage, &self.template);
         let mut columns = Columns::read(&self.store, &self.stage.to).await?;
@@ -148,7 +163,12 @@ impl Stager {
         done.gone = found.gone;
         done.waiting = found.waiting;
         done.failed = found.failed;
-        for task in found.tasks {
+        done.torn = found.torn;
+        for (number, task) in found.tasks.into_iter().enumerate() {
+            if number > 0 && self.is_over() {
+                done.cut = true;
+                break;
+            }
             if self.stop.load(Ordering::Relaxed) {
                 done.stopped = true;
                 break;
@@ -160,10 +180,14 @@ impl Stager {
                 done.failed.push(reason);
             }
         }
-        if let Some(sizes) = sizes.filter(|_| !done.stopped) {
+        if let Some(sizes) = sizes.filter(|_| !done.stopped && !done.cut) {
             self.put_together(&found.kept, &sizes, &mut done).await?;
         }
         Ok(done)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() >= until)
     }
 
     /// All that is listed, or what lies right in some folders.
@@ -211,7 +235,8 @@ impl Stager {
                     self.stage.from
                 );
             }
-            let object = Object { version: one.version(), bytes: one.bytes };
+            let (version, written_s) = (one.version(), one.written_s);
+            let object = Object { version, bytes: one.bytes, written_s };
             objects.insert(one.key, object);
         }
         if !self.stage.manifest {
@@ -244,7 +269,7 @@ impl Stager {
         columns: &mut Columns,
         done: &mut Done,
     ) -> anyhow::Result<Result<(), String>> {
-        let mut record = Record::new(&task, &columns.table);
+        let mut record = Record::new(&task, &columns.table, self.nonce);
         let before = task.files_before();
         // What the job needs of the table counts once the job is done.
         let (mut its_table, mut its_columns) = (table.clone(), columns.clone());
@@ -324,6 +349,7 @@ impl Stager {
         (record.rows, record.quarantined) = (rows, quarantined);
         // Looked at again each time, so that whoever removes them holds up no job.
         record.inputs.retain(|key, _| !unnamed.contains(key));
+        let refused = unread.len() as u64;
         for key in unread {
             if let Some(version) = record.inputs.get_mut(&key) {
                 *version = instead(version, UNREAD);
@@ -332,22 +358,23 @@ impl Stager {
         let now: BTreeSet<&String> = record.files.iter().collect();
         let old = before.iter().chain(&made).filter(|path| !now.contains(path));
         record.remove = old.cloned().collect();
-        // Before the record counts: it would name what another process has taken for leftovers.
-        if let Some(path) = self.first_gone(&record.files).await? {
-            self.remove(made.iter().chain(&record.files)).await?;
-            return Ok(Err(format!(
-                "`{}/{path}` was removed as soon as it was written: does another process stage this table?",
-                self.stage.to
-            )));
+        made.extend(record.files.iter().cloned());
+        let made: Vec<String> = made.into_iter().filter(|path| !before.contains(path)).collect();
+        let seen = [(task.job.as_str(), task.before.as_ref())].into();
+        if let Some(reason) = self.odd(&record, &seen).await? {
+            self.remove(made.iter()).await?;
+            return Ok(Err(reason));
         }
         if changes > 0 {
             its_columns.put(&self.store, &self.stage.to).await?;
             (*table, *columns) = (its_table, its_columns);
         }
-        record.put(&self.store, &self.stage.to).await?;
-        self.clean(&mut record).await?;
+        if let Some(reason) = self.place(&mut record, task.before.as_ref(), &made).await? {
+            return Ok(Err(reason));
+        }
         done.inputs += record.inputs.len() as u64;
         done.unnamed += unnamed.len() as u64;
+        done.unread += refused;
         done.rows += rows;
         done.quarantined += quarantined;
         if done.first_bad.is_none() {
@@ -433,15 +460,23 @@ impl Stager {
         self.remove(record.remove.iter()).await?;
         record.replaces.clear();
         record.remove.clear();
+        if !self.is_there(record).await? {
+            // Another process has put its own there meanwhile.
+            return Ok(());
+        }
         if is_of_nothing {
             return Ok(self.store.delete(&record.key(&self.stage.to)).await?);
         }
         record.put(&self.store, &self.stage.to).await
     }
 
-    /// Removes files of jobs that no record names: their run was killed.
+    /// Removes files of jobs that no record names: their run was killed. Marks records that name files which are not there.
     /// Answers which files are there otherwise, and how large.
-    async fn clean_orphans(&self, records: &[Record], done: &mut Done) -> anyhow::Result<Sizes> {
+    pub(super) async fn clean_orphans(
+        &self,
+        records: &mut [Record],
+        done: &mut Done,
+    ) -> anyhow::Result<Sizes> {
         let known: BTreeSet<&str> =
             records.iter().flat_map(|record| &record.files).map(String::as_str).collect();
         let mut listed = self.store.list(&self.stage.to);
@@ -458,8 +493,22 @@ impl Stager {
                 orphans.push(path.to_owned());
             }
         }
+        if !orphans.is_empty() {
+            // Rare enough to look twice: what was put since they were read may name one.
+            let now = read(&self.store, &self.stage.to).await?;
+            let named: BTreeSet<&String> = now.iter().flat_map(|record| &record.files).collect();
+            if let Some(path) = orphans.iter().find(|path| named.contains(path)) {
+                bail!(
+                    "`{}/{path}` was written meanwhile: another process stages this table",
+                    self.stage.to
+                );
+            }
+        }
         done.leftovers = orphans.len() as u64;
         self.remove(orphans.iter()).await?;
+        for record in records {
+            record.is_torn = record.files.iter().any(|path| !sizes.contains_key(path));
+        }
         Ok(sizes)
     }
 

@@ -18,6 +18,16 @@ pub(super) const UNREAD: &str = "unread";
 pub(super) struct Object {
     pub(super) version: String,
     pub(super) bytes: u64,
+    /// When it was stored, in seconds since 1970.
+    pub(super) written_s: i64,
+}
+
+/// A record that stays as it is, all of whose objects are there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) record: Record,
+    /// When the first and the last of its objects were stored, in seconds since 1970.
+    pub(super) written_s: (i64, i64),
 }
 
 /// One job to do.
@@ -55,8 +65,9 @@ pub(super) struct Tasks {
     pub(super) waiting: u64,
     /// Jobs that should be done again and cannot be: why.
     pub(super) failed: Vec<String>,
-    /// Records that stay as they are, and all of whose objects are there.
-    pub(super) kept: Vec<Record>,
+    /// Jobs that are done again because files of theirs are not there.
+    pub(super) torn: u64,
+    pub(super) kept: Vec<Kept>,
 }
 
 /// Sorts objects into jobs of about `file_bytes` of files. `missing` says what became of an object that is not among
@@ -71,12 +82,15 @@ pub(super) fn tasks(
     let mut found = Tasks::default();
     for record in records {
         let mut inputs = BTreeMap::new();
-        let mut changed = again || record.table != table || record.is_doubled;
+        let mut changed = again || record.table != table || record.is_doubled || record.is_torn;
         let (mut cleared, mut waits, mut replaced) = (Vec::new(), false, false);
         let mut unread = false;
+        let mut written_s = (i64::MAX, i64::MIN);
         for (key, version) in &record.inputs {
             if let Some(object) = objects.remove(key) {
                 changed |= object.version != *version;
+                let (first, last) = written_s;
+                written_s = (first.min(object.written_s), last.max(object.written_s));
                 inputs.insert(key.clone(), object.version);
                 continue;
             }
@@ -101,7 +115,7 @@ pub(super) fn tasks(
             found.standing += record.quarantined;
             // Rows of what is gone stay apart: nothing could be done again that lies in one file with them.
             if cleared.is_empty() && !unread && !waits {
-                found.kept.push(record);
+                found.kept.push(Kept { record, written_s });
             }
             continue;
         }
@@ -122,6 +136,7 @@ pub(super) fn tasks(
             ));
             continue;
         }
+        found.torn += u64::from(record.is_torn);
         found.tasks.push(Task { job: record.job.clone(), inputs, before: Some(record) });
     }
     let mut inputs = BTreeMap::new();
@@ -174,12 +189,13 @@ mod tests {
     use super::*;
 
     fn objects(keys: &[(&str, &str)]) -> BTreeMap<String, Object> {
-        let object = |version: &str| Object { version: version.to_owned(), bytes: 80 };
+        let object =
+            |version: &str| Object { version: version.to_owned(), bytes: 80, written_s: 0 };
         keys.iter().map(|(key, version)| ((*key).to_owned(), object(version))).collect()
     }
 
     fn record(task: &Task) -> Record {
-        let mut record = Record::new(task, "t");
+        let mut record = Record::new(task, "t", 0);
         record.files.push("a.parquet".to_owned());
         record
     }

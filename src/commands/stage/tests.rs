@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::format_collect)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use tollgate_actors::store::Store;
 use tollgate_stage::{Column, Files, From, Kind, Mismatch, Table, Unknown, path};
 
 use super::outputs::Outputs;
+use super::record::Record;
 use super::stager::{Done, Look, Stager};
 
 const ROOM: u64 = 256 << 20;
@@ -46,6 +47,7 @@ pub(super) fn plan() -> StagePlan {
         file_bytes: 1 << 20,
         record_bytes_max: 1 << 20,
         follow: None,
+        merge_within: Duration::from_secs(24 * 60 * 60),
     }
 }
 
@@ -231,6 +233,7 @@ async fn an_object_that_cannot_be_read_keeps_no_other_back_and_is_tried_again() 
     for _ in 0..2 {
         let done = place.run().await;
         assert_eq!((done.inputs, done.rows, done.quarantined), (2, 1, 1), "{done:?}");
+        assert_eq!(done.unread, 1, "{done:?}");
         assert!(done.first_bad.as_ref().unwrap().contains("a `#` in a key"), "{done:?}");
     }
     // No row was made of it, so that none is lost where the other changes.
@@ -581,6 +584,156 @@ async fn whoever_is_killed_while_files_are_put_together_loses_no_row_and_leaves_
     assert_eq!((done.inputs, done.unchanged, done.failed.len()), (0, 20, 0), "{done:?}");
     assert_eq!((place.files().await.len(), rows_read(&place).await), (1, (40, 40)));
     assert_eq!(place.keys("staged/_stage").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_frozen_process_removes_of_its_own_is_nothing_of_its_successors() {
+    let place = after_runs(plan(), 20).await;
+    let records = super::record::read(&place.store, &Path::from("staged")).await.unwrap();
+    let all: Vec<_> = records.iter().collect();
+    let frozen = place.stager();
+    let joint = frozen.join(&all).await.unwrap().unwrap();
+    let next = place.stager();
+    let done = next.join(&all).await.unwrap().unwrap();
+    assert_eq!(next.replace(done).await.unwrap(), Ok(20));
+    let refused = frozen.replace(joint).await.unwrap().unwrap_err();
+    assert!(refused.contains("does another process stage"), "{refused}");
+    assert_eq!((place.files().await.len(), rows_read(&place).await), (1, (40, 40)));
+    // The same of two that stage the same objects anew.
+    let task = super::tasks::Task { job: "j".to_owned(), inputs: BTreeMap::new(), before: None };
+    let [one, other] = [&frozen, &next].map(|stager| Record::new(&task, "t", stager.nonce).name());
+    assert_ne!(one, other);
+}
+
+async fn records(place: &Place) -> Vec<Record> {
+    super::record::read(&place.store, &Path::from("staged")).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_successor_took_for_leftovers_is_made_again() {
+    let place = Place::new(plan());
+    for folder in ["raw/a", "raw/b"] {
+        place.put(&format!("{folder}/1.ndjson"), "{\"n\":1}\nno\n").await;
+        place.manifest(folder, "q", false).await;
+    }
+    assert_eq!(place.run().await.rows, 2);
+    for kind in ["parquet", "jsonl"] {
+        for key in place.keys("staged").await.iter().filter(|key| key.ends_with(kind)) {
+            place.delete(key).await;
+        }
+        let done = place.run().await;
+        assert_eq!((done.torn, done.inputs, done.leftovers), (1, 2, 0));
+        assert_eq!(rows_read(&place).await, (2, 2));
+        assert_eq!(place.keys("staged/_quarantine").await.len(), 1);
+    }
+    let done = place.run().await;
+    assert_eq!((done.torn, done.inputs, done.unchanged), (0, 0, 2));
+    // Both were removed, objects and files: that is as somebody wants it.
+    for key in place.keys("raw").await.into_iter().chain(place.files().await) {
+        place.delete(&key).await;
+    }
+    let done = place.run().await;
+    assert_eq!((done.torn, done.inputs, done.gone, done.failed.len()), (0, 0, 2, 0), "{done:?}");
+}
+
+#[tokio::test]
+async fn of_two_records_with_one_object_the_one_whose_files_are_there_keeps_it() {
+    let place = Place::new(plan());
+    for folder in ["raw/a", "raw/b", "raw/c"] {
+        place.put(&format!("{folder}/1.ndjson"), "{\"n\":1}\n").await;
+        place.manifest(folder, "q", false).await;
+    }
+    let look = |folders: &[&str]| {
+        let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+        let stager = place.stager();
+        async move { stager.run(false, Look::Folders(folders)).await.unwrap() }
+    };
+    // Of either order of names.
+    for (torn, whole) in
+        [(["raw/a", "raw/b"], ["raw/b", "raw/c"]), (["raw/b", "raw/c"], ["raw/a", "raw/b"])]
+    {
+        look(&torn).await;
+        let mut left = records(&place).await.remove(0);
+        for key in place.keys("staged").await {
+            place.delete(&key).await;
+        }
+        look(&whole).await;
+        let files = place.files().await;
+        left.put(&place.store, &Path::from("staged")).await.unwrap();
+        let done = place.run().await;
+        assert_eq!((done.torn, done.inputs, done.unchanged), (1, 1, 2), "{done:?}");
+        assert!(place.files().await.is_superset(&files));
+        assert_eq!((rows(&place).await, rows_read(&place).await), (3, (3, 3)));
+        for key in place.keys("staged").await {
+            place.delete(&key).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_takes_long_leaves_the_rest_to_the_next() {
+    let mut place = after_runs(plan(), 20).await;
+    (place.plan.manifest, place.plan.file_bytes) = (false, 1);
+    place.plan.table.columns[1].default = Some("x".to_owned());
+    let mut looks = 0;
+    loop {
+        let mut stager = place.stager();
+        stager.until = Some(tokio::time::Instant::now());
+        let done = stager.run(false, Look::All).await.unwrap();
+        assert_eq!((done.inputs, done.merged), (1, 0), "{done:?}");
+        looks += 1;
+        if !done.cut {
+            break;
+        }
+    }
+    assert_eq!((looks, place.run().await.unchanged, rows_read(&place).await), (20, 20, (40, 40)));
+}
+
+#[tokio::test]
+async fn what_another_has_put_since_the_records_were_read_is_no_leftover() {
+    let place = after_runs(plan(), 1).await;
+    let ended = place.stager().clean_orphans(&mut [], &mut Done::default()).await.unwrap_err();
+    assert!(ended.to_string().contains("another process stages"), "{ended}");
+    assert_eq!(rows_read(&place).await, (2, 2));
+}
+
+#[tokio::test]
+async fn a_record_whose_file_goes_as_it_is_put_is_undone_before_what_it_replaces_goes() {
+    let place = after_runs(plan(), 20).await;
+    let (stager, of) = (place.stager(), records(&place).await);
+    let all: Vec<_> = of.iter().collect();
+    let mut joint = stager.join(&all).await.unwrap().unwrap();
+    stager.remove(joint.made.iter()).await.unwrap();
+    let reason = stager.place(&mut joint.record, None, &joint.made).await.unwrap().unwrap();
+    assert!(reason.contains("was removed as soon as"), "{reason}");
+    assert_eq!((records(&place).await, rows_read(&place).await), (of.clone(), (40, 40)));
+    // One that is done again: what it was is there again, and is to be done again if an object of it was another's.
+    for is_doubled in [false, true] {
+        let before = Record { is_doubled, ..of[0].clone() };
+        let (turn, files) = (before.turn + 1, vec!["gone.parquet".to_owned()]);
+        let mut again = Record { turn, files, remove: before.files.clone(), ..before.clone() };
+        stager.place(&mut again, Some(&before), &[]).await.unwrap().unwrap();
+        let now = records(&place).await.remove(0);
+        assert_eq!((now.files, now.table.is_empty()), (before.files, is_doubled));
+    }
+    assert_eq!(rows_read(&place).await, (40, 40));
+}
+
+#[tokio::test]
+async fn a_frozen_process_puts_no_record_over_a_newer_one() {
+    let place = after_runs(plan(), 2).await;
+    let to = Path::from("staged");
+    let mut old = records(&place).await.remove(0);
+    let mut new = Record { nonce: old.nonce.wrapping_add(1), ..old.clone() };
+    new.put(&place.store, &to).await.unwrap();
+    old.remove.push("gone.parquet".to_owned());
+    place.stager().clean(&mut old).await.unwrap();
+    assert_eq!(records(&place).await.remove(0), new);
+    // Nor one of a job that is done again.
+    let seen = [(old.job.as_str(), Some(&old))].into();
+    assert!(place.stager().odd(&old, &seen).await.unwrap().is_some());
+    let seen = [(old.job.as_str(), Some(&new))].into();
+    assert_eq!(place.stager().odd(&old, &seen).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -98,6 +98,8 @@ const TABLE: &[(&str, Code, &str)] = &[
     ("[nats]\ncreds = \"file:a\"\nnkey = \"file:b\"", Code::BadValue, "nats.creds"),
     ("[nats]\ninbox = \"a.>\"", Code::BadValue, "nats.inbox"),
     ("[http]\nlisten = \"9464\"", Code::BadValue, "http.listen"),
+    ("[http]\ntoken = \"hunter2hunter2hunter2\"", Code::InlineSecret, "http.token"),
+    ("[http]\ntoken = \"env:NOPE\"", Code::SecretNotFound, "http.token"),
     ("[platforms.Meta]\nbase_url = \"https://x\"", Code::BadName, "platforms.Meta"),
     ("[platforms.b]\napis.x.path = \"x\"", Code::MissingKey, "platforms.b.base_url"),
     ("[platforms.b]\nbase_url = \"https://x\"", Code::NoPlatforms, "platforms.b.apis"),

@@ -41,8 +41,9 @@ use tokio::sync::mpsc;
 use tollgate_protos::Dead;
 
 use super::{
-    APPEND_MAX, Appended, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor, LanePage, Letter,
-    NewFetch, Noted, Queue, QueueError, QueueFuture, Queued, Wake, check_note, next_page,
+    APPEND_MAX, Appended, DEAD_COUNTED_MAX, DEAD_MAX, Ending, FIRST_MAX, LaneCount, LaneCursor,
+    LanePage, Letter, NewFetch, Noted, Queue, QueueError, QueueFuture, Queued, Wake, check_note,
+    next_page,
 };
 use crate::ids::{AccountKey, LaneKey, Seq};
 use crate::state::{Failure, State, clock};
@@ -217,6 +218,24 @@ impl Queue for EmbeddedQueue {
                 .iter()
                 .map(|(seq, row)| Ok(Letter { number: Seq(*seq), dead: rows::dead(*seq, row)? }));
             letters.collect()
+        }
+        .boxed()
+    }
+
+    fn dead_count(&self) -> QueueFuture<u64> {
+        let state = self.state.clone();
+        async move {
+            let (mut count, mut after) = (0, None);
+            // Piece by piece: permits wait for the same thread.
+            while count < DEAD_COUNTED_MAX {
+                let (more, last) = state.call(move |turn| ops::dead_keys(turn, after)).await?;
+                count += more;
+                if last.is_none() {
+                    break;
+                }
+                after = last;
+            }
+            Ok(count)
         }
         .boxed()
     }

@@ -357,6 +357,24 @@ pub(super) fn dead(
     Ok(found)
 }
 
+/// Dead letters that are counted in one turn.
+const COUNTED_AT_ONCE: usize = 1_000;
+
+/// Counts a piece of the list of dead letters; where the next one begins, if there may be one.
+pub(super) fn dead_keys(
+    turn: &Turn<'_>,
+    after: Option<Seq>,
+) -> Result<(u64, Option<Seq>), Failure> {
+    let from = after.map_or(0, |seq| seq.0.saturating_add(1)).to_be_bytes();
+    let (mut count, mut last) = (0, None);
+    for row in turn.range(&turn.tables.dead, &from, &u64::MAX.to_be_bytes()).take(COUNTED_AT_ONCE) {
+        let (key, _) = row.into_inner()?;
+        count += 1;
+        last = Some(Seq(rows::read_seq(&key)?));
+    }
+    Ok((count, last.filter(|_| count == COUNTED_AT_ONCE as u64)))
+}
+
 /// Takes a letter out of the list and, with a fetch, stores that. An id that waits already is not
 /// stored a second time: the letter came from an input whose like is on its way.
 pub(super) fn revive(

@@ -222,6 +222,10 @@ impl Queue for MemoryQueue {
         self.step(move |content| content.dead(after, max.min(DEAD_MAX)))
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.step(|content| content.dead(None, usize::MAX).len() as u64)
+    }
+
     fn revive(&self, seq: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         self.step(move |content| content.revive(seq, replay))
     }

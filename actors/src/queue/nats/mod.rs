@@ -333,6 +333,10 @@ impl Queue for NatsQueue {
         self.step(move |inner| async move { inner.letter_counts(platforms).await.map(Some) })
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.step(|inner| async move { Ok(inner.dead.info().await?.state.messages) })
+    }
+
     fn revive(&self, number: Seq, replay: Option<NewFetch>) -> QueueFuture<bool> {
         self.step(move |inner| async move { inner.revive(number, replay).await })
     }

@@ -51,6 +51,24 @@ async fn a_bucket_of_s3_keeps_every_promise_of_a_store() {
     until("no upload is left", || server.uploads() == 0 && server.parts().is_empty()).await;
 }
 
+/// By hand, on any server that speaks S3: `TOLLGATE_TEST_S3="ENDPOINT BUCKET REGION ID SECRET" cargo test -p
+/// tollgate-actors --lib a_server_of_your_own -- --ignored`.
+#[tokio::test]
+#[ignore = "needs a server"]
+async fn a_server_of_your_own_keeps_every_promise_of_a_store() {
+    let told = std::env::var("TOLLGATE_TEST_S3").expect("TOLLGATE_TEST_S3 names a server");
+    let words: Vec<&str> = told.split_whitespace().collect();
+    let [endpoint, bucket, region, id, secret] = words[..] else { panic!("five words") };
+    let keys = S3Credentials::Keys {
+        id: id.to_owned().into(),
+        secret: secret.to_owned().into(),
+        token: None,
+    };
+    let provider = Provider::S3 { region: region.to_owned(), path_style: true, credentials: keys };
+    let store = open_bucket(&plan_of(bucket, endpoint, provider));
+    conformance::all(&store).await;
+}
+
 #[tokio::test]
 async fn a_bucket_of_google_keeps_every_promise_of_a_store() {
     let server = Google::start();

@@ -159,6 +159,10 @@ impl Queue for SimQueue {
         self.ask(move |queue| queue.postpone(lane.clone(), seq, until))
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        self.ask(MemoryQueue::dead_count)
+    }
+
     fn postponed(&self) -> QueueFuture<u64> {
         self.ask(MemoryQueue::postponed)
     }

@@ -118,7 +118,7 @@ impl Throttle {
                 self.slot = None;
             }
             let Some(slot) = self.slot.take().or_else(|| self.ask_slot(place, now)) else {
-                wait.for_event((self.lanes[place].api, Cause::Collector), "a free collector");
+                wait.of_ready((self.lanes[place].api, Cause::Collector), "a free collector");
                 return;
             };
             let Some(candidate) = self.lanes[place].take(now) else {
@@ -211,7 +211,7 @@ impl Throttle {
                         continue;
                     }
                     Offer::Later(at) => {
-                        self.wait_for_retry(lane.api, at, now, wait);
+                        self.wait_for_retry(lane, at, now, wait);
                         continue;
                     }
                     Offer::Fetch | Offer::Read => {}
@@ -247,11 +247,11 @@ impl Throttle {
                         if let Err(refusal) = self.budgets_of_now(place, now) {
                             self.refused_now(place, refusal, now, ctx);
                             let why = "a fetch that cannot be called any more to be out";
-                            wait.for_event((api, Cause::Reading), why);
+                            wait.of_ready((api, Cause::Reading), why);
                         } else if let Some(name) = self.never_in_budget(place, now) {
                             self.never(place, &name, now, ctx);
                             let why = "a fetch that no limit allows to be out";
-                            wait.for_event((api, Cause::Reading), why);
+                            wait.of_ready((api, Cause::Reading), why);
                         } else if !self.waits_for_auth(place, now, wait)
                             && !self.waits_for_budget(place, now, wait)
                         {
@@ -264,7 +264,7 @@ impl Throttle {
                             self.lanes[place].read_more();
                             self.read(place, ctx);
                         }
-                        wait.for_event((api, Cause::Reading), "its next fetch to be read");
+                        wait.of_ready((api, Cause::Reading), "its next fetch to be read");
                         reading = true;
                     }
                     Decision::WaitUntil { at, because } => {
@@ -384,9 +384,10 @@ impl Throttle {
         self.shard.holds.of(lane, self.shard.clock.wall())
     }
 
-    /// A lane whose fetches are between two tries: what shuts the gate for at least as long, a hold
+    /// A lane whose fetches are between two tries, or not due yet: what shuts the gate for at least as long, a hold
     /// after a 429 say, is the better reason.
-    fn wait_for_retry(&self, api: u16, at: At, now: At, wait: &mut Wait) {
+    fn wait_for_retry(&self, lane: &Lane, at: At, now: At, wait: &mut Wait) {
+        let api = lane.api;
         let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
         match self.gate.decide(&self.platform.limits, ask, now) {
             // A stored time of a try is rounded up to its millisecond.
@@ -397,7 +398,10 @@ impl Throttle {
                 let cause = (api, cause_of(&because, true));
                 wait.until(at, at, cause, || self.gate.name(&self.platform.limits, &because));
             }
-            _ => wait.until(at, at, (api, Cause::Retry), || "its next try".into()),
+            _ if lane.was_tried(at) => {
+                wait.until(at, at, (api, Cause::Retry), || "its next try".into());
+            }
+            _ => wait.until(at, at, (api, Cause::NotBefore), || "its not_before".into()),
         }
     }
 
@@ -715,6 +719,8 @@ pub(super) struct Wait {
     held: Option<At>,
     /// Something else outside is waited for.
     event: bool,
+    /// The limits of a lane let its next call go: what that waits for is told, whatever others wait for.
+    ready: bool,
 }
 
 impl Wait {
@@ -726,7 +732,7 @@ impl Wait {
         cause: (u16, Cause),
         because: impl FnOnce() -> Box<str>,
     ) {
-        if self.at.is_none_or(|known| at < known) {
+        if !self.ready && self.at.is_none_or(|known| at < known) {
             self.at = Some(at);
             self.cause = Some(cause);
             self.because = Some(because());
@@ -755,6 +761,14 @@ impl Wait {
     /// Nothing but an operator is waited for: until when.
     fn only_held(&self) -> Option<At> {
         self.held.filter(|_| self.at.is_none() && !self.event)
+    }
+
+    /// Limits let a call go, and something else has to happen first, which will be heard of.
+    fn of_ready(&mut self, cause: (u16, Cause), because: &str) {
+        if !self.ready {
+            (self.ready, self.event, self.at) = (true, true, None);
+            (self.cause, self.because) = (Some(cause), Some(because.into()));
+        }
     }
 
     /// Something outside has to happen first, and will be heard of.

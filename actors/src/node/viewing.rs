@@ -1,0 +1,559 @@
+//! Looks at the accounts of a node for whoever asks, from any thread.
+//!
+//! Shards are asked one after the other and stretch by stretch, so that none is held up for longer than one stretch
+//! takes; what is computed of that (what is to come of an account) is computed off their threads.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
+
+use crate::budget::ShowUse;
+use crate::clock::Clock;
+use crate::cluster::PARTITIONS;
+use crate::health::SHARD_PATIENCE;
+use crate::ids::{AccountKey, Slug};
+use crate::plan::{Budget, Dim, Platform};
+use crate::shard::context::{Shared, shard_of};
+use crate::shard::showing::{
+    Found, ListAccounts, Listed, LookAt, Paced, ShowAccount, ShowBudgets, Sum, SumUp, Summed,
+};
+use crate::shard::{AccountLook, Look, Looks, Shard};
+use crate::throttle::messages::{Show, Shown};
+use crate::times::{self, Ends};
+use crate::view::account::{self, Snapshot, rate_of};
+use crate::view::eta::{
+    Assumed, Common, Sharing, Sizes, UNKNOWN_LATENCY, WALKED_ALONE, WALKED_IN_LIST, outlook,
+};
+use crate::view::list::Wanted;
+use crate::view::{
+    AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates,
+};
+
+/// Accounts of one answer that are walked forward; further ones have no ETA.
+const WALKED_MAX: usize = 256;
+/// Accounts that are walked for when all is done: those with the most to do for what their limits allow, and of as many
+/// platforms the one with the most waiting.
+const SLOWEST_MAX: usize = 16;
+/// Accounts that a shard looks up in one turn.
+const LOOKED_AT_ONCE: usize = 1_000;
+/// What all accounts come to is looked at anew after so long: half of how often `top` asks.
+const FRESH: Span = Span::from_millis(500);
+/// Rates are told over about so long, and over a minute.
+const SHORT: Duration = Duration::from_secs(15);
+
+/// Looks at the accounts.
+#[derive(Debug, Clone)]
+pub struct Viewer {
+    shards: Arc<[Addr<Shard>]>,
+    shared: Shared,
+    since: At,
+    last: Arc<Mutex<Option<Arc<Known>>>>,
+}
+
+/// How fast attempts go, for what is to come.
+#[derive(Debug, Default)]
+struct Paces {
+    /// By platform and number of the api.
+    latencies: HashMap<(Slug, u16), Span>,
+    /// How long attempts have their slots.
+    slots: HashMap<Slug, Span>,
+    /// Attempts, and those that brought something.
+    ends: BTreeMap<Slug, Ends>,
+}
+
+/// What was seen when all accounts were looked through last.
+#[derive(Debug)]
+struct Known {
+    at: At,
+    all: Summed,
+    paces: Paces,
+    common: BTreeMap<Slug, Arc<[Common]>>,
+    /// How long the windows of rates are.
+    seconds: [f64; 2],
+}
+
+impl Viewer {
+    pub(crate) fn new(shards: &Arc<[Addr<Shard>]>, shared: &Shared) -> Self {
+        let (shards, shared) = (Arc::clone(shards), shared.clone());
+        Self { since: shared.clock.now(), shards, shared, last: Arc::default() }
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Attempts of other nodes' accounts that are made here.
+    pub fn guests(&self) -> u64 {
+        self.shared.peers.spill().map_or(0, |spill| spill.guests() as u64)
+    }
+
+    /// The accounts of a platform, or one account, or all; at most `most` one by one, those with the
+    /// most waiting first.
+    pub async fn look(
+        &self,
+        platform: Option<String>,
+        account: Option<String>,
+        most: usize,
+    ) -> Looks {
+        let mut all = Looks::default();
+        for shard in self.shards.iter() {
+            let look = Look { platform: platform.clone(), account: account.clone(), most };
+            let asked = timeout(SHARD_PATIENCE, shard.send(look)).await;
+            let Ok(Ok(looks)) = asked else { continue };
+            all.accounts.extend(looks.accounts);
+            all.waiting += looks.waiting;
+            all.in_flight += looks.in_flight;
+            all.known += looks.known;
+            all.live += looks.live;
+        }
+        let by_waiting = |look: &AccountLook| std::cmp::Reverse(look.waiting);
+        all.accounts.sort_by_key(by_waiting);
+        all.accounts.truncate(most);
+        self.add_etas(&mut all.accounts).await;
+        all
+    }
+
+    /// One account; nothing where nothing is known of it here.
+    pub async fn account(&self, key: AccountKey) -> Option<AccountView> {
+        let shown = self.snapshot(&key).await?;
+        let known = self.known().await;
+        let assumed = self.assumed(&shown.platform, &known);
+        let clock = self.clock().clone();
+        let mut view = off_thread(move || account::view(&shown, &assumed, &clock)).await?;
+        view.node = self.shared.owned.is_shared().then(|| self.shared.plan.get().node_name.clone());
+        Some(view)
+    }
+
+    /// A page of accounts; `only`: of these, whether anything is known of them or not.
+    ///
+    /// # Errors
+    /// `after` is not where a page ended; the error is a sentence.
+    pub async fn accounts(
+        &self,
+        question: &AccountsQuestion,
+        only: Option<BTreeSet<AccountKey>>,
+    ) -> Result<AccountsPage, String> {
+        let wanted = Arc::new(Wanted::of(question)?);
+        if let Some(only) = only {
+            return Ok(self.page_of(&wanted, only).await);
+        }
+        let (mut matching, mut rows) = (0, Vec::new());
+        for shard in self.shards.iter() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                let asked = ListAccounts { wanted: Arc::clone(&wanted), from: place };
+                let Ok(Ok(listed)) = timeout(SHARD_PATIENCE, shard.send(asked)).await else {
+                    break;
+                };
+                let Listed { next, matching: more, rows: found } = listed;
+                from = next;
+                matching += more;
+                rows.extend(found);
+                // Not more in hand than a few pages, however many accounts there are.
+                if rows.len() > 8 * wanted.most {
+                    wanted.keep_first(&mut rows);
+                }
+            }
+        }
+        let mut page = wanted.page(matching, rows);
+        self.add_etas(&mut page.accounts).await;
+        Ok(page)
+    }
+
+    /// A page of these accounts.
+    async fn page_of(&self, wanted: &Wanted, only: BTreeSet<AccountKey>) -> AccountsPage {
+        let (mut matching, mut rows) = (0, Vec::new());
+        let only: Vec<AccountKey> = only
+            .into_iter()
+            .filter(|key| wanted.fits(key.platform.as_str(), key.account.as_str()))
+            .collect();
+        for (number, shard) in self.shards.iter().enumerate() {
+            let own = only.iter().filter(|key| shard_of(key, self.shards.len()) == number);
+            let own: Vec<AccountKey> = own.cloned().collect();
+            for some in own.chunks(LOOKED_AT_ONCE) {
+                let asked = timeout(SHARD_PATIENCE, shard.send(LookAt(some.to_vec()))).await;
+                let Ok(Ok(looks)) = asked else { break };
+                for look in looks {
+                    if wanted.takes(&look) {
+                        matching += 1;
+                        rows.extend(wanted.is_on_page(&look).then_some(look));
+                    }
+                }
+            }
+        }
+        let mut page = wanted.page(matching, rows);
+        self.add_etas(&mut page.accounts).await;
+        page
+    }
+
+    /// What all accounts come to; what is kept beside the shards is the caller's to add.
+    pub async fn overview(&self) -> Overview {
+        let plan = self.shared.plan.get();
+        let known = self.known().await;
+        let mut overview = Overview::empty(self.clock().wall_at(known.at));
+        overview.running = true;
+        overview.eta = self.all_done(&known).await;
+        for (name, platform) in &plan.platforms {
+            let none = Sum::default();
+            let sum = known.all.platforms.get(name).unwrap_or(&none);
+            let view = platform_view(platform, sum, &known.all.paces, known.seconds);
+            overview.waiting += view.waiting;
+            overview.in_flight += view.in_flight;
+            overview.rates.add(&view.rates);
+            overview.rates_minute.add(&view.rates_minute);
+            if let Some(allowed) = view.allowed {
+                *overview.allowed.get_or_insert(0.0) += allowed;
+            }
+            overview.platforms.push(view);
+        }
+        overview.nodes = vec![NodeView {
+            node: plan.node_name.clone(),
+            known: known.all.known,
+            live: known.all.live,
+            slots: plan.collect.concurrency as u64,
+            slots_open: self.shared.slots.available_permits() as u64,
+            partitions: self.shared.owned.ours().iter().count() as u32,
+            guests: self.guests(),
+            store_away: self.shared.store_health.is_away(),
+            back_away: self.shared.back_health.is_away(),
+        }];
+        overview
+    }
+
+    /// Looks through all accounts, unless somebody has within [`FRESH`].
+    async fn known(&self) -> Arc<Known> {
+        let now = self.clock().now();
+        // One at a time: who comes meanwhile has the same answer.
+        let mut last = self.last.lock().await;
+        if let Some(known) = last.as_ref().filter(|known| now.since(known.at) < FRESH) {
+            return Arc::clone(known);
+        }
+        let since = [SHORT, times::WINDOW_MAX];
+        let since = since.map(|window| times::window_start(now, window).max(self.since));
+        let mut all = Summed::default();
+        for shard in self.shards.iter() {
+            let mut from = Some(0);
+            while let Some(place) = from {
+                let asked = SumUp { from: place, since };
+                let Ok(Ok(mut part)) = timeout(SHARD_PATIENCE, shard.send(asked)).await else {
+                    break;
+                };
+                from = part.next.take();
+                let is_last = from.is_none();
+                add(&mut all, part, is_last);
+            }
+        }
+        let paces = Paces::of(&all.paces);
+        let common = self.common(&all, &paces, now).await;
+        let seconds = since.map(|since| (now.since(since).0 as f64 / 1e6).max(0.001));
+        let known = Arc::new(Known { at: now, all, paces, common, seconds });
+        *last = Some(Arc::clone(&known));
+        known
+    }
+
+    /// What accounts share, by platform.
+    async fn common(&self, all: &Summed, paces: &Paces, now: At) -> BTreeMap<Slug, Arc<[Common]>> {
+        let plan = self.shared.plan.get();
+        let slots: Vec<(Sizes, Span)> =
+            all.platforms.iter().map(|(name, sum)| (sum.sizes.clone(), paces.slot(name))).collect();
+        let concurrency = plan.collect.concurrency;
+        let mut common: BTreeMap<Slug, Vec<Common>> = BTreeMap::new();
+        for name in all.platforms.keys() {
+            let rule = Sharing::Slots { slots: concurrency, calls: slots.clone() };
+            let by = "collect.concurrency".to_owned();
+            common.entry(name.clone()).or_default().push(Common { by, rule });
+        }
+        // Of a cluster this node sees its own accounts: the others are taken to be like them.
+        let part =
+            f64::from(self.shared.owned.ours().iter().count() as u32) / f64::from(PARTITIONS);
+        for (name, platform) in &plan.platforms {
+            let Some(sum) = all.platforms.get(name) else { continue };
+            for (place, budget) in (0..).zip(&platform.budgets) {
+                if !is_of_all(budget) {
+                    continue;
+                }
+                let (limits, ledger) = self.used_of(name, place, budget).await;
+                for used in ledger.uses(&limits, &[], now) {
+                    let Some(limit) = limits.limits().get(used.limit) else { continue };
+                    if limit.api.is_some() {
+                        continue;
+                    }
+                    let (limit, used) = (Box::new(limit.clone()), Box::new(used));
+                    let by = limit.name.clone();
+                    let (sizes, lag) = (Box::new(sum.sizes.clone()), paces.lag(name, &limit));
+                    let rule = Sharing::Limit { limit, used, sizes, part, lag };
+                    common.entry(name.clone()).or_default().push(Common { by, rule });
+                }
+            }
+        }
+        common.into_iter().map(|(name, common)| (name, common.into())).collect()
+    }
+
+    /// What counts in a budget of all of a platform's calls; nothing of one that is another node's.
+    async fn used_of(
+        &self,
+        platform: &Slug,
+        place: u16,
+        budget: &Budget,
+    ) -> (Arc<LimitSet>, Ledger) {
+        for shard in self.shards.iter() {
+            let asked = timeout(SHARD_PATIENCE, shard.send(ShowBudgets)).await;
+            let Ok(Ok(live)) = asked else { continue };
+            let own = live
+                .into_iter()
+                .find(|(key, _)| key.platform() == platform && key.place() == place);
+            if let Some((_, addr)) = own
+                && let Ok(Ok(used)) = timeout(SHARD_PATIENCE, addr.send(ShowUse)).await
+            {
+                return used;
+            }
+        }
+        (Arc::clone(&budget.counted.limits), Ledger::new())
+    }
+
+    /// When the last of the accounts is done that may be the last.
+    async fn all_done(&self, known: &Known) -> Option<Eta> {
+        let mut work = Vec::new();
+        let most = known.all.platforms.values().filter_map(|sum| sum.most.as_ref());
+        let mut last: Vec<&AccountKey> =
+            known.all.slowest.iter().chain(most.take(SLOWEST_MAX)).map(|(_, key)| key).collect();
+        last.sort_unstable();
+        last.dedup();
+        for key in last {
+            if let Some(shown) = self.snapshot(key).await {
+                let assumed = self.assumed(&shown.platform, known);
+                work.push((shown, assumed));
+            }
+        }
+        let clock = self.clock().clone();
+        off_thread(move || {
+            let done = work
+                .iter()
+                .filter_map(|(shown, assumed)| outlook(shown, assumed, WALKED_ALONE).done);
+            done.max_by_key(|done| done.at).map(|done| account::eta(done, &clock))
+        })
+        .await
+        .flatten()
+    }
+
+    /// Says of each of the first accounts when it would be done.
+    async fn add_etas(&self, looks: &mut [AccountLook]) {
+        if looks.is_empty() {
+            return;
+        }
+        let known = self.known().await;
+        let mut work = Vec::new();
+        for (place, look) in looks.iter().enumerate().take(WALKED_MAX) {
+            if look.waiting == 0 && look.in_flight == 0 {
+                continue;
+            }
+            let Some(key) = key_of(&look.platform, &look.account) else { continue };
+            let Some(shown) = self.snapshot(&key).await else { continue };
+            let assumed = self.assumed(&shown.platform, &known);
+            work.push((place, shown, assumed));
+        }
+        let clock = self.clock().clone();
+        let told = off_thread(move || {
+            let told = work.iter().map(|(place, shown, assumed)| {
+                let done = outlook(shown, assumed, WALKED_IN_LIST).done;
+                (*place, done.map(|done| account::eta(done, &clock)))
+            });
+            told.collect::<Vec<_>>()
+        });
+        for (place, eta) in told.await.unwrap_or_default() {
+            looks[place].eta = eta;
+        }
+    }
+
+    async fn snapshot(&self, key: &AccountKey) -> Option<Snapshot> {
+        let shard = self.shards.get(shard_of(key, self.shards.len()))?;
+        // An actor that has just gone to rest is found there at the second look.
+        for _ in 0..2 {
+            let found = timeout(SHARD_PATIENCE, shard.send(ShowAccount(key.clone()))).await;
+            let (shown, around) = match found {
+                Ok(Ok(Found::Live(addr, around))) => {
+                    match timeout(SHARD_PATIENCE, addr.send(Show)).await {
+                        Ok(Ok(shown)) => (shown, around),
+                        Ok(Err(_)) => continue,
+                        Err(_) => return None,
+                    }
+                }
+                Ok(Ok(Found::Here(shown, around))) => (*shown, around),
+                _ => return None,
+            };
+            let Shown { platform, ledger, lanes, in_flight, because, cause, until } = shown;
+            return Some(Snapshot {
+                key: key.clone(),
+                state: around.state,
+                platform,
+                ledger,
+                lanes,
+                in_flight,
+                because,
+                cause,
+                until,
+                beside: around.beside,
+                answers: around.answers,
+                now: self.clock().now(),
+            });
+        }
+        None
+    }
+
+    fn assumed(&self, platform: &Platform, known: &Known) -> Assumed {
+        let paces = &known.paces;
+        let latency = |(api, _)| {
+            let known = paces.latencies.get(&(platform.name.clone(), api));
+            known.copied().unwrap_or(UNKNOWN_LATENCY)
+        };
+        Assumed {
+            latencies: (0..).zip(&platform.apis).map(latency).collect(),
+            concurrency: self.shared.plan.get().collect.concurrency,
+            calls_per_fetch: paces.calls_per_fetch(&platform.name),
+            common: known.common.get(&platform.name).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+impl Paces {
+    fn of(all: &[Paced]) -> Self {
+        let mut paces = Self::default();
+        let mut calls: HashMap<(Slug, u16), (u64, u64)> = HashMap::new();
+        let mut slots: HashMap<Slug, (u64, u64)> = HashMap::new();
+        for paced in all {
+            let Some((platform, api)) = &paced.of else { continue };
+            paces.ends.entry(platform.clone()).or_default().add(&paced.ends[1]);
+            let count = paced.ends[1].all();
+            let more = |sum: &mut (u64, u64), span: Option<Span>| {
+                if let Some(span) = span {
+                    *sum = (sum.0.saturating_add(span.0.saturating_mul(count)), sum.1 + count);
+                }
+            };
+            more(calls.entry((platform.clone(), *api)).or_default(), paced.call);
+            more(slots.entry(platform.clone()).or_default(), paced.slot);
+        }
+        let mean = |(us, count): (u64, u64)| (count > 0).then(|| Span(us / count));
+        paces.latencies =
+            calls.into_iter().filter_map(|(of, sum)| Some((of, mean(sum)?))).collect();
+        paces.slots = slots.into_iter().filter_map(|(of, sum)| Some((of, mean(sum)?))).collect();
+        paces
+    }
+
+    /// How long an attempt has its slot.
+    fn slot(&self, platform: &Slug) -> Span {
+        self.slots.get(platform).copied().unwrap_or(UNKNOWN_LATENCY)
+    }
+
+    /// How long after its going a call of a platform is charged by a limit.
+    fn lag(&self, platform: &Slug, limit: &Limit) -> Span {
+        let known = self.latencies.iter().filter(|((of, _), _)| of == platform);
+        let latency = known.map(|(_, span)| *span).max().unwrap_or(UNKNOWN_LATENCY);
+        match limit.window().and_then(|window| limit.guard.span(window)) {
+            Some(guard) => guard.min(latency),
+            None => latency,
+        }
+    }
+
+    /// Calls for one that brings something. Few of them say nothing.
+    fn calls_per_fetch(&self, platform: &Slug) -> f64 {
+        const ENOUGH: u64 = 20;
+        match self.ends.get(platform) {
+            Some(ends) if ends.done >= ENOUGH => ends.all() as f64 / ends.done as f64,
+            _ => 1.0,
+        }
+    }
+}
+
+/// Adds a stretch. Counts of a whole shard are told with each, and count once.
+fn add(all: &mut Summed, part: Summed, is_last: bool) {
+    for (name, more) in part.platforms {
+        let sum = all.platforms.entry(name).or_default();
+        sum.waiting += more.waiting;
+        sum.in_flight += more.in_flight;
+        sum.accounts += more.accounts;
+        sum.held += more.held;
+        sum.allowed += more.allowed;
+        sum.untold += more.untold;
+        sum.sizes.join(&more.sizes);
+        if let Some(most) = more.most
+            && sum.most.as_ref().is_none_or(|(known, _)| most.0 > *known)
+        {
+            sum.most = Some(most);
+        }
+        for (cause, count) in more.causes {
+            *sum.causes.entry(cause).or_default() += count;
+        }
+    }
+    all.paces.extend(part.paces);
+    all.slowest.extend(part.slowest);
+    all.slowest.sort_unstable_by(|one, other| other.cmp(one));
+    all.slowest.truncate(SLOWEST_MAX);
+    if is_last {
+        all.known += part.known;
+        all.live += part.live;
+    }
+}
+
+/// Whether every call of the platform counts in it.
+fn is_of_all(budget: &Budget) -> bool {
+    budget.when.always() && budget.dims == [Dim::Platform] && budget.special.is_empty()
+}
+
+fn platform_view(
+    platform: &Platform,
+    sum: &Sum,
+    paces: &[Paced],
+    seconds: [f64; 2],
+) -> PlatformView {
+    let mut ends = [Ends::default(); 2];
+    for paced in paces {
+        if paced.of.as_ref().is_some_and(|(of, _)| *of == platform.name) {
+            ends[0].add(&paced.ends[0]);
+            ends[1].add(&paced.ends[1]);
+        }
+    }
+    // What all of a platform share bounds them together.
+    let together = platform.budgets.iter().filter(|budget| is_of_all(budget));
+    let limits = together.flat_map(|budget| budget.counted.limits.limits());
+    let together = limits.filter(|limit| limit.api.is_none()).filter_map(rate_of);
+    let own = (sum.accounts > 0 && sum.untold == 0).then_some(sum.allowed);
+    PlatformView {
+        platform: platform.name.to_string(),
+        waiting: sum.waiting,
+        in_flight: sum.in_flight,
+        accounts: sum.accounts,
+        held: sum.held,
+        causes: sum.causes.clone(),
+        rates: rates(&ends[0], seconds[0]),
+        rates_minute: rates(&ends[1], seconds[1]),
+        allowed: together.chain(own).min_by(f64::total_cmp),
+    }
+}
+
+fn rates(ends: &Ends, seconds: f64) -> Rates {
+    let rate = |count: u64| count as f64 / seconds;
+    Rates {
+        calls: rate(ends.all()),
+        done: rate(ends.done),
+        throttled: rate(ends.throttled),
+        unreachable: rate(ends.unreachable),
+        store_away: rate(ends.store_away),
+        failed: rate(ends.failed),
+    }
+}
+
+fn key_of(platform: &str, account: &str) -> Option<AccountKey> {
+    let platform = Slug::new(platform).ok()?;
+    let account = crate::ids::Account::new(account).ok()?;
+    Some(AccountKey { platform, account })
+}
+
+/// Computes something that takes milliseconds where it holds nobody up.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}

@@ -1,0 +1,146 @@
+//! What people see of accounts: what is told of one, of pages of them, and of all, beside what then happens.
+
+use super::*;
+use crate::node::Viewer;
+use crate::times::Waits;
+use crate::view::{AccountState, AccountView, AccountsQuestion, Holder, Overview, Sort};
+
+impl Rig {
+    fn viewer(&self) -> Viewer {
+        Viewer::new(&vec![self.shard.clone()].into(), &self.shared)
+    }
+
+    async fn view(&self, account: &str) -> AccountView {
+        self.viewer().account(key(account)).await.expect("it is known")
+    }
+
+    async fn overview(&self) -> Overview {
+        self.viewer().overview().await
+    }
+}
+
+/// Milliseconds from the start of a test.
+fn ms_of(at: Timestamp) -> i64 {
+    at.duration_since(wall()).as_millis() as i64
+}
+
+#[test]
+fn a_view_says_who_holds_an_account_and_when_it_goes_on() {
+    paused(|| async {
+        let rig = Rig::start(limits(""), |seen| match account_of(seen).as_str() {
+            "refused" => Reply::status(429).header("retry-after", "100"),
+            _ => Reply::ok("{}"),
+        });
+        let scope = crate::holds::Scope::of_key("p.paused.a").unwrap();
+        let until = Some(wall() + jiff::SignedDuration::from_secs(50));
+        let reason = Some("tests".to_owned());
+        let hold = crate::holds::OperatorHold { reason, since: wall(), until };
+        rig.shared.holds.replace([(scope, hold)].into());
+        rig.put("paused", "a", "one").await;
+        rig.put("refused", "a", "two").await;
+        rig.at(2_000).await;
+        let told = rig.view("paused").await;
+        let hold = &told.holds[0];
+        assert_eq!((hold.by, hold.of.as_str()), (Holder::Operator, "p/paused/a"));
+        assert_eq!((hold.until, hold.since), (until, Some(wall())));
+        assert_eq!(told.cause, Some(Waits::Paused));
+        assert_eq!(told.eta.map(|eta| ms_of(eta.at) / 1000), Some(50));
+        let told = rig.view("refused").await;
+        assert_eq!((told.holds[0].by, told.holds[0].of.as_str()), (Holder::Provider, "p/refused"));
+        assert_eq!(ms_of(told.holds[0].until.unwrap()) / 1000, 100);
+        assert_eq!(
+            (told.answers[0].class.as_str(), told.answers[0].status),
+            ("throttled", Some(429))
+        );
+        assert_eq!(ms_of(told.next[0].at) / 1000, 100);
+        let held = AccountsQuestion { held: true, sort: Sort::Name, ..AccountsQuestion::default() };
+        let page = rig.viewer().accounts(&held, None).await.unwrap();
+        let names: Vec<&str> = page.accounts.iter().map(|look| &*look.account).collect();
+        assert_eq!((names, page.matching), (vec!["paused", "refused"], 2));
+        let all = rig.overview().await;
+        assert_eq!((all.platforms[0].held, all.waiting), (2, 2));
+        assert_eq!(all.platforms[0].causes[&Waits::Paused], 1);
+    });
+}
+
+#[test]
+fn a_call_in_flight_is_reserved_and_not_charged() {
+    paused(|| async {
+        let setup = limits(r#"day = { per = ["account"], max = 9, in = "24h", guard = "never" }"#);
+        let rig = Rig::start(setup, |_| Reply::ok("{}").head_after(secs(30)));
+        rig.put_many("x", "a", 2).await;
+        rig.at(1_000).await;
+        let told = rig.view("x").await;
+        assert_eq!((told.state, told.in_flight, told.waiting), (AccountState::Live, 2, 0));
+        let counter = &told.limits[0].counters[0];
+        assert_eq!((counter.used, counter.reserved, counter.calls.len()), (2, 2, 0));
+        rig.at(31_000).await;
+        let told = rig.view("x").await;
+        let counter = &told.limits[0].counters[0];
+        assert_eq!((counter.used, counter.reserved, told.in_flight), (2, 0, 0));
+        assert_eq!(counter.calls.iter().map(|call| call.units).sum::<u32>(), 2);
+    });
+}
+
+#[test]
+fn pages_and_searches_find_each_account_once() {
+    paused(|| async {
+        let rig = Rig::start(limits(r#"day = { per = ["account"], every = "24h" }"#), |_| {
+            Reply::ok("{}")
+        });
+        for account in 0..30 {
+            rig.put_many(&format!("shop{account:02}"), "a", 2 + account % 3).await;
+        }
+        rig.at(3_000).await;
+        let mut question = AccountsQuestion { most: Some(7), ..AccountsQuestion::default() };
+        let (mut seen, mut waiting) = (Vec::new(), Vec::new());
+        loop {
+            let page = rig.viewer().accounts(&question, None).await.unwrap();
+            assert_eq!(page.matching, 30);
+            seen.extend(page.accounts.iter().map(|look| look.account.clone()));
+            waiting.extend(page.accounts.iter().map(|look| look.waiting));
+            assert!(page.accounts.iter().all(|look| look.eta.is_some()));
+            question.after = page.next;
+            if question.after.is_none() {
+                break;
+            }
+        }
+        assert!(waiting.is_sorted_by(|one, other| one >= other), "{waiting:?}");
+        seen.sort();
+        seen.dedup();
+        assert_eq!((seen.len(), waiting.len()), (30, 30));
+        let search = Some("P2".to_owned());
+        let question = AccountsQuestion { search, ..AccountsQuestion::default() };
+        let page = rig.viewer().accounts(&question, None).await.unwrap();
+        assert_eq!((page.matching, page.accounts.len()), (10, 10));
+        let only = Some([key("shop07"), key("unknown")].into());
+        let page = rig.viewer().accounts(&AccountsQuestion::default(), only).await.unwrap();
+        let told: Vec<_> =
+            page.accounts.iter().map(|look| (look.account.as_str(), look.waiting > 0)).collect();
+        assert_eq!(told, [("shop07", true), ("unknown", false)]);
+    });
+}
+
+#[test]
+fn all_together_tell_rates_what_is_allowed_and_when_the_last_is_done() {
+    paused(|| async {
+        let setup = limits(r#"second = { per = ["account"], every = "1s" }"#);
+        let rig = Rig::start(setup, |_| Reply::ok("{}"));
+        let viewer = rig.viewer();
+        for account in 0..10 {
+            rig.put_many(&format!("x{account}"), "a", 60 + account).await;
+        }
+        rig.at(30_500).await;
+        let all = viewer.overview().await;
+        assert!((9.0..10.5).contains(&all.rates.calls), "{:?}", all.rates);
+        assert!((9.0..10.5).contains(&all.rates_minute.done), "{:?}", all.rates_minute);
+        assert!((all.allowed.unwrap() - 10.0).abs() < 0.01, "{:?}", all.allowed);
+        assert_eq!(all.platforms[0].accounts, 10);
+        assert_eq!(all.nodes[0].slots, 64);
+        let told = ms_of(all.eta.unwrap().at);
+        rig.all_end(secs(200)).await;
+        let last = i64::try_from(rig.calls().iter().map(|(ms, _)| *ms).max().unwrap()).unwrap();
+        let error = (told - last) as f64 / (last - 30_500) as f64;
+        assert!(error.abs() < 0.05, "told {told}, was {last}");
+    });
+}

@@ -1,0 +1,109 @@
+//! What people look at: all accounts together, platforms, pages of accounts, one account.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::response::Response;
+use serde::Serialize;
+use tollgate_actors::config::{PlatformOutline, outline};
+use tollgate_actors::view::{AccountsPage, AccountsQuestion, Overview, PAGE_MAX, PlatformView};
+
+use super::super::Front;
+use super::super::problem::Problem;
+use super::counter::Counter;
+use super::query;
+use super::questions::Nothing;
+
+/// Longest part of a name that is searched for, in characters.
+const SEARCH_CHARS_MAX: usize = 256;
+
+type Answered = Result<Response, Problem>;
+
+/// An answer, and how many nodes are not in it.
+#[derive(Debug, Serialize)]
+pub(super) struct Told<T> {
+    #[serde(flatten)]
+    told: T,
+    /// Nodes of the cluster that show themselves and did not answer.
+    silent: usize,
+}
+
+/// What all accounts come to.
+pub(super) async fn look_over(counter: &Counter) -> Result<Told<Overview>, Problem> {
+    let (told, silent) = counter.overview().await?;
+    Ok(Told { told, silent })
+}
+
+pub(super) async fn overview(State(front): State<Front>, uri: Uri) -> Answered {
+    let Nothing {} = query(&uri)?;
+    front.desks.answer(look_over).await
+}
+
+#[derive(Serialize)]
+struct Platforms {
+    platforms: Vec<PlatformNow>,
+}
+
+/// A platform as it is declared, and how it fares.
+#[derive(Serialize)]
+struct PlatformNow {
+    #[serde(flatten)]
+    outline: PlatformOutline,
+    now: PlatformView,
+}
+
+pub(super) async fn platforms(State(front): State<Front>, uri: Uri) -> Answered {
+    let Nothing {} = query(&uri)?;
+    let listing = async |counter: &Counter| {
+        let (Overview { platforms: mut views, .. }, silent) = counter.overview().await?;
+        let of_each = outline(&counter.plan()).into_iter().map(|outline| {
+            let place = views.iter().position(|view| view.platform == outline.name);
+            let nothing =
+                || PlatformView { platform: outline.name.clone(), ..PlatformView::default() };
+            let now = place.map_or_else(nothing, |place| views.swap_remove(place));
+            PlatformNow { outline, now }
+        });
+        Ok(Told { told: Platforms { platforms: of_each.collect() }, silent })
+    };
+    front.desks.answer(listing).await
+}
+
+pub(super) async fn accounts(State(front): State<Front>, uri: Uri) -> Answered {
+    let question: AccountsQuestion = query(&uri)?;
+    if question.most.is_some_and(|most| !(1..=PAGE_MAX).contains(&most)) {
+        return Err(Problem::question(format!("`most` is between 1 and {PAGE_MAX}")));
+    }
+    if question.search.as_ref().is_some_and(|search| search.chars().count() > SEARCH_CHARS_MAX) {
+        return Err(Problem::question(format!(
+            "`search` has at most {SEARCH_CHARS_MAX} characters"
+        )));
+    }
+    let listing = async |counter: &Counter| -> Result<Told<AccountsPage>, Problem> {
+        let (told, silent) = counter.accounts(&question).await?;
+        Ok(Told { told, silent })
+    };
+    front.desks.answer(listing).await
+}
+
+pub(super) async fn account(
+    State(front): State<Front>,
+    uri: Uri,
+    told: Result<Path<(String, String)>, PathRejection>,
+) -> Answered {
+    let Nothing {} = query(&uri)?;
+    let not_text = |_| Problem::question("the names in the path are no UTF-8");
+    let Path((platform, account)) = told.map_err(not_text)?;
+    let showing = async |counter: &Counter| {
+        let (view, silent) = counter.account(&platform, &account).await?;
+        match view {
+            Some(view) => Ok(view),
+            None if silent > 0 => Err(Problem::not_now(format!(
+                "{silent} node(s) do not answer, and the account may be one of theirs"
+            ))),
+            None => Err(Problem::nothing(format!(
+                "nothing is known of {platform}/{account}: nothing waits there, and its limits remember no call"
+            ))),
+        }
+    };
+    front.desks.answer(showing).await
+}
