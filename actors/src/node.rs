@@ -38,7 +38,8 @@ use crate::queue::{
     Appended, LaneCount, LaneCursor, LanePage, NewFetch, Queue, QueueError, QueueFuture,
 };
 use crate::reload::Reloader;
-use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
+use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, shard_of};
+use crate::shard::store_health::StoreHealth;
 use crate::shard::{
     Beat, Drain, Drained, Found, HoldsChanged, LookAgain, Reload, SettleBudgets, Shard, Tallied,
     Tally, Work,

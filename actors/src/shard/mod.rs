@@ -16,6 +16,7 @@ mod parts;
 pub mod permit;
 mod reload;
 pub(crate) mod showing;
+pub mod store_health;
 
 pub use actor::Shard;
 
