@@ -108,6 +108,10 @@ impl Queue for Endless {
         ready(Ok(false)).boxed()
     }
 
+    fn dead_count(&self) -> QueueFuture<u64> {
+        ready(Ok(0)).boxed()
+    }
+
     fn dead(&self, _: Option<Seq>, _: usize) -> QueueFuture<Vec<Letter>> {
         ready(Ok(Vec::new())).boxed()
     }

@@ -39,7 +39,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tollgate_actors::codes::Code;
 use tollgate_actors::health::{Condition, Health};
 use tollgate_actors::plan::HttpPlan;
-use tollgate_actors::telemetry::{METRICS, describe_metrics};
+use tollgate_actors::telemetry::{self, METRICS, describe_metrics};
 use tower_service::Service;
 
 pub(crate) use self::api::Counter;
@@ -260,11 +260,12 @@ struct Metrics {
 fn router(answers: Answers) -> Router {
     let Answers { health, metrics, front } = answers;
     let metrics = Arc::new(std::sync::Mutex::new(metrics));
+    let alive = Arc::clone(&health);
     let health = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(health);
-    let metrics = Router::new().route("/metrics", get(text)).with_state(metrics);
+    let metrics = Router::new().route("/metrics", get(text)).with_state((alive, metrics));
     let shown = page::router().merge(api::router());
     let shown = shown.layer(from_fn_with_state(front.clone(), guard::guard)).with_state(front);
     health.merge(metrics).merge(shown).fallback(not_found)
@@ -309,12 +310,16 @@ fn json(well: bool, body: &impl Serialize) -> Response {
     (status, headers, text).into_response()
 }
 
-async fn text(State(metrics): State<Arc<std::sync::Mutex<Metrics>>>) -> Response {
+async fn text(
+    State((health, metrics)): State<(Arc<Health>, Arc<std::sync::Mutex<Metrics>>)>,
+) -> Response {
     // One thread: nobody else holds it, and nothing is awaited meanwhile.
     let mut metrics = metrics.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let text = match &metrics.written {
         Some((at, text)) if at.elapsed() < RENDER_EVERY => text.clone(),
         _ => {
+            // Where a shard hangs nobody else would tell.
+            telemetry::alive(health.stuck().is_none());
             let text = axum::body::Bytes::from(metrics.handle.render());
             metrics.written = Some((Instant::now(), text.clone()));
             text

@@ -449,7 +449,8 @@ fn a_whole_run_at_trace_level_shows_no_secret_of_any_kind() {
         tollgate(&dir, &["dead", "list", "--json"]).run().exits(0),
         tollgate(&dir, &["status", "--json"]).run().exits(0),
         tollgate(&dir, &["plan", "fetches.jsonl"]).run().exits(0),
-        tollgate(&dir, &["audit", "--ledger", "--json"]).run().exits(1),
+        // Whether a call of the last 10 ms is left to prove anything of is chance.
+        tollgate(&dir, &["audit", "--ledger", "--json"]).run(),
     ];
     assert!(ran.summary().done >= 28, "{ran}");
     let dead = others[1].out();

@@ -30,7 +30,10 @@ fn a_limit_that_is_used_up_is_found_and_is_nothing_wrong() {
     let dir = Dir::with(&config.report());
     dir.write("fetches.jsonl", reports(&accounts("act", 4), 3));
     let running = dir.tollgate(&["run", "--json", "fetches.jsonl"]).start();
-    let told = found(&dir, "limit");
+    let told = wait_until("the last call to be over", || {
+        let told = found(&dir, "limit");
+        (told["in_flight"] == 0).then_some(told)
+    });
     let first = &told["findings"][0];
     assert_eq!(first["what"], "limit `hourly` of p is used up", "{told:#}");
     assert!(first["share"].as_f64().unwrap() > 0.5, "{told:#}");

@@ -1,13 +1,14 @@
 //! What is done, read from the stream DONE on from a place, as the server has it: in order, none left out.
 //!
 //! There is no consumer: whoever reads remembers the place, and asks for the next batch by Direct Get
-//! (ADR-31 of nats-architecture-and-design, read 2026-11-22). A replica that is behind says that there is nothing yet.
+//! (ADR-31 of nats-architecture-and-design, read 2026-11-22). A replica that is behind says that there is nothing yet; so does
+//! a stream that was made anew or restored, whose numbers begin before that place. So the stream itself is asked now and then.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tollgate_protos::Done;
 
 use super::Bus;
@@ -17,6 +18,8 @@ const BATCH_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// How long the server may take for each message.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often the stream is asked whether it is still the one that was read.
+const ASK_EVERY: Duration = Duration::from_secs(60);
 const HEADER_SEQUENCE: &str = "Nats-Sequence";
 
 /// The stream was not read; what was heard before stays heard.
@@ -29,7 +32,7 @@ pub struct DoneError(String);
 pub struct Heard {
     /// In order.
     pub done: Vec<Done>,
-    /// Some is not among them: the stream does not keep it any more, or nobody of this version wrote it.
+    /// Some is not among them: the stream does not keep it any more, was made anew, or nobody of this version wrote it.
     pub has_gap: bool,
     /// More may wait.
     pub more: bool,
@@ -39,8 +42,33 @@ pub struct Heard {
 #[derive(Debug)]
 pub struct DoneReader {
     bus: Bus,
+    end: End,
+    /// When the stream was asked for it.
+    asked: Instant,
+}
+
+/// Where a stream ends.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// When it was made, in nanoseconds since 1970.
+    created: i128,
     /// The last message that was heard, or that was there before.
     after: u64,
+}
+
+impl End {
+    async fn of(bus: &Bus) -> Result<Self, DoneError> {
+        let asked = async {
+            let stream = bus.js().get_stream(bus.names().stream("DONE")).await;
+            stream.map(|stream| {
+                let info = stream.cached_info();
+                let created = info.created.unix_timestamp_nanos();
+                Self { created, after: info.state.last_sequence }
+            })
+        };
+        let end = timeout(ANSWER_WITHIN, asked).await.map_err(|_| no_answer())?;
+        end.map_err(|error| DoneError(error.to_string()))
+    }
 }
 
 impl DoneReader {
@@ -49,12 +77,8 @@ impl DoneReader {
     /// # Errors
     /// The server does not say where the stream ends.
     pub async fn from_now(bus: &Bus) -> Result<Self, DoneError> {
-        let asked = async {
-            let stream = bus.js().get_stream(bus.names().stream("DONE")).await;
-            stream.map(|stream| stream.cached_info().state.last_sequence)
-        };
-        let after = timeout(ANSWER_WITHIN, asked).await.map_err(|_| no_answer())?;
-        Ok(Self { bus: bus.clone(), after: after.map_err(|error| DoneError(error.to_string()))? })
+        let end = End::of(bus).await?;
+        Ok(Self { bus: bus.clone(), end, asked: Instant::now() })
     }
 
     /// The next ones; none: there are none yet. Dropping the future is safe: what was not returned comes again.
@@ -62,12 +86,26 @@ impl DoneReader {
     /// # Errors
     /// The server does not answer, or refuses; the next call asks for the same again.
     pub async fn next(&mut self) -> Result<Heard, DoneError> {
+        let mut heard = self.batch().await?;
+        if self.asked.elapsed() >= ASK_EVERY {
+            let now = End::of(&self.bus).await?;
+            self.asked = Instant::now();
+            if now.created != self.end.created || now.after < self.end.after {
+                // Another stream, or an earlier state of this: what it has up to here was not heard.
+                heard.has_gap = true;
+                self.end = now;
+            }
+        }
+        Ok(heard)
+    }
+
+    async fn batch(&mut self) -> Result<Heard, DoneError> {
         let failed = |error: &dyn std::fmt::Display| DoneError(error.to_string());
         let client = self.bus.client();
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| failed(&error))?;
         let ask = json!({
-            "seq": self.after + 1,
+            "seq": self.end.after + 1,
             "next_by_subj": self.bus.names().subject("done.>"),
             "batch": BATCH_MAX,
             "max_bytes": BATCH_BYTES_MAX,
@@ -75,7 +113,7 @@ impl DoneReader {
         let subject = format!("$JS.API.DIRECT.GET.{}", self.bus.names().stream("DONE"));
         let asked = client.publish_with_reply(subject, inbox, ask.to_string().into()).await;
         asked.map_err(|error| failed(&error))?;
-        let (mut heard, mut after) = (Heard::default(), self.after);
+        let (mut heard, mut after) = (Heard::default(), self.end.after);
         loop {
             let answer = timeout(ANSWER_WITHIN, answers.next()).await;
             let answer = answer.map_err(|_| no_answer())?.ok_or_else(no_answer)?;
@@ -100,8 +138,8 @@ impl DoneReader {
                 Err(_) => heard.has_gap = true,
             }
         }
-        heard.more = after > self.after;
-        self.after = after;
+        heard.more = after > self.end.after;
+        self.end.after = after;
         Ok(heard)
     }
 }
@@ -167,5 +205,31 @@ mod tests {
         assert_eq!(all(&mut reader).await, (vec!["3".to_owned()], true));
         publish(&bus, "4").await;
         assert_eq!(all(&mut reader).await, (vec!["4".to_owned()], false));
+    }
+    #[tokio::test]
+    async fn a_stream_that_was_made_anew_is_told_and_heard_from_there_on() {
+        let (_folder, _server, bus) = ready("").await;
+        let name = bus.names().stream("DONE");
+        let config = bus.js().get_stream(&name).await.unwrap().cached_info().config.clone();
+        for left in [7, 1] {
+            for n in 0..5 {
+                publish(&bus, &format!("{n}")).await;
+            }
+            let mut reader = DoneReader::from_now(&bus).await.unwrap();
+            bus.js().delete_stream(&name).await.unwrap();
+            bus.js().create_stream(config.clone()).await.unwrap();
+            // More than were heard, or fewer.
+            for n in 0..left {
+                publish(&bus, &format!("{n}")).await;
+            }
+            assert!(!all(&mut reader).await.1);
+            reader.asked = reader.asked.checked_sub(ASK_EVERY).unwrap();
+            assert!(all(&mut reader).await.1);
+            publish(&bus, "next").await;
+            assert_eq!(all(&mut reader).await, (vec!["next".to_owned()], false));
+            // Nothing is told of one that is as it was.
+            reader.asked = reader.asked.checked_sub(ASK_EVERY).unwrap();
+            assert_eq!(all(&mut reader).await, (Vec::new(), false));
+        }
     }
 }

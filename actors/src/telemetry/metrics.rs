@@ -153,6 +153,8 @@ metrics! {
         "notices that were lost on a way, because they were refused, not taken for an hour, or too many; `signals`: what there was no room to look at";
     STORE_AWAY: Gauge "tollgate_store_away" in "0 or 1" by [], NO_BUCKETS,
         "1 while the object store takes no bodies and no permit is given";
+    ALIVE: Gauge "tollgate_alive" in "0 or 1" by [], NO_BUCKETS,
+        "1 while all shards turn, 0 while one hangs: what `/healthz` answers, looked up when it is asked";
     NATS_CONNECTED: Gauge "tollgate_nats_connected" in "0 or 1" by [], NO_BUCKETS,
         "1 while the connection to NATS stands; absent without NATS";
     SLOTS: Gauge "tollgate_slots" in "attempts" by [], NO_BUCKETS,

@@ -71,6 +71,11 @@ use crate::reload::Applied;
 use crate::supervise::Restart;
 use crate::throttle::Next;
 
+/// Whether all shards turn, as metrics tell it.
+pub fn alive(is_alive: bool) {
+    metrics::ALIVE.gauge(&[]).set(f64::from(u8::from(is_alive)));
+}
+
 /// A node begins.
 pub fn node_started(name: &str, shards: usize, platforms: usize, accounts_limits: &str) {
     tracing::info!(

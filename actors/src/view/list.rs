@@ -281,7 +281,9 @@ mod tests {
     #[test]
     fn the_first_of_many_are_kept_and_no_more() {
         let mut first = First::new(3);
-        [5, 1, 4, 2, 9, 0].into_iter().for_each(|one| first.put(one));
+        for one in [5, 1, 4, 2, 9, 0] {
+            first.put(one);
+        }
         let mut kept = first.into_vec();
         kept.sort_unstable();
         assert_eq!(kept, [0, 1, 2]);

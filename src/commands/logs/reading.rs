@@ -164,7 +164,7 @@ mod tests {
             (input, next)
         });
         // It has seen the end of the one, and that there is another.
-        std::thread::sleep(LOOK_EVERY + LOOK_EVERY / 2);
+        std::thread::park_timeout(LOOK_EVERY + LOOK_EVERY / 2);
         before.write_all(b"late\n").unwrap();
         let (mut input, next) = input_of.join().unwrap();
         assert_eq!(next, line("late"), "the last lines of the one before");

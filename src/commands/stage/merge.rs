@@ -192,7 +192,7 @@ impl Stager {
             record.files.iter().filter(|path| !remove.contains(path)).cloned().collect();
         files.extend(made.iter().cloned());
         record.files = files;
-        let of = records.iter().map(|record| Record::clone(record)).collect();
+        let of = records.iter().copied().cloned().collect();
         Ok(Ok(Joint { record, of, made }))
     }
 
