@@ -213,6 +213,11 @@ fn each_role_does_its_work_with_the_documented_rights_and_needs_each_of_them() {
     let publisher = dir("publisher", "");
     publisher.write("f.jsonl", fetches());
     run(&publisher, &["publish", "f.jsonl"]).exits(0);
+    // Asked before its service is there, commands look for themselves: that is not this role's right.
+    wait_until("the node's service", || {
+        let used = server.used();
+        used.get("node")?.contains("tollgate.service.status").then_some(())
+    });
     work_of_an_operator(&dir("operator", ""), true);
     wait_until("all that was published", || {
         let counts =
