@@ -45,6 +45,7 @@ pub mod levels;
 pub mod mixed;
 pub mod nats;
 pub mod node;
+pub mod notify;
 pub mod observe;
 pub mod pages;
 pub mod plan;

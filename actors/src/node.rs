@@ -30,6 +30,7 @@ use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::mixed::Limits;
+use crate::notify::Way;
 use crate::observe::Shuts;
 use crate::plan::{InForce, Plan};
 use crate::pulse::{Pulses, Watching};
@@ -37,7 +38,8 @@ use crate::queue::{
     Appended, LaneCount, LaneCursor, LanePage, NewFetch, Queue, QueueError, QueueFuture,
 };
 use crate::reload::Reloader;
-use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
+use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, shard_of};
+use crate::shard::store_health::StoreHealth;
 use crate::shard::{
     Beat, Drain, Drained, Found, HoldsChanged, LookAgain, Reload, SettleBudgets, Shard, Tallied,
     Tally, Work,
@@ -50,9 +52,12 @@ use crate::traces::{Exporting, Traces};
 
 mod doctor;
 pub(crate) mod hands;
+mod noticing;
 mod spilling;
 mod unknown;
 mod viewing;
+
+use noticing::Noticing;
 
 pub use doctor::Examiner;
 pub use spilling::{Carrying, Spilling};
@@ -105,6 +110,8 @@ pub struct Seams {
     pub owned: Owned,
     /// The way to other nodes for budgets; nothing where there are none.
     pub lending: Option<Lending>,
+    /// A way for notices beside webhooks; nothing where there is none.
+    pub notices: Option<Way>,
     /// How long a start waits for a queue that does not answer; zero: not at all.
     pub start_within: Duration,
 }
@@ -123,6 +130,7 @@ impl Seams {
             unknown: Unknown::Wait,
             owned: Owned::default(),
             lending: None,
+            notices: None,
             start_within: Duration::ZERO,
         }
     }
@@ -168,6 +176,8 @@ pub struct Node {
     tasks: Vec<JoinHandle<()>>,
     /// Whoever sends spans.
     exporting: Option<Exporting>,
+    /// Whoever tells of what is wrong for long.
+    noticing: Option<Noticing>,
     exchange: Option<Addr<Exchange>>,
     /// The way to other nodes, until somebody opens it.
     spilling: Option<Spilling>,
@@ -206,7 +216,7 @@ impl Node {
         let landings = Arc::new(Semaphore::new(plan.collect.concurrency * LANDINGS_PER_SLOT));
         telemetry::config_in_force();
         let (auth, worker) = Keeper::new(clock.clone());
-        let shared = Shared {
+        let mut shared = Shared {
             owned: seams.owned,
             auth,
             shuts: Shuts::default(),
@@ -224,6 +234,16 @@ impl Node {
             peers: Arc::new(Peers::default()),
             plan: InForce::new(Arc::clone(&plan)),
             pulses: Pulses::new(plan.collect.shards),
+            signals: None,
+        };
+        let noticing = match &plan.notify {
+            None => None,
+            Some(notify) => {
+                let ready = noticing::Ready::new(notify, &plan.node_name, &shared, seams.notices);
+                let ready = ready.map_err(|error| NodeError::Client(error.to_string()))?;
+                shared.signals = Some(ready.signals.clone());
+                Some(ready)
+            }
         };
         let wire = Wire::new(shared.clock.clone(), TOKEN_IDLE_MAX);
         let wire = wire.map_err(|error| NodeError::Client(error.to_string()))?;
@@ -267,6 +287,7 @@ impl Node {
         let spilling = Spilling::new(spill, said, Arc::clone(&shards), shared.clone());
         let examiner = Examiner::new(&shards, &shared, names, on_nats);
         let watching = shared.pulses.watch(shared.clock.clone());
+        let noticing = noticing.map(|ready| ready.start(shared.clone(), Arc::clone(&shards)));
         let mut node = Self {
             examiner,
             _watching: watching,
@@ -279,6 +300,7 @@ impl Node {
             health: None,
             tasks: vec![keeping],
             exporting,
+            noticing,
             exchange,
             spilling: Some(spilling),
             shared,
@@ -499,6 +521,9 @@ impl Node {
         if let Some(exchange) = &self.exchange {
             // One that is dead has nothing to say.
             let _flushed = exchange.send(Flush { within: SETTLE }).await.is_ok();
+        }
+        if let Some(noticing) = self.noticing.take() {
+            noticing.end().await;
         }
         for task in self.tasks.drain(..) {
             task.abort();

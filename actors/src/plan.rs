@@ -4,6 +4,7 @@
 //! an environment variable or a clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 use object_store::path::Path;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tollgate_gate::LimitSet;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub log: LogPlan,
     /// Where spans go; None: nothing is traced.
     pub traces: Option<TracePlan>,
+    /// What is told when something is wrong for long; None: nothing.
+    pub notify: Option<NotifyPlan>,
     /// The providers, by name.
     pub platforms: BTreeMap<Slug, Arc<Platform>>,
     /// What raw answers become in Parquet, by name.
@@ -124,6 +127,69 @@ pub struct TracePlan {
     pub endpoint: Url,
     /// Which part of the fetches is traced, of those whose publishers say nothing of it; 0 to 1. Default 0.01.
     pub sample: f64,
+}
+
+/// What is told when something is wrong for long, and to whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NotifyPlan {
+    /// How long an account is held before it is told. Default 15 min.
+    pub held_after: Duration,
+    /// Dead letters of a platform beyond which it is told. Default 100.
+    pub dead_over: u64,
+    /// How long the object store takes no bodies before it is told. Default 5 min.
+    pub store_after: Duration,
+    /// How long a shard's loop does not turn before it is told. Default 10 s.
+    pub blocked_after: Duration,
+    /// After how long it is told again. Default 6 h.
+    pub repeat_after: Duration,
+    /// Whether it is told on NATS too, by `serve`. Default: yes.
+    pub nats: bool,
+    /// Where it is posted.
+    pub webhooks: Vec<WebhookPlan>,
+}
+
+/// Where notices are posted. Read once; a secret that changes needs a restart.
+#[derive(Clone)]
+pub struct WebhookPlan {
+    /// Its name in logs and metrics.
+    pub name: Slug,
+    /// It may hold a secret: only its host is ever shown.
+    pub url: Url,
+    /// Sent with every request; their values are secrets.
+    pub headers: Vec<(HeaderName, SecretString)>,
+    /// What it is signed with.
+    pub key: Option<SecretSlice<u8>>,
+    /// What one request may take. Default 15 s.
+    pub timeout: Duration,
+}
+
+impl WebhookPlan {
+    /// Scheme, host and port.
+    pub fn host(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+}
+
+impl PartialEq for WebhookPlan {
+    fn eq(&self, other: &Self) -> bool {
+        let headers = |plan: &Self| -> Vec<(HeaderName, String)> {
+            let headers = plan.headers.iter();
+            headers.map(|(name, value)| (name.clone(), value.expose_secret().to_owned())).collect()
+        };
+        let key = |plan: &Self| plan.key.as_ref().map(|key| key.expose_secret().to_vec());
+        (&self.name, &self.url, self.timeout) == (&other.name, &other.url, other.timeout)
+            && key(self) == key(other)
+            && headers(self) == headers(other)
+    }
+}
+
+impl fmt::Debug for WebhookPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookPlan")
+            .field("name", &self.name)
+            .field("host", &self.host())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a node tells of itself in its logs; followed while it works.

@@ -338,6 +338,7 @@ fn needs_restart(started: &Plan, new: &Plan) -> Vec<&'static str> {
         ("nats", format!("{:?}", started.nats) != format!("{:?}", new.nats)),
         ("http", started.http != new.http),
         ("traces", started.traces != new.traces),
+        ("notify", started.notify != new.notify),
         ("stage", followed(started).ne(followed(new))),
     ];
     keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()

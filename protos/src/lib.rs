@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+mod notice;
 mod provenance;
 pub mod wire;
 
+pub use notice::Notice;
 pub use provenance::{Call, ObjectLine, Provenance};
 
 /// One order: collect this api of this platform for this account, with these parameters.

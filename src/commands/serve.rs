@@ -20,8 +20,9 @@ use tollgate_actors::nats::ask::Who;
 use tollgate_actors::nats::budgets::NatsBudgets;
 use tollgate_actors::nats::session::{About, Lease, Session, SessionError, SessionFile};
 use tollgate_actors::nats::tokens::NatsVault;
-use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, service};
+use tollgate_actors::nats::{self, Bus, NatsError, ask, holds, notices, service};
 use tollgate_actors::node::{Bell, Carrying, Lending, Node, NodeError, Seams, Unknown};
+use tollgate_actors::notify::Way;
 use tollgate_actors::plan::Plan;
 use tollgate_actors::queue::nats::NatsQueue;
 use tollgate_actors::queue::{Queue, QueueError};
@@ -277,6 +278,12 @@ async fn start(
     let backs = patiently(bus, async || backs(plan, bus, file, about).await).await?;
     let Backs { session, accord, in_force, keeper, owned, held, ledger, queue } = backs;
     let back = Arc::new(BackHealth::default());
+    let notices = plan.notify.as_ref().filter(|notify| notify.nats).map(|_| {
+        let (way, end) = Way::new("nats");
+        // It ends with the way.
+        actix_rt::spawn(notices::publish(bus.clone(), end));
+        way
+    });
     let seams = Seams {
         queue: Arc::new(queue),
         ledger: Arc::new(ledger),
@@ -290,6 +297,7 @@ async fn start(
             session: session.id(),
             wire: Arc::new(NatsBudgets::new(bus, &session)),
         }),
+        notices,
         start_within: START_WITHIN,
     };
     let lines = keep_lines(store.clone(), plan);

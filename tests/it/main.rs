@@ -36,6 +36,7 @@ mod nats_login;
 #[allow(unreachable_pub, dead_code, reason = "it is a public module of another crate too")]
 #[path = "../../actors/src/testkit/nats_server.rs"]
 mod nats_server;
+mod notify;
 mod objects;
 mod output;
 mod pages;

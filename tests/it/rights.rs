@@ -63,7 +63,7 @@ impl Server {
             .api("report", "path = \"report/{date}\"")
             .api(
                 "pages",
-                "path = \"pages\"\nquery = { cursor = \"{page.cursor}\" }\npages = { by = \"cursor\", next = \"next\", items = \"data\", max = 10 }",
+                "path = \"pages\"\nquery = { cursor = \"{page.cursor}\" }\npages = { by = \"cursor\", next = \"next\", items = \"data\", max = 10 }\n[notify]\nheld_after = \"1s\"",
             );
         Dir::with(&config)
     }
@@ -105,6 +105,9 @@ fn provider() -> Provider {
         ),
         "pages" if asked.target.contains("c2") => Told::json(&json!({ "data": [2] })),
         "pages" => Told::json(&json!({ "data": [1], "next": "c2" })),
+        "report/held" => {
+            Told::Answer(429, vec![("Retry-After", "3600".to_owned())], b"{}".to_vec())
+        }
         "report/bad" | "report/worse" => Told::of(404, "application/json", "{}"),
         _ => Told::json(&json!({ "ok": true })),
     })
@@ -127,7 +130,7 @@ fn report(id: &str) -> String {
     fetch("a", "report", id, json!({ "params": { "date": id } }))
 }
 
-/// A report that is put aside, a read of two pages, one that is remembered for ever, and one that dies.
+/// A report that is put aside, one whose account is held, a read of two pages, one that is remembered for ever, and one that dies.
 fn fetches() -> String {
     let tomorrow = jiff::Timestamp::now() + Duration::from_secs(86_400);
     let aside = json!({ "params": { "date": "aside" }, "not_before": tomorrow });
@@ -136,6 +139,7 @@ fn fetches() -> String {
         + &fetch("b", "report", "once", json!({ "params": { "date": "once" }, "once": true }))
         + &report("bad")
         + &report("worse")
+        + &fetch("h", "report", "held", json!({ "params": { "date": "held" } }))
         + &report("1")
 }
 
@@ -209,11 +213,20 @@ fn each_role_does_its_work_with_the_documented_rights_and_needs_each_of_them() {
     let publisher = dir("publisher", "");
     publisher.write("f.jsonl", fetches());
     run(&publisher, &["publish", "f.jsonl"]).exits(0);
+    // Asked before its service is there, commands look for themselves: that is not this role's right.
+    wait_until("the node's service", || {
+        let used = server.used();
+        used.get("node")?.contains("tollgate.service.status").then_some(())
+    });
     work_of_an_operator(&dir("operator", ""), true);
     wait_until("all that was published", || {
         let counts =
             ["report/1", "report/once", "report/back"].map(|path| provider.count(path, None));
         (provider.count("pages", None) == 2 && counts.iter().all(|count| *count > 0)).then_some(())
+    });
+    wait_until("what is told of the account that is held", || {
+        let used = server.used();
+        used["node"].contains("tollgate.notice.account_held.p.h").then_some(())
     });
     if stages {
         node.wait_says("stage_done");

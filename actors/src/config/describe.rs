@@ -90,6 +90,16 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     if let Some(level) = &plan.log.level {
         writeln!(out, "log      {level}")?;
     }
+    if let Some(notify) = &plan.notify {
+        let webhooks = notify.webhooks.iter().map(|webhook| {
+            let signed = if webhook.key.is_some() { ", signed" } else { "" };
+            format!("{} at {}{signed}", webhook.name, webhook.host())
+        });
+        let nats = notify.nats.then(|| "NATS (`serve`)".to_owned());
+        let whom: Vec<String> = nats.into_iter().chain(webhooks).collect();
+        let whom = if whom.is_empty() { "nobody but the log".to_owned() } else { whom.join("; ") };
+        writeln!(out, "notify   {whom}")?;
+    }
     writeln!(out, "limits   {} (names the limits in force)", plan.hash)?;
     for platform in plan.platforms.values() {
         writeln!(out)?;

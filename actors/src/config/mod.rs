@@ -38,6 +38,7 @@ mod limits;
 mod log;
 mod mistake;
 mod node;
+mod notify;
 mod observe;
 mod outline;
 mod pages;
@@ -127,6 +128,7 @@ fn load_for(
         store::check_bodies_fit(&report, &store, &collect.plan);
         let defaults =
             platform::Defaults { timeouts: collect.timeouts, key: &store.key, env: &env };
+        let notify = notify::notify(root.section("notify"), &env);
         let platforms = platform::platforms(&mut root, &defaults, platforms_needed);
         store::check_state_apart(&report, &node.data, &store, &platforms);
         store::check_split_keys(&report, &store, &platforms);
@@ -144,6 +146,7 @@ fn load_for(
             http,
             log,
             traces,
+            notify,
             platforms,
             stages,
             hash,

@@ -52,6 +52,26 @@ fn look_up(
     fit: Fit,
 ) -> Option<SecretString> {
     let text = section.text(name)?;
+    find(section, name, &text, env, fit)
+}
+
+/// The same of a key that was taken already, of one line.
+pub(super) fn secret_of(
+    section: &Section<'_>,
+    name: &str,
+    text: &str,
+    env: &BTreeMap<String, String>,
+) -> Option<SecretString> {
+    find(section, name, text, env, Fit::Line)
+}
+
+fn find(
+    section: &Section<'_>,
+    name: &str,
+    text: &str,
+    env: &BTreeMap<String, String>,
+    fit: Fit,
+) -> Option<SecretString> {
     let found = if let Some(variable) = text.strip_prefix("env:") {
         match env.get(variable) {
             Some(value) => Ok(value.clone()),

@@ -11,6 +11,7 @@ pub mod done;
 mod error;
 pub mod holds;
 mod names;
+pub mod notices;
 pub(crate) mod own;
 pub mod publish;
 pub mod service;

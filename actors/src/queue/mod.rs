@@ -14,6 +14,7 @@
 //! - after a wake was lost, `lanes` still tells of the work;
 //! - a fetch's note is replaced by version only, and stays until it is dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tollgate_protos::{Dead, Done};
 
-use crate::ids::{AccountKey, LaneKey, Seq};
+use crate::ids::{AccountKey, LaneKey, Seq, Slug};
 
 pub mod embedded;
 pub mod memory;
@@ -244,6 +245,11 @@ pub trait Queue: Send + Sync + fmt::Debug + 'static {
 
     /// Dead letters behind `after` in order of their numbers, at most `max` (and [`DEAD_MAX`]).
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>>;
+
+    /// How many dead letters of each of these platforms there are, if that can be had without reading them all.
+    fn dead_counts(&self, _platforms: Vec<Slug>) -> QueueFuture<Option<BTreeMap<Slug, u64>>> {
+        std::future::ready(Ok(None)).boxed()
+    }
 
     /// How many dead letters there are; of those in a folder at most [`DEAD_COUNTED_MAX`] are counted.
     fn dead_count(&self) -> QueueFuture<u64>;

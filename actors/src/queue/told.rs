@@ -1,5 +1,6 @@
 //! A queue that tells of what is done in it, beside another that does the work.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use super::{
     Appended, Ending, LaneCount, LaneCursor, LanePage, Letter, NewFetch, Noted, Queue, QueueFuture,
     Queued, Wake,
 };
-use crate::ids::{AccountKey, LaneKey, Seq};
+use crate::ids::{AccountKey, LaneKey, Seq, Slug};
 
 /// Hears of a fetch whose objects and manifest are there. It may hear of one twice, and of one that the queue then does
 /// not confirm; it is called by the actor that ends the fetch, so it has to be quick.
@@ -101,6 +102,10 @@ impl Queue for Told {
 
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>> {
         self.queue.dead(after, max)
+    }
+
+    fn dead_counts(&self, platforms: Vec<Slug>) -> QueueFuture<Option<BTreeMap<Slug, u64>>> {
+        self.queue.dead_counts(platforms)
     }
 
     fn dead_count(&self) -> QueueFuture<u64> {

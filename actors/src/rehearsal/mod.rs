@@ -25,7 +25,8 @@ use crate::plan::{InForce, Plan, Platform};
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{NewFetch, Queue};
 use crate::recipe::{self, Accepted, FetchContext};
-use crate::shard::context::{LANDINGS_PER_SLOT, Shared, StoreHealth};
+use crate::shard::context::{LANDINGS_PER_SLOT, Shared};
+use crate::shard::store_health::StoreHealth;
 use crate::shard::{Found, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::Totals;
@@ -111,6 +112,7 @@ async fn play(mut plan: Plan, case: &Case, accepted: Accepted, told: &Told) -> b
     let (auth, worker) = Keeper::new(clock.clone());
     let shared = Shared {
         pulses: Arc::default(),
+        signals: None,
         owned: crate::cluster::Owned::default(),
         auth,
         shuts: Shuts::default(),

@@ -9,12 +9,11 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tollgate_gate::{At, PermitId, Sent};
 
 use super::accounts::{Accounts, Ix, State};
@@ -23,6 +22,7 @@ use super::budgets::{lose_grants, tell_of_orphan};
 use super::guests::{Abroad, Visits};
 use super::parts::Claim;
 use super::permit::{BodyRead, Permit, Report};
+use super::store_health::StoreHealth;
 use super::{AccountDied, CollectorDied, Shard};
 use crate::auth::{Keeper, Redactors};
 use crate::budget::exchange::Exchange;
@@ -31,12 +31,13 @@ use crate::clock::Clock;
 use crate::cluster::Owned;
 use crate::collector::actor::{Collector, Make};
 use crate::collector::{Folders, Item, Order, Outcome, Slot};
-use crate::health::{self, BackHealth, Health};
+use crate::health::BackHealth;
 use crate::holds::Holds;
 use crate::http::{Transport, Written};
 use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
+use crate::notify::Signals;
 use crate::observe::{Drift, Shuts};
 use crate::pages::Read;
 use crate::plan::{InForce, Plan, Platform};
@@ -103,6 +104,8 @@ pub struct Shared {
     pub owned: Owned,
     /// Whether the shards' loops turn.
     pub pulses: Arc<Pulses>,
+    /// Who hears of what goes wrong, if anybody is told.
+    pub(crate) signals: Option<Signals>,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a
@@ -175,55 +178,6 @@ pub(crate) fn shard_of(key: &AccountKey, shards: usize) -> usize {
     usize::try_from(hasher.finish() % shards as u64).expect("less than the number of shards")
 }
 
-/// Whether the store takes bodies; shared by the node.
-#[derive(Debug, Default)]
-pub struct StoreHealth {
-    away: AtomicBool,
-    /// Why, when it was last away.
-    why: Mutex<String>,
-    /// Wakes the prober.
-    pub(crate) failed: Notify,
-    /// Who else is told.
-    health: OnceLock<Arc<Health>>,
-}
-
-impl StoreHealth {
-    /// Whether the last attempt to store failed.
-    pub fn is_away(&self) -> bool {
-        self.away.load(Ordering::Acquire)
-    }
-
-    /// Why it takes none, if it does not.
-    pub(crate) fn why(&self) -> Option<String> {
-        let why = || self.why.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.is_away().then(why)
-    }
-
-    pub(crate) fn away(&self, reason: &str) {
-        if !self.away.swap(true, Ordering::AcqRel) {
-            reason.clone_into(&mut self.why.lock().unwrap_or_else(PoisonError::into_inner));
-            telemetry::store_away(reason);
-            if let Some(health) = self.health.get() {
-                health.set(health::STORE, &format!("the object store takes no bodies: {reason}"));
-            }
-        }
-    }
-
-    /// Tells `health` from now on. A second one is not told.
-    pub(crate) fn report_to(&self, health: &Arc<Health>) {
-        if self.health.set(Arc::clone(health)).is_ok() && self.is_away() {
-            health.set(health::STORE, "the object store takes no bodies");
-        }
-    }
-
-    pub(crate) fn back(&self) {
-        self.away.store(false, Ordering::Release);
-        if let Some(health) = self.health.get() {
-            health.clear(health::STORE);
-        }
-    }
-}
-
 /// An attempt in flight.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -292,6 +246,7 @@ pub struct Context {
     pub(crate) auth: Keeper,
     pub(crate) owned: Owned,
     pub(crate) drift: RefCell<Drift>,
+    pub(crate) signals: Option<Signals>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
     pub(crate) running: RefCell<BTreeMap<PermitId, Running>>,
@@ -359,6 +314,7 @@ impl Context {
             auth: shared.auth,
             owned: shared.owned,
             drift: RefCell::default(),
+            signals: shared.signals,
             transport,
             accounts: RefCell::default(),
             running: RefCell::default(),

@@ -11,10 +11,12 @@ mod budgets;
 pub(crate) mod census;
 pub mod context;
 pub(crate) mod guests;
+pub(crate) mod held;
 mod parts;
 pub mod permit;
 mod reload;
 pub(crate) mod showing;
+pub mod store_health;
 
 pub use actor::Shard;
 

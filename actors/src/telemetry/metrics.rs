@@ -145,6 +145,12 @@ metrics! {
         "spans that the collector of traces has taken";
     SPANS_DROPPED: Counter "tollgate_trace_spans_dropped_total" in "spans" by [], NO_BUCKETS,
         "spans that were lost: the collector of traces does not take them, or not as fast as they come";
+    NOTICES: Counter "tollgate_notices_total" in "notices" by ["kind"], NO_BUCKETS,
+        "notices made, with `began`, `goes_on` and `ended`: `account_held`, `limit_drift`, `dead_letters`, `deadline_missed`, `store_away`, `shard_blocked`; see docs/notify.md";
+    NOTICES_SENT: Counter "tollgate_notices_sent_total" in "notices" by ["way"], NO_BUCKETS,
+        "notices that were taken, by the way they went: `nats`, or the name of a webhook";
+    NOTICES_DROPPED: Counter "tollgate_notices_dropped_total" in "notices" by ["way"], NO_BUCKETS,
+        "notices that were lost on a way, because they were refused, not taken for an hour, or too many; `signals`: what there was no room to look at";
     STORE_AWAY: Gauge "tollgate_store_away" in "0 or 1" by [], NO_BUCKETS,
         "1 while the object store takes no bodies and no permit is given";
     ALIVE: Gauge "tollgate_alive" in "0 or 1" by [], NO_BUCKETS,

@@ -13,6 +13,7 @@ mod cluster;
 mod logs;
 mod loops;
 mod metrics;
+mod notify;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,10 @@ pub(crate) use metrics::{
     WAKES,
 };
 pub use metrics::{Kind, METRICS, Metric, describe_metrics};
+pub(crate) use notify::{
+    notice_dropped, noticed, notices_dropped, notices_made, notices_sent, notices_taken,
+    notices_untaken,
+};
 pub use stage::{
     Staged, stage_deaf, stage_died, stage_done, stage_failed, stage_follows, stage_lags,
     stage_left, stage_quarantined, stage_torn, stage_waits,

@@ -38,6 +38,7 @@ const SOURCE: &str = concat!(
     include_str!("logs.rs"),
     include_str!("traces.rs"),
     include_str!("loops.rs"),
+    include_str!("notify.rs"),
     include_str!("stage.rs")
 );
 const PAGE: &str = include_str!("../../../docs/events.md");
@@ -237,7 +238,7 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
         }
         let bounded = [
             "platform", "api", "code", "class", "kind", "version", "cause", "phase", "shard",
-            "table",
+            "table", "way",
         ];
         assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");

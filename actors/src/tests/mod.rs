@@ -62,7 +62,8 @@ use crate::observe::Shuts;
 use crate::plan::Plan;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::{Appended, NewFetch, Queue};
-use crate::shard::context::{Shared, StoreHealth};
+use crate::shard::context::Shared;
+use crate::shard::store_health::StoreHealth;
 use crate::shard::{Found, Look, Looks, Reload, Shard, Work};
 use crate::store::Store;
 use crate::telemetry::Totals;
@@ -189,6 +190,7 @@ impl Rig {
         });
         let shared = Shared {
             pulses: Arc::default(),
+            signals: None,
             owned,
             auth,
             shuts: Shuts::default(),

@@ -51,6 +51,7 @@ impl Running {
             ledger: Arc::new(NatsLedger::open(&bus, Arc::clone(&session), 1).await.unwrap()),
             store: Store::memory(1 << 30).unwrap(),
             lending: None,
+            notices: None,
             start_within: Duration::ZERO,
             back,
         };

@@ -63,6 +63,8 @@ pub(crate) struct Lane {
     pub(crate) unseen: u64,
     /// The last one read.
     pub(crate) cursor: Option<Seq>,
+    /// The last one of which it was told that it comes after its deadline.
+    pub(crate) told_late: Option<Seq>,
     /// A read is under way.
     pub(crate) loading: bool,
     /// What the read under way brings is of no use: it began before the api was gone, or another process was known to
@@ -121,6 +123,7 @@ impl Lane {
             parked: Vec::new(),
             unseen: 0,
             cursor: None,
+            told_late: None,
             loading: false,
             discard: false,
             ended: Vec::new(),

@@ -346,8 +346,9 @@ fn the_defaults_that_init_shows_are_the_defaults() {
             let is_key = bare
                 .split_once(" = ")
                 .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
-            let is_table =
-                ["[nats]", "[http]", "[traces]"].iter().any(|table| bare.starts_with(table));
+            let is_table = ["[nats]", "[http]", "[traces]", "[notify]"]
+                .iter()
+                .any(|table| bare.starts_with(table));
             if is_key || is_table { bare } else { line }.to_owned() + "\n"
         })
         .collect();
@@ -363,7 +364,9 @@ fn the_defaults_that_init_shows_are_the_defaults() {
     assert_eq!(format!("{:?}", with.store), format!("{:?}", without.store));
     assert_eq!(with.http, without.http);
     assert_eq!(with.log.per_second_max, without.log.per_second_max);
-    assert!(without.traces.is_none());
+    assert!(without.traces.is_none() && without.notify.is_none());
+    let defaults = plan(&format!("{BASE}\n[notify]")).notify;
+    assert_eq!(with.notify, defaults);
     assert!(with.traces.as_ref().is_some_and(|traces| (traces.sample - 0.01).abs() < 1e-9));
     let first = |plan: &Plan| plan.platforms.values().next().unwrap().lost_call;
     assert_eq!(first(&with), first(&without));
@@ -588,4 +591,98 @@ fn what_is_told_and_traced_is_checked_as_the_rest() {
     }
     let plan = plan(&format!("{BASE}\n[log]\nlevel = \"info, tollgate::fetch=DEBUG\""));
     assert_eq!(plan.log.level.unwrap().as_str(), "info,tollgate::fetch=debug");
+}
+
+const KEY: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8G";
+
+#[test]
+fn who_is_told_is_read_with_secrets_that_are_shown_nowhere() {
+    let text = format!(
+        r#"{BASE}
+[notify]
+held_after = "1h"
+dead_over = 7
+nats = false
+[notify.webhooks.ops]
+url = "env:OPS_URL"
+headers = {{ Authorization = "env:OPS_TOKEN" }}
+secret = "env:OPS_KEY"
+timeout = "2s"
+[notify.webhooks.pager]
+url = "http://127.0.0.1:9/x"
+"#
+    );
+    let url = "https://hooks.example.com/s3cret";
+    let env = [("OPS_URL", url), ("OPS_TOKEN", "Bearer s3cret"), ("OPS_KEY", KEY)];
+    let loaded = load_with(&text, &env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let notify = loaded.plan.notify.clone().unwrap();
+    let told = (notify.held_after.as_secs(), notify.dead_over, notify.nats);
+    assert_eq!(told, (3600, 7, false));
+    let ops = &notify.webhooks[0];
+    assert_eq!((ops.name.as_str(), ops.url.as_str(), ops.timeout.as_secs()), ("ops", url, 2));
+    assert_eq!(ops.headers[0].0, "authorization");
+    assert_eq!(ops.key.as_ref().map(|key| key.expose_secret().len()), Some(30));
+    let shown = format!("{:?}\n{}", loaded.plan, describe(&loaded.plan));
+    assert!(!shown.contains("s3cret") && !shown.contains("MfKQ"), "{shown}");
+    assert!(shown.contains("ops at https://hooks.example.com, signed"), "{shown}");
+}
+
+#[test]
+fn what_is_wrong_with_who_is_told_is_found() {
+    let webhook = |lines: &str| format!("[notify.webhooks.ops]\nurl = \"https://h/\"\n{lines}");
+    let env =
+        [("TOKEN", "t"), ("BAD", "no key"), ("SHORT", "whsec_c2hvcnQ="), ("NO_URL", "s3cret")];
+    let cases = [
+        ("[notify]\nheld_afte = \"1m\"".to_owned(), Code::UnknownKey, "notify.held_afte"),
+        ("[notify]\nheld_after = \"1d\"".to_owned(), Code::BadDuration, "notify.held_after"),
+        ("[notify]\ndead_over = 0".to_owned(), Code::BadValue, "notify.dead_over"),
+        ("[notify]\nrepeat_after = \"1s\"".to_owned(), Code::BadDuration, "notify.repeat_after"),
+        (
+            "[notify.webhooks.Ops]\nurl = \"https://h/\"".to_owned(),
+            Code::BadName,
+            "notify.webhooks.Ops",
+        ),
+        ("[notify.webhooks.ops]".to_owned(), Code::MissingKey, "notify.webhooks.ops.url"),
+        (
+            "[notify.webhooks.ops]\nurl = \"ftp://h/\"".to_owned(),
+            Code::BadUrl,
+            "notify.webhooks.ops.url",
+        ),
+        (
+            "[notify.webhooks.ops]\nurl = \"env:NO_URL\"".to_owned(),
+            Code::BadUrl,
+            "notify.webhooks.ops.url",
+        ),
+        (
+            "[notify.webhooks.ops]\nurl = \"https://a:b@h/\"".to_owned(),
+            Code::InlineSecret,
+            "notify.webhooks.ops.url",
+        ),
+        (webhook("secret = \"whsec_inline\""), Code::InlineSecret, "notify.webhooks.ops.secret"),
+        (webhook("secret = \"env:NONE\""), Code::SecretNotFound, "notify.webhooks.ops.secret"),
+        (webhook("secret = \"env:BAD\""), Code::BadValue, "notify.webhooks.ops.secret"),
+        (webhook("secret = \"env:SHORT\""), Code::BadValue, "notify.webhooks.ops.secret"),
+        (
+            webhook("headers = { Authorization = \"Bearer s3cret\" }"),
+            Code::InlineSecret,
+            "notify.webhooks.ops.headers.Authorization",
+        ),
+        (
+            webhook("headers = { webhook-id = \"env:TOKEN\" }"),
+            Code::BadValue,
+            "notify.webhooks.ops.headers.webhook-id",
+        ),
+        (webhook("headers = { X = 1 }"), Code::WrongType, "notify.webhooks.ops.headers.X"),
+        (webhook("retries = 3"), Code::UnknownKey, "notify.webhooks.ops.retries"),
+    ];
+    for (section, code, key) in cases {
+        let mistakes = load_with(&format!("{BASE}\n{section}"), &env).unwrap_err();
+        let first = &mistakes.list()[0];
+        assert_eq!((first.code, first.key.as_str()), (code, key), "{section}: {mistakes}");
+        assert!(!mistakes.to_string().contains("s3cret"), "{mistakes}");
+    }
+    let text = "[notify.webhooks.ops]\nurl = \"http://h/\"\nheaders = { A = \"env:TOKEN\" }";
+    let loaded = load_with(&format!("{BASE}\n{text}"), &env).unwrap();
+    assert!(loaded.warnings[0].contains("without encryption"), "{:?}", loaded.warnings);
 }

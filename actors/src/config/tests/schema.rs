@@ -120,8 +120,9 @@ fn texts() -> Vec<String> {
         .map(|line| {
             let bare = line.trim_start_matches("# ").trim_start_matches("#   ");
             let is_key = bare.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
-            let is_table =
-                ["[nats]", "[http]", "[traces]"].iter().any(|table| bare.starts_with(table));
+            let is_table = ["[nats]", "[http]", "[traces]", "[notify]"]
+                .iter()
+                .any(|table| bare.starts_with(table));
             if is_key || is_table { bare.to_owned() } else { line.to_owned() }
         })
         .collect();

@@ -1,5 +1,7 @@
 //! Dead letters: DEAD as a list that can be read, replayed and dropped.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream::message::StreamMessage;
 use tollgate_protos::Dead;
 
@@ -8,7 +10,7 @@ use super::headers::stored_at;
 use super::wire::Copy;
 use super::{Inner, Letter, NewFetch, QueueError};
 use crate::codes::Code;
-use crate::ids::Seq;
+use crate::ids::{Seq, Slug};
 use crate::queue::DEAD_MAX;
 use crate::recipe::Refusal;
 
@@ -41,6 +43,25 @@ impl Inner {
             letters.extend(more.iter().map(letter));
         }
         Ok(letters)
+    }
+
+    /// As the subjects tell, of which there is one for each lane with letters.
+    pub(super) async fn letter_counts(
+        &self,
+        platforms: Vec<Slug>,
+    ) -> Result<BTreeMap<Slug, u64>, QueueError> {
+        let mut counts = BTreeMap::new();
+        for platform in platforms {
+            let filter = self.names().subject(&format!("dead.{platform}.>"));
+            let (mut count, mut offset) = (0, Some(0));
+            while let Some(place) = offset {
+                let page = self.subjects(&self.dead, &filter, place).await?;
+                offset = page.behind();
+                count += page.counts().into_iter().map(|(_, letters)| letters).sum::<u64>();
+            }
+            counts.insert(platform, count);
+        }
+        Ok(counts)
     }
 
     /// The copy first, then the letter goes: a crash between the two leaves a letter whose replay stores nothing

@@ -39,7 +39,7 @@ use super::{
     QueueFuture, Queued, Wake, check_note,
 };
 use crate::cluster::Owned;
-use crate::ids::{AccountKey, LaneKey, Seq};
+use crate::ids::{AccountKey, LaneKey, Seq, Slug};
 use crate::nats::{Bus, Link, Names};
 
 mod ending;
@@ -327,6 +327,10 @@ impl Queue for NatsQueue {
 
     fn dead(&self, after: Option<Seq>, max: usize) -> QueueFuture<Vec<Letter>> {
         self.step(move |inner| async move { inner.letters(after, max).await })
+    }
+
+    fn dead_counts(&self, platforms: Vec<Slug>) -> QueueFuture<Option<BTreeMap<Slug, u64>>> {
+        self.step(move |inner| async move { inner.letter_counts(platforms).await.map(Some) })
     }
 
     fn dead_count(&self) -> QueueFuture<u64> {

@@ -26,7 +26,8 @@ use crate::node::hands::ShardHands;
 use crate::observe::Shuts;
 use crate::plan::InForce;
 use crate::queue::Queue;
-use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, StoreHealth, shard_of};
+use crate::shard::context::{LANDINGS_PER_SLOT, Peers, Shared, shard_of};
+use crate::shard::store_health::StoreHealth;
 use crate::shard::{Drain, Found, LookAgain, SettleBudgets, Shard, Work};
 use crate::telemetry::Totals;
 
@@ -110,6 +111,7 @@ pub(super) async fn run(
     let back = Arc::new(BackHealth::default());
     let shared = Shared {
         pulses: Arc::default(),
+        signals: None,
         owned: owned.clone(),
         auth,
         shuts: Shuts::default(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{AsyncContext, Context};
+use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, TryAcquireError};
 use tollgate_gate::{Ask, At, Because, Decision, Span};
 
@@ -22,6 +23,7 @@ use crate::holds::OperatorHold;
 use crate::ids::{LaneKey, Priority};
 use crate::ledger::LedgerError;
 use crate::ledger::record::{Flying, Known, Record, Stretch, Tries, Waiting};
+use crate::notify::Signal;
 use crate::pulse::Doing;
 use crate::queue::Ending;
 use crate::recipe::Refusal;
@@ -282,7 +284,10 @@ impl Throttle {
                                     self.read(place, ctx);
                                 }
                             }
-                            Some(at) => wait.until(at, at, cause, name),
+                            Some(at) => {
+                                wait.until(at, at, cause, name);
+                                self.tell_if_late(place, at, now);
+                            }
                         }
                     }
                     Decision::Never { because } if offer == Offer::Fetch => {
@@ -432,6 +437,33 @@ impl Throttle {
         Arc::clone(&self.shard.alone).try_acquire_owned().map(Some)
     }
 
+    /// The next fetch of a lane has its turn then, and not before: whoever is told hears if that is too late, once.
+    fn tell_if_late(&mut self, place: usize, at: At, now: At) {
+        if self.shard.signals.is_none() {
+            return;
+        }
+        let told = self.lanes[place].told_late;
+        let head = self.lanes[place].peek(now).filter(|one| told != Some(one.item.seq));
+        let late = head.and_then(|candidate| {
+            let deadline = candidate.item.fetch.deadline?;
+            let earliest = self.shard.clock.wall_at(at);
+            (earliest > deadline).then(|| {
+                self.tell_late(candidate, deadline, earliest);
+                candidate.item.seq
+            })
+        });
+        if late.is_some() {
+            self.lanes[place].told_late = late;
+        }
+    }
+
+    fn tell_late(&self, candidate: &Candidate, deadline: Timestamp, earliest: Timestamp) {
+        let Some(signals) = &self.shard.signals else { return };
+        let item = &candidate.item;
+        let (lane, fetch) = (item.lane.clone(), item.id.clone());
+        signals.tell(Signal::Late { lane, fetch, deadline, earliest });
+    }
+
     fn past_deadline(
         &mut self,
         candidate: Candidate,
@@ -441,6 +473,7 @@ impl Throttle {
         if self.shard.clock.wall() <= deadline {
             return Some(candidate);
         }
+        self.tell_late(&candidate, deadline, self.shard.clock.wall());
         let reason = format!("its turn came only after its deadline, {deadline}");
         let Candidate { item, tries, read, .. } = candidate;
         let last = LastAnswer::default();

@@ -12,6 +12,7 @@ use super::Throttle;
 use crate::budget::{ForBudget, Heard, What};
 use crate::collector::{Again, Item, LastAnswer, Outcome};
 use crate::ledger::record::PaceNote;
+use crate::notify::Signal;
 use crate::observe::pace::{Pace, PaceRule};
 use crate::observe::{
     DriftKind, Facts, LimitFact, Overuse, PRESSED_WAIT, Place, Pulse, Scope, Trend,
@@ -241,6 +242,10 @@ impl Throttle {
             });
             let name = named.map_or("", |limit| &limit.name);
             telemetry::limit_drift(&self.key, name, kind);
+            if let Some(signals) = &self.shard.signals {
+                let (account, limit) = (self.key.clone(), name.to_owned());
+                signals.tell(Signal::Drift { account, limit, how: kind.as_str() });
+            }
         }
     }
 
