@@ -67,6 +67,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Shows what waits, for what and until when
     Status(StatusArgs),
+    /// Shows the same live in a terminal, with keys to sort, find, hold and open accounts
+    Top(TopArgs),
     /// Shows what nodes log, or changes it while they work
     LogLevel(LogLevelArgs),
     /// Shows JSON logs as a tree: nodes, shards, actors, restarts, holds, rates
@@ -330,6 +332,16 @@ pub(crate) struct StatusArgs {
     /// Prints JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Asks the data folder of `run`, also where the configuration has a section [nats]
+    #[arg(long)]
+    pub(crate) local: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Asks anew after so many seconds, 0.2 to 60
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    pub(crate) every: f64,
     /// Asks the data folder of `run`, also where the configuration has a section [nats]
     #[arg(long)]
     pub(crate) local: bool,

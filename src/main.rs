@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Schema => commands::schema::run(),
         Command::Check(args) => commands::check::run(&cli.global, args),
         Command::Status(args) => commands::status::run(&cli.global, args),
+        Command::Top(args) => commands::top::run(&cli.global, args),
         Command::LogLevel(args) => commands::log_level::run(&cli.global, args),
         Command::Logs(args) => commands::logs::run(args),
         Command::Doctor(args) => commands::doctor::run(&cli.global, args),

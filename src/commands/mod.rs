@@ -26,6 +26,7 @@ pub(crate) mod session;
 pub(crate) mod setup;
 pub(crate) mod stage;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod verify;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use tollgate_actors::holds::{OperatorHold, Scope};
 use tollgate_actors::nats::service::{
     Endpoint, Heard, Held, PauseQuestion, Paused, ResumeQuestion, Resumed,
 };
-use tollgate_actors::nats::{holds, service};
+use tollgate_actors::nats::{Bus, holds, service};
 use tollgate_actors::plan::Plan;
 
 use super::nats::{connect, told, with_rights};
@@ -83,6 +83,31 @@ pub(crate) fn resume(global: &Global, args: &ResumeArgs) -> anyhow::Result<Exit>
         return Ok(Exit::Failed);
     }
     Ok(Exit::Done)
+}
+
+/// Holds a scope, or ends its hold, over a connection that is there; says what became of it.
+pub(super) async fn hold(bus: &Bus, scope: &Scope, hold: bool) -> anyhow::Result<String> {
+    let of = printable(&scope.to_string());
+    if !hold {
+        let question = ResumeQuestion { key: Some(scope.key()), ..ResumeQuestion::default() };
+        let Resumed { ended, still } =
+            match node_or(service::ask_one(bus, Endpoint::Resume, &question).await)? {
+                Some(resumed) => resumed,
+                None => service::resume(bus, Some(scope)).await.map_err(told)?,
+            };
+        return Ok(match (ended.is_empty(), still.first()) {
+            (_, Some(still)) => format!("{} is still held", printable(still)),
+            (true, None) => format!("{of} was not held"),
+            (false, None) => format!("{of} goes on"),
+        });
+    }
+    let question = PauseQuestion { key: Some(scope.key()), ..PauseQuestion::default() };
+    if node_or(service::ask_one::<Paused>(bus, Endpoint::Pause, &question).await)?.is_none() {
+        let since = Clock::new().wall();
+        let hold = OperatorHold { reason: None, since, until: None };
+        holds::put(bus, scope, &hold).await.map_err(told)?;
+    }
+    Ok(format!("{of} is held until it is resumed"))
 }
 
 /// A node's answer; nothing where none answers: then the bucket itself is asked.

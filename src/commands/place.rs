@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tollgate_actors::codes::Code;
 use tollgate_actors::control::{Answer, Request};
 use tollgate_actors::doctor::Evidence;
+use tollgate_actors::holds::Scope;
 use tollgate_actors::ledger::nats::NatsView;
 use tollgate_actors::nats::ask::NodeAnswer;
 use tollgate_actors::nats::service::{
@@ -23,6 +24,7 @@ use tollgate_actors::view::{Overview, list};
 
 use super::folder::{Folder, answer_at_rest};
 use super::nats::{connect, with_rights};
+use super::pause;
 use crate::ui::say;
 
 /// What can be asked several things.
@@ -84,6 +86,17 @@ impl Place {
         }
     }
 
+    /// Holds a scope, or ends its hold; says what became of it.
+    pub(crate) fn hold(&self, scope: &Scope, hold: bool) -> anyhow::Result<String> {
+        match &self.at {
+            At::Folder(_) => bail!("a hold is kept on NATS, and `run` goes without: see `pause`"),
+            At::Nats(cluster) => {
+                let bus = &cluster.bus;
+                self.runtime.block_on(with_rights(bus, pause::hold(bus, scope, hold)))
+            }
+        }
+    }
+
     /// How many nodes show themselves and did not answer the last question about accounts: they are away, or of a version
     /// that does not know it.
     pub(crate) fn silent(&self) -> usize {
@@ -91,6 +104,15 @@ impl Place {
             At::Folder(_) => 0,
             At::Nats(cluster) => cluster.silent.load(Ordering::Relaxed),
         }
+    }
+
+    pub(crate) fn is_folder(&self) -> bool {
+        matches!(self.at, At::Folder(_))
+    }
+
+    /// Whether it is a folder that nobody works on.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        matches!(&self.at, At::Folder(folder) if folder.is_at_rest())
     }
 
     /// Which command collects what is put back, if none is running.

@@ -18,7 +18,7 @@ use super::{Exit, plan};
 use crate::cli::{Global, StatusArgs};
 use crate::ui::{number, print, say};
 
-mod account;
+pub(crate) mod account;
 
 pub(crate) fn run(global: &Global, args: &StatusArgs) -> anyhow::Result<Exit> {
     let Some(plan) = plan(global) else { return Ok(Exit::Usage) };
