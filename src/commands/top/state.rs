@@ -177,13 +177,11 @@ impl State {
 
     /// The account that is chosen.
     pub(super) fn chosen(&self) -> Option<(String, String)> {
-        match &self.mode {
-            Mode::Account(platform, account) => Some((platform.clone(), account.clone())),
-            _ => {
-                let look = self.page.accounts.get(self.table.selected()?)?;
-                Some((look.platform.clone(), look.account.clone()))
-            }
+        if let Mode::Account(platform, account) = &self.mode {
+            return Some((platform.clone(), account.clone()));
         }
+        let look = self.page.accounts.get(self.table.selected()?)?;
+        Some((look.platform.clone(), look.account.clone()))
     }
 
     /// A key was pressed.
@@ -224,7 +222,7 @@ impl State {
             KeyCode::Char('/') => self.mode = Mode::Filter(self.search.clone()),
             KeyCode::Esc if !self.search.is_empty() => {
                 self.search.clear();
-                self.from_start();
+                self.begin_anew();
             }
             KeyCode::Char('s') | KeyCode::Right => self.sort_by(1),
             KeyCode::Left => self.sort_by(SORTS.len() - 1),
@@ -234,11 +232,11 @@ impl State {
             KeyCode::Char('n') => self.sort_as(Sort::Name),
             KeyCode::Char('r') => {
                 self.reverse = !self.reverse;
-                self.from_start();
+                self.begin_anew();
             }
             KeyCode::Char('o') => {
                 self.held = !self.held;
-                self.from_start();
+                self.begin_anew();
             }
             KeyCode::Char('p') => self.confirm(),
             KeyCode::Char('d') => {
@@ -263,11 +261,7 @@ impl State {
                     self.turn_page();
                 }
             }
-            KeyCode::PageUp => {
-                if self.pages.pop().is_some() {
-                    self.turn_page();
-                }
-            }
+            KeyCode::PageUp if self.pages.pop().is_some() => self.turn_page(),
             _ => {}
         }
         let last = self.page.accounts.len().saturating_sub(1);
@@ -282,7 +276,7 @@ impl State {
             KeyCode::Enter => {
                 self.search = text;
                 self.mode = Mode::Table;
-                self.from_start();
+                self.begin_anew();
             }
             KeyCode::Esc => self.mode = Mode::Table,
             KeyCode::Backspace => {
@@ -315,10 +309,10 @@ impl State {
 
     fn sort_as(&mut self, sort: Sort) {
         self.sort = sort;
-        self.from_start();
+        self.begin_anew();
     }
 
-    fn from_start(&mut self) {
+    fn begin_anew(&mut self) {
         self.pages.clear();
         self.turn_page();
     }

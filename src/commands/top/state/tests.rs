@@ -23,8 +23,8 @@ fn after(seconds: i64) -> Timestamp {
     now() + SignedDuration::from_secs(seconds)
 }
 
-fn eta(seconds: i64, about: bool, by: &str) -> Option<Eta> {
-    Some(Eta { at: after(seconds), about, by: Some(by.to_owned()) })
+fn eta(seconds: i64, about: bool, by: &str) -> Eta {
+    Eta { at: after(seconds), about, by: Some(by.to_owned()) }
 }
 
 fn look(
@@ -42,7 +42,7 @@ fn look(
         because: Some(because.into()),
         cause: Some(cause),
         until: until.map(after),
-        eta: eta(60 * i64::try_from(waiting).unwrap(), waiting > 100, "hourly"),
+        eta: Some(eta(60 * i64::try_from(waiting).unwrap(), waiting > 100, "hourly")),
     }
 }
 
@@ -64,7 +64,7 @@ fn overview() -> Overview {
         rates,
         rates_minute: Rates { calls: 39.0, ..Rates::default() },
         allowed: Some(50.0),
-        eta: eta(7_260, true, "hourly"),
+        eta: Some(eta(7_260, true, "hourly")),
         platforms: vec![PlatformView::default()],
         nodes: vec![node("node-a", false), node("node-b", true)],
         ..Overview::empty(now())
@@ -172,7 +172,7 @@ fn view() -> AccountView {
             class: "throttled".into(),
         }],
         next: vec![NextCall { at: after(1_870), api: "insights".into() }],
-        eta: eta(7_260, false, "hourly"),
+        eta: Some(eta(7_260, false, "hourly")),
     }
 }
 
