@@ -31,7 +31,8 @@ use tollgate_actors::queue::{
     Queued, Wake,
 };
 use tollgate_actors::recipe::Request;
-use tollgate_actors::shard::context::{Shared, StoreHealth};
+use tollgate_actors::shard::context::Shared;
+use tollgate_actors::shard::store_health::StoreHealth;
 use tollgate_actors::shard::{Found, Look, Shard, Work};
 use tollgate_actors::store::Store;
 use tollgate_actors::telemetry::Totals;
@@ -208,6 +209,7 @@ fn shared(every: &str) -> Shared {
         store_health: Arc::new(StoreHealth::default()),
         back_health: Arc::default(),
         peers: Arc::default(),
+        signals: None,
         plan: tollgate_actors::plan::InForce::new(plan),
     }
 }

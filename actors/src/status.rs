@@ -16,7 +16,7 @@ use crate::plan::{Plan, Platform};
 use crate::queue::{LaneCount, LanePage, Queue, QueueError};
 use crate::shard::AccountLook;
 use crate::view::account::{self, LaneNow, Snapshot};
-use crate::view::eta::Assumed;
+use crate::view::eta::{Assumed, WALKED_ALONE, outlook};
 use crate::view::list::Wanted;
 use crate::view::{
     AccountState, AccountView, AccountsPage, AccountsQuestion, Overview, PlatformView,
@@ -144,7 +144,7 @@ pub async fn account_at_rest(
         calls_per_fetch: 1.0,
         common: Arc::new([]),
     };
-    let mut view = account::view(&shown, &assumed, clock);
+    let mut view = account::view(&shown, outlook(&shown, &assumed, WALKED_ALONE), clock);
     // Nobody works on it: what would go, were somebody to, is not when it goes.
     view.eta = None;
     Ok(Some(view))

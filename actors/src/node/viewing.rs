@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout};
 use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
 
 use crate::budget::ShowUse;
@@ -27,7 +27,8 @@ use crate::throttle::messages::{Show, Shown};
 use crate::times::{self, Ends};
 use crate::view::account::{self, Snapshot, rate_of};
 use crate::view::eta::{
-    Assumed, Common, Sharing, Sizes, UNKNOWN_LATENCY, WALKED_ALONE, WALKED_IN_LIST, outlook,
+    Assumed, Common, Sharing, Sizes, UNKNOWN_LATENCY, WALKED_ALONE, WALKED_LEAST, outlook,
+    walked_of,
 };
 use crate::view::list::Wanted;
 use crate::view::{
@@ -43,6 +44,14 @@ const SLOWEST_MAX: usize = 16;
 const LOOKED_AT_ONCE: usize = 1_000;
 /// What all accounts come to is looked at anew after so long: half of how often `top` asks.
 const FRESH: Span = Span::from_millis(500);
+/// When all is done is walked for anew after so long: it is the dearest of what an overview says.
+const DONE_FRESH: Span = Span::from_secs(5);
+/// Threads that walk for the ETAs of a list, of an account or of all, so CPUs that lookers-on can take.
+static WALKS: Semaphore = Semaphore::const_new(2);
+/// How long one more waits for that before it answers without ETAs.
+const WALK_PATIENCE: Duration = Duration::from_secs(2);
+/// Accounts of a list that are not walked by then are told by what their limits cost alone.
+const WALK_MAX: Duration = Duration::from_millis(200);
 /// Rates are told over about so long, and over a minute.
 const SHORT: Duration = Duration::from_secs(15);
 
@@ -53,6 +62,7 @@ pub struct Viewer {
     shared: Shared,
     since: At,
     last: Arc<Mutex<Option<Arc<Known>>>>,
+    done: Arc<Mutex<Option<(At, Eta)>>>,
 }
 
 /// How fast attempts go, for what is to come.
@@ -80,7 +90,13 @@ struct Known {
 impl Viewer {
     pub(crate) fn new(shards: &Arc<[Addr<Shard>]>, shared: &Shared) -> Self {
         let (shards, shared) = (Arc::clone(shards), shared.clone());
-        Self { since: shared.clock.now(), shards, shared, last: Arc::default() }
+        Self {
+            since: shared.clock.now(),
+            shards,
+            shared,
+            last: Arc::default(),
+            done: Arc::default(),
+        }
     }
 
     fn clock(&self) -> &Clock {
@@ -123,8 +139,10 @@ impl Viewer {
         let shown = self.snapshot(&key).await?;
         let known = self.known().await;
         let assumed = self.assumed(&shown.platform, &known);
-        let clock = self.clock().clone();
-        let mut view = off_thread(move || account::view(&shown, &assumed, &clock)).await?;
+        let shown = Arc::new(shown);
+        let walked = Arc::clone(&shown);
+        let told = walk(move || outlook(&walked, &assumed, WALKED_ALONE)).await;
+        let mut view = account::view(&shown, told.unwrap_or_default(), self.clock());
         view.node = self.shared.owned.is_shared().then(|| self.shared.plan.get().node_name.clone());
         Some(view)
     }
@@ -316,8 +334,25 @@ impl Viewer {
         (Arc::clone(&budget.counted.limits), Ledger::new())
     }
 
-    /// When the last of the accounts is done that may be the last.
+    /// When the last of the accounts is done that may be the last: as of up to [`DONE_FRESH`] ago.
     async fn all_done(&self, known: &Known) -> Option<Eta> {
+        let (now, wall) = (known.at, self.clock().wall_at(known.at));
+        if known.all.platforms.values().all(|sum| sum.waiting == 0 && sum.in_flight == 0) {
+            return None;
+        }
+        // One at a time: who comes meanwhile has the same answer.
+        let mut last = self.done.lock().await;
+        if let Some((_, eta)) =
+            last.as_ref().filter(|(at, eta)| now.since(*at) < DONE_FRESH && eta.at > wall)
+        {
+            return Some(eta.clone());
+        }
+        let told = self.walk_all(known).await;
+        *last = told.clone().map(|eta| (now, eta));
+        told
+    }
+
+    async fn walk_all(&self, known: &Known) -> Option<Eta> {
         let mut work = Vec::new();
         let most = known.all.platforms.values().filter_map(|sum| sum.most.as_ref());
         let mut last: Vec<&AccountKey> =
@@ -331,11 +366,13 @@ impl Viewer {
             }
         }
         let clock = self.clock().clone();
-        off_thread(move || {
-            let done = work
-                .iter()
-                .filter_map(|(shown, assumed)| outlook(shown, assumed, WALKED_ALONE).done);
-            done.max_by_key(|done| done.at).map(|done| account::eta(done, &clock))
+        walk(move || {
+            // A little way with each, and with the one that is last then the whole way.
+            let last = work.iter().filter_map(|(shown, assumed)| {
+                Some((outlook(shown, assumed, WALKED_LEAST).done?.at, shown, assumed))
+            });
+            let (_, shown, assumed) = last.max_by_key(|(at, ..)| *at)?;
+            outlook(shown, assumed, WALKED_ALONE).done.map(|done| account::eta(done, &clock))
         })
         .await
         .flatten()
@@ -358,9 +395,11 @@ impl Viewer {
             work.push((place, shown, assumed));
         }
         let clock = self.clock().clone();
-        let told = off_thread(move || {
+        let told = walk(move || {
+            let (walked, begun) = (walked_of(work.len()), Instant::now());
             let told = work.iter().map(|(place, shown, assumed)| {
-                let done = outlook(shown, assumed, WALKED_IN_LIST).done;
+                let walked = if begun.elapsed() < WALK_MAX { walked } else { 0 };
+                let done = outlook(shown, assumed, walked).done;
                 (*place, done.map(|done| account::eta(done, &clock)))
             });
             told.collect::<Vec<_>>()
@@ -553,7 +592,42 @@ fn key_of(platform: &str, account: &str) -> Option<AccountKey> {
     Some(AccountKey { platform, account })
 }
 
-/// Computes something that takes milliseconds where it holds nobody up.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
+/// Walks where it holds nobody up. Nothing where [`WALKS`] are busy for longer than [`WALK_PATIENCE`].
+async fn walk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let place = timeout(WALK_PATIENCE, WALKS.acquire()).await.ok()?.ok()?;
+    let walked = tokio::task::spawn_blocking(move || {
+        // It is free when the walk is over, also where nobody waits for that any more.
+        let _place = place;
+        work()
+    });
+    walked.await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_third_walk_waits_and_one_that_nobody_waits_for_has_its_place_until_it_ends() {
+        let (end, ended) = channel::<()>();
+        let ends = std::sync::Mutex::new(ended);
+        let first = tokio::spawn(walk(move || ends.lock().unwrap().recv().is_err()));
+        let (other, others) = channel::<()>();
+        let others = std::sync::Mutex::new(others);
+        let second = tokio::spawn(walk(move || others.lock().unwrap().recv().is_err()));
+        while WALKS.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let begun = Instant::now();
+        assert_eq!(walk(|| 1).await, None);
+        assert!(begun.elapsed() >= WALK_PATIENCE);
+        drop(end);
+        assert_eq!(walk(|| 2).await, Some(2));
+        drop(other);
+        assert_eq!(second.await.unwrap(), Some(true));
+    }
 }

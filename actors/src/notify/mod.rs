@@ -136,9 +136,9 @@ pub(crate) enum Signal {
     Late { lane: LaneKey, fetch: String, deadline: Timestamp, earliest: Timestamp },
 }
 
-/// The way of signals; cheap to clone.
+/// The way of what actors say of trouble; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Signals {
+pub struct Signals {
     signals: mpsc::Sender<Signal>,
     dropped: metrics::Counter,
 }

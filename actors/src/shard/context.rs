@@ -105,7 +105,7 @@ pub struct Shared {
     /// Whether the shards' loops turn.
     pub pulses: Arc<Pulses>,
     /// Who hears of what goes wrong, if anybody is told.
-    pub(crate) signals: Option<Signals>,
+    pub signals: Option<Signals>,
 }
 
 /// The shards of a node, as each of them knows them once all have started. The default knows none: then a

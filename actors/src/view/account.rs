@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tollgate_gate::{ApiIx, At, Guard, HoldScope, Ledger, Limit, LimitSet, Rule, Use};
 
 use super::answers::Mark;
-use super::eta::{Assumed, Outlook, WALKED_ALONE, outlook};
+use super::eta::Outlook;
 use super::{
     AccountState, AccountView, AnswerView, CALLS_MAX, CallView, CounterView, Eta, HoldView, Holder,
     LaneView, LimitKind, LimitView, NextCall,
@@ -59,8 +59,8 @@ impl Snapshot {
 }
 
 /// What people see of it, but for the node.
-pub(crate) fn view(shown: &Snapshot, assumed: &Assumed, clock: &Clock) -> AccountView {
-    let Outlook { next, done } = outlook(shown, assumed, WALKED_ALONE);
+pub(crate) fn view(shown: &Snapshot, outlook: Outlook, clock: &Clock) -> AccountView {
+    let Outlook { next, done } = outlook;
     let platform = &*shown.platform;
     let name = |api: ApiIx| name_of(platform, api);
     let apis: Vec<ApiIx> = shown.lanes.iter().map(|lane| lane.api).collect();

@@ -17,8 +17,17 @@ use crate::ids::Priority;
 
 /// Calls of an account that are walked where it is looked at by itself: a few milliseconds.
 pub(crate) const WALKED_ALONE: u64 = 4_096;
-/// The same of each account of a list.
-pub(crate) const WALKED_IN_LIST: u64 = 512;
+/// The same of each account of a list, at most.
+const WALKED_IN_LIST: u64 = 512;
+/// Calls of all accounts of a list.
+const WALKED_OF_ALL: u64 = 8_192;
+/// Of an account so many are walked however long the list is; and of each that may be the last of all.
+pub(crate) const WALKED_LEAST: u64 = 32;
+
+/// Calls of each account of a list of so many that are walked.
+pub(crate) fn walked_of(accounts: usize) -> u64 {
+    (WALKED_OF_ALL / accounts.max(1) as u64).clamp(WALKED_LEAST, WALKED_IN_LIST)
+}
 
 /// What is taken for known beside the gate.
 #[derive(Debug, Clone)]
@@ -310,6 +319,13 @@ mod tests {
         assert_eq!(both.turns(4_000), 10_000);
         sizes.add(0);
         assert_eq!(sizes.turns(1), 11, "an account without work takes no turn");
+    }
+
+    #[test]
+    fn a_long_list_walks_less_of_each() {
+        assert_eq!(walked_of(1), WALKED_IN_LIST);
+        assert_eq!(walked_of(64), 128);
+        assert_eq!(walked_of(1_000), WALKED_LEAST);
     }
 
     #[test]

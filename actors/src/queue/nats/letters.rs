@@ -57,7 +57,7 @@ impl Inner {
             while let Some(place) = offset {
                 let page = self.subjects(&self.dead, &filter, place).await?;
                 offset = page.behind();
-                count += page.counts().into_iter().map(|(_, letters)| letters).sum::<u64>();
+                count += page.counts().into_values().sum::<u64>();
             }
             counts.insert(platform, count);
         }
