@@ -170,7 +170,7 @@ fn a_node_tells_nats_what_is_held() {
         .on(&nats)
         .api("report", &format!("path = \"report/{{date}}\"\n{section}"));
     let dir = Dir::with(&config);
-    let url = nats.server.url().to_owned();
+    let url = nats.server.url().clone();
     let (tell, told) = std::sync::mpsc::channel();
     let listening = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
