@@ -1,8 +1,8 @@
 //! Tells people and machines when something is wrong for long: an account that is held, a limit that is not what was
 //! declared, dead letters, deadlines that cannot be met, a store that is away, a shard that does not turn.
 //!
-//! Who looks at a node says what is wrong now, or sends a [`Signal`]; [`alarms`] decides what is told and when; posts
-//! ([`webhook`]) and NATS carry it. Nothing here makes a fetch wait: whatever has no room is dropped and counted.
+//! Who looks at a node says what is wrong now, or sends a `Signal`; `alarms` decides what is told and when; posts
+//! (`webhook`) and NATS carry it. Nothing here makes a fetch wait: whatever has no room is dropped and counted.
 
 mod alarms;
 mod sign;

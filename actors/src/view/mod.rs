@@ -3,7 +3,7 @@
 //! The forms here are what the control socket, the service on NATS, `status`, `top` and the page share. They only grow:
 //! a reader passes over what it does not know, and takes what is missing as not told.
 //!
-//! Nothing is kept for it on the way of a fetch but [`answers`]: what is told is made of the gates, lanes and
+//! Nothing is kept for it on the way of a fetch but `answers`: what is told is made of the gates, lanes and
 //! sums that are there anyway, when somebody asks, stretch by stretch of a shard's accounts.
 
 pub(crate) mod account;
