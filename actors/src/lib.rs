@@ -15,7 +15,7 @@
 //! - [`audit`]: the proof from a log of calls, by counters of its own;
 //! - [`node`]: the wiring, the only file that sees both sides of a seam; [`clock`]: the only one that reads
 //!   a clock; [`reload`]: another configuration while it works; [`telemetry`]: every log event and metric; [`health`]: whether a node is alive and ready;
-//! - [`times`]: where time goes; [`pulse`]: whether the shards' loops turn; [`doctor`]: what holds a node back.
+//! - [`times`]: where time goes; [`pulse`]: whether the shards' loops turn; [`mailbox`]: what waits for them; [`doctor`]: what holds a node back.
 //!
 //! The library never prints, never reads arguments or the environment, and never exits.
 
@@ -42,6 +42,7 @@ pub mod ids;
 pub mod intake;
 pub mod ledger;
 pub mod levels;
+pub mod mailbox;
 pub mod mixed;
 pub mod nats;
 pub mod node;

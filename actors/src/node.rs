@@ -29,6 +29,7 @@ use crate::http::names::Names;
 use crate::http::wire::Wire;
 use crate::ids::{LaneKey, Seq, Slug};
 use crate::ledger::Ledger;
+use crate::mailbox::Mailbox;
 use crate::mixed::Limits;
 use crate::notify::Way;
 use crate::observe::Shuts;
@@ -46,7 +47,7 @@ use crate::shard::{
 };
 use crate::spill::Spill;
 use crate::store::Store;
-use crate::telemetry::{self, Totals};
+use crate::telemetry::{self, LimitGauges, Totals};
 use crate::times::Waits;
 use crate::traces::{Exporting, Traces};
 
@@ -162,7 +163,7 @@ pub enum NodeError {
 /// A node at work.
 #[derive(Debug)]
 pub struct Node {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     arbiters: Vec<Arbiter>,
     shared: Shared,
     /// Fetches of apis that the configuration does not have.
@@ -274,7 +275,7 @@ impl Node {
             names.push(started.1);
             arbiters.push(arbiter);
         }
-        let shards: Arc<[Addr<Shard>]> = shards.into();
+        let shards: Arc<[Mailbox<Shard>]> = shards.into();
         shared.peers.are(Arc::clone(&shards));
         let on_nats = seams.lending.is_some();
         let exchange = seams.lending.map(|lending| {
@@ -602,7 +603,7 @@ impl Intake {
 /// Tells the shards to look again.
 #[derive(Debug, Clone)]
 pub struct Bell {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
 }
 
 impl Bell {
@@ -667,7 +668,7 @@ impl Switch {
 /// Tells shards of work.
 #[derive(Debug, Clone)]
 struct Post {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     shared: Shared,
     unknown: Arc<AtomicU64>,
     warned: Arc<std::sync::Mutex<HashSet<LaneKey>>>,
@@ -802,7 +803,7 @@ async fn start_shard(
     arbiter: &ArbiterHandle,
     number: usize,
     shared: Shared,
-) -> Result<(Addr<Shard>, Arc<Names>), NodeError> {
+) -> Result<(Mailbox<Shard>, Arc<Names>), NodeError> {
     let (tell, told) = oneshot::channel();
     arbiter.spawn(async move {
         let shard = u16::try_from(number).expect("a validated number of shards");
@@ -827,7 +828,7 @@ fn idle_max(plan: &Plan) -> usize {
 }
 
 /// Waits for the store to fail, tries it until it takes a body again, and says so.
-pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Addr<Shard>]>) {
+pub(crate) async fn probe_store(shared: Shared, shards: Arc<[Mailbox<Shard>]>) {
     loop {
         tokio::select! {
             () = shared.store_health.failed.notified() => {}
@@ -879,11 +880,12 @@ async fn gauge(shared: Shared, unknown: Arc<AtomicU64>) {
 }
 
 /// Counts accounts, and what waits in them, in small stretches: no shard is held up by it.
-pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
+pub(crate) async fn tally(plan: InForce, shards: Arc<[Mailbox<Shard>]>) {
     // Those that were removed stay, at zero.
     let mut waiting = BTreeMap::new();
     let known = telemetry::KNOWN.gauge(&[]);
     let mut causes = BTreeMap::new();
+    let mut limits = LimitGauges::default();
     let live = telemetry::LIVE.gauge(&[]);
     let resting = telemetry::RESTING.gauge(&[]);
     loop {
@@ -899,6 +901,7 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
                     causes.entry((platform.clone(), cause)).or_insert_with(gauge);
                 }
             }
+            limits.show(&plan.get(), &sum.limits);
             for (key, gauge) in &causes {
                 gauge.set(sum.causes.get(key).copied().unwrap_or(0) as f64);
             }
@@ -914,7 +917,7 @@ pub(crate) async fn tally(plan: InForce, shards: Arc<[Addr<Shard>]>) {
 }
 
 /// Nothing if a shard does not answer: half a sum would look like a whole one.
-async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
+async fn tally_once(shards: &[Mailbox<Shard>]) -> Option<Tallied> {
     let mut sum = Tallied::default();
     for shard in shards {
         let mut from = Some(0);
@@ -928,6 +931,9 @@ async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
             for (key, count) in part.causes {
                 *sum.causes.entry(key).or_default() += count;
             }
+            for (key, count) in part.limits {
+                *sum.limits.entry(key).or_default() += count;
+            }
             sum.resting += part.resting;
             (known, live) = (part.known, part.live);
             from = part.next;
@@ -940,7 +946,7 @@ async fn tally_once(shards: &[Addr<Shard>]) -> Option<Tallied> {
 
 /// Follows the wall clock, and notices a shard that is gone.
 async fn watch(
-    (shards, exchange): (Arc<[Addr<Shard>]>, Option<Addr<Exchange>>),
+    (shards, exchange): (Arc<[Mailbox<Shard>]>, Option<Addr<Exchange>>),
     clock: Clock,
     died: Arc<Died>,
 ) {

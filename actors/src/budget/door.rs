@@ -9,6 +9,7 @@ use tollgate_gate::PermitId;
 use super::exchange::{Exchange, StillHeld, ToNode};
 use super::{ForBudget, FromBudget};
 use crate::cluster::Owned;
+use crate::mailbox::Mailbox;
 use crate::nats::session::SessionId;
 use crate::recipe::BudgetKey;
 use crate::shard::Shard;
@@ -20,11 +21,11 @@ pub(crate) struct Door {
     peers: Arc<Peers>,
     owned: Owned,
     /// The shard that stands behind this one, where it knows no others.
-    shard: Addr<Shard>,
+    shard: Mailbox<Shard>,
 }
 
 impl Door {
-    pub(crate) fn new(peers: Arc<Peers>, owned: Owned, shard: Addr<Shard>) -> Self {
+    pub(crate) fn new(peers: Arc<Peers>, owned: Owned, shard: Mailbox<Shard>) -> Self {
         Self { peers, owned, shard }
     }
 
@@ -57,7 +58,7 @@ impl Door {
     }
 
     /// The shard of a budget, if it is on this node.
-    fn here(&self, key: &BudgetKey) -> &Addr<Shard> {
+    fn here(&self, key: &BudgetKey) -> &Mailbox<Shard> {
         self.peers.of(key.record()).unwrap_or(&self.shard)
     }
 }
@@ -72,7 +73,7 @@ impl fmt::Debug for Door {
 #[derive(Clone)]
 pub(crate) enum Home {
     /// A shard of this node.
-    Shard(Addr<Shard>),
+    Shard(Mailbox<Shard>),
     /// Another node, by its session.
     Node(SessionId, Addr<Exchange>),
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 use tollgate_gate::At;
@@ -12,6 +11,7 @@ use tollgate_gate::At;
 use crate::doctor::{Blocked, Ended, Evidence, Phased, Waited};
 use crate::health::SHARD_PATIENCE;
 use crate::http::names::Names;
+use crate::mailbox::Mailbox;
 use crate::plan::Plan;
 use crate::pulse::Block;
 use crate::shard::Shard;
@@ -22,7 +22,7 @@ use crate::times::{self, OTHER, Phase, Spent};
 /// Says what holds a node back, from any thread.
 #[derive(Debug, Clone)]
 pub struct Examiner {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     shared: Shared,
     names: Arc<[Arc<Names>]>,
     since: At,
@@ -31,7 +31,7 @@ pub struct Examiner {
 
 impl Examiner {
     pub(super) fn new(
-        shards: &Arc<[Addr<Shard>]>,
+        shards: &Arc<[Mailbox<Shard>]>,
         shared: &Shared,
         names: Vec<Arc<Names>>,
         on_nats: bool,
@@ -97,7 +97,7 @@ impl Examiner {
 }
 
 /// What a shard counts, as far as it answers in time.
-async fn counted(shard: &Addr<Shard>, window: (At, At), within: Instant) -> Counted {
+async fn counted(shard: &Mailbox<Shard>, window: (At, At), within: Instant) -> Counted {
     let mut counted = Counted::default();
     let mut from = Some(0);
     while let Some(place) = from {

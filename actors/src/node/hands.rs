@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use actix::Addr;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
 use crate::cluster::{Hands, Parts};
 use crate::health::SHARD_PATIENCE;
+use crate::mailbox::Mailbox;
 use crate::shard::{PartsChanged, Quiet, Shard};
 
 /// The shards of a node.
-pub(crate) struct ShardHands(pub(crate) Arc<[Addr<Shard>]>);
+pub(crate) struct ShardHands(pub(crate) Arc<[Mailbox<Shard>]>);
 
 impl Hands for ShardHands {
     fn changed(&self, parts: Parts) {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -13,6 +12,7 @@ use tollgate_gate::Span;
 use crate::cluster::part_of;
 use crate::health::SHARD_PATIENCE;
 use crate::ids::{AccountKey, Slug};
+use crate::mailbox::Mailbox;
 use crate::notify::watch::{HeldNow, Watch, letters_of};
 use crate::notify::webhook::{Poster, Posting};
 use crate::notify::{Signal, Signals, Way};
@@ -69,7 +69,7 @@ impl Ready {
     }
 
     /// Looks and tells from now on.
-    pub(super) fn start(self, shared: Shared, shards: Arc<[Addr<Shard>]>) -> Noticing {
+    pub(super) fn start(self, shared: Shared, shards: Arc<[Mailbox<Shard>]>) -> Noticing {
         let look = Looking { shared, shards, dead_at: None, dead_before: 0 };
         let task = actix_rt::spawn(look.run(self.watch, self.heard));
         Noticing { task, posts: self.posts }
@@ -86,7 +86,7 @@ impl Noticing {
 
 struct Looking {
     shared: Shared,
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     /// When dead letters are counted next at the latest, and at the earliest.
     dead_at: Option<(Instant, Instant)>,
     /// Fetches that had died here at the last count.

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -16,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tollgate_gate::PermitId;
 
 use crate::collector::Slot;
+use crate::mailbox::Mailbox;
 use crate::nats::Bus;
 use crate::nats::session::SessionId;
 use crate::shard::Shard;
@@ -45,7 +45,7 @@ const ALL: &str = "spill.ask";
 pub struct Spilling {
     spill: Spill,
     said: mpsc::UnboundedReceiver<Command>,
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     shared: Shared,
 }
 
@@ -53,7 +53,7 @@ impl Spilling {
     pub(super) fn new(
         spill: Spill,
         said: mpsc::UnboundedReceiver<Command>,
-        shards: Arc<[Addr<Shard>]>,
+        shards: Arc<[Mailbox<Shard>]>,
         shared: Shared,
     ) -> Self {
         Self { spill, said, shards, shared }
@@ -138,7 +138,7 @@ struct Carrier {
     bus: Bus,
     me: SessionId,
     spill: Spill,
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     shared: Shared,
     home: Home,
     guest: Guest<OwnedSemaphorePermit>,
@@ -349,7 +349,7 @@ impl Carrier {
         }
     }
 
-    fn shard(&self, permit: u64) -> Option<&Addr<Shard>> {
+    fn shard(&self, permit: u64) -> Option<&Mailbox<Shard>> {
         self.shards.get(shard_of_permit(permit))
     }
 

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
@@ -17,6 +16,7 @@ use crate::clock::Clock;
 use crate::cluster::PARTITIONS;
 use crate::health::SHARD_PATIENCE;
 use crate::ids::{AccountKey, Slug};
+use crate::mailbox::Mailbox;
 use crate::plan::{Budget, Dim, Platform};
 use crate::shard::context::{Shared, shard_of};
 use crate::shard::showing::{
@@ -58,7 +58,7 @@ const SHORT: Duration = Duration::from_secs(15);
 /// Looks at the accounts.
 #[derive(Debug, Clone)]
 pub struct Viewer {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     shared: Shared,
     since: At,
     last: Arc<Mutex<Option<Arc<Known>>>>,
@@ -88,7 +88,7 @@ struct Known {
 }
 
 impl Viewer {
-    pub(crate) fn new(shards: &Arc<[Addr<Shard>]>, shared: &Shared) -> Self {
+    pub(crate) fn new(shards: &Arc<[Mailbox<Shard>]>, shared: &Shared) -> Self {
         let (shards, shared) = (Arc::clone(shards), shared.clone());
         Self {
             since: shared.clock.now(),

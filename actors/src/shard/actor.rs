@@ -18,12 +18,13 @@ use super::{
 use crate::cluster::part_of;
 use crate::http::Transport;
 use crate::ids::AccountKey;
+use crate::mailbox::{Counted, Mailbox, Passed};
 use crate::pulse::Doing;
 use crate::supervise::Restarts;
 use crate::telemetry;
 use crate::throttle::messages::{LookAgain as ThrottleLookAgain, MoreWork};
 use crate::throttle::{Start, Throttle};
-use crate::times::Waits;
+use crate::times::{Cause, Waits};
 
 /// Throttle actors alive at once per shard; further accounts wait their turn, first come first served.
 pub(crate) const LIVE_MAX: usize = 8192;
@@ -46,10 +47,11 @@ pub struct Shard {
 
 impl Shard {
     /// Starts a shard on this thread.
-    pub fn start_here(number: u16, shared: Shared, transport: Rc<dyn Transport>) -> Addr<Self> {
+    pub fn start_here(number: u16, shared: Shared, transport: Rc<dyn Transport>) -> Mailbox<Self> {
         let ctx = Ctx::new(number, shared, transport);
+        let waiting = ctx.waiting[0].clone();
         let shard = Self { ctx, timer: None, collector_deaths: Restarts::default() };
-        shard.start()
+        Mailbox::new(shard.start(), waiting)
     }
 
     fn note(&mut self, found: Found) {
@@ -239,7 +241,8 @@ impl Actor for Shard {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        self.ctx.me.set(ctx.address()).expect("a shard starts once");
+        let me = Mailbox::new(ctx.address(), self.ctx.waiting[0].clone());
+        self.ctx.me.set(me).expect("a shard starts once");
         telemetry::shard_started(self.ctx.shard);
         let shard = Rc::clone(&self.ctx);
         ctx.spawn(
@@ -252,6 +255,18 @@ impl Actor for Shard {
         if self.ctx.owned.is_shared() {
             ctx.run_interval(CUT_LOOK, |shard, _| shard.ctx.break_off());
         }
+    }
+}
+
+impl<M> Handler<Counted<M>> for Shard
+where
+    Self: Handler<M>,
+    M: Message,
+{
+    type Result = Passed<<Self as Handler<M>>::Result>;
+
+    fn handle(&mut self, message: Counted<M>, ctx: &mut Self::Context) -> Self::Result {
+        Passed(<Self as Handler<M>>::handle(self, message.open(), ctx))
     }
 }
 
@@ -402,8 +417,12 @@ impl Handler<Tally> for Shard {
             tallied.resting += u64::from(matches!(entry.state, State::Resting(_)));
             let (waiting, _) = entry.counts();
             if waiting > 0 {
-                let cause = entry.spent().0.map_or(Waits::Turn, |(_, cause)| cause.kind());
-                let key = (entry.key.platform.clone(), cause);
+                let cause = entry.spent().0.map(|(_, cause)| cause);
+                if let Some(place) = cause.and_then(Cause::place) {
+                    let key = (entry.key.platform.clone(), place);
+                    *tallied.limits.entry(key).or_default() += 1;
+                }
+                let key = (entry.key.platform.clone(), cause.map_or(Waits::Turn, Cause::kind));
                 *tallied.causes.entry(key).or_default() += 1;
                 match tallied.waiting.get_mut(&entry.key.platform) {
                     Some(sum) => *sum += waiting,

@@ -37,6 +37,7 @@ use crate::http::{Transport, Written};
 use crate::ids::{AccountKey, Seq, Slug};
 use crate::ledger::Ledger;
 use crate::ledger::record::Tries;
+use crate::mailbox::{Counted, Mailbox};
 use crate::notify::Signals;
 use crate::observe::{Drift, Shuts};
 use crate::pages::Read;
@@ -45,7 +46,8 @@ use crate::pulse::{Pulse, Pulses};
 use crate::queue::Queue;
 use crate::spill::Spill;
 use crate::store::Store;
-use crate::telemetry::{self, Meters, PlatformMeters, Totals};
+use crate::telemetry::{self, Meters, PlatformMeters, Totals, Waiting};
+use crate::throttle::Throttle;
 use crate::throttle::messages::{Reported, SlotFree};
 use crate::times::{Moments, PlatformTimes, Times};
 use crate::traces::Traces;
@@ -112,7 +114,7 @@ pub struct Shared {
 /// shard is alone.
 #[derive(Debug, Default)]
 pub struct Peers {
-    shards: OnceLock<Arc<[Addr<Shard>]>>,
+    shards: OnceLock<Arc<[Mailbox<Shard>]>>,
     /// What speaks with other nodes of budgets.
     exchange: OnceLock<Addr<Exchange>>,
     spill: OnceLock<Spill>,
@@ -142,7 +144,7 @@ impl Peers {
     }
 
     /// These are all. Told once, before there is work.
-    pub(crate) fn are(&self, shards: Arc<[Addr<Shard>]>) {
+    pub(crate) fn are(&self, shards: Arc<[Mailbox<Shard>]>) {
         // A second telling would be of the same.
         let _first = self.shards.set(shards).is_ok();
     }
@@ -158,7 +160,7 @@ impl Peers {
     }
 
     /// Which shard a key belongs to.
-    pub(crate) fn of(&self, key: &AccountKey) -> Option<&Addr<Shard>> {
+    pub(crate) fn of(&self, key: &AccountKey) -> Option<&Mailbox<Shard>> {
         let shards = self.shards.get()?;
         shards.get(shard_of(key, shards.len()))
     }
@@ -262,7 +264,9 @@ pub struct Context {
     pub(crate) peers: Arc<Peers>,
     meters: RefCell<Meters>,
     pub(crate) draining: Cell<bool>,
-    pub(crate) me: OnceCell<Addr<Shard>>,
+    pub(crate) me: OnceCell<Mailbox<Shard>>,
+    /// What waits in the mailboxes of the shard and of its throttle actors.
+    pub(crate) waiting: [Waiting; 2],
     pub(crate) faults: Faults,
     /// The folders of the store in which fetches are storing now.
     pub(crate) folders: Folders,
@@ -325,6 +329,7 @@ impl Context {
             peers: shared.peers,
             draining: Cell::new(false),
             me: OnceCell::new(),
+            waiting: Waiting::of(shard.into()),
             faults: Faults,
             folders: Folders::default(),
             redactors: Redactors::default(),
@@ -389,7 +394,7 @@ impl Context {
     }
 
     /// The shard's own address.
-    pub(crate) fn me(&self) -> &Addr<Shard> {
+    pub(crate) fn me(&self) -> &Mailbox<Shard> {
         self.me.get().expect("set when the shard starts, before any of its actors")
     }
 
@@ -432,14 +437,14 @@ impl Context {
     where
         M: Message + Send + 'static,
         M::Result: Send,
-        crate::throttle::Throttle: Handler<M>,
-        <crate::throttle::Throttle as Actor>::Context: ToEnvelope<crate::throttle::Throttle, M>,
+        Throttle: Handler<M> + Handler<Counted<M>>,
+        <Throttle as Actor>::Context: ToEnvelope<Throttle, Counted<M>>,
     {
         let mut accounts = self.accounts.borrow_mut();
         let Some(entry) = accounts.get_mut(ix) else { return false };
         let State::Live { addr, sent, .. } = &mut entry.state else { return false };
         *sent += 1;
-        addr.do_send(message);
+        addr.do_send(Counted::new(message, &self.waiting[1]));
         true
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct Tallied {
     pub(crate) waiting: std::collections::BTreeMap<crate::ids::Slug, u64>,
     /// Accounts with such, by what the next one waits for.
     pub(crate) causes: std::collections::BTreeMap<(crate::ids::Slug, crate::times::Waits), u64>,
+    /// Those of them that wait for a limit of their own, by its place among the platform's.
+    pub(crate) limits: std::collections::BTreeMap<(crate::ids::Slug, usize), u64>,
     /// Accounts that rest.
     pub(crate) resting: u64,
     /// Of the whole shard: accounts known, and those with an actor.

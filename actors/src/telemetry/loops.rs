@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 use tollgate_gate::Span;
 
-use super::metrics::{LOOP_BLOCKED, LOOP_LAG};
+use super::metrics::{LOOP_BLOCKED, LOOP_LAG, MAILBOX};
 use super::ms;
 use crate::pulse::{Block, Doing};
 
@@ -32,6 +32,28 @@ impl LoopMeters {
     /// That was too long.
     pub(crate) fn blocked(&self) {
         self.blocked.increment(1);
+    }
+}
+
+/// How many messages wait in mailboxes of one kind of a shard's actors.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting(Gauge);
+
+impl Waiting {
+    /// Of a shard's own mailbox, and of those of its throttle actors together.
+    pub(crate) fn of(shard: usize) -> [Self; 2] {
+        let shard = shard.to_string();
+        ["shard", "throttle"].map(|actor| Self(MAILBOX.gauge(&[&shard, actor])))
+    }
+
+    /// One more waits.
+    pub(crate) fn comes(&self) {
+        self.0.increment(1.0);
+    }
+
+    /// One less.
+    pub(crate) fn goes(&self) {
+        self.0.decrement(1.0);
     }
 }
 

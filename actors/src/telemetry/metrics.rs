@@ -203,6 +203,14 @@ metrics! {
         "how long a shard took to give a word; asked every 10 ms while it is at work, every 50 ms for half a second after";
     LOOP_BLOCKED: Counter "tollgate_loop_blocked_total" in "times" by ["shard"], NO_BUCKETS,
         "times that this was 50 ms or more: see the events `shard_blocked`, `shard_freed`";
+    MAILBOX: Gauge "tollgate_mailbox_messages" in "messages" by ["shard", "actor"], NO_BUCKETS,
+        "messages that wait in mailboxes: `shard`, a shard's own; `throttle`, those of its throttle actors together";
+    LIMIT_WAITING: Gauge "tollgate_limit_accounts_waiting" in "accounts" by ["platform", "limit"], NO_BUCKETS,
+        "accounts whose next fetch waits for that limit of their own, or for a call in flight that it counts; counted every 5 s";
+    LIMIT_NEEDED: Counter "tollgate_limit_needed_seconds_total" in "seconds" by ["platform", "limit"], NO_BUCKETS,
+        "the least time that the calls made need under that limit, summed over accounts (or over the keys of a limit that is wider); over the next, it is the use that is made of the limit";
+    LIMIT_TAKEN: Counter "tollgate_limit_taken_seconds_total" in "seconds" by ["platform", "limit"], NO_BUCKETS,
+        "the time that they took, from the first to the last of a stretch with work waiting; told every 10 s and at its end";
     STAGED_ROWS: Counter "tollgate_staged_rows_total" in "rows" by ["table"], NO_BUCKETS,
         "rows that this node has staged, those that were staged again included";
     STAGE_QUARANTINED: Counter "tollgate_stage_quarantined_total" in "entries" by ["table"], NO_BUCKETS,

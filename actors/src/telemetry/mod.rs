@@ -10,6 +10,7 @@
 
 mod budgets;
 mod cluster;
+mod limits;
 mod logs;
 mod loops;
 mod metrics;
@@ -29,9 +30,10 @@ pub(crate) use cluster::{
     partitions_gained, partitions_given_up, partitions_kept, partitions_lost, session_anew,
     session_died, session_over, visit_ended,
 };
+pub(crate) use limits::LimitGauges;
 pub use logs::lines_left_out;
 pub(crate) use logs::{log_level_changed, log_level_refused};
-pub(crate) use loops::{LoopMeters, shard_blocked, shard_blocked_long, shard_freed};
+pub(crate) use loops::{LoopMeters, Waiting, shard_blocked, shard_blocked_long, shard_freed};
 pub(crate) use metrics::{
     ACCOUNTS_WAITING, BUFFER_MAX, BUFFERED, GUESTS, KNOWN, LIVE, Meters, PARTITIONS_HELD,
     PlatformMeters, RESTING, SLOTS, SLOTS_OPEN, SPILLED, SPOOLED, UNKNOWN, WAITING, WAKE_LAG,

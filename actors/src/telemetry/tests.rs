@@ -238,7 +238,7 @@ fn names_units_and_labels_are_as_prometheus_wants_them() {
         }
         let bounded = [
             "platform", "api", "code", "class", "kind", "version", "cause", "phase", "shard",
-            "table", "way",
+            "table", "way", "limit", "actor",
         ];
         assert!(labels.iter().all(|label| bounded.contains(label)), "{name}");
         assert_eq!(!buckets.is_empty(), *kind == Kind::Histogram, "{name}");

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use tollgate_gate::Span;
 
+use super::limits::LimitMeters;
 use crate::ids::{Seq, Slug};
 
 /// A number that only grows.
@@ -45,7 +46,7 @@ pub struct Totals {
     /// Fetches that wait or are in flight: appended or found, less those that ended.
     outstanding: AtomicU64,
     ended_early: Mutex<EndedEarly>,
-    limits: Mutex<BTreeMap<String, (u64, u64)>>,
+    limits: Mutex<BTreeMap<Slug, BTreeMap<Box<str>, Used>>>,
 }
 
 /// Fetches that ended in this process while its inputs are read. A line with such an id says nothing new;
@@ -62,6 +63,14 @@ impl Default for EndedEarly {
     fn default() -> Self {
         Self { first_new: Seq(u64::MAX), seqs: Some(HashSet::new()) }
     }
+}
+
+/// The use of one limit so far, in microseconds.
+#[derive(Debug)]
+struct Used {
+    needed: u64,
+    taken: u64,
+    meters: LimitMeters,
 }
 
 /// How much of what one limit allows was used.
@@ -176,22 +185,38 @@ impl Totals {
         self.outstanding.load(Ordering::Acquire)
     }
 
-    /// Adds a stretch of calls under a limit: the least time they need, the time they took.
+    /// Adds to the calls under a limit: the least time they need, the time they took.
     pub(crate) fn limit_used(&self, platform: &Slug, limit: &str, needed: Span, taken: Span) {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let (all_needed, all_taken) = limits.entry(format!("{platform}.{limit}")).or_default();
-        *all_needed = all_needed.saturating_add(needed.0);
-        // Two stamps of one clock can put the last call a hair before it was due.
-        *all_taken = all_taken.saturating_add(taken.0.max(needed.0));
+        let limits = match limits.get_mut(platform) {
+            Some(limits) => limits,
+            None => limits.entry(platform.clone()).or_default(),
+        };
+        let used = match limits.get_mut(limit) {
+            Some(used) => used,
+            None => {
+                let new =
+                    || Used { needed: 0, taken: 0, meters: LimitMeters::new(platform, limit) };
+                limits.entry(limit.into()).or_insert_with(new)
+            }
+        };
+        used.needed = used.needed.saturating_add(needed.0);
+        used.taken = used.taken.saturating_add(taken.0);
+        used.meters.so_far(Span(used.needed), Span(used.taken));
     }
 
     /// Per limit, how much of what it allows was used.
     pub fn limit_use(&self) -> Vec<LimitUse> {
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = |(needed, taken): &(u64, u64)| *needed as f64 / (*taken).max(1) as f64;
+        let told = |platform: &Slug, limit: &str, used: &Used| LimitUse {
+            limit: format!("{platform}.{limit}"),
+            share: used.needed as f64 / used.taken.max(1) as f64,
+        };
         limits
             .iter()
-            .map(|(limit, sums)| LimitUse { limit: limit.clone(), share: share(sums) })
+            .flat_map(|(platform, limits)| {
+                limits.iter().map(move |(limit, used)| told(platform, limit, used))
+            })
             .collect()
     }
 }

@@ -11,9 +11,12 @@ use futures_util::future::BoxFuture;
 
 use super::oracle::{Limit, Rule, assert_never_too_many_among, some_ms};
 use super::*;
+use actix::Addr;
+
 use crate::budget::exchange::{BudgetWire, Exchange, Lending, Letter};
 use crate::cluster::{Asked, Owned, Owners, Parts, part_of};
 use crate::ledger::Writer;
+use crate::mailbox::Mailbox;
 use crate::nats::session::SessionId;
 use crate::shard::PartsChanged;
 
@@ -163,7 +166,7 @@ impl Cluster {
             let queue = MemoryQueue::starting(wall());
             let own = (ledger.of_session(id.0), owned.clone());
             let rig = Rig::start_owning(setup, clock.clone(), queue, own, script.clone());
-            let shards: Arc<[Addr<Shard>]> = Arc::from([rig.shard.clone()]);
+            let shards: Arc<[Mailbox<Shard>]> = Arc::from([rig.shard.clone()]);
             rig.shared.peers.are(shards);
             let wire = Arc::new(NodeWire { me: id, net: Arc::clone(&net) });
             let lending = Lending { session: id, wire };

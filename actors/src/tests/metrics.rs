@@ -12,6 +12,7 @@ use super::seams::Turn;
 use super::*;
 use crate::health::Health;
 use crate::ledger::memory::Fault;
+use crate::mailbox::Mailbox;
 use crate::node::tally;
 use crate::telemetry::{METRICS, describe_metrics};
 
@@ -71,7 +72,7 @@ fn moody(seen: &Seen) -> Reply {
 fn the_number_of_series_does_not_grow_with_accounts() {
     recorded(|handle| async move {
         let rig = Rig::start(gap("100ms").concurrency(16), moody);
-        let shards: Arc<[Addr<Shard>]> = Arc::new([rig.shard.clone()]);
+        let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
         actix_rt::spawn(tally(rig.shared.plan.clone(), shards));
         for account in 0..5 {
             rig.put_many(&format!("few_{account}"), "a", 4).await;
@@ -112,7 +113,7 @@ fn the_number_of_series_does_not_grow_with_accounts() {
 fn every_series_is_one_of_the_catalogue_with_its_labels_and_its_type() {
     recorded(|handle| async move {
         let rig = Rig::start(gap("100ms"), moody);
-        let shards: Arc<[Addr<Shard>]> = Arc::new([rig.shard.clone()]);
+        let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
         actix_rt::spawn(tally(rig.shared.plan.clone(), shards));
         rig.put_many("x", "a", 5).await;
         rig.all_end(secs(60)).await;
@@ -198,7 +199,7 @@ fn work_that_comes_after_its_limit_has_opened_is_not_late() {
 fn what_waits_and_what_is_in_flight_is_told_while_it_is_so() {
     recorded(|handle| async move {
         let rig = Rig::start(gap("30s"), |_| Reply::ok("{}").head_after(secs(7)));
-        let shards: Arc<[Addr<Shard>]> = Arc::new([rig.shard.clone()]);
+        let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
         actix_rt::spawn(tally(rig.shared.plan.clone(), shards));
         for account in 0..10 {
             rig.put(&format!("x{account}"), "a", "first").await;
@@ -217,6 +218,72 @@ fn what_waits_and_what_is_in_flight_is_told_while_it_is_so() {
         is(&handle, "tollgate_accounts_known", 10.0);
         is(&handle, "tollgate_accounts_resting", 10.0);
         is(&handle, "tollgate_accounts_live", 0.0);
+    });
+}
+
+#[test]
+fn the_use_of_each_limit_and_who_waits_for_it_is_told_while_calls_go_on() {
+    recorded(|handle| async move {
+        let setup = limits(
+            r#"
+            gap = { per = ["account"], every = "2s" }
+            wide = { per = ["account"], max = 30, in = "60s" }
+            "#,
+        );
+        let rig = Rig::start(setup.concurrency(16), |_| Reply::ok("{}"));
+        let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
+        actix_rt::spawn(tally(rig.shared.plan.clone(), shards));
+        let used = |limit: &str| {
+            let all = series(&handle);
+            let of = |what: &str| {
+                all[&format!(
+                    r#"tollgate_limit_{what}_seconds_total{{platform="p",limit="{limit}"}}"#
+                )]
+            };
+            (of("needed"), of("taken"))
+        };
+        rig.at(5500).await;
+        assert_eq!(used("gap"), (0.0, 0.0), "there from the start");
+        for account in 0..4 {
+            rig.put_many(&format!("x{account}"), "a", 40).await;
+        }
+        rig.at(42_000).await;
+        is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="gap"}"#, 4.0);
+        is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="wide"}"#, 0.0);
+        let (needed, taken) = used("gap");
+        assert!((4.0 * 20.0..=4.0 * 37.0).contains(&needed), "so far: {needed} s");
+        assert_eq!(needed, taken, "nothing but this limit made them wait");
+        rig.all_end(secs(600)).await;
+        sleep(secs(6)).await;
+        assert_eq!(used("gap"), (4.0 * 78.0, 4.0 * 78.0));
+        // 30 of 40 are free, the others have to wait for the window.
+        assert_eq!(used("wide").1, 4.0 * 78.0);
+        assert!(used("wide").0 < 4.0 * 78.0);
+        is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="gap"}"#, 0.0);
+    });
+}
+
+#[test]
+fn messages_that_wait_in_mailboxes_are_counted_until_they_are_handled_or_dropped() {
+    recorded(|handle| async move {
+        let rig = Rig::start(gap("100ms"), |seen| match account_of(seen).as_str() {
+            "odd" => Reply::panic(),
+            _ => Reply::ok("{}"),
+        });
+        let shard = r#"tollgate_mailbox_messages{shard="0",actor="shard"}"#;
+        let throttle = r#"tollgate_mailbox_messages{shard="0",actor="throttle"}"#;
+        is(&handle, shard, 0.0);
+        let asked: Vec<_> = (0..7).map(|_| rig.shard.send(crate::shard::LookAgain)).collect();
+        is(&handle, shard, 7.0);
+        drop(asked);
+        for account in ["x", "odd"] {
+            rig.put_many(account, "a", 3).await;
+        }
+        rig.at(50).await;
+        is(&handle, shard, 0.0);
+        rig.all_end(secs(600)).await;
+        is(&handle, shard, 0.0);
+        is(&handle, throttle, 0.0);
     });
 }
 

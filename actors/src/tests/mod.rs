@@ -45,7 +45,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
@@ -58,6 +57,7 @@ use crate::http::CallError;
 use crate::http::scripted::{Reply, Scripted, Seen};
 use crate::ids::{Account, AccountKey, LaneKey, Priority, Seq, Slug};
 use crate::ledger::memory::MemoryLedger;
+use crate::mailbox::Mailbox;
 use crate::observe::Shuts;
 use crate::plan::Plan;
 use crate::queue::memory::MemoryQueue;
@@ -74,7 +74,7 @@ pub(super) use sim::{buckets, buckets_that_end, is_simulated};
 
 /// A shard and all it stands on.
 pub(super) struct Rig {
-    pub(super) shard: Addr<Shard>,
+    pub(super) shard: Mailbox<Shard>,
     pub(super) shared: Shared,
     pub(super) wire: Scripted,
     /// The queue behind the one that the shard has: without log and faults.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::mailbox::Mailbox;
 use crate::node::probe_store;
 
 /// A store whose folder can be taken away and given back.
@@ -35,7 +36,7 @@ impl Folder {
 fn start(store: Store) -> Rig {
     let setup = limits(r#"gap = { per = ["account"], every = "100ms" }"#).attempts_max(1);
     let rig = Rig::start(Setup { store: Some(store), ..setup }, |_| Reply::ok("{}"));
-    let shards: Arc<[Addr<Shard>]> = Arc::new([rig.shard.clone()]);
+    let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
     actix_rt::spawn(probe_store(rig.shared.clone(), shards));
     rig
 }
@@ -75,7 +76,7 @@ fn calls_in_flight_while_the_store_goes_are_made_again_once_each() {
         let (folder, store) = Folder::new();
         let setup = Setup { store: Some(store), ..limits("").attempts_max(1) };
         let rig = Rig::start(setup, |_| Reply::ok("{}").head_after(ms(100)));
-        let shards: Arc<[Addr<Shard>]> = Arc::new([rig.shard.clone()]);
+        let shards: Arc<[Mailbox<Shard>]> = Arc::new([rig.shard.clone()]);
         actix_rt::spawn(probe_store(rig.shared.clone(), shards));
         rig.put_many("x", "a", 20).await;
         rig.at(50).await;

@@ -37,6 +37,7 @@ use crate::cluster::part_of;
 use crate::collector::{Item, Slot};
 use crate::ids::{AccountKey, Seq};
 use crate::ledger::record::{Known, Stretch, Tries};
+use crate::mailbox::{Counted, Passed};
 use crate::pages::Read;
 use crate::plan::Platform;
 use crate::pulse::Doing;
@@ -319,6 +320,18 @@ impl Actor for Throttle {
             }
             Some(Start::Restarted | Start::Fresh) | None => self.read_record(ctx),
         }
+    }
+}
+
+impl<M> Handler<Counted<M>> for Throttle
+where
+    Self: Handler<M>,
+    M: Message,
+{
+    type Result = Passed<<Self as Handler<M>>::Result>;
+
+    fn handle(&mut self, message: Counted<M>, ctx: &mut Self::Context) -> Self::Result {
+        Passed(<Self as Handler<M>>::handle(self, message.open(), ctx))
     }
 }
 

@@ -74,6 +74,7 @@ impl Budget {
                     let limits = &self.limits;
                     ask.call.with(limits, |gate_ask| {
                         usage.call(limits, gate_ask.api, gate_ask.costs, now);
+                        usage.goes_on(&self.platform.name, limits, &self.shard.totals, now);
                         let places = observed.iter().copied();
                         let places = places.filter(|place| limits.counts(*place, gate_ask.api));
                         let costs = places.map(|place| (place, gate_ask.cost(place).units));

@@ -41,6 +41,7 @@ use crate::clock::Clock;
 use crate::cluster::{Owned, Owners};
 use crate::ids::{Account, AccountKey};
 use crate::ledger::Writer;
+use crate::mailbox::Mailbox;
 use crate::nats::session::SessionId;
 use crate::plan::InForce;
 use crate::recipe::BudgetKey;
@@ -269,7 +270,7 @@ impl Exchange {
         (clock, plan): (Clock, InForce),
         owned: &Owned,
         peers: &Arc<Peers>,
-        shard: Addr<Shard>,
+        shard: Mailbox<Shard>,
     ) -> Addr<Self> {
         let exchange = Self {
             me: lending.session,

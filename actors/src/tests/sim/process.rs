@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::sleep;
 
@@ -21,6 +20,7 @@ use crate::calendar::{Line, plan_on};
 use crate::clock::Clock;
 use crate::cluster::{Keeper, Owned, Parts, Terms, part_of};
 use crate::health::BackHealth;
+use crate::mailbox::Mailbox;
 use crate::nats::session::{About, Lease, Session, SessionId};
 use crate::node::hands::ShardHands;
 use crate::observe::Shuts;
@@ -137,10 +137,10 @@ pub(super) async fn run(
             ledger: Arc::clone(&world.ledger),
         })
     };
-    let shards: Vec<Addr<Shard>> = (0..world.shards)
+    let shards: Vec<Mailbox<Shard>> = (0..world.shards)
         .map(|number| Shard::start_here(number, shared.clone(), calls()))
         .collect();
-    let shards: Arc<[Addr<Shard>]> = shards.into();
+    let shards: Arc<[Mailbox<Shard>]> = shards.into();
     shared.peers.are(Arc::clone(&shards));
     let exchange = owned.is_shared().then(|| {
         let wire = SimBudgets {
@@ -194,7 +194,7 @@ pub(super) async fn run(
 /// Tells shards of work.
 #[derive(Clone)]
 struct Post {
-    shards: Arc<[Addr<Shard>]>,
+    shards: Arc<[Mailbox<Shard>]>,
     queue: Arc<dyn Queue>,
 }
 

@@ -641,7 +641,9 @@ impl Throttle {
         self.last_given = self.last_given.max(id.0);
         let api = self.lanes[lane].api;
         let costs = costs_of(&self.platform, api, &candidate.item, candidate.is_later_page());
-        self.usage.call(&self.platform.limits, api, &costs, at);
+        let limits = &self.platform.limits;
+        self.usage.call(limits, api, &costs, at);
+        self.usage.goes_on(&self.key.platform, limits, &self.shard.totals, at);
         if let Some(due) = due {
             let queued = self.shard.clock.at_wall(candidate.item.queued_at);
             let earliest = due.max(candidate.not_before).max(queued);
