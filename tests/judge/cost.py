@@ -52,7 +52,7 @@ class Reader:
             self.is_over.wait(self.every or 0.2)
 
     def read(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", self.path)
             answer = connection.getresponse()
@@ -90,6 +90,7 @@ async def one(args, folder: pathlib.Path, fetches: pathlib.Path, servers: list, 
         await until_done(backlog, node, args.fetches, args.patience)
         took = time.monotonic() - began
         node.look()
+        nats_server.look()
         if await asyncio.to_thread(node.stop, DRAINED_WITHIN) != 0:
             raise Failure("the node did not drain")
     nats_server.stop()
@@ -103,6 +104,8 @@ async def one(args, folder: pathlib.Path, fetches: pathlib.Path, servers: list, 
     return {
         "per_s": score["per_s"],
         "cpu_ms_per_fetch": node.usage.cpu_seconds() * 1000 / args.fetches,
+        # A machine that is slow for a while is slow for both.
+        "cpu_by_that_of_nats": node.usage.cpu_seconds() / nats_server.usage.cpu_seconds(),
         "log_bytes": node.log.stat().st_size,
         "read_bytes": sum(reader.bytes for reader in readers),
     }
@@ -138,6 +141,7 @@ async def run(args, folder: pathlib.Path, servers: list) -> dict:
         "ratio": round(ratio, 4),
         "ratio_of_rounds": {"median": round(statistics.median(of_rounds), 4), "each": [round(one, 3) for one in of_rounds]},
         "cpu_ratio": round(medians["on"]["cpu_ms_per_fetch"] / medians["off"]["cpu_ms_per_fetch"], 4),
+        "cpu_ratio_by_that_of_nats": round(medians["on"]["cpu_by_that_of_nats"] / medians["off"]["cpu_by_that_of_nats"], 4),
         "fetches": args.fetches,
         "accounts": args.accounts,
         "live": args.live,
