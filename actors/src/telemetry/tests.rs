@@ -33,6 +33,9 @@ fn groups(source: &str) -> BTreeSet<(String, String)> {
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 const SOURCE: &str = concat!(
     include_str!("mod.rs"),
+    include_str!("config.rs"),
+    include_str!("fetches.rs"),
+    include_str!("seams.rs"),
     include_str!("cluster.rs"),
     include_str!("budgets.rs"),
     include_str!("logs.rs"),
