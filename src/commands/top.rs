@@ -21,7 +21,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::control::{Answer, Request};
-use tollgate_actors::nats::service;
 use tollgate_actors::plan::Plan;
 
 use self::state::{Action, Question, State, Told};
@@ -146,7 +145,7 @@ impl Asker {
                 let told =
                     match place.take().map_or_else(|| Place::open(Arc::clone(&plan), local), Ok) {
                         Ok(open) => {
-                            let told = ask(&open, &plan, &question);
+                            let told = ask(&open, &question);
                             // A folder is left free between two questions, for a node that starts; and of one that has
                             // ended the folder is asked next.
                             if open.is_at_rest() || (told.error.is_some() && open.is_folder()) {
@@ -175,11 +174,11 @@ impl Asker {
     }
 }
 
-fn ask(place: &Place, plan: &Plan, question: &Question) -> Told {
+fn ask(place: &Place, question: &Question) -> Told {
     let mut told = Told { of: question.accounts.clone(), ..Told::default() };
-    if let Some((of, hold)) = &question.hold {
-        let scope = service::scope(plan, of).map_err(|reason| anyhow!(reason));
-        let done = scope.and_then(|scope| place.hold(&scope, *hold));
+    if let Some(hold) = &question.hold {
+        let scope = hold.scope().map_err(|reason| anyhow!(reason));
+        let done = scope.and_then(|scope| place.hold(&scope, hold.begins));
         told.note = Some(match done {
             Ok(note) => note,
             Err(error) => format!("{error:#}"),

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::widgets::TableState;
+use tollgate_actors::holds::Scope;
+use tollgate_actors::ids::{Account, Slug};
 use tollgate_actors::queue::Letter;
 use tollgate_actors::view::{AccountView, AccountsPage, AccountsQuestion, Overview, Sort};
 
@@ -25,8 +27,25 @@ pub(super) struct Question {
     pub(super) account: Option<(String, String)>,
     /// The dead letters are open.
     pub(super) dead: bool,
-    /// Hold this, or end its hold.
-    pub(super) hold: Option<(String, bool)>,
+    /// What is to be held, or to go on.
+    pub(super) hold: Option<Hold>,
+}
+
+/// An account is to be held, or its hold to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) platform: String,
+    pub(super) account: String,
+    /// Else its hold is to end.
+    pub(super) begins: bool,
+}
+
+impl Hold {
+    /// What is held. Never read from a text of both names: an account's name may end as an api is called.
+    pub(super) fn scope(&self) -> Result<Scope, String> {
+        let (platform, account) = (Slug::new(&self.platform)?, Account::new(&self.account)?);
+        Ok(Scope { platform, account: Some(account), api: None })
+    }
 }
 
 /// What was answered; what is missing could not be told.
@@ -53,7 +72,7 @@ pub(super) enum Mode {
     /// What is looked for is typed.
     Filter(String),
     /// Whether this is to be held, or to go on.
-    Confirm(String, bool),
+    Confirm(Hold),
     /// One account.
     Account(String, String),
     Dead,
@@ -87,7 +106,7 @@ pub(super) struct State {
     pub(super) colour: bool,
     /// Where the pages before this one ended.
     pub(super) pages: Vec<String>,
-    hold: Option<(String, bool)>,
+    hold: Option<Hold>,
     curious: bool,
 }
 
@@ -193,9 +212,9 @@ impl State {
         self.note = None;
         match self.mode.clone() {
             Mode::Filter(text) => self.type_in(text, key.code),
-            Mode::Confirm(of, hold) => {
+            Mode::Confirm(hold) => {
                 if matches!(key.code, KeyCode::Char('y') | KeyCode::Enter) {
-                    self.hold = Some((of, hold));
+                    self.hold = Some(hold);
                     self.curious = true;
                 }
                 self.mode = Mode::Table;
@@ -299,7 +318,7 @@ impl State {
             (&look.platform, &look.account) == (&platform, &account)
                 && look.cause == Some(tollgate_actors::times::Waits::Paused)
         });
-        self.mode = Mode::Confirm(format!("{platform}/{account}"), !paused);
+        self.mode = Mode::Confirm(Hold { platform, account, begins: !paused });
     }
 
     fn sort_by(&mut self, step: usize) {

@@ -104,6 +104,10 @@ fn typed(state: &mut State, text: &str) {
     }
 }
 
+fn hold(account: &str, begins: bool) -> Hold {
+    Hold { platform: "meta".into(), account: account.into(), begins }
+}
+
 fn picture(state: &mut State, (width, height): (u16, u16)) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| screen::draw(frame, state, now())).unwrap();
@@ -236,10 +240,24 @@ fn a_hold_is_asked_for_only_after_a_yes_and_ended_where_there_is_one() {
     press(&mut state, &[KeyCode::Char('n')]);
     assert_eq!(state.question().hold, None);
     press(&mut state, &[KeyCode::Char('p'), KeyCode::Char('y')]);
-    assert_eq!(state.question().hold, Some(("meta/act_1".into(), true)));
+    assert_eq!(state.question().hold, Some(hold("act_1", true)));
     assert_eq!(state.question().hold, None, "once");
     press(&mut state, &[KeyCode::Down, KeyCode::Char('p'), KeyCode::Char('y')]);
-    assert_eq!(state.question().hold, Some(("meta/com.Shop.app".into(), false)));
+    assert_eq!(state.question().hold, Some(hold("com.Shop.app", false)));
+}
+
+#[test]
+fn an_account_whose_name_ends_as_an_api_is_called_is_held_itself() {
+    let mut state = state();
+    let mut told = told(&state);
+    told.page.as_mut().unwrap().accounts[0].account = "shop/insights".into();
+    state.hear(told);
+    press(&mut state, &[KeyCode::Char('p')]);
+    assert!(picture(&mut state, (80, 20)).contains("Hold meta/shop/insights?"));
+    press(&mut state, &[KeyCode::Char('y')]);
+    let scope = state.question().hold.unwrap().scope().unwrap();
+    assert_eq!(scope.account.unwrap().as_str(), "shop/insights");
+    assert_eq!(scope.api, None);
 }
 
 #[test]
