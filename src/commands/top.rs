@@ -191,10 +191,10 @@ fn ask(place: &Place, question: &Question) -> Told {
         if let Answer::Accounts(page) = place.ask(&Request::Accounts(question.accounts.clone()))? {
             told.page = Some(page);
         }
-        if let Some((platform, account)) = &question.account {
-            let (platform, account) = (platform.clone(), account.clone());
+        if let Some(of) = &question.account {
+            let (platform, account) = of.clone();
             if let Answer::Account(view) = place.ask(&Request::Account { platform, account })? {
-                told.account = view;
+                told.account = Some((of.clone(), view));
             }
         }
         if question.dead

@@ -7,7 +7,10 @@ use ratatui::widgets::TableState;
 use tollgate_actors::holds::Scope;
 use tollgate_actors::ids::{Account, Slug};
 use tollgate_actors::queue::Letter;
-use tollgate_actors::view::{AccountView, AccountsPage, AccountsQuestion, Overview, Sort};
+use tollgate_actors::times::Waits;
+use tollgate_actors::view::{
+    AccountView, AccountsPage, AccountsQuestion, HoldView, Holder, Overview, Sort,
+};
 
 /// Accounts that are asked for at once.
 const ROWS: usize = 200;
@@ -55,7 +58,8 @@ pub(super) struct Told {
     pub(super) of: AccountsQuestion,
     pub(super) overview: Option<Overview>,
     pub(super) page: Option<AccountsPage>,
-    pub(super) account: Option<Box<AccountView>>,
+    /// The account that was asked for, and what is known of it.
+    pub(super) account: Option<((String, String), Option<Box<AccountView>>)>,
     pub(super) dead: Option<Vec<Letter>>,
     /// What became of a hold.
     pub(super) note: Option<String>,
@@ -181,8 +185,11 @@ impl State {
             }
             self.page = page;
         }
-        if told.account.is_some() || matches!(self.mode, Mode::Account(..)) {
-            self.account = told.account;
+        // Of one that was open before, the numbers are not those of the one that is.
+        if let Some((of, view)) = told.account
+            && self.mode == Mode::Account(of.0, of.1)
+        {
+            self.account = view;
         }
         if let Some(dead) = told.dead {
             self.dead = dead;
@@ -264,6 +271,7 @@ impl State {
             }
             KeyCode::Enter => {
                 if let Some((platform, account)) = self.chosen() {
+                    self.account = None;
                     self.mode = Mode::Account(platform, account);
                     self.curious = true;
                 }
@@ -313,11 +321,17 @@ impl State {
     /// Asks whether the account that is chosen is to be held, or to go on where an operator holds it.
     fn confirm(&mut self) {
         let Some((platform, account)) = self.chosen() else { return };
-        let look = self.page.accounts.iter();
-        let paused = look.into_iter().any(|look| {
-            (&look.platform, &look.account) == (&platform, &account)
-                && look.cause == Some(tollgate_actors::times::Waits::Paused)
-        });
+        let view = self.account.as_ref().filter(|_| matches!(self.mode, Mode::Account(..)));
+        let paused = if let Some(view) = view {
+            // Of an open account all holds are known, whatever it waits for; one of an api alone leaves the rest to be held.
+            let own = format!("{platform}/{account}");
+            let is_whole = |hold: &HoldView| hold.of == platform || hold.of == own;
+            view.holds.iter().any(|hold| hold.by == Holder::Operator && is_whole(hold))
+        } else {
+            let mut looks = self.page.accounts.iter();
+            let look = looks.find(|look| look.platform == platform && look.account == account);
+            look.is_some_and(|look| look.cause == Some(Waits::Paused))
+        };
         self.mode = Mode::Confirm(Hold { platform, account, begins: !paused });
     }
 
