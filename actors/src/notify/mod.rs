@@ -203,7 +203,7 @@ impl Way {
     }
 
     /// Never waits: without room the notice is lost on this way.
-    fn send(&self, outgoing: &Arc<Outgoing>) {
+    pub(crate) fn send(&self, outgoing: &Arc<Outgoing>) {
         if self.queue.try_send(Arc::clone(outgoing)).is_err() {
             let reason = "as many as there is room for wait before it";
             dropped(&self.name, &self.told, outgoing, reason);
