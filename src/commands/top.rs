@@ -43,7 +43,7 @@ pub(crate) fn run(global: &Global, args: &TopArgs) -> anyhow::Result<Exit> {
     let asker = Asker::start(Arc::new(plan), args.local)?;
     let stop = stops_on_signals();
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let every = Duration::from_secs_f64(args.every.clamp(0.2, 60.0));
+    let every = Duration::from_secs_f64(args.every);
     // A panic restores the terminal before it is told: `try_init` sees to that.
     let mut terminal = ratatui::try_init().context("take over the terminal")?;
     let ended = follow(&mut terminal, &asker, &stop, every, State::new(colour));
