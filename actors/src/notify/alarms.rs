@@ -167,6 +167,14 @@ impl Alarms {
         }
     }
 
+    /// It is so no more since `now`, whatever was known of how long it lasts.
+    pub(super) fn is_over(&mut self, key: &Key, now: At) {
+        if let Some(kept) = self.kept.get_mut(key) {
+            kept.lasts = kept.lasts.min(now);
+            kept.until = kept.until.min(now);
+        }
+    }
+
     /// Forgets without a word what is another's to tell.
     pub(super) fn forget(&mut self, of: impl Fn(&Key) -> bool) {
         self.kept.retain(|key, _| !of(key));
