@@ -340,7 +340,7 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
     /// Asks anew after so many seconds, 0.2 to 60
-    #[arg(long, default_value_t = 1.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = every)]
     pub(crate) every: f64,
     /// Asks the data folder of `run`, also where the configuration has a section [nats]
     #[arg(long)]
@@ -748,4 +748,27 @@ pub(crate) struct ExplainArgs {
     /// The code, as TG0007; none: all of them
     #[arg(value_name = "CODE")]
     pub(crate) code: Option<String>,
+}
+
+/// Seconds between two looks of `top`. What is no number is in no range.
+fn every(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    let is_in = (0.2..=60.0).contains(&seconds);
+    is_in.then_some(seconds).ok_or_else(|| format!("{text} is not in 0.2..=60"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn top_takes_seconds_of_its_range_alone() {
+        let top = |text| Cli::try_parse_from(["tollgate", "top", "--every", text]);
+        for good in ["0.2", "1", "60"] {
+            assert!(top(good).is_ok(), "{good}");
+        }
+        for bad in ["nan", "inf", "-inf", "0", "0.1", "61", "soon"] {
+            assert_eq!(top(bad).expect_err(bad).exit_code(), 2, "{bad}");
+        }
+    }
 }

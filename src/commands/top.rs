@@ -21,7 +21,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::control::{Answer, Request};
-use tollgate_actors::nats::service;
 use tollgate_actors::plan::Plan;
 
 use self::state::{Action, Question, State, Told};
@@ -44,7 +43,7 @@ pub(crate) fn run(global: &Global, args: &TopArgs) -> anyhow::Result<Exit> {
     let asker = Asker::start(Arc::new(plan), args.local)?;
     let stop = stops_on_signals();
     let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let every = Duration::from_secs_f64(args.every.clamp(0.2, 60.0));
+    let every = Duration::from_secs_f64(args.every);
     // A panic restores the terminal before it is told: `try_init` sees to that.
     let mut terminal = ratatui::try_init().context("take over the terminal")?;
     let ended = follow(&mut terminal, &asker, &stop, every, State::new(colour));
@@ -146,7 +145,7 @@ impl Asker {
                 let told =
                     match place.take().map_or_else(|| Place::open(Arc::clone(&plan), local), Ok) {
                         Ok(open) => {
-                            let told = ask(&open, &plan, &question);
+                            let told = ask(&open, &question);
                             // A folder is left free between two questions, for a node that starts; and of one that has
                             // ended the folder is asked next.
                             if open.is_at_rest() || (told.error.is_some() && open.is_folder()) {
@@ -175,11 +174,11 @@ impl Asker {
     }
 }
 
-fn ask(place: &Place, plan: &Plan, question: &Question) -> Told {
+fn ask(place: &Place, question: &Question) -> Told {
     let mut told = Told { of: question.accounts.clone(), ..Told::default() };
-    if let Some((of, hold)) = &question.hold {
-        let scope = service::scope(plan, of).map_err(|reason| anyhow!(reason));
-        let done = scope.and_then(|scope| place.hold(&scope, *hold));
+    if let Some(hold) = &question.hold {
+        let scope = hold.scope().map_err(|reason| anyhow!(reason));
+        let done = scope.and_then(|scope| place.hold(&scope, hold.begins));
         told.note = Some(match done {
             Ok(note) => note,
             Err(error) => format!("{error:#}"),
@@ -192,10 +191,10 @@ fn ask(place: &Place, plan: &Plan, question: &Question) -> Told {
         if let Answer::Accounts(page) = place.ask(&Request::Accounts(question.accounts.clone()))? {
             told.page = Some(page);
         }
-        if let Some((platform, account)) = &question.account {
-            let (platform, account) = (platform.clone(), account.clone());
+        if let Some(of) = &question.account {
+            let (platform, account) = of.clone();
             if let Answer::Account(view) = place.ask(&Request::Account { platform, account })? {
-                told.account = view;
+                told.account = Some((of.clone(), view));
             }
         }
         if question.dead

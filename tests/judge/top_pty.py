@@ -265,13 +265,15 @@ def cluster(tollgate: str, folder: pathlib.Path, port: int, nats_path: str):
     node = None
     try:
         (folder / "tollgate.toml").write_text(config(port, f'[nats]\nurl = "nats://127.0.0.1:{nats.port}"\n'))
-        (folder / "fetches.jsonl").write_text(fetches(5, 200))
+        of_slash = json.loads(fetches(1, 2).splitlines()[0]) | {"account": "acc-00/report"}
+        of_slash = [json.dumps(of_slash | {"id": str(n)}) for n in range(200)]
+        (folder / "fetches.jsonl").write_text(fetches(5, 200) + "\n".join(of_slash) + "\n")
         for command in (["setup"], ["publish", "fetches.jsonl"]):
             subprocess.run([tollgate, *command], cwd=folder, check=True, capture_output=True)
         with (folder / "serve.log").open("w") as log:
             node = subprocess.Popen([tollgate, "serve"], cwd=folder, stdout=log, stderr=log)
         top = Top(tollgate, folder, (120, 30))
-        top.shows("1 node", "5 accounts", "acc-03")
+        top.shows("1 node", "6 accounts", "acc-03")
         top.press("n/acc-03\r")
         top.shows("1 accounts with")
         top.press("p")
@@ -284,6 +286,14 @@ def cluster(tollgate: str, folder: pathlib.Path, port: int, nats_path: str):
         top.press("y")
         top.shows("shop/acc-03 goes on")
         top.shows("acc-03", without="operator")
+        # Its name ends as the api is called, and there is an account of the part before: it is held itself.
+        top.press("/acc-00/report\r")
+        top.shows("1 accounts with `acc-00/report`")
+        top.press("p")
+        top.shows("Hold shop/acc-00/report")
+        top.press("y")
+        top.shows("shop/acc-00/report is held until it is resumed")
+        top.shows("operator")
         top.press("q")
         top.ended()
     finally:

@@ -262,6 +262,14 @@ impl Bus {
         said.to_ascii_lowercase().contains("permissions violation").then(|| denied(&said))
     }
 
+    /// What the server said when it refused a publish to a subject since then, where that is what it refused last.
+    pub(super) fn refused_publish(&self, subject: &str, since: Instant) -> Option<String> {
+        let said = self.watched.said();
+        let (said, at) = said.as_ref()?;
+        let refused = format!("publish to \"{}\"", subject.to_ascii_lowercase());
+        (*at >= since && said.to_ascii_lowercase().contains(&refused)).then(|| said.clone())
+    }
+
     /// Waits until a right is missed.
     pub async fn until_denied(&self) -> NatsError {
         loop {

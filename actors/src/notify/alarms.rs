@@ -10,10 +10,12 @@ use tollgate_gate::{At, Span};
 
 use super::{Facts, Key, Kind, State};
 
-/// Conditions that are known at once; of further ones only the number is.
+/// Conditions that are known at once; of further ones only the number is. What is over goes first where there is no room.
 pub(super) const KEPT_MAX: usize = 1024;
-/// Accounts of a platform that are told one by one, for each kind; of further ones only the number is.
+/// Accounts of a platform that are told one by one, for each kind, at a time; of further ones only the number is.
 pub(super) const ACCOUNTS_MAX: usize = 10;
+/// Room that accounts leave to whatever is about none: a store that is away is told however many accounts are held.
+pub(super) const OTHERS_MIN: usize = 128;
 /// How long something is over before that is told, the first time.
 const SETTLE: Span = Span::from_secs(60);
 /// Doubled so often at most.
@@ -97,15 +99,25 @@ impl Alarms {
         self.kept.iter().any(|(key, kept)| key.kind == kind && kept.over.is_none())
     }
 
-    /// Whether it may be kept by its own name: it is, or there is room beside the others of its platform.
+    /// Whether an account's may be kept by its own name: it is, or there is room beside the others that are so.
     pub(super) fn has_room(&self, key: &Key) -> bool {
-        if self.kept.contains_key(key) {
+        if self.is_on(key) {
             return true;
         }
+        let is_accounts = |(key, kept): (&Key, &Kept)| key.account.is_some() && kept.over.is_none();
         let first = Key { account: None, api: None, of: None, ..key.clone() };
-        let same = |other: &&Key| other.kind == key.kind && other.platform == key.platform;
-        let own = self.kept.range(first..).map(|(other, _)| other).take_while(same);
-        self.kept.len() < KEPT_MAX && own.filter(|key| key.account.is_some()).count() < ACCOUNTS_MAX
+        let same =
+            |(other, _): &(&Key, &Kept)| other.kind == key.kind && other.platform == key.platform;
+        let own = self.kept.range(first..).take_while(same).filter(|one| is_accounts(*one));
+        own.count() < ACCOUNTS_MAX
+            && self.kept.iter().filter(|one| is_accounts(*one)).count() < KEPT_MAX - OTHERS_MIN
+            && (self.kept.len() < KEPT_MAX || self.longest_over().is_some())
+    }
+
+    /// What has been over for longest.
+    fn longest_over(&self) -> Option<&Key> {
+        let over = self.kept.iter().filter_map(|(key, kept)| Some((kept.over?, key)));
+        over.min_by_key(|(over, _)| *over).map(|(_, key)| key)
     }
 
     /// What was last said of it, while it is so.
@@ -138,7 +150,8 @@ impl Alarms {
             return true;
         }
         if self.kept.len() >= KEPT_MAX {
-            return false;
+            let Some(over) = self.longest_over().cloned() else { return false };
+            self.kept.remove(&over);
         }
         let (told, over, flaps) = (None, None, 0);
         self.kept.insert(key, Kept { since, lasts, until, told, over, flaps, facts });
@@ -151,6 +164,14 @@ impl Alarms {
             if kept.over.is_none() {
                 kept.lasts = kept.lasts.max(now);
             }
+        }
+    }
+
+    /// It is so no more since `now`, whatever was known of how long it lasts.
+    pub(super) fn is_over(&mut self, key: &Key, now: At) {
+        if let Some(kept) = self.kept.get_mut(key) {
+            kept.lasts = kept.lasts.min(now);
+            kept.until = kept.until.min(now);
         }
     }
 

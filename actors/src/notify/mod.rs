@@ -134,6 +134,8 @@ pub(crate) enum Signal {
     Drift { account: AccountKey, limit: String, how: &'static str },
     /// A fetch cannot be called before its deadline: it may go at `earliest`.
     Late { lane: LaneKey, fetch: String, deadline: Timestamp, earliest: Timestamp },
+    /// After one that could not, the next fetch of this api can, or there is none.
+    InTime { account: AccountKey, api: Slug },
 }
 
 /// The way of what actors say of trouble; cheap to clone.
@@ -203,7 +205,7 @@ impl Way {
     }
 
     /// Never waits: without room the notice is lost on this way.
-    fn send(&self, outgoing: &Arc<Outgoing>) {
+    pub(crate) fn send(&self, outgoing: &Arc<Outgoing>) {
         if self.queue.try_send(Arc::clone(outgoing)).is_err() {
             let reason = "as many as there is room for wait before it";
             dropped(&self.name, &self.told, outgoing, reason);

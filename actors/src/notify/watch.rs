@@ -1,6 +1,6 @@
 //! From what is seen of a node to notices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::alarms::{Alarms, Rules, Telling};
 use super::{Facts, Key, Kind, Outgoing, Signal, State, Way};
 use crate::clock::Clock;
 use crate::codes::Code;
-use crate::ids::{AccountKey, Slug};
+use crate::ids::{AccountKey, LaneKey, Slug};
 use crate::plan::NotifyPlan;
 use crate::telemetry;
 
@@ -22,6 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_LEAST: Duration = Duration::from_millis(250);
 /// A fetch whose deadline is over when it is heard of is late for so long.
 const LATE_LASTS: Span = Span::from_secs(60);
+/// Of accounts that are not told by name it is not heard when they are in time again: they are late for so long at most.
+const LATE_FURTHER: Span = Span::from_secs(5 * 60);
+/// Fetches of such accounts that are told apart, so that each counts once; beyond, one that is heard of again counts again.
+const COUNTED_MAX: usize = 4096;
 /// A drift is told once an hour where it goes on: silent for so long, it is over.
 const DRIFT_LASTS: Span = Span::from_secs(2 * 3600);
 
@@ -49,6 +53,9 @@ pub(crate) struct Watch {
     plan: NotifyPlan,
     clock: Clock,
     ways: Vec<Way>,
+    /// Late fetches of accounts that are not told by name, while it is told that there are some: each is heard of when it
+    /// is found to be late, and when it is given up.
+    counted: BTreeSet<(LaneKey, String)>,
     /// When this look began: what is seen in it is so at that moment.
     now: At,
 }
@@ -67,7 +74,8 @@ impl Watch {
         };
         let (alarms, node, clock) = (Alarms::new(rules), node.to_owned(), clock.clone());
         let now = clock.now();
-        Self { alarms, node, plan: plan.clone(), clock, ways, now }
+        let counted = BTreeSet::new();
+        Self { alarms, node, plan: plan.clone(), clock, ways, counted, now }
     }
 
     /// Between two looks at the node.
@@ -100,12 +108,7 @@ impl Watch {
                 self.see(key, (now, now.plus(DRIFT_LASTS)), facts);
             }
             Signal::Late { lane, fetch, deadline, earliest } => {
-                let key = Key {
-                    platform: Some(lane.account.platform.clone()),
-                    account: Some(lane.account.account.clone()),
-                    api: Some(lane.api.clone()),
-                    ..Key::of(Kind::DeadlineMissed)
-                };
+                let key = late(&lane.account, &lane.api);
                 let lasts = self.clock.at_wall(deadline).max(now.plus(LATE_LASTS));
                 let code = Some(Code::DeadlinePassed);
                 if self.alarms.has_room(&key) {
@@ -118,15 +121,24 @@ impl Watch {
                     return;
                 }
                 let key = Key { account: None, api: None, ..key };
+                let platform = lane.account.platform.clone();
                 let known = self.alarms.facts(&key).and_then(|facts| facts.count);
-                let count = known.unwrap_or(0) + 1;
-                let platform = &lane.account.platform;
+                if known.is_none() {
+                    self.counted.retain(|(lane, _)| lane.account.platform != platform);
+                }
+                let one = (lane, fetch);
+                let is_new = !self.counted.contains(&one);
+                if is_new && self.counted.len() < COUNTED_MAX {
+                    self.counted.insert(one);
+                }
+                let count = known.unwrap_or(0) + u64::from(is_new);
                 let what = format!(
                     "{count} fetches of further accounts of {platform} have their turns after their deadlines"
                 );
                 let facts = Facts { what, count: Some(count), code, ..Facts::default() };
-                self.see(key, (now, lasts), facts);
+                self.see(key, (now, lasts.min(now.plus(LATE_FURTHER))), facts);
             }
+            Signal::InTime { account, api } => self.alarms.is_over(&late(&account, &api), now),
         }
     }
 
@@ -275,6 +287,16 @@ impl Watch {
             code: facts.code.map(|code| code.to_string()),
             see: format!("docs/notify.md#{kind}"),
         }
+    }
+}
+
+/// That deadlines of an account and api are missed.
+fn late(account: &AccountKey, api: &Slug) -> Key {
+    Key {
+        platform: Some(account.platform.clone()),
+        account: Some(account.account.clone()),
+        api: Some(api.clone()),
+        ..Key::of(Kind::DeadlineMissed)
     }
 }
 

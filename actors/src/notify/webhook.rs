@@ -3,6 +3,7 @@
 //! What is not taken is tried again, with longer and longer pauses, for an hour after it was made; then it is lost, counted
 //! and told of. Nobody waits for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -10,7 +11,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AG
 use secrecy::ExposeSecret;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::sign::signature;
 use super::{End, Outgoing};
@@ -62,68 +63,65 @@ impl Poster {
     }
 
     async fn run(mut self, stopped: oneshot::Receiver<()>) {
-        let mut stopped = std::pin::pin!(stopped);
-        loop {
-            let outgoing = tokio::select! {
-                _ = &mut stopped => break,
-                next = self.end.queue.recv() => next,
-            };
-            let Some(outgoing) = outgoing else { return };
-            if !self.deliver(&outgoing, Some(stopped.as_mut())).await {
-                break;
-            }
+        // What is posted at the moment stays here when that is broken off.
+        let mut in_hand = None;
+        tokio::select! {
+            () = self.post_all(&mut in_hand) => return,
+            _ = stopped => {}
         }
-        // One try for each of those that wait.
-        self.end.queue.close();
+        self.last_tries(in_hand).await;
+    }
+
+    /// Until there can be no more notices.
+    async fn post_all(&mut self, in_hand: &mut Option<Arc<Outgoing>>) {
         while let Some(outgoing) = self.end.queue.recv().await {
-            self.deliver(&outgoing, None).await;
+            self.deliver(in_hand.insert(outgoing)).await;
+            *in_hand = None;
         }
     }
 
-    /// False: the node ended meanwhile.
-    async fn deliver(
-        &mut self,
-        outgoing: &Outgoing,
-        mut stopped: Option<std::pin::Pin<&mut oneshot::Receiver<()>>>,
-    ) -> bool {
+    /// Tries until it is taken or lost.
+    async fn deliver(&self, outgoing: &Outgoing) {
         let mut pause = AGAIN_FIRST;
         loop {
             let (reason, not_before) = match self.post(outgoing).await {
-                Tried::Taken => {
-                    self.end.delivered();
-                    return true;
-                }
-                Tried::Refused(reason) => {
-                    self.end.lost(outgoing, &reason);
-                    return true;
-                }
+                Tried::Taken => return self.end.delivered(),
+                Tried::Refused(reason) => return self.end.lost(outgoing, &reason),
                 Tried::Again(reason, not_before) => (reason, not_before),
-            };
-            let Some(stopped) = stopped.as_mut() else {
-                self.end.lost(outgoing, &reason);
-                return true;
             };
             let jitter = pause.mul_f64(fastrand::f64() / 4.0);
             let wait = not_before.unwrap_or_default().clamp(pause + jitter, AGAIN_MAX * 5 / 4);
             if Instant::now() + wait > outgoing.made + TRIED_FOR {
-                self.end.lost(outgoing, &reason);
-                return true;
+                return self.end.lost(outgoing, &reason);
             }
             self.end.fails(&reason);
             pause = (pause * 2).min(AGAIN_MAX);
-            tokio::select! {
-                _ = stopped.as_mut() => {
-                    // The last word of all that wait.
-                    match self.post(outgoing).await {
-                        Tried::Taken => self.end.delivered(),
-                        Tried::Again(reason, _) | Tried::Refused(reason) => {
-                            self.end.lost(outgoing, &reason);
-                        }
-                    }
-                    return false;
+            sleep(wait).await;
+        }
+    }
+
+    /// The node ends: one more try for each of those that wait, as long as there is time. What is not taken then is lost.
+    async fn last_tries(mut self, in_hand: Option<Arc<Outgoing>>) {
+        self.end.queue.close();
+        let until = Instant::now() + LAST_WITHIN;
+        let mut next = in_hand;
+        if next.is_none() {
+            next = self.end.queue.recv().await;
+        }
+        while let Some(outgoing) = next {
+            let tried = if Instant::now() < until {
+                timeout_at(until, self.post(&outgoing)).await.ok()
+            } else {
+                None
+            };
+            match tried {
+                Some(Tried::Taken) => self.end.delivered(),
+                Some(Tried::Again(reason, _) | Tried::Refused(reason)) => {
+                    self.end.lost(&outgoing, &reason);
                 }
-                () = sleep(wait) => {}
+                None => self.end.lost(&outgoing, "the node ended before it was taken"),
             }
+            next = self.end.queue.recv().await;
         }
     }
 
@@ -201,11 +199,10 @@ pub(crate) struct Posting {
 }
 
 impl Posting {
-    /// Posts what waits by now, once; what takes too long is left.
-    pub(crate) async fn end(mut self) {
+    /// Posts what waits by now once more, within [`LAST_WITHIN`]; what is not taken by then is lost.
+    pub(crate) async fn end(self) {
         let _heard = self.stop.send(());
-        if timeout(LAST_WITHIN, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
+        // A panic of it has been told as one; what waits was in its hands alone.
+        let _ended = self.task.await;
     }
 }

@@ -79,6 +79,8 @@ pub(crate) struct RestLane {
     pub(crate) waiting: u64,
     /// Whether some of them wait for their turn, and not for another try.
     pub(crate) stands: bool,
+    /// As of a lane: it was told that its fetches come after their deadlines.
+    pub(crate) is_late: bool,
 }
 
 impl Rest {
@@ -94,7 +96,13 @@ impl Rest {
             }
             None => {
                 let mut lanes = std::mem::take(&mut self.lanes).into_vec();
-                lanes.push(RestLane { api, priority, waiting: count, stands: true });
+                lanes.push(RestLane {
+                    api,
+                    priority,
+                    waiting: count,
+                    stands: true,
+                    is_late: false,
+                });
                 self.lanes = lanes.into();
                 true
             }

@@ -17,7 +17,7 @@ fn budgets(limits: &str, more: &str) -> Setup {
          [platforms.p.apis.b]\npath = \"b/{{id}}\"\nparams = [\"object\", \"region\"]\n\
          [platforms.p.apis.free]\npath = \"free/{{id}}\"\n"
     );
-    Setup { platform, concurrency: 64, attempts_max: 5, store: None }
+    Setup { platform, concurrency: 64, attempts_max: 5, store: None, signals: None }
 }
 
 fn window(per: &str, max: usize, ms: u64) -> String {

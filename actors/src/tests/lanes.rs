@@ -1,6 +1,9 @@
 //! Which fetch of an account goes next.
 
+use std::cell::RefCell;
+
 use super::*;
+use crate::notify::{Signal, Signals};
 
 fn ids(rig: &Rig) -> Vec<String> {
     rig.calls().into_iter().map(|(_, id)| id).collect()
@@ -132,6 +135,41 @@ fn a_fetch_that_cannot_be_called_is_dead_with_its_code_and_nothing_behind_it_wai
         let dead: Vec<String> = rig.dead().await.into_iter().map(|(id, _)| id).collect();
         assert_eq!(dead, ["odd", "late"]);
     });
+}
+
+#[test]
+fn who_hears_that_a_deadline_is_missed_hears_too_that_none_is_any_more() {
+    // The second has its turn at 2 s and is looked at a second before.
+    let told = |mends: bool| {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let all = Rc::clone(&heard);
+        paused(move || async move {
+            let (signals, mut heard) = Signals::new();
+            let mut setup = limits(r#"gap = { per = ["account"], every = "2s" }"#);
+            setup.signals = Some(signals);
+            let rig = Rig::start(setup, |_| Reply::ok("{}"));
+            rig.put("x", "a", "first").await;
+            let deadline = r#""deadline":"2026-11-20T12:00:01.500Z""#;
+            rig.put_as("x", "a", "late", Priority::Normal, deadline).await;
+            rig.at(1200).await;
+            if mends {
+                rig.reload(&limits("")).await;
+            }
+            rig.all_end(secs(60)).await;
+            assert_eq!(rig.dead().await.len(), usize::from(!mends));
+            rig.at(10_000).await;
+            while let Ok(signal) = heard.try_recv() {
+                all.borrow_mut().push(match signal {
+                    Signal::Late { fetch, .. } => fetch,
+                    Signal::InTime { api, .. } => format!("{api} in time"),
+                    Signal::Drift { .. } => "drift".to_owned(),
+                });
+            }
+        });
+        heard.take()
+    };
+    assert_eq!(told(true), ["late", "a in time"]);
+    assert_eq!(told(false), ["late", "late", "a in time"]);
 }
 
 #[test]

@@ -92,6 +92,8 @@ pub(super) struct Setup {
     pub(super) concurrency: usize,
     pub(super) attempts_max: u32,
     pub(super) store: Option<Store>,
+    /// Who hears of deadlines that are missed.
+    pub(super) signals: Option<crate::notify::Signals>,
 }
 
 /// Two apis, `a` and `b`, and these limits, such as `gap = { per = ["account"], every = "1s" }`.
@@ -100,7 +102,7 @@ pub(super) fn limits(limits: &str) -> Setup {
         "[platforms.p.limits]\n{limits}\n\
          [platforms.p.apis.a]\npath = \"a/{{id}}\"\n[platforms.p.apis.b]\npath = \"b/{{id}}\"\n"
     );
-    Setup { platform, concurrency: 64, attempts_max: 5, store: None }
+    Setup { platform, concurrency: 64, attempts_max: 5, store: None, signals: None }
 }
 
 impl Setup {
@@ -190,7 +192,7 @@ impl Rig {
         });
         let shared = Shared {
             pulses: Arc::default(),
-            signals: None,
+            signals: setup.signals,
             owned,
             auth,
             shuts: Shuts::default(),

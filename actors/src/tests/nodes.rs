@@ -84,6 +84,7 @@ fn limited(limit: &str) -> Plan {
         concurrency: 64,
         attempts_max: 5,
         store: None,
+        signals: None,
     })
 }
 

@@ -23,7 +23,7 @@ fn setup(limits: &str) -> Setup {
         "[platforms.p.limits]\n{limits}\n[platforms.p.apis.a]\npath = \"a/{{id}}\"\nquery = {{ c = \"{{page.cursor}}\" }}\n\
          pages = {{ by = \"cursor\", next = \"next\", items = \"d\" }}\n[platforms.p.apis.b]\npath = \"b/{{id}}\"\n"
     );
-    Setup { platform, concurrency: 64, attempts_max: 5, store: None }
+    Setup { platform, concurrency: 64, attempts_max: 5, store: None, signals: None }
 }
 
 /// The page that a call asks for, from 1.

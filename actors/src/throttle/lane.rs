@@ -65,6 +65,8 @@ pub(crate) struct Lane {
     pub(crate) cursor: Option<Seq>,
     /// The last one of which it was told that it comes after its deadline.
     pub(crate) told_late: Option<Seq>,
+    /// It was told that fetches come after their deadlines, and not yet that the next one does not.
+    pub(crate) is_late: bool,
     /// A read is under way.
     pub(crate) loading: bool,
     /// What the read under way brings is of no use: it began before the api was gone, or another process was known to
@@ -124,6 +126,7 @@ impl Lane {
             unseen: 0,
             cursor: None,
             told_late: None,
+            is_late: false,
             loading: false,
             discard: false,
             ended: Vec::new(),

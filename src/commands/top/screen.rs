@@ -11,7 +11,7 @@ use tollgate_actors::forecast::shown as span;
 use tollgate_actors::times::Waits;
 use tollgate_actors::view::{AccountView, HoldView, Holder, LimitKind, Overview, Sort};
 
-use super::state::{Mode, State};
+use super::state::{Hold, Mode, State};
 use crate::commands::status::account::gauge;
 use crate::commands::status::{done_in, left, printable};
 use crate::ui::number;
@@ -60,10 +60,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State, now: Timestamp) {
             draw_table(frame, middle, state, now);
             over(frame, middle, " keys ", HELP);
         }
-        Mode::Confirm(of, hold) => {
+        Mode::Confirm(Hold { platform, account, begins }) => {
             draw_table(frame, middle, state, now);
-            let what = if hold { "Hold" } else { "End the hold of" };
-            let text = format!("{what} {}?\n\ny yes   any other key no", printable(&of));
+            let what = if begins { "Hold" } else { "End the hold of" };
+            let of = printable(&format!("{platform}/{account}"));
+            let text = format!("{what} {of}?\n\ny yes   any other key no");
             over(frame, middle, " sure? ", &text);
         }
         Mode::Table | Mode::Filter(_) => draw_table(frame, middle, state, now),

@@ -4,8 +4,13 @@ use std::collections::VecDeque;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::widgets::TableState;
+use tollgate_actors::holds::Scope;
+use tollgate_actors::ids::{Account, Slug};
 use tollgate_actors::queue::Letter;
-use tollgate_actors::view::{AccountView, AccountsPage, AccountsQuestion, Overview, Sort};
+use tollgate_actors::times::Waits;
+use tollgate_actors::view::{
+    AccountView, AccountsPage, AccountsQuestion, HoldView, Holder, Overview, Sort,
+};
 
 /// Accounts that are asked for at once.
 const ROWS: usize = 200;
@@ -25,8 +30,25 @@ pub(super) struct Question {
     pub(super) account: Option<(String, String)>,
     /// The dead letters are open.
     pub(super) dead: bool,
-    /// Hold this, or end its hold.
-    pub(super) hold: Option<(String, bool)>,
+    /// What is to be held, or to go on.
+    pub(super) hold: Option<Hold>,
+}
+
+/// An account is to be held, or its hold to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) platform: String,
+    pub(super) account: String,
+    /// Else its hold is to end.
+    pub(super) begins: bool,
+}
+
+impl Hold {
+    /// What is held. Never read from a text of both names: an account's name may end as an api is called.
+    pub(super) fn scope(&self) -> Result<Scope, String> {
+        let (platform, account) = (Slug::new(&self.platform)?, Account::new(&self.account)?);
+        Ok(Scope { platform, account: Some(account), api: None })
+    }
 }
 
 /// What was answered; what is missing could not be told.
@@ -36,7 +58,8 @@ pub(super) struct Told {
     pub(super) of: AccountsQuestion,
     pub(super) overview: Option<Overview>,
     pub(super) page: Option<AccountsPage>,
-    pub(super) account: Option<Box<AccountView>>,
+    /// The account that was asked for, and what is known of it.
+    pub(super) account: Option<((String, String), Option<Box<AccountView>>)>,
     pub(super) dead: Option<Vec<Letter>>,
     /// What became of a hold.
     pub(super) note: Option<String>,
@@ -53,7 +76,7 @@ pub(super) enum Mode {
     /// What is looked for is typed.
     Filter(String),
     /// Whether this is to be held, or to go on.
-    Confirm(String, bool),
+    Confirm(Hold),
     /// One account.
     Account(String, String),
     Dead,
@@ -87,7 +110,7 @@ pub(super) struct State {
     pub(super) colour: bool,
     /// Where the pages before this one ended.
     pub(super) pages: Vec<String>,
-    hold: Option<(String, bool)>,
+    hold: Option<Hold>,
     curious: bool,
 }
 
@@ -162,8 +185,11 @@ impl State {
             }
             self.page = page;
         }
-        if told.account.is_some() || matches!(self.mode, Mode::Account(..)) {
-            self.account = told.account;
+        // Of one that was open before, the numbers are not those of the one that is.
+        if let Some((of, view)) = told.account
+            && self.mode == Mode::Account(of.0, of.1)
+        {
+            self.account = view;
         }
         if let Some(dead) = told.dead {
             self.dead = dead;
@@ -193,9 +219,9 @@ impl State {
         self.note = None;
         match self.mode.clone() {
             Mode::Filter(text) => self.type_in(text, key.code),
-            Mode::Confirm(of, hold) => {
+            Mode::Confirm(hold) => {
                 if matches!(key.code, KeyCode::Char('y') | KeyCode::Enter) {
-                    self.hold = Some((of, hold));
+                    self.hold = Some(hold);
                     self.curious = true;
                 }
                 self.mode = Mode::Table;
@@ -245,6 +271,7 @@ impl State {
             }
             KeyCode::Enter => {
                 if let Some((platform, account)) = self.chosen() {
+                    self.account = None;
                     self.mode = Mode::Account(platform, account);
                     self.curious = true;
                 }
@@ -294,12 +321,18 @@ impl State {
     /// Asks whether the account that is chosen is to be held, or to go on where an operator holds it.
     fn confirm(&mut self) {
         let Some((platform, account)) = self.chosen() else { return };
-        let look = self.page.accounts.iter();
-        let paused = look.into_iter().any(|look| {
-            (&look.platform, &look.account) == (&platform, &account)
-                && look.cause == Some(tollgate_actors::times::Waits::Paused)
-        });
-        self.mode = Mode::Confirm(format!("{platform}/{account}"), !paused);
+        let view = self.account.as_ref().filter(|_| matches!(self.mode, Mode::Account(..)));
+        let paused = if let Some(view) = view {
+            // Of an open account all holds are known, whatever it waits for; one of an api alone leaves the rest to be held.
+            let own = format!("{platform}/{account}");
+            let is_whole = |hold: &HoldView| hold.of == platform || hold.of == own;
+            view.holds.iter().any(|hold| hold.by == Holder::Operator && is_whole(hold))
+        } else {
+            let mut looks = self.page.accounts.iter();
+            let look = looks.find(|look| look.platform == platform && look.account == account);
+            look.is_some_and(|look| look.cause == Some(Waits::Paused))
+        };
+        self.mode = Mode::Confirm(Hold { platform, account, begins: !paused });
     }
 
     fn sort_by(&mut self, step: usize) {

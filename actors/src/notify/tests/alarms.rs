@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tollgate_gate::{At, Span};
 
-use super::super::alarms::{ACCOUNTS_MAX, Alarms, KEPT_MAX, Rules};
+use super::super::alarms::{ACCOUNTS_MAX, Alarms, KEPT_MAX, OTHERS_MIN, Rules};
 use super::*;
 
 const MIN: u64 = 60;
@@ -120,6 +120,71 @@ fn only_so_many_accounts_and_conditions_are_kept() {
         assert_eq!(is_in, number + ACCOUNTS_MAX < KEPT_MAX);
     }
     assert!(!alarms.has_room(&other));
+}
+
+#[test]
+fn accounts_that_are_held_no_more_take_no_names_from_others() {
+    let (mut alarms, now) = (alarms(), at(0));
+    let long = at(HOUR);
+    for number in 0..ACCOUNTS_MAX {
+        let key = held(&format!("a{number}"));
+        assert!(alarms.see_until(key, (now, now, long), Facts::default()));
+    }
+    assert_eq!(alarms.step(now).len(), ACCOUNTS_MAX);
+    assert!(!alarms.has_room(&held("b")), "ten are told by name at a time");
+    assert_eq!(alarms.step(at(2 * MIN)).len(), ACCOUNTS_MAX, "they are over");
+    for number in 0..ACCOUNTS_MAX {
+        let key = held(&format!("b{number}"));
+        assert!(alarms.has_room(&key), "{key:?}");
+        assert!(alarms.see_until(key, (at(2 * MIN), at(2 * MIN), long), Facts::default()));
+    }
+    assert!(!alarms.has_room(&held("a0")), "it comes back and is one too many");
+    assert_eq!(alarms.step(at(2 * MIN)).len(), ACCOUNTS_MAX);
+}
+
+#[test]
+fn what_is_over_gives_its_room_to_what_is_so() {
+    let (mut alarms, now) = (alarms(), at(0));
+    let drift =
+        |number: usize| Key { of: Some(format!("{number}").into()), ..Key::of(Kind::LimitDrift) };
+    for number in 0..KEPT_MAX {
+        assert!(alarms.see(drift(number), (now, now), Facts::default()));
+    }
+    assert!(!alarms.see(drift(KEPT_MAX), (now, now), Facts::default()), "all of it is so");
+    alarms.step(now);
+    // The first one ends before the others.
+    for second in (0..5 * MIN).step_by(5) {
+        alarms.keep(|key| *key != drift(0), at(second));
+        alarms.step(at(second));
+    }
+    assert!(!alarms.is_on(&drift(0)) && alarms.is_on(&drift(1)));
+    let later = at(5 * MIN);
+    assert!(alarms.has_room(&held("a1")));
+    assert!(alarms.see(held("a1"), (later, later), Facts::default()));
+    assert!(!alarms.has_room(&held("a2")));
+    assert!(!alarms.see(drift(KEPT_MAX), (later, later), Facts::default()));
+    assert!(alarms.is_on(&held("a1")) && alarms.is_on(&drift(KEPT_MAX - 1)));
+}
+
+#[test]
+fn accounts_leave_room_for_what_is_about_none() {
+    let (mut alarms, now) = (alarms(), at(0));
+    let keys = (0..KEPT_MAX).map(|number| Key {
+        platform: Some(Slug::new(&format!("p{}", number / ACCOUNTS_MAX)).unwrap()),
+        ..held(&format!("a{number}"))
+    });
+    let mut named = 0;
+    for key in keys {
+        if alarms.has_room(&key) {
+            named += 1;
+            assert!(alarms.see(key, (now, now), Facts::default()));
+        }
+    }
+    assert_eq!(named, KEPT_MAX - OTHERS_MIN);
+    for number in 0..OTHERS_MIN {
+        let key = Key { of: Some(format!("{number}").into()), ..Key::of(Kind::ShardBlocked) };
+        assert!(alarms.see(key, (now, now), Facts::default()), "{number}");
+    }
 }
 
 proptest! {

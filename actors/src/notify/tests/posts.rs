@@ -204,6 +204,49 @@ fn a_node_that_ends_waits_for_no_receiver() {
     });
 }
 
+/// What is counted as sent and as lost of three notices, and what the receiver got, where the node ends while the first
+/// one is posted.
+fn ended(answers: &'static [Option<&'static str>]) -> ([bool; 2], Vec<String>) {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let got = Got::default();
+    metrics::with_local_recorder(&recorder, || {
+        actix_rt::System::new().block_on(async {
+            crate::install_tls();
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let serving = tokio::spawn(receiver(listener, answers, Arc::clone(&got)));
+            let (way, end) = Way::new("ops");
+            let plan = WebhookPlan { timeout: Duration::from_secs(60), ..plan(port) };
+            let posting = Poster::new(plan, end, &Clock::new()).unwrap().start();
+            (0..3).for_each(|number| way.send(&outgoing(number)));
+            while got.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            posting.end().await;
+            serving.abort();
+        });
+    });
+    let text = recorder.handle().render();
+    let is = |what| text.contains(&format!("tollgate_notices_{what}_total{{way=\"ops\"}} 3"));
+    let ids =
+        got.lock().unwrap().iter().map(|(head, _)| header(head, "webhook-id").to_owned()).collect();
+    (["sent", "dropped"].map(is), ids)
+}
+
+#[test]
+fn a_node_that_ends_posts_all_that_waits_once_more() {
+    let (counted, ids) = ended(&[None, Some("200 OK")]);
+    assert_eq!(ids, ["n0", "n0", "n1", "n2"]);
+    assert_eq!(counted, [true, false]);
+}
+
+#[test]
+fn what_is_not_taken_when_a_node_ends_is_counted_as_lost() {
+    let (counted, ids) = ended(&[None]);
+    assert_eq!(ids, ["n0", "n0"], "no time is left for the others");
+    assert_eq!(counted, [false, true]);
+}
+
 #[test]
 fn nothing_secret_of_a_webhook_is_shown() {
     let shown = format!("{:?}", plan(9));

@@ -81,3 +81,53 @@ fn a_fetch_that_is_late_is_told_also_where_its_deadline_is_over() {
     );
     assert_eq!(told[0].code.as_deref(), Some("TG0114"));
 }
+
+fn late(account_name: &str, fetch: &str, clock: &Clock) -> Signal {
+    let lane = LaneKey {
+        account: account(account_name),
+        api: Slug::new("report").unwrap(),
+        priority: crate::ids::Priority::Normal,
+    };
+    let deadline = clock.wall() + Duration::from_secs(24 * 3600);
+    Signal::Late { lane, fetch: fetch.into(), deadline, earliest: deadline }
+}
+
+#[test]
+fn each_late_fetch_of_further_accounts_counts_once() {
+    let (mut watch, mut end, clock) = watch();
+    for number in 0..10 {
+        watch.hear(late(&format!("a{number}"), "f", &clock));
+    }
+    // Each is heard of twice: when it is found to be late, and when it is given up.
+    for fetch in ["f1", "f2", "f1", "f2"] {
+        watch.hear(late("b", fetch, &clock));
+    }
+    watch.look();
+    watch.tell();
+    let counts: Vec<u64> = told(&mut end).into_iter().filter_map(|notice| notice.count).collect();
+    assert_eq!(counts, [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_late_is_over_when_the_next_fetch_is_in_time_again() {
+    let (mut watch, mut end, clock) = watch();
+    let kinds = |watch: &mut Watch, end: &mut End| -> Vec<String> {
+        watch.look();
+        watch.tell();
+        told(end).into_iter().map(|notice| notice.kind).collect()
+    };
+    for number in 0..11 {
+        watch.hear(late(&format!("a{number}"), "f", &clock));
+    }
+    assert_eq!(kinds(&mut watch, &mut end).len(), 11);
+    let (account, api) = (account("a0"), Slug::new("report").unwrap());
+    watch.hear(Signal::InTime { account, api });
+    tokio::time::advance(Duration::from_secs(90)).await;
+    assert_eq!(
+        kinds(&mut watch, &mut end),
+        ["deadline_missed.ended"],
+        "the others' deadlines are far"
+    );
+    tokio::time::advance(Duration::from_secs(300)).await;
+    assert_eq!(kinds(&mut watch, &mut end), ["deadline_missed.ended"], "of further accounts");
+}

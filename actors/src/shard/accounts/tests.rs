@@ -137,6 +137,7 @@ fn what_an_account_looks_like_follows_from_how_it_is_kept() {
         priority,
         waiting: 3,
         stands: true,
+        is_late: false,
     });
     let because = Some("gap".into());
     accounts.rest(ix, Rest { lanes: lanes.into(), because, ..rest(77) });

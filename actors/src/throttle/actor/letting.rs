@@ -127,7 +127,7 @@ impl Throttle {
             };
             // Only now: a lane that was chosen and found no slot has not had its turn.
             self.turn = place + 1;
-            let candidate = self.past_deadline(candidate, ctx);
+            let candidate = self.past_deadline(place, candidate, ctx);
             if let Some(candidate) = candidate.and_then(|one| self.not_lost(one, ctx)) {
                 let Ok(alone) = self.alone(&candidate) else {
                     // Another fetch like it is being tried; look again soon, let others go before.
@@ -208,6 +208,7 @@ impl Throttle {
                 match offer {
                     Offer::Nothing => {
                         self.lanes[place].due = None;
+                        self.tell_in_time(place);
                         continue;
                     }
                     Offer::Later(at) => {
@@ -454,6 +455,20 @@ impl Throttle {
         });
         if late.is_some() {
             self.lanes[place].told_late = late;
+            self.lanes[place].is_late = true;
+        }
+    }
+
+    /// The next fetch of a lane has its turn in time, or there is none: whoever was told that one has not hears.
+    fn tell_in_time(&mut self, place: usize) {
+        if !std::mem::take(&mut self.lanes[place].is_late) {
+            return;
+        }
+        let LaneKey { account, api, .. } = &self.lanes[place].key;
+        // The same is told of lanes of all priorities.
+        let is_late = self.lanes.iter().any(|lane| lane.is_late && lane.key.api == *api);
+        if let Some(signals) = self.shard.signals.as_ref().filter(|_| !is_late) {
+            signals.tell(Signal::InTime { account: account.clone(), api: api.clone() });
         }
     }
 
@@ -466,14 +481,17 @@ impl Throttle {
 
     fn past_deadline(
         &mut self,
+        place: usize,
         candidate: Candidate,
         ctx: &mut Context<Self>,
     ) -> Option<Candidate> {
-        let Some(deadline) = candidate.item.fetch.deadline else { return Some(candidate) };
-        if self.shard.clock.wall() <= deadline {
+        let deadline = candidate.item.fetch.deadline;
+        let Some(deadline) = deadline.filter(|deadline| self.shard.clock.wall() > *deadline) else {
+            self.tell_in_time(place);
             return Some(candidate);
-        }
+        };
         self.tell_late(&candidate, deadline, self.shard.clock.wall());
+        self.lanes[place].is_late = self.shard.signals.is_some();
         let reason = format!("its turn came only after its deadline, {deadline}");
         let Candidate { item, tries, read, .. } = candidate;
         let last = LastAnswer::default();

@@ -321,7 +321,7 @@ impl Throttle {
         let same_limits = !self.go_by_limits(in_force, now);
         // What a limit of a new name took over is in no record yet.
         self.stale |= !same_limits && !self.gate.is_empty();
-        for RestLane { api, priority, waiting, .. } in rest.lanes {
+        for RestLane { api, priority, waiting, is_late, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
                 continue;
@@ -329,6 +329,7 @@ impl Throttle {
             let key = LaneKey { account: self.key.clone(), api: name, priority };
             let lane = self.lane(&key);
             self.lanes[lane].unseen = waiting;
+            self.lanes[lane].is_late = is_late;
             // What the gate said when the account went to rest.
             let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));
             if same_limits

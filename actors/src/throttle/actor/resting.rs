@@ -116,6 +116,7 @@ impl Throttle {
                 priority: lane.key.priority,
                 waiting: lane.waiting(),
                 stands: lane.unseen > 0 || !lane.heads.is_empty(),
+                is_late: lane.is_late,
             })
             .collect();
         let mut accounts = self.shard.accounts.borrow_mut();

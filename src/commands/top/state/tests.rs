@@ -104,6 +104,10 @@ fn typed(state: &mut State, text: &str) {
     }
 }
 
+fn hold(account: &str, begins: bool) -> Hold {
+    Hold { platform: "meta".into(), account: account.into(), begins }
+}
+
 fn picture(state: &mut State, (width, height): (u16, u16)) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| screen::draw(frame, state, now())).unwrap();
@@ -176,6 +180,13 @@ fn view() -> AccountView {
     }
 }
 
+fn of_account(state: &State, account: &str, holds: Vec<HoldView>) -> Told {
+    let mut view = view();
+    view.account = account.into();
+    view.holds.extend(holds);
+    Told { account: Some((("meta".into(), account.into()), Some(Box::new(view)))), ..told(state) }
+}
+
 #[test]
 fn the_table_at_three_widths() {
     let mut state = state();
@@ -193,8 +204,7 @@ fn an_account_letters_and_keys_lie_over_the_table() {
     let mut state = state();
     press(&mut state, &[KeyCode::Enter]);
     assert_eq!(state.question().account, Some(("meta".into(), "act_1".into())));
-    let told = Told { account: Some(Box::new(view())), ..told(&state) };
-    state.hear(told);
+    state.hear(of_account(&state, "act_1", vec![]));
     insta::assert_snapshot!("account", picture(&mut state, (100, 24)));
     press(&mut state, &[KeyCode::Char('q'), KeyCode::Char('?')]);
     insta::assert_snapshot!("keys", picture(&mut state, (80, 24)));
@@ -236,10 +246,68 @@ fn a_hold_is_asked_for_only_after_a_yes_and_ended_where_there_is_one() {
     press(&mut state, &[KeyCode::Char('n')]);
     assert_eq!(state.question().hold, None);
     press(&mut state, &[KeyCode::Char('p'), KeyCode::Char('y')]);
-    assert_eq!(state.question().hold, Some(("meta/act_1".into(), true)));
+    assert_eq!(state.question().hold, Some(hold("act_1", true)));
     assert_eq!(state.question().hold, None, "once");
     press(&mut state, &[KeyCode::Down, KeyCode::Char('p'), KeyCode::Char('y')]);
-    assert_eq!(state.question().hold, Some(("meta/com.Shop.app".into(), false)));
+    assert_eq!(state.question().hold, Some(hold("com.Shop.app", false)));
+}
+
+#[test]
+fn an_account_whose_name_ends_as_an_api_is_called_is_held_itself() {
+    let mut state = state();
+    let mut told = told(&state);
+    told.page.as_mut().unwrap().accounts[0].account = "shop/insights".into();
+    state.hear(told);
+    press(&mut state, &[KeyCode::Char('p')]);
+    assert!(picture(&mut state, (80, 20)).contains("Hold meta/shop/insights?"));
+    press(&mut state, &[KeyCode::Char('y')]);
+    let scope = state.question().hold.unwrap().scope().unwrap();
+    assert_eq!(scope.account.unwrap().as_str(), "shop/insights");
+    assert_eq!(scope.api, None);
+}
+
+#[test]
+fn numbers_of_an_account_are_not_shown_under_the_name_of_another() {
+    let mut state = state();
+    press(&mut state, &[KeyCode::Enter]);
+    let late = of_account(&state, "act_1", vec![]);
+    press(&mut state, &[KeyCode::Char('q'), KeyCode::Down, KeyCode::Enter]);
+    state.hear(late);
+    let shown = picture(&mut state, (100, 24));
+    assert!(shown.contains("meta/com.Shop.app") && !shown.contains("last answers:"), "{shown}");
+    // Nor those of one that was left by its keys.
+    press(&mut state, &[KeyCode::Char('q'), KeyCode::Enter]);
+    state.hear(of_account(&state, "com.Shop.app", vec![]));
+    assert!(picture(&mut state, (100, 24)).contains("last answers:"));
+    press(&mut state, &[KeyCode::Char('?'), KeyCode::Char('x'), KeyCode::Up, KeyCode::Enter]);
+    assert!(!picture(&mut state, (100, 24)).contains("last answers:"));
+    // What could not be asked leaves what was known.
+    state.hear(of_account(&state, "act_1", vec![]));
+    state.hear(Told { error: Some("no node answers".into()), ..Told::default() });
+    assert!(picture(&mut state, (100, 24)).contains("last answers:"));
+}
+
+#[test]
+fn an_open_account_says_itself_whether_an_operator_holds_it() {
+    let by_operator = |of: &str| HoldView {
+        by: Holder::Operator,
+        of: of.into(),
+        reason: "an operator's hold".into(),
+        since: Some(now()),
+        until: None,
+    };
+    let cases = [(vec![], true), (vec!["meta/act_1"], false), (vec!["meta/act_1/insights"], true)];
+    for (held, begins) in cases {
+        let mut state = state();
+        press(&mut state, &[KeyCode::Enter]);
+        let holds = held.into_iter().map(by_operator).collect();
+        let mut told = of_account(&state, "act_1", holds);
+        // It is not on the page of now.
+        told.page.as_mut().unwrap().accounts.remove(0);
+        state.hear(told);
+        press(&mut state, &[KeyCode::Char('p'), KeyCode::Char('y')]);
+        assert_eq!(state.question().hold, Some(hold("act_1", begins)));
+    }
 }
 
 #[test]
