@@ -22,12 +22,15 @@ const FILTER_MAX: usize = 64;
 /// In the order in which `s` goes through them.
 pub(super) const SORTS: [Sort; 4] = [Sort::Waiting, Sort::InFlight, Sort::Until, Sort::Name];
 
+/// A platform, and an account of it.
+type Name = (String, String);
+
 /// What is to be asked.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Question {
     pub(super) accounts: AccountsQuestion,
     /// An account that is open.
-    pub(super) account: Option<(String, String)>,
+    pub(super) account: Option<Name>,
     /// The dead letters are open.
     pub(super) dead: bool,
     /// What is to be held, or to go on.
@@ -59,7 +62,7 @@ pub(super) struct Told {
     pub(super) overview: Option<Overview>,
     pub(super) page: Option<AccountsPage>,
     /// The account that was asked for, and what is known of it.
-    pub(super) account: Option<((String, String), Option<Box<AccountView>>)>,
+    pub(super) account: Option<(Name, Option<Box<AccountView>>)>,
     pub(super) dead: Option<Vec<Letter>>,
     /// What became of a hold.
     pub(super) note: Option<String>,
