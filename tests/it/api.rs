@@ -357,6 +357,17 @@ fn elsewhere_than_on_loopback_the_page_needs_a_token_and_health_does_not() {
     assert_eq!((said.status, said.header("set-cookie")), (403, None));
     let said = ask(port, "POST", "/login", &[form], &format!("token={TOKEN}"));
     assert_eq!((said.status, said.header("location")), (303, Some("/")));
+    // Over plain http a browser says where a form is from by `Origin` alone, and not even so if pages forbid it.
+    let page = ask(port, "GET", "/login", &[("Host", "any.name.test")], "");
+    let origin = match page.header("referrer-policy") {
+        Some("no-referrer") => "null",
+        _ => "http://any.name.test",
+    };
+    let browser = [form, ("Host", "any.name.test"), ("Origin", origin)];
+    let said = ask(port, "POST", "/login", &browser, &format!("token={TOKEN}"));
+    assert_eq!((said.status, said.header("location")), (303, Some("/")), "{}", said.body);
+    let hidden = [form, ("Host", "any.name.test"), ("Origin", "null")];
+    assert_eq!(ask(port, "POST", "/login", &hidden, &format!("token={TOKEN}")).code(), "TG0606");
     let cookie = said.header("set-cookie").unwrap();
     assert!(cookie.ends_with("; path=/; max-age=43200; httponly; samesite=strict"), "{cookie}");
     assert!(!cookie.contains(&TOKEN.to_lowercase()), "{cookie}");
