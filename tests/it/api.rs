@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollgate_emulator::{Emulator, Profile, ProviderLimit};
@@ -533,6 +533,13 @@ fn one_node_answers_for_the_cluster_pauses_resumes_and_replays() {
         assert_eq!(holds["held"][0]["reason"], "a test", "{holds}");
     }
     assert_eq!(provider.asked().len(), 0);
+    // What no node can answer is refused at once, and what all refuse is not waited for.
+    let begun = Instant::now();
+    for path in ["accounts?after=x", "accounts/P!/x"] {
+        let said = read(port, &format!("/api/v1/{path}"));
+        assert_eq!((said.status, &*said.code()), (400, "TG0607"), "{path}: {}", said.body);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let wrong = change(port, "/api/v1/pause", &json!({ "platform": "p", "for": "soon" }));
     assert_eq!((wrong.status, &*wrong.code()), (400, "TG0607"));
     let wrong = change(port, "/api/v1/pause", &json!({ "platform": "q" }));

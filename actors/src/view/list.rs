@@ -55,6 +55,14 @@ pub(crate) fn number(sort: Sort, waiting: u64, in_flight: u32, until_us: Option<
     }
 }
 
+/// Whether a question is one that can be answered.
+///
+/// # Errors
+/// It is none; the error is a sentence.
+pub fn check(question: &AccountsQuestion) -> Result<(), String> {
+    Wanted::of(question).map(|_| ())
+}
+
 /// A question that can be answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {

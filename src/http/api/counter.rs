@@ -116,9 +116,15 @@ impl Counter {
             None => Heard { answers: Vec::new(), silent: 0 },
         };
         if !heard.answers.iter().any(|one| one.node == name) {
-            let answer = self.own(request).await?;
-            heard.answers.push(NodeAnswer { node: name, session: None, answer });
-            heard.silent = heard.silent.saturating_sub(1);
+            match self.own(request).await {
+                Ok(answer) => {
+                    heard.answers.push(NodeAnswer { node: name, session: None, answer });
+                    heard.silent = heard.silent.saturating_sub(1);
+                }
+                Err(problem) if heard.answers.is_empty() => return Err(problem),
+                // What the others know is told; this node is among the silent ones.
+                Err(_) => {}
+            }
         }
         Ok(heard)
     }
@@ -138,6 +144,8 @@ impl Counter {
         &self,
         question: &AccountsQuestion,
     ) -> Result<(AccountsPage, usize), Problem> {
+        // A question that no node can answer is no matter for all of them.
+        list::check(question).map_err(Problem::question)?;
         let request = Request::Accounts(question.clone());
         let Heard { answers, silent } = self.each(&request, Question::Accounts(question)).await?;
         let pages = answers.into_iter().filter_map(|one| match one.answer {
@@ -153,6 +161,8 @@ impl Counter {
         platform: &str,
         account: &str,
     ) -> Result<(Option<Box<AccountView>>, usize), Problem> {
+        Slug::new(platform).map_err(Problem::question)?;
+        Account::new(account).map_err(Problem::question)?;
         let (platform, account) = (platform.to_owned(), account.to_owned());
         let question = AccountQuestion { platform: platform.clone(), account: account.clone() };
         let request = Request::Account { platform, account };
