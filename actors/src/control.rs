@@ -241,7 +241,10 @@ impl Desk {
         let key = Slug::new(platform)
             .and_then(|platform| Ok(AccountKey { platform, account: Account::new(account)? }));
         match key {
-            Ok(key) => Answer::Account(self.viewer.account(key).await.map(Box::new)),
+            Ok(key) => match self.viewer.account(key).await {
+                Ok(view) => Answer::Account(view.map(Box::new)),
+                Err(reason) => failed(Code::NotAtWork, &reason),
+            },
             Err(reason) => Answer::Failed { code: String::new(), reason },
         }
     }

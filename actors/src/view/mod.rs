@@ -320,6 +320,9 @@ pub struct AccountsPage {
     /// The nodes of a cluster that answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// Shards of those nodes that do not turn: their accounts are missing.
+    #[serde(default)]
+    pub shards_silent: u64,
 }
 
 /// How attempts ended, a second each.
@@ -428,6 +431,9 @@ pub struct Overview {
     /// When the last of what waits would be done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<Eta>,
+    /// Shards that do not turn: what their accounts come to is missing here.
+    #[serde(default)]
+    pub shards_silent: u64,
     /// By name.
     pub platforms: Vec<PlatformView>,
     /// By name.
@@ -448,6 +454,7 @@ impl Overview {
             rates_minute: Rates::default(),
             allowed: None,
             eta: None,
+            shards_silent: 0,
             platforms: Vec::new(),
             nodes: Vec::new(),
         }
@@ -466,6 +473,7 @@ impl Overview {
         self.rates_minute.add(&other.rates_minute);
         self.allowed = sum(self.allowed, other.allowed);
         self.eta = later(self.eta.take(), other.eta);
+        self.shards_silent += other.shards_silent;
         for platform in other.platforms {
             let known = self.platforms.binary_search_by(|own| own.platform.cmp(&platform.platform));
             match known {

@@ -145,6 +145,10 @@ fn head<'a>(state: &State, all: &'a Overview, now: Timestamp) -> Vec<Line<'a>> {
         let text = format!("  {}: {what}", printable(&node.node));
         third.push(Span::styled(text, state.in_colour(Color::Red)));
     }
+    if all.shards_silent > 0 {
+        let text = format!("  {} shard(s) do not turn", all.shards_silent);
+        third.push(Span::styled(text, state.in_colour(Color::Red)));
+    }
     if state.silent > 0 {
         let text = format!("  {} node(s) do not answer", state.silent);
         third.push(Span::styled(text, state.in_colour(Color::Red)));

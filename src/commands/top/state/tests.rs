@@ -78,7 +78,7 @@ fn told(state: &State) -> Told {
         look("act_3\u{1b}[2J", 4, "a free collector", Waits::Collector, None),
     ];
     let page =
-        AccountsPage { matching: 250, accounts, next: Some("-4/meta/x".into()), nodes: vec![] };
+        AccountsPage { matching: 250, accounts, next: Some("-4/meta/x".into()), ..AccountsPage::default() };
     Told { of: state.accounts(), overview: Some(overview()), page: Some(page), ..Told::default() }
 }
 
