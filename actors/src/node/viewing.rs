@@ -35,7 +35,7 @@ use crate::view::eta::{
 };
 use crate::view::list::Wanted;
 use crate::view::{
-    AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates,
+    AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates, least,
 };
 
 /// How long a shard may take to answer: a hundred times what the longest turn of one that works takes.
@@ -670,6 +670,7 @@ fn platform_view(
     let together = platform.budgets.iter().filter(|budget| is_of_all(budget));
     let limits = together.flat_map(|budget| budget.counted.limits.limits());
     let together = limits.filter(|limit| limit.api.is_none()).filter_map(rate_of);
+    let shared = together.min_by(f64::total_cmp);
     let own = (sum.accounts > 0 && sum.untold == 0).then_some(sum.allowed);
     PlatformView {
         platform: platform.name.to_string(),
@@ -680,7 +681,9 @@ fn platform_view(
         causes: sum.causes.clone(),
         rates: rates(&ends[0], seconds[0]),
         rates_minute: rates(&ends[1], seconds[1]),
-        allowed: together.chain(own).min_by(f64::total_cmp),
+        allowed: least(shared, own),
+        shared,
+        own,
     }
 }
 

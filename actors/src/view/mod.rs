@@ -373,10 +373,16 @@ pub struct PlatformView {
     pub rates: Rates,
     /// Over about the last minute.
     pub rates_minute: Rates,
-    /// Calls a second that the limits allow the accounts with work in the long run; nothing where no limit that counts by
-    /// time applies to all their calls.
+    /// Calls a second that the limits allow the accounts with work in the long run: the least of `shared` and `own`;
+    /// nothing where no limit that counts by time applies to all their calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<f64>,
+    /// What all of the platform's calls share allows them together: the same on every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<f64>,
+    /// What their own limits allow the accounts with work; of several nodes the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<f64>,
 }
 
 /// A node.
@@ -471,16 +477,21 @@ impl Overview {
         self.dead = self.dead.max(other.dead);
         self.rates.add(&other.rates);
         self.rates_minute.add(&other.rates_minute);
-        self.allowed = sum(self.allowed, other.allowed);
         self.eta = later(self.eta.take(), other.eta);
         self.shards_silent += other.shards_silent;
-        for platform in other.platforms {
+        for mut platform in other.platforms {
+            // A node of an earlier version tells only the least of both.
+            if platform.shared.is_none() && platform.own.is_none() {
+                platform.own = platform.allowed;
+            }
             let known = self.platforms.binary_search_by(|own| own.platform.cmp(&platform.platform));
             match known {
                 Ok(place) => self.platforms[place].add(platform),
                 Err(place) => self.platforms.insert(place, platform),
             }
         }
+        let allowed = self.platforms.iter().filter_map(|platform| platform.allowed);
+        self.allowed = allowed.reduce(|one, other| one + other);
         self.nodes.extend(other.nodes);
         self.nodes.sort_by(|one, two| one.node.cmp(&two.node));
     }
@@ -488,6 +499,15 @@ impl Overview {
 
 impl PlatformView {
     fn add(&mut self, other: Self) {
+        self.own = match (self.accounts, other.accounts) {
+            (_, 0) => self.own,
+            (0, _) => other.own,
+            // One account without such a limit, and together they have none.
+            _ => self.own.zip(other.own).map(|(one, other)| one + other),
+        };
+        // Shared by all nodes; of nodes with other configurations the strictest.
+        self.shared = least(self.shared, other.shared);
+        self.allowed = least(self.shared, self.own);
         self.waiting += other.waiting;
         self.in_flight += other.in_flight;
         self.accounts += other.accounts;
@@ -497,13 +517,13 @@ impl PlatformView {
         }
         self.rates.add(&other.rates);
         self.rates_minute.add(&other.rates_minute);
-        self.allowed = sum(self.allowed, other.allowed);
     }
 }
 
-fn sum(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+/// The least that is told.
+pub(crate) fn least(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     match (one, other) {
-        (Some(one), Some(other)) => Some(one + other),
+        (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     }
 }
@@ -524,4 +544,42 @@ fn is_zero(count: &u64) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // as above
 fn is_false(is: &bool) -> bool {
     !*is
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overview(platform: PlatformView) -> Overview {
+        Overview { platforms: vec![platform], ..Overview::empty(Timestamp::UNIX_EPOCH) }
+    }
+
+    /// What several nodes allow together, of one platform.
+    fn together(nodes: impl IntoIterator<Item = PlatformView>) -> (Option<f64>, Option<f64>) {
+        let mut all = Overview::empty(Timestamp::UNIX_EPOCH);
+        nodes.into_iter().for_each(|node| all.add(overview(node)));
+        (all.allowed, all.platforms[0].allowed)
+    }
+
+    fn node(accounts: u64, shared: Option<f64>, own: Option<f64>) -> PlatformView {
+        let allowed = least(shared, own);
+        PlatformView { accounts, shared, own, allowed, ..PlatformView::default() }
+    }
+
+    #[test]
+    fn what_all_nodes_share_is_allowed_once_and_what_accounts_have_of_their_own_on_each() {
+        let both = |one, other| together([one, other]);
+        let shared = node(9, Some(10.0), Some(90.0));
+        assert_eq!(both(shared.clone(), shared), (Some(10.0), Some(10.0)));
+        // Each for itself has less than it shares with the other.
+        let own = node(3, Some(10.0), Some(6.0));
+        assert_eq!(both(own.clone(), own).1, Some(10.0));
+        let own = node(1, Some(10.0), Some(2.0));
+        assert_eq!(both(own.clone(), own.clone()).1, Some(4.0));
+        // A node without work adds nothing, and one with an account without a limit takes the bound away.
+        assert_eq!(both(own.clone(), node(0, Some(10.0), None)).1, Some(2.0));
+        assert_eq!(both(node(2, None, Some(5.0)), node(1, None, None)), (None, None));
+        let earlier = PlatformView { accounts: 1, allowed: Some(3.0), ..PlatformView::default() };
+        assert_eq!(both(earlier, own).1, Some(5.0));
+    }
 }

@@ -24,8 +24,8 @@ type Answered = Result<Response, Problem>;
 pub(super) struct Told<T> {
     #[serde(flatten)]
     told: T,
-    /// Nodes of the cluster that show themselves and did not answer.
-    silent: usize,
+    /// Nodes of the cluster that show themselves and did not answer; nothing where NATS does not say who there is.
+    silent: Option<usize>,
 }
 
 /// What all accounts come to.
@@ -97,8 +97,12 @@ pub(super) async fn account(
         let (view, silent) = counter.account(&platform, &account).await?;
         match view {
             Some(view) => Ok(view),
-            None if silent > 0 => Err(Problem::not_now(format!(
-                "{silent} node(s) do not answer, and the account may be one of theirs"
+            None if silent.is_none() => Err(Problem::not_now(
+                "NATS does not say which nodes there are, and the account may be another's",
+            )),
+            None if silent.is_some_and(|silent| silent > 0) => Err(Problem::not_now(format!(
+                "{} node(s) do not answer, and the account may be one of theirs",
+                silent.unwrap_or_default()
             ))),
             None => Err(Problem::nothing(format!(
                 "nothing is known of {platform}/{account}: nothing waits there, and its limits remember no call"

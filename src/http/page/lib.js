@@ -106,7 +106,7 @@ function listen() {
     last = JSON.parse(event.data);
     remember(last);
     state('on', 'live');
-    banner(last.silent ? `${last.silent} node(s) of the cluster do not answer: what is shown leaves them out.` : '');
+    banner(missing(last));
     live.dispatchEvent(new Event('overview'));
   });
   source.addEventListener('problem', (event) => {
@@ -119,6 +119,15 @@ function listen() {
     setTimeout(() => { if (source && source.readyState !== EventSource.OPEN) state('off', 'no connection'); }, 3000);
     if (source?.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };
+}
+
+/** What an answer leaves out, in words; nothing where it is whole. */
+export function missing(told) {
+  const who = [];
+  if (told.silent === null) who.push('NATS does not say which other nodes there are');
+  else if (told.silent) who.push(`${told.silent} node(s) of the cluster do not answer`);
+  if (told.shards_silent) who.push(`${told.shards_silent} shard(s) do not turn`);
+  return who.length ? `${who.join(', and ')}: what is shown leaves them out.` : '';
 }
 
 function remember(told) {

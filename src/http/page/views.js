@@ -1,6 +1,6 @@
 // Platforms, accounts, dead letters, the configuration.
 
-import { about, accountPath, ask, change, confirm, count, every, h, lastOverview, panel, pause, put, rate, resume, show, table, when } from './lib.js';
+import { about, accountPath, ask, change, confirm, count, every, h, lastOverview, missing, panel, pause, put, rate, resume, show, table, when } from './lib.js';
 import { bar } from './overview.js';
 
 const hash = (path, parameters) => {
@@ -120,7 +120,7 @@ export function accounts(root, _, parameters) {
     ], told.accounts, { sort: { by: question.sort, down: DOWN_FIRST[question.sort] !== question.reverse }, onsort, empty: question.search ? `No account has “${question.search}” in its name.` : 'No account has work, or calls that its limits remember.' }));
     put(foot,
       turning(shown, told.next, turn),
-      h('span', { class: 'dim push' }, `Page ${shown.length}${told.silent ? `; ${told.silent} node(s) do not answer` : ''}`));
+      h('span', { class: 'dim push' }, `Page ${shown.length}`, missing(told) && h('span', { class: 'bad' }, `; ${missing(told)}`)));
   });
   return () => { clearTimeout(typing); asking.end(); };
 }
@@ -202,7 +202,7 @@ export function config(root) {
   };
   const asking = every(5000, async (signal) => {
     const told = await ask('log-level', { signal });
-    note.textContent = told.silent ? `${told.silent} node(s) do not answer` : '';
+    note.textContent = missing(told);
     put(logs, table('What nodes log', [
       { name: 'Node', kind: 'name', cell: (row) => row.node },
       { name: 'Level', cell: (row) => h('code', {}, row.level) },
