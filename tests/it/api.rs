@@ -126,7 +126,9 @@ fn reports(accounts: usize, each: usize) -> String {
 fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
     let emulator = slow();
     let odd = fetch("a/b ü%", "report", "1", json!({ "params": { "date": "2026-01-01" } }));
-    let (_dir, run, port) = run_at(&hourly(&emulator), &(reports(3, 5) + &odd + "no fetch\n"), &[]);
+    let dots = fetch("..", "report", "1", json!({ "params": { "date": "2026-01-01" } }));
+    let fetches = reports(3, 5) + &odd + &dots + "no fetch\n";
+    let (_dir, run, port) = run_at(&hourly(&emulator), &fetches, &[]);
     run.wait_says(&format!("the page is at http://127.0.0.1:{port}/"));
 
     // What waits is what was given less two calls of each account, and of the other its one.
@@ -163,7 +165,7 @@ fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
             next.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
         after = format!("&after={next}");
     }
-    assert_eq!(names, ["a/b ü%", "act_0", "act_1", "act_2"]);
+    assert_eq!(names, ["..", "a/b ü%", "act_0", "act_1", "act_2"]);
     let found = read(port, "/api/v1/accounts?search=ACT_1").json();
     assert_eq!(found["matching"], 1, "{found}");
     assert_eq!(found["accounts"][0]["waiting"], 3, "{found}");
@@ -175,6 +177,8 @@ fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
     assert_eq!(limit["counters"][0]["calls"].as_array().unwrap().len(), 2, "{one}");
     let odd = read(port, "/api/v1/accounts/p/a%2Fb%20%C3%BC%25").json();
     assert_eq!(odd["account"], "a/b ü%", "{odd}");
+    let dots = read(port, "/api/v1/account?platform=p&account=..").json();
+    assert_eq!((&dots["account"], &dots["waiting"]), (&json!(".."), &json!(0)), "{dots}");
 
     let letters = read(port, "/api/v1/dead").json();
     let letter = &letters["letters"][0];

@@ -189,6 +189,15 @@ def look_at_all(browser: Browser, node: Node, accounts: int) -> dict:
     browser.until("that it goes on", lambda: "Nothing holds it but its limits" in browser.text())
 
     turn_and_search_while_asking(browser, at, accounts)
+    # A name that no path can have, and an address that is not encoded well. Nothing is known of either, which the console says.
+    browser.look(node.port)
+    browser.go(f"{at}#/account/gone/..")
+    asked = "return performance.getEntriesByType('resource').some((one) => one.name.endsWith('/account?platform=gone&account=..'))"
+    browser.until("that the account .. is asked for", lambda: browser.js(asked))
+    browser.go(f"{at}#/account/gone/100%")
+    browser.until("a name as it stands in a bad address", lambda: "100%" in browser.text("h1") and "nothing waiting" in browser.text())
+    browser.look(node.port)
+    browser.troubles = [one for one in browser.troubles if "/api/v1/account?platform=gone" not in one]
 
     browser.go(f"{at}#/dead")
     browser.until("dead letters", lambda: browser.js("return document.querySelectorAll('tbody tr').length") == 2)
@@ -241,7 +250,9 @@ def turn_and_search_while_asking(browser: Browser, at: str, accounts: int):
     def let_go(place: str):
         """What is shown in that place first from now on."""
         watch = """window.drawn = []; const place = document.querySelector(arguments[0]);
-          new MutationObserver(() => drawn.push(place.innerText)).observe(place, { childList: true, subtree: true, characterData: true });
+          window.watching?.disconnect();
+          window.watching = new MutationObserver(() => drawn.push(place.innerText));
+          watching.observe(place, { childList: true, subtree: true, characterData: true });
           window.holding = false;"""
         browser.js(watch, place)
         return browser.until(f"something new in {place}", lambda: browser.js("return drawn[0]"))

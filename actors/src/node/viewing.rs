@@ -35,7 +35,8 @@ use crate::view::eta::{
 };
 use crate::view::list::Wanted;
 use crate::view::{
-    AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates, least,
+    AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates,
+    least,
 };
 
 /// How long a shard may take to answer: a hundred times what the longest turn of one that works takes.
@@ -320,6 +321,7 @@ impl Viewer {
             let sum = known.all.platforms.get(name).unwrap_or(&none);
             let view = platform_view(platform, sum, &known.all.paces, known.seconds);
             overview.waiting += view.waiting;
+            overview.without_eta += sum.endless;
             overview.in_flight += view.in_flight;
             overview.rates.add(&view.rates);
             overview.rates_minute.add(&view.rates_minute);
@@ -327,6 +329,9 @@ impl Viewer {
                 *overview.allowed.get_or_insert(0.0) += allowed;
             }
             overview.platforms.push(view);
+        }
+        if overview.eta.is_none() {
+            overview.without_eta = overview.waiting;
         }
         overview.nodes = vec![NodeView {
             node: plan.node_name.clone(),
@@ -626,6 +631,7 @@ fn add(all: &mut Summed, part: Summed, is_last: bool) {
         sum.in_flight += more.in_flight;
         sum.accounts += more.accounts;
         sum.held += more.held;
+        sum.endless += more.endless;
         sum.allowed += more.allowed;
         sum.untold += more.untold;
         sum.sizes.join(&more.sizes);

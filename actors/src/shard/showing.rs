@@ -106,6 +106,8 @@ pub(crate) struct Sum {
     pub(crate) in_flight: u64,
     pub(crate) accounts: u64,
     pub(crate) held: u64,
+    /// Fetches of accounts that are held without an end.
+    pub(crate) endless: u64,
     pub(crate) causes: BTreeMap<Waits, u64>,
     /// Of those that are not held the one with the most waiting.
     pub(crate) most: Option<(u64, AccountKey)>,
@@ -431,6 +433,9 @@ impl Handler<SumUp> for Shard {
             *sum.causes.entry(cause).or_default() += 1;
             if is_held(entry) {
                 sum.held += 1;
+                if entry.until().is_none() {
+                    sum.endless += waiting;
+                }
             } else {
                 sum.sizes.add(waiting);
                 if sum.most.as_ref().is_none_or(|(most, _)| waiting > *most) {

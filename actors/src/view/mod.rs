@@ -420,8 +420,9 @@ pub struct Overview {
     pub now: Timestamp,
     /// Fetches that wait.
     pub waiting: u64,
-    /// Fetches put aside until their `not_before`.
-    pub postponed: u64,
+    /// Fetches put aside until their `not_before`; nothing where that could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postponed: Option<u64>,
     /// Attempts in flight.
     pub in_flight: u64,
     /// Dead letters, at most 100,000 of a folder are counted; nothing where that could not be told.
@@ -434,9 +435,13 @@ pub struct Overview {
     /// Calls a second that limits allow, over the platforms where that can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<f64>,
-    /// When the last of what waits would be done.
+    /// When the last of what waits would be done, but for `without_eta`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<Eta>,
+    /// Fetches that wait and of which nobody can tell when they are done: of accounts that are held without an end, and
+    /// of nodes that tell no ETA.
+    #[serde(default)]
+    pub without_eta: u64,
     /// Shards that do not turn: what their accounts come to is missing here.
     #[serde(default)]
     pub shards_silent: u64,
@@ -453,13 +458,14 @@ impl Overview {
             running: false,
             now,
             waiting: 0,
-            postponed: 0,
+            postponed: None,
             in_flight: 0,
             dead: None,
             rates: Rates::default(),
             rates_minute: Rates::default(),
             allowed: None,
             eta: None,
+            without_eta: 0,
             shards_silent: 0,
             platforms: Vec::new(),
             nodes: Vec::new(),
@@ -477,6 +483,8 @@ impl Overview {
         self.dead = self.dead.max(other.dead);
         self.rates.add(&other.rates);
         self.rates_minute.add(&other.rates_minute);
+        // One of an earlier version does not say so itself.
+        self.without_eta += if other.eta.is_none() { other.waiting } else { other.without_eta };
         self.eta = later(self.eta.take(), other.eta);
         self.shards_silent += other.shards_silent;
         for mut platform in other.platforms {
@@ -559,6 +567,17 @@ mod tests {
         let mut all = Overview::empty(Timestamp::UNIX_EPOCH);
         nodes.into_iter().for_each(|node| all.add(overview(node)));
         (all.allowed, all.platforms[0].allowed)
+    }
+
+    #[test]
+    fn what_waits_without_an_end_in_sight_is_told_beside_the_eta_of_the_rest() {
+        let now = Timestamp::UNIX_EPOCH;
+        let eta = Some(Eta { at: now, about: false, by: None });
+        let mut all = Overview::empty(now);
+        all.add(Overview { waiting: 5, eta, without_eta: 2, ..Overview::empty(now) });
+        assert_eq!((all.eta.is_some(), all.without_eta), (true, 2));
+        all.add(Overview { waiting: 7, ..Overview::empty(now) });
+        assert_eq!((all.eta.is_some(), all.without_eta), (true, 9), "a node that tells none");
     }
 
     fn node(accounts: u64, shared: Option<f64>, own: Option<f64>) -> PlatformView {

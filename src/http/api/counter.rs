@@ -217,7 +217,9 @@ impl Counter {
         let bus = match self.others().await {
             Others::Living(bus, _) => bus,
             Others::Nobody => return Err(nobody()),
-            Others::Unknown => return Err(Problem::not_now("NATS does not say which nodes there are")),
+            Others::Unknown => {
+                return Err(Problem::not_now("NATS does not say which nodes there are"));
+            }
         };
         let answers = ask::ask_each(bus, Endpoint::Log, question, 1).await;
         if answers.is_empty() { Err(nobody()) } else { Ok(Heard { answers, silent: Some(0) }) }

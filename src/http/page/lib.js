@@ -56,7 +56,7 @@ export async function ask(path, { method, body, signal } = {}) {
   return told;
 }
 
-/** The path of an account in the API and in this page. */
+/** The path of an account in this page. */
 export const accountPath = (platform, account) => `${encodeURIComponent(platform)}/${encodeURIComponent(account)}`;
 
 /**
