@@ -199,7 +199,10 @@ pub struct Desk {
 /// The accounts with dead letters, as of up to [`LETTERED_FOR`] ago: pages ask for them every few seconds, and each look
 /// reads up to [`ROWS_MAX`] whole letters. One look at a time; what changes letters here ends what is known.
 #[derive(Debug, Clone, Default)]
-pub struct Lettered(Arc<Mutex<Option<(Instant, BTreeSet<AccountKey>)>>>);
+pub struct Lettered(Arc<Mutex<Option<Seen>>>);
+
+/// When they were looked for, and who they were.
+type Seen = (Instant, BTreeSet<AccountKey>);
 
 impl Lettered {
     async fn of(&self, queue: &dyn Queue) -> Result<BTreeSet<AccountKey>, QueueError> {
