@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::cluster::Owned;
@@ -38,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const ROWS_MAX: usize = 10_000;
 /// Dead letters read at once where all are looked through: their queue has others to serve.
 const LETTERS_AT_ONCE: usize = 256;
+
+/// How long it is known whose letters there are: pages ask every 3 s.
+const LETTERED_FOR: Duration = Duration::from_secs(10);
 
 /// A question.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,8 +101,9 @@ pub struct Status {
     pub running: bool,
     /// Fetches that wait.
     pub waiting: u64,
-    /// Fetches put aside until their `not_before`.
-    pub postponed: u64,
+    /// Fetches put aside until their `not_before`; nothing where that could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postponed: Option<u64>,
     /// Attempts in flight.
     pub in_flight: u64,
     /// The nodes of a cluster that answered.
@@ -186,6 +192,34 @@ pub struct Desk {
     pub owned: Owned,
     /// What it logs.
     pub levels: Levels,
+    /// Whose fetches were given up.
+    pub lettered: Lettered,
+}
+
+/// The accounts with dead letters, as of up to [`LETTERED_FOR`] ago: pages ask for them every few seconds, and each look
+/// reads up to [`ROWS_MAX`] whole letters. One look at a time; what changes letters here ends what is known.
+#[derive(Debug, Clone, Default)]
+pub struct Lettered(Arc<Mutex<Option<Seen>>>);
+
+/// When they were looked for, and who they were.
+type Seen = (Instant, BTreeSet<AccountKey>);
+
+impl Lettered {
+    async fn of(&self, queue: &dyn Queue) -> Result<BTreeSet<AccountKey>, QueueError> {
+        let mut known = self.0.lock().await;
+        if let Some((at, keys)) = known.as_ref()
+            && at.elapsed() < LETTERED_FOR
+        {
+            return Ok(keys.clone());
+        }
+        let keys = with_letters(queue).await?;
+        *known = Some((Instant::now(), keys.clone()));
+        Ok(keys)
+    }
+
+    async fn forget(&self) {
+        *self.0.lock().await = None;
+    }
 }
 
 impl Desk {
@@ -211,7 +245,7 @@ impl Desk {
                 let of_all = platform.is_none() && account.is_none();
                 let eta = if of_all { self.viewer.overview().await.eta } else { None };
                 let looks = self.viewer.look(platform, account, most.min(ROWS_MAX)).await;
-                let postponed = self.intake.queue().postponed().await.unwrap_or(0);
+                let postponed = self.intake.queue().postponed().await.ok();
                 Answer::Status(Status {
                     running: true,
                     waiting: looks.waiting,
@@ -230,7 +264,9 @@ impl Desk {
             }
             Ok(Request::Dead { after, most }) => dead(&**self.intake.queue(), after, most).await,
             Ok(Request::Revive { seq, replay }) => {
-                revive(&self.plan.get(), &self.intake, seq, replay).await
+                let answer = revive(&self.plan.get(), &self.intake, seq, replay).await;
+                self.lettered.forget().await;
+                answer
             }
             Ok(Request::LogLevel { wish }) => self.log_level(wish.as_ref()),
             Err(error) => Answer::Failed { code: String::new(), reason: error.to_string() },
@@ -241,14 +277,17 @@ impl Desk {
         let key = Slug::new(platform)
             .and_then(|platform| Ok(AccountKey { platform, account: Account::new(account)? }));
         match key {
-            Ok(key) => Answer::Account(self.viewer.account(key).await.map(Box::new)),
+            Ok(key) => match self.viewer.account(key).await {
+                Ok(view) => Answer::Account(view.map(Box::new)),
+                Err(reason) => failed(Code::NotAtWork, &reason),
+            },
             Err(reason) => Answer::Failed { code: String::new(), reason },
         }
     }
 
     async fn accounts(&self, question: &AccountsQuestion) -> Answer {
         let dead = if question.dead {
-            match with_letters(&**self.intake.queue()).await {
+            match self.lettered.of(&**self.intake.queue()).await {
                 Ok(dead) => Some(dead.into_iter().filter(|key| self.owned.has(key)).collect()),
                 Err(error) => return failed(Code::QueueUnavailable, &error.to_string()),
             }
@@ -264,7 +303,7 @@ impl Desk {
     async fn overview(&self) -> Overview {
         let mut overview = self.viewer.overview().await;
         let queue = self.intake.queue();
-        overview.postponed = queue.postponed().await.unwrap_or(0);
+        overview.postponed = queue.postponed().await.ok();
         overview.dead = queue.dead_count().await.ok();
         overview
     }

@@ -42,7 +42,7 @@ pub async fn at_rest(
     };
     let waiting = waiting(queue, wanted).await?;
     let all = waiting.values().map(|lanes| sum(lanes)).sum();
-    let mut status = Status { postponed, waiting: all, ..Status::default() };
+    let mut status = Status { postponed: Some(postponed), waiting: all, ..Status::default() };
     let mut accounts: Vec<_> = waiting.into_iter().collect();
     accounts.sort_by_key(|(_, lanes)| std::cmp::Reverse(sum(lanes)));
     accounts.truncate(most);
@@ -209,7 +209,7 @@ pub async fn overview_at_rest(
     clock: &Clock,
 ) -> Result<Overview, QueueError> {
     let mut overview = Overview::empty(clock.wall());
-    overview.postponed = queue.postponed().await?;
+    overview.postponed = Some(queue.postponed().await?);
     overview.dead = Some(queue.dead_count().await?);
     let waiting = waiting(queue, |_| true).await?;
     for name in plan.platforms.keys() {

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tollgate_actors::clock::Clock;
 use tollgate_actors::cluster::{Keeper, KeeperError, Owned, Terms};
 use tollgate_actors::codes::Code;
-use tollgate_actors::control::{self, Desk};
+use tollgate_actors::control::{self, Desk, Lettered};
 use tollgate_actors::health::{self, BackHealth, Health};
 use tollgate_actors::holds::{Holds, Scope};
 use tollgate_actors::ledger::LedgerError;
@@ -183,6 +183,7 @@ async fn work(
         intake: node.intake(),
         owned,
         levels,
+        lettered: Lettered::default(),
     };
     if let Some(server) = server {
         server.attend(Some(Counter::new(desk.clone(), Some(bus.clone()))));

@@ -16,7 +16,7 @@ use tollgate_actors::auth::vault::FileVault;
 use tollgate_actors::clock::Clock;
 use tollgate_actors::cluster::Owned;
 use tollgate_actors::codes::Code;
-use tollgate_actors::control::{self, Desk};
+use tollgate_actors::control::{self, Desk, Lettered};
 use tollgate_actors::health::Health;
 use tollgate_actors::intake::{Taken, take_lines};
 use tollgate_actors::ledger::embedded::EmbeddedLedger;
@@ -115,6 +115,7 @@ pub(crate) async fn work(
         intake: node.intake(),
         owned,
         levels,
+        lettered: Lettered::default(),
     };
     if let Some(server) = &server {
         node.report_to(&health);

@@ -97,7 +97,7 @@ fn show(status: &Status) -> std::io::Result<()> {
         "{state}: {} fetches wait, {} in flight, {} put aside until their not_before",
         number(status.waiting),
         number(status.in_flight),
-        number(status.postponed)
+        status.postponed.map_or_else(|| "?".to_owned(), number)
     ))?;
     if let Some(eta) = status.eta.as_ref().filter(|_| status.waiting > 0) {
         print(format_args!("all of it is done {}", eta_in_words(eta, now)))?;

@@ -33,6 +33,8 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      base-uri 'none'; frame-ancestors 'none'",
 );
 const SAME_ORIGIN: HeaderValue = HeaderValue::from_static("same-origin");
+/// Told by browsers over TLS and on loopback, and nowhere else.
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What a request has to show.
 #[derive(Debug)]
@@ -163,8 +165,7 @@ fn is_local(host: Option<&str>) -> bool {
 /// Whether what changes something may come from there. Browsers tell where a request comes from; programs need not.
 fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
     let told = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let fetch_site = HeaderName::from_static("sec-fetch-site");
-    if let Some(site) = told(&fetch_site) {
+    if let Some(site) = told(&FETCH_SITE) {
         return site == "same-origin" || site == "none";
     }
     let Some(origin) = told(&ORIGIN) else { return true };
@@ -176,6 +177,7 @@ fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
 pub(super) async fn guard(State(front): State<Front>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let is_open = front.lock.asks_for_token() && page::is_open(path);
+    let is_trusted = request.headers().contains_key(FETCH_SITE);
     let admitted = front.lock.admits(request.headers(), request.uri());
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let mut answer = match admitted {
@@ -197,9 +199,14 @@ pub(super) async fn guard(State(front): State<Front>, request: Request, next: Ne
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // With `no-referrer` browsers send `Origin: null` with our own forms, and over plain http nothing else that would
+    // tell them from foreign ones.
+    headers.insert(REFERRER_POLICY, SAME_ORIGIN);
     headers.insert(HeaderName::from_static("cross-origin-resource-policy"), SAME_ORIGIN);
-    headers.insert(HeaderName::from_static("cross-origin-opener-policy"), SAME_ORIGIN);
+    if is_trusted {
+        // Elsewhere browsers ignore it, and say so as an error.
+        headers.insert(HeaderName::from_static("cross-origin-opener-policy"), SAME_ORIGIN);
+    }
     answer
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollgate_emulator::{Emulator, Profile, ProviderLimit};
@@ -126,7 +126,9 @@ fn reports(accounts: usize, each: usize) -> String {
 fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
     let emulator = slow();
     let odd = fetch("a/b ü%", "report", "1", json!({ "params": { "date": "2026-01-01" } }));
-    let (_dir, run, port) = run_at(&hourly(&emulator), &(reports(3, 5) + &odd + "no fetch\n"), &[]);
+    let dots = fetch("..", "report", "1", json!({ "params": { "date": "2026-01-01" } }));
+    let fetches = reports(3, 5) + &odd + &dots + "no fetch\n";
+    let (_dir, run, port) = run_at(&hourly(&emulator), &fetches, &[]);
     run.wait_says(&format!("the page is at http://127.0.0.1:{port}/"));
 
     // What waits is what was given less two calls of each account, and of the other its one.
@@ -163,7 +165,7 @@ fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
             next.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
         after = format!("&after={next}");
     }
-    assert_eq!(names, ["a/b ü%", "act_0", "act_1", "act_2"]);
+    assert_eq!(names, ["..", "a/b ü%", "act_0", "act_1", "act_2"]);
     let found = read(port, "/api/v1/accounts?search=ACT_1").json();
     assert_eq!(found["matching"], 1, "{found}");
     assert_eq!(found["accounts"][0]["waiting"], 3, "{found}");
@@ -175,6 +177,8 @@ fn a_run_tells_what_it_does_and_what_cannot_be_asked_is_told_with_a_code() {
     assert_eq!(limit["counters"][0]["calls"].as_array().unwrap().len(), 2, "{one}");
     let odd = read(port, "/api/v1/accounts/p/a%2Fb%20%C3%BC%25").json();
     assert_eq!(odd["account"], "a/b ü%", "{odd}");
+    let dots = read(port, "/api/v1/account?platform=p&account=..").json();
+    assert_eq!((&dots["account"], &dots["waiting"]), (&json!(".."), &json!(0)), "{dots}");
 
     let letters = read(port, "/api/v1/dead").json();
     let letter = &letters["letters"][0];
@@ -357,6 +361,17 @@ fn elsewhere_than_on_loopback_the_page_needs_a_token_and_health_does_not() {
     assert_eq!((said.status, said.header("set-cookie")), (403, None));
     let said = ask(port, "POST", "/login", &[form], &format!("token={TOKEN}"));
     assert_eq!((said.status, said.header("location")), (303, Some("/")));
+    // Over plain http a browser says where a form is from by `Origin` alone, and not even so if pages forbid it.
+    let page = ask(port, "GET", "/login", &[("Host", "any.name.test")], "");
+    let origin = match page.header("referrer-policy") {
+        Some("no-referrer") => "null",
+        _ => "http://any.name.test",
+    };
+    let browser = [form, ("Host", "any.name.test"), ("Origin", origin)];
+    let said = ask(port, "POST", "/login", &browser, &format!("token={TOKEN}"));
+    assert_eq!((said.status, said.header("location")), (303, Some("/")), "{}", said.body);
+    let hidden = [form, ("Host", "any.name.test"), ("Origin", "null")];
+    assert_eq!(ask(port, "POST", "/login", &hidden, &format!("token={TOKEN}")).code(), "TG0606");
     let cookie = said.header("set-cookie").unwrap();
     assert!(cookie.ends_with("; path=/; max-age=43200; httponly; samesite=strict"), "{cookie}");
     assert!(!cookie.contains(&TOKEN.to_lowercase()), "{cookie}");
@@ -522,6 +537,13 @@ fn one_node_answers_for_the_cluster_pauses_resumes_and_replays() {
         assert_eq!(holds["held"][0]["reason"], "a test", "{holds}");
     }
     assert_eq!(provider.asked().len(), 0);
+    // What no node can answer is refused at once, and what all refuse is not waited for.
+    let begun = Instant::now();
+    for path in ["accounts?after=x", "accounts/P!/x"] {
+        let said = read(port, &format!("/api/v1/{path}"));
+        assert_eq!((said.status, &*said.code()), (400, "TG0607"), "{path}: {}", said.body);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let wrong = change(port, "/api/v1/pause", &json!({ "platform": "p", "for": "soon" }));
     assert_eq!((wrong.status, &*wrong.code()), (400, "TG0607"));
     let wrong = change(port, "/api/v1/pause", &json!({ "platform": "q" }));

@@ -3,6 +3,7 @@
 //! The endpoint `status` of each node's service, on which every node listens; an answer names its node. Whoever
 //! asks waits until as many have answered as are known to live, and no longer than a stated time. Nodes without that
 //! service, of an earlier version, listen on a subject of their own, on which they are asked when answers are missing.
+//! A node that refuses has answered too, but what it would tell is missing.
 
 use std::time::Duration;
 
@@ -176,14 +177,19 @@ async fn collect(
     expected: usize,
     until: Instant,
 ) {
-    while all.len() < expected.min(NODES_MAX) {
+    // Refusals, and what is not understood.
+    let mut useless = 0;
+    while all.len() + useless < expected.min(NODES_MAX) {
         let Ok(Some(message)) = timeout_at(until, answers.next()).await else { return };
         // No node listens: the server says so at once.
         if message.status.is_some() {
             return;
         }
-        // Of another version, perhaps: it is left out.
-        let Ok(answer) = serde_json::from_slice::<NodeAnswer>(&message.payload) else { continue };
+        // Of another version, perhaps: it is left out, and not waited for again.
+        let Ok(answer) = serde_json::from_slice::<NodeAnswer>(&message.payload) else {
+            useless += 1;
+            continue;
+        };
         // A node that was asked twice.
         let known = |one: &NodeAnswer| one.session.is_some() && one.session == answer.session;
         if !all.iter().any(known) {

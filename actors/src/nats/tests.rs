@@ -146,3 +146,30 @@ async fn a_server_without_room_is_told_as_full() {
     assert_eq!(refused.code, Code::NatsFull, "{refused}");
     assert_eq!(Names::new(&plan.prefix), *bus.names());
 }
+
+#[tokio::test]
+async fn a_refusal_ends_the_wait_for_answers_like_an_answer() {
+    use futures_util::StreamExt;
+
+    let (_folder, _server, bus) = ready("").await;
+    let subject = super::service::Endpoint::Overview.subject(&bus);
+    let mut asked = bus.client().subscribe(subject).await.unwrap();
+    bus.client().flush().await.unwrap();
+    let node = bus.client().clone();
+    let answering = tokio::spawn(async move {
+        let reply = asked.next().await.unwrap().reply.unwrap();
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Service-Error-Code", "400");
+        headers.insert("Nats-Service-Error", "TG0607: not such a question");
+        node.publish_with_headers(reply.clone(), headers, "".into()).await.unwrap();
+        // Of another version.
+        node.publish(reply, "{}".into()).await.unwrap();
+    });
+    let begun = Instant::now();
+    let question = super::service::OverviewQuestion::default();
+    let answers =
+        super::ask::ask_lookers(&bus, super::service::Endpoint::Overview, &question, 2).await;
+    answering.await.unwrap();
+    assert!(answers.is_empty());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}

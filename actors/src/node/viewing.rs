@@ -1,12 +1,16 @@
 //! Looks at the accounts of a node for whoever asks, from any thread.
 //!
-//! Shards are asked one after the other and stretch by stretch, so that none is held up for longer than one stretch
-//! takes; what is computed of that (what is to come of an account) is computed off their threads.
+//! Shards are asked all at once and stretch by stretch, so that none is held up for longer than one stretch
+//! takes; what is computed of that (what is to come of an account) is computed off their threads. A shard that does not
+//! turn is waited for once, for [`PATIENCE`]: then what it has is left out, and its silence is told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use actix::MailboxError;
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::{Instant, timeout};
 use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
@@ -14,13 +18,13 @@ use tollgate_gate::{At, Ledger, Limit, LimitSet, Span};
 use crate::budget::ShowUse;
 use crate::clock::Clock;
 use crate::cluster::PARTITIONS;
-use crate::health::SHARD_PATIENCE;
 use crate::ids::{AccountKey, Slug};
 use crate::mailbox::Mailbox;
 use crate::plan::{Budget, Dim, Platform};
+use crate::recipe::budget_of_all;
 use crate::shard::context::{Shared, shard_of};
 use crate::shard::showing::{
-    Found, ListAccounts, Listed, LookAt, Paced, ShowAccount, ShowBudgets, Sum, SumUp, Summed,
+    Found, ListAccounts, Listed, LookAt, Paced, ShowAccount, ShowBudget, Sum, SumUp, Summed,
 };
 use crate::shard::{AccountLook, Look, Looks, Shard};
 use crate::throttle::messages::{Show, Shown};
@@ -33,8 +37,13 @@ use crate::view::eta::{
 use crate::view::list::Wanted;
 use crate::view::{
     AccountView, AccountsPage, AccountsQuestion, Eta, NodeView, Overview, PlatformView, Rates,
+    least,
 };
 
+/// How long a shard may take to answer: a hundred times what the longest turn of one that works takes.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A shard that has not answered is not asked again for so long, whoever asks.
+const SILENT_FOR: Span = Span::from_secs(2);
 /// Accounts of one answer that are walked forward; further ones have no ETA.
 const WALKED_MAX: usize = 256;
 /// Accounts that are walked for when all is done: those with the most to do for what their limits allow, and of as many
@@ -63,6 +72,26 @@ pub struct Viewer {
     since: At,
     last: Arc<Mutex<Option<Arc<Known>>>>,
     done: Arc<Mutex<Option<(At, Eta)>>>,
+    /// When each shard did not answer last, in microseconds.
+    silences: Arc<[AtomicI64]>,
+}
+
+/// Which shards did not answer within one look.
+#[derive(Debug)]
+struct Silent(Box<[AtomicBool]>);
+
+impl Silent {
+    fn has(&self, shard: usize) -> bool {
+        self.0[shard].load(Ordering::Relaxed)
+    }
+
+    fn add(&self, shard: usize) {
+        self.0[shard].store(true, Ordering::Relaxed);
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().filter(|is| is.load(Ordering::Relaxed)).count() as u64
+    }
 }
 
 /// How fast attempts go, for what is to come.
@@ -85,6 +114,8 @@ struct Known {
     common: BTreeMap<Slug, Arc<[Common]>>,
     /// How long the windows of rates are.
     seconds: [f64; 2],
+    /// Shards that are missing from all this.
+    shards_silent: u64,
 }
 
 impl Viewer {
@@ -92,6 +123,7 @@ impl Viewer {
         let (shards, shared) = (Arc::clone(shards), shared.clone());
         Self {
             since: shared.clock.now(),
+            silences: shards.iter().map(|_| AtomicI64::new(At::MIN.0)).collect(),
             shards,
             shared,
             last: Arc::default(),
@@ -101,6 +133,46 @@ impl Viewer {
 
     fn clock(&self) -> &Clock {
         &self.shared.clock
+    }
+
+    /// A look at all shards begins.
+    fn begin(&self) -> Silent {
+        Silent(self.shards.iter().map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// What a shard, or an actor on its thread, answers; nothing where it does not turn. Within one look that is waited
+    /// for once, and for [`SILENT_FOR`] no other waits for it either.
+    async fn hear<T>(
+        &self,
+        shard: usize,
+        silent: &Silent,
+        ask: impl AsyncFnOnce() -> Result<T, MailboxError>,
+    ) -> Option<Result<T, MailboxError>> {
+        let was = At(self.silences[shard].load(Ordering::Relaxed));
+        let is_known = was > At::MIN && self.clock().now() < was.plus(SILENT_FOR);
+        if !is_known && !silent.has(shard) {
+            if let Ok(answer) = timeout(PATIENCE, ask()).await {
+                return Some(answer);
+            }
+            self.silences[shard].store(self.clock().now().0, Ordering::Relaxed);
+        }
+        silent.add(shard);
+        None
+    }
+
+    /// What a shard answers; nothing where it does not turn, or has ended.
+    async fn ask<M>(&self, shard: usize, silent: &Silent, message: M) -> Option<M::Result>
+    where
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+        Shard: actix::Handler<M, Result = actix::MessageResult<M>>,
+    {
+        let asked = self.hear(shard, silent, async || self.shards[shard].send(message).await);
+        let answer = asked.await?.ok();
+        if answer.is_none() {
+            silent.add(shard);
+        }
+        answer
     }
 
     /// Attempts of other nodes' accounts that are made here.
@@ -116,11 +188,12 @@ impl Viewer {
         account: Option<String>,
         most: usize,
     ) -> Looks {
-        let mut all = Looks::default();
-        for shard in self.shards.iter() {
+        let (mut all, silent) = (Looks::default(), self.begin());
+        let asked = (0..self.shards.len()).map(|shard| {
             let look = Look { platform: platform.clone(), account: account.clone(), most };
-            let asked = timeout(SHARD_PATIENCE, shard.send(look)).await;
-            let Ok(Ok(looks)) = asked else { continue };
+            self.ask(shard, &silent, look)
+        });
+        for looks in join_all(asked).await.into_iter().flatten() {
             all.accounts.extend(looks.accounts);
             all.waiting += looks.waiting;
             all.in_flight += looks.in_flight;
@@ -130,13 +203,21 @@ impl Viewer {
         let by_waiting = |look: &AccountLook| std::cmp::Reverse(look.waiting);
         all.accounts.sort_by_key(by_waiting);
         all.accounts.truncate(most);
-        self.add_etas(&mut all.accounts).await;
+        self.add_etas(&mut all.accounts, &silent).await;
         all
     }
 
     /// One account; nothing where nothing is known of it here.
-    pub async fn account(&self, key: AccountKey) -> Option<AccountView> {
-        let shown = self.snapshot(&key).await?;
+    ///
+    /// # Errors
+    /// The shard that would know does not turn; the error is a sentence.
+    pub async fn account(&self, key: AccountKey) -> Result<Option<AccountView>, String> {
+        let silent = self.begin();
+        let Some(shown) = self.snapshot(&key, true, &silent).await else {
+            let shard = shard_of(&key, self.shards.len());
+            let away = || format!("shard {shard}, which has the account, does not answer");
+            return if silent.has(shard) { Err(away()) } else { Ok(None) };
+        };
         let known = self.known().await;
         let assumed = self.assumed(&shown.platform, &known);
         let shown = Arc::new(shown);
@@ -144,7 +225,7 @@ impl Viewer {
         let told = walk(move || outlook(&walked, &assumed, WALKED_ALONE)).await;
         let mut view = account::view(&shown, told.unwrap_or_default(), self.clock());
         view.node = self.shared.owned.is_shared().then(|| self.shared.plan.get().node_name.clone());
-        Some(view)
+        Ok(Some(view))
     }
 
     /// A page of accounts; `only`: of these, whether anything is known of them or not.
@@ -160,27 +241,43 @@ impl Viewer {
         if let Some(only) = only {
             return Ok(self.page_of(&wanted, only).await);
         }
+        let silent = self.begin();
+        let listing = (0..self.shards.len()).map(|shard| self.listed(shard, &wanted, &silent));
         let (mut matching, mut rows) = (0, Vec::new());
-        for shard in self.shards.iter() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let asked = ListAccounts { wanted: Arc::clone(&wanted), from: place };
-                let Ok(Ok(listed)) = timeout(SHARD_PATIENCE, shard.send(asked)).await else {
-                    break;
-                };
-                let Listed { next, matching: more, rows: found } = listed;
-                from = next;
-                matching += more;
-                rows.extend(found);
-                // Not more in hand than a few pages, however many accounts there are.
-                if rows.len() > 8 * wanted.most {
-                    wanted.keep_first(&mut rows);
-                }
-            }
+        for (more, found) in join_all(listing).await {
+            matching += more;
+            rows.extend(found);
         }
         let mut page = wanted.page(matching, rows);
-        self.add_etas(&mut page.accounts).await;
+        self.add_etas(&mut page.accounts, &silent).await;
+        page.shards_silent = silent.count();
         Ok(page)
+    }
+
+    /// How many accounts of a shard are wanted, and those of them that a page can need.
+    async fn listed(
+        &self,
+        shard: usize,
+        wanted: &Arc<Wanted>,
+        silent: &Silent,
+    ) -> (u64, Vec<AccountLook>) {
+        let (mut matching, mut rows, mut from) = (0, Vec::new(), Some(0));
+        while let Some(place) = from {
+            let asked = ListAccounts { wanted: Arc::clone(wanted), from: place };
+            let Some(Listed { next, matching: more, rows: found }) =
+                self.ask(shard, silent, asked).await
+            else {
+                break;
+            };
+            from = next;
+            matching += more;
+            rows.extend(found);
+            // Not more in hand than a few pages for each shard, however many accounts there are.
+            if rows.len() > 4 * wanted.most {
+                wanted.keep_first(&mut rows);
+            }
+        }
+        (matching, rows)
     }
 
     /// A page of these accounts.
@@ -190,12 +287,14 @@ impl Viewer {
             .into_iter()
             .filter(|key| wanted.fits(key.platform.as_str(), key.account.as_str()))
             .collect();
-        for (number, shard) in self.shards.iter().enumerate() {
-            let own = only.iter().filter(|key| shard_of(key, self.shards.len()) == number);
+        let silent = self.begin();
+        for shard in 0..self.shards.len() {
+            let own = only.iter().filter(|key| shard_of(key, self.shards.len()) == shard);
             let own: Vec<AccountKey> = own.cloned().collect();
             for some in own.chunks(LOOKED_AT_ONCE) {
-                let asked = timeout(SHARD_PATIENCE, shard.send(LookAt(some.to_vec()))).await;
-                let Ok(Ok(looks)) = asked else { break };
+                let Some(looks) = self.ask(shard, &silent, LookAt(some.to_vec())).await else {
+                    break;
+                };
                 for look in looks {
                     if wanted.takes(&look) {
                         matching += 1;
@@ -205,7 +304,8 @@ impl Viewer {
             }
         }
         let mut page = wanted.page(matching, rows);
-        self.add_etas(&mut page.accounts).await;
+        self.add_etas(&mut page.accounts, &silent).await;
+        page.shards_silent = silent.count();
         page
     }
 
@@ -215,12 +315,14 @@ impl Viewer {
         let known = self.known().await;
         let mut overview = Overview::empty(self.clock().wall_at(known.at));
         overview.running = true;
+        overview.shards_silent = known.shards_silent;
         overview.eta = self.all_done(&known).await;
         for (name, platform) in &plan.platforms {
             let none = Sum::default();
             let sum = known.all.platforms.get(name).unwrap_or(&none);
             let view = platform_view(platform, sum, &known.all.paces, known.seconds);
             overview.waiting += view.waiting;
+            overview.without_eta += sum.endless;
             overview.in_flight += view.in_flight;
             overview.rates.add(&view.rates);
             overview.rates_minute.add(&view.rates_minute);
@@ -228,6 +330,9 @@ impl Viewer {
                 *overview.allowed.get_or_insert(0.0) += allowed;
             }
             overview.platforms.push(view);
+        }
+        if overview.eta.is_none() {
+            overview.without_eta = overview.waiting;
         }
         overview.nodes = vec![NodeView {
             node: plan.node_name.clone(),
@@ -253,29 +358,42 @@ impl Viewer {
         }
         let since = [SHORT, times::WINDOW_MAX];
         let since = since.map(|window| times::window_start(now, window).max(self.since));
+        let silent = self.begin();
+        let summing = (0..self.shards.len()).map(|shard| self.summed(shard, since, &silent));
         let mut all = Summed::default();
-        for shard in self.shards.iter() {
-            let mut from = Some(0);
-            while let Some(place) = from {
-                let asked = SumUp { from: place, since };
-                let Ok(Ok(mut part)) = timeout(SHARD_PATIENCE, shard.send(asked)).await else {
-                    break;
-                };
-                from = part.next.take();
-                let is_last = from.is_none();
-                add(&mut all, part, is_last);
-            }
+        for own in join_all(summing).await {
+            add(&mut all, own, true);
         }
         let paces = Paces::of(&all.paces);
-        let common = self.common(&all, &paces, now).await;
+        let common = self.common(&all, &paces, now, &silent).await;
         let seconds = since.map(|since| (now.since(since).0 as f64 / 1e6).max(0.001));
-        let known = Arc::new(Known { at: now, all, paces, common, seconds });
+        let shards_silent = silent.count();
+        let known = Arc::new(Known { at: now, all, paces, common, seconds, shards_silent });
         *last = Some(Arc::clone(&known));
         known
     }
 
+    /// What the accounts of a shard come to.
+    async fn summed(&self, shard: usize, since: [At; 2], silent: &Silent) -> Summed {
+        let (mut own, mut from) = (Summed::default(), Some(0));
+        while let Some(place) = from {
+            let asked = SumUp { from: place, since };
+            let Some(mut part) = self.ask(shard, silent, asked).await else { break };
+            from = part.next.take();
+            let is_last = from.is_none();
+            add(&mut own, part, is_last);
+        }
+        own
+    }
+
     /// What accounts share, by platform.
-    async fn common(&self, all: &Summed, paces: &Paces, now: At) -> BTreeMap<Slug, Arc<[Common]>> {
+    async fn common(
+        &self,
+        all: &Summed,
+        paces: &Paces,
+        now: At,
+        silent: &Silent,
+    ) -> BTreeMap<Slug, Arc<[Common]>> {
         let plan = self.shared.plan.get();
         let slots: Vec<(Sizes, Span)> =
             all.platforms.iter().map(|(name, sum)| (sum.sizes.clone(), paces.slot(name))).collect();
@@ -295,7 +413,7 @@ impl Viewer {
                 if !is_of_all(budget) {
                     continue;
                 }
-                let (limits, ledger) = self.used_of(name, place, budget).await;
+                let (limits, ledger) = self.used_of(platform, place, budget, silent).await;
                 for used in ledger.uses(&limits, &[], now) {
                     let Some(limit) = limits.limits().get(used.limit) else { continue };
                     if limit.api.is_some() {
@@ -315,23 +433,20 @@ impl Viewer {
     /// What counts in a budget of all of a platform's calls; nothing of one that is another node's.
     async fn used_of(
         &self,
-        platform: &Slug,
+        platform: &Platform,
         place: u16,
         budget: &Budget,
+        silent: &Silent,
     ) -> (Arc<LimitSet>, Ledger) {
-        for shard in self.shards.iter() {
-            let asked = timeout(SHARD_PATIENCE, shard.send(ShowBudgets)).await;
-            let Ok(Ok(live)) = asked else { continue };
-            let own = live
-                .into_iter()
-                .find(|(key, _)| key.platform() == platform && key.place() == place);
-            if let Some((_, addr)) = own
-                && let Ok(Ok(used)) = timeout(SHARD_PATIENCE, addr.send(ShowUse)).await
-            {
-                return used;
-            }
+        let unused = || (Arc::clone(&budget.counted.limits), Ledger::new());
+        let Some(key) = budget_of_all(platform, place) else { return unused() };
+        let shard = shard_of(key.record(), self.shards.len());
+        let asked = ShowBudget(key.record().clone());
+        let Some(Some(addr)) = self.ask(shard, silent, asked).await else { return unused() };
+        match self.hear(shard, silent, async || addr.send(ShowUse).await).await {
+            Some(Ok(used)) => used,
+            _ => unused(),
         }
-        (Arc::clone(&budget.counted.limits), Ledger::new())
     }
 
     /// When the last of the accounts is done that may be the last: as of up to [`DONE_FRESH`] ago.
@@ -359,8 +474,9 @@ impl Viewer {
             known.all.slowest.iter().chain(most.take(SLOWEST_MAX)).map(|(_, key)| key).collect();
         last.sort_unstable();
         last.dedup();
+        let silent = self.begin();
         for key in last {
-            if let Some(shown) = self.snapshot(key).await {
+            if let Some(shown) = self.snapshot(key, false, &silent).await {
                 let assumed = self.assumed(&shown.platform, known);
                 work.push((shown, assumed));
             }
@@ -379,7 +495,7 @@ impl Viewer {
     }
 
     /// Says of each of the first accounts when it would be done.
-    async fn add_etas(&self, looks: &mut [AccountLook]) {
+    async fn add_etas(&self, looks: &mut [AccountLook], silent: &Silent) {
         if looks.is_empty() {
             return;
         }
@@ -390,7 +506,7 @@ impl Viewer {
                 continue;
             }
             let Some(key) = key_of(&look.platform, &look.account) else { continue };
-            let Some(shown) = self.snapshot(&key).await else { continue };
+            let Some(shown) = self.snapshot(&key, false, silent).await else { continue };
             let assumed = self.assumed(&shown.platform, &known);
             work.push((place, shown, assumed));
         }
@@ -409,21 +525,21 @@ impl Viewer {
         }
     }
 
-    async fn snapshot(&self, key: &AccountKey) -> Option<Snapshot> {
-        let shard = self.shards.get(shard_of(key, self.shards.len()))?;
+    /// `watched`: with its last answers, which are kept from now on.
+    async fn snapshot(&self, key: &AccountKey, watched: bool, silent: &Silent) -> Option<Snapshot> {
+        let shard = shard_of(key, self.shards.len());
         // An actor that has just gone to rest is found there at the second look.
         for _ in 0..2 {
-            let found = timeout(SHARD_PATIENCE, shard.send(ShowAccount(key.clone()))).await;
-            let (shown, around) = match found {
-                Ok(Ok(Found::Live(addr, around))) => {
-                    match timeout(SHARD_PATIENCE, addr.send(Show)).await {
-                        Ok(Ok(shown)) => (shown, around),
-                        Ok(Err(_)) => continue,
-                        Err(_) => return None,
+            let asked = ShowAccount { key: key.clone(), watched };
+            let (shown, around) = match self.ask(shard, silent, asked).await? {
+                Found::Unknown => return None,
+                Found::Here(shown, around) => (*shown, around),
+                Found::Live(addr, around) => {
+                    match self.hear(shard, silent, async || addr.send(Show).await).await? {
+                        Ok(shown) => (shown, around),
+                        Err(_) => continue,
                     }
                 }
-                Ok(Ok(Found::Here(shown, around))) => (*shown, around),
-                _ => return None,
             };
             let Shown { platform, ledger, lanes, in_flight, because, cause, until } = shown;
             return Some(Snapshot {
@@ -516,6 +632,7 @@ fn add(all: &mut Summed, part: Summed, is_last: bool) {
         sum.in_flight += more.in_flight;
         sum.accounts += more.accounts;
         sum.held += more.held;
+        sum.endless += more.endless;
         sum.allowed += more.allowed;
         sum.untold += more.untold;
         sum.sizes.join(&more.sizes);
@@ -560,6 +677,7 @@ fn platform_view(
     let together = platform.budgets.iter().filter(|budget| is_of_all(budget));
     let limits = together.flat_map(|budget| budget.counted.limits.limits());
     let together = limits.filter(|limit| limit.api.is_none()).filter_map(rate_of);
+    let shared = together.min_by(f64::total_cmp);
     let own = (sum.accounts > 0 && sum.untold == 0).then_some(sum.allowed);
     PlatformView {
         platform: platform.name.to_string(),
@@ -570,7 +688,9 @@ fn platform_view(
         causes: sum.causes.clone(),
         rates: rates(&ends[0], seconds[0]),
         rates_minute: rates(&ends[1], seconds[1]),
-        allowed: together.chain(own).min_by(f64::total_cmp),
+        allowed: least(shared, own),
+        shared,
+        own,
     }
 }
 

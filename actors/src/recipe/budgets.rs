@@ -240,6 +240,18 @@ pub(crate) fn budget_of(
     Some(key(platform, (place, budget), (&values, fetch.account), counted, Box::default()))
 }
 
+/// The budget at that place, where all calls of the platform have the same key for it.
+pub(crate) fn budget_of_all(platform: &Platform, place: u16) -> Option<BudgetKey> {
+    let budget = platform.budgets.get(usize::from(place))?;
+    if budget.dims != [Dim::Platform] {
+        return None;
+    }
+    // Whoever asks has no part in the key.
+    let asks = Account::new("-").expect("a name");
+    let values = [platform.name.to_string()];
+    Some(key(platform, (place, budget), (&values, &asks), budget.counted.clone(), Box::default()))
+}
+
 /// The budget with these values of its key whose record has that name, for calls of this account; nothing if this
 /// configuration has none.
 pub(crate) fn budget_named(

@@ -31,7 +31,7 @@ mod tests;
 
 pub use body::{Body, LongQuery, REQUEST_BODY_BYTES_MAX};
 pub use budgets::{BudgetKey, budgets, budgets_of_page};
-pub(crate) use budgets::{budget_named, budget_of, budget_of_record, sets};
+pub(crate) use budgets::{budget_named, budget_of, budget_of_all, budget_of_record, sets};
 pub use build::{FetchContext, Request, URL_BYTES_MAX, build, build_page, is_bare, url_allowed};
 pub(crate) use build::{fill, path_problem, render};
 pub use check::{

@@ -15,7 +15,6 @@ use crate::ids::{AccountKey, Slug};
 use crate::ledger::record::Record;
 use crate::plan::Platform;
 use crate::pulse::Doing;
-use crate::recipe::BudgetKey;
 use crate::throttle::Throttle;
 use crate::throttle::messages::Shown;
 use crate::times::{Cause, Ends, Phase, Spent, Waits};
@@ -33,7 +32,11 @@ const SLOWEST: usize = 8;
 /// Sent by the node: what is there of this account?
 #[derive(Debug, Message)]
 #[rtype(result = "Found")]
-pub(crate) struct ShowAccount(pub(crate) AccountKey);
+pub(crate) struct ShowAccount {
+    pub(crate) key: AccountKey,
+    /// Somebody looks at this account, so its last answers are told, and kept from now on.
+    pub(crate) watched: bool,
+}
 
 /// The answer.
 #[derive(Debug)]
@@ -103,6 +106,8 @@ pub(crate) struct Sum {
     pub(crate) in_flight: u64,
     pub(crate) accounts: u64,
     pub(crate) held: u64,
+    /// Fetches of accounts that are held without an end.
+    pub(crate) endless: u64,
     pub(crate) causes: BTreeMap<Waits, u64>,
     /// Of those that are not held the one with the most waiting.
     pub(crate) most: Option<(u64, AccountKey)>,
@@ -195,7 +200,8 @@ impl Ctx {
 impl Handler<ShowAccount> for Shard {
     type Result = MessageResult<ShowAccount>;
 
-    fn handle(&mut self, ShowAccount(key): ShowAccount, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, asked: ShowAccount, _: &mut Context<Self>) -> Self::Result {
+        let ShowAccount { key, watched } = asked;
         let ctx = &self.ctx;
         let now = ctx.clock.now();
         let accounts = ctx.accounts.borrow();
@@ -208,7 +214,7 @@ impl Handler<ShowAccount> for Shard {
         let around = |state| Around {
             state,
             beside: ctx.beside(&key, &platform, now),
-            answers: ctx.answers.of(&key, now),
+            answers: if watched { ctx.answers.of(&key, now) } else { Vec::new() },
         };
         MessageResult(match &entry.state {
             State::Live { addr, .. } => Found::Live(addr.clone(), around(AccountState::Live)),
@@ -354,26 +360,21 @@ impl Handler<LookAt> for Shard {
     }
 }
 
-/// Sent by the node: which budgets have an actor here?
+/// Sent by the node: who is the actor of the budget whose record has this name?
 #[derive(Debug, Message)]
-#[rtype(result = "Vec<(BudgetKey, Addr<Budget>)>")]
-pub(crate) struct ShowBudgets;
+#[rtype(result = "Option<Addr<Budget>>")]
+pub(crate) struct ShowBudget(pub(crate) AccountKey);
 
-/// Budgets of a shard that are looked at.
-const BUDGETS_MAX: usize = 64;
+impl Handler<ShowBudget> for Shard {
+    type Result = MessageResult<ShowBudget>;
 
-impl Handler<ShowBudgets> for Shard {
-    type Result = MessageResult<ShowBudgets>;
-
-    fn handle(&mut self, _: ShowBudgets, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, ShowBudget(record): ShowBudget, _: &mut Context<Self>) -> Self::Result {
         let budgets = self.ctx.budgets.borrow();
-        // What all of a platform share; others are a matter of single calls.
-        let shared = budgets.values().filter(|entry| entry.key.values().len() <= 1);
-        let live = shared.filter_map(|entry| match &entry.state {
-            BudgetState::Live { addr, .. } => Some((entry.key.clone(), addr.clone())),
+        let live = budgets.get(&record).and_then(|entry| match &entry.state {
+            BudgetState::Live { addr, .. } => Some(addr.clone()),
             BudgetState::Restarting(_) => None,
         });
-        MessageResult(live.take(BUDGETS_MAX).collect())
+        MessageResult(live)
     }
 }
 
@@ -432,6 +433,9 @@ impl Handler<SumUp> for Shard {
             *sum.causes.entry(cause).or_default() += 1;
             if is_held(entry) {
                 sum.held += 1;
+                if entry.until().is_none() {
+                    sum.endless += waiting;
+                }
             } else {
                 sum.sizes.add(waiting);
                 if sum.most.as_ref().is_none_or(|(most, _)| waiting > *most) {

@@ -46,6 +46,27 @@ async fn put_with(rig: &Rig, account: &str, api: &str, id: &str, params: &str) {
 }
 
 #[test]
+fn what_all_accounts_share_is_found_among_many_other_budgets() {
+    paused(|| async {
+        let day = 24 * 3_600_000;
+        let objects = window("\"params.object\"", 5, day);
+        let limits = format!("all = {}\nobjects = {objects}", window("\"platform\"", 600, day));
+        let rig = Rig::start(budgets(&limits, ""), |_| Reply::ok("{}"));
+        let viewer = crate::node::Viewer::new(&vec![rig.shard.clone()].into(), &rig.shared);
+        for n in 0..620 {
+            let (account, params) = (format!("x{}", n % 20), format!(r#"{{"object":"o{n}"}}"#));
+            put_with(&rig, &account, "a", &n.to_string(), &params).await;
+        }
+        rig.at(5_000).await;
+        let all = viewer.overview().await;
+        assert_eq!((all.waiting, rig.done()), (20, 600));
+        // The whole of it is used up until tomorrow.
+        let eta = all.eta.unwrap().at.duration_since(wall());
+        assert!(eta.as_hours() >= 23, "{eta:?}");
+    });
+}
+
+#[test]
 fn a_limit_of_all_accounts_together_is_exact_fair_and_used_up() {
     paused(|| async {
         let all = format!("all = {}", window(r#""platform""#, 10, 1000));

@@ -1,7 +1,13 @@
 //! What people see of accounts: what is told of one, of pages of them, and of all, beside what then happens.
 
+use actix::{AsyncContext, Context};
+
 use super::*;
+use crate::mailbox::Mailbox;
 use crate::node::Viewer;
+use crate::shard::Shard;
+use crate::shard::context::shard_of;
+use crate::telemetry::Waiting;
 use crate::times::Waits;
 use crate::view::{AccountState, AccountView, AccountsQuestion, Holder, Overview, Sort};
 
@@ -11,7 +17,7 @@ impl Rig {
     }
 
     async fn view(&self, account: &str) -> AccountView {
-        self.viewer().account(key(account)).await.expect("it is known")
+        self.viewer().account(key(account)).await.unwrap().expect("it is known")
     }
 
     async fn overview(&self) -> Overview {
@@ -142,5 +148,35 @@ fn all_together_tell_rates_what_is_allowed_and_when_the_last_is_done() {
         let last = i64::try_from(rig.calls().iter().map(|(ms, _)| *ms).max().unwrap()).unwrap();
         let error = (told - last) as f64 / (last - 30_500) as f64;
         assert!(error.abs() < 0.05, "told {told}, was {last}");
+    });
+}
+
+#[test]
+fn a_shard_that_does_not_turn_is_waited_for_once_and_told_to_be_missing() {
+    paused(|| async {
+        let setup = limits(
+            r#"second = { per = ["account"], every = "1s" }
+               all = { per = ["platform"], max = 1000, in = "1s" }"#,
+        );
+        let rig = Rig::start(setup, |_| Reply::ok("{}"));
+        // What is sent to it waits for ever.
+        let stuck = Context::<Shard>::new();
+        let [waiting, _] = Waiting::of(1);
+        let shards = vec![rig.shard.clone(), Mailbox::new(stuck.address(), waiting)];
+        let viewer = Viewer::new(&shards.into(), &rig.shared);
+        for account in 0..10 {
+            rig.put_many(&format!("x{account}"), "a", 60).await;
+        }
+        rig.at(5_500).await;
+        let all = viewer.overview().await;
+        assert_eq!((all.shards_silent, all.platforms[0].accounts), (1, 10));
+        let page = viewer.accounts(&AccountsQuestion::default(), None).await.unwrap();
+        assert_eq!((page.shards_silent, page.matching), (1, 10));
+        let of = |shard| (0..10).map(|n| key(&format!("x{n}"))).find(|k| shard_of(k, 2) == shard);
+        assert!(viewer.account(of(0).unwrap()).await.unwrap().is_some());
+        let reason = viewer.account(of(1).unwrap()).await.unwrap_err();
+        assert!(reason.contains("shard 1"), "{reason}");
+        let took = rig.start.elapsed() - ms(5_500);
+        assert!((ms(1_000)..ms(1_200)).contains(&took), "all of it took {took:?}");
     });
 }

@@ -55,6 +55,14 @@ pub(crate) fn number(sort: Sort, waiting: u64, in_flight: u32, until_us: Option<
     }
 }
 
+/// Whether a question is one that can be answered.
+///
+/// # Errors
+/// It is none; the error is a sentence.
+pub fn check(question: &AccountsQuestion) -> Result<(), String> {
+    Wanted::of(question).map(|_| ())
+}
+
 /// A question that can be answered.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -136,7 +144,7 @@ impl Wanted {
         let more = rows.len() > self.most;
         rows.truncate(self.most);
         let next = rows.last().filter(|_| more).map(|look| Place::of(look, self.sort).text());
-        AccountsPage { matching, accounts: rows, next, nodes: Vec::new() }
+        AccountsPage { matching, accounts: rows, next, ..AccountsPage::default() }
     }
 }
 
@@ -185,11 +193,12 @@ pub fn together(
         let order = one.cmp(other);
         if wanted.reverse { order.reverse() } else { order }
     };
-    let (mut matching, mut rows, mut nodes) = (0, Vec::new(), Vec::new());
+    let (mut matching, mut rows, mut nodes, mut shards_silent) = (0, Vec::new(), Vec::new(), 0);
     // What a node has left out comes behind the last that it told: of none is told more than that.
     let mut until: Option<Place> = None;
     for (node, page) in pages {
         matching += page.matching;
+        shards_silent += page.shards_silent;
         if let Some(end) = page.next.as_deref().and_then(Place::read) {
             until = Some(match until {
                 Some(known) if in_order(&known, &end).is_le() => known,
@@ -209,6 +218,7 @@ pub fn together(
         page.next = page.accounts.last().map(|look| Place::of(look, wanted.sort).text());
     }
     page.nodes = nodes;
+    page.shards_silent = shards_silent;
     Ok(page)
 }
 

@@ -320,6 +320,9 @@ pub struct AccountsPage {
     /// The nodes of a cluster that answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// Shards of those nodes that do not turn: their accounts are missing.
+    #[serde(default)]
+    pub shards_silent: u64,
 }
 
 /// How attempts ended, a second each.
@@ -370,10 +373,16 @@ pub struct PlatformView {
     pub rates: Rates,
     /// Over about the last minute.
     pub rates_minute: Rates,
-    /// Calls a second that the limits allow the accounts with work in the long run; nothing where no limit that counts by
-    /// time applies to all their calls.
+    /// Calls a second that the limits allow the accounts with work in the long run: the least of `shared` and `own`;
+    /// nothing where no limit that counts by time applies to all their calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<f64>,
+    /// What all of the platform's calls share allows them together: the same on every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<f64>,
+    /// What their own limits allow the accounts with work; of several nodes the sum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<f64>,
 }
 
 /// A node.
@@ -411,8 +420,9 @@ pub struct Overview {
     pub now: Timestamp,
     /// Fetches that wait.
     pub waiting: u64,
-    /// Fetches put aside until their `not_before`.
-    pub postponed: u64,
+    /// Fetches put aside until their `not_before`; nothing where that could not be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postponed: Option<u64>,
     /// Attempts in flight.
     pub in_flight: u64,
     /// Dead letters, at most 100,000 of a folder are counted; nothing where that could not be told.
@@ -425,9 +435,16 @@ pub struct Overview {
     /// Calls a second that limits allow, over the platforms where that can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<f64>,
-    /// When the last of what waits would be done.
+    /// When the last of what waits would be done, but for `without_eta`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<Eta>,
+    /// Fetches that wait and of which nobody can tell when they are done: of accounts that are held without an end, and
+    /// of nodes that tell no ETA.
+    #[serde(default)]
+    pub without_eta: u64,
+    /// Shards that do not turn: what their accounts come to is missing here.
+    #[serde(default)]
+    pub shards_silent: u64,
     /// By name.
     pub platforms: Vec<PlatformView>,
     /// By name.
@@ -441,13 +458,15 @@ impl Overview {
             running: false,
             now,
             waiting: 0,
-            postponed: 0,
+            postponed: None,
             in_flight: 0,
             dead: None,
             rates: Rates::default(),
             rates_minute: Rates::default(),
             allowed: None,
             eta: None,
+            without_eta: 0,
+            shards_silent: 0,
             platforms: Vec::new(),
             nodes: Vec::new(),
         }
@@ -464,15 +483,23 @@ impl Overview {
         self.dead = self.dead.max(other.dead);
         self.rates.add(&other.rates);
         self.rates_minute.add(&other.rates_minute);
-        self.allowed = sum(self.allowed, other.allowed);
+        // One of an earlier version does not say so itself.
+        self.without_eta += if other.eta.is_none() { other.waiting } else { other.without_eta };
         self.eta = later(self.eta.take(), other.eta);
-        for platform in other.platforms {
+        self.shards_silent += other.shards_silent;
+        for mut platform in other.platforms {
+            // A node of an earlier version tells only the least of both.
+            if platform.shared.is_none() && platform.own.is_none() {
+                platform.own = platform.allowed;
+            }
             let known = self.platforms.binary_search_by(|own| own.platform.cmp(&platform.platform));
             match known {
                 Ok(place) => self.platforms[place].add(platform),
                 Err(place) => self.platforms.insert(place, platform),
             }
         }
+        let allowed = self.platforms.iter().filter_map(|platform| platform.allowed);
+        self.allowed = allowed.reduce(|one, other| one + other);
         self.nodes.extend(other.nodes);
         self.nodes.sort_by(|one, two| one.node.cmp(&two.node));
     }
@@ -480,6 +507,15 @@ impl Overview {
 
 impl PlatformView {
     fn add(&mut self, other: Self) {
+        self.own = match (self.accounts, other.accounts) {
+            (_, 0) => self.own,
+            (0, _) => other.own,
+            // One account without such a limit, and together they have none.
+            _ => self.own.zip(other.own).map(|(one, other)| one + other),
+        };
+        // Shared by all nodes; of nodes with other configurations the strictest.
+        self.shared = least(self.shared, other.shared);
+        self.allowed = least(self.shared, self.own);
         self.waiting += other.waiting;
         self.in_flight += other.in_flight;
         self.accounts += other.accounts;
@@ -489,13 +525,13 @@ impl PlatformView {
         }
         self.rates.add(&other.rates);
         self.rates_minute.add(&other.rates_minute);
-        self.allowed = sum(self.allowed, other.allowed);
     }
 }
 
-fn sum(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+/// The least that is told.
+pub(crate) fn least(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     match (one, other) {
-        (Some(one), Some(other)) => Some(one + other),
+        (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     }
 }
@@ -516,4 +552,53 @@ fn is_zero(count: &u64) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // as above
 fn is_false(is: &bool) -> bool {
     !*is
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overview(platform: PlatformView) -> Overview {
+        Overview { platforms: vec![platform], ..Overview::empty(Timestamp::UNIX_EPOCH) }
+    }
+
+    /// What several nodes allow together, of one platform.
+    fn together(nodes: impl IntoIterator<Item = PlatformView>) -> (Option<f64>, Option<f64>) {
+        let mut all = Overview::empty(Timestamp::UNIX_EPOCH);
+        nodes.into_iter().for_each(|node| all.add(overview(node)));
+        (all.allowed, all.platforms[0].allowed)
+    }
+
+    #[test]
+    fn what_waits_without_an_end_in_sight_is_told_beside_the_eta_of_the_rest() {
+        let now = Timestamp::UNIX_EPOCH;
+        let eta = Some(Eta { at: now, about: false, by: None });
+        let mut all = Overview::empty(now);
+        all.add(Overview { waiting: 5, eta, without_eta: 2, ..Overview::empty(now) });
+        assert_eq!((all.eta.is_some(), all.without_eta), (true, 2));
+        all.add(Overview { waiting: 7, ..Overview::empty(now) });
+        assert_eq!((all.eta.is_some(), all.without_eta), (true, 9), "a node that tells none");
+    }
+
+    fn node(accounts: u64, shared: Option<f64>, own: Option<f64>) -> PlatformView {
+        let allowed = least(shared, own);
+        PlatformView { accounts, shared, own, allowed, ..PlatformView::default() }
+    }
+
+    #[test]
+    fn what_all_nodes_share_is_allowed_once_and_what_accounts_have_of_their_own_on_each() {
+        let both = |one, other| together([one, other]);
+        let shared = node(9, Some(10.0), Some(90.0));
+        assert_eq!(both(shared.clone(), shared), (Some(10.0), Some(10.0)));
+        // Each for itself has less than it shares with the other.
+        let own = node(3, Some(10.0), Some(6.0));
+        assert_eq!(both(own.clone(), own).1, Some(10.0));
+        let own = node(1, Some(10.0), Some(2.0));
+        assert_eq!(both(own.clone(), own.clone()).1, Some(4.0));
+        // A node without work adds nothing, and one with an account without a limit takes the bound away.
+        assert_eq!(both(own.clone(), node(0, Some(10.0), None)).1, Some(2.0));
+        assert_eq!(both(node(2, None, Some(5.0)), node(1, None, None)), (None, None));
+        let earlier = PlatformView { accounts: 1, allowed: Some(3.0), ..PlatformView::default() };
+        assert_eq!(both(earlier, own).1, Some(5.0));
+    }
 }

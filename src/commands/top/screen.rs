@@ -99,8 +99,8 @@ fn head<'a>(state: &State, all: &'a Overview, now: Timestamp) -> Vec<Line<'a>> {
         Span::from(format!("{} waiting  ", number(all.waiting))),
         Span::from(format!("{} in flight  ", number(all.in_flight))),
     ];
-    if all.postponed > 0 {
-        first.push(Span::from(format!("{} put aside  ", number(all.postponed))));
+    if let Some(postponed) = all.postponed.filter(|postponed| *postponed > 0) {
+        first.push(Span::from(format!("{} put aside  ", number(postponed))));
     }
     if let Some(dead) = all.dead {
         let style = if dead > 0 { state.in_colour(Color::Red) } else { Style::new() };
@@ -133,6 +133,9 @@ fn head<'a>(state: &State, all: &'a Overview, now: Timestamp) -> Vec<Line<'a>> {
             if let Some(by) = &eta.by {
                 third.push(Span::from(format!(", {} holds it longest", printable(by))));
             }
+            if all.without_eta > 0 {
+                third.push(Span::from(format!(", but for {} held", number(all.without_eta))));
+            }
         }
         _ => third.push(Span::from(if all.waiting > 0 {
             "done: not known"
@@ -144,6 +147,10 @@ fn head<'a>(state: &State, all: &'a Overview, now: Timestamp) -> Vec<Line<'a>> {
     for node in away {
         let what = if node.store_away { "object store away" } else { "NATS away" };
         let text = format!("  {}: {what}", printable(&node.node));
+        third.push(Span::styled(text, state.in_colour(Color::Red)));
+    }
+    if all.shards_silent > 0 {
+        let text = format!("  {} shard(s) do not turn", all.shards_silent);
         third.push(Span::styled(text, state.in_colour(Color::Red)));
     }
     if state.silent > 0 {

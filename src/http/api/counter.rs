@@ -48,8 +48,18 @@ enum Question<'q> {
 /// What nodes answered.
 pub(super) struct Heard<T> {
     pub(super) answers: Vec<T>,
-    /// Nodes that show themselves and did not answer.
-    pub(super) silent: usize,
+    /// Nodes that show themselves and did not answer; nothing where NATS does not say who there is.
+    pub(super) silent: Option<usize>,
+}
+
+/// Who is asked beside this node.
+enum Others<'b> {
+    /// Nobody: it is alone.
+    Nobody,
+    /// So many nodes show themselves, this one among them, and are asked there.
+    Living(&'b Bus, usize),
+    /// NATS does not say: there may be others.
+    Unknown,
 }
 
 impl Counter {
@@ -78,12 +88,13 @@ impl Counter {
         }
     }
 
-    /// Where others are to be asked, and how many answers are to be waited for; nothing where this node is alone.
-    async fn others(&self) -> Option<(&Bus, usize)> {
-        let bus = self.bus.as_ref()?;
-        // Where NATS does not say who lives, only this node can be asked.
-        let living = session::living(bus).await.ok()?;
-        (living > 1).then_some((bus, living))
+    async fn others(&self) -> Others<'_> {
+        let Some(bus) = &self.bus else { return Others::Nobody };
+        match session::living(bus).await {
+            Ok(living) if living > 1 => Others::Living(bus, living),
+            Ok(_) => Others::Nobody,
+            Err(_) => Others::Unknown,
+        }
     }
 
     /// Everybody's answers, this node's among them in any case.
@@ -94,7 +105,7 @@ impl Counter {
     ) -> Result<Heard<NodeAnswer>, Problem> {
         let name = self.plan().node_name.clone();
         let mut heard = match self.others().await {
-            Some((bus, living)) => {
+            Others::Living(bus, living) => {
                 let answers = match question {
                     Question::Overview => {
                         let question = OverviewQuestion::default();
@@ -111,19 +122,27 @@ impl Counter {
                         ask::ask_each(bus, Endpoint::Log, question, living).await
                     }
                 };
-                Heard { silent: living.saturating_sub(answers.len()), answers }
+                Heard { silent: Some(living.saturating_sub(answers.len())), answers }
             }
-            None => Heard { answers: Vec::new(), silent: 0 },
+            Others::Nobody => Heard { answers: Vec::new(), silent: Some(0) },
+            // Only this node can be asked, and that others are missing has to be said.
+            Others::Unknown => Heard { answers: Vec::new(), silent: None },
         };
         if !heard.answers.iter().any(|one| one.node == name) {
-            let answer = self.own(request).await?;
-            heard.answers.push(NodeAnswer { node: name, session: None, answer });
-            heard.silent = heard.silent.saturating_sub(1);
+            match self.own(request).await {
+                Ok(answer) => {
+                    heard.answers.push(NodeAnswer { node: name, session: None, answer });
+                    heard.silent = heard.silent.map(|silent| silent.saturating_sub(1));
+                }
+                Err(problem) if heard.answers.is_empty() => return Err(problem),
+                // What the others know is told; this node is among the silent ones.
+                Err(_) => {}
+            }
         }
         Ok(heard)
     }
 
-    pub(super) async fn overview(&self) -> Result<(Overview, usize), Problem> {
+    pub(super) async fn overview(&self) -> Result<(Overview, Option<usize>), Problem> {
         let Heard { answers, silent } = self.each(&Request::Overview, Question::Overview).await?;
         let mut all = Overview::empty(self.now());
         for one in answers {
@@ -137,7 +156,9 @@ impl Counter {
     pub(super) async fn accounts(
         &self,
         question: &AccountsQuestion,
-    ) -> Result<(AccountsPage, usize), Problem> {
+    ) -> Result<(AccountsPage, Option<usize>), Problem> {
+        // A question that no node can answer is no matter for all of them.
+        list::check(question).map_err(Problem::question)?;
         let request = Request::Accounts(question.clone());
         let Heard { answers, silent } = self.each(&request, Question::Accounts(question)).await?;
         let pages = answers.into_iter().filter_map(|one| match one.answer {
@@ -152,7 +173,9 @@ impl Counter {
         &self,
         platform: &str,
         account: &str,
-    ) -> Result<(Option<Box<AccountView>>, usize), Problem> {
+    ) -> Result<(Option<Box<AccountView>>, Option<usize>), Problem> {
+        Slug::new(platform).map_err(Problem::question)?;
+        Account::new(account).map_err(Problem::question)?;
         let (platform, account) = (platform.to_owned(), account.to_owned());
         let question = AccountQuestion { platform: platform.clone(), account: account.clone() };
         let request = Request::Account { platform, account };
@@ -186,14 +209,20 @@ impl Counter {
             Some(node) if *node == ours => {
                 let answer = self.own(&request).await?;
                 let answers = vec![NodeAnswer { node: ours, session: None, answer }];
-                return Ok(Heard { answers, silent: 0 });
+                return Ok(Heard { answers, silent: Some(0) });
             }
             Some(_) => {}
         }
         let nobody = || Problem::nothing("no node of this name answers");
-        let (bus, _) = self.others().await.ok_or_else(nobody)?;
+        let bus = match self.others().await {
+            Others::Living(bus, _) => bus,
+            Others::Nobody => return Err(nobody()),
+            Others::Unknown => {
+                return Err(Problem::not_now("NATS does not say which nodes there are"));
+            }
+        };
         let answers = ask::ask_each(bus, Endpoint::Log, question, 1).await;
-        if answers.is_empty() { Err(nobody()) } else { Ok(Heard { answers, silent: 0 }) }
+        if answers.is_empty() { Err(nobody()) } else { Ok(Heard { answers, silent: Some(0) }) }
     }
 
     /// Dead letters are of all nodes, and any of them has them.

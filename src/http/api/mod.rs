@@ -120,6 +120,7 @@ fn routes() -> Vec<Route> {
         route("/api/v1/platforms", &["get"], get(views::platforms)),
         route("/api/v1/accounts", &["get"], get(views::accounts)),
         route("/api/v1/accounts/{platform}/{account}", &["get"], get(views::account)),
+        route("/api/v1/account", &["get"], get(views::account_by_query)),
         route("/api/v1/holds", &["get"], get(questions::holds)),
         route("/api/v1/pause", &["post"], post(questions::pause)),
         route("/api/v1/resume", &["post"], post(questions::resume)),

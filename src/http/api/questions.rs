@@ -242,7 +242,7 @@ struct Diagnosis {
     #[serde(flatten)]
     report: Report,
     nodes: Vec<Evidence>,
-    silent: usize,
+    silent: Option<usize>,
 }
 
 pub(super) async fn doctor(State(front): State<Front>, uri: Uri) -> Answered {
@@ -281,7 +281,7 @@ pub(super) async fn config(State(front): State<Front>, uri: Uri) -> Answered {
 #[derive(Serialize)]
 struct Logged {
     nodes: Vec<LoggedBy>,
-    silent: usize,
+    silent: Option<usize>,
 }
 
 /// What one of them logs.

@@ -4,7 +4,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tollgate_actors::config::{PlatformOutline, outline};
 use tollgate_actors::view::{AccountsPage, AccountsQuestion, Overview, PAGE_MAX, PlatformView};
 
@@ -24,8 +24,8 @@ type Answered = Result<Response, Problem>;
 pub(super) struct Told<T> {
     #[serde(flatten)]
     told: T,
-    /// Nodes of the cluster that show themselves and did not answer.
-    silent: usize,
+    /// Nodes of the cluster that show themselves and did not answer; nothing where NATS does not say who there is.
+    silent: Option<usize>,
 }
 
 /// What all accounts come to.
@@ -93,12 +93,34 @@ pub(super) async fn account(
     let Nothing {} = query(&uri)?;
     let not_text = |_| Problem::question("the names in the path are no UTF-8");
     let Path((platform, account)) = told.map_err(not_text)?;
+    show(&front, &platform, &account).await
+}
+
+/// Whom to show.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Whom {
+    platform: String,
+    account: String,
+}
+
+/// The same for every name: browsers and proxies take `.` and `..` out of paths, however they are encoded.
+pub(super) async fn account_by_query(State(front): State<Front>, uri: Uri) -> Answered {
+    let Whom { platform, account } = query(&uri)?;
+    show(&front, &platform, &account).await
+}
+
+async fn show(front: &Front, platform: &str, account: &str) -> Answered {
     let showing = async |counter: &Counter| {
-        let (view, silent) = counter.account(&platform, &account).await?;
+        let (view, silent) = counter.account(platform, account).await?;
         match view {
             Some(view) => Ok(view),
-            None if silent > 0 => Err(Problem::not_now(format!(
-                "{silent} node(s) do not answer, and the account may be one of theirs"
+            None if silent.is_none() => Err(Problem::not_now(
+                "NATS does not say which nodes there are, and the account may be another's",
+            )),
+            None if silent.is_some_and(|silent| silent > 0) => Err(Problem::not_now(format!(
+                "{} node(s) do not answer, and the account may be one of theirs",
+                silent.unwrap_or_default()
             ))),
             None => Err(Problem::nothing(format!(
                 "nothing is known of {platform}/{account}: nothing waits there, and its limits remember no call"

@@ -1,6 +1,6 @@
 // One account: what its next call waits for, and how much of each limit's window is used.
 
-import { about, accountPath, ask, clock, count, every, h, panel, pause, put, resume, span, svg, table, when } from './lib.js';
+import { about, ask, clock, count, every, h, panel, pause, put, resume, span, svg, table, when } from './lib.js';
 import { bar } from './overview.js';
 
 const KINDS = {
@@ -54,7 +54,8 @@ export function account(root, [platform, name]) {
   const asking = every(2000, async (signal) => {
     let told;
     try {
-      told = await ask(`accounts/${accountPath(platform, name)}`, { signal });
+      // By query: a path cannot have the names `.` and `..`.
+      told = await ask(`account?${new URLSearchParams({ platform, account: name })}`, { signal });
     } catch (error) {
       if (error.status !== 404) throw error;
       put(top, h('section', { class: 'panel' }, h('p', { class: 'empty' }, 'This account has nothing waiting, and its limits remember no call.')));

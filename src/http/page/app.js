@@ -17,11 +17,20 @@ const ROUTES = [
 let end = () => {};
 let shownPath;
 
+/** A part of the address as it was meant; as it is where it is not encoded well. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 function go() {
   const [path, query] = (location.hash.slice(1) || '/').split('?');
   const parameters = new URLSearchParams(query);
   const route = ROUTES.find(([pattern]) => pattern.test(path)) ?? ROUTES[0];
-  const parts = (path.match(route[0]) ?? []).slice(1).map(decodeURIComponent);
+  const parts = (path.match(route[0]) ?? []).slice(1).map(decoded);
   end();
   const main = document.getElementById('main');
   const place = document.createElement('div');

@@ -50,33 +50,42 @@ export async function ask(path, { method, body, signal } = {}) {
   }
   if (answer.status === 401) location.assign('/login');
   const told = await answer.json().catch(() => undefined);
+  // Ended while it was read: nobody wants it any more.
+  signal?.throwIfAborted();
   if (!answer.ok) throw new Problem(answer.status, told);
   return told;
 }
 
-/** The path of an account in the API and in this page. */
+/** The path of an account in this page. */
 export const accountPath = (platform, account) => `${encodeURIComponent(platform)}/${encodeURIComponent(account)}`;
 
-/** Does something again and again while a view is shown and the page is seen; answers what ends it. */
+/**
+ * Does something again and again while a view is shown and the page is seen. Answers what ends it, and what does it anew at once: then
+ * what is under way is ended, since it asks what nobody wants to know any more.
+ */
 export function every(ms, work) {
-  const ending = new AbortController();
+  let ended = false;
+  let anew = false;
+  let asking = new AbortController();
   let timer;
   let wake = () => {};
   const again = async () => {
-    while (!ending.signal.aborted) {
+    while (!ended) {
+      anew = false;
       if (!document.hidden) {
+        asking = new AbortController();
         try {
-          await work(ending.signal);
+          await work(asking.signal);
         } catch (error) {
-          if (error.name === 'AbortError') return;
-          show(error);
+          if (error.name !== 'AbortError') show(error);
         }
       }
-      await new Promise((done) => { wake = done; timer = setTimeout(done, ms); });
+      if (!anew && !ended) await new Promise((done) => { wake = done; timer = setTimeout(done, ms); });
     }
   };
+  const stop = () => { asking.abort(); clearTimeout(timer); wake(); };
   again();
-  return { end() { ending.abort(); clearTimeout(timer); }, now() { clearTimeout(timer); wake(); } };
+  return { end() { ended = true; stop(); }, now() { anew = true; stop(); } };
 }
 
 /** One live overview a second for everybody here. The stream rests while nobody sees the page. */
@@ -97,7 +106,7 @@ function listen() {
     last = JSON.parse(event.data);
     remember(last);
     state('on', 'live');
-    banner(last.silent ? `${last.silent} node(s) of the cluster do not answer: what is shown leaves them out.` : '');
+    banner(missing(last));
     live.dispatchEvent(new Event('overview'));
   });
   source.addEventListener('problem', (event) => {
@@ -110,6 +119,15 @@ function listen() {
     setTimeout(() => { if (source && source.readyState !== EventSource.OPEN) state('off', 'no connection'); }, 3000);
     if (source?.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
   };
+}
+
+/** What an answer leaves out, in words; nothing where it is whole. */
+export function missing(told) {
+  const who = [];
+  if (told.silent === null) who.push('NATS does not say which other nodes there are');
+  else if (told.silent) who.push(`${told.silent} node(s) of the cluster do not answer`);
+  if (told.shards_silent) who.push(`${told.shards_silent} shard(s) do not turn`);
+  return who.length ? `${who.join(', and ')}: what is shown leaves them out.` : '';
 }
 
 function remember(told) {

@@ -69,7 +69,7 @@ function tiles(told) {
   const sum = (name) => told.platforms.reduce((all, platform) => all + (platform[name] ?? 0), 0);
   const slots = told.nodes.reduce((all, node) => all + node.slots, 0);
   const allowed = told.allowed ? `of ${rate(told.allowed)}/s allowed` : 'no limit by time';
-  const eta = told.waiting === 0 ? ['nothing', 'waits'] : told.eta ? [span(Date.parse(told.eta.at) - Date.parse(told.now)), [told.eta.about && 'about', told.eta.by && `most by ${told.eta.by}`].filter(Boolean).join(', ')] : ['–', 'not known'];
+  const eta = told.waiting === 0 ? ['nothing', 'waits'] : told.eta ? [span(Date.parse(told.eta.at) - Date.parse(told.now)), [told.eta.about && 'about', told.eta.by && `most by ${told.eta.by}`, told.without_eta && `but for ${count(told.without_eta)} held`].filter(Boolean).join(', ')] : ['–', 'not known'];
   const refused = told.rates_minute.throttled;
   return h('div', { class: 'tiles' },
     tile('Calls', rate(told.rates.calls), '/s', allowed),

@@ -1,6 +1,6 @@
 // Platforms, accounts, dead letters, the configuration.
 
-import { about, accountPath, ask, change, confirm, count, every, h, lastOverview, panel, pause, put, rate, resume, show, table, when } from './lib.js';
+import { about, accountPath, ask, change, confirm, count, every, h, lastOverview, missing, panel, pause, put, rate, resume, show, table, when } from './lib.js';
 import { bar } from './overview.js';
 
 const hash = (path, parameters) => {
@@ -53,6 +53,12 @@ export function platforms(root) {
   return () => asking.end();
 }
 
+/** Buttons to the pages before and behind the one that is shown; `shown` says where each page so far begins. A button turns only what it stands under. */
+const turning = (shown, next, turn) => [
+  h('button', { type: 'button', 'data-focus': 'back', disabled: shown.length < 2, onclick: () => turn(shown, shown.slice(0, -1)) }, 'Back'),
+  h('button', { type: 'button', 'data-focus': 'next', disabled: !next, onclick: () => turn(shown, [...shown, next]) }, 'Next'),
+];
+
 /** Which way a column is sorted first; the other way is `reverse`. */
 const DOWN_FIRST = { waiting: true, in_flight: true, until: false, name: false };
 
@@ -84,15 +90,18 @@ export function accounts(root, _, parameters) {
   search.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(() => again({ search: search.value.trim() }), 200); });
   platform.addEventListener('change', () => again({ platform: platform.value }));
   const onsort = (by) => again(by === question.sort ? { reverse: !question.reverse } : { sort: by, reverse: false });
-  let number = 0;
+  const turn = (from, to) => {
+    if (pages !== from) return;
+    pages = to;
+    asking.now();
+  };
   const asking = every(3000, async (signal) => {
-    const mine = ++number;
+    const shown = pages;
     const query = new URLSearchParams({ sort: question.sort, most: 50 });
     for (const name of ['search', 'platform']) if (question[name]) query.set(name, question[name]);
     for (const name of ['reverse', 'held', 'dead']) if (question[name]) query.set(name, 'true');
-    if (pages.at(-1)) query.set('after', pages.at(-1));
+    if (shown.at(-1)) query.set('after', shown.at(-1));
     const told = await ask(`accounts?${query}`, { signal });
-    if (mine !== number) return;
     document.getElementById('matching').textContent = `${count(told.matching)} of those with work or remembered calls`;
     const act = (row) => {
       const scope = { platform: row.platform, account: row.account };
@@ -110,9 +119,8 @@ export function accounts(root, _, parameters) {
       { name: '', label: 'What can be done', kind: 'acts', cell: act },
     ], told.accounts, { sort: { by: question.sort, down: DOWN_FIRST[question.sort] !== question.reverse }, onsort, empty: question.search ? `No account has “${question.search}” in its name.` : 'No account has work, or calls that its limits remember.' }));
     put(foot,
-      h('button', { type: 'button', 'data-focus': 'back', disabled: pages.length < 2, onclick: () => { pages.pop(); asking.now(); } }, 'Back'),
-      h('button', { type: 'button', 'data-focus': 'next', disabled: !told.next, onclick: () => { pages.push(told.next); asking.now(); } }, 'Next'),
-      h('span', { class: 'dim push' }, `Page ${pages.length}${told.silent ? `; ${told.silent} node(s) do not answer` : ''}`));
+      turning(shown, told.next, turn),
+      h('span', { class: 'dim push' }, `Page ${shown.length}`, missing(told) && h('span', { class: 'bad' }, `; ${missing(told)}`)));
   });
   return () => { clearTimeout(typing); asking.end(); };
 }
@@ -146,8 +154,14 @@ export function dead(root) {
     if (sure) await change(`letter ${row.number} is dropped`, () => ask(`dead/${row.number}`, { method: 'DELETE' }));
     asking.now();
   };
+  const turn = (from, to) => {
+    if (pages !== from) return;
+    pages = to;
+    asking.now();
+  };
   const asking = every(3000, async (signal) => {
-    const after = pages.at(-1);
+    const shown = pages;
+    const after = shown.at(-1);
     const told = await ask(`dead?most=50${after ? `&after=${after}` : ''}`, { signal });
     put(list, table('Dead letters', [
       { name: 'Number', kind: 'n', cell: (row) => h('button', { type: 'button', class: 'link', 'data-focus': `show ${row.number}`, 'aria-label': `Show letter ${row.number}`, onclick: () => letter(row) }, count(row.number)) },
@@ -158,11 +172,10 @@ export function dead(root) {
       { name: '', label: 'What can be done', kind: 'acts', cell: (row) => [
         row.fetch && h('button', { type: 'button', 'data-focus': `replay ${row.number}`, 'aria-label': `Replay letter ${row.number}`, onclick: () => replay(row) }, 'Replay'), ' ',
         h('button', { type: 'button', class: 'danger', 'data-focus': `drop ${row.number}`, 'aria-label': `Drop letter ${row.number}`, onclick: () => drop(row) }, 'Drop')] },
-    ], told.letters, { empty: pages.length > 1 ? 'No more dead letters.' : 'No dead letters: nothing was given up.' }));
+    ], told.letters, { empty: shown.length > 1 ? 'No more dead letters.' : 'No dead letters: nothing was given up.' }));
     put(foot,
-      h('button', { type: 'button', 'data-focus': 'back', disabled: pages.length < 2, onclick: () => { pages.pop(); asking.now(); } }, 'Back'),
-      h('button', { type: 'button', 'data-focus': 'next', disabled: !told.next, onclick: () => { pages.push(told.next); asking.now(); } }, 'Next'),
-      h('span', { class: 'dim push' }, `Page ${pages.length}`));
+      turning(shown, told.next, turn),
+      h('span', { class: 'dim push' }, `Page ${shown.length}`));
   });
   return () => asking.end();
 }
@@ -189,7 +202,7 @@ export function config(root) {
   };
   const asking = every(5000, async (signal) => {
     const told = await ask('log-level', { signal });
-    note.textContent = told.silent ? `${told.silent} node(s) do not answer` : '';
+    note.textContent = missing(told);
     put(logs, table('What nodes log', [
       { name: 'Node', kind: 'name', cell: (row) => row.node },
       { name: 'Level', cell: (row) => h('code', {}, row.level) },

@@ -59,7 +59,7 @@ fn overview() -> Overview {
         running: true,
         waiting: 12_345,
         in_flight: 24,
-        postponed: 3,
+        postponed: Some(3),
         dead: Some(2),
         rates,
         rates_minute: Rates { calls: 39.0, ..Rates::default() },
@@ -77,8 +77,12 @@ fn told(state: &State) -> Told {
         look("com.Shop.app", 60, "an operator's hold: tests", Waits::Paused, None),
         look("act_3\u{1b}[2J", 4, "a free collector", Waits::Collector, None),
     ];
-    let page =
-        AccountsPage { matching: 250, accounts, next: Some("-4/meta/x".into()), nodes: vec![] };
+    let page = AccountsPage {
+        matching: 250,
+        accounts,
+        next: Some("-4/meta/x".into()),
+        ..AccountsPage::default()
+    };
     Told { of: state.accounts(), overview: Some(overview()), page: Some(page), ..Told::default() }
 }
 
