@@ -287,6 +287,8 @@ def cluster(tollgate: str, folder: pathlib.Path, port: int, nats_path: str):
         top.shows("shop/acc-03 goes on")
         top.shows("acc-03", without="operator")
         # Its name ends as the api is called, and there is an account of the part before: it is held itself.
+        top.press("\x1b")
+        top.shows("6 accounts")
         top.press("/acc-00/report\r")
         top.shows("1 accounts with `acc-00/report`")
         top.press("p")
