@@ -79,6 +79,6 @@ impl LimitGauges {
 
 impl fmt::Debug for LimitGauges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LimitGauges").field("limits", &self.waiting.len()).finish()
+        f.debug_struct("LimitGauges").field("limits", &self.used.len()).finish_non_exhaustive()
     }
 }

@@ -192,13 +192,11 @@ impl Totals {
             Some(limits) => limits,
             None => limits.entry(platform.clone()).or_default(),
         };
-        let used = match limits.get_mut(limit) {
-            Some(used) => used,
-            None => {
-                let new =
-                    || Used { needed: 0, taken: 0, meters: LimitMeters::new(platform, limit) };
-                limits.entry(limit.into()).or_insert_with(new)
-            }
+        let used = if let Some(used) = limits.get_mut(limit) {
+            used
+        } else {
+            let meters = LimitMeters::new(platform, limit);
+            limits.entry(limit.into()).or_insert(Used { needed: 0, taken: 0, meters })
         };
         used.needed = used.needed.saturating_add(needed.0);
         used.taken = used.taken.saturating_add(taken.0);

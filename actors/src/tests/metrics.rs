@@ -236,14 +236,15 @@ fn the_use_of_each_limit_and_who_waits_for_it_is_told_while_calls_go_on() {
         let used = |limit: &str| {
             let all = series(&handle);
             let of = |what: &str| {
-                all[&format!(
+                let name = format!(
                     r#"tollgate_limit_{what}_seconds_total{{platform="p",limit="{limit}"}}"#
-                )]
+                );
+                all[&name] as u64
             };
             (of("needed"), of("taken"))
         };
         rig.at(5500).await;
-        assert_eq!(used("gap"), (0.0, 0.0), "there from the start");
+        assert_eq!(used("gap"), (0, 0), "there from the start");
         for account in 0..4 {
             rig.put_many(&format!("x{account}"), "a", 40).await;
         }
@@ -251,14 +252,14 @@ fn the_use_of_each_limit_and_who_waits_for_it_is_told_while_calls_go_on() {
         is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="gap"}"#, 4.0);
         is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="wide"}"#, 0.0);
         let (needed, taken) = used("gap");
-        assert!((4.0 * 20.0..=4.0 * 37.0).contains(&needed), "so far: {needed} s");
+        assert!((4 * 20..=4 * 37).contains(&needed), "so far: {needed} s");
         assert_eq!(needed, taken, "nothing but this limit made them wait");
         rig.all_end(secs(600)).await;
         sleep(secs(6)).await;
-        assert_eq!(used("gap"), (4.0 * 78.0, 4.0 * 78.0));
+        assert_eq!(used("gap"), (4 * 78, 4 * 78));
         // 30 of 40 are free, the others have to wait for the window.
-        assert_eq!(used("wide").1, 4.0 * 78.0);
-        assert!(used("wide").0 < 4.0 * 78.0);
+        assert_eq!(used("wide").1, 4 * 78);
+        assert!(used("wide").0 < 4 * 78);
         is(&handle, r#"tollgate_limit_accounts_waiting{platform="p",limit="gap"}"#, 0.0);
     });
 }

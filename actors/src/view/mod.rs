@@ -582,7 +582,7 @@ mod tests {
 
     fn node(accounts: u64, shared: Option<f64>, own: Option<f64>) -> PlatformView {
         let allowed = least(shared, own);
-        PlatformView { accounts, shared, own, allowed, ..PlatformView::default() }
+        PlatformView { accounts, allowed, shared, own, ..PlatformView::default() }
     }
 
     #[test]
