@@ -180,3 +180,54 @@ fn a_shard_that_does_not_turn_is_waited_for_once_and_told_to_be_missing() {
         assert!((ms(1_000)..ms(1_200)).contains(&took), "all of it took {took:?}");
     });
 }
+
+#[test]
+fn what_is_held_without_an_end_is_told_beside_the_eta() {
+    paused(|| async {
+        let rig =
+            Rig::start(limits(r#"gap = { per = ["account"], every = "1s" }"#), |_| Reply::ok("{}"));
+        let scope = crate::holds::Scope::of_key("p.held").unwrap();
+        let hold = crate::holds::OperatorHold { reason: None, since: wall(), until: None };
+        rig.shared.holds.replace([(scope, hold)].into());
+        rig.put_many("held", "a", 7).await;
+        rig.put_many("x", "a", 20).await;
+        rig.at(2_500).await;
+        let all = rig.overview().await;
+        assert!(all.eta.is_some() && all.waiting > 7, "{all:?}");
+        // What was read before its wake came is counted twice, until its lane was read to the end.
+        assert!((7..=9).contains(&all.without_eta), "{all:?}");
+        rig.at(40_000).await;
+        let all = rig.overview().await;
+        assert!(all.eta.is_none() && (7..=9).contains(&all.waiting), "{all:?}");
+        assert_eq!(all.without_eta, all.waiting);
+    });
+}
+
+#[test]
+fn lists_take_no_place_of_those_whose_last_answers_are_kept() {
+    paused(|| async {
+        let setup = limits(
+            r#"gap = { per = ["account"], every = "1s" }
+               day = { per = ["account"], max = 1000, in = "24h" }"#,
+        );
+        let rig = Rig::start(setup, |_| Reply::ok("{}"));
+        let viewer = rig.viewer();
+        rig.put("looked", "a", "one").await;
+        rig.at(1_000).await;
+        assert_eq!(viewer.account(key("looked")).await.unwrap().unwrap().answers.len(), 1);
+        // More accounts than are looked at, and more answers than a shard remembers of all.
+        for round in 0..3 {
+            for account in 0..90 {
+                for n in 0..17 {
+                    rig.put(&format!("x{account}"), "a", &format!("x{account}-{round}-{n}")).await;
+                }
+            }
+            rig.at(1_000 + 100 * (round + 1)).await;
+        }
+        rig.at(5_000).await;
+        let page = viewer.accounts(&AccountsQuestion::default(), None).await.unwrap();
+        assert!(page.accounts.iter().filter(|look| look.eta.is_some()).count() > 64);
+        rig.all_end(secs(300)).await;
+        assert_eq!(viewer.account(key("looked")).await.unwrap().unwrap().answers.len(), 1);
+    });
+}
