@@ -196,7 +196,7 @@ pub struct Desk {
     pub lettered: Lettered,
 }
 
-/// The accounts with dead letters, as of up to [`LETTERED_FOR`] ago: pages ask for them every few seconds, and each look
+/// The accounts with dead letters, as of up to `LETTERED_FOR` ago: pages ask for them every few seconds, and each look
 /// reads up to [`ROWS_MAX`] whole letters. One look at a time; what changes letters here ends what is known.
 #[derive(Debug, Clone, Default)]
 pub struct Lettered(Arc<Mutex<Option<Seen>>>);
