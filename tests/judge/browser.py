@@ -342,7 +342,11 @@ def judge_api(node: Node, folder: pathlib.Path, examples: int) -> dict:
         raise Failure("the node tells another description than docs/openapi.json")
     # While a node that has ended still counts as one, an account that is not found may be its own, and that is a 503.
     until = time.monotonic() + 60
-    while json.loads(node.get("/api/v1/overview")[1])["silent"] != 0 and time.monotonic() < until:
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{node.port}/api/v1/overview", timeout=30) as answer:
+                if json.load(answer)["silent"] == 0:
+                    break
         time.sleep(0.5)
     # The stream has no end that could be waited for; the other paths are asked with made-up values, good and bad.
     command = [pathlib.Path(sys.executable).with_name("schemathesis"), "run", f"http://127.0.0.1:{node.port}/api/v1/openapi.json"]
