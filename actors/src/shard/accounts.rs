@@ -18,7 +18,7 @@ use crate::cluster::{PARTITIONS, Parts, part_of};
 use crate::ids::{AccountKey, Priority};
 use crate::plan::Platform;
 use crate::supervise::Restarts;
-use crate::throttle::{Throttle, Usage};
+use crate::throttle::{Throttle, Unread, Usage};
 use crate::times::Cause;
 
 /// Deadlines of nobody that are kept before they are looked for.
@@ -76,7 +76,8 @@ pub(crate) struct Rest {
 pub(crate) struct RestLane {
     pub(crate) api: u16,
     pub(crate) priority: Priority,
-    pub(crate) waiting: u64,
+    /// Its fetches.
+    pub(crate) unread: Unread,
     /// Whether some of them wait for their turn, and not for another try.
     pub(crate) stands: bool,
     /// As of a lane: it was told that its fetches come after their deadlines.
@@ -89,17 +90,21 @@ impl Rest {
     pub(crate) fn note(&mut self, api: u16, priority: Priority, count: u64, all: bool) -> bool {
         let same = |lane: &&mut RestLane| lane.api == api && lane.priority == priority;
         match self.lanes.iter_mut().find(same) {
-            Some(lane) if all && lane.waiting >= count => false,
             Some(lane) => {
-                lane.waiting = if all { count } else { lane.waiting + count };
-                !std::mem::replace(&mut lane.stands, true)
+                let before = lane.unread.at_most();
+                if all {
+                    lane.unread.counted(count);
+                } else {
+                    lane.unread.came(count);
+                }
+                lane.unread.at_most() > before && !std::mem::replace(&mut lane.stands, true)
             }
             None => {
                 let mut lanes = std::mem::take(&mut self.lanes).into_vec();
                 lanes.push(RestLane {
                     api,
                     priority,
-                    waiting: count,
+                    unread: Unread::of(count),
                     stands: true,
                     is_late: false,
                 });
@@ -110,7 +115,7 @@ impl Rest {
     }
 
     fn waiting(&self) -> u64 {
-        self.lanes.iter().map(|lane| lane.waiting).sum()
+        self.lanes.iter().map(|lane| lane.unread.known()).sum()
     }
 }
 

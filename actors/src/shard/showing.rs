@@ -182,7 +182,7 @@ impl Ctx {
         let lanes = rest.lanes.iter().map(|lane| LaneNow {
             api: lane.api,
             priority: lane.priority,
-            waiting: lane.waiting,
+            waiting: lane.unread.known(),
         });
         let known = lanes.filter(|lane| usize::from(lane.api) < platform.apis.len());
         Shown {

@@ -1,6 +1,8 @@
 //! One lane as its throttle actor sees it: counts and hints, the next fetches read ahead, and those
 //! parked between two tries. The fetches themselves stay in the queue.
 
+mod unread;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use crate::fresh::RequestKey;
 use crate::ids::{LaneKey, Seq};
 use crate::ledger::record::Tries;
 use crate::pages::Read;
+
+pub(crate) use unread::Unread;
 
 /// Most fetches of a lane parked between two tries; with that many, the lane waits.
 pub(crate) const PARKED_MAX: usize = 16;
@@ -59,8 +63,8 @@ pub(crate) struct Lane {
     pub(crate) heads: VecDeque<Candidate>,
     /// Between two tries.
     pub(crate) parked: Vec<Candidate>,
-    /// Fetches believed to be in the queue and not read yet.
-    pub(crate) unseen: u64,
+    /// Fetches in the queue that are not read yet.
+    pub(crate) unread: Unread,
     /// The last one read.
     pub(crate) cursor: Option<Seq>,
     /// The last one of which it was told that it comes after its deadline.
@@ -123,7 +127,7 @@ impl Lane {
             api,
             heads: VecDeque::new(),
             parked: Vec::new(),
-            unseen: 0,
+            unread: Unread::default(),
             cursor: None,
             told_late: None,
             is_late: false,
@@ -176,7 +180,7 @@ impl Lane {
     /// in hand is given up; it is read again should the api come back.
     pub(crate) fn close(&mut self) -> Vec<Candidate> {
         self.api = API_GONE;
-        self.unseen = 0;
+        self.unread = Unread::default();
         self.due = None;
         self.give_up()
     }
@@ -185,7 +189,7 @@ impl Lane {
     /// still waits.
     pub(crate) fn read_anew(&mut self) -> Vec<Candidate> {
         let given_up = self.give_up();
-        self.note(given_up.len() as u64);
+        self.left_behind(given_up.len() as u64);
         given_up
     }
 
@@ -208,10 +212,28 @@ impl Lane {
         std::mem::take(&mut self.discard) || self.is_closed()
     }
 
-    /// More fetches have come, or `unseen` in all.
-    pub(crate) fn note(&mut self, more: u64) {
-        self.unseen += more;
+    /// More fetches have come.
+    pub(crate) fn came(&mut self, more: u64) {
+        self.unread.came(more);
         self.noted = true;
+    }
+
+    /// So many wait in the queue, beside those in hand.
+    pub(crate) fn counted(&mut self, unread: u64) {
+        self.unread.counted(unread);
+        self.noted = true;
+    }
+
+    /// So many that were in hand have to be read again.
+    pub(crate) fn left_behind(&mut self, fetches: u64) {
+        self.unread.again(fetches);
+        self.noted = true;
+    }
+
+    /// One that was not in hand has been read.
+    pub(crate) fn has_read(&mut self) {
+        self.unread.read();
+        self.from_start = false;
     }
 
     /// A read found nothing behind the cursor, though something was believed to be there. A fetch that
@@ -221,7 +243,7 @@ impl Lane {
             self.from_start = true;
             self.cursor = None;
         } else {
-            self.unseen = 0;
+            self.unread = Unread::default();
             // Whatever is noted later may lie before the cursor again.
             self.from_start = false;
         }
@@ -246,12 +268,30 @@ impl Lane {
         self.ahead = (self.ahead * 2).min(AHEAD_MAX);
     }
 
-    /// Fetches that wait here, as far as is known.
+    /// Fetches that wait here, as far as is known: for whoever is told of it. Whether any does, is for
+    /// [`Self::is_empty`] to say.
     pub(crate) fn waiting(&self) -> u64 {
+        self.all().known()
+    }
+
+    /// Whether it is certain that nothing waits here that could be called.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all().is_none()
+    }
+
+    /// Whether fetches wait for their turn here, and not for another try.
+    pub(crate) fn stands(&self) -> bool {
+        !self.unread.is_none() || !self.heads.is_empty()
+    }
+
+    /// What is to be read should nothing be in hand any more.
+    pub(crate) fn all(&self) -> Unread {
         if self.is_closed() {
-            return 0;
+            return Unread::default();
         }
-        self.unseen + (self.heads.len() + self.parked.len() + self.followers()) as u64
+        let mut all = self.unread;
+        all.again((self.heads.len() + self.parked.len() + self.followers()) as u64);
+        all
     }
 
     /// What could be tried now.
@@ -291,7 +331,7 @@ impl Lane {
 
     /// Whether more of it may be read.
     fn may_read(&self) -> bool {
-        self.unseen > 0 && self.followers() < FOLLOWERS_MAX && self.heads.len() < AHEAD_MAX
+        !self.unread.is_none() && self.followers() < FOLLOWERS_MAX && self.heads.len() < AHEAD_MAX
     }
 
     /// How often the one that would be taken was refused already; none: nothing would be.

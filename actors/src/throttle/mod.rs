@@ -19,5 +19,6 @@ mod usage;
 
 pub(crate) use actor::Start;
 pub use actor::Throttle;
+pub(crate) use lane::Unread;
 pub(crate) use retry::Next;
 pub(crate) use usage::Usage;

@@ -135,7 +135,7 @@ fn what_an_account_looks_like_follows_from_how_it_is_kept() {
     let lanes = [Priority::High, Priority::Low].map(|priority| RestLane {
         api: 0,
         priority,
-        waiting: 3,
+        unread: Unread::of(3),
         stands: true,
         is_late: false,
     });

@@ -361,7 +361,9 @@ impl Throttle {
             died_at: self.shard.clock.wall(),
         };
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
-        self.end(item, how, Totals::dead, ctx, move |throttle, _| throttle.lanes[place].note(1));
+        self.end(item, how, Totals::dead, ctx, move |throttle, _| {
+            throttle.lanes[place].left_behind(1)
+        });
     }
 }
 

@@ -75,7 +75,7 @@ impl Throttle {
                     self.let_go();
                 }
                 self.forget_due();
-                if self.lanes.iter().any(|lane| lane.waiting() > 0) {
+                if self.lanes.iter().any(|lane| !lane.is_empty()) {
                     wait.for_event((0, self.why_halted(reason)), reason);
                 }
             }
@@ -91,7 +91,7 @@ impl Throttle {
         self.spends(wait.cause, wait.at, now);
         self.set_timer(wait.wake, ctx);
         let decided = self.decided_or_asking().next().is_some() || self.writing.is_some();
-        if !decided && self.lanes.iter().all(|lane| lane.waiting() == 0) {
+        if !decided && self.lanes.iter().all(Lane::is_empty) {
             // What is looked up waits too, and is in no lane.
             // What closed lanes gave up is kept until their apis are back.
             if self.busy == 0 && !self.lanes.iter().any(Lane::is_closed) {

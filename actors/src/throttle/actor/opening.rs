@@ -147,7 +147,7 @@ impl Throttle {
         if self.remembered.is_empty() {
             return;
         }
-        let cursors = self.lanes.iter().filter(|lane| lane.waiting() > 0).map(|lane| lane.cursor);
+        let cursors = self.lanes.iter().filter(|lane| !lane.is_empty()).map(|lane| lane.cursor);
         let Some(Some(passed)) = cursors.min() else { return };
         let shard = &self.shard;
         self.remembered.retain(|seq, (_, at, _)| {
@@ -321,14 +321,14 @@ impl Throttle {
         let same_limits = !self.go_by_limits(in_force, now);
         // What a limit of a new name took over is in no record yet.
         self.stale |= !same_limits && !self.gate.is_empty();
-        for RestLane { api, priority, waiting, is_late, .. } in rest.lanes {
+        for RestLane { api, priority, unread, is_late, .. } in rest.lanes {
             let Some(name) = self.platform.apis.get(usize::from(api)).map(|api| api.name.clone())
             else {
                 continue;
             };
             let key = LaneKey { account: self.key.clone(), api: name, priority };
             let lane = self.lane(&key);
-            self.lanes[lane].unseen = waiting;
+            self.lanes[lane].unread = unread;
             self.lanes[lane].is_late = is_late;
             // What the gate said when the account went to rest.
             let ask = Ask::new(api).with_costs(self.platform.costs.usual(api));

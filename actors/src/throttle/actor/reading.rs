@@ -89,10 +89,9 @@ impl Throttle {
         let lane = &mut self.lanes[place];
         if found.all {
             let known = (lane.heads.len() + lane.parked.len() + lane.followers()) as u64 + in_hand;
-            let unseen = found.count.saturating_sub(known);
-            lane.note(unseen.saturating_sub(lane.unseen));
+            lane.counted(found.count.saturating_sub(known));
         } else {
-            lane.note(found.count);
+            lane.came(found.count);
         }
     }
 
@@ -150,9 +149,7 @@ impl Throttle {
         for row in rows {
             self.lanes[place].cursor = Some(row.seq);
             if !self.has(row.seq) && !ended.contains(&row.seq) {
-                let lane = &mut self.lanes[place];
-                lane.unseen = lane.unseen.saturating_sub(1);
-                lane.from_start = false;
+                self.lanes[place].has_read();
                 self.take_in_one(place, row, now, ctx);
             }
         }
@@ -269,7 +266,9 @@ impl Throttle {
         let died_at = self.shard.clock.wall();
         let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
-        self.end(item, how, Totals::dead, ctx, move |throttle, _| throttle.lanes[place].note(1));
+        self.end(item, how, Totals::dead, ctx, move |throttle, _| {
+            throttle.lanes[place].left_behind(1)
+        });
     }
 
     /// A fetch that was in flight at a crash may have been stored: its manifest says so. One that says `once`
@@ -365,7 +364,7 @@ impl Throttle {
             if found.left {
                 throttle.lanes[place].ended(seq);
                 // Should it be there all the same: the cursor is behind it.
-                throttle.lanes[place].note(1);
+                throttle.lanes[place].left_behind(1);
                 throttle.follow_on(place, seq, ctx);
                 return;
             }
@@ -445,7 +444,7 @@ impl Throttle {
             throttle.lanes[place].ended(seq);
             if until <= throttle.shard.clock.wall() {
                 // The queue has not answered for so long that it may have been left where it was.
-                throttle.lanes[place].note(1);
+                throttle.lanes[place].left_behind(1);
             }
             throttle.step(ctx);
         });

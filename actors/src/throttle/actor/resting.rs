@@ -43,7 +43,7 @@ impl Throttle {
         if !quiet {
             return false;
         }
-        let waiting = self.lanes.iter().any(|lane| lane.waiting() > 0);
+        let waiting = self.lanes.iter().any(|lane| !lane.is_empty());
         let draining = self.shard.draining.get();
         let rest_from =
             if self.shard.accounts.borrow().live > CROWDED { REST_FROM_CROWDED } else { REST_FROM };
@@ -96,7 +96,7 @@ impl Throttle {
         let leaving = self.is_leaving();
         let goes_on = !leaving
             && !self.shard.draining.get()
-            && self.lanes.iter().any(|lane| lane.waiting() > 0);
+            && self.lanes.iter().any(|lane| !lane.is_empty());
         if !goes_on {
             self.usage.tell(&self.key.platform, &self.platform.limits, &self.shard.totals);
         }
@@ -110,12 +110,12 @@ impl Throttle {
         let lanes: Box<[RestLane]> = self
             .lanes
             .iter()
-            .filter(|lane| lane.waiting() > 0)
+            .filter(|lane| !lane.is_empty())
             .map(|lane| RestLane {
                 api: lane.api,
                 priority: lane.key.priority,
-                waiting: lane.waiting(),
-                stands: lane.unseen > 0 || !lane.heads.is_empty(),
+                unread: lane.all(),
+                stands: lane.stands(),
                 is_late: lane.is_late,
             })
             .collect();
@@ -145,7 +145,7 @@ impl Throttle {
     /// From now on this is waited for, or nothing; what was until now is added up. `until`: until when, where that is
     /// known.
     pub(super) fn spends(&mut self, cause: Option<(u16, Cause)>, until: Option<At>, now: At) {
-        let waits = self.lanes.iter().any(|lane| lane.waiting() > 0);
+        let waits = self.lanes.iter().any(|lane| !lane.is_empty());
         let decided = self.writing.as_ref().filter(|batch| !batch.is_empty());
         let cause = match decided {
             // Whatever else keeps the next one, this comes before it.

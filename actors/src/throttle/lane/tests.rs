@@ -43,7 +43,7 @@ fn take(lane: &mut Lane, now: i64) -> Option<u64> {
 fn an_empty_lane_offers_nothing_and_one_with_unseen_work_wants_to_be_read() {
     let mut lane = lane();
     assert_eq!(lane.offer(At(0)), Offer::Nothing);
-    lane.note(3);
+    lane.came(3);
     assert_eq!(lane.offer(At(0)), Offer::Read);
     assert_eq!(lane.waiting(), 3);
     lane.heads.push_back(candidate(1, 0));
@@ -66,7 +66,7 @@ fn a_parked_fetch_goes_before_the_head_once_its_time_has_come_and_not_before() {
 #[test]
 fn a_lane_with_as_many_parked_as_may_be_waits_for_the_first_of_them() {
     let mut lane = lane();
-    lane.note(100);
+    lane.came(100);
     lane.heads.push_back(candidate(100, 0));
     for seq in 0..PARKED_MAX as u64 - 1 {
         lane.parked.push(candidate(seq, 1000 - seq as i64));
@@ -100,7 +100,7 @@ fn a_fetch_is_in_hand_while_it_is_a_head_or_parked() {
 fn read_to_the_end(lane: &mut Lane, queue: &[u64], in_hand: &mut Vec<u64>) -> Vec<u64> {
     let mut found = Vec::new();
     for _ in 0..100 {
-        if lane.unseen == 0 {
+        if lane.unread.is_none() {
             return found;
         }
         lane.noted = false;
@@ -112,8 +112,7 @@ fn read_to_the_end(lane: &mut Lane, queue: &[u64], in_hand: &mut Vec<u64>) -> Ve
         for row in rows {
             lane.cursor = Some(Seq(row));
             if !in_hand.contains(&row) {
-                lane.unseen = lane.unseen.saturating_sub(1);
-                lane.from_start = false;
+                lane.has_read();
                 in_hand.push(row);
                 found.push(row);
             }
@@ -126,10 +125,10 @@ fn read_to_the_end(lane: &mut Lane, queue: &[u64], in_hand: &mut Vec<u64>) -> Ve
 fn reading_ends_when_more_was_noted_than_there_is() {
     let mut lane = lane();
     let mut in_hand = Vec::new();
-    lane.note(50);
+    lane.came(50);
     assert_eq!(read_to_the_end(&mut lane, &[1, 2, 3], &mut in_hand), [1, 2, 3]);
-    assert_eq!(lane.unseen, 0);
-    lane.note(1);
+    assert!(lane.unread.is_none());
+    lane.came(1);
     assert_eq!(read_to_the_end(&mut lane, &[1, 2, 3], &mut in_hand), Vec::<u64>::new());
 }
 
@@ -145,9 +144,9 @@ fn whatever_is_noted_is_found_behind_the_cursor_and_before_it() {
             if !queue.contains(&seq) {
                 queue.push(seq);
                 queue.sort_unstable();
-                lane.note(1);
+                lane.came(1);
                 if random.bool() {
-                    lane.note(random.u64(0..3));
+                    lane.came(random.u64(0..3));
                 }
                 assert_eq!(read_to_the_end(&mut lane, &queue, &mut in_hand), [seq], "seed {seed}");
             }
@@ -202,7 +201,7 @@ fn a_trial_is_made_with_whatever_was_refused_least_often() {
     assert_eq!(lane.offer(At(0)), Offer::Nothing);
     lane.parked.push(refused(1, 1));
     assert_eq!(lane.offer(At(0)), Offer::Fetch);
-    lane.note(1);
+    lane.came(1);
     assert_eq!(lane.offer(At(0)), Offer::Read, "what was not tried yet is still to be read");
     lane.on_trial = false;
     assert_eq!(lane.offer(At(0)), Offer::Fetch);
@@ -220,7 +219,7 @@ fn no_more_of_a_lane_is_read_while_too_many_wait_for_the_call_of_one() {
     let mut lane = lane();
     assert!(lane.follow(request, candidate(1, 0), true).is_some());
     for seq in 2..FOLLOWERS_MAX as u64 + 50 {
-        lane.note(1);
+        lane.came(1);
         assert_eq!(lane.offer(At(0)) == Offer::Read, lane.followers() < FOLLOWERS_MAX);
         // What was being read by then waits all the same.
         assert!(lane.follow(request, candidate(seq, 0), true).is_none());

@@ -1,0 +1,149 @@
+//! How much of a lane is still to be read, by what was told of it.
+
+/// How much of a lane is still to be read. A fetch that is read before its coming was told is counted a second time when
+/// it is told, until the lane has been read to its end: reading goes by the higher number, whoever is told of it gets the
+/// lower one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// No more fetches than these.
+    at_most: u64,
+    /// Those of them that had been read when their coming was told. At the most of its type it is told too high again.
+    told_again: u32,
+    /// Fetches that were read and whose coming was not told yet.
+    early: u32,
+}
+
+impl Unread {
+    /// So many fetches, none of which was read.
+    pub(crate) fn of(fetches: u64) -> Self {
+        Self { at_most: fetches, ..Self::default() }
+    }
+
+    /// It is certain that nothing is to be read.
+    pub(crate) fn is_none(&self) -> bool {
+        self.at_most == 0
+    }
+
+    /// No more fetches than these are to be read.
+    pub(crate) fn at_most(&self) -> u64 {
+        self.at_most
+    }
+
+    /// How many there are as far as is known; never more than [`Self::at_most`]. Fewer than there are after a message that
+    /// told of one was lost, until the next count or the end of the lane.
+    pub(crate) fn known(&self) -> u64 {
+        self.at_most - u64::from(self.told_again)
+    }
+
+    /// So many have to be read again.
+    pub(crate) fn again(&mut self, fetches: u64) {
+        self.at_most += fetches;
+    }
+
+    /// The coming of so many is told.
+    pub(crate) fn came(&mut self, fetches: u64) {
+        let read_before =
+            u32::try_from(fetches).map_or(self.early, |fetches| fetches.min(self.early));
+        self.early -= read_before;
+        self.told_again = self.told_again.saturating_add(read_before);
+        self.at_most += fetches;
+    }
+
+    /// They were counted in the queue a while ago: there were so many; since then some more may have come.
+    pub(crate) fn counted(&mut self, fetches: u64) {
+        self.at_most = self.at_most.max(fetches);
+        self.told_again = u32::try_from(self.at_most - fetches).unwrap_or(u32::MAX);
+        self.early = 0;
+    }
+
+    /// One has been read.
+    pub(crate) fn read(&mut self) {
+        if self.known() == 0 {
+            self.early = self.early.saturating_add(1);
+            self.told_again = self.told_again.saturating_sub(1);
+        }
+        self.at_most = self.at_most.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Publish(u64),
+        Tell(u64),
+        Read(u64),
+        /// So many are given back, as when another node has worked here.
+        Again(u64),
+        /// Once all was told, the queue is counted.
+        Count,
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (1..9u64).prop_map(Step::Publish),
+            (1..9u64).prop_map(Step::Tell),
+            (1..9u64).prop_map(Step::Read),
+            (1..4u64).prop_map(Step::Again),
+            Just(Step::Count),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_told_gets_what_was_told_of_and_not_read(steps in prop::collection::vec(any_step(), 1..60)) {
+            let mut unread = Unread::default();
+            // Of the fetches that were published, in their order: so many were told of, so many were read.
+            let (mut published, mut told, mut read) = (0_u64, 0, 0);
+            for step in steps {
+                match step {
+                    Step::Publish(more) => published += more,
+                    Step::Tell(more) => {
+                        let more = more.min(published - told);
+                        told += more;
+                        unread.came(more);
+                    }
+                    Step::Read(more) => {
+                        for _ in 0..more.min(published - read) {
+                            read += 1;
+                            unread.read();
+                        }
+                    }
+                    Step::Again(more) => {
+                        // They were told of when they were read.
+                        let more = more.min(read.min(told));
+                        if read <= told {
+                            read -= more;
+                            unread.again(more);
+                        }
+                    }
+                    Step::Count if told == published => unread.counted(published - read),
+                    Step::Count => {}
+                }
+                prop_assert_eq!(unread.known(), told.saturating_sub(read), "{:?}", unread);
+                prop_assert!(unread.at_most() >= unread.known());
+                prop_assert!(unread.is_none() || unread.at_most() > 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_ends_every_error_and_leaves_what_may_have_come_since() {
+        let mut unread = Unread::of(9);
+        unread.counted(4);
+        assert_eq!((unread.known(), unread.at_most()), (4, 9));
+        unread.counted(20);
+        assert_eq!((unread.known(), unread.at_most()), (20, 20));
+        // Of one that was read it is never told: the next one stands for it until the count.
+        let mut unread = Unread::default();
+        unread.read();
+        unread.came(1);
+        assert_eq!((unread.known(), unread.at_most()), (0, 1));
+        unread.counted(1);
+        assert_eq!((unread.known(), unread.at_most()), (1, 1));
+    }
+}
