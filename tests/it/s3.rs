@@ -119,7 +119,7 @@ fn bodies(emulator: &Emulator, server: &S3Server) -> Dir {
         .store("compression = \"none\"\nspool_bytes_max = \"1GiB\"")
         .collect("drain = \"2s\"")
         .platform(r#"lost_call = "1s""#)
-        .limit(r#"gap = { per = ["account"], every = "200ms" }"#)
+        .limit(r#"gap = { per = ["account"], every = "500ms" }"#)
         .report()
         .api("big", "path = \"rude/big\"\nquery = { bytes = 17000000 }\nformat = \"binary\"");
     let dir = Dir::with(&config);

@@ -28,13 +28,18 @@ const PATIENCE: Duration = Duration::from_secs(45);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Waits until something is there.
-pub(crate) fn wait_until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_or_tell(look, || what.to_owned())
+}
+
+/// The same; what was waited for is told, if in vain, as it is then.
+fn wait_or_tell<T>(mut look: impl FnMut() -> Option<T>, what: impl Fn() -> String) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {}", what());
         thread::sleep(LOOK_EVERY);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{LOOK_EVERY, lossy, wait_until};
+use super::{LOOK_EVERY, lossy, wait_or_tell};
 
 /// Longest life of a process: far more than any test needs, so that only one that hangs meets it.
 const LIFE_MAX: Duration = Duration::from_secs(60);
@@ -135,8 +135,9 @@ impl Running {
 
     /// Waits until standard error holds a text.
     pub(crate) fn wait_says(&self, text: &str) {
-        wait_until(&format!("`{text}` on standard error of {}", self.text), || {
-            self.stderr.so_far().contains(text).then_some(())
+        let look = || self.stderr.so_far().contains(text).then_some(());
+        wait_or_tell(look, || {
+            format!("`{text}` on standard error of {}:\n{}", self.text, self.stderr.so_far())
         });
     }
 
