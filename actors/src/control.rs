@@ -115,9 +115,13 @@ pub struct Status {
     /// The limits that each of them goes by.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub configs: Vec<GoesBy>,
-    /// When the last of what waits would be done; told of all accounts alone, not of a platform or an account.
+    /// When the last of what waits would be done, but for `without_eta`; told of all accounts alone, not of a platform or
+    /// an account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<Eta>,
+    /// As of an overview: fetches of which nobody can tell when they are done. Nothing where `eta` is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_eta: Option<u64>,
     /// Accounts one by one, those with the most waiting first.
     pub accounts: Vec<AccountLook>,
 }
@@ -243,7 +247,8 @@ impl Desk {
             Ok(Request::Overview) => Answer::Overview(Box::new(self.overview().await)),
             Ok(Request::Status { platform, account, most }) => {
                 let of_all = platform.is_none() && account.is_none();
-                let eta = if of_all { self.viewer.overview().await.eta } else { None };
+                let overview = if of_all { Some(self.viewer.overview().await) } else { None };
+                let without_eta = overview.as_ref().map(|all| all.without_eta);
                 let looks = self.viewer.look(platform, account, most.min(ROWS_MAX)).await;
                 let postponed = self.intake.queue().postponed().await.ok();
                 Answer::Status(Status {
@@ -254,7 +259,8 @@ impl Desk {
                     nodes: Vec::new(),
                     partitions: self.held().into_iter().collect(),
                     configs: self.goes_by().into_iter().collect(),
-                    eta,
+                    eta: overview.and_then(|all| all.eta),
+                    without_eta,
                     accounts: looks.accounts,
                 })
             }

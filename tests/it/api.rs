@@ -586,7 +586,10 @@ fn one_node_answers_for_the_cluster_pauses_resumes_and_replays() {
     );
     assert_eq!(read(port, "/healthz").status, 200);
     second.signal("CONT");
-    drop(second);
+    // One that has ended is nobody any more.
+    second.signal("TERM");
+    drop(second.wait());
+    assert_eq!(read(port, "/api/v1/overview").json()["silent"], 0);
     first.signal("TERM");
     first.wait().exits(0);
 }

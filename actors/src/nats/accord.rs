@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Bus;
 use super::error::NatsError;
+use super::own::{Entry, NatsOwn, is_put};
 use super::session::{Session, SessionId, Shown};
 use crate::codes::Code;
 use crate::mixed::{Heard, Limits, Needed, Others, SILENT_FOR, mixed};
@@ -329,55 +330,36 @@ impl Accord {
     }
 
     fn hear(&mut self, message: &Message) {
-        let Some(id) = self.id_of(&message.subject) else { return };
-        let shown = serde_json::from_slice::<Shown>(&message.payload).ok();
-        match shown.filter(|_| !is_over(message.headers.as_ref())) {
-            Some(shown) => self.others.hear(id, heard(shown), Instant::now()),
-            None if is_over(message.headers.as_ref()) => self.others.ended(id),
-            // Of another version; listed, it is told of.
-            None => {}
+        let start = self.bus.names().bucket_key("OWN", "");
+        let key = message.subject.strip_prefix(&start);
+        let Some(id) = key.and_then(|key| self.id_of(key)) else { return };
+        if !message.headers.as_ref().is_none_or(is_put) {
+            self.others.ended(id);
+        } else if let Ok(shown) = serde_json::from_slice::<Shown>(&message.payload) {
+            self.others.hear(id, heard(shown), Instant::now());
         }
+        // Else it is of another version: listed, it is told of.
     }
 
-    fn id_of(&self, subject: &str) -> Option<SessionId> {
-        let prefix = self.bus.names().bucket_key("OWN", "n.");
-        let id = subject.strip_prefix(&prefix).and_then(SessionId::parse);
+    /// Of another session.
+    fn id_of(&self, key: &str) -> Option<SessionId> {
+        let id = key.strip_prefix("n.").and_then(SessionId::parse);
         id.filter(|id| *id != self.session.id())
     }
 
     /// Reads all sessions from the leader; answers which live.
     async fn list(&mut self) -> Result<BTreeSet<SessionId>, NatsError> {
         let asked = Instant::now();
-        let reading = async {
-            let own = stream_of(&self.bus, "OWN").await?;
-            let keys = own.info_with_subjects(self.bus.names().bucket_key("OWN", "n.*")).await;
-            let keys: Vec<String> = keys
-                .map_err(|error| unanswered(&error))?
-                .map_ok(|(subject, _)| subject)
-                .try_collect()
-                .await
-                .map_err(|error| unanswered(&error))?;
-            let own = &own;
-            let reads = stream::iter(keys).map(|subject| async move {
-                match own.get_last_raw_message_by_subject(&subject).await {
-                    Ok(last) => Ok(Some((subject, last.headers, last.payload))),
-                    Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                        Ok(None)
-                    }
-                    Err(error) => Err(unanswered(&error)),
-                }
-            });
-            reads.buffer_unordered(READS).try_collect::<Vec<_>>().await
-        };
+        let reading = async { NatsOwn::open(&self.bus).await?.lasts("n.*").await };
         let found = timeout(WITHIN * 2, reading).await;
-        let found = found.map_err(|_| unanswered(&"no answer in time"))??;
+        let found = found.map_err(|_| unanswered(&"no answer in time"))?;
         let mut live = BTreeSet::new();
-        for (subject, headers, payload) in found.into_iter().flatten() {
-            let Some(id) = self.id_of(&subject) else { continue };
-            if is_over(Some(&headers)) {
+        for Entry { key, value, .. } in found.map_err(|error| unanswered(&error))? {
+            let Some(id) = self.id_of(&key) else { continue };
+            let Some(payload) = value else {
                 self.others.ended(id);
                 continue;
-            }
+            };
             let shown = serde_json::from_slice::<Shown>(&payload);
             let shown = shown.map_or_else(|_| unreadable(id), heard);
             self.others.hear(id, shown, asked);
@@ -402,11 +384,6 @@ impl Accord {
             self.others.learn(hash, limits.map(Arc::new));
         }
     }
-}
-
-fn is_over(headers: Option<&HeaderMap>) -> bool {
-    let has = |name: &str| headers.is_some_and(|headers| headers.get(name).is_some());
-    has("KV-Operation") || has("Nats-Marker-Reason")
 }
 
 fn heard(shown: Shown) -> Heard {

@@ -213,6 +213,9 @@ pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
         sum.partitions.extend(status.partitions);
         sum.configs.extend(status.configs);
         sum.eta = later(sum.eta.take(), status.eta);
+        if let Some(without_eta) = status.without_eta {
+            *sum.without_eta.get_or_insert_default() += without_eta;
+        }
         sum.accounts.extend(status.accounts);
     }
     if let Some(sum) = &mut all {

@@ -16,7 +16,7 @@ use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
 use super::connect::{Bus, Link};
@@ -24,6 +24,9 @@ use super::error::{Refused, refused};
 
 /// A watch that is given up keeps its place in the bucket (`CONSUMERS_OF_ENDED_MAX` of them) for so long.
 const WATCH_KEPT: Duration = Duration::from_secs(5);
+
+/// Keys read at once.
+const READS: usize = 16;
 
 /// One entry of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +119,18 @@ impl NatsOwn {
     pub(crate) async fn open(bus: &Bus) -> Result<Self, OwnError> {
         let stream = bus.js().get_stream_no_info(bus.names().bucket_stream("OWN")).await;
         Ok(Self { bus: bus.clone(), stream: Arc::new(stream.map_err(failed)?) })
+    }
+
+    /// The last entries of all keys that match, as the leader has them.
+    pub(crate) async fn lasts(&self, keys: &str) -> Result<Vec<Entry>, OwnError> {
+        let names = self.bus.names();
+        let (subjects, start) = (names.bucket_key("OWN", keys), names.bucket_key("OWN", ""));
+        let found = self.stream.info_with_subjects(subjects).await.map_err(failed)?;
+        let key = |(subject, _): (String, usize)| subject.strip_prefix(&start).map(str::to_owned);
+        let keys: Vec<Option<String>> = found.map_ok(key).map_err(failed).try_collect().await?;
+        let reads = stream::iter(keys.into_iter().flatten()).map(|key| self.last(key));
+        let entries: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
+        Ok(entries.into_iter().flatten().collect())
     }
 }
 
@@ -217,7 +232,7 @@ impl OwnBucket for NatsOwn {
 }
 
 /// The server marks a key whose time has passed, a client one that it takes away.
-fn is_put(headers: &HeaderMap) -> bool {
+pub(super) fn is_put(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_none_or(|operation| operation.as_str() == "PUT")
         && headers.get("Nats-Marker-Reason").is_none()
 }

@@ -14,14 +14,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::connect::Bus;
-use super::own::{Draft, Entry, NatsOwn, OwnBucket, Wrote};
+use super::own::{Draft, Entry, NatsOwn, OwnBucket, OwnError, Wrote};
 use crate::cluster::Asked;
 use crate::cluster::Owned;
 use crate::health::BackHealth;
@@ -212,17 +211,15 @@ struct Inner {
     seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
 }
 
-/// How many sessions show themselves, those that ended within the last seconds included.
+/// How many sessions show themselves. One that was killed does for some seconds more.
 ///
 /// # Errors
 /// The server does not answer.
 pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
-    let failed = |error: &dyn std::error::Error| SessionError(format!("the sessions: {error}"));
-    let own = bus.js().get_stream_no_info(bus.names().bucket_stream("OWN")).await;
-    let own = own.map_err(|error| failed(&error))?;
-    let keys = own.info_with_subjects(bus.names().bucket_key("OWN", "n.*")).await;
-    let keys = keys.map_err(|error| failed(&error))?;
-    keys.try_fold(0, async |count, _| Ok(count + 1)).await.map_err(|error| failed(&error))
+    let failed = |error: OwnError| SessionError(format!("the sessions: {error}"));
+    let own = NatsOwn::open(bus).await.map_err(failed)?;
+    let entries = own.lasts("n.*").await.map_err(failed)?;
+    Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
 }
 
 /// Why a session's key could not be written or read.
