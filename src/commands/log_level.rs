@@ -59,7 +59,7 @@ async fn ask_nodes(
 ) -> anyhow::Result<(Vec<NodeAnswer>, usize)> {
     let bus = connect(plan, "question").await?;
     with_rights(&bus, async {
-        let living = session::living(&bus).await?;
+        let living = session::living_or_ended(&bus).await?;
         let expected = if question.node.is_some() { living.min(1) } else { living };
         if expected == 0 {
             bail!("no node is at work");

@@ -222,7 +222,7 @@ impl Cluster {
         endpoint: Endpoint,
         question: &impl Serialize,
     ) -> anyhow::Result<Vec<(String, Answer)>> {
-        let living = session::living(&self.bus).await?;
+        let living = session::living_or_ended(&self.bus).await?;
         if living == 0 {
             return Ok(Vec::new());
         }
@@ -233,7 +233,7 @@ impl Cluster {
 
     async fn examine(&self, request: &Request) -> anyhow::Result<Vec<Evidence>> {
         let Request::Doctor { window_s } = request else { return Ok(Vec::new()) };
-        let living = session::living(&self.bus).await?;
+        let living = session::living_or_ended(&self.bus).await?;
         let question = DoctorQuestion { window_s: Some(*window_s) };
         let answers = ask::ask_doctor(&self.bus, &question, living).await;
         let told = |answer| match answer {
@@ -256,7 +256,7 @@ impl Cluster {
         question: &StatusQuestion,
         most: usize,
     ) -> anyhow::Result<Option<Answer>> {
-        let living = match session::living(&self.bus).await {
+        let living = match session::living_or_ended(&self.bus).await {
             Ok(living) => living,
             Err(error) => {
                 // Streams that are not there are told as that.

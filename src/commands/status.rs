@@ -102,9 +102,11 @@ fn show(status: &Status) -> std::io::Result<()> {
     if let Some(eta) = status.eta.as_ref().filter(|_| status.waiting > 0) {
         print(format_args!("all of it is done {}", eta_in_words(eta, now)))?;
     }
-    if let Some(fetches) = status.without_eta.filter(|fetches| *fetches > 0) {
-        let fetches = number(fetches);
-        print(format_args!("{fetches} of them nobody can tell of: they are held without an end"))?;
+    if let Some(fetches) = status.without_eta.filter(|fetches| *fetches > 0 && status.waiting > 0) {
+        let fetches = number(fetches.min(status.waiting));
+        print(format_args!(
+            "when {fetches} of them are done is not known: held without an end, or not told"
+        ))?;
     }
     for held in &status.partitions {
         let parts: Parts = held.partitions.iter().copied().collect();

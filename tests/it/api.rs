@@ -588,7 +588,7 @@ fn one_node_answers_for_the_cluster_pauses_resumes_and_replays() {
     second.signal("CONT");
     // One that has ended is nobody any more.
     second.signal("TERM");
-    drop(second.wait());
+    second.wait().exits(0);
     assert_eq!(read(port, "/api/v1/overview").json()["silent"], 0);
     first.signal("TERM");
     first.wait().exits(0);

@@ -200,7 +200,7 @@ async fn collect(
 
 /// What all nodes together say of what waits; nothing if none answered.
 pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
-    let mut all: Option<Status> = None;
+    let (mut all, mut untold): (Option<Status>, u64) = (None, 0);
     for NodeAnswer { node, answer, .. } in answers {
         let Answer::Status(status) = answer else { continue };
         let sum = all.get_or_insert_default();
@@ -212,13 +212,17 @@ pub fn together(answers: Vec<NodeAnswer>, most: usize) -> Option<Status> {
         sum.postponed = sum.postponed.max(status.postponed);
         sum.partitions.extend(status.partitions);
         sum.configs.extend(status.configs);
+        let tells_eta = status.eta.is_some();
         sum.eta = later(sum.eta.take(), status.eta);
-        if let Some(without_eta) = status.without_eta {
-            *sum.without_eta.get_or_insert_default() += without_eta;
+        match status.without_eta {
+            Some(without_eta) => *sum.without_eta.get_or_insert_default() += without_eta,
+            // A node of an earlier version, or asked of some accounts only: then nobody tells it.
+            None => untold += if tells_eta { 0 } else { status.waiting },
         }
         sum.accounts.extend(status.accounts);
     }
     if let Some(sum) = &mut all {
+        sum.without_eta = sum.without_eta.map(|told| told + untold);
         sum.accounts.sort_by_key(|look| std::cmp::Reverse(look.waiting));
         sum.accounts.truncate(most);
     }

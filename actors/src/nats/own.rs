@@ -121,14 +121,19 @@ impl NatsOwn {
         Ok(Self { bus: bus.clone(), stream: Arc::new(stream.map_err(failed)?) })
     }
 
-    /// The last entries of all keys that match, as the leader has them.
-    pub(crate) async fn lasts(&self, keys: &str) -> Result<Vec<Entry>, OwnError> {
+    /// All keys that match, marks among them.
+    pub(crate) async fn keys(&self, matching: &str) -> Result<Vec<String>, OwnError> {
         let names = self.bus.names();
-        let (subjects, start) = (names.bucket_key("OWN", keys), names.bucket_key("OWN", ""));
+        let (subjects, start) = (names.bucket_key("OWN", matching), names.bucket_key("OWN", ""));
         let found = self.stream.info_with_subjects(subjects).await.map_err(failed)?;
         let key = |(subject, _): (String, usize)| subject.strip_prefix(&start).map(str::to_owned);
         let keys: Vec<Option<String>> = found.map_ok(key).map_err(failed).try_collect().await?;
-        let reads = stream::iter(keys.into_iter().flatten()).map(|key| self.last(key));
+        Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// The last entry of each of them, as the leader has it.
+    pub(crate) async fn lasts(&self, matching: &str) -> Result<Vec<Entry>, OwnError> {
+        let reads = stream::iter(self.keys(matching).await?).map(|key| self.last(key));
         let entries: Vec<_> = reads.buffer_unordered(READS).try_collect().await?;
         Ok(entries.into_iter().flatten().collect())
     }

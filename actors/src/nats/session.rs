@@ -211,7 +211,7 @@ struct Inner {
     seen: Mutex<HashMap<SessionId, (Instant, bool)>>,
 }
 
-/// How many sessions show themselves. One that was killed does for some seconds more.
+/// How many sessions show themselves. One that was killed does for some seconds more. Needs the rights of a node.
 ///
 /// # Errors
 /// The server does not answer.
@@ -220,6 +220,16 @@ pub async fn living(bus: &Bus) -> Result<usize, SessionError> {
     let own = NatsOwn::open(bus).await.map_err(failed)?;
     let entries = own.lasts("n.*").await.map_err(failed)?;
     Ok(entries.iter().filter(|entry| entry.value.is_some()).count())
+}
+
+/// The same for whoever may not read their keys: those that ended within the last seconds count as well.
+///
+/// # Errors
+/// The server does not answer.
+pub async fn living_or_ended(bus: &Bus) -> Result<usize, SessionError> {
+    let failed = |error: OwnError| SessionError(format!("the sessions: {error}"));
+    let own = NatsOwn::open(bus).await.map_err(failed)?;
+    Ok(own.keys("n.*").await.map_err(failed)?.len())
 }
 
 /// Why a session's key could not be written or read.

@@ -243,7 +243,7 @@ impl Lane {
             self.from_start = true;
             self.cursor = None;
         } else {
-            self.unread = Unread::default();
+            self.unread.ended();
             // Whatever is noted later may lie before the cursor again.
             self.from_start = false;
         }

@@ -68,7 +68,7 @@ fn a_held_account_makes_no_calls_until_it_is_resumed_and_others_go_on() {
     assert_eq!(look["waiting"], 8 - called, "{look}");
     let text = run(&dir, &["status"]).exits(0).out();
     assert!(text.contains("p/held@x") && text.contains("asked us to"), "{text}");
-    let untold = format!("\n{} of them nobody can tell of", 8 - called);
+    let untold = format!("\nwhen {} of them are done is not known", 8 - called);
     wait_until("what has no ETA", || {
         let text = run(&dir, &["status"]).exits(0).out();
         (text.contains(&untold) && !text.contains("is done")).then_some(())

@@ -10,7 +10,9 @@ pub(crate) struct Unread {
     /// Those of them that had been read when their coming was told. At the most of its type it is told too high again.
     told_again: u32,
     /// Fetches that were read and whose coming was not told yet.
-    early: u32,
+    early: u16,
+    /// Some of `told_again` are only what a count did not have: they may have come after it.
+    is_doubtful: bool,
 }
 
 impl Unread {
@@ -29,8 +31,9 @@ impl Unread {
         self.at_most
     }
 
-    /// How many there are as far as is known; never more than [`Self::at_most`]. Fewer than there are after a message that
-    /// told of one was lost, until the next count or the end of the lane.
+    /// How many there are as far as is known; never more than [`Self::at_most`]. Fewer than there are, until the next
+    /// count or the end of the lane, after a message that told of one was lost, or where some came while they were
+    /// counted.
     pub(crate) fn known(&self) -> u64 {
         self.at_most - u64::from(self.told_again)
     }
@@ -43,9 +46,9 @@ impl Unread {
     /// The coming of so many is told.
     pub(crate) fn came(&mut self, fetches: u64) {
         let read_before =
-            u32::try_from(fetches).map_or(self.early, |fetches| fetches.min(self.early));
+            u16::try_from(fetches).map_or(self.early, |fetches| fetches.min(self.early));
         self.early -= read_before;
-        self.told_again = self.told_again.saturating_add(read_before);
+        self.told_again = self.told_again.saturating_add(u32::from(read_before));
         self.at_most += fetches;
     }
 
@@ -53,16 +56,26 @@ impl Unread {
     pub(crate) fn counted(&mut self, fetches: u64) {
         self.at_most = self.at_most.max(fetches);
         self.told_again = u32::try_from(self.at_most - fetches).unwrap_or(u32::MAX);
+        self.is_doubtful = true;
         self.early = 0;
     }
 
     /// One has been read.
     pub(crate) fn read(&mut self) {
         if self.known() == 0 {
-            self.early = self.early.saturating_add(1);
+            // It came after a count, or has not been told of.
+            if !self.is_doubtful || self.told_again == 0 {
+                self.early = self.early.saturating_add(1);
+            }
             self.told_again = self.told_again.saturating_sub(1);
         }
+        self.is_doubtful &= self.told_again > 0;
         self.at_most = self.at_most.saturating_sub(1);
+    }
+
+    /// The lane was read to its end.
+    pub(crate) fn ended(&mut self) {
+        *self = Self { early: self.early, ..Self::default() };
     }
 }
 
@@ -79,8 +92,10 @@ mod tests {
         Read(u64),
         /// So many are given back, as when another node has worked here.
         Again(u64),
-        /// Once all was told, the queue is counted.
+        /// The queue is counted, once all was told.
         Count,
+        /// It is counted, and that comes to be known after this many steps.
+        CountLate(usize),
     }
 
     fn any_step() -> impl Strategy<Value = Step> {
@@ -90,6 +105,7 @@ mod tests {
             (1..9u64).prop_map(Step::Read),
             (1..4u64).prop_map(Step::Again),
             Just(Step::Count),
+            (0..5usize).prop_map(Step::CountLate),
         ]
     }
 
@@ -99,7 +115,8 @@ mod tests {
             let mut unread = Unread::default();
             // Of the fetches that were published, in their order: so many were told of, so many were read.
             let (mut published, mut told, mut read) = (0_u64, 0, 0);
-            for step in steps {
+            let (mut counts, mut is_exact) = (Vec::new(), true);
+            for (at, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Publish(more) => published += more,
                     Step::Tell(more) => {
@@ -113,22 +130,46 @@ mod tests {
                             unread.read();
                         }
                     }
-                    Step::Again(more) => {
-                        // They were told of when they were read.
-                        let more = more.min(read.min(told));
-                        if read <= told {
-                            read -= more;
-                            unread.again(more);
-                        }
+                    // They were told of when they were read.
+                    Step::Again(more) if read <= told => {
+                        let more = more.min(read);
+                        read -= more;
+                        unread.again(more);
                     }
-                    Step::Count if told == published => unread.counted(published - read),
+                    Step::Again(_) => {}
+                    Step::Count if told == published => {
+                        unread.counted(published - read);
+                        is_exact = true;
+                    }
                     Step::Count => {}
+                    Step::CountLate(steps) => counts.push((at + steps, published)),
                 }
-                prop_assert_eq!(unread.known(), told.saturating_sub(read), "{:?}", unread);
-                prop_assert!(unread.at_most() >= unread.known());
-                prop_assert!(unread.is_none() || unread.at_most() > 0);
+                for (_, counted) in counts.extract_if(.., |(known_at, _)| *known_at <= at) {
+                    // Beside those in hand by then, as the actor does it.
+                    unread.counted(counted.saturating_sub(read));
+                    is_exact = false;
+                }
+                let wanted = told.saturating_sub(read);
+                prop_assert!(unread.at_most() >= wanted, "one would not be read: {:?}", unread);
+                prop_assert!(!is_exact || unread.known() == wanted, "{wanted} {unread:?}");
+                prop_assert_eq!(unread.is_none(), unread.at_most() == 0);
             }
+            // Whatever came between: a count of all that was told of is right again.
+            unread.came(published - told);
+            unread.counted(published - read);
+            prop_assert_eq!(unread.known(), published - read);
         }
+    }
+
+    #[test]
+    fn what_came_while_it_was_counted_is_not_taken_for_what_was_read_early() {
+        let mut unread = Unread::of(4);
+        unread.came(100);
+        unread.counted(4);
+        assert_eq!((unread.known(), unread.at_most()), (4, 104));
+        (0..104).for_each(|_| unread.read());
+        unread.came(7);
+        assert_eq!((unread.known(), unread.at_most()), (7, 7));
     }
 
     #[test]
