@@ -7,12 +7,13 @@
 pub(crate) struct Unread {
     /// No more fetches than these.
     at_most: u64,
-    /// Those of them that had been read when their coming was told. At the most of its type it is told too high again.
+    /// Those of them that had been read when their coming was told. At the most of this type, or of one below, it is told
+    /// too high again.
     told_again: u32,
     /// Fetches that were read and whose coming was not told yet.
     early: u16,
-    /// Some of `told_again` are only what a count did not have: they may have come after it.
-    is_doubtful: bool,
+    /// More of `at_most` that a count did not have: they are not there, or came after it.
+    uncounted: u16,
 }
 
 impl Unread {
@@ -35,7 +36,7 @@ impl Unread {
     /// count or the end of the lane, after a message that told of one was lost, or where some came while they were
     /// counted.
     pub(crate) fn known(&self) -> u64 {
-        self.at_most - u64::from(self.told_again)
+        self.at_most - u64::from(self.told_again) - u64::from(self.uncounted)
     }
 
     /// So many have to be read again.
@@ -55,21 +56,24 @@ impl Unread {
     /// They were counted in the queue a while ago: there were so many; since then some more may have come.
     pub(crate) fn counted(&mut self, fetches: u64) {
         self.at_most = self.at_most.max(fetches);
-        self.told_again = u32::try_from(self.at_most - fetches).unwrap_or(u32::MAX);
-        self.is_doubtful = true;
+        let more = self.at_most - fetches;
+        self.told_again = self.told_again.min(u32::try_from(more).unwrap_or(u32::MAX));
+        let uncounted = more - u64::from(self.told_again);
+        self.uncounted = u16::try_from(uncounted).unwrap_or(u16::MAX);
         self.early = 0;
     }
 
     /// One has been read.
     pub(crate) fn read(&mut self) {
         if self.known() == 0 {
-            // It came after a count, or has not been told of.
-            if !self.is_doubtful || self.told_again == 0 {
+            if self.uncounted > 0 {
+                // It came after the count.
+                self.uncounted -= 1;
+            } else {
                 self.early = self.early.saturating_add(1);
+                self.told_again = self.told_again.saturating_sub(1);
             }
-            self.told_again = self.told_again.saturating_sub(1);
         }
-        self.is_doubtful &= self.told_again > 0;
         self.at_most = self.at_most.saturating_sub(1);
     }
 
@@ -139,7 +143,7 @@ mod tests {
                     Step::Again(_) => {}
                     Step::Count if told == published => {
                         unread.counted(published - read);
-                        is_exact = true;
+                        is_exact = unread.uncounted == 0;
                     }
                     Step::Count => {}
                     Step::CountLate(steps) => counts.push((at + steps, published)),
