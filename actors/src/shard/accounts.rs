@@ -89,29 +89,20 @@ impl Rest {
     /// for which it waits already, apart from fetches between two tries.
     pub(crate) fn note(&mut self, api: u16, priority: Priority, count: u64, all: bool) -> bool {
         let same = |lane: &&mut RestLane| lane.api == api && lane.priority == priority;
-        match self.lanes.iter_mut().find(same) {
-            Some(lane) => {
-                let before = lane.unread.at_most();
-                if all {
-                    lane.unread.counted(count);
-                } else {
-                    lane.unread.came(count);
-                }
-                lane.unread.at_most() > before && !std::mem::replace(&mut lane.stands, true)
+        if let Some(lane) = self.lanes.iter_mut().find(same) {
+            let before = lane.unread.at_most();
+            if all {
+                lane.unread.counted(count);
+            } else {
+                lane.unread.came(count);
             }
-            None => {
-                let mut lanes = std::mem::take(&mut self.lanes).into_vec();
-                lanes.push(RestLane {
-                    api,
-                    priority,
-                    unread: Unread::of(count),
-                    stands: true,
-                    is_late: false,
-                });
-                self.lanes = lanes.into();
-                true
-            }
+            return lane.unread.at_most() > before && !std::mem::replace(&mut lane.stands, true);
         }
+        let mut lanes = std::mem::take(&mut self.lanes).into_vec();
+        let unread = Unread::of(count);
+        lanes.push(RestLane { api, priority, unread, stands: true, is_late: false });
+        self.lanes = lanes.into();
+        true
     }
 
     fn waiting(&self) -> u64 {

@@ -362,7 +362,7 @@ impl Throttle {
         };
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle, _| {
-            throttle.lanes[place].left_behind(1)
+            throttle.lanes[place].left_behind(1);
         });
     }
 }

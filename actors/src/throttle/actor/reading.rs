@@ -267,7 +267,7 @@ impl Throttle {
         let dead = refusal.into_dead(row.origin.0, &row.payload, Some(source), died_at);
         let how = async move { Some(Ending::Dead(Box::new(dead))) };
         self.end(item, how, Totals::dead, ctx, move |throttle, _| {
-            throttle.lanes[place].left_behind(1)
+            throttle.lanes[place].left_behind(1);
         });
     }
 

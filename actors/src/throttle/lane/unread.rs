@@ -140,12 +140,11 @@ mod tests {
                         read -= more;
                         unread.again(more);
                     }
-                    Step::Again(_) => {}
                     Step::Count if told == published => {
                         unread.counted(published - read);
                         is_exact = unread.uncounted == 0;
                     }
-                    Step::Count => {}
+                    Step::Again(_) | Step::Count => {}
                     Step::CountLate(steps) => counts.push((at + steps, published)),
                 }
                 for (_, counted) in counts.extract_if(.., |(known_at, _)| *known_at <= at) {
