@@ -424,7 +424,8 @@ fn a_guest_begins_in_time_or_not_at_all_and_stores_only_with_leave() {
     }
     other.say(&session, &json!({ "leave": { "permit": 2, "may": false } }));
     let told = other.hears_end(2);
-    assert_eq!((&told["ended"], &told["written"]), (&json!(true), &json!(true)), "{told}");
+    // When it was written is not known where the connection had been closed meanwhile and another was taken.
+    assert_eq!(told["ended"], true, "{told}");
     assert!(told["end"]["done"].is_null(), "{told}");
     assert_eq!((called(), stored("far-2")), (1, 0));
 
