@@ -3,7 +3,7 @@
 //! processes die at any await, are stopped, are cut off, lose their leases all at once. A provider that shares no code
 //! with the gate counts on arrival.
 //!
-//! One seed is one run, to the last microsecond: `TOLLGATE_SIM_SEED=7` runs one and prints its trace,
+//! One seed is to be one run, to the last microsecond (see `one_seed_is_one_run`): `TOLLGATE_SIM_SEED=7` runs one and prints its trace,
 //! `TOLLGATE_SIM_SEEDS=5000` runs so many, `TOLLGATE_SIM_FROM=40` begins with another than 0. What keeps it exact stands
 //! in docs/simulation.md.
 
@@ -202,7 +202,7 @@ fn many_seeds_and_nothing_is_lost_and_no_limit_is_exceeded() {
     println!("{seeds} seeds, {calls} calls, {lasted:?} of simulated time");
 }
 
-/// Right in every run, but on some machines two of one seed differ, in up to every other: what differs is not found yet.
+/// Two runs of one seed differ on some machines, in up to every other try: what differs is not found yet.
 #[test]
 #[ignore = "differs on some machines; by hand, until what differs is found"]
 fn one_seed_is_one_run() {
