@@ -285,10 +285,9 @@ impl Accounts {
         }
     }
 
-    /// Gives an account its actor.
-    pub(crate) fn live(&mut self, ix: Ix, addr: Addr<Throttle>, incarnation: u64) {
+    /// Gives an account its actor; `glance` is what it looks like until that tells.
+    pub(crate) fn live(&mut self, ix: Ix, addr: Addr<Throttle>, incarnation: u64, glance: Glance) {
         let Some(entry) = self.entries.get_mut(ix as usize) else { return };
-        let glance = entry.glance();
         self.at_work.leave(entry);
         entry.state = State::Live { addr, incarnation, sent: 0, glance };
         self.at_work.0[part_of(&entry.key) as usize] += 1;

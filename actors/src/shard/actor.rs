@@ -8,7 +8,7 @@ use actix::prelude::*;
 use tokio::time::Instant;
 use tollgate_gate::At;
 
-use super::accounts::{Ix, State};
+use super::accounts::{Glance, Ix, State};
 use super::context::{Context as Ctx, Shared};
 use super::parts::CUT_LOOK;
 use super::{
@@ -88,9 +88,10 @@ impl Shard {
 
     /// Starts the actor of a resting account.
     fn wake(&mut self, ix: Ix) {
-        let start = {
+        let (start, glance) = {
             let mut accounts = self.ctx.accounts.borrow_mut();
             let Some(entry) = accounts.get_mut(ix) else { return };
+            let glance = entry.glance();
             let State::Resting(rest) = &mut entry.state else { return };
             if rest.lanes.is_empty() {
                 // Nothing waits and nothing is remembered any longer.
@@ -112,12 +113,13 @@ impl Shard {
                     usage: None,
                 },
             );
-            Start::Rested(Box::new(rest))
+            (Start::Rested(Box::new(rest)), glance)
         };
-        self.start_throttle(ix, start);
+        self.start_throttle(ix, start, glance);
     }
 
-    pub(super) fn start_throttle(&mut self, ix: Ix, start: Start) {
+    /// `glance`: what the account looks like until its actor tells.
+    pub(super) fn start_throttle(&mut self, ix: Ix, start: Start, glance: Glance) {
         let incarnation = self.ctx.incarnation();
         let mut accounts = self.ctx.accounts.borrow_mut();
         let Some(entry) = accounts.get_mut(ix) else { return };
@@ -130,7 +132,7 @@ impl Shard {
         let platform = platform.of(&key.account);
         let throttle = Throttle::new(Rc::clone(&self.ctx), ix, incarnation, key, platform, start);
         let addr = throttle.start();
-        accounts.live(ix, addr, incarnation);
+        accounts.live(ix, addr, incarnation, glance);
     }
 
     /// Starts accounts that wait for their turn, as far as there is room.
@@ -139,17 +141,18 @@ impl Shard {
             return;
         }
         loop {
-            let (ix, found) = {
+            let (ix, found, glance) = {
                 let mut accounts = self.ctx.accounts.borrow_mut();
                 if accounts.live >= LIVE_MAX {
                     return;
                 }
                 let Some(ix) = accounts.ready.pop_front() else { return };
                 let Some(entry) = accounts.get_mut(ix) else { continue };
+                let glance = entry.glance();
                 let State::Ready(found) = &mut entry.state else { continue };
-                (ix, std::mem::take(found))
+                (ix, std::mem::take(found), glance)
             };
-            self.start_throttle(ix, Start::Fresh);
+            self.start_throttle(ix, Start::Fresh, glance);
             for found in found {
                 // Its api may be gone since.
                 if self.serves(&found.lane) {

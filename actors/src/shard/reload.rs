@@ -123,11 +123,12 @@ impl Shard {
     /// Starts the actor of an account again, unless its platform is gone. Then what its attempts tell is heard by
     /// nobody, and its place is kept until they are over: another account there would take them for its own.
     pub(super) fn restart(&mut self, ix: Ix, ctx: &mut Context<Self>) {
-        let key = self.ctx.accounts.borrow().get(ix).map(|entry| entry.key.clone());
-        let Some(key) = key else { return };
+        let known =
+            self.ctx.accounts.borrow().get(ix).map(|entry| (entry.key.clone(), entry.glance()));
+        let Some((key, glance)) = known else { return };
         let ours = !self.ctx.owned.is_leaving(part_of(&key));
         if ours && self.ctx.platform(&key.platform).is_some() {
-            self.start_throttle(ix, Start::Restarted);
+            self.start_throttle(ix, Start::Restarted, glance);
             return;
         }
         let shard = Rc::clone(&self.ctx);

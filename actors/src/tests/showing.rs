@@ -70,6 +70,29 @@ fn a_view_says_who_holds_an_account_and_when_it_goes_on() {
 }
 
 #[test]
+fn what_waits_is_told_while_the_record_of_its_account_is_read() {
+    paused(|| async {
+        let rig = Rig::start(limits(r#"day = { per = ["account"], every = "24h" }"#), |_| {
+            Reply::ok("{}")
+        });
+        rig.ledger.inner.fail_loads(3);
+        rig.put_many("x", "a", 2).await;
+        let told = async |ms: u64| {
+            rig.at(ms).await;
+            let looks = rig.look().await;
+            let because = looks.accounts.first().and_then(|look| look.because.clone());
+            (looks.waiting, rig.overview().await.waiting, because.unwrap_or_default())
+        };
+        assert_eq!(told(100).await, (2, 2, "its record, which is read".to_owned()));
+        rig.put("x", "a", "more").await;
+        assert_eq!(told(200).await, (3, 3, "its record, which is read".to_owned()));
+        let (waiting, of_all, because) = told(10_000).await;
+        assert_eq!((waiting, of_all), (2, 2));
+        assert!(because.contains("day"), "{because}");
+    });
+}
+
+#[test]
 fn a_call_in_flight_is_reserved_and_not_charged() {
     paused(|| async {
         let setup = limits(r#"day = { per = ["account"], max = 9, in = "24h", guard = "never" }"#);

@@ -54,6 +54,7 @@ impl Throttle {
         let shard = Rc::clone(&self.shard);
         let _turn = shard.pulse.on(Doing::Deciding, Some(self.ix));
         if !self.open {
+            self.show_unopened();
             self.leave_unopened(ctx);
             return;
         }

@@ -182,6 +182,18 @@ impl Throttle {
         }
     }
 
+    /// Tells the shard what has come while this account's record is read: beside what it looked like before.
+    pub(super) fn show_unopened(&self) {
+        let waiting = self.lanes.iter().map(Lane::waiting).sum();
+        let mut accounts = self.shard.accounts.borrow_mut();
+        if let Some(entry) = accounts.get_mut(self.ix)
+            && let State::Live { glance, .. } = &mut entry.state
+        {
+            glance.waiting = glance.waiting.max(waiting);
+            glance.because = Some("its record, which is read".into());
+        }
+    }
+
     /// Tells the shard what this account looks like.
     pub(super) fn show(&mut self) {
         if self.because != self.told {
