@@ -489,11 +489,13 @@ impl Store {
         if let Some(folds) = self.inner.folds_case.get() {
             return *folds;
         }
-        let inner = Arc::clone(&self.inner);
-        let folds = spawn_blocking(move || {
-            inner.files.as_ref().is_some_and(|files| folds_case(&files.root))
-        });
-        let folds = folds.await.unwrap_or(false);
+        let folds = match &self.inner.files {
+            Some(files) => {
+                let root = files.root.clone();
+                spawn_blocking(move || folds_case(&root)).await.unwrap_or(false)
+            }
+            None => false,
+        };
         *self.inner.folds_case.get_or_init(|| folds)
     }
 
