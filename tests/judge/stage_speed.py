@@ -151,23 +151,28 @@ def make_offers(folder, files):
     return files * 350, total
 
 
-def make_lines(folder, size):
-    """Lines of a report, a block of them over and over with other ids."""
-    folder.mkdir(parents=True)
-    draw = random.Random(1)
-    block = [
+def line_of(draw):
+    """All of a line but its beginning, the id."""
+    return (
         f'"ts":"2026-11-{draw.randrange(1, 31):02d}T{draw.randrange(24):02d}:{draw.randrange(60):02d}:00Z",'
         f'"campaign":"campaign-{draw.randrange(10_000)}","clicks":{draw.randrange(5_000)},'
         f'"cost":"{draw.randrange(10_000_000) / 10_000:.4f}","ctr":{draw.random():.9f},'
         f'"device":"{draw.choice(["pc", "mobile", "tablet"])}","active":{draw.choice(["true", "false"])},'
-        f'"note":"{"x" * draw.randrange(60)}"}}\n' for _ in range(50_000)
-    ]
+        f'"note":"{"x" * draw.randrange(60)}"}}\n'
+    )
+
+
+def make_lines(folder, size, drawn=False):
+    """Lines of a report: each drawn for itself, or a block of them over and over with other ids."""
+    folder.mkdir(parents=True)
+    draw = random.Random(1)
+    block = [] if drawn else [line_of(draw) for _ in range(50_000)]
     rows = total = 0
     with open(folder / "lines.ndjson", "w") as out:
         while total < size:
-            text = "".join(f'{{"id":{rows + at},{line}' for at, line in enumerate(block))
-            total += out.write(text)
-            rows += len(block)
+            lines = block or (line_of(draw) for _ in range(50_000))
+            total += out.write("".join(f'{{"id":{rows + at},{line}' for at, line in enumerate(lines)))
+            rows += 50_000
     return rows, total
 
 
@@ -193,20 +198,21 @@ def sums(to, names):
 
 def compare(name, folder, rows, size, who, place, names, times):
     took = {one: [] for one in who}
-    checks = {}
+    checks, files = {}, {}
     for _ in range(times):
         for one, command in who.items():
             to = place / "out" / one
             told = [] if one == "stage" else [str(folder), str(to)]
             took[one].append(measured([*command, *told], to))
             checks[one] = sums(to, names)
+            files[one] = sum(path.stat().st_size for path in to.rglob("*.parquet"))
             shutil.rmtree(to)
     assert len(set(checks.values())) == 1, checks
     print(f"{name}: {rows:,} rows, {size / 1e6:.0f} MB; equal rows of all; load {os.getloadavg()}")
     for one, all_took in took.items():
         seconds, cpu, rss = (statistics.median(values) for values in zip(*all_took))
         print(f"  {one:8} {rows / seconds:12,.0f} rows/s {size / 1e6 / seconds:7.0f} MB/s  {seconds:6.2f} s "
-              f"{cpu:6.2f} s CPU  {rss:6.0f} MB", flush=True)
+              f"{cpu:6.2f} s CPU  {rss:6.0f} MB  files {files[one] / 1e6:4.0f} MB", flush=True)
 
 
 def main():
@@ -215,6 +221,8 @@ def main():
     parser.add_argument("--place", type=pathlib.Path, required=True)
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--lines-gb", type=float, default=2)
+    parser.add_argument("--drawn", action="store_true", help="each line for itself, else a block of 50,000 again and again")
+    parser.add_argument("--only", choices=["offers", "lines"], help="one kind of files")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--without", default="", help="such as pandas")
     args = parser.parse_args()
@@ -229,10 +237,12 @@ def main():
         kinds = [("offers", FLAT, PANDAS_OFFERS, DUCK_OFFERS, POLARS_OFFERS),
                  ("lines", LINES, PANDAS_LINES, DUCK_LINES, POLARS_LINES)]
         for kind, names, pandas, duck, polars in kinds:
+            if args.only not in (None, kind):
+                continue
             folder = args.place / kind
             shutil.rmtree(folder, ignore_errors=True)
             made = (make_offers(folder, args.files) if kind == "offers"
-                    else make_lines(folder, args.lines_gb * 1e9))
+                    else make_lines(folder, args.lines_gb * 1e9, args.drawn))
             who = {"stage": [args.tollgate, "--config", str(config), "stage", kind], "polars": python(polars, names), "duckdb": python(duck, names),
                    "pandas": python(pandas, names)}
             who = {one: command for one, command in who.items() if one not in args.without.split(",")}
