@@ -1,5 +1,5 @@
 """Measures `tollgate stage` beside pandas, DuckDB and Polars on the same files in one run: each in a process of its own,
-in turns, three times; the rows of all are compared. Not part of bin/test.
+in turns, three times; the rows of all are compared. Medians, but for the size of the files, which is that of the last. Not part of bin/test.
 
     pip install duckdb pyarrow pandas polars
     cargo build --release --features stage

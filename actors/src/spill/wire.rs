@@ -196,7 +196,8 @@ pub(crate) fn order_bytes(item: &Item) -> usize {
 /// All that has become of an attempt so far.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Told {
-    /// Its request was written, and is not written again. Not told where the answer came before that was looked at.
+    /// Its request was written, and is not written again. Not told where the answer came before
+    /// that was looked at, or where another connection was taken.
     #[serde(default)]
     pub(crate) written: bool,
     /// Its answer began: so long after the writing, as far as that is known.

@@ -71,6 +71,7 @@ fn a_view_says_who_holds_an_account_and_when_it_goes_on() {
 
 #[test]
 fn what_waits_is_told_while_the_record_of_its_account_is_read() {
+    const READ: &str = "its record, which is read";
     paused(|| async {
         let rig = Rig::start(limits(r#"day = { per = ["account"], every = "24h" }"#), |_| {
             Reply::ok("{}")
@@ -80,14 +81,16 @@ fn what_waits_is_told_while_the_record_of_its_account_is_read() {
         let told = async |ms: u64| {
             rig.at(ms).await;
             let looks = rig.look().await;
-            let because = looks.accounts.first().and_then(|look| look.because.clone());
-            (looks.waiting, rig.overview().await.waiting, because.unwrap_or_default())
+            let look = looks.accounts.first().cloned().unwrap_or_default();
+            let because = look.because.unwrap_or_default();
+            (looks.waiting, rig.overview().await.waiting, look.cause, because)
         };
-        assert_eq!(told(100).await, (2, 2, "its record, which is read".to_owned()));
+        assert_eq!(told(100).await, (2, 2, Some(Waits::Ledger), READ.to_owned()));
+        assert_eq!(rig.view("x").await.waiting, 2);
         rig.put("x", "a", "more").await;
-        assert_eq!(told(200).await, (3, 3, "its record, which is read".to_owned()));
-        let (waiting, of_all, because) = told(10_000).await;
-        assert_eq!((waiting, of_all), (2, 2));
+        assert_eq!(told(200).await, (3, 3, Some(Waits::Ledger), READ.to_owned()));
+        let (waiting, of_all, cause, because) = told(10_000).await;
+        assert_eq!((waiting, of_all, cause), (2, 2, Some(Waits::Limit)));
         assert!(because.contains("day"), "{because}");
     });
 }

@@ -97,6 +97,18 @@ fn a_record_and_lanes_that_cannot_be_read_at_a_restart_are_read_again() {
         rig.ledger.inner.fail_loads(2);
         rig.at(301).await;
         rig.queue.fail_next(0);
+        let mut was_told = false;
+        for at in (310..1_500).step_by(10) {
+            rig.at(at).await;
+            let looks = rig.look().await;
+            let because = looks.accounts.first().and_then(|look| look.because.as_deref());
+            if because == Some("its record, which is read") {
+                was_told = true;
+                let left = 6 - rig.wire.count() as u64;
+                assert_eq!((looks.waiting, looks.accounts[0].until), (left, None), "at {at}");
+            }
+        }
+        assert!(was_told);
         rig.all_end(secs(60)).await;
         assert_eq!(rig.wire.count(), 6);
         assert_never_too_many(&rig, "x", GAP);

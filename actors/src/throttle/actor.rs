@@ -318,7 +318,12 @@ impl Actor for Throttle {
                 self.wake_up(*rest);
                 self.step(ctx);
             }
-            Some(Start::Restarted | Start::Fresh) | None => self.read_record(ctx),
+            Some(Start::Restarted) => {
+                self.show_unopened();
+                self.read_record(ctx);
+            }
+            // What it begins with comes right behind, and is shown then.
+            Some(Start::Fresh) | None => self.read_record(ctx),
         }
     }
 }

@@ -48,6 +48,10 @@ impl Throttle {
             Err(error) => {
                 telemetry::ledger_away(&throttle.key, &error);
                 throttle.try_later(wait, ctx);
+                if !throttle.open {
+                    // One that leaves need not wait for its record.
+                    throttle.leave_unopened(ctx);
+                }
             }
         });
     }

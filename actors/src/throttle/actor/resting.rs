@@ -182,15 +182,18 @@ impl Throttle {
         }
     }
 
-    /// Tells the shard what has come while this account's record is read: beside what it looked like before.
-    pub(super) fn show_unopened(&self) {
+    /// Tells the shard what this account looks like while its record is read.
+    pub(super) fn show_unopened(&mut self) {
+        self.because = Some("its record, which is read".into());
         let waiting = self.lanes.iter().map(Lane::waiting).sum();
         let mut accounts = self.shard.accounts.borrow_mut();
         if let Some(entry) = accounts.get_mut(self.ix)
             && let State::Live { glance, .. } = &mut entry.state
         {
-            glance.waiting = glance.waiting.max(waiting);
-            glance.because = Some("its record, which is read".into());
+            // Of its lanes one that was restarted hears later.
+            glance.waiting = if self.restarted { glance.waiting.max(waiting) } else { waiting };
+            glance.because.clone_from(&self.because);
+            (glance.until, glance.spent) = (None, self.spent);
         }
     }
 
