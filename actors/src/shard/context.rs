@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
@@ -120,6 +120,7 @@ pub struct Peers {
     spill: OnceLock<Spill>,
     /// Where spans go.
     traces: OnceLock<Traces>,
+    drift: Mutex<Drift>,
 }
 
 impl Peers {
@@ -157,6 +158,11 @@ impl Peers {
     /// What speaks with other nodes of budgets, if there are such.
     pub(crate) fn exchange(&self) -> Option<&Addr<Exchange>> {
         self.exchange.get()
+    }
+
+    /// What contradicts the declared limits, of all shards together.
+    pub(crate) fn drift(&self) -> MutexGuard<'_, Drift> {
+        self.drift.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which shard a key belongs to.
@@ -247,7 +253,6 @@ pub struct Context {
     pub(crate) shuts: Shuts,
     pub(crate) auth: Keeper,
     pub(crate) owned: Owned,
-    pub(crate) drift: RefCell<Drift>,
     pub(crate) signals: Option<Signals>,
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) accounts: RefCell<Accounts>,
@@ -317,7 +322,6 @@ impl Context {
             shuts: shared.shuts,
             auth: shared.auth,
             owned: shared.owned,
-            drift: RefCell::default(),
             signals: shared.signals,
             transport,
             accounts: RefCell::default(),

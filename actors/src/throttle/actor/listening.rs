@@ -231,7 +231,7 @@ impl Throttle {
     /// The provider contradicts what was declared; told if it does so persistently.
     pub(super) fn drifted(&self, limit: Option<Place>, kind: DriftKind, now: At) {
         let platform = &self.key.platform;
-        if self.shard.drift.borrow_mut().note(platform, limit, kind, now) {
+        if self.shard.peers.drift().note(platform, limit, kind, now) {
             let named = limit.and_then(|place| {
                 let own = &self.platform;
                 let limits = match place.budget {
