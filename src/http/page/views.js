@@ -53,11 +53,23 @@ export function platforms(root) {
   return () => asking.end();
 }
 
-/** Buttons to the pages before and behind the one that is shown; `shown` says where each page so far begins. A button turns only what it stands under. */
-const turning = (shown, next, turn) => [
-  h('button', { type: 'button', 'data-focus': 'back', disabled: shown.length < 2, onclick: () => turn(shown, shown.slice(0, -1)) }, 'Back'),
-  h('button', { type: 'button', 'data-focus': 'next', disabled: !next, onclick: () => turn(shown, [...shown, next]) }, 'Next'),
-];
+/** Where each page so far begins, and buttons to those before and behind; `again` shows another. A button turns only what it stands under. */
+const pager = (again) => {
+  let pages = [undefined];
+  const button = (name, words, disabled, from, to) => h('button', { type: 'button', 'data-focus': name, disabled, onclick: () => {
+    if (pages !== from) return;
+    pages = to;
+    again();
+  } }, words);
+  return {
+    shown: () => pages,
+    first: () => { pages = [undefined]; },
+    buttons: (shown, next) => [
+      button('back', 'Back', shown.length < 2, shown, shown.slice(0, -1)),
+      button('next', 'Next', !next, shown, [...shown, next]),
+    ],
+  };
+};
 
 /** Which way a column is sorted first; the other way is `reverse`. */
 const DOWN_FIRST = { waiting: true, in_flight: true, until: false, name: false };
@@ -67,7 +79,7 @@ export function accounts(root, _, parameters) {
     search: parameters.get('search') ?? '', platform: parameters.get('platform') ?? '', sort: parameters.get('sort') ?? 'waiting',
     reverse: parameters.get('reverse') === 'true', held: parameters.get('held') === 'true', dead: parameters.get('dead') === 'true',
   };
-  let pages = [undefined];
+  const pages = pager(() => asking.now());
   const list = h('div', {}, h('p', { class: 'empty' }, 'Looking …'));
   const foot = h('div', { class: 'foot' });
   const search = h('input', { type: 'search', id: 'search', value: question.search, placeholder: 'Part of a name', 'aria-label': 'Search accounts', autocomplete: 'off', spellcheck: 'false', maxlength: 256 });
@@ -81,7 +93,7 @@ export function accounts(root, _, parameters) {
   }).catch(show);
   const again = (changed) => {
     Object.assign(question, changed);
-    pages = [undefined];
+    pages.first();
     // The address says what is shown, and going back leaves the view.
     history.replaceState(null, '', hash('/accounts', { ...question, sort: question.sort === 'waiting' ? '' : question.sort }));
     asking.now();
@@ -90,13 +102,8 @@ export function accounts(root, _, parameters) {
   search.addEventListener('input', () => { clearTimeout(typing); typing = setTimeout(() => again({ search: search.value.trim() }), 200); });
   platform.addEventListener('change', () => again({ platform: platform.value }));
   const onsort = (by) => again(by === question.sort ? { reverse: !question.reverse } : { sort: by, reverse: false });
-  const turn = (from, to) => {
-    if (pages !== from) return;
-    pages = to;
-    asking.now();
-  };
   const asking = every(3000, async (signal) => {
-    const shown = pages;
+    const shown = pages.shown();
     const query = new URLSearchParams({ sort: question.sort, most: 50 });
     for (const name of ['search', 'platform']) if (question[name]) query.set(name, question[name]);
     for (const name of ['reverse', 'held', 'dead']) if (question[name]) query.set(name, 'true');
@@ -119,7 +126,7 @@ export function accounts(root, _, parameters) {
       { name: '', label: 'What can be done', kind: 'acts', cell: act },
     ], told.accounts, { sort: { by: question.sort, down: DOWN_FIRST[question.sort] !== question.reverse }, onsort, empty: question.search ? `No account has “${question.search}” in its name.` : 'No account has work, or calls that its limits remember.' }));
     put(foot,
-      turning(shown, told.next, turn),
+      pages.buttons(shown, told.next),
       h('span', { class: 'dim push' }, `Page ${shown.length}`, missing(told) && h('span', { class: 'bad' }, `; ${missing(told)}`)));
   });
   return () => { clearTimeout(typing); asking.end(); };
@@ -141,7 +148,7 @@ function letter(told) {
 }
 
 export function dead(root) {
-  let pages = [undefined];
+  const pages = pager(() => asking.now());
   const list = h('div', {}, h('p', { class: 'empty' }, 'Looking …'));
   const foot = h('div', { class: 'foot' });
   root.append(h('div', { class: 'head' }, h('h1', {}, 'Dead letters'), h('span', { class: 'dim' }, 'fetches that were given up')), h('section', { class: 'panel' }, list, foot));
@@ -154,13 +161,8 @@ export function dead(root) {
     if (sure) await change(`letter ${row.number} is dropped`, () => ask(`dead/${row.number}`, { method: 'DELETE' }));
     asking.now();
   };
-  const turn = (from, to) => {
-    if (pages !== from) return;
-    pages = to;
-    asking.now();
-  };
   const asking = every(3000, async (signal) => {
-    const shown = pages;
+    const shown = pages.shown();
     const after = shown.at(-1);
     const told = await ask(`dead?most=50${after ? `&after=${after}` : ''}`, { signal });
     put(list, table('Dead letters', [
@@ -174,7 +176,7 @@ export function dead(root) {
         h('button', { type: 'button', class: 'danger', 'data-focus': `drop ${row.number}`, 'aria-label': `Drop letter ${row.number}`, onclick: () => drop(row) }, 'Drop')] },
     ], told.letters, { empty: shown.length > 1 ? 'No more dead letters.' : 'No dead letters: nothing was given up.' }));
     put(foot,
-      turning(shown, told.next, turn),
+      pages.buttons(shown, told.next),
       h('span', { class: 'dim push' }, `Page ${shown.length}`));
   });
   return () => asking.end();
