@@ -51,8 +51,8 @@ fn a_score_that_is_told_in_percent_is_used_and_not_exceeded() {
 #[test]
 fn a_score_declared_too_high_costs_a_block_at_a_time_and_none_is_poked() {
     let marks = ["calls during a block", "alarms"];
-    // Two, for an alarm takes three blocks, and an account may be through its calls with two.
-    passes(&["score", "--wrong", "--accounts", "2"], &marks);
+    // An alarm takes three blocks, and an account that is slow on a busy machine may be through its calls with one.
+    passes(&["score", "--wrong", "--accounts", "4"], &marks);
 }
 
 #[test]

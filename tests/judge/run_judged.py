@@ -1,11 +1,13 @@
 """Runs the real binary against one of the judges and prints what the judge counted, as one JSON object.
 
-All fetches are due at once. Exit 0 only if nothing was refused, every fetch ended well, and every stored object
+All fetches are due at once: as they are read, or with --due-in at one moment later, for which all of them must have been
+read by then. Exit 0 only if nothing was refused, every fetch ended well, and every stored object
 has the bytes that the judge answered.
 
     run_judged.py --accounts 1000 --calls 10 --limit "1 per 1 s"
     run_judged.py --accounts 200 --calls 30 --limit "2 per 1 s" --limit "10 per 10 s" --latency 0.3
     run_judged.py --accounts 1000 --calls 10 --limit "1 per 1 s" --judge nginx
+    run_judged.py --accounts 1000 --calls 60 --due-in 5
     run_judged.py --accounts 100 --calls 1600 --limit "1 per 1 s" --delay 0.05
 """
 
@@ -95,6 +97,7 @@ def run(args, folder: pathlib.Path) -> dict:
     fetches, settings, calls = folder / "fetches.jsonl", folder / "tollgate.toml", folder / "calls.jsonl"
     with fetches.open("w") as file:
         command = ["fetches.py", "--accounts", args.accounts, "--fetches", args.calls]
+        command += ["--due-in", args.due_in]
         subprocess.run([sys.executable, *map(str, command)], cwd=HERE, stdout=file, check=True)
     port = free_port()
     started = time.monotonic()
@@ -148,6 +151,7 @@ def main():
     )
     parser.add_argument("--accounts", type=int, default=200)
     parser.add_argument("--calls", type=int, default=5, help="per account")
+    parser.add_argument("--due-in", type=float, default=0, help="seconds from the writing of the fetches until all are due, at one moment")
     parser.add_argument("--limit", type=Limit, action="append", help='"1 per 1 s", the default; several with `limits`')
     parser.add_argument("--judge", choices=["limits", "nginx"], default="limits")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before an answer's head")

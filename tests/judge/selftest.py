@@ -5,6 +5,7 @@ the first claim that does not hold.
 """
 
 import argparse
+import datetime
 import hashlib
 import http.client
 import json
@@ -123,6 +124,15 @@ def nginx_refuses_what_breaks_it(path):
     score = judge.score
     claim("nginx: the log agrees", (score["calls"], score["refused"], score["others"]) == (4, 1, 0))
     claim("nginx: two calls need half a second", score["needed"] == 0.5 and score["share"] <= 1.0)
+
+
+def fetches_are_due_at_one_moment():
+    command = ["fetches.py", "--accounts", "2", "--fetches", "3", "--due-in", "60"]
+    lines = subprocess.check_output([sys.executable, *command], cwd=HERE, text=True).splitlines()
+    moments = {json.loads(line)["not_before"] for line in lines}
+    due_at = datetime.datetime.fromisoformat(min(moments))
+    seconds = (due_at - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+    claim("all fetches are due at one moment", len(lines) == 6 and len(moments) == 1 and 0 < seconds <= 60)
 
 
 def verify_finds_every_mistake(folder):
@@ -276,6 +286,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
+        fetches_are_due_at_one_moment()
         verify_finds_every_mistake(folder)
         outcome_finds_every_mistake(folder)
         late_takeovers_are_mistakes(folder)

@@ -79,7 +79,7 @@ def main():
     limit = Limit("1 per 1 s")
     args = argparse.Namespace(
         accounts=own.accounts, calls=own.calls, limit=[limit], judge="limits", latency=0.0, delay=0.0, seed=1,
-        body_bytes=None, guard=None, tollgate=tollgate,
+        body_bytes=None, guard=None, due_in=0.0, tollgate=tollgate,
     )
     p99 = {"alone": [], "staging": []}
     refused = staged = 0

@@ -110,8 +110,8 @@ pub struct Shared {
     pub signals: Option<Signals>,
 }
 
-/// The shards of a node, as each of them knows them once all have started. The default knows none: then a
-/// shard is alone.
+/// The shards of a node, as each of them knows them once all have started, and what they share. The default knows none:
+/// then a shard is alone.
 #[derive(Debug, Default)]
 pub struct Peers {
     shards: OnceLock<Arc<[Mailbox<Shard>]>>,
@@ -120,6 +120,7 @@ pub struct Peers {
     spill: OnceLock<Spill>,
     /// Where spans go.
     traces: OnceLock<Traces>,
+    /// What contradicts the declared limits.
     drift: Mutex<Drift>,
 }
 
@@ -160,7 +161,7 @@ impl Peers {
         self.exchange.get()
     }
 
-    /// What contradicts the declared limits, of all shards together.
+    /// What contradicts the declared limits, counted over all shards: a limit is told of once, whosoever's it is.
     pub(crate) fn drift(&self) -> MutexGuard<'_, Drift> {
         self.drift.lock().unwrap_or_else(PoisonError::into_inner)
     }

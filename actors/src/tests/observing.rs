@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::observe::DriftKind;
 use crate::telemetry::METRICS;
 
 /// A platform that says this, with these limits.
@@ -363,6 +364,23 @@ fn what_contradicts_the_declared_limits_again_and_again_is_told() {
     assert!((count("narrower") - 1.0).abs() < 0.1, "once an hour");
     assert!((count("faster") - 1.0).abs() < 0.1, "{}", handle.render());
     assert!(count("slower") < 0.5 && count("wider") < 0.5);
+}
+
+#[test]
+fn what_contradicts_the_declared_limits_is_counted_over_all_shards() {
+    paused(|| async {
+        let rig = Rig::start(limits(HOURLY), |seen| match seen.number {
+            0..2 => Reply::status(429).header("retry-after", "1"),
+            _ => Reply::ok("{}"),
+        });
+        rig.put("x", "a", "one").await;
+        rig.all_end(secs(100)).await;
+        // As another shard would note the third.
+        let now = rig.shared.clock.now();
+        let p = Slug::new("p").unwrap();
+        let third = rig.shared.peers.drift().note(&p, None, DriftKind::Refused, now);
+        assert!(third, "the shard's own two count");
+    });
 }
 
 #[test]

@@ -14,8 +14,9 @@ use crate::ids::{LaneKey, Seq};
 use crate::queue::Appended;
 use crate::state::{Failure, Tables, Turn, clock};
 
-/// Most fetches that come back into their lanes in one turn; the others wait for the next.
-const BACK_MAX: usize = 1024;
+/// Most fetches that come back into their lanes in one turn; the others wait for the next. Few, for what throttle actors
+/// write down before a call waits for the turn, too.
+const BACK_MAX: usize = 128;
 /// Longest sleep while fetches are aside: the wall clock may be set meanwhile.
 const CLOCK_CHECK: Duration = Duration::from_secs(1);
 /// Sleep while wakes wait for room.
@@ -27,8 +28,8 @@ pub(crate) struct Index {
     pub(super) lanes: Lanes,
     /// How many fetches are aside.
     pub(super) aside: u64,
-    /// None of them comes back before this moment (ms since 1970).
-    next_due_ms: u64,
+    /// None of them comes back before this moment (ms since 1970), nor one with a smaller number at it.
+    next_due: (u64, u64),
     /// Not looked for before this moment, because they could not be read.
     retry_ms: u64,
     wakes: Wakes,
@@ -57,17 +58,16 @@ impl Index {
             aside += 1;
         }
         let (lanes, wakes) = (Lanes::from_sorted(lanes), Wakes::new(wakes));
-        Ok(Self { lanes, aside, next_due_ms: 0, retry_ms: 0, wakes })
+        Ok(Self { lanes, aside, next_due: (0, 0), retry_ms: 0, wakes })
     }
 
     /// How long the thread may sleep when nobody asks for anything. None: for ever.
     pub(crate) fn wait(&self, now_ms: u64) -> Option<Duration> {
-        if self.wakes.is_behind() {
-            return Some(WAKE_RETRY);
-        }
-        let due_ms = self.next_due_ms.max(self.retry_ms);
+        let retry = self.wakes.is_behind().then_some(WAKE_RETRY);
+        let due_ms = self.next_due.0.max(self.retry_ms);
         let until_due = Duration::from_millis(due_ms.saturating_sub(now_ms));
-        (self.aside > 0).then(|| until_due.min(CLOCK_CHECK))
+        let due = (self.aside > 0).then(|| until_due.min(CLOCK_CHECK));
+        retry.into_iter().chain(due).min()
     }
 
     /// Sends the wakes of what was committed.
@@ -123,7 +123,7 @@ fn put_aside(turn: &mut Turn<'_>, seq: u64, aside: &Aside<'_>) {
     let tables = turn.tables;
     turn.put(&tables.aside, seq.to_be_bytes(), aside.to_bytes());
     turn.put(&tables.due, rows::due_key(aside.until_ms, seq), []);
-    turn.index.next_due_ms = turn.index.next_due_ms.min(aside.until_ms);
+    turn.index.next_due = turn.index.next_due.min((aside.until_ms, seq));
     turn.index.aside += 1;
 }
 
@@ -293,7 +293,7 @@ pub(super) fn postpone(
 /// Puts what is due back into its lanes.
 pub(crate) fn bring_back(turn: &mut Turn<'_>) {
     let index = &turn.index;
-    if index.aside == 0 || index.next_due_ms.max(index.retry_ms) > turn.now_ms {
+    if index.aside == 0 || index.next_due.0.max(index.retry_ms) > turn.now_ms {
         return;
     }
     if let Err(failure) = try_bring_back(turn) {
@@ -305,15 +305,16 @@ pub(crate) fn bring_back(turn: &mut Turn<'_>) {
 
 fn try_bring_back(turn: &mut Turn<'_>) -> Result<(), Failure> {
     let tables = turn.tables;
-    // Everything due before the last look was removed: its marks need not be walked over again.
-    let from = rows::due_key(turn.index.next_due_ms, 0);
+    // What came back is removed, but a walk over it costs as if it were there; and very many may be due at one moment.
+    let (from_ms, from_seq) = turn.index.next_due;
+    let from = rows::due_key(from_ms, from_seq);
     let mut due = Vec::new();
-    let mut next_due_ms = u64::MAX;
+    let mut next_due = (u64::MAX, u64::MAX);
     for row in turn.range(&tables.due, &from, &rows::due_key(u64::MAX, u64::MAX)) {
         let key = row.key()?;
         let (until_ms, seq) = rows::read_due_key(&key)?;
         if until_ms > turn.now_ms || due.len() == BACK_MAX {
-            next_due_ms = until_ms;
+            next_due = (until_ms, seq);
             break;
         }
         due.push((until_ms, seq));
@@ -328,7 +329,7 @@ fn try_bring_back(turn: &mut Turn<'_>) -> Result<(), Failure> {
         turn.index.lanes.add(aside.lane, seq);
         turn.index.wakes.add(&lane, 1);
     }
-    turn.index.next_due_ms = next_due_ms;
+    turn.index.next_due = next_due;
     Ok(())
 }
 
