@@ -180,7 +180,8 @@ fn three_nodes_share_the_accounts_evenly_and_call_nothing_twice() {
     // One may still be on its way from the first.
     let held = wait_until("a status of all partitions", || {
         let status = nodes[2].dir.tollgate(&["status", "--json"]).run().exits(0).json();
-        let nodes = status["partitions"].as_array().unwrap();
+        // Nodes that have much to do may not answer in time.
+        let nodes = status["partitions"].as_array()?;
         let held: usize =
             nodes.iter().map(|node| node["partitions"].as_array().unwrap().len()).sum();
         (held == PARTITIONS as usize).then_some(nodes.len())

@@ -15,7 +15,7 @@ use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_schema::{DataType, TimeUnit};
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
-use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 
 use crate::table::{Kind, Moment};
 
@@ -164,7 +164,8 @@ impl Caster {
         let default = self.default.as_deref().and_then(|text| parse(text).ok());
         let mut values = PrimitiveBuilder::<T>::with_capacity(texts.len());
         let mut misfits = Vec::new();
-        // Answers repeat themselves: the same day or price, row after row.
+        // Answers repeat themselves, the same day row after row; to read a number costs no more than to compare it.
+        let remembers = matches!(self.kind, Kind::Date { .. } | Kind::Timestamp { .. });
         let mut last: Option<(&str, T::Native)> = None;
         for (row, text) in texts.iter().enumerate() {
             let Some(text) = text.filter(|text| !self.is_null(text)) else {
@@ -180,7 +181,7 @@ impl Caster {
             match parse(text) {
                 Ok(value) => {
                     values.append_value(value);
-                    last = Some((text, value));
+                    last = remembers.then_some((text, value));
                 }
                 Err(reason) => {
                     values.append_null();
@@ -257,8 +258,10 @@ fn short(text: &str, digits: u8, behind: u8) -> Option<i128> {
         return None;
     }
     let shift = u32::from(behind).checked_sub(after as u32)?;
-    let value = i128::from(value).checked_mul(10_i128.checked_pow(shift)?)?;
-    (value < 10_i128.checked_pow(digits.into())?).then_some(if negative { -value } else { value })
+    let value = i128::from(value.checked_mul(10_u64.checked_pow(shift)?)?);
+    // Beyond 18 digits no value is as long.
+    let fits = 10_u64.checked_pow(digits.into()).is_none_or(|end| value < i128::from(end));
+    fits.then_some(if negative { -value } else { value })
 }
 
 /// Exactly what is written, or an error: nothing is rounded.
@@ -350,6 +353,47 @@ fn moment(text: &str, formats: &[Moment], zone: &TimeZone) -> Result<i64, &'stat
 }
 
 fn iso(text: &str, zone: &TimeZone) -> Option<Timestamp> {
+    plain(text).or_else(|| any_iso(text, zone))
+}
+
+/// A moment as most are written, `2026-11-20T09:30:00Z`; none: it is for [`any_iso`] to say what it is.
+fn plain(text: &str) -> Option<Timestamp> {
+    let &[
+        y1,
+        y2,
+        y3,
+        y4,
+        b'-',
+        o1,
+        o2,
+        b'-',
+        d1,
+        d2,
+        b'T',
+        h1,
+        h2,
+        b':',
+        m1,
+        m2,
+        b':',
+        s1,
+        s2,
+        b'Z',
+    ] = text.as_bytes()
+    else {
+        return None;
+    };
+    let digit =
+        |byte: u8| Some(byte.wrapping_sub(b'0') as i8).filter(|digit| (0..10).contains(digit));
+    let two = |tens, ones| Some(digit(tens)? * 10 + digit(ones)?);
+    let year = i16::from(two(y1, y2)?) * 100 + i16::from(two(y3, y4)?);
+    let (month, day) = (two(o1, o2)?, two(d1, d2)?);
+    let (hour, minute, second) = (two(h1, h2)?, two(m1, m2)?, two(s1, s2)?);
+    let local = DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
+    Offset::UTC.to_timestamp(local).ok()
+}
+
+fn any_iso(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     // The zone that a bracket names, at the end, would not be looked at.
     if text.ends_with(']') {
         return None;
@@ -504,7 +548,35 @@ mod tests {
         assert!(Caster::new(&Kind::Int64, Some("seven"), &nulls).is_err());
     }
 
+    #[test]
+    fn most_moments_are_plain() {
+        for text in ["2026-11-20T09:30:00Z", "0001-01-01T00:00:00Z", "2024-02-29T23:59:59Z"] {
+            assert!(plain(text).is_some(), "{text}");
+        }
+        for text in [
+            "2026-02-29T00:00:00Z",
+            "2026-11-20T24:00:00Z",
+            "2026-11-20T09:30:60Z",
+            "2026-11-20 09:30:00Z",
+            "2026-11-20T09:30:00",
+            "+026-11-20T09:30:00Z",
+            "2026-11-20T09:30:0:Z",
+            "2026/11/20T09:30:00Z",
+        ] {
+            assert_eq!(plain(text), None, "{text}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_plain_moment_is_what_any_moment_is(
+            text in "[0-9]{3,4}[-/]([01][0-9]|[0-9:]{2})-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]:[0-9/]{2}[Zz]?"
+        ) {
+            if let Some(moment) = plain(&text) {
+                proptest::prop_assert_eq!(Some(moment), any_iso(&text, &TimeZone::UTC));
+            }
+        }
+
         #[test]
         fn a_short_number_is_what_any_number_is(
             text in "[-+]?[0-9]{0,20}[.]?[0-9]{0,6}[e.x-]?[0-9]{0,2}", digits in 1_u8..39, behind in 0_u8..12

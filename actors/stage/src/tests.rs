@@ -282,6 +282,29 @@ fn partitions_are_folders_and_rows_are_sorted_in_files_of_the_target_size() {
 }
 
 #[test]
+fn a_column_whose_values_all_differ_has_no_dictionary() {
+    let line = |n: u64| {
+        let (some, few) = (n * 7919 % 60_000, n % 7);
+        format!("{{\"id\":{n},\"some\":{some},\"few\":\"{few}\",\"word\":\"word {n}\"}}\n")
+    };
+    let columns = [("id", "int64"), ("some", "int64"), ("few", "string"), ("word", "string")];
+    let table = table(Format::Ndjson, &columns);
+    let has = |rows: u64| {
+        let staged = stage(&table, vec![input("a", (0..rows).map(line).collect::<String>())]);
+        assert_eq!(staged.report.rows, rows);
+        let bytes = bytes::Bytes::from(staged.files.into_values().next().unwrap());
+        let read = ParquetRecordBatchReaderBuilder::try_new(bytes).unwrap();
+        let group = read.metadata().row_group(0);
+        let columns =
+            group.columns().iter().map(|column| column.dictionary_page_offset().is_some());
+        columns.collect::<Vec<_>>()
+    };
+    assert_eq!(has(150_000), [false, true, true, false]);
+    // Too few to tell.
+    assert_eq!(has(20_000), [true; 4]);
+}
+
+#[test]
 fn new_fields_are_left_out_added_or_refused_as_the_table_says() {
     let mut table = table(Format::Ndjson, &[("n", "int64")]);
     let text = "{\"n\":1}\n{\"n\":2,\"new\":{\"a\":1.5,\"list\":[1]},\"t\":\"x\"}\n{\"n\":3,\"t\":4,\"z\":null}\n";

@@ -4,23 +4,25 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_ord::sort::{SortColumn, SortOptions, lexsort_to_indices};
-use arrow_schema::SchemaRef;
-use arrow_select::concat::concat_batches;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_ord::partition::partition;
+use arrow_ord::sort::{SortColumn, SortOptions, lexsort_to_indices, sort};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_select::concat::{concat, concat_batches};
 use arrow_select::take::take_record_batch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
 
 use crate::job::{Bounds, File, Halt};
 use crate::shape::Shaper;
 
 /// Bytes of rows of a partition that are written at once: those that a file is begun for, and, not to keep whoever makes
 /// rows waiting for long, those of one that is open. Sorted, they are a row group.
-const FLUSH_BYTES: usize = 4 * 1024 * 1024;
+const FLUSH_BYTES: usize = 8 * 1024 * 1024;
 const OPEN_BYTES: usize = 256 * 1024;
 const SORTED_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of rows that wait over all partitions.
@@ -30,6 +32,9 @@ const GROUP_ROWS: usize = 1024 * 1024;
 const GROUP_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of row groups in the making, over all files.
 const MAKING_BYTES_MAX: usize = 96 * 1024 * 1024;
+/// Values of a column that are compared before a file is begun: a few, which tell enough of most columns, then many.
+const GLANCED_ROWS: usize = 1_024;
+const COMPARED_ROWS: usize = 128 * 1024;
 
 /// Where files go.
 pub trait Files: Sync {
@@ -201,11 +206,9 @@ impl<'f> Writer<'f> {
                 )));
             }
             let out = self.files.create(&path).map_err(Halt::Write)?;
-            let writer = ArrowWriter::try_new(
-                Through(Some(out)),
-                Arc::clone(&self.schema),
-                Some(self.properties.clone()),
-            );
+            let properties = properties(&self.properties, &waiting)?;
+            let (out, schema) = (Through(Some(out)), Arc::clone(&self.schema));
+            let writer = ArrowWriter::try_new(out, schema, Some(properties));
             let writer = writer.map_err(wrote)?;
             part.open = Some(Open { path, writer, rows: 0 });
         }
@@ -216,16 +219,15 @@ impl<'f> Writer<'f> {
                 open.writer.write(batch).map_err(wrote)?;
             }
         } else {
-            let fault = |error: arrow_schema::ArrowError| Halt::Fault(error.to_string());
-            let batch = concat_batches(&self.schema, &waiting).map_err(fault)?;
+            let batch = concat_batches(&self.schema, &waiting)?;
             drop(waiting);
             let options = Some(SortOptions { descending: false, nulls_first: false });
             let columns = self
                 .sort
                 .iter()
                 .map(|at| SortColumn { values: Arc::clone(batch.column(*at)), options });
-            let order = lexsort_to_indices(&columns.collect::<Vec<_>>(), None).map_err(fault)?;
-            let sorted = take_record_batch(&batch, &order).map_err(fault)?;
+            let order = lexsort_to_indices(&columns.collect::<Vec<_>>(), None)?;
+            let sorted = take_record_batch(&batch, &order)?;
             open.rows += sorted.num_rows() as u64;
             open.writer.write(&sorted).map_err(wrote)?;
             // So that each row group is sorted as a whole.
@@ -302,6 +304,43 @@ impl<'f> Writer<'f> {
         self.done.sort_by(|a, b| a.path.cmp(&b.path));
         self.done
     }
+}
+
+/// Those of a file that begins with these rows. A dictionary is of no use to a column whose values are all different:
+/// parquet begins one all the same in each row group, and gives it up at 1 MiB.
+fn properties(
+    base: &WriterProperties,
+    rows: &[RecordBatch],
+) -> Result<WriterProperties, ArrowError> {
+    let mut builder = base.clone().into_builder();
+    let Some(schema) = rows.first().map(RecordBatch::schema) else { return Ok(builder.build()) };
+    let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+    for (at, field) in schema.fields().iter().enumerate() {
+        let pieces: Vec<&dyn Array> = rows.iter().map(|batch| batch.column(at).as_ref()).collect();
+        if count >= compared_min(field.data_type())
+            && differ(&pieces[0].slice(0, pieces[0].len().min(GLANCED_ROWS)))?
+            && differ(&concat(&pieces)?.slice(0, count.min(COMPARED_ROWS)))?
+        {
+            let column = ColumnPath::new(vec![field.name().clone()]);
+            builder = builder.set_column_dictionary_enabled(column, false);
+        }
+    }
+    Ok(builder.build())
+}
+
+/// How many values tell that a dictionary has no room for them: if of so many nine of ten are different, and they are
+/// drawn evenly, there are about five times as many.
+fn compared_min(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Int32 | DataType::Date32 | DataType::Decimal128(..=9, _) => 64 * 1024,
+        _ => 32 * 1024,
+    }
+}
+
+/// Whether of ten values nine are different.
+fn differ(values: &ArrayRef) -> Result<bool, ArrowError> {
+    let sorted = sort(values, None)?;
+    Ok(partition(&[sorted])?.len() * 10 >= values.len() * 9)
 }
 
 fn wrote(error: ParquetError) -> Halt {
