@@ -20,7 +20,10 @@ use crate::write::{Files, Out, Writer};
 /// Longest name of a column, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 
-/// Bounds of a job. Memory is about `workers` x 40 MB and 200 MB more, plus what a record of the largest size takes
+/// Pieces for each worker that are on their way to the writer.
+const PIECES_AHEAD: usize = 6;
+
+/// Bounds of a job. Memory is about `workers` x 60 MB and 200 MB more, plus what a record of the largest size takes
 /// ten times.
 #[derive(Debug, Clone)]
 pub struct Bounds {
@@ -282,7 +285,8 @@ fn threads(
     let (to_work, work) = sync_channel::<(Piece, SyncSender<Answer>)>(workers);
     // Of one piece there may be several answers, so that a record of many rows is not held as a whole.
     // In order of the pieces, so that rows are in order whoever was quicker.
-    let (to_write, written) = sync_channel::<Receiver<Answer>>(2 * workers);
+    // Enough of them that nobody waits while a row group is ended.
+    let (to_write, written) = sync_channel::<Receiver<Answer>>(PIECES_AHEAD * workers);
     let work = Mutex::new(work);
     std::thread::scope(|scope| {
         for _ in 0..workers {

@@ -29,7 +29,7 @@ pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 const REASON_BYTES_MAX: usize = 300;
 /// Rows, and entries of the quarantine, that are held before they are handed on.
 const HELD_ROWS: usize = 64 * 1024;
-const HELD_BYTES: usize = 16 * 1024 * 1024;
+const HELD_BYTES: usize = 4 * 1024 * 1024;
 const HELD_BAD: usize = 1_024;
 
 /// What became of a piece.
