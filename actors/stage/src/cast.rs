@@ -259,7 +259,7 @@ fn short(text: &str, digits: u8, behind: u8) -> Option<i128> {
     }
     let shift = u32::from(behind).checked_sub(after as u32)?;
     let value = i128::from(value.checked_mul(10_u64.checked_pow(shift)?)?);
-    // Beyond 18 digits no value is as long.
+    // With 20 digits and more, no value of 64 bits is too long.
     let fits = 10_u64.checked_pow(digits.into()).is_none_or(|end| value < i128::from(end));
     fits.then_some(if negative { -value } else { value })
 }
